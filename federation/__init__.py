@@ -1,0 +1,1 @@
+"""Live, scoped reads between two gateways over mutual TLS."""

@@ -1,0 +1,90 @@
+"""One call under way that several callers wait for. Pure bookkeeping under one lock; drivers act on what it returns."""
+
+from collections.abc import Callable
+from threading import Lock
+
+from federation.client.flow import Flow, Outcome
+
+__all__ = ["Flight"]
+
+
+class Flight:
+    """A shared call: started by whichever driver meets it first, ended when the last waiter leaves.
+
+    `flow` makes the generator that fills; `deadline` is the leader's, monotonic; `epoch` is the fence under which
+    it was sent. A waiter joins before it may leave, and leaves exactly once. A flight lands once: with an outcome,
+    or with the exception of a flow that broke.
+    """
+
+    def __init__(self, deadline: float, epoch: int) -> None:
+        self.deadline = deadline
+        self.epoch = epoch
+        self._lock = Lock()
+        self._flow: Flow | None = None
+        self._waiters = 0
+        self._landed = False
+        self._outcome: Outcome | None = None
+        self._error: BaseException | None = None
+        self._subscribers: list[Callable[[], None]] = []
+        self._abort: Callable[[], object] | None = None
+
+    def launch(self, flow: Flow) -> None:
+        """Hand in the flow; the first driver that takes it runs it."""
+        self._flow = flow
+
+    def take(self) -> Flow | None:
+        """Return the flow to the first who asks, `None` to everybody else."""
+        with self._lock:
+            flow, self._flow = self._flow, None
+        return flow
+
+    def join(self) -> None:
+        """Count one waiter more."""
+        with self._lock:
+            self._waiters += 1
+
+    def leave(self) -> None:
+        """Count one waiter less; the last one ends a flight that has not landed."""
+        with self._lock:
+            self._waiters -= 1
+            abort = self._abort if self._waiters == 0 and not self._landed else None
+        if abort:
+            abort()
+
+    def on_abort(self, abort: Callable[[], object]) -> None:
+        """Set by the driver that runs the flow: how to cancel it. Called at once where every waiter left already."""
+        with self._lock:
+            self._abort = abort
+            gone = self._waiters == 0 and not self._landed
+        if gone:
+            abort()
+
+    @property
+    def landed(self) -> bool:
+        """Whether the flight has an outcome or an error."""
+        return self._landed
+
+    def result(self) -> Outcome:
+        """Return the outcome of a landed flight, or raise the error of its flow."""
+        if self._error is not None:
+            raise self._error
+        assert self._outcome is not None  # noqa: S101 - callers ask after `landed`
+        return self._outcome
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the flight lands; at once if it has."""
+        with self._lock:
+            if not self._landed:
+                self._subscribers.append(callback)
+                return
+        callback()
+
+    def land(self, outcome: Outcome | None, error: BaseException | None) -> None:
+        """Give the flight its end and wake everybody. A second landing is ignored."""
+        with self._lock:
+            if self._landed:
+                return
+            self._outcome, self._error, self._landed = outcome, error, True
+            subscribers, self._subscribers = self._subscribers, []
+        for callback in subscribers:
+            callback()

@@ -1,0 +1,1 @@
+"""The gateway's own data behind one protocol, and the embedded SQL provider."""

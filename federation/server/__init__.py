@@ -1,0 +1,1 @@
+"""The serving side: identity, authorisation and answers, call by call."""

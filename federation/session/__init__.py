@@ -1,0 +1,1 @@
+"""What an agent sees of local and remote data together."""

@@ -1,0 +1,1 @@
+"""What a gateway keeps: grants, peers, enrollment tokens, audit. SQLAlchemy over SQLite or PostgreSQL."""

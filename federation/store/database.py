@@ -1,0 +1,144 @@
+"""Opening a gateway's database: engine, pragmas, migrations, one serving process."""
+
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from federation.errors import ConfigError, LockedError, StoreError
+
+__all__ = ["Database", "FileLock"]
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """One gateway's database, SQLite or PostgreSQL. `open` brings it to the newest schema."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(mosaic_write=True)
+
+    @classmethod
+    async def open(cls, url: str) -> "Database":
+        """Connect and migrate. Raises `ConfigError` for a wrong URL, `StoreError` where the database refuses."""
+        engine = _engine(url)
+        try:
+            async with engine.execution_options(mosaic_write=True).begin() as connection:
+                if engine.dialect.name == "postgresql":
+                    # Two processes that start together must not migrate together.
+                    await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20746023)")
+                await connection.run_sync(_migrate)
+        except (SQLAlchemyError, OSError) as e:
+            await engine.dispose()
+            raise StoreError(f"cannot open the database {_shown(url)}: {_cause(e)}") from e
+        return cls(engine)
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self.engine.dialect.name
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection for reading."""
+        async with self.engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection in a transaction that commits at the end, or rolls back on an exception."""
+        async with self._writer.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        await self.engine.dispose()
+
+
+class FileLock:
+    """An exclusive lock on a file, held while the object is: `flock`, so a dead process never holds it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock at once; raise `LockedError` that names the holder's process."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that one first") from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back. Doing so twice is fine."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _engine(url: str) -> AsyncEngine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("store.url", "is not a database URL, such as postgresql+asyncpg://host/name") from None
+    if parsed.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+        raise ConfigError("store.url", "must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+    try:
+        if parsed.drivername == "sqlite+aiosqlite":
+            if parsed.database:
+                # SQLite would give a new file the umask's mode.
+                os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            engine = create_async_engine(parsed)
+            event.listen(engine.sync_engine, "connect", _sqlite_connect)
+            event.listen(engine.sync_engine, "begin", _sqlite_begin)
+            return engine
+        return create_async_engine(parsed, pool_pre_ping=True)
+    except ModuleNotFoundError as e:
+        raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
+    except OSError as e:
+        raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}") from e
+
+
+def _sqlite_connect(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own transactions would begin too late
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A transaction that reads first and then writes would fail at once where another one wrote in between.
+    write = connection.get_execution_options().get("mosaic_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _cause(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

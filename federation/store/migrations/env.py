@@ -1,0 +1,9 @@
+"""Alembic's entry: migrates over the connection that `Database.open` hands in."""
+
+from alembic import context
+
+from federation.store.schema import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,188 @@
+"""The tables of a gateway's database. Instants are Unix microseconds; every key at rest is sealed.
+
+The migrations are the authority for what a database holds; a test compares them with these tables.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "METADATA",
+    "audit_events",
+    "certificates",
+    "enrollment_tokens",
+    "gateway_identity",
+    "grants",
+    "memberships",
+    "peers",
+    "pending_enrollments",
+    "rows",
+    "teams",
+    "users",
+]
+
+METADATA: Final = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+"""A 64-bit key that the database counts up; SQLite does so only for a column of type INTEGER."""
+BYTEWISE: Final = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that sorts by code point, as Python and SQLite sort it, whatever the database's locale."""
+
+gateway_identity = Table(
+    "gateway_identity",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("ca_certificate", Text, nullable=False),
+    Column("ca_key_sealed", LargeBinary, nullable=False),
+    Column("server_certificate", Text, nullable=False),
+    Column("server_key_sealed", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""One row, id 1: the gateway's own authority and server certificate (PEM)."""
+
+grants = Table(
+    "grants",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("peer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("revoked_reason", Text, nullable=False, server_default=""),
+    Column("last_used_at", BigInteger),
+)
+"""`status`: pending, active or revoked. Expiry is a matter of `expires_at`, not of a status."""
+
+certificates = Table(
+    "certificates",
+    METADATA,
+    Column("serial", String(40), primary_key=True),
+    Column("grant_id", String(36), ForeignKey("grants.id"), nullable=False, index=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("pem", Text, nullable=False),
+    Column("csr_hash", String(64), nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("accepted_until", BigInteger, nullable=False),
+)
+"""Client certificates issued under a grant. `accepted_until` is `not_after`, or sooner once a successor is in use."""
+
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    METADATA,
+    Column("secret_hash", String(64), primary_key=True),
+    Column("grant_id", String(36), ForeignKey("grants.id"), nullable=False, index=True),
+    Column("confirm", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("claimed_at", BigInteger),
+    Column("claimed_key_hash", String(64)),
+    Column("serial", String(40)),
+)
+"""A token is claimed by one key, before a certificate is issued; the same key may ask again."""
+
+peers = Table(
+    "peers",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("grant_id", String(36), nullable=False, unique=True),
+    Column("subject", Text, nullable=False),
+    Column("certificate", Text, nullable=False),
+    Column("key_sealed", LargeBinary, nullable=False),
+    Column("trust_bundle", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("name", "user"),
+)
+"""Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must carry."""
+
+pending_enrollments = Table(
+    "pending_enrollments",
+    METADATA,
+    Column("secret_hash", String(64), primary_key=True),
+    Column("key_sealed", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""The key made for a token, kept until the answer arrived, so that a lost answer can be asked for again."""
+
+audit_events = Table(
+    "audit_events",
+    METADATA,
+    Column("id", SERIAL, primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("grant_id", String(36), index=True),
+    Column("peer", Text, nullable=False, server_default=""),
+    Column("subject", Text, nullable=False, server_default=""),
+    Column("verb", String(32), nullable=False),
+    Column("resource", Text, nullable=False, server_default=""),
+    Column("query_hash", String(64), nullable=False, server_default=""),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("bytes_out", BigInteger, nullable=False, server_default="0"),
+    Column("latency_ms", Float, nullable=False, server_default="0"),
+    Column("trace_id", String(32), nullable=False, server_default=""),
+    Column("source", Text, nullable=False, server_default=""),
+    Column("count", Integer, nullable=False, server_default="1"),
+)
+"""Who read what; never a body. A call refused before its grant was known has no grant id, but a source."""
+
+users = Table("users", METADATA, Column("id", Text, primary_key=True))
+
+teams = Table("teams", METADATA, Column("id", Text, primary_key=True))
+
+memberships = Table(
+    "memberships",
+    METADATA,
+    Column("user_id", Text, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("team_id", Text, ForeignKey("teams.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_memberships_team_id", "team_id"),
+)
+
+rows = Table(
+    "rows",
+    METADATA,
+    Column("seq", SERIAL, primary_key=True),
+    Column("resource", Text, nullable=False),
+    Column("id", BYTEWISE, nullable=False),
+    Column("owner", Text, ForeignKey("users.id"), nullable=False),
+    Column("team", Text, nullable=False, server_default=""),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    UniqueConstraint("resource", "id"),
+)
+Index("ix_rows_order", rows.c.resource, rows.c.created_at.desc(), rows.c.id)
+"""The embedded provider's rows. `data` is JSON text as given, `text` its words for full-text search.
+
+On SQLite the FTS5 table `rows_fts` follows `text` by triggers; on PostgreSQL the generated column `words`
+(`tsvector`) does.
+"""

@@ -1,0 +1,90 @@
+"""Channel and server options. gRPC takes misspelt and mistyped options in silence, so they are typed here, once."""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+__all__ = ["CHANNEL", "SERVER", "ChannelOptions", "ServerOptions"]
+
+Options = list[tuple[str, int | str]]
+MEBIBYTE: Final = 1 << 20
+MAX_MESSAGE_BYTES: Final = 4 * MEBIBYTE
+
+_NAMES: Final = {
+    "keepalive_time_ms": "grpc.keepalive_time_ms",
+    # In this C-core the keepalive timeout does nothing alone; the ping timeout decides (grpc#39239).
+    "ping_timeout_ms": "grpc.http2.ping_timeout_ms",
+    "keepalive_timeout_ms": "grpc.keepalive_timeout_ms",
+    "keepalive_permit_without_calls": "grpc.keepalive_permit_without_calls",
+    "max_pings_without_data": "grpc.http2.max_pings_without_data",
+    # The string lacks the `recv` that the name of the C constant has.
+    "min_ping_interval_without_data_ms": "grpc.http2.min_ping_interval_without_data_ms",
+    "use_local_subchannel_pool": "grpc.use_local_subchannel_pool",
+    "initial_reconnect_backoff_ms": "grpc.initial_reconnect_backoff_ms",
+    "min_reconnect_backoff_ms": "grpc.min_reconnect_backoff_ms",
+    "max_reconnect_backoff_ms": "grpc.max_reconnect_backoff_ms",
+    "enable_retries": "grpc.enable_retries",
+    "max_receive_message_length": "grpc.max_receive_message_length",
+    "max_send_message_length": "grpc.max_send_message_length",
+    "so_reuseport": "grpc.so_reuseport",
+    "max_connection_age_ms": "grpc.max_connection_age_ms",
+    "max_connection_age_grace_ms": "grpc.max_connection_age_grace_ms",
+    "max_concurrent_streams": "grpc.max_concurrent_streams",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """Client side. Each field is the gRPC option of the same meaning; times are milliseconds."""
+
+    keepalive_time_ms: int = 20_000
+    ping_timeout_ms: int = 5_000
+    keepalive_timeout_ms: int = 5_000
+    keepalive_permit_without_calls: int = 1
+    max_pings_without_data: int = 0
+    use_local_subchannel_pool: int = 1
+    initial_reconnect_backoff_ms: int = 250
+    min_reconnect_backoff_ms: int = 2_000
+    max_reconnect_backoff_ms: int = 5_000
+    enable_retries: int = 0
+    max_receive_message_length: int = MAX_MESSAGE_BYTES
+
+    def to_grpc(self, target_name: str = "") -> Options:
+        """Return gRPC's form. `target_name` is the DNS name that the server's certificate must carry."""
+        options = _to_grpc(self)
+        if target_name:
+            options.append(("grpc.ssl_target_name_override", target_name))
+        return options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Serving side. `so_reuseport=0` makes a second server on one port an error instead of a silent share."""
+
+    so_reuseport: int = 0
+    min_ping_interval_without_data_ms: int = 10_000
+    keepalive_time_ms: int = 20_000
+    ping_timeout_ms: int = 5_000
+    keepalive_permit_without_calls: int = 1
+    max_connection_age_ms: int = 600_000
+    max_connection_age_grace_ms: int = 30_000
+    max_concurrent_streams: int = 256
+    max_receive_message_length: int = 256 * 1024
+    max_send_message_length: int = MAX_MESSAGE_BYTES
+
+    def to_grpc(self) -> Options:
+        """Return gRPC's form."""
+        return _to_grpc(self)
+
+
+def _to_grpc(options: ChannelOptions | ServerOptions) -> Options:
+    result: Options = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if type(value) is not int:
+            raise TypeError(f"{field.name} must be an int, not {value!r}")
+        result.append((_NAMES[field.name], value))
+    return result
+
+
+CHANNEL: Final = ChannelOptions()
+SERVER: Final = ServerOptions()

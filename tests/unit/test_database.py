@@ -1,0 +1,81 @@
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, insert, select
+
+from federation.errors import ConfigError, LockedError, StoreError
+from federation.store.database import Database, FileLock
+from federation.store.schema import METADATA, users
+
+SEARCH_OBJECTS = {"rows_fts", "rows_fts_data", "rows_fts_docsize", "rows_fts_config", "rows_fts_idx", "ix_rows_words"}
+
+
+def differences(connection: Connection) -> list[str]:
+    """Name what the migrated schema has too much or too little."""
+    found = compare_metadata(MigrationContext.configure(connection), METADATA)
+    names = [getattr(part, "name", part) for kind, *rest in found for part in rest[-1:]]
+    return [str(name) for name in names if name not in {*SEARCH_OBJECTS, "words"}]
+
+
+@pytest.mark.asyncio
+async def test_migrations_build_the_tables_that_the_code_uses(database: Database):
+    """The migrated schema equals the declared tables, full-text objects aside."""
+    async with database.read() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+@pytest.mark.asyncio
+async def test_opening_again_keeps_what_was_written(database_url: str):
+    """A second start finds the data of the first."""
+    first = await Database.open(database_url)
+    async with first.write() as connection:
+        await connection.execute(insert(users).values(id="ada"))
+    await first.close()
+
+    second = await Database.open(database_url)
+    async with second.read() as connection:
+        assert (await connection.scalars(select(users.c.id))).all() == ["ada"]
+    await second.close()
+
+
+@pytest.mark.asyncio
+async def test_a_failed_transaction_leaves_nothing(database: Database):
+    """An exception inside `write` rolls everything back."""
+    with pytest.raises(ZeroDivisionError):
+        async with database.write() as connection:
+            await connection.execute(insert(users).values(id="ada"))
+            raise ZeroDivisionError
+
+    async with database.read() as connection:
+        assert (await connection.scalars(select(users.c.id))).all() == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/db", "sqlite:///x.db"])
+async def test_a_url_that_cannot_work_names_the_setting(url: str):
+    """A wrong database URL is a configuration error, not a driver's trace."""
+    with pytest.raises(ConfigError, match=r"^store\.url"):
+        await Database.open(url)
+
+
+@pytest.mark.asyncio
+async def test_an_unreachable_database_hides_the_password():
+    """The error of a database that does not answer shows the URL without its password."""
+    with pytest.raises(StoreError) as caught:
+        await Database.open("postgresql+asyncpg://u:hunter2@127.0.0.1:1/x")
+
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
+    """The second taker is told the process; after release the lock is free."""
+    first, second = FileLock(tmp_path / "l", "served"), FileLock(tmp_path / "l", "served")
+    first.acquire()
+
+    with pytest.raises(LockedError, match=r"served by process \d+"):
+        second.acquire()
+
+    first.release()
+    second.acquire()
+    second.release()
