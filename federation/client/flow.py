@@ -38,8 +38,9 @@ class Call(NamedTuple):
     """One call of a verb, parsed once.
 
     `request` is the normalised, deterministic serialization that key, hash and wire share. `deadline` is absolute,
-    on the monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. A changed call
-    is a new one.
+    on the monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. `probe`
+    asks the wire for a fresh channel: it is the one call that a half-open circuit lets through. A changed call is a
+    new one.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Call(NamedTuple):
     metadata: Metadata
     deadline: float
     trace: CallTrace | None = None
+    probe: bool = False
 
 
 class Outcome(NamedTuple):
