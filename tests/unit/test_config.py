@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from federation.config import GatewayConfig, parse_address
+from federation.errors import ConfigError
+
+
+def write(directory: Path, text: str) -> Path:
+    """Put a settings file into a directory and return the directory."""
+    (directory / "gateway.toml").write_text(text, encoding="utf-8")
+    return directory
+
+
+def test_a_name_is_all_that_a_gateway_needs(tmp_path: Path):
+    """Everything but the name has a default, and the database stands in the directory."""
+    config = GatewayConfig.load(write(tmp_path, 'name = "work.example"'))
+
+    assert config.listen == "127.0.0.1:7443"
+    assert config.cache.ttl_s == 30
+    assert config.database_url == f"sqlite+aiosqlite:///{tmp_path}/gateway.db"
+    assert config.socket_path == tmp_path / "run/admin.sock"
+
+
+def test_every_table_can_be_set(tmp_path: Path):
+    """Settings of nested tables are read, and a whole number may stand for a float."""
+    text = 'name = "w"\nlisten = "[::1]:0"\n[circuit]\ncooldown_s = 5\nslow_call_s = 1.5\n[store]\nurl = "x"\n'
+    config = GatewayConfig.load(write(tmp_path, text))
+
+    assert (config.circuit.cooldown_s, config.circuit.slow_call_s, config.database_url) == (5.0, 1.5, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "name: is missing"),
+        ("name =", "gateway: .* is not TOML"),
+        ('name = "Work"', "name: 'Work' is not a DNS name"),
+        ('name = "-"', "name: "),
+        ("name = 3", "name: must be str, not 3"),
+        ('name = "w"\nlisten = "nowhere"', "listen: 'nowhere' is not host:port"),
+        ('name = "w"\nenroll = "h:70000"', "enroll: '70000' is not a port"),
+        ('name = "w"\nadvertise = "a b"', "advertise: "),
+        ('name = "w"\nlisen = "h:1"', "lisen: unknown setting; did you mean listen?"),
+        ('name = "w"\nzzz = 1', "zzz: unknown setting$"),
+        ('name = "w"\n[cache]\nttls = 1', "cache.ttls: unknown setting; did you mean cache.ttl_s"),
+        ('name = "w"\ncache = 1', "cache: must be a table"),
+        ('name = "w"\n[cache]\nttl_s = -1.0', "cache.ttl_s: must be a positive number"),
+        ('name = "w"\n[cache]\nttl_s = nan', "cache.ttl_s: must be a positive number"),
+        ('name = "w"\n[cache]\nmax_bytes = 1.5', "cache.max_bytes: must be int"),
+        ('name = "w"\n[certificates]\nclient_lifetime_s = 60', "client_lifetime_s: must be at least 300"),
+        ('name = "w"\n[telemetry]\nlog_format = "xml"', "telemetry.log_format: must be text or json"),
+        ('name = "w"\n[telemetry]\nenabled = "yes"', "telemetry.enabled: must be bool"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str):
+    """Each fault of the settings file is told by the field that has it."""
+    with pytest.raises(ConfigError, match=message):
+        GatewayConfig.load(write(tmp_path, text))
+
+
+def test_a_directory_of_something_else_is_told_how_to_become_a_gateway(tmp_path: Path):
+    """A directory without settings names the command that makes a gateway."""
+    with pytest.raises(ConfigError, match="mosaic gateway init"):
+        GatewayConfig.load(tmp_path)
+
+
+def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
+    """A path above the limit of Unix sockets is refused by name, before anything is bound."""
+    with pytest.raises(ConfigError, match=r"admin_socket: .*107 bytes"):
+        GatewayConfig(directory=tmp_path / ("d" * 120), name="w")
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "expected"),
+    [
+        ("127.0.0.1:1", "", "127.0.0.1"),
+        ("0.0.0.0:1", "", "work.example"),
+        ("[::]:1", "", "work.example"),
+        ("0.0.0.0:1", "w.internal", "w.internal"),
+    ],
+)
+def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, expected: str):
+    """Peers are told a host that they can dial."""
+    config = GatewayConfig(directory=Path("g"), name="work.example", listen=listen, advertise=advertise)
+
+    assert config.advertised_host == expected
+
+
+def test_addresses_are_split_with_brackets_for_ipv6():
+    """An IPv6 host needs brackets, and loses them."""
+    assert parse_address("[::1]:80", "listen") == ("::1", 80)
+    for wrong in ("::1:80", "[host]:80", "host", ":80", "host:", "host:-1", "host:\u0661"):
+        with pytest.raises(ConfigError):
+            parse_address(wrong, "listen")
