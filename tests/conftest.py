@@ -1,3 +1,7 @@
 """Fixtures for every test."""
 
-pytest_plugins = ["tests.support.databases"]
+pytest_plugins = [
+    "tests.support.databases",
+    "tests.support.faults",
+    "tests.support.scripted",
+]
