@@ -81,15 +81,29 @@ class CircuitSettings(Protocol):
     """What `[circuit]` of `gateway.toml` says (`CircuitConfig` holds defaults and meaning); times in seconds."""
 
     @property
-    def failure_threshold(self) -> int: ...
+    def failure_threshold(self) -> int:
+        """Consecutive failures that open the circuit."""
+        ...
+
     @property
-    def cooldown_s(self) -> float: ...
+    def cooldown_s(self) -> float:
+        """The first cooldown."""
+        ...
+
     @property
-    def max_cooldown_s(self) -> float: ...
+    def max_cooldown_s(self) -> float:
+        """Bound of the doubling."""
+        ...
+
     @property
-    def jitter(self) -> float: ...
+    def jitter(self) -> float:
+        """Random share by which a cooldown is made longer or shorter."""
+        ...
+
     @property
-    def slow_call_s(self) -> float | None: ...
+    def slow_call_s(self) -> float | None:
+        """A success slower than this is a failure; `None`: speed never counts."""
+        ...
 
 
 class Transition(NamedTuple):

@@ -1,0 +1,38 @@
+"""W3C Trace Context, level 1: the header `traceparent` as a value. Nothing of what a peer sends is adopted beyond it."""
+
+import re
+from typing import Final, NamedTuple
+
+__all__ = ["SAMPLED", "TraceParent", "parse_traceparent"]
+
+SAMPLED: Final = 0x01
+_FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
+MAX_LENGTH: Final = 512
+"""Far beyond any version's header; a longer value is not read at all."""
+
+
+class TraceParent(NamedTuple):
+    """A span of somebody else's trace. `str()` gives the header back, in version 00."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool = False
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.sampled:02x}"
+
+
+def parse_traceparent(value: str | None) -> TraceParent | None:
+    """Read a `traceparent` or `traceresponse`; `None` for whatever the specification calls invalid.
+
+    A later version is read as far as version 00 goes, and flags other than `sampled` are dropped, both as the
+    specification demands.
+    """
+    found = _FORM.fullmatch(value) if value is not None and len(value) <= MAX_LENGTH else None
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, rest = found.groups()
+    if version == "ff" or (version == "00" and rest is not None):
+        return None
+    parsed = TraceParent(int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & SAMPLED))
+    return parsed if parsed.trace_id and parsed.span_id else None
