@@ -1,0 +1,50 @@
+"""The names by which a certificate is known in stores, records and conversations between operators."""
+
+import hashlib
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from federation.clock import to_micros
+
+__all__ = ["certificates_of", "fingerprint_of", "key_hash", "pem_of", "serial_of", "validity_us"]
+
+MAX_BUNDLE_BYTES = 64 * 1024
+MAX_BUNDLE = 8
+
+
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return the serial number in lower-case hexadecimal, at most 40 digits."""
+    return format(certificate.serial_number, "x")
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of the DER form in lower-case hexadecimal: what two operators compare."""
+    return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def key_hash(key: PublicKeyTypes) -> str:
+    """Return the SHA-256 of the DER SubjectPublicKeyInfo in lower-case hexadecimal."""
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def validity_us(certificate: x509.Certificate) -> tuple[int, int]:
+    """Return the first and the last instant of validity in Unix microseconds."""
+    return to_micros(certificate.not_valid_before_utc), to_micros(certificate.not_valid_after_utc)
+
+
+def pem_of(certificate: x509.Certificate) -> str:
+    """Return the PEM form. PEM is text in this package; gRPC and cryptography take it encoded."""
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def certificates_of(bundle: str) -> tuple[x509.Certificate, ...]:
+    """Read concatenated PEM certificates, at least one and at most 8; raise `ValueError` that says what is wrong."""
+    if len(bundle) > MAX_BUNDLE_BYTES:
+        raise ValueError("the certificates are larger than 64 KiB")
+    certificates = tuple(x509.load_pem_x509_certificates(bundle.encode()))
+    if len(certificates) > MAX_BUNDLE:
+        raise ValueError(f"more than {MAX_BUNDLE} certificates")
+    return certificates
