@@ -1,4 +1,4 @@
-"""W3C Trace Context, level 1: the header `traceparent` as a value. Nothing of what a peer sends is adopted beyond it."""
+"""W3C Trace Context, level 1: `traceparent` as a value. Nothing of what a peer sends is adopted beyond it."""
 
 import re
 from typing import Final, NamedTuple

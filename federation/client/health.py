@@ -1,0 +1,92 @@
+"""What the calls to one peer have shown: last success, last failure, and how long answers took."""
+
+from threading import Lock
+from typing import Final, NamedTuple
+
+from federation.clock import Clock
+
+__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank"]
+
+WINDOW: Final = 512
+"""Answered calls over which latency is told."""
+MAX_MESSAGE: Final = 300
+_NO_FAULT: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "CANCELLED"})
+"""What the caller asked for or did himself; it says nothing of how the peer fares."""
+
+
+class CallFailure(NamedTuple):
+    """The end of a call that an operator wants to know of."""
+
+    at_us: int
+    code: str
+    """Canonical gRPC name."""
+    reason: str
+    """Of the rich error; may be empty."""
+    message: str
+    """Printable and short, whatever the peer sent."""
+
+
+class Latency(NamedTuple):
+    """Nearest-rank percentiles of the window, in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+class PeerHealth:
+    """The record of one peer, fed by every call that used its wire. Safe for threads; kept in memory only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._last_success_us: int | None = None
+        self._last_failure: CallFailure | None = None
+        self._took_s: list[float] = []
+        self._next = 0
+
+    @property
+    def last_success_us(self) -> int | None:
+        """When a call last succeeded, or `None` since the process started."""
+        return self._last_success_us
+
+    @property
+    def last_failure(self) -> CallFailure | None:
+        """The last call that failed, or `None` since the process started."""
+        return self._last_failure
+
+    def succeeded(self) -> None:
+        """Note a call that ended well."""
+        self._last_success_us = self._clock.now_us()
+
+    def failed(self, code: str, reason: str, message: str) -> None:
+        """Note a call that did not; what the caller did himself is left out."""
+        if code not in _NO_FAULT:
+            self._last_failure = CallFailure(self._clock.now_us(), code, reason, _printable(message))
+
+    def answered(self, took_s: float) -> None:
+        """Note how long the peer took to answer, whatever it answered."""
+        with self._lock:
+            if len(self._took_s) < WINDOW:
+                self._took_s.append(took_s)
+            else:
+                self._took_s[self._next] = took_s
+                self._next = (self._next + 1) % WINDOW
+
+    def latency(self) -> Latency | None:
+        """Return the percentiles over the last 512 answers, or `None` before the first."""
+        with self._lock:
+            ordered = self._took_s.copy()
+        if not ordered:
+            return None
+        ordered.sort()
+        return Latency(nearest_rank(ordered, 50) * 1e3, nearest_rank(ordered, 99) * 1e3)
+
+
+def nearest_rank(ordered: list[float], percent: int) -> float:
+    """Return the smallest value of a sorted, not empty list that at least `percent` of all do not exceed."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+def _printable(message: str) -> str:
+    """Make a peer's text safe to show in a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in message[:MAX_MESSAGE])

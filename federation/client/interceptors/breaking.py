@@ -1,0 +1,107 @@
+"""The circuit in the chain: asks it before the wire, tells it the end of every call, also of one that broke."""
+
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Permit, Transition, judge
+from federation.client.flow import Call, Flow, Outcome, Proceed, refused
+from federation.client.health import PeerHealth
+from federation.clock import Clock
+from federation.errors import Reason, Refusal
+from federation.wire.status import ErrorDetail, error_detail
+
+__all__ = ["CIRCUIT_EVENT", "BreakingInterceptor"]
+
+CIRCUIT_EVENT = "federation.circuit"
+"""Span event of a call that changed the circuit's state."""
+
+_logger = logging.getLogger(__name__)
+_NO_DETAIL = ErrorDetail()
+
+
+class BreakingInterceptor:
+    """One peer's circuit and health. Two look-ups and no lock held while a call is under way.
+
+    `on_transition` gets each change of state, outside the circuit's lock, in the thread of the call that caused it;
+    `Transition.generation` tells a report that was overtaken. A probe goes on as `call.probe`.
+    """
+
+    def __init__(
+        self,
+        breaker: CircuitBreaker,
+        health: PeerHealth,
+        clock: Clock,
+        on_transition: Callable[[Transition], None] = lambda _: None,
+    ) -> None:
+        self._breaker = breaker
+        self._health = health
+        self._now = clock.monotonic
+        self._on_transition = on_transition
+
+    def intercept(self, proceed: Proceed, call: Call) -> Flow:
+        """Refuse with `CIRCUIT_OPEN` at once, or go on and record what the end says about the peer."""
+        started = self._now()
+        if call.verb == "watch":
+            closed = self._breaker.look(started)
+            return self._open(call, closed) if closed else (yield from proceed(call))
+        permit = self._breaker.allow(started)
+        if isinstance(permit, Denied):
+            return self._open(call, permit)
+        evidence = Evidence.IGNORED
+        ended = started
+        try:
+            if permit.transition:
+                self._report(permit.transition, call)
+            outcome = yield from proceed(call._replace(probe=True) if permit.probe else call)
+            ended = self._now()
+            evidence = self._observe(outcome, call.deadline - started, ended - started)
+        finally:
+            self._give_back(permit, evidence, ended, ended - started, call)
+        return outcome
+
+    def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> Evidence:
+        if outcome.code is grpc.StatusCode.OK:
+            self._health.succeeded()
+            self._health.answered(took_s)
+            return Evidence.SUCCESS
+        detail = error_detail(outcome.trailing)
+        code = outcome.code.name
+        self._health.failed(code, detail.reason, outcome.details)
+        if not detail.local and outcome.code is not grpc.StatusCode.CANCELLED:
+            self._health.answered(took_s)
+        return judge(code, detail.reason, local=detail.local, wire_budget_s=budget_s)
+
+    def _give_back(self, permit: Permit, evidence: Evidence, now: float, took_s: float, call: Call) -> None:
+        transition = self._breaker.record(permit, evidence, now, took_s=took_s)
+        if transition:
+            self._report(transition, call)
+
+    def _report(self, transition: Transition, call: Call) -> None:
+        """Log, tell the span, tell the owner. A broken listener must not cost the call its answer."""
+        log = _logger.warning if transition.after is CircuitState.OPEN else _logger.info
+        log(
+            "circuit of %s (user %s): %s to %s after %d failures in a row%s",
+            call.peer,
+            call.user,
+            transition.before.value,
+            transition.after.value,
+            transition.consecutive_failures,
+            f", next probe in {transition.retry_in_s:.0f} s" if transition.after is CircuitState.OPEN else "",
+        )
+        if call.trace is not None:
+            call.trace.add_event(CIRCUIT_EVENT, {"before": transition.before.value, "after": transition.after.value})
+        try:
+            self._on_transition(transition)
+        except Exception:
+            _logger.exception("the listener to the circuit of %s broke; the circuit itself goes on", call.peer)
+
+    def _open(self, call: Call, denied: Denied) -> Outcome:
+        return refused(
+            Refusal(
+                Reason.CIRCUIT_OPEN,
+                f"{call.peer} failed repeatedly and is not called for now",
+                retry_after_s=denied.retry_after_s,
+            )
+        )

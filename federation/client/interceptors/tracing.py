@@ -1,0 +1,161 @@
+"""One span a call, started as late as it can be; and the call's figures. Outermost, so it sees what the caller sees.
+
+A recorded span costs more than everything else on a hit. So a hit's span is started at its end, with all it will ever
+hold, and ended at once; a live call's is opened when `propagation` asks for its `traceparent`. It is never made
+current: the chain may be stepped by any thread. Every way out ends it, once.
+"""
+
+from threading import Lock
+from typing import Final
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Link, Span, SpanKind, Tracer
+
+from federation.client.flow import Call, Cancelled, Flow, Outcome, Proceed
+from federation.clock import Clock
+from federation.telemetry.metrics import FederationMetrics
+from federation.telemetry.spans import (
+    SPAN_NAME,
+    OutcomeWord,
+    SpanSource,
+    link_to,
+    outcome_word,
+    span_status,
+    traceparent_of,
+)
+from federation.wire.metadata import TRACERESPONSE, first
+
+__all__ = ["LINK_FILLED_BY", "LINK_SERVER", "CallSpan", "TracingInterceptor"]
+
+LINK_FILLED_BY: Final = "filled_by"
+"""`federation.link` of the link from a hit to the call that filled the entry."""
+LINK_SERVER: Final = "server"
+"""`federation.link` of the link to the span by which the peer says it answered."""
+_WORD: Final = {code: outcome_word(code.name) for code in grpc.StatusCode}
+_Attributes = dict[str, str | int | float | bool]
+
+
+class CallSpan:
+    """The span of one call: opened when first asked for or at the end, ended once.
+
+    A shared call may ask for the `traceparent` from another thread, also after this caller has gone.
+    """
+
+    __slots__ = ("_call", "_clock", "_events", "_lock", "_parent", "_span", "_start_ns", "_tracer")
+
+    def __init__(self, tracer: Tracer, call: Call, clock: Clock) -> None:
+        self._tracer = tracer
+        self._call = call
+        self._clock = clock
+        self._parent = otel_context.get_current()
+        self._start_ns = int(clock.wall() * 1e9)
+        self._span: Span | None = None
+        self._events: list[tuple[str, _Attributes, int]] = []
+        self._lock = Lock()
+
+    def traceparent(self) -> str:
+        """Return the W3C `traceparent` of this span, opening it if need be; empty where no valid one can be had."""
+        with self._lock:
+            if self._span is None:
+                self._span = self._start(self._about())
+            return traceparent_of(self._span.get_span_context())
+
+    def add_event(self, name: str, attributes: _Attributes) -> None:
+        """Note something that happened during the call."""
+        at_ns = int(self._clock.wall() * 1e9)
+        with self._lock:
+            self._events.append((name, attributes, at_ns))
+
+    def end(self, word: OutcomeWord, took_s: float, outcome: Outcome | None = None) -> None:
+        """Give the span its outcome and end it."""
+        result: _Attributes = {
+            "outcome": word.value,
+            "latency_ms": took_s * 1e3,
+            "cached": outcome is not None and outcome.cached,
+        }
+        links = _links(outcome) if outcome else []
+        with self._lock:
+            span = self._span
+            if span is None:
+                span = self._span = self._start(self._about() | result, links)
+            else:
+                span.set_attributes(result)
+                own = span.get_span_context().span_id
+                for link in links:
+                    if link.context.span_id != own:
+                        span.add_link(link.context, link.attributes)
+            for name, attributes, at_ns in self._events:
+                span.add_event(name, attributes, at_ns)
+        status = span_status(word)
+        if status:
+            span.set_status(status)
+        span.end(self._start_ns + int(took_s * 1e9))
+
+    def _about(self) -> _Attributes:
+        call = self._call
+        return {"grant_id": call.grant_id, "peer": call.peer, "verb": call.verb, "resource": call.resource}
+
+    def _start(self, attributes: _Attributes, links: list[Link] | None = None) -> Span:
+        return self._tracer.start_span(
+            SPAN_NAME,
+            self._parent,
+            SpanKind.CLIENT,
+            attributes,
+            links,
+            self._start_ns,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+
+class TracingInterceptor:
+    """Makes the span and the figures of each call.
+
+    `hit_spans` false leaves out spans of answers from the cache. Without a tracer and without metrics a call passes
+    through untouched. A watch has no span: it lasts for hours and is no request.
+    """
+
+    def __init__(
+        self, spans: SpanSource, clock: Clock, metrics: FederationMetrics | None = None, *, hit_spans: bool = True
+    ) -> None:
+        self._spans = spans
+        self._clock = clock
+        self._metrics = metrics
+        self._hit_spans = hit_spans
+
+    def intercept(self, proceed: Proceed, call: Call) -> Flow:
+        """Go on, then end the span whatever happened: `cancelled` for a caller that gave up, `error` for a bug."""
+        tracer = self._spans.tracer() if call.verb != "watch" else None
+        if tracer is None and self._metrics is None:
+            return (yield from proceed(call))
+        started = self._clock.monotonic()
+        span = CallSpan(tracer, call, self._clock) if tracer else None
+        word, outcome = OutcomeWord.ERROR, None
+        try:
+            outcome = yield from proceed(_traced(call, span) if span else call)
+            word = _WORD[outcome.code]
+        except (Cancelled, GeneratorExit):
+            word = OutcomeWord.CANCELLED
+            raise
+        finally:
+            took_s = self._clock.monotonic() - started
+            if span and (self._hit_spans or outcome is None or not outcome.cached):
+                span.end(word, took_s, outcome)
+            if self._metrics:
+                self._metrics.call_ended(call.peer, call.verb, word, took_s)
+        return outcome
+
+
+def _traced(call: Call, span: CallSpan) -> Call:
+    return Call._make((*call[:_TRACE], span, *call[_TRACE + 1 :]))
+
+
+_TRACE: Final = Call._fields.index("trace")
+
+
+def _links(outcome: Outcome) -> list[Link]:
+    filled_by = link_to(outcome.filled_by, **{"federation.link": LINK_FILLED_BY}) if outcome.filled_by else None
+    response = first(outcome.trailing, TRACERESPONSE) if not outcome.cached else None
+    server = link_to(response, **{"federation.link": LINK_SERVER}) if response else None
+    return [link for link in (filled_by, server) if link]
