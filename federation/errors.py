@@ -11,6 +11,8 @@
     ├── SealError              a sealed key cannot be opened
     ├── EnrollmentError        a token or certificate exchange was refused
     ├── ImportFailedError           input lines are wrong; nothing was loaded
+    ├── UnknownReferencesError      written rows or memberships name users or teams that do not exist
+    ├── ChangesLostError            a listener read the provider's changes too slowly
     └── Refusal                an answer to a federation call: a reason, and from it the gRPC status
 
 A `Refusal` is what policy raises and returns; only the gRPC adapters know status codes' classes.
@@ -24,6 +26,7 @@ from typing import Final
 
 __all__ = [
     "CODE_OF",
+    "ChangesLostError",
     "ConfigError",
     "ConflictError",
     "EnrollmentError",
@@ -38,6 +41,7 @@ __all__ = [
     "Refusal",
     "SealError",
     "StoreError",
+    "UnknownReferencesError",
 ]
 
 
@@ -58,7 +62,7 @@ class InputError(FederationError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
-        self.field = field
+        self.field, self.problem = field, problem
 
 
 class NotFoundError(FederationError):
@@ -114,6 +118,19 @@ class ImportFailedError(FederationError):
         self.faults, self.total = tuple(faults), total
         more = f" (and {total - len(self.faults)} more)" if total > len(self.faults) else ""
         super().__init__("; ".join(map(str, self.faults)) + more + "; nothing was imported")
+
+
+class UnknownReferencesError(FederationError):
+    """Written rows or memberships name users or teams that do not exist; nothing was written."""
+
+    def __init__(self, users: Iterable[str], teams: Iterable[str]) -> None:
+        self.users, self.teams = frozenset(users), frozenset(teams)
+        named = [*(f"user {name!r}" for name in sorted(self.users)), *(f"team {name!r}" for name in sorted(self.teams))]
+        super().__init__(f"no {', no '.join(named[:10])}{' and more' if len(named) > 10 else ''}")  # noqa: PLR2004
+
+
+class ChangesLostError(FederationError):
+    """A listener read the provider's changes too slowly; whatever it derived from the provider may be stale."""
 
 
 class Reason(StrEnum):

@@ -180,8 +180,11 @@ rows = Table(
     Column("text", Text, nullable=False),
     UniqueConstraint("resource", "id"),
 )
-Index("ix_rows_order", rows.c.resource, rows.c.created_at.desc(), rows.c.id)
-"""The embedded provider's rows. `data` is JSON text as given, `text` its words for full-text search.
+Index("ix_rows_owner", rows.c.resource, rows.c.owner, rows.c.created_at.desc(), rows.c.id, rows.c.team)
+Index("ix_rows_team", rows.c.resource, rows.c.team, rows.c.created_at.desc(), rows.c.id)
+"""The embedded provider's rows. `data` is JSON text as given, `text` its coded words for full-text search.
+
+Each index holds the order of a list within one owner's or one team's rows, which is how a subject's rights read it.
 
 On SQLite the FTS5 table `rows_fts` follows `text` by triggers; on PostgreSQL the generated column `words`
 (`tsvector`) does.

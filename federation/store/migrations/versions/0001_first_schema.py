@@ -153,7 +153,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_rows"),
         sa.UniqueConstraint("resource", "id", name="uq_rows_resource_id"),
     )
-    op.create_index("ix_rows_order", "rows", ["resource", sa.literal_column("created_at DESC"), "id"], unique=False)
+    newest = sa.literal_column("created_at DESC")
+    op.create_index("ix_rows_owner", "rows", ["resource", "owner", newest, "id", "team"], unique=False)
+    op.create_index("ix_rows_team", "rows", ["resource", "team", newest, "id"], unique=False)
     for statement in SQLITE_SEARCH if op.get_bind().dialect.name == "sqlite" else POSTGRES_SEARCH:
         op.execute(statement)
 
@@ -161,7 +163,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TABLE rows_fts")
-    op.drop_index("ix_rows_order", table_name="rows")
+    op.drop_index("ix_rows_team", table_name="rows")
+    op.drop_index("ix_rows_owner", table_name="rows")
     op.drop_table("rows")
     op.drop_index("ix_memberships_team_id", table_name="memberships")
     op.drop_table("memberships")
