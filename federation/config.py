@@ -25,6 +25,7 @@ __all__ = [
     "ServerConfig",
     "StoreConfig",
     "TelemetryConfig",
+    "is_gateway_name",
     "parse_address",
 ]
 
@@ -137,7 +138,7 @@ class GatewayConfig:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
+        if not is_gateway_name(self.name):
             raise ConfigError("name", f"{self.name!r} is not a DNS name in lower case, such as work.example")
         for key in ("listen", "enroll"):
             parse_address(getattr(self, key), key)
@@ -192,6 +193,11 @@ class GatewayConfig:
             raise ConfigError("gateway", f"{path} is not TOML: {e}") from e
         config: GatewayConfig = _build(cls, document, "", directory=directory)
         return config
+
+
+def is_gateway_name(name: str) -> bool:
+    """Tell whether a text may name a gateway: a DNS name in lower case, at most 63 characters."""
+    return _NAME.match(name) is not None
 
 
 def parse_address(address: str, name: str) -> tuple[str, int]:

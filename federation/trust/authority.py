@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.trust.certificates import fingerprint_of, pem_of, serial_of, validity_us
-from federation.trust.extensions import identity_extensions
+from federation.trust.extensions import identity_extensions, read_identity
 from federation.trust.requests import read_request
 
 __all__ = ["Authority", "IssuedCertificate", "private_key_pem"]
@@ -97,6 +97,8 @@ class Authority:
         for extension in identity_extensions(grant_id, subject):
             builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._ca_key, hashes.SHA256())
+        if read_identity(certificate) != (grant_id, subject):
+            raise ValueError("the certificate does not say what it was issued for")
         before, after = validity_us(certificate)
         return IssuedCertificate(
             pem_of(certificate), serial_of(certificate), fingerprint_of(certificate), before, after, request.hash

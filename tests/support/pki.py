@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation.trust.authority import Authority
+from federation.trust.authority import Authority, IssuedCertificate
+from federation.trust.certificates import fingerprint_of, validity_us
 from federation.wire.options import CHANNEL
 
 GRANT_ID: Final = "11111111-2222-4333-8444-555555555555"
@@ -56,6 +57,19 @@ class Leaf:
     def serial(self) -> str:
         """The serial number as the stores write it."""
         return format(self.certificate.serial_number, "x")
+
+    @property
+    def issued(self) -> IssuedCertificate:
+        """The leaf as the grant book takes it: `await book.add_certificate(grant.id, leaf.issued, activate=True)`."""
+        begin, end = validity_us(self.certificate)
+        return IssuedCertificate(
+            pem=self.certificate_pem,
+            serial=self.serial,
+            fingerprint=fingerprint_of(self.certificate),
+            not_before_us=begin,
+            not_after_us=end,
+            csr_hash="0" * 64,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,255 @@
+"""What this gateway lets others read: grants and the client certificates issued under them.
+
+`GrantBook` is the authority of the one serving process: decisions read memory, and writes reach the database before
+memory shows them. A revocation goes the other way round.
+"""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import insert, or_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.config import is_gateway_name
+from federation.errors import ConflictError, InputError, NotFoundError
+from federation.near import near_matches
+from federation.scope import Scope
+from federation.store import schema
+from federation.store.database import Database
+from federation.store.faults import storing
+from federation.store.grant import CertificateRecord, Grant, GrantStatus, read_grants
+from federation.trust.authority import IssuedCertificate
+from federation.trust.extensions import is_subject
+
+__all__ = ["CertificateRecord", "Grant", "GrantBook", "GrantStatus"]
+
+T = TypeVar("T")
+MAX_REASON: Final = 500
+LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
+"""The end of the year 9999, the last that a certificate can name."""
+USE_RESOLUTION_US: Final = MICROSECONDS
+_SEPARATORS: Final = re.compile(r"[\s:]")
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class GrantBook:
+    """Every grant, in memory and in the database. All methods belong to the serving event loop.
+
+    Methods that name a grant raise `NotFoundError` for an unknown one; those that write raise `StoreError` where the
+    database refuses. A write goes on to its end when its caller is cancelled, so that memory and database agree.
+    """
+
+    def __init__(self, database: Database, clock: Clock, grants: Iterable[Grant]) -> None:
+        self._database, self._clock = database, clock
+        self._grants = {grant.id: grant for grant in grants}
+        self._uses: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+        self._writes: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> "GrantBook":
+        """Read every grant, with the certificates that are still accepted and each grant's newest one."""
+        with storing("the grants cannot be read"):
+            async with database.read() as connection:
+                grants = await read_grants(connection, clock.now_us())
+        return cls(database, clock, grants)
+
+    def get(self, grant_id: str) -> Grant | None:
+        """Return the grant as it stands now, from memory."""
+        return self._grants.get(grant_id)
+
+    def all(self) -> tuple[Grant, ...]:
+        """Return every grant, oldest first."""
+        return tuple(sorted(self._grants.values(), key=lambda grant: (grant.created_at_us, grant.id)))
+
+    async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
+        """Make a pending grant: the gateway `peer` may read as the local user `subject`.
+
+        Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
+        """
+        now = self._clock.now_us()
+        _check_new(peer, subject, expires_at_us, now)
+        grant = Grant(
+            id=str(uuid.uuid4()),
+            peer=peer,
+            subject=subject,
+            scope=scope,
+            status=GrantStatus.PENDING,
+            created_at_us=now,
+            expires_at_us=expires_at_us,
+        )
+        return await self._durably(self._insert(grant))
+
+    async def add_certificate(
+        self,
+        grant_id: str,
+        certificate: IssuedCertificate,
+        *,
+        activate: bool,
+        within: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> Grant:
+        """Make a certificate known, and a pending grant active where `activate` says so.
+
+        `within` runs in the same transaction: what it writes becomes durable together with the certificate, and an
+        exception of it undoes both. Raises `ConflictError` for a revoked grant.
+        """
+        self._require(grant_id)
+        return await self._durably(self._insert_certificate(grant_id, certificate, activate, within))
+
+    async def confirm(self, grant_id: str, fingerprint: str) -> Grant:
+        """Activate a grant that awaits confirmation; confirming again with the same fingerprint changes nothing.
+
+        Colons, spaces and case of the fingerprint do not matter. Raises `InputError` for a fingerprint that is not
+        the enrolled certificate's, `ConflictError` where nobody enrolled yet or the grant was revoked.
+        """
+        self._require(grant_id)
+        wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
+        if not _FINGERPRINT.match(wanted):
+            raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
+        return await self._durably(self._activate(grant_id, wanted))
+
+    async def revoke(self, grant_id: str, reason: str = "") -> Grant:
+        """Revoke a grant for good: refused from this moment on in memory, then made durable.
+
+        Revoking again keeps the first instant and reason, and repeats a durable write that failed. `StoreError` says
+        that the write failed; the refusal stands in this process all the same.
+        """
+        if len(reason) > MAX_REASON or not reason.isprintable():
+            raise InputError("reason", f"must be one line of at most {MAX_REASON} characters")
+        grant = self._require(grant_id)
+        if grant.status is not GrantStatus.REVOKED:
+            now = self._clock.now_us()
+            grant = replace(grant, status=GrantStatus.REVOKED, revoked_at_us=now, revoked_reason=reason)
+            self._grants[grant_id] = grant
+        return await self._durably(self._store_revocation(grant))
+
+    def note_use(self, grant_id: str) -> None:
+        """Note that a call was made under the grant; `flush_uses` makes it durable. Precise to a second."""
+        now, grant = self._clock.now_us(), self._grants.get(grant_id)
+        if grant is None or (grant.last_used_at_us and 0 <= now - grant.last_used_at_us < USE_RESOLUTION_US):
+            return
+        self._grants[grant_id] = replace(grant, last_used_at_us=now)
+        self._uses[grant_id] = now
+
+    async def flush_uses(self) -> None:
+        """Write the uses noted since the last flush; where that fails they stay noted."""
+        uses, self._uses = self._uses, {}
+        try:
+            with storing("the last uses of grants cannot be stored"):
+                async with self._database.write() as connection:
+                    for grant_id, at in uses.items():
+                        known = schema.grants.c.last_used_at
+                        where = (schema.grants.c.id == grant_id, or_(known.is_(None), known < at))
+                        await connection.execute(update(schema.grants).where(*where).values(last_used_at=at))
+        except BaseException:
+            self._uses = uses | self._uses
+            raise
+
+    async def close(self) -> None:
+        """Wait for writes under way and flush the uses."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        if self._uses:
+            await self.flush_uses()
+
+    def _require(self, grant_id: str) -> Grant:
+        grant = self._grants.get(grant_id)
+        if grant is None:
+            near = near_matches(grant_id, self._grants, most=1)
+            raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
+        return grant
+
+    async def _durably(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
+
+    async def _insert(self, grant: Grant) -> Grant:
+        with storing("the grant cannot be stored"):
+            async with self._lock, self._database.write() as connection:
+                await connection.execute(insert(schema.grants).values(grant.to_row()))
+        self._grants[grant.id] = grant
+        return grant
+
+    async def _insert_certificate(
+        self,
+        grant_id: str,
+        issued: IssuedCertificate,
+        activate: bool,
+        within: Callable[[AsyncConnection], Awaitable[None]] | None,
+    ) -> Grant:
+        certificate = CertificateRecord.of(issued)
+        async with self._lock:
+            self._refuse_revoked(grant_id)
+            with storing(f"the certificate of grant {grant_id} cannot be stored"):
+                async with self._database.write() as connection:
+                    await connection.execute(insert(schema.certificates).values(certificate.to_row(grant_id)))
+                    if activate:
+                        await _set_active(connection, grant_id)
+                    if within is not None:
+                        await within(connection)
+            # Memory is read again: a revocation in the meantime must not be undone.
+            grant = self._grants[grant_id].with_certificate(certificate, self._clock.now_us())
+            return self._publish(grant, active=activate)
+
+    async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
+        async with self._lock:
+            self._refuse_revoked(grant_id)
+            _check_fingerprint(self._grants[grant_id], fingerprint)
+            with storing(f"the confirmation of grant {grant_id} cannot be stored"):
+                async with self._database.write() as connection:
+                    await _set_active(connection, grant_id)
+            return self._publish(self._grants[grant_id], active=True)
+
+    async def _store_revocation(self, grant: Grant) -> Grant:
+        what = (
+            f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
+            "forgotten by a restart; revoke it again"
+        )
+        with storing(what):
+            async with self._lock, self._database.write() as connection:
+                row = grant.to_row()
+                values = {name: row[name] for name in ("status", "revoked_at", "revoked_reason")}
+                where = (schema.grants.c.id == grant.id, schema.grants.c.status != GrantStatus.REVOKED)
+                await connection.execute(update(schema.grants).where(*where).values(values))
+        return self._grants[grant.id]
+
+    def _refuse_revoked(self, grant_id: str) -> None:
+        if self._grants[grant_id].status is GrantStatus.REVOKED:
+            raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
+
+    def _publish(self, grant: Grant, *, active: bool) -> Grant:
+        if active and grant.status is GrantStatus.PENDING:
+            grant = replace(grant, status=GrantStatus.ACTIVE)
+        self._grants[grant.id] = grant
+        return grant
+
+
+def _check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:
+    if not is_gateway_name(peer):
+        raise InputError("peer", f"{peer[:64]!r} is not a gateway's name: a DNS name in lower case, like home.example")
+    if not is_subject(subject):
+        raise InputError("subject", "must be 1 to 127 printable ASCII characters")
+    if expires_at_us is not None and not now_us < expires_at_us <= LAST_INSTANT_US:
+        raise InputError("expires_at", "must lie in the future, and before the year 10000")
+
+
+def _check_fingerprint(grant: Grant, fingerprint: str) -> None:
+    if grant.newest is None:
+        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
+    if fingerprint != grant.newest.fingerprint:
+        raise InputError(
+            "fingerprint",
+            f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
+            "somebody else has used the token: revoke the grant",
+        )
+
+
+async def _set_active(connection: AsyncConnection, grant_id: str) -> None:
+    where = (schema.grants.c.id == grant_id, schema.grants.c.status == GrantStatus.PENDING)
+    await connection.execute(update(schema.grants).where(*where).values(status=GrantStatus.ACTIVE))

@@ -1,0 +1,54 @@
+"""The gateway's own authority at rest: certificates as they are, keys sealed."""
+
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.errors import ConflictError
+from federation.store.database import Database
+from federation.store.faults import storing
+from federation.store.schema import gateway_identity
+from federation.trust.authority import Authority
+from federation.trust.sealing import Sealer
+
+__all__ = ["load_identity", "save_identity"]
+
+_CA_KEY = "authority key"
+_SERVER_KEY = "server key"
+_ONLY_ROW = 1
+
+
+async def load_identity(database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> Authority | None:
+    """Return the gateway's authority, or `None` before one was saved; raise `SealError` or `StoreError`."""
+    with storing("the gateway's identity cannot be read"):
+        async with database.read() as connection:
+            row = (await connection.execute(select(gateway_identity))).one_or_none()
+    if row is None:
+        return None
+    return Authority(
+        name=row.name,
+        ca_certificate_pem=row.ca_certificate,
+        ca_key_pem=sealer.open(row.ca_key_sealed, _CA_KEY).decode("ascii"),
+        server_certificate_pem=row.server_certificate,
+        server_key_pem=sealer.open(row.server_key_sealed, _SERVER_KEY).decode("ascii"),
+        clock=clock,
+    )
+
+
+async def save_identity(database: Database, sealer: Sealer, authority: Authority) -> None:
+    """Store the authority of a new gateway; raise `ConflictError` where the database has one already."""
+    values = {
+        "id": _ONLY_ROW,
+        "name": authority.name,
+        "ca_certificate": authority.ca_certificate_pem,
+        "ca_key_sealed": sealer.seal(authority.ca_key_pem.encode(), _CA_KEY),
+        "server_certificate": authority.server_certificate_pem,
+        "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),
+        "created_at": authority.clock.now_us(),
+    }
+    with storing("the gateway's identity cannot be stored"):
+        try:
+            async with database.write() as connection:
+                await connection.execute(insert(gateway_identity).values(values))
+        except IntegrityError:
+            raise ConflictError("this database holds a gateway's identity already") from None

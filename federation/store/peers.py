@@ -1,0 +1,178 @@
+"""What this gateway may read elsewhere: one record an enrollment, its private key sealed at rest."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Row, delete, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.errors import ConflictError, InputError, NotFoundError
+from federation.store.database import Database
+from federation.store.faults import storing
+from federation.store.schema import peers, pending_enrollments
+from federation.trust.extensions import is_subject
+from federation.trust.sealing import Sealer
+
+__all__ = ["PeerRecord", "PeerStore", "check_peer"]
+
+PENDING_KEPT_US: Final = 30 * 86_400 * MICROSECONDS
+"""How long the key of an enrollment that never ended is kept."""
+_NAME: Final = re.compile(r"[!-~]{1,127}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRecord:
+    """One enrollment: the local user `user` reads at the gateway `gateway` as its user `subject`.
+
+    `name` is how this gateway calls the peer, unique together with `user`; `endpoint` is host:port of the federation
+    service; PEM is text.
+    """
+
+    id: str
+    name: str
+    user: str
+    gateway: str
+    endpoint: str
+    grant_id: str
+    subject: str
+    certificate_pem: str
+    key_pem: str = field(repr=False)
+    trust_bundle: str
+    created_at_us: int
+
+
+def check_peer(name: str, user: str) -> None:
+    """Raise `InputError` for a peer name that tags and metadata could not carry, or a user that cannot exist."""
+    if not _NAME.match(name):
+        raise InputError("name", "must be 1 to 127 printable ASCII characters without spaces, such as work.example")
+    if not is_subject(user):
+        raise InputError("user", "must be 1 to 127 printable ASCII characters")
+
+
+class PeerStore:
+    """The peers of this gateway. Every method raises `StoreError` where the database refuses."""
+
+    def __init__(self, database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database, self._sealer, self._clock = database, sealer, clock
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        """Return every peer by name and user; raise `SealError` where a key cannot be opened."""
+        with storing("the peers cannot be read"):
+            async with self._database.read() as connection:
+                rows = (await connection.execute(select(peers))).all()
+        return tuple(sorted((self._record(row) for row in rows), key=lambda peer: (peer.name, peer.user)))
+
+    async def check_new(self, *, name: str, user: str, grant_id: str) -> None:
+        """Raise what `add` would raise for these names, before anything is spent on them."""
+        check_peer(name, user)
+        taken = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
+        columns = select(peers.c.name, peers.c.user, peers.c.grant_id)
+        with storing("the peers cannot be read"):
+            async with self._database.read() as connection:
+                found = (await connection.execute(columns.where(taken))).first()
+        if found is not None:
+            raise _conflict(name, user, grant_id, known_grant=found.grant_id == grant_id)
+
+    async def add(self, record: PeerRecord, *, settles: str | None = None) -> None:
+        """Store a peer; `settles` names the pending enrollment (secret hash) that ends with it, in one transaction.
+
+        Raises `ConflictError` where the grant is enrolled here already or the user has a peer of this name.
+        """
+        check_peer(record.name, record.user)
+        values = {
+            "id": record.id,
+            "name": record.name,
+            "user": record.user,
+            "gateway": record.gateway,
+            "endpoint": record.endpoint,
+            "grant_id": record.grant_id,
+            "subject": record.subject,
+            "certificate": record.certificate_pem,
+            "key_sealed": self._sealer.seal(record.key_pem.encode(), _peer_key(record.id)),
+            "trust_bundle": record.trust_bundle,
+            "created_at": record.created_at_us,
+        }
+        with storing(f"the peer {record.name} cannot be stored"):
+            try:
+                async with self._database.write() as connection:
+                    await connection.execute(insert(peers).values(values))
+                    if settles is not None:
+                        await connection.execute(_drop(settles))
+            except IntegrityError:
+                await self.check_new(name=record.name, user=record.user, grant_id=record.grant_id)
+                raise
+
+    async def remove(self, peer_id: str) -> None:
+        """Forget a peer and its key; raise `NotFoundError` for an unknown id."""
+        with storing("the peer cannot be removed"):
+            async with self._database.write() as connection:
+                result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
+        if not result.rowcount:
+            raise NotFoundError("peer", peer_id, cure="`mosaic federation peer list` shows them")
+
+    async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
+        """Return the key (PEM) kept for an enrollment under way, or make and keep one before it is used."""
+        with storing("the key of the enrollment cannot be stored"):
+            kept = await self._kept(secret_hash)
+            if kept is not None:
+                return kept
+            key, now = make(), self._clock.now_us()
+            sealed = self._sealer.seal(key.encode(), _pending_key(secret_hash))
+            forgotten = pending_enrollments.c.created_at < now - PENDING_KEPT_US
+            try:
+                async with self._database.write() as connection:
+                    await connection.execute(delete(pending_enrollments).where(forgotten))
+                    await connection.execute(
+                        insert(pending_enrollments).values(secret_hash=secret_hash, key_sealed=sealed, created_at=now)
+                    )
+            except IntegrityError:  # the same token was pasted twice at once: the first key counts
+                return await self._kept(secret_hash) or key
+            return key
+
+    async def drop_pending(self, secret_hash: str) -> None:
+        """Forget the key of an enrollment that was refused for good."""
+        with storing("the key of the enrollment cannot be removed"):
+            async with self._database.write() as connection:
+                await connection.execute(_drop(secret_hash))
+
+    async def _kept(self, secret_hash: str) -> str | None:
+        wanted = select(pending_enrollments.c.key_sealed).where(pending_enrollments.c.secret_hash == secret_hash)
+        async with self._database.read() as connection:
+            sealed = await connection.scalar(wanted)
+        return None if sealed is None else self._sealer.open(sealed, _pending_key(secret_hash)).decode("ascii")
+
+    def _record(self, row: Row[Any]) -> PeerRecord:
+        return PeerRecord(
+            id=row.id,
+            name=row.name,
+            user=row.user,
+            gateway=row.gateway,
+            endpoint=row.endpoint,
+            grant_id=row.grant_id,
+            subject=row.subject,
+            certificate_pem=row.certificate,
+            key_pem=self._sealer.open(row.key_sealed, _peer_key(row.id)).decode("ascii"),
+            trust_bundle=row.trust_bundle,
+            created_at_us=row.created_at,
+        )
+
+
+def _drop(secret_hash: str) -> Any:
+    return delete(pending_enrollments).where(pending_enrollments.c.secret_hash == secret_hash)
+
+
+def _peer_key(peer_id: str) -> str:
+    return f"key of peer {peer_id}"
+
+
+def _pending_key(secret_hash: str) -> str:
+    return f"key of enrollment {secret_hash}"
+
+
+def _conflict(name: str, user: str, grant_id: str, *, known_grant: bool) -> ConflictError:
+    if known_grant:
+        return ConflictError(f"grant {grant_id} is enrolled here already; `mosaic federation peer list` shows it")
+    return ConflictError(f"{user} has a peer named {name} already; give another name, or remove that peer first")

@@ -1,0 +1,177 @@
+"""The issuing side of enrollment, without the wire: makes tokens, and turns each into one certificate for one key."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.clock import SYSTEM_CLOCK, Clock, from_micros
+from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal
+from federation.near import near_matches
+from federation.store.grant import CertificateRecord, Grant, GrantStatus
+from federation.store.grants import GrantBook
+from federation.store.tokens import TokenRecord, TokenStore, hash_secret, settle
+from federation.trust.authority import Authority
+from federation.trust.certificates import key_hash
+from federation.trust.requests import MAX_REQUEST_BYTES, read_request
+from federation.trust.tokens import EnrollmentToken, is_secret
+
+__all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
+
+UNKNOWN: Final = "this gateway knows no such enrollment token: it was replaced by a newer one, or made elsewhere"
+
+
+class EnrollmentRefusal(Refusal):
+    """A refused enrollment; `grant` is the token's, where the caller showed that it holds the token."""
+
+    def __init__(self, reason: Reason, message: str, *, detail: str, grant: Grant | None = None) -> None:
+        super().__init__(reason, message, detail=detail)
+        self.grant = grant
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What an enrollment brought. `again` tells that this key had got the same certificate before."""
+
+    grant: Grant
+    certificate: CertificateRecord
+    again: bool
+
+
+class Issuer:
+    """Makes tokens for grants, and redeems them. `StoreError` passes through where the database refuses."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        grants: GrantBook,
+        tokens: TokenStore,
+        *,
+        certificate_lifetime_s: float,
+        token_lifetime_s: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.authority = authority
+        self._grants, self._tokens, self._clock = grants, tokens, clock
+        self._certificate_lifetime_s, self._token_lifetime_s = certificate_lifetime_s, token_lifetime_s
+
+    async def invite(self, grant_id: str, *, endpoint: str, confirm: bool = False) -> tuple[EnrollmentToken, int]:
+        """Make a token for a grant that nobody is enrolled under; return it with its end in Unix microseconds.
+
+        `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. Earlier tokens of the
+        grant stop working. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or enrolled.
+        """
+        grant = self._grants.get(grant_id)
+        if grant is None:
+            near = near_matches(grant_id, (known.id for known in self._grants.all()), most=1)
+            raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
+        now = self._clock.now_us()
+        status = grant.status_at(now)
+        if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
+            raise ConflictError(f"grant {grant_id} is {status}; make a new one")
+        if grant.is_enrolled(now):
+            raise ConflictError(f"a gateway is enrolled under grant {grant_id} already; revoke it and make a new one")
+        if confirm and status is not GrantStatus.PENDING:
+            raise ConflictError(f"grant {grant_id} is active already, so a confirmation would hold nothing back")
+        secret, record = await self._tokens.create(grant_id, confirm=confirm, lifetime_s=self._token_lifetime_s)
+        authority = self.authority
+        token = EnrollmentToken(endpoint, authority.ca_certificate_pem, secret, authority.name, grant_id)
+        return token, record.expires_at_us
+
+    async def enroll(self, secret: str, csr_der: bytes) -> Issued:
+        """Redeem a token: claim it for the request's key, then issue. Raises `EnrollmentRefusal`.
+
+        The same token with the same key always gets the same certificate, also after a crash between the two steps.
+        """
+        if not is_secret(secret) or len(csr_der) > MAX_REQUEST_BYTES:
+            message = f"secret or csr has a wrong form; a csr has at most {MAX_REQUEST_BYTES} bytes"
+            raise EnrollmentRefusal(Reason.INVALID_REQUEST, message, detail="malformed request")
+        token = await self._tokens.find(hash_secret(secret))
+        grant = self._grants.get(token.grant_id) if token else None
+        if token is None or grant is None:
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail="unknown token")
+        if token.claimed_key_hash is None:
+            self._check_unexpired(token, grant)
+        try:
+            request = read_request(csr_der, grant.peer)
+        except InputError as e:
+            raise EnrollmentRefusal(Reason.INVALID_REQUEST, str(e), detail=str(e), grant=grant) from None
+        self._check_grant(grant, token)
+        token = await self._claim(token, grant, key_hash(request.public_key))
+        again = token.serial is not None
+        if token.serial is None:
+            token = await self._issue(token, csr_der)
+        return self._issued(token, again=again)
+
+    async def _claim(self, token: TokenRecord, grant: Grant, key: str) -> TokenRecord:
+        claimed = await self._tokens.claim(token.secret_hash, key)
+        if claimed is None:
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail="token replaced", grant=grant)
+        if claimed.claimed_key_hash is None:
+            self._check_unexpired(claimed, grant)
+        if claimed.claimed_key_hash != key:
+            message = (
+                "this enrollment token was used already, with another key; if that was not you, somebody else holds "
+                f"the token: tell the operator of {self.authority.name} to revoke the grant"
+            )
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token used by another key", grant=grant)
+        return claimed
+
+    async def _issue(self, token: TokenRecord, csr_der: bytes) -> TokenRecord:
+        grant = self._grants.get(token.grant_id)
+        assert grant is not None  # noqa: S101 - grants are never deleted
+        issued = self.authority.issue_client(
+            csr_der,
+            grant_id=grant.id,
+            subject=grant.subject,
+            peer=grant.peer,
+            lifetime_s=self._certificate_lifetime_s,
+            not_after_us=grant.expires_at_us,
+        )
+        try:
+            await self._grants.add_certificate(
+                grant.id, issued, activate=not token.confirm, within=_settling(token, issued.serial)
+            )
+        except ConflictError as e:
+            # The same key asked twice at once and the other one was first, or the token or grant has just gone.
+            settled = await self._tokens.find(token.secret_hash)
+            if settled is None or settled.serial is None:
+                raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail=str(e), grant=grant) from None
+            return settled
+        settled = await self._tokens.find(token.secret_hash)
+        return settled or token
+
+    def _issued(self, token: TokenRecord, *, again: bool) -> Issued:
+        grant = self._grants.get(token.grant_id)
+        assert grant is not None  # noqa: S101 - grants are never deleted
+        self._check_grant(grant, token)  # it may have been revoked meanwhile
+        certificate = grant.certificates.get(token.serial or "")
+        if certificate is None or not certificate.is_accepted(self._clock.now_us()):
+            message = "the certificate of this enrollment token has expired; ask for a new token"
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="certificate expired", grant=grant)
+        return Issued(grant, certificate, again)
+
+    def _check_unexpired(self, token: TokenRecord, grant: Grant) -> None:
+        if self._clock.now_us() >= token.expires_at_us:
+            at = from_micros(token.expires_at_us).isoformat(timespec="seconds")
+            message = f"this enrollment token expired at {at}; ask for a new one"
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
+
+    def _check_grant(self, grant: Grant, token: TokenRecord) -> None:
+        now = self._clock.now_us()
+        status = grant.status_at(now)
+        if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
+            message = "the grant of this enrollment token is no longer open; ask for a new one"
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
+        if token.serial is None and grant.is_enrolled(now):
+            message = "a gateway is enrolled under the grant of this token already; ask for a new grant"
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="grant enrolled already", grant=grant)
+
+
+def _settling(token: TokenRecord, serial: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+    async def within(connection: AsyncConnection) -> None:
+        if await settle(connection, token, serial) is None:
+            raise ConflictError("the token was settled or replaced meanwhile")
+
+    return within
