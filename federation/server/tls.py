@@ -1,0 +1,70 @@
+"""What a server shows and whom it trusts, checked before it is used, and exchangeable while it serves."""
+
+from typing import Protocol
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from federation.errors import ConfigError
+
+__all__ = ["ServerIdentity", "TlsMaterial"]
+
+
+class ServerIdentity(Protocol):
+    """The server certificate with its key, and the roots of client certificates, PEM; `Authority` is one."""
+
+    @property
+    def server_certificate_pem(self) -> str:
+        """The certificate that peers see."""
+        ...
+
+    @property
+    def server_key_pem(self) -> str:
+        """Its key, unencrypted."""
+        ...
+
+    @property
+    def trust_bundle(self) -> str:
+        """The roots that client certificates must come from."""
+        ...
+
+
+class TlsMaterial:
+    """Holds one ready configuration in memory, which gRPC fetches at each handshake.
+
+    gRPC calls from a thread of its own and goes on with the old configuration if the call fails; so everything is
+    checked in `publish`, and the fetch only hands out what is there.
+    """
+
+    def __init__(self, identity: ServerIdentity) -> None:
+        self._current = _configuration(identity)
+
+    def publish(self, identity: ServerIdentity) -> None:
+        """Use another certificate and other roots from the next handshake on; raise `ConfigError`, changing nothing."""
+        self._current = _configuration(identity)
+
+    def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
+        """Return credentials for one port; they follow `publish`."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._current, lambda: self._current, require_client_authentication=client_certificates
+        )
+
+
+def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+    pair = (identity.server_key_pem.encode(), identity.server_certificate_pem.encode())
+    roots = identity.trust_bundle.encode()
+    try:
+        certificate = x509.load_pem_x509_certificate(pair[1])
+        key = load_pem_private_key(pair[0], None)
+        x509.load_pem_x509_certificates(roots)
+    except (ValueError, TypeError) as e:
+        raise ConfigError("server certificate", f"cannot be read: {e}") from e
+    if _public(certificate.public_key()) != _public(key.public_key()):
+        raise ConfigError("server certificate", "does not belong to the server key")
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+
+
+def _public(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
