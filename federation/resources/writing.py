@@ -1,0 +1,128 @@
+"""Writing a batch inside one transaction, and telling what it changed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Column, bindparam, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.errors import UnknownReferencesError
+from federation.resources.batch import Batch, Member, NewRow
+from federation.resources.provider import Change
+from federation.store.schema import memberships, rows, teams, users
+
+__all__ = ["write_batch"]
+
+T = TypeVar("T")
+CHUNK: Final = 500
+"""Values of one `IN`, and rows of one statement."""
+_UPDATE: Final = (
+    update(rows)
+    .where(rows.c.seq == bindparam("row_seq"))
+    .values({name: bindparam(name) for name in ("owner", "team", "created_at", "updated_at", "data", "text")})
+)
+
+
+async def write_batch(connection: AsyncConnection, batch: Batch, now_us: int) -> tuple[Change, ...]:
+    """Write everything and return what differs from before, each kind of change once.
+
+    Raises `UnknownReferencesError`, with the transaction to be rolled back, where a user or team is named that
+    neither the batch nor the database has.
+    """
+    if connection.dialect.name == "postgresql":
+        # What is read here must still hold when it is written; SQLite's write transactions are alone anyway.
+        await connection.execute(text("SELECT pg_advisory_xact_lock(20746024)"))
+    await _add_names(connection, users.c.id, batch.users)
+    await _add_names(connection, teams.c.id, batch.teams)
+    await _check_references(connection, batch)
+    changes = dict.fromkeys(await _add_members(connection, batch.members))
+    for resource in sorted({row.resource for row in batch.rows}):
+        for chunk in _chunks([row for row in batch.rows if row.resource == resource]):
+            changes.update(dict.fromkeys(await _write_rows(connection, resource, chunk, now_us)))
+    return tuple(changes)
+
+
+async def _add_names(connection: AsyncConnection, column: Column[str], names: Iterable[str]) -> None:
+    wanted = set(names)
+    new = wanted - await _existing(connection, column, wanted)
+    if new:
+        await connection.execute(insert(column.table), [{"id": name} for name in sorted(new)])
+
+
+async def _check_references(connection: AsyncConnection, batch: Batch) -> None:
+    owners = {row.owner for row in batch.rows} | {member.user for member in batch.members}
+    shared = {row.team for row in batch.rows if row.team} | {member.team for member in batch.members}
+    no_users = owners - await _existing(connection, users.c.id, owners)
+    no_teams = shared - await _existing(connection, teams.c.id, shared)
+    if no_users or no_teams:
+        raise UnknownReferencesError(no_users, no_teams)
+
+
+async def _existing(connection: AsyncConnection, column: Column[str], names: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for chunk in _chunks(sorted(names)):
+        found.update((await connection.scalars(select(column).where(column.in_(chunk)))).all())
+    return found
+
+
+async def _add_members(connection: AsyncConnection, members: Iterable[Member]) -> list[Change]:
+    wanted = {(member.user, member.team) for member in members}
+    old: set[tuple[str, str]] = set()
+    for chunk in _chunks(sorted({user for user, _ in wanted})):
+        found = await connection.execute(select(memberships).where(memberships.c.user_id.in_(chunk)))
+        old.update((user, team) for user, team in found)
+    new = sorted(wanted - old)
+    if new:
+        await connection.execute(insert(memberships), [{"user_id": user, "team_id": team} for user, team in new])
+    return [
+        Change("", frozenset({user}), frozenset(team for member, team in new if member == user))
+        for user in dict.fromkeys(user for user, _ in new)
+    ]
+
+
+async def _write_rows(connection: AsyncConnection, resource: str, chunk: Sequence[NewRow], now_us: int) -> list[Change]:
+    ids = [row.id for row in chunk]
+    found = await connection.execute(
+        select(
+            rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data
+        ).where(rows.c.resource == resource, rows.c.id.in_(ids))
+    )
+    old = {row.id: row for row in found}
+    added, changed, changes = [], [], []
+    for row in chunk:
+        before = old.get(row.id)
+        if before is None:
+            added.append({"resource": resource, "id": row.id, **_values(row, now_us, now_us)})
+            changes.append(Change(resource, frozenset({row.owner}), frozenset({row.team})))
+        elif _differs(row, before):
+            changed.append({"row_seq": before.seq, **_values(row, before.created_at, now_us)})
+            changes.append(Change(resource, frozenset({before.owner, row.owner}), frozenset({before.team, row.team})))
+    if added:
+        await connection.execute(insert(rows), added)
+    if changed:
+        await connection.execute(_UPDATE, changed)
+    return changes
+
+
+def _values(row: NewRow, created_at: int, updated_at: int) -> dict[str, Any]:
+    return {
+        "owner": row.owner,
+        "team": row.team,
+        "created_at": created_at if row.created_at_us is None else row.created_at_us,
+        "updated_at": updated_at if row.updated_at_us is None else row.updated_at_us,
+        "data": row.data.text,
+        "text": row.data.words,
+    }
+
+
+def _differs(row: NewRow, before: Any) -> bool:
+    return (
+        (row.owner, row.team, row.data.text) != (before.owner, before.team, before.data)
+        or row.created_at_us not in (None, before.created_at)
+        or row.updated_at_us not in (None, before.updated_at)
+    )
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
