@@ -10,7 +10,8 @@ from federation.client.flow import Call, Flow, Outcome, Proceed, refused
 from federation.client.health import PeerHealth
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
-from federation.wire.status import ErrorDetail, error_detail
+from federation.telemetry.metrics import FederationMetrics
+from federation.wire.status import error_detail
 
 __all__ = ["CIRCUIT_EVENT", "BreakingInterceptor"]
 
@@ -18,7 +19,6 @@ CIRCUIT_EVENT = "federation.circuit"
 """Span event of a call that changed the circuit's state."""
 
 _logger = logging.getLogger(__name__)
-_NO_DETAIL = ErrorDetail()
 
 
 class BreakingInterceptor:
@@ -34,11 +34,13 @@ class BreakingInterceptor:
         health: PeerHealth,
         clock: Clock,
         on_transition: Callable[[Transition], None] = lambda _: None,
+        metrics: FederationMetrics | None = None,
     ) -> None:
         self._breaker = breaker
         self._health = health
         self._now = clock.monotonic
         self._on_transition = on_transition
+        self._metrics = metrics
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Refuse with `CIRCUIT_OPEN` at once, or go on and record what the end says about the peer."""
@@ -92,6 +94,8 @@ class BreakingInterceptor:
         )
         if call.trace is not None:
             call.trace.add_event(CIRCUIT_EVENT, {"before": transition.before.value, "after": transition.after.value})
+        if self._metrics:
+            self._metrics.circuit_turned(call.peer, transition.after.value)
         try:
             self._on_transition(transition)
         except Exception:
