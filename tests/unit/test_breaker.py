@@ -1,0 +1,396 @@
+"""The circuit breaker as a table, as histories, and against threads."""
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from federation.breaker import (
+    PROBE_PATIENCE_S,
+    CircuitBreaker,
+    CircuitState,
+    Denied,
+    Evidence,
+    Permit,
+    Transition,
+    judge,
+)
+from federation.config import CircuitConfig
+from federation.errors import CODE_OF, Reason
+
+CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+SUCCESS, FAILURE, IGNORED = Evidence.SUCCESS, Evidence.FAILURE, Evidence.IGNORED
+
+
+class History:
+    """A circuit and its clock, in verbs."""
+
+    def __init__(self, chance: float = 0.5, **settings: float) -> None:
+        self.now = 100.0
+        self.breaker = CircuitBreaker(replace(CircuitConfig(), **settings), lambda: chance)  # type: ignore[arg-type]
+
+    def permit(self) -> Permit:
+        permit = self.breaker.allow(self.now)
+        assert isinstance(permit, Permit)
+        return permit
+
+    def denied(self) -> float:
+        denied = self.breaker.allow(self.now)
+        assert isinstance(denied, Denied)
+        return denied.retry_after_s
+
+    def end(self, permit: Permit, evidence: Evidence, took_s: float = 0.0) -> Transition | None:
+        return self.breaker.record(permit, evidence, self.now, took_s=took_s)
+
+    def call(self, *evidence: Evidence) -> Transition | None:
+        transition = None
+        for one in evidence:
+            transition = self.end(self.permit(), one)
+        return transition
+
+    @property
+    def state(self) -> CircuitState:
+        return self.breaker.snapshot(self.now).state
+
+    def tripped(self) -> "History":
+        self.call(*[FAILURE] * 5)
+        assert self.state is OPEN
+        return self
+
+
+def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> Evidence:
+    """DESIGN's sentence, written a second time and in another order."""
+    if local and reason not in {"PEER_UNREACHABLE", "PEER_TIMEOUT"}:
+        return IGNORED
+    return {
+        "CANCELLED": IGNORED,
+        "RESOURCE_EXHAUSTED": IGNORED,
+        "DEADLINE_EXCEEDED": FAILURE if budget_s >= 1.0 else IGNORED,
+        "UNAVAILABLE": FAILURE,
+        "INTERNAL": FAILURE,
+        "UNKNOWN": FAILURE,
+        "DATA_LOSS": FAILURE,
+    }.get(code, SUCCESS)
+
+
+@pytest.mark.parametrize("code", [code.name for code in grpc.StatusCode])
+def test_every_code_with_every_reason_has_its_evidence(code: str) -> None:
+    """The table from (code, reason, local, budget) to evidence holds for each gRPC code and each reason."""
+    for reason in ("", "SOMETHING_ELSE", *Reason):
+        for local in (False, True):
+            for budget_s in (-1.0, 0.0, 0.999, 1.0, 2.0):
+                expected = expected_evidence(code, reason, local, budget_s)
+
+                assert judge(code, reason, local=local, wire_budget_s=budget_s) is expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "local", "evidence"),
+    [
+        (Reason.PEER_UNREACHABLE, True, FAILURE),
+        (Reason.PEER_TIMEOUT, True, FAILURE),
+        (Reason.INTERNAL, False, FAILURE),
+        (Reason.CIRCUIT_OPEN, True, IGNORED),
+        (Reason.CERTIFICATE_INVALID, True, IGNORED),
+        (Reason.RATE_LIMITED, False, IGNORED),
+        (Reason.INTERNAL, True, IGNORED),
+        (Reason.CERTIFICATE_INVALID, False, SUCCESS),
+        (Reason.GRANT_REVOKED, False, SUCCESS),
+        (Reason.GRANT_INVALID, False, SUCCESS),
+        (Reason.SCOPE_VIOLATION, False, SUCCESS),
+        (Reason.ROW_NOT_FOUND, False, SUCCESS),
+        (Reason.INVALID_REQUEST, False, SUCCESS),
+    ],
+)
+def test_each_reason_as_it_really_comes(reason: Reason, local: bool, evidence: Evidence) -> None:
+    """A refusal proves the peer alive; what this gateway made up itself proves nothing, unless it is an absence."""
+    assert judge(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is evidence
+
+
+def test_a_call_of_which_nothing_is_known_had_budget_enough() -> None:
+    """Without further words a timeout counts, and an OK is alive."""
+    assert judge("DEADLINE_EXCEEDED") is FAILURE
+    assert judge("OK") is SUCCESS
+
+
+def test_five_failures_in_a_row_open_it() -> None:
+    """The fifth consecutive failure opens the circuit for the cooldown, and not the fourth."""
+    circuit = History()
+
+    assert circuit.call(*[FAILURE] * 4) is None
+    assert circuit.state is CLOSED
+    assert circuit.call(FAILURE) == Transition(CLOSED, OPEN, 1, 5, 30.0)
+    assert circuit.state is OPEN
+    assert circuit.denied() == 30.0
+
+
+def test_a_success_between_failures_starts_the_count_again() -> None:
+    """Only consecutive failures count; what is ignored neither counts nor interrupts."""
+    circuit = History()
+    circuit.call(*[FAILURE] * 4, SUCCESS, *[FAILURE] * 4)
+    assert circuit.state is CLOSED
+
+    circuit.call(IGNORED, IGNORED, FAILURE)
+
+    assert circuit.state is OPEN
+
+
+def test_the_cooldown_ends_to_the_moment() -> None:
+    """Just before its end every call is denied with the time left; at its end one caller gets the probe."""
+    circuit = History().tripped()
+    circuit.now += 29.75
+    assert circuit.denied() == 0.25
+
+    circuit.now += 0.25
+    permit = circuit.permit()
+
+    assert permit.probe
+    assert permit.transition == Transition(OPEN, HALF_OPEN, 2, 5, 0.0)
+
+
+def test_half_open_lets_one_probe_through_at_a_time() -> None:
+    """While the probe is under way others are denied, and told to wait a little rather than not at all."""
+    circuit = History().tripped()
+    circuit.now += 30
+    circuit.permit()
+
+    assert [circuit.denied() for _ in range(3)] == [PROBE_PATIENCE_S] * 3
+    circuit.now += 1_000
+    assert circuit.denied() == PROBE_PATIENCE_S
+
+
+def test_a_probe_that_succeeds_closes_and_resets() -> None:
+    """After a good probe nothing is left of the failures, nor of the grown cooldown."""
+    circuit = History().tripped()
+    for cooldown in (30, 60, 120):
+        circuit.now += cooldown
+        circuit.call(FAILURE)
+    circuit.now += 240
+
+    assert circuit.call(SUCCESS) == Transition(HALF_OPEN, CLOSED, 9, 0, 0.0)
+    assert circuit.breaker.snapshot(circuit.now) == (CLOSED, 0, None, None)
+    assert circuit.call(*[FAILURE] * 4) is None
+    opened = circuit.call(FAILURE)
+    assert opened is not None
+    assert opened.retry_in_s == 30.0
+
+
+def test_the_cooldown_doubles_while_probes_fail_up_to_its_bound() -> None:
+    """30 s, doubling with each failed probe, never beyond five minutes; failures go on being counted."""
+    circuit = History()
+    circuit.call(*[FAILURE] * 4)
+    cooldowns = []
+    for _ in range(8):
+        transition = circuit.call(FAILURE)
+        assert transition is not None
+        cooldowns.append(transition.retry_in_s)
+        circuit.now += transition.retry_in_s
+
+    assert cooldowns == [30, 60, 120, 240, 300, 300, 300, 300]
+    assert circuit.breaker.snapshot(circuit.now).consecutive_failures == 12
+
+
+def test_a_circuit_that_fails_for_years_keeps_its_bound() -> None:
+    """Thousands of failed probes overflow nothing."""
+    circuit = History().tripped()
+    for _ in range(3_000):
+        circuit.now += 300
+        circuit.call(FAILURE)
+
+    assert circuit.denied() == 300
+
+
+@pytest.mark.parametrize(("chance", "cooldown"), [(0.0, 27.0), (0.5, 30.0), (1.0, 33.0)])
+def test_jitter_is_a_tenth_either_way(chance: float, cooldown: float) -> None:
+    """The random share lengthens or shortens a cooldown by at most a tenth."""
+    circuit = History(chance).tripped()
+
+    assert circuit.denied() == pytest.approx(cooldown)
+
+
+def test_no_jitter_when_none_is_set() -> None:
+    """With jitter 0 chance changes nothing."""
+    assert History(1.0, jitter=0.0).tripped().denied() == 30.0
+
+
+@pytest.mark.parametrize("end", [IGNORED, None])
+def test_a_probe_without_evidence_frees_the_slot(end: Evidence | None) -> None:
+    """A cancelled or ignored probe neither closes nor reopens: the next caller probes at once."""
+    circuit = History().tripped()
+    circuit.now += 30
+    for _ in range(10):
+        probe = circuit.permit()
+        assert probe.probe
+        assert circuit.end(probe, end or IGNORED) is None
+        assert circuit.state is HALF_OPEN
+
+    assert circuit.permit().transition is None
+
+
+def test_results_of_an_older_generation_change_nothing() -> None:
+    """A slow call that began before the trip neither closes the circuit nor fails the probe when it ends."""
+    circuit = History()
+    slow = circuit.permit()
+    circuit.tripped()
+
+    assert circuit.end(slow, SUCCESS) is None
+    assert circuit.state is OPEN
+    circuit.now += 30
+    probe = circuit.permit()
+    assert circuit.end(slow, FAILURE) is None
+    assert circuit.end(slow, SUCCESS) is None
+    assert circuit.state is HALF_OPEN
+    circuit.end(probe, SUCCESS)
+    circuit.call(*[FAILURE] * 4)
+    assert circuit.end(slow, FAILURE) is None
+    assert circuit.state is CLOSED
+
+
+def test_a_probe_permit_counts_once() -> None:
+    """Handing one probe's permit back twice does not end the next probe."""
+    circuit = History().tripped()
+    circuit.now += 30
+    first = circuit.permit()
+    circuit.end(first, IGNORED)
+    second = circuit.permit()
+
+    assert circuit.end(first, SUCCESS) is None
+    assert circuit.state is HALF_OPEN
+    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.end(second, SUCCESS) is not None
+
+
+def test_opened_at_is_when_it_last_left_closed() -> None:
+    """Failed probes do not move the instant since which the peer is down."""
+    circuit = History().tripped()
+    circuit.now += 30
+    circuit.call(FAILURE)
+    circuit.now += 10
+
+    assert circuit.breaker.snapshot(circuit.now) == (OPEN, 6, 40.0, 50.0)
+    circuit.now += 50
+    assert circuit.breaker.snapshot(circuit.now) == (HALF_OPEN, 6, 90.0, 0.0)
+    probe = circuit.permit()
+    assert circuit.breaker.snapshot(circuit.now) == (HALF_OPEN, 6, 90.0, 0.0)
+    circuit.end(probe, SUCCESS)
+    circuit.now += 100
+    circuit.tripped()
+    assert circuit.breaker.snapshot(circuit.now).opened_ago_s == 0.0
+
+
+def test_reset_closes_by_hand_and_starts_anew() -> None:
+    """A reset closes the circuit, forgets the grown cooldown, and calls under way no longer count."""
+    circuit = History().tripped()
+    circuit.now += 30
+    circuit.call(FAILURE)
+    circuit.now += 60
+    probe = circuit.permit()
+
+    reset = circuit.breaker.reset()
+
+    assert reset is not None
+    assert (reset.before, reset.after, reset.consecutive_failures) == (HALF_OPEN, CLOSED, 0)
+    assert circuit.end(probe, FAILURE) is None
+    assert circuit.breaker.snapshot(circuit.now) == (CLOSED, 0, None, None)
+    assert circuit.tripped().denied() == 30.0
+
+
+def test_reset_of_a_closed_circuit_is_no_transition_and_forgets_the_count() -> None:
+    """Resetting a healthy circuit reports nothing, yet four failures before it do not count after it."""
+    circuit = History()
+    circuit.call(*[FAILURE] * 4)
+    late = circuit.permit()
+
+    assert circuit.breaker.reset() is None
+    assert circuit.end(late, FAILURE) is None
+    circuit.call(*[FAILURE] * 4)
+    assert circuit.state is CLOSED
+
+
+def test_slow_answers_fail_where_a_threshold_is_set() -> None:
+    """With `slow_call_s` a success beyond it is a failure, at it none; what is ignored stays ignored."""
+    circuit = History(slow_call_s=1.0)
+    for took_s in (1.001, 1.5, 2.0, 9.0):
+        circuit.end(circuit.permit(), SUCCESS, took_s)
+    circuit.end(circuit.permit(), IGNORED, 9.0)
+    assert circuit.state is CLOSED
+
+    circuit.end(circuit.permit(), SUCCESS, 1.001)
+
+    assert circuit.state is OPEN
+    fast = History(slow_call_s=1.0)
+    for _ in range(10):
+        fast.end(fast.permit(), SUCCESS, 1.0)
+    assert fast.breaker.snapshot(fast.now).consecutive_failures == 0
+
+
+def test_speed_does_not_count_by_default() -> None:
+    """Without a threshold the slowest success is a success."""
+    circuit = History()
+    for _ in range(10):
+        circuit.end(circuit.permit(), SUCCESS, 1e9)
+
+    assert circuit.breaker.snapshot(circuit.now).consecutive_failures == 0
+
+
+def test_a_look_takes_no_permit() -> None:
+    """The watch may go only while the circuit is closed, and its look leaves the probe to others."""
+    circuit = History()
+    assert circuit.breaker.look(circuit.now) is None
+
+    circuit.tripped()
+    assert circuit.breaker.look(circuit.now + 10) == Denied(20.0)
+    circuit.now += 30
+    assert circuit.breaker.look(circuit.now) == Denied(PROBE_PATIENCE_S)
+    assert circuit.breaker.look(circuit.now + 5) == Denied(PROBE_PATIENCE_S)
+    assert circuit.permit().probe
+
+
+def test_settings_are_obeyed() -> None:
+    """Threshold, cooldown and bound are those of the settings."""
+    circuit = History(failure_threshold=2, cooldown_s=4.0, max_cooldown_s=6.0)
+    circuit.call(FAILURE, FAILURE)
+    assert circuit.denied() == 4.0
+
+    circuit.now += 4
+    circuit.call(FAILURE)
+
+    assert circuit.denied() == 6.0
+
+
+def test_a_bound_below_the_first_cooldown_holds() -> None:
+    """Where the bound is smaller than the first cooldown, the bound is the cooldown."""
+    assert History(cooldown_s=30.0, max_cooldown_s=10.0).tripped().denied() == 10.0
+
+
+def test_fifty_threads_race_for_one_probe() -> None:
+    """Of 50 threads that ask at the same moment exactly one gets the permit, round after round."""
+    circuit = History().tripped()
+    for _ in range(20):
+        circuit.now += 300
+        barrier, permits = threading.Barrier(50), []
+
+        def ask(barrier: threading.Barrier = barrier, permits: list[Permit] = permits) -> None:
+            barrier.wait()
+            permit = circuit.breaker.allow(circuit.now)
+            if isinstance(permit, Permit):
+                permits.append(permit)
+
+        threads = [threading.Thread(target=ask) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert [permit.probe for permit in permits] == [True]
+        circuit.end(permits[0], FAILURE)
+
+
+def test_the_module_is_pure() -> None:
+    """Importing the policy brings in neither gRPC nor asyncio."""
+    code = "import sys, federation.breaker; print([m for m in ('grpc', 'asyncio', 'google') if m in sys.modules])"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
