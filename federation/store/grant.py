@@ -94,7 +94,7 @@ class Grant:
     revoked_at_us: int | None = None
     revoked_reason: str = ""
     last_used_at_us: int | None = None
-    certificates: Mapping[str, CertificateRecord] = field(default=_NONE)
+    certificates: Mapping[str, CertificateRecord] = field(default_factory=lambda: _NONE)
 
     @property
     def newest(self) -> CertificateRecord | None:
