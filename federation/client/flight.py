@@ -11,18 +11,20 @@ __all__ = ["Flight"]
 class Flight:
     """A shared call: started by whichever driver meets it first, ended when the last waiter leaves.
 
-    `flow` makes the generator that fills; `deadline` is the leader's, monotonic; `epoch` is the fence under which
-    it was sent. A waiter joins before it may leave, and leaves exactly once. A flight lands once: with an outcome,
-    or with the exception of a flow that broke.
+    `flow` makes the generator that fills; `deadline` is the wire's, monotonic; `epoch` is the fence under which it
+    was sent. A waiter joins before it may leave, and leaves exactly once. A flight lands once: with an outcome, or
+    with the exception of a flow that broke.
     """
 
     def __init__(self, deadline: float, epoch: int) -> None:
         self.deadline = deadline
         self.epoch = epoch
+        self._latest = deadline
         self._lock = Lock()
         self._flow: Flow | None = None
         self._waiters = 0
         self._landed = False
+        self._ended = False
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
         self._subscribers: list[Callable[[], None]] = []
@@ -38,26 +40,53 @@ class Flight:
             flow, self._flow = self._flow, None
         return flow
 
-    def join(self) -> None:
-        """Count one waiter more."""
-        with self._lock:
-            self._waiters += 1
+    def join(self, deadline: float, *, patient: bool = False) -> bool:
+        """Count one waiter more, who waits until `deadline`; `False` where the flight is being given up.
 
-    def leave(self) -> None:
-        """Count one waiter less; the last one ends a flight that has not landed."""
+        A `patient` one joins only a flight that may last as long as itself.
+        """
+        with self._lock:
+            if self._ended or (patient and self.deadline < deadline):
+                return False
+            self._waiters += 1
+            self._latest = max(self._latest, deadline)
+            return True
+
+    def leave(self) -> bool:
+        """Count one waiter less; `True` tells the last one of a flight under way that it must `abort` it."""
         with self._lock:
             self._waiters -= 1
-            abort = self._abort if self._waiters == 0 and not self._landed else None
+            last = self._waiters == 0 and not self._landed
+            self._ended = self._ended or last
+            return last
+
+    def abort(self) -> None:
+        """End a flight that nobody waits for, or whose answer nobody may see."""
+        with self._lock:
+            self._ended, self._flow = True, None
+            abort = self._abort
         if abort:
             abort()
 
+    def cut(self, outcome: Outcome) -> bool:
+        """Give every waiter `outcome` at once and end the call; `False` where the flight has landed already."""
+        if not self._settle(outcome, None):
+            return False
+        self.abort()
+        return True
+
     def on_abort(self, abort: Callable[[], object]) -> None:
-        """Set by the driver that runs the flow: how to cancel it. Called at once where every waiter left already."""
+        """Set by the driver that runs the flow: how to cancel it. Called at once where that was asked for already."""
         with self._lock:
             self._abort = abort
-            gone = self._waiters == 0 and not self._landed
-        if gone:
+            ended = self._ended
+        if ended:
             abort()
+
+    @property
+    def latest(self) -> float:
+        """The latest deadline among all who joined."""
+        return self._latest
 
     @property
     def landed(self) -> bool:
@@ -81,10 +110,14 @@ class Flight:
 
     def land(self, outcome: Outcome | None, error: BaseException | None) -> None:
         """Give the flight its end and wake everybody. A second landing is ignored."""
+        self._settle(outcome, error)
+
+    def _settle(self, outcome: Outcome | None, error: BaseException | None) -> bool:
         with self._lock:
             if self._landed:
-                return
+                return False
             self._outcome, self._error, self._landed = outcome, error, True
             subscribers, self._subscribers = self._subscribers, []
         for callback in subscribers:
             callback()
+        return True

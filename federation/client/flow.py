@@ -39,8 +39,8 @@ class Call(NamedTuple):
 
     `request` is the normalised, deterministic serialization that key, hash and wire share. `deadline` is absolute,
     on the monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. `probe`
-    asks the wire for a fresh channel: it is the one call that a half-open circuit lets through. A changed call is a
-    new one.
+    asks the wire for a fresh channel: it is the one call that a half-open circuit lets through. `detach` lets a
+    shared call run on, to twice its budget, after this caller's budget ran out. A changed call is a new one.
     """
 
     method: str
@@ -54,6 +54,7 @@ class Call(NamedTuple):
     deadline: float
     trace: CallTrace | None = None
     probe: bool = False
+    detach: bool = False
 
 
 class Outcome(NamedTuple):

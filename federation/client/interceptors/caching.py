@@ -1,0 +1,180 @@
+"""The cache in the chain: answers from memory, one call for all who ask the same, and a look at every delivery."""
+
+from collections.abc import Generator, Mapping
+from functools import partial
+from typing import Final, TypeAlias, assert_never
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from federation.cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.client.flight import Flight
+from federation.client.flow import Call, Flow, Join, Outcome, Proceed, refused
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.errors import Reason, Refusal
+from federation.v1 import federation_pb2 as pb
+from federation.wire.metadata import LEASE_MS, Metadata, first
+from federation.wire.query import query_hash
+from federation.wire.status import error_detail
+
+__all__ = ["KEPT", "CachingInterceptor", "cut", "lease_s"]
+
+Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, Verdict]]
+"""A flow that also says what may be done with its outcome."""
+
+KEPT: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
+"""The verbs whose answers are kept and shared, and what an answer must be readable as. No other verb's ever is."""
+
+_CAUSE_OF: Final[Mapping[str, Cause]] = {
+    Reason.GRANT_REVOKED: Cause.GRANT_REVOKED,
+    Reason.GRANT_INVALID: Cause.REFUSED,
+    Reason.CERTIFICATE_INVALID: Cause.REFUSED,
+}
+"""What a peer's refusal says of everything else that was fetched under the grant."""
+
+_LEADERS_END: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+"""How a shared call ends when its leader's budget ran out or its leader was interrupted."""
+_LEAST_S: Final = 0.01
+"""Seconds that must be left for asking again to be worth a call."""
+_LONGEST_LEASE_DIGITS: Final = 9
+
+
+class CachingInterceptor:
+    """One peer's part of the cache.
+
+    A caller gets a hit at once. Otherwise it waits for the flight of its query, which it starts if nobody has; the
+    flight belongs to the cache, and ends when nobody waits for it. Every other call passes through, but is looked
+    at when it comes back: what was asked under a grant that was revoked meanwhile is delivered to nobody.
+    """
+
+    def __init__(self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK) -> None:
+        self._partition = partition
+        self._now = clock.monotonic
+
+    def intercept(self, proceed: Proceed, call: Call) -> Flow:
+        """Return an answer that may be delivered at this moment, or the refusal that says why there is none."""
+        attempt = self._shared if call.verb in KEPT else self._alone
+        outcome, verdict = yield from attempt(proceed, call)
+        if verdict is Verdict.ASK_AGAIN and self._now() < call.deadline:
+            outcome, verdict = yield from attempt(proceed, call)
+        match verdict:
+            case Verdict.DELIVER:
+                return outcome
+            case Verdict.REFUSE:
+                return _revoked()
+            case Verdict.ASK_AGAIN:
+                return _changing(in_time=self._now() < call.deadline)
+            case _:
+                assert_never(verdict)
+
+    def _alone(self, proceed: Proceed, call: Call) -> Judged:
+        ticket = self._partition.ticket(_key(call))
+        outcome = yield from proceed(call)
+        self._heed(call, outcome)
+        return outcome, self._judge(outcome, ticket)
+
+    def _shared(self, proceed: Proceed, call: Call) -> Judged:
+        key = _key(call)
+        launch = partial(self._launch, proceed, call)
+        found = self._partition.look(key, lambda flight: flight.join(call.deadline), launch)
+        if isinstance(found, Hit):
+            return _hit(found), Verdict.DELIVER
+        outcome = yield from self._wait(call, found)
+        if self._was_cut_short(call, found, outcome):
+            found = self._partition.look(key, lambda flight: flight.join(call.deadline, patient=True), launch)
+            if isinstance(found, Hit):
+                return _hit(found), Verdict.DELIVER
+            outcome = yield from self._wait(call, found)
+        return outcome, self._judge(outcome, found.ticket)
+
+    def _wait(self, call: Call, miss: Miss[Flight]) -> Flow:
+        flight, detached = miss.flight, False
+        try:
+            outcome = yield Join(flight, call.deadline)
+            detached = self._may_detach(call, flight, outcome) and self._partition.detach(flight)
+        finally:
+            if not detached and flight.leave():  # a detached flight keeps this waiter's seat
+                self._partition.forget(miss.ticket, flight)
+                flight.abort()
+        return outcome
+
+    def _may_detach(self, call: Call, flight: Flight, outcome: Outcome) -> bool:
+        return call.detach and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED and not flight.landed
+
+    def _was_cut_short(self, call: Call, miss: Miss[Flight], outcome: Outcome) -> bool:
+        """Tell whether the flight ended for its leader's reasons, with time left for this follower."""
+        return not miss.leads and outcome.code in _LEADERS_END and call.deadline - self._now() >= _LEAST_S
+
+    def _launch(self, proceed: Proceed, call: Call, ticket: Ticket) -> Flight:
+        deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
+        flight = Flight(deadline, ticket.epoch)
+        flight.join(call.deadline)
+        flight.launch(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, ticket, flight))
+        return flight
+
+    def _fill(self, proceed: Proceed, call: Call, ticket: Ticket, flight: Flight) -> Flow:
+        try:
+            outcome = yield from proceed(call)
+            self._keep(call, ticket, outcome)
+        finally:
+            self._partition.forget(ticket, flight)
+        self._heed(call, outcome)
+        return outcome
+
+    def _keep(self, call: Call, ticket: Ticket, outcome: Outcome) -> None:
+        lease = lease_s(outcome.trailing) if outcome.ok else 0.0
+        if lease and _is_readable(call.verb, outcome.body):
+            filled_by = call.trace.traceparent() if call.trace is not None else ""
+            self._partition.insert(ticket, outcome.body, lease, filled_by)
+
+    def _heed(self, call: Call, outcome: Outcome) -> None:
+        """Flush the grant if the peer itself says that it is not valid."""
+        if outcome.ok:
+            return
+        detail = error_detail(outcome.trailing)
+        cause = None if detail.local else _CAUSE_OF.get(detail.reason)
+        if cause is not None:
+            cut(self._partition.flush(cause, call.grant_id))
+
+    def _judge(self, outcome: Outcome, ticket: Ticket) -> Verdict:
+        return self._partition.verdict(ticket) if outcome.ok else Verdict.DELIVER
+
+
+def cut(flushed: Flushed[Flight]) -> int:
+    """Fail at once whatever was under way and may not be delivered any more; return how many calls that ended."""
+    return sum(flight.cut(_revoked()) for flight in flushed.cut)
+
+
+def lease_s(trailing: Metadata) -> float:
+    """Return for how many seconds the peer lets an answer be kept; 0 where it does not say so in plain digits."""
+    value = first(trailing, LEASE_MS) or ""
+    if value.isascii() and value.isdigit() and len(value) <= _LONGEST_LEASE_DIGITS:
+        return int(value) / 1000
+    return 0.0
+
+
+def _key(call: Call) -> Key:
+    return Key(call.grant_id, call.verb, call.resource, query_hash(call.request))
+
+
+def _hit(hit: Hit) -> Outcome:
+    return Outcome(grpc.StatusCode.OK, hit.body, cached=True, age_s=hit.age_s, filled_by=hit.filled_by)
+
+
+def _is_readable(verb: str, body: bytes) -> bool:
+    try:
+        KEPT[verb].FromString(body)
+    except DecodeError:
+        return False
+    return True
+
+
+def _revoked() -> Outcome:
+    return refused(Refusal(Reason.GRANT_REVOKED, "the grant was revoked while the call was under way"))
+
+
+def _changing(*, in_time: bool) -> Outcome:
+    if in_time:
+        text = "the grant changed twice while the call was under way"
+        return refused(Refusal(Reason.GRANT_INVALID, text, retry_after_s=0.0))
+    return refused(Refusal(Reason.PEER_TIMEOUT, "the grant changed while the call was under way, and its budget is up"))
