@@ -4,4 +4,6 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.faults",
     "tests.support.scripted",
+    "tests.support.serving",
+    "tests.support.spans",
 ]

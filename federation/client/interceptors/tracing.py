@@ -126,8 +126,8 @@ class TracingInterceptor:
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Go on, then end the span whatever happened: `cancelled` for a caller that gave up, `error` for a bug."""
-        tracer = self._spans.tracer() if call.verb != "watch" else None
-        if tracer is None and self._metrics is None:
+        tracer = self._spans.tracer()
+        if (tracer is None and self._metrics is None) or call.verb == "watch":
             return (yield from proceed(call))
         started = self._clock.monotonic()
         span = CallSpan(tracer, call, self._clock) if tracer else None
