@@ -1,0 +1,53 @@
+"""Options that many commands share."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+__all__ = ["GATEWAY_HERE", "Confirmed", "Gateway", "GroupGateway", "Json", "read_argument"]
+
+GATEWAY_HERE: Final = Path("$MOSAIC_GATEWAY")
+"""Stands for an option that was not given."""
+
+
+def _resolve(context: typer.Context, value: Path) -> Path:
+    """Take the option of the command, or of a group before it, or the environment."""
+    if context.resilient_parsing or value != GATEWAY_HERE:
+        return value
+    parent = context.parent
+    while parent is not None:
+        given = parent.params.get("gateway", GATEWAY_HERE)
+        if given != GATEWAY_HERE:
+            return Path(given)
+        parent = parent.parent
+    if named := os.environ.get("MOSAIC_GATEWAY"):
+        return Path(named)
+    raise typer.BadParameter("name the gateway's directory, or set MOSAIC_GATEWAY")
+
+
+_HELP: Final = "The gateway's directory."
+Gateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", callback=_resolve, help=_HELP)]
+GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def read_argument(value: str, what: str) -> str:
+    """Return a value given in the argument itself, in a file that it names, or on standard input (`-`)."""
+    if value == "-":
+        return sys.stdin.read()
+    if value.lstrip().startswith("{"):
+        return value
+    from federation.errors import InputError
+
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(what, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
+    except OSError as e:
+        raise InputError(what, f"cannot read {value}: {e.strerror}") from e
+    except UnicodeDecodeError:
+        raise InputError(what, f"{value} is not UTF-8 text") from None

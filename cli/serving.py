@@ -1,0 +1,29 @@
+"""`mosaic gateway serve`: the process round a gateway."""
+
+from pathlib import Path
+
+from cli import render
+from federation.config import GatewayConfig
+from federation.gateway import Gateway
+from federation.telemetry.logs import setup_logging
+
+__all__ = ["run"]
+
+
+async def run(directory: Path, *, standby: bool) -> None:
+    """Serve until a signal, or until the right to serve is lost."""
+    config = GatewayConfig.load(directory)
+    setup_logging(config.telemetry)
+
+    def waiting() -> None:
+        render.say(f"another process serves {config.name}; waiting for it to end")
+
+    async with Gateway.open(config, standby=standby, waiting=waiting) as gateway:
+        await gateway.start()
+        render.out(f"{config.name} serves")
+        render.out(f"  federation  {gateway.federation_address}")
+        render.out(f"  enrollment  {gateway.enrollment_address}")
+        render.out(f"  admin       {config.socket_path}")
+        render.flush()
+        await gateway.serve_forever()
+    render.say(f"{config.name} stopped")

@@ -1,0 +1,104 @@
+"""`mosaic federation status`: how each peer is, and who reads here."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from cli.options import GATEWAY_HERE, Gateway, Json
+
+if TYPE_CHECKING:
+    from federation.v1 import admin_pb2 as pb
+
+__all__ = ["HELP", "status"]
+
+UNHEALTHY: Final = 3
+HELP: Final = """Show the state of each peer, and the grants served here.
+
+Ends with exit code 3 where a peer is not active, and with 4 where the gateway does not run.
+
+\b
+Examples:
+  mosaic federation status
+  mosaic federation status --peer work.example --json
+"""
+
+
+def status(
+    peer: Annotated[str, typer.Option("--peer", metavar="PEER", help="Only this one.")] = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Print the status; return 3 where a peer is not active."""
+    from cli import render, shapes
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+
+    with connect(gateway) as admin:
+        reply = admin.Status(pb.StatusRequest(peer=peer))
+    if as_json:
+        render.out(shapes.dump(shapes.status(reply)))
+    else:
+        _show(reply)
+    healthy = all(one.state == pb.PEER_STATE_ACTIVE for one in reply.peers)
+    return 0 if healthy else UNHEALTHY
+
+
+def _show(reply: "pb.StatusResponse") -> None:
+    from cli import render, shapes
+
+    gateway = reply.gateway
+    started = render.when(gateway, "started_at")
+    render.facts(
+        (("gateway", f"{gateway.name} {gateway.version}, started {started}"), ("listens", gateway.federation_address))
+    )
+    if reply.peers:
+        render.out("")
+        _show_peers(reply)
+    if reply.grants:
+        render.out("")
+        render.table(
+            ("grant", "id", "peer", "subject", "last used"),
+            (
+                (
+                    render.state_text(shapes.enum_word(grant, "status")),
+                    grant.id,
+                    grant.peer,
+                    grant.subject,
+                    render.when(grant, "last_used_at", "never"),
+                )
+                for grant in reply.grants
+            ),
+            whole=("id",),
+        )
+    if not reply.peers and not reply.grants:
+        render.say("neither peers nor grants yet: mosaic federation grant create --help")
+
+
+def _show_peers(reply: "pb.StatusResponse") -> None:
+    from cli import render, shapes
+    from cli.words import clean
+
+    render.table(
+        ("peer", "name", "user", "circuit", "cert ends", "success", "hits", "p50"),
+        (
+            (
+                render.state_text(shapes.enum_word(peer, "state")),
+                peer.name,
+                peer.user,
+                shapes.enum_word(peer.circuit, "state") if peer.HasField("circuit") else "-",
+                render.when(peer.certificate, "not_after"),
+                render.when(peer, "last_success", "none yet"),
+                f"{peer.cache.hits}/{peer.cache.hits + peer.cache.misses}" if peer.HasField("cache") else "-",
+                f"{peer.latency.p50_ms:.1f} ms" if peer.HasField("latency") else "-",
+            )
+            for peer in reply.peers
+        ),
+        whole=("name",),
+    )
+    for peer in reply.peers:
+        if peer.HasField("last_failure"):
+            failure = peer.last_failure
+            word = failure.reason or failure.code
+            at = render.when(peer.last_failure, "at")
+            render.out(clean(f"  {peer.name} ({peer.user}): {word} {at}: {failure.message}"))

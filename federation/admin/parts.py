@@ -1,0 +1,53 @@
+"""What the admin service acts upon: the parts of one running gateway."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from federation.client.peers import PeerRegistry
+from federation.clock import Clock
+from federation.config import GatewayConfig
+from federation.resources.provider import ResourceProvider
+from federation.server.audit import AuditTrail
+from federation.store.audit import AuditStore
+from federation.store.grants import GrantBook
+from federation.store.peers import PeerStore
+from federation.trust.issuing import Issuer
+
+__all__ = ["Federating", "GatewayParts"]
+
+
+class Federating(Protocol):
+    """The client side of the gateway; `federation.Federation` is one."""
+
+    @property
+    def peers(self) -> PeerRegistry:
+        """Every peer by name and local user."""
+        ...
+
+    def stub(self, peer: str, *, user: str) -> Any:
+        """Return the generated stub over the chain to a peer of a user; raise `NotFoundError`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayParts:
+    """The parts of a gateway, made by whoever assembles it and shared with its servers.
+
+    `page_key` is the secret of local page tokens. `addresses` returns the federation and the enrollment address
+    (host:port) as bound.
+    """
+
+    config: GatewayConfig
+    clock: Clock
+    version: str
+    started_at_us: int
+    grants: GrantBook
+    issuer: Issuer
+    provider: ResourceProvider
+    audit: AuditTrail
+    audit_store: AuditStore
+    federation: Federating
+    peer_store: PeerStore
+    page_key: bytes
+    addresses: Callable[[], tuple[str, str]]

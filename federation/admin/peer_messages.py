@@ -1,0 +1,94 @@
+"""One peer as a message: its state, and everything that its chain keeps."""
+
+from functools import lru_cache
+from typing import Any, Final
+
+from cryptography import x509
+
+from federation.admin.messages import certificate_message, instant
+from federation.breaker import CircuitState
+from federation.client.peers import Peer
+from federation.clock import MICROSECONDS, Clock
+from federation.errors import Reason
+from federation.trust.certificates import fingerprint_of, serial_of, validity_us
+from federation.v1 import admin_pb2 as pb
+
+__all__ = ["peer_message"]
+
+_CIRCUIT: Final = {
+    CircuitState.CLOSED: pb.CIRCUIT_STATE_CLOSED,
+    CircuitState.OPEN: pb.CIRCUIT_STATE_OPEN,
+    CircuitState.HALF_OPEN: pb.CIRCUIT_STATE_HALF_OPEN,
+}
+
+
+def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
+    """Return a peer as it stands now. What its chain does not keep stays absent."""
+    certificate = _own_certificate(peer.record.certificate_pem)
+    message = pb.PeerStatus(
+        name=peer.name,
+        endpoint=peer.record.endpoint,
+        user=peer.user,
+        grant_id=peer.grant_id,
+        certificate=certificate,
+    )
+    _add_health(message, peer.health)
+    _add_circuit(message, peer.circuit, clock)
+    _add_cache(message, peer.cache)
+    _set_state(message, clock.now_us())
+    return message
+
+
+def _set_state(message: pb.PeerStatus, now_us: int) -> None:
+    not_after = message.certificate.not_after
+    if message.HasField("last_failure") and message.last_failure.reason == Reason.GRANT_REVOKED:
+        message.state = pb.PEER_STATE_REVOKED
+    elif not_after.seconds * MICROSECONDS <= now_us:
+        message.state = pb.PEER_STATE_EXPIRED
+    elif message.HasField("circuit") and message.circuit.state != pb.CIRCUIT_STATE_CLOSED:
+        message.state = pb.PEER_STATE_OFFLINE
+    else:
+        message.state = pb.PEER_STATE_ACTIVE
+
+
+@lru_cache(maxsize=4_096)
+def _own_certificate(pem: str) -> pb.CertificateInfo:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:  # the store was tampered with; the peer shows as expired
+        return pb.CertificateInfo()
+    return certificate_message(serial_of(certificate), fingerprint_of(certificate), *validity_us(certificate))
+
+
+def _add_health(message: pb.PeerStatus, health: Any) -> None:
+    if health is None:
+        return
+    if health.last_success_us is not None:
+        message.last_success.CopyFrom(instant(health.last_success_us))
+    if (failure := health.last_failure) is not None:
+        message.last_failure.CopyFrom(
+            pb.CallFailure(at=instant(failure.at_us), code=failure.code, reason=failure.reason, message=failure.message)
+        )
+    if (latency := health.latency()) is not None:
+        message.latency.CopyFrom(pb.LatencyStatus(p50_ms=latency.p50_ms, p99_ms=latency.p99_ms))
+
+
+def _add_circuit(message: pb.PeerStatus, circuit: Any, clock: Clock) -> None:
+    if circuit is None:
+        return
+    seen, now_us = circuit.snapshot(clock.monotonic()), clock.now_us()
+    message.circuit.state = _CIRCUIT[seen.state]
+    message.circuit.consecutive_failures = seen.consecutive_failures
+    if seen.opened_ago_s is not None:
+        message.circuit.opened_at.CopyFrom(instant(now_us - round(seen.opened_ago_s * MICROSECONDS)))
+    if seen.retry_in_s is not None:
+        message.circuit.retry_at.CopyFrom(instant(now_us + round(seen.retry_in_s * MICROSECONDS)))
+
+
+def _add_cache(message: pb.PeerStatus, cache: Any) -> None:
+    if cache is None:
+        return
+    stats = cache.stats()
+    message.cache.CopyFrom(
+        pb.CacheStatus(entries=stats.entries, bytes=stats.bytes, hits=stats.hits, misses=stats.misses)
+    )

@@ -1,0 +1,105 @@
+"""The operator's acts on peers: what this gateway may read elsewhere."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from federation.admin.paging import page_of
+from federation.admin.parts import GatewayParts
+from federation.admin.peer_messages import peer_message
+from federation.admin.users import require_user
+from federation.client.peers import Peer
+from federation.errors import ConflictError, FederationError
+from federation.trust.enrolling import EnrolledPeer, enroll
+from federation.trust.tokens import EnrollmentToken
+from federation.v1 import admin_pb2 as pb
+
+__all__ = ["PeerDesk"]
+
+T = TypeVar("T")
+
+
+class PeerDesk:
+    """Enrolls at other gateways, shows peers and forgets them, and records each act in the audit trail.
+
+    An act that has begun goes on to its end when its caller leaves, so that memory and database agree.
+    """
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def add(self, request: pb.AddPeerRequest) -> pb.AddPeerResponse:
+        """Redeem a token for a local user. Raises what `enroll` raises, and `NotFoundError` for the user."""
+        token = EnrollmentToken.decode(request.token)
+        await require_user(self._parts, request.user)
+        enrolled, peer = await self._to_the_end(self._enroll(token, request.user, request.name))
+        return pb.AddPeerResponse(peer=self._message(peer), awaiting_confirmation=enrolled.awaiting_confirmation)
+
+    async def list(self, request: pb.ListPeersRequest) -> pb.ListPeersResponse:
+        """Return peers by name and user."""
+        page, token = page_of(self._parts.federation.peers.all(), request.page_size, request.page_token)
+        return pb.ListPeersResponse(peers=[self._message(peer) for peer in page], next_page_token=token)
+
+    async def remove(self, request: pb.RemovePeerRequest) -> pb.RemovePeerResponse:
+        """Forget a peer, its key and everything that was cached from it."""
+        peer = self._parts.federation.peers.get(request.name, request.user or None)
+        await self._to_the_end(self._remove(peer))
+        return pb.RemovePeerResponse()
+
+    async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
+        """Close a peer's circuit by hand."""
+        peer = self._parts.federation.peers.get(request.name, request.user or None)
+        if peer.circuit is None:
+            raise ConflictError(f"no circuit is kept for {peer.name}; it is switched off")
+        peer.circuit.reset()
+        self._record("peer.reset", peer)
+        return pb.ResetCircuitResponse(peer=self._message(peer))
+
+    def messages(self, name: str = "") -> Sequence[pb.PeerStatus]:
+        """Return every peer, or those of one name, for the status. Raises `NotFoundError` with near matches."""
+        peers = self._parts.federation.peers
+        if name and all(peer.name != name for peer in peers.all()):
+            peers.get(name)
+        return [self._message(peer) for peer in peers.all() if name in {"", peer.name}]
+
+    async def close(self) -> None:
+        """Wait for the acts under way."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _enroll(self, token: EnrollmentToken, user: str, name: str) -> tuple[EnrolledPeer, Peer]:
+        parts = self._parts
+        try:
+            enrolled = await enroll(
+                token,
+                gateway_name=parts.config.name,
+                user=user,
+                name=name,
+                peers=parts.peer_store,
+                clock=parts.clock,
+            )
+        except FederationError as e:
+            parts.audit.record_act(
+                "peer.add", "error", peer=name or token.gateway, subject=user, source="admin", reason=type(e).__name__
+            )
+            raise
+        peer = parts.federation.peers.add(enrolled.record)
+        self._record("peer.add", peer)
+        return enrolled, peer
+
+    async def _remove(self, peer: Peer) -> None:
+        await self._parts.peer_store.remove(peer.record.id)
+        self._parts.federation.peers.remove(peer.name, peer.user)
+        self._record("peer.remove", peer)
+
+    async def _to_the_end(self, act: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(act)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    def _message(self, peer: Peer) -> pb.PeerStatus:
+        return peer_message(peer, self._parts.clock)
+
+    def _record(self, verb: str, peer: Peer) -> None:
+        self._parts.audit.record_act(verb, grant_id=peer.grant_id, peer=peer.name, subject=peer.user, source="admin")

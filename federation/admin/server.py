@@ -1,0 +1,52 @@
+"""The admin socket served: claimed first, bound with nobody else let in, removed at the end."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+
+from federation.admin.parts import GatewayParts
+from federation.admin.service import AdminServicer
+from federation.admin.socket import claimed, private_umask, target
+from federation.errors import ConfigError
+from federation.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
+
+__all__ = ["AdminServer"]
+
+OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
+
+
+class AdminServer:
+    """Serves one socket. `claim` may be refused while nothing has begun; `stop` twice is fine."""
+
+    def __init__(self, path: Path, parts: GatewayParts) -> None:
+        self._path, self._parts = path, parts
+        self._held = ExitStack()
+        self._server: grpc.aio.Server | None = None
+        self._servicer: AdminServicer | None = None
+
+    def claim(self) -> None:
+        """Take the socket's lock. Raises `LockedError` or `ConfigError`."""
+        self._held.enter_context(claimed(self._path))
+
+    async def start(self) -> None:
+        """Bind and serve."""
+        self._servicer = AdminServicer(self._parts)
+        server = grpc.aio.server(options=OPTIONS)
+        add_AdminServiceServicer_to_server(self._servicer, server)
+        with private_umask():
+            try:
+                server.add_insecure_port(target(self._path))
+            except RuntimeError as e:
+                raise ConfigError("admin_socket", f"cannot listen on {self._path}") from e
+        self._server = server
+        await server.start()
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Let acts under way end, then give the socket up."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_s)
+        if self._servicer is not None:
+            await self._servicer.close()
+        self._held.close()

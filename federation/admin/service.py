@@ -1,0 +1,156 @@
+"""`AdminService` on the wire: each RPC handed to the desk that does it, within the guard."""
+
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import grpc
+
+from federation.admin.grants import GrantDesk
+from federation.admin.guard import Context, guarded, guarded_stream
+from federation.admin.importing import import_rows
+from federation.admin.messages import audit_message, stamp
+from federation.admin.parts import GatewayParts
+from federation.admin.peers import PeerDesk
+from federation.admin.query import QueryDesk
+from federation.clock import MICROSECONDS
+from federation.store.audit import AuditFilter
+from federation.v1 import admin_pb2 as pb
+from federation.v1.admin_pb2_grpc import AdminServiceServicer
+
+__all__ = ["AdminServicer"]
+
+DEFAULT_PAGE = 50
+
+
+class AdminServicer(AdminServiceServicer):
+    """The operator's service. RPCs that are not offered yet answer UNIMPLEMENTED."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self._grants, self._peers, self._queries = GrantDesk(parts), PeerDesk(parts), QueryDesk(parts)
+
+    async def close(self) -> None:
+        """Wait for acts that have begun."""
+        await self._peers.close()
+
+    @guarded
+    async def Status(self, request: pb.StatusRequest, _context: Context) -> pb.StatusResponse:
+        """Return the gateway, its peers and its grants."""
+        parts = self._parts
+        federation, enrollment = parts.addresses()
+        gateway = pb.GatewayInfo(
+            name=parts.config.name,
+            version=parts.version,
+            started_at=stamp(parts.started_at_us),
+            now=stamp(parts.clock.now_us()),
+            federation_address=federation,
+            enrollment_address=enrollment,
+        )
+        peers = self._peers.messages(request.peer)
+        grants = () if request.peer else self._grants.messages()
+        return pb.StatusResponse(gateway=gateway, peers=peers, grants=grants)
+
+    @guarded
+    async def CreateGrant(self, request: pb.CreateGrantRequest, _context: Context) -> pb.CreateGrantResponse:
+        """Create a pending grant."""
+        return await self._grants.create(request)
+
+    @guarded
+    async def GetGrant(self, request: pb.GetGrantRequest, _context: Context) -> pb.GetGrantResponse:
+        """Return one grant."""
+        return await self._grants.get(request)
+
+    @guarded
+    async def ListGrants(self, request: pb.ListGrantsRequest, _context: Context) -> pb.ListGrantsResponse:
+        """Return grants, newest first."""
+        return await self._grants.list(request)
+
+    @guarded_stream
+    async def RevokeGrant(
+        self, request: pb.RevokeGrantRequest, _context: Context
+    ) -> AsyncIterator[pb.RevokeGrantResponse]:
+        """Revoke a grant and stream what happens; the last message is the receipt."""
+        async for reply in self._grants.revoke(request):
+            yield reply
+
+    @guarded
+    async def CreateEnrollmentToken(
+        self, request: pb.CreateEnrollmentTokenRequest, _context: Context
+    ) -> pb.CreateEnrollmentTokenResponse:
+        """Make an enrollment token."""
+        return await self._grants.token(request)
+
+    @guarded
+    async def ConfirmGrant(self, request: pb.ConfirmGrantRequest, _context: Context) -> pb.ConfirmGrantResponse:
+        """Open a grant that awaits confirmation."""
+        return await self._grants.confirm(request)
+
+    @guarded
+    async def AddPeer(self, request: pb.AddPeerRequest, _context: Context) -> pb.AddPeerResponse:
+        """Enroll at another gateway."""
+        return await self._peers.add(request)
+
+    @guarded
+    async def ListPeers(self, request: pb.ListPeersRequest, _context: Context) -> pb.ListPeersResponse:
+        """Return peers."""
+        return await self._peers.list(request)
+
+    @guarded
+    async def RemovePeer(self, request: pb.RemovePeerRequest, _context: Context) -> pb.RemovePeerResponse:
+        """Forget a peer."""
+        return await self._peers.remove(request)
+
+    @guarded
+    async def ResetCircuit(self, request: pb.ResetCircuitRequest, _context: Context) -> pb.ResetCircuitResponse:
+        """Close a peer's circuit."""
+        return await self._peers.reset(request)
+
+    @guarded_stream
+    async def Query(self, request: pb.QueryRequest, _context: Context) -> AsyncIterator[pb.QueryResponse]:
+        """Run a verb, and stream what each source answers."""
+        yield await self._queries.answer(request)
+
+    @guarded
+    async def ListAuditEvents(
+        self, request: pb.ListAuditEventsRequest, _context: Context
+    ) -> pb.ListAuditEventsResponse:
+        """Return audit events, newest first."""
+        since = request.since
+        wanted = AuditFilter(
+            grant_id=request.grant_id,
+            peer=request.peer,
+            verb=request.verb,
+            outcome=request.outcome,
+            since_us=since.seconds * MICROSECONDS + since.nanos // 1_000 if request.HasField("since") else None,
+        )
+        page = await self._parts.audit_store.page(wanted, request.page_size or DEFAULT_PAGE, request.page_token)
+        events = [audit_message(event) for event in page.events]
+        return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
+
+    async def UpdateGrantScope(self, _request: pb.UpdateGrantScopeRequest, context: Context) -> NoReturn:
+        """Answer that this is not offered yet."""
+        await _not_offered(context)
+
+    async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> NoReturn:
+        """Answer that this is not offered yet."""
+        await _not_offered(context)
+
+    async def WatchStatus(
+        self, _request: pb.WatchStatusRequest, context: Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        """Answer that this is not offered yet."""
+        await _not_offered(context)
+        yield pb.WatchStatusResponse()
+
+    @guarded_stream
+    async def ImportRows(
+        self, request_iterator: AsyncIterator[pb.ImportRowsRequest], _context: Context
+    ) -> AsyncIterator[pb.ImportRowsResponse]:
+        """Load JSON lines, all or nothing."""
+        async for reply in import_rows(self._parts, request_iterator):
+            yield reply
+
+
+async def _not_offered(context: Context) -> NoReturn:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not offered by this version")
+    raise AssertionError  # abort always raises

@@ -1,0 +1,125 @@
+"""The errors of the package as gRPC statuses on the admin socket, and back again, message and kind intact."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from federation.errors import (
+    ConfigError,
+    ConflictError,
+    EnrollmentError,
+    FederationError,
+    GatewayUnavailableError,
+    ImportFailedError,
+    InputError,
+    LockedError,
+    NotFoundError,
+    Reason,
+    Refusal,
+    SealError,
+    StoreError,
+)
+from federation.wire.metadata import Metadata
+from federation.wire.status import error_detail, refusal_status
+
+__all__ = ["ADMIN_DOMAIN", "error_of", "status_of"]
+
+ADMIN_DOMAIN: Final = "admin.federation.mosaic"
+STATUS_KEY: Final = "grpc-status-details-bin"
+MAX_ENCODED: Final = 2_400
+"""Bytes of a percent-encoded message: it travels twice, and gRPC drops answers whose metadata passes 16 kB."""
+
+_CODES: Final[Mapping[type[FederationError], grpc.StatusCode]] = {
+    ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
+    InputError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    ConflictError: grpc.StatusCode.FAILED_PRECONDITION,
+    GatewayUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    LockedError: grpc.StatusCode.FAILED_PRECONDITION,
+    StoreError: grpc.StatusCode.ABORTED,
+    SealError: grpc.StatusCode.FAILED_PRECONDITION,
+    EnrollmentError: grpc.StatusCode.FAILED_PRECONDITION,
+    ImportFailedError: grpc.StatusCode.INVALID_ARGUMENT,
+    FederationError: grpc.StatusCode.INTERNAL,
+}
+_BUILD: Final[Mapping[str, Callable[[str, Mapping[str, str]], FederationError]]] = {
+    "ConfigError": lambda _, info: ConfigError(info.get("field", ""), ""),
+    "InputError": lambda _, info: InputError(info.get("field", ""), ""),
+    "NotFoundError": lambda _, info: NotFoundError(info.get("what", ""), info.get("name", "")),
+    "ConflictError": lambda message, _: ConflictError(message),
+    "GatewayUnavailableError": lambda message, _: GatewayUnavailableError(message),
+    "LockedError": lambda message, _: LockedError(message),
+    "StoreError": lambda message, _: StoreError(message),
+    "SealError": lambda message, _: SealError(message),
+    "EnrollmentError": lambda message, _: EnrollmentError(message),
+    "ImportFailedError": lambda _, info: ImportFailedError((), int(info.get("total", "0"))),
+    "FederationError": lambda message, _: FederationError(message),
+}
+_CARRIED: Final = ("field", "what", "name", "total")
+"""Attributes that cross the socket beside the message."""
+
+
+def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
+    """Return code, details and trailing metadata that say `error` on the admin socket."""
+    if isinstance(error, Refusal):
+        return refusal_status(error)
+    kind = next(kind for kind in type(error).__mro__ if kind in _CODES)
+    code, message = _CODES[kind], _cut(str(error))
+    info = ErrorInfo(reason=kind.__name__, domain=ADMIN_DOMAIN)
+    for key in _CARRIED:
+        if (value := getattr(error, key, None)) is not None:
+            info.metadata[key] = str(value)[:200]
+    status = Status(code=code.value[0], message=message)
+    status.details.add().Pack(info)
+    return code, message, ((STATUS_KEY, status.SerializeToString()),)
+
+
+def error_of(error: grpc.RpcError) -> FederationError:
+    """Return the error that the gateway meant; one that this package cannot have made becomes plain words."""
+    caught: Any = error
+    code, message = caught.code(), caught.details() or ""
+    trailing = tuple((key, value) for key, value in caught.trailing_metadata() or ())
+    rebuilt = _rebuilt(message, trailing)
+    if rebuilt is not None:
+        return rebuilt
+    detail = error_detail(trailing)
+    if detail.reason in Reason.__members__:
+        return Refusal(Reason(detail.reason), message, retry_after_s=detail.retry_after_s)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return GatewayUnavailableError(f"the gateway does not answer: {message}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return FederationError("the gateway does not offer this yet; is it of another version than this command?")
+    return FederationError(f"{code.name if code else 'UNKNOWN'}: {message}")
+
+
+def _rebuilt(message: str, trailing: Metadata) -> FederationError | None:
+    for key, value in trailing:
+        if key != STATUS_KEY or not isinstance(value, bytes):
+            continue
+        status, info = Status(), ErrorInfo()
+        try:
+            status.ParseFromString(value)
+            if not (status.details and status.details[0].Unpack(info) and info.domain == ADMIN_DOMAIN):
+                return None
+            build = _BUILD.get(info.reason, _BUILD["FederationError"])
+            error = build(message, dict(info.metadata))
+        except (DecodeError, ValueError):
+            return None
+        error.args = (message,)
+        return error
+    return None
+
+
+def _cut(message: str) -> str:
+    if len(quote(message)) <= MAX_ENCODED:
+        return message
+    low, high = 0, len(message)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(quote(message[:middle])) <= MAX_ENCODED else (low, middle - 1)
+    return f"{message[:low]} …"

@@ -1,0 +1,170 @@
+"""Making a gateway's directory: settings, seal key, database, authority. All of it, or nothing."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import delete
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import CONFIG_FILE, GatewayConfig, StoreConfig
+from federation.errors import ConflictError, InputError
+from federation.store.database import Database
+from federation.store.identity import save_identity
+from federation.store.schema import gateway_identity
+from federation.trust.authority import Authority
+from federation.trust.sealing import Sealer
+
+__all__ = ["found_gateway"]
+
+TEMPLATE: Final = """\
+# Settings of this gateway. What is commented out shows the default; a restart applies changes.
+
+# The name by which other gateways know this one. Its certificate carries it: it cannot be changed.
+name = {name}
+# host:port of the federation service (mutual TLS) and of the enrollment service (server TLS).
+listen = {listen}
+enroll = {enroll}
+# The host by which other gateways reach this one, where it is not the host of `listen`.
+{advertise}
+# The operator's Unix socket. Its directory must keep everybody else out (mode 0700).
+{admin_socket}
+
+[store]
+# SQLite, gateway.db in this directory, while there is no URL.
+{url}
+
+[server]
+# graceful_stop_s = 5.0
+# audit_queue = 4096
+# audit_retention_days = 90
+
+[client]
+# deadline_s = 2.0
+
+[cache]
+# ttl_s = 30.0
+# max_bytes = 67108864
+
+[circuit]
+# failure_threshold = 5
+# cooldown_s = 30.0
+# max_cooldown_s = 300.0
+# jitter = 0.1
+# slow_call_s = 5.0
+
+[certificates]
+# client_lifetime_s = 86400
+# token_lifetime_s = 900
+
+[telemetry]
+# Where spans and metrics go is set by the standard OTEL_* variables.
+# enabled = true
+# hit_spans = true
+# rpc_spans = false
+# log_format = "text"
+"""
+
+
+async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
+    """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
+
+    The directory appears only when it is complete. Raises `ConflictError` where a gateway is there already, or
+    anything else, or where the database belongs to another gateway.
+    """
+    directory = config.directory.absolute()
+    _check_free(directory)
+    try:
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as e:
+        raise InputError("directory", f"cannot write in {directory.parent}: {e.strerror}") from e
+    try:
+        authority = await _fill(staged, config, clock)
+        try:
+            _place(staged, directory)
+        except InputError:
+            await _forget(config)
+            raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return authority
+
+
+def _check_free(directory: Path) -> None:
+    if (directory / CONFIG_FILE).exists():
+        raise ConflictError(f"{directory} is a gateway's directory already; name another one")
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ConflictError(f"{directory} exists and is not a directory; name another one")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ConflictError(f"{directory} is not empty and not a gateway's; name a new or an empty directory")
+    if not directory.parent.is_dir():
+        raise InputError("directory", f"there is no directory {directory.parent}; make it first")
+
+
+async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
+    (staged / "run").mkdir(mode=0o700)
+    (staged / CONFIG_FILE).write_text(_settings(config), encoding="utf-8")
+    (staged / CONFIG_FILE).chmod(0o600)
+    sealer = Sealer.create(staged)
+    url = config.store.url or f"sqlite+aiosqlite:///{staged / 'gateway.db'}"
+    database = await Database.open(url)
+    try:
+        authority = Authority.create(config.name, (config.advertised_host,), clock)
+        await save_identity(database, sealer, authority)
+    finally:
+        await database.close()
+    return authority
+
+
+def _place(staged: Path, directory: Path) -> None:
+    try:
+        staged.replace(directory)
+    except OSError as e:
+        raise InputError("directory", f"cannot make {directory}: {e.strerror}") from e
+
+
+async def _forget(config: GatewayConfig) -> None:
+    """Undo what is not inside the staged directory."""
+    if config.store.url:
+        database = await Database.open(config.store.url)
+        try:
+            async with database.write() as connection:
+                await connection.execute(delete(gateway_identity))
+        finally:
+            await database.close()
+
+
+def _settings(config: GatewayConfig) -> str:
+    defaults = GatewayConfig(directory=Path("/"), name="x")
+    return TEMPLATE.format(
+        name=_toml(config.name),
+        listen=_toml(config.listen),
+        enroll=_toml(config.enroll),
+        advertise=_setting("advertise", config.advertise, "gateway.example.org", given=bool(config.advertise)),
+        admin_socket=_setting(
+            "admin_socket",
+            config.admin_socket,
+            defaults.admin_socket,
+            given=config.admin_socket != defaults.admin_socket,
+        ),
+        url=_setting(
+            "url", config.store.url, "postgresql+asyncpg://mosaic@db.example/work", given=config.store != StoreConfig()
+        ),
+    )
+
+
+def _setting(name: str, value: str, example: str, *, given: bool) -> str:
+    return f"{name} = {_toml(value)}" if given else f"# {name} = {_toml(example)}"
+
+
+def _toml(value: str) -> str:
+    """Return a TOML basic string. `repr` of a Python string is not one."""
+    escaped = "".join(_escape(character) for character in value)
+    return f'"{escaped}"'
+
+
+def _escape(character: str) -> str:
+    if character in {'"', "\\"}:
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\u{ord(character):04x}"

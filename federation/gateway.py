@@ -1,0 +1,258 @@
+"""One gateway in one process: opens its parts, starts its servers, and stops them in the right order."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from federation.admin.messages import advertised
+from federation.admin.parts import GatewayParts
+from federation.admin.server import AdminServer
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import GatewayConfig
+from federation.errors import ConfigError, FederationError, LockedError
+from federation.federation import Federation
+from federation.resources.provider import ResourceProvider
+from federation.resources.sql import SqlProvider
+from federation.server.audit import AuditTrail
+from federation.server.server import GatewayServer
+from federation.server.service import FederationService
+from federation.server.tracing import ServerTracing
+from federation.store.audit import AuditStore
+from federation.store.database import Database
+from federation.store.grants import GrantBook
+from federation.store.identity import load_identity
+from federation.store.peers import PeerStore
+from federation.store.serving import ServingLock
+from federation.store.tokens import TokenStore
+from federation.telemetry.setup import Telemetry, setup_telemetry
+from federation.trust.authority import Authority
+from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
+from federation.trust.issuing import Issuer
+from federation.trust.sealing import Sealer
+
+__all__ = ["Gateway", "version"]
+
+LOGGER: Final = logging.getLogger(__name__)
+FLUSH_S: Final = 5.0
+"""How often the last uses of grants are written."""
+PAGE_TOKENS: Final = "page tokens"
+
+
+def version() -> str:
+    """Return the installed version of this package, or `0` where it is not installed."""
+    try:
+        return importlib.metadata.version("mosaic-federation")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+class Gateway:
+    """A gateway that holds the right to serve. Made by `open`; `start` serves, leaving the context stops.
+
+    ```python
+    async with Gateway.open("work/", provider=MyRows()) as gateway:
+        await gateway.start()
+        await gateway.serve_forever()
+    ```
+    """
+
+    def __init__(self, parts: GatewayParts, authority: Authority, lock: ServingLock, telemetry: Telemetry) -> None:
+        config = parts.config
+        self.config, self.federation, self.grants, self.provider = (
+            config,
+            parts.federation,
+            parts.grants,
+            parts.provider,
+        )
+        self._parts, self._lock, self._telemetry = parts, lock, telemetry
+        service = FederationService(
+            gateway=config.name,
+            version=parts.version,
+            provider=parts.provider,
+            grants=parts.grants,
+            audit=parts.audit,
+            page_key=parts.page_key,
+            clock=parts.clock,
+            tracing=ServerTracing(telemetry.spans, parts.clock),
+        )
+        enrollment = EnrollmentServicer(
+            parts.issuer,
+            endpoint=lambda: advertised(config, self.federation_address, "listen"),
+            audit=self._record_enrollment,
+        )
+        self._server = GatewayServer(
+            listen=config.listen, enroll=config.enroll, identity=authority, service=service, enrollment=enrollment
+        )
+        self._admin = AdminServer(config.socket_path, parts)
+        self._flushing: asyncio.Task[None] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        directory: GatewayConfig | Path | str,
+        *,
+        provider: ResourceProvider | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        standby: bool = False,
+        waiting: Callable[[], None] | None = None,
+    ) -> AsyncIterator["Gateway"]:
+        """Open the gateway in `directory` and take the right to serve it.
+
+        `provider` is the gateway's own data; without one, the rows in its database. With `standby`, wait while
+        another process serves, and call `waiting` once. Raises `ConfigError`, `LockedError`, `SealError` or
+        `StoreError`; nothing is left open then.
+        """
+        config = directory if isinstance(directory, GatewayConfig) else GatewayConfig.load(Path(directory))
+        async with AsyncExitStack() as stack:
+            gateway = await cls._open(stack, config, provider, clock, standby=standby, waiting=waiting)
+            stack.push_async_callback(gateway.stop)
+            yield gateway
+
+    @classmethod
+    async def _open(
+        cls,
+        stack: AsyncExitStack,
+        config: GatewayConfig,
+        provider: ResourceProvider | None,
+        clock: Clock,
+        *,
+        standby: bool,
+        waiting: Callable[[], None] | None,
+    ) -> "Gateway":
+        sealer = Sealer.load(config.directory)
+        database = await Database.open(config.database_url)
+        stack.push_async_callback(database.close)
+        lock = ServingLock(config.directory, database, config.name)
+        await lock.acquire(standby=standby, waiting=waiting)
+        stack.push_async_callback(lock.release)
+        authority = await _authority(database, sealer, config, clock)
+        telemetry = setup_telemetry(config.telemetry, config.name, version())
+        stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
+        grants = await GrantBook.load(database, clock)
+        stack.push_async_callback(_closed, grants)
+        audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
+        audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
+        federation = await stack.enter_async_context(Federation(config, peer_store, clock=clock, telemetry=telemetry))
+        gateway: Gateway
+        parts = GatewayParts(
+            config=config,
+            clock=clock,
+            version=version(),
+            started_at_us=clock.now_us(),
+            grants=grants,
+            issuer=_issuer(authority, grants, database, config, clock),
+            provider=provider if provider is not None else SqlProvider(database, clock),
+            audit=audit,
+            audit_store=audit_store,
+            federation=federation,
+            peer_store=peer_store,
+            page_key=sealer.derive(PAGE_TOKENS),
+            addresses=lambda: (gateway.federation_address, gateway.enrollment_address),
+        )
+        gateway = cls(parts, authority, lock, telemetry)
+        return gateway
+
+    @property
+    def federation_address(self) -> str:
+        """host:port of the federation service as bound; empty before `start`."""
+        return self._server.federation_address
+
+    @property
+    def enrollment_address(self) -> str:
+        """host:port of the enrollment service as bound; empty before `start`."""
+        return self._server.enrollment_address
+
+    async def start(self) -> None:
+        """Serve peers and the operator. Raises `ConfigError` or `LockedError`; then leave the context."""
+        self._parts.audit.start()
+        self._admin.claim()
+        await self._server.start()
+        await self._admin.start()
+        self._flushing = asyncio.create_task(self._flush_uses())
+        LOGGER.info("%s serves on %s", self.config.name, self.federation_address)
+
+    async def serve_forever(self) -> None:
+        """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` where the right to serve was lost."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, told.set)
+        waits = [asyncio.create_task(event.wait()) for event in (told, self._lock.lost)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await self.stop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        if self._lock.lost.is_set():
+            raise LockedError("the database ended the connection that held the right to serve; start the gateway again")
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those under way end, and write what waits. Twice is fine."""
+        grace_s = self.config.server.graceful_stop_s
+        await self._server.stop(grace_s)
+        await self._admin.stop(grace_s)
+        if self._flushing is not None:
+            self._flushing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._flushing
+            self._flushing = None
+        await self._parts.audit.stop()
+
+    async def _flush_uses(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await self.grants.flush_uses()
+            except FederationError as e:
+                LOGGER.warning("%s; it is tried again", e)
+
+    async def _record_enrollment(self, event: EnrollmentEvent) -> None:
+        self._parts.audit.record_act(
+            event.verb,
+            event.outcome,
+            grant_id=event.grant_id or None,
+            peer=event.peer,
+            subject=event.subject,
+            reason=event.reason,
+            source=event.source,
+        )
+
+
+async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock) -> Authority:
+    authority = await load_identity(database, sealer, clock)
+    if authority is None:
+        raise ConfigError(
+            "store.url", f"the database holds no gateway; {config.directory} was not made by `mosaic gateway init`"
+        )
+    if authority.name != config.name:
+        raise ConfigError(
+            "name", f"the database is that of {authority.name}; set this name in gateway.toml, or another store.url"
+        )
+    return authority
+
+
+def _issuer(authority: Authority, grants: GrantBook, database: Database, config: GatewayConfig, clock: Clock) -> Issuer:
+    return Issuer(
+        authority,
+        grants,
+        TokenStore(database, clock),
+        certificate_lifetime_s=config.certificates.client_lifetime_s,
+        token_lifetime_s=config.certificates.token_lifetime_s,
+        clock=clock,
+    )
+
+
+async def _closed(grants: GrantBook) -> None:
+    try:
+        await grants.close()
+    except FederationError as e:
+        LOGGER.warning("%s", e)

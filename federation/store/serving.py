@@ -1,0 +1,115 @@
+"""One serving process a gateway: a file lock in its directory, and on PostgreSQL an advisory lock as well."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.errors import LockedError, StoreError
+from federation.store.database import Database, FileLock
+
+__all__ = ["LOCK_FILE", "ServingLock"]
+
+LOCK_FILE: Final = "gateway.lock"
+ADVISORY_KEY: Final = 20_746_024
+"""Advisory locks belong to one database, and a database to one gateway, so one number serves for all."""
+RETRY_S: Final = 0.5
+PING_S: Final = 5.0
+_FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
+
+
+class ServingLock:
+    """Held by the process that serves. `lost` is set when the database ended the connection that held it.
+
+    A process that lost it must stop: another one may have taken over already.
+    """
+
+    def __init__(self, directory: Path, database: Database, name: str) -> None:
+        self.lost = asyncio.Event()
+        self._name = name
+        self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is served already,")
+        self._database = database
+        self._connection: AsyncConnection | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def acquire(self, *, standby: bool = False, waiting: Callable[[], None] | None = None) -> None:
+        """Take the lock, or raise `LockedError`; with `standby`, call `waiting` once and wait for it instead."""
+        await _until_free(self._take_file, standby=standby, waiting=waiting)
+        try:
+            if self._database.dialect == "postgresql":
+                await _until_free(self._take_advisory, standby=standby, waiting=waiting)
+        except BaseException:
+            self._file.release()
+            raise
+
+    async def release(self) -> None:
+        """Give the lock back. Doing so twice is fine."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await _discard(connection)
+        self._file.release()
+
+    async def _take_file(self) -> None:
+        self._file.acquire()
+
+    async def _take_advisory(self) -> None:
+        try:
+            connection = await self._database.engine.connect()
+            connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_KEY})"))
+        except _FAULTS as e:
+            raise StoreError(f"cannot lock the database: {str(e).splitlines()[0]}") from e
+        if not taken:
+            await connection.close()
+            raise LockedError(
+                f"the database of {self._name} is served already, by another process; stop that one first"
+            )
+        self._connection = connection
+        raw: Any = await connection.get_raw_connection()
+        raw.driver_connection.add_termination_listener(lambda _: self.lost.set())
+        self._watch = asyncio.create_task(self._ping(connection))
+
+    async def _ping(self, connection: AsyncConnection) -> None:
+        """Find out that the connection is gone where nobody says so, as when a network falls silent."""
+        while not self.lost.is_set():
+            await asyncio.sleep(PING_S)
+            try:
+                async with asyncio.timeout(PING_S):
+                    await connection.scalar(text("SELECT 1"))
+            except _FAULTS:
+                self.lost.set()
+
+
+async def _until_free(
+    take: Callable[[], Awaitable[None]], *, standby: bool, waiting: Callable[[], None] | None
+) -> None:
+    told = False
+    while True:
+        try:
+            return await take()
+        except LockedError:
+            if not standby:
+                raise
+        if not told and waiting is not None:
+            waiting()
+        told = True
+        await asyncio.sleep(RETRY_S)
+
+
+async def _discard(connection: AsyncConnection) -> None:
+    """End the connection itself: one that went back to the pool would go on holding the lock."""
+    try:
+        await connection.invalidate()
+        await connection.close()
+    except _FAULTS:
+        return  # it is gone already, and the lock with it
