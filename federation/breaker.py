@@ -152,8 +152,9 @@ class CircuitBreaker:
         self._chance = chance
         self._lock = Lock()
         self._state = CircuitState.CLOSED
-        self._permit = Permit(0)
-        """The permit of every call while closed; it carries nothing of the call, so one is enough."""
+        self._generation = 0
+        self._closed: Permit | None = Permit(0)
+        """The permit of every call while closed: it holds nothing of the call. Read without the lock, once."""
         self._probe: Permit | None = None
         self._failures = 0
         self._trips = 0
@@ -162,15 +163,18 @@ class CircuitBreaker:
 
     def allow(self, now: float) -> Permit | Denied:
         """Return a permit, which must come back by `record`, or the time to wait."""
+        closed = self._closed
+        if closed is not None:
+            return closed
         with self._lock:
-            if self._state is CircuitState.CLOSED:
-                return self._permit
+            if self._closed is not None:
+                return self._closed
             if self._state is CircuitState.OPEN and now < self._retry_at:
                 return Denied(self._retry_at - now)
             if self._probe is not None:
                 return Denied(PROBE_PATIENCE_S)
             transition = self._turn(CircuitState.HALF_OPEN) if self._state is CircuitState.OPEN else None
-            self._probe = Permit(self._permit.generation, True, transition)
+            self._probe = Permit(self._generation, True, transition)
             return self._probe
 
     def look(self, now: float) -> Denied | None:
@@ -188,8 +192,10 @@ class CircuitBreaker:
         slow = self._settings.slow_call_s
         if evidence is Evidence.SUCCESS and slow is not None and took_s > slow:
             evidence = Evidence.FAILURE
+        if evidence is Evidence.SUCCESS and permit is self._closed and not self._failures:
+            return None  # the healthy peer: nothing to change, so no lock
         with self._lock:
-            if permit.generation != self._permit.generation:
+            if permit.generation != self._generation:
                 return None
             if permit.probe:
                 return self._record_probe(permit, evidence, now)
@@ -244,6 +250,7 @@ class CircuitBreaker:
 
     def _turn(self, after: CircuitState, cooldown: float = 0.0) -> Transition:
         before, self._state = self._state, after
-        self._permit = Permit(self._permit.generation + 1)
+        self._generation += 1
+        self._closed = Permit(self._generation) if after is CircuitState.CLOSED else None
         self._probe = None
-        return Transition(before, after, self._permit.generation, self._failures, cooldown)
+        return Transition(before, after, self._generation, self._failures, cooldown)

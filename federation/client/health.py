@@ -1,9 +1,9 @@
 """What the calls to one peer have shown: last success, last failure, and how long answers took."""
 
-from threading import Lock
+from collections import deque
 from typing import Final, NamedTuple
 
-from federation.clock import Clock
+from federation.clock import MICROSECONDS, Clock
 
 __all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank"]
 
@@ -34,51 +34,48 @@ class Latency(NamedTuple):
 
 
 class PeerHealth:
-    """The record of one peer, fed by every call that used its wire. Safe for threads; kept in memory only."""
+    """The record of one peer, fed by every call that used its wire; kept in memory only.
+
+    Safe for threads without a lock: each note is one assignment or one append.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = Lock()
-        self._last_success_us: int | None = None
+        self._wall = clock.wall
+        self._last_success: float | None = None
         self._last_failure: CallFailure | None = None
-        self._took_s: list[float] = []
-        self._next = 0
+        self._took_s: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def last_success_us(self) -> int | None:
         """When a call last succeeded, or `None` since the process started."""
-        return self._last_success_us
+        last = self._last_success
+        return None if last is None else int(last * MICROSECONDS)
 
     @property
     def last_failure(self) -> CallFailure | None:
         """The last call that failed, or `None` since the process started."""
         return self._last_failure
 
-    def succeeded(self) -> None:
+    def succeeded(self, took_s: float) -> None:
         """Note a call that ended well."""
-        self._last_success_us = self._clock.now_us()
+        self._last_success = self._wall()
+        self._took_s.append(took_s)
 
     def failed(self, code: str, reason: str, message: str) -> None:
         """Note a call that did not; what the caller did himself is left out."""
         if code not in _NO_FAULT:
-            self._last_failure = CallFailure(self._clock.now_us(), code, reason, _printable(message))
+            at_us = int(self._wall() * MICROSECONDS)
+            self._last_failure = CallFailure(at_us, code, reason, _printable(message))
 
     def answered(self, took_s: float) -> None:
-        """Note how long the peer took to answer, whatever it answered."""
-        with self._lock:
-            if len(self._took_s) < WINDOW:
-                self._took_s.append(took_s)
-            else:
-                self._took_s[self._next] = took_s
-                self._next = (self._next + 1) % WINDOW
+        """Note how long the peer took for an answer that was no success."""
+        self._took_s.append(took_s)
 
     def latency(self) -> Latency | None:
         """Return the percentiles over the last 512 answers, or `None` before the first."""
-        with self._lock:
-            ordered = self._took_s.copy()
+        ordered = sorted(self._took_s.copy())
         if not ordered:
             return None
-        ordered.sort()
         return Latency(nearest_rank(ordered, 50) * 1e3, nearest_rank(ordered, 99) * 1e3)
 
 

@@ -21,7 +21,7 @@ def test_the_last_success_and_failure_are_kept_with_their_instants() -> None:
     health = PeerHealth(clock.clock)
     health.failed("UNAVAILABLE", "PEER_UNREACHABLE", "refused")
     clock.advance(2.5)
-    health.succeeded()
+    health.succeeded(0.01)
     clock.advance(1)
 
     assert health.last_failure == CallFailure(1_800_000_000_000_000, "UNAVAILABLE", "PEER_UNREACHABLE", "refused")

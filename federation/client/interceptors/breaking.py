@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import grpc
 
-from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Permit, Transition, judge
+from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Transition, judge
 from federation.client.flow import Call, Flow, Outcome, Proceed, refused
 from federation.client.health import PeerHealth
 from federation.clock import Clock
@@ -58,27 +58,25 @@ class BreakingInterceptor:
                 self._report(permit.transition, call)
             outcome = yield from proceed(call._replace(probe=True) if permit.probe else call)
             ended = self._now()
-            evidence = self._observe(outcome, call.deadline - started, ended - started)
+            if outcome.code is grpc.StatusCode.OK:
+                evidence = Evidence.SUCCESS
+                self._health.succeeded(ended - started)
+            else:
+                evidence = self._observe(outcome, call.deadline - started, ended - started)
         finally:
-            self._give_back(permit, evidence, ended, ended - started, call)
+            transition = self._breaker.record(permit, evidence, ended, took_s=ended - started)
+            if transition:
+                self._report(transition, call)
         return outcome
 
     def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> Evidence:
-        if outcome.code is grpc.StatusCode.OK:
-            self._health.succeeded()
-            self._health.answered(took_s)
-            return Evidence.SUCCESS
+        """Tell health of a call that did not succeed, and return what that says of the peer."""
         detail = error_detail(outcome.trailing)
         code = outcome.code.name
         self._health.failed(code, detail.reason, outcome.details)
         if not detail.local and outcome.code is not grpc.StatusCode.CANCELLED:
             self._health.answered(took_s)
         return judge(code, detail.reason, local=detail.local, wire_budget_s=budget_s)
-
-    def _give_back(self, permit: Permit, evidence: Evidence, now: float, took_s: float, call: Call) -> None:
-        transition = self._breaker.record(permit, evidence, now, took_s=took_s)
-        if transition:
-            self._report(transition, call)
 
     def _report(self, transition: Transition, call: Call) -> None:
         """Log, tell the span, tell the owner. A broken listener must not cost the call its answer."""
