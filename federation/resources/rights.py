@@ -5,7 +5,7 @@ no team is its owner's alone. A user that does not exist owns nothing and is a m
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -36,9 +36,11 @@ __all__ = [
     "admitted",
     "filter_values",
     "instant",
+    "one_of",
     "plain_id",
     "team_admitted",
     "text",
+    "texts",
     "visible",
     "whole",
 ]
@@ -89,17 +91,25 @@ def admitted(table: FromClause, dialect: str, suffix: str = "") -> ColumnElement
 def team_admitted(team: ColumnElement[str], dialect: str, suffix: str = "") -> ColumnElement[bool]:
     """Tell whether a filter admits the rows of a team."""
     everything: ColumnElement[bool] = bindparam(f"all_teams{suffix}", type_=Boolean())
-    name = f"teams{suffix}"
+    return or_(everything, one_of(team, f"teams{suffix}", dialect))
+
+
+def one_of(column: ColumnElement[str], name: str, dialect: str) -> ColumnElement[bool]:
+    """Tell whether a column holds one of the texts of a single parameter, however many they are."""
     if dialect == "postgresql":
-        return or_(everything, team == any_(bindparam(name, type_=ARRAY(Text()))))
-    return or_(everything, team.in_(select(func.json_each(text(name)).table_valued("value").c.value)))
+        return column == any_(bindparam(name, type_=ARRAY(Text())))
+    return column.in_(select(func.json_each(text(name)).table_valued("value").c.value))
+
+
+def texts(values: Iterable[str], dialect: str) -> Any:
+    """Return the value of a parameter that `one_of` reads."""
+    return list(values) if dialect == "postgresql" else json.dumps(list(values))
 
 
 def filter_values(row_filter: RowFilter, dialect: str, suffix: str = "") -> Mapping[str, Any]:
     """Return the parameters that `admitted` and `team_admitted` read."""
-    teams = sorted(filter(storable, row_filter.include_teams or ()))
     return {
         f"personal{suffix}": row_filter.include_personal,
         f"all_teams{suffix}": row_filter.include_teams is None,
-        f"teams{suffix}": teams if dialect == "postgresql" else json.dumps(teams),
+        f"teams{suffix}": texts(sorted(filter(storable, row_filter.include_teams or ())), dialect),
     }

@@ -13,6 +13,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Text,
     and_,
     cast,
     column,
@@ -68,25 +69,27 @@ def search_statement(dialect: str, count: int) -> Select[Any]:
     Ranks are relative to the best, because the databases' own numbers mean nothing outside them, and because bm25
     weighs a word by how many rows hold it, rows that the subject may not see included.
     """
-    rank, matches, source = _matching(dialect)
-    opened = [and_(rows.c.resource == text(f"resource_{n}"), admitted(rows, dialect, f"_{n}")) for n in range(count)]
+    rank, matches, source, resource = _matching(dialect)
+    opened = [and_(resource == text(f"resource_{n}"), admitted(rows, dialect, f"_{n}")) for n in range(count)]
     hits = select(rows.c.seq, rows.c.created_at, rows.c.id, rank.label("rank")).select_from(source)
     hits = hits.where(matches, visible(rows), or_(*opened))
     every = hits.subquery("hits")
     order = (every.c.rank.desc(), every.c.created_at.desc(), every.c.id)
     best = func.max(every.c.rank).over().label("best")
-    page = (
-        select(every.c.seq, every.c.rank, best).order_by(*order).limit(LIMIT).offset(whole("offset")).subquery("page")
-    )
+    ranked = select(every.c.seq, every.c.rank, best).order_by(*order)
+    page = ranked.limit(LIMIT).offset(whole("offset")).subquery("page")
     answer = select(*COLUMNS, page.c.rank, page.c.best).select_from(page.join(rows, rows.c.seq == page.c.seq))
     return answer.order_by(page.c.rank.desc(), rows.c.created_at.desc(), rows.c.id)
 
 
-def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], FromClause]:
+def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], FromClause, ColumnElement[str]]:
+    """Return the rank, the condition, the tables, and the resource of a row, as this database wants them."""
     if dialect == "postgresql":
         query = func.plainto_tsquery(literal_column("'simple'"), text("words"))
         rank = func.ts_rank_cd(_WORDS, query, literal_column("1"))  # 1: a long row needs more matches
-        return cast(rank, Float), _WORDS.op("@@")(query), rows
+        return cast(rank, Float), _WORDS.op("@@")(query), rows, rows.c.resource
     index: ColumnElement[str] = literal_column("rows_fts")
     source = rows.join(_FTS, _FTS.c.rowid == rows.c.seq)
-    return -func.bm25(index), index.op("MATCH")(text("words")), source
+    # The plus hides the column from the indexes: SQLite would ask the full-text index about every row of a resource.
+    resource: ColumnElement[str] = literal_column("+rows.resource", Text())
+    return -func.bm25(index), index.op("MATCH")(text("words")), source, resource

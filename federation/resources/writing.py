@@ -3,23 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Column, bindparam, insert, select, text, update
+from sqlalchemy import Column, Select, delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.errors import UnknownReferencesError
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.provider import Change
+from federation.resources.rights import one_of, texts
 from federation.store.schema import memberships, rows, teams, users
 
 __all__ = ["write_batch"]
 
 T = TypeVar("T")
-CHUNK: Final = 500
-"""Values of one `IN`, and rows of one statement."""
-_UPDATE: Final = (
-    update(rows)
-    .where(rows.c.seq == bindparam("row_seq"))
-    .values({name: bindparam(name) for name in ("owner", "team", "created_at", "updated_at", "data", "text")})
+CHUNK: Final = 5_000
+"""Names, or rows, of one statement."""
+_OLD: Final = select(
+    rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data
 )
 
 
@@ -61,7 +60,7 @@ async def _check_references(connection: AsyncConnection, batch: Batch) -> None:
 async def _existing(connection: AsyncConnection, column: Column[str], names: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for chunk in _chunks(sorted(names)):
-        found.update((await connection.scalars(select(column).where(column.in_(chunk)))).all())
+        found.update((await connection.scalars(*_among(connection, select(column), column, chunk))).all())
     return found
 
 
@@ -69,7 +68,7 @@ async def _add_members(connection: AsyncConnection, members: Iterable[Member]) -
     wanted = {(member.user, member.team) for member in members}
     old: set[tuple[str, str]] = set()
     for chunk in _chunks(sorted({user for user, _ in wanted})):
-        found = await connection.execute(select(memberships).where(memberships.c.user_id.in_(chunk)))
+        found = await connection.execute(*_among(connection, select(memberships), memberships.c.user_id, chunk))
         old.update((user, team) for user, team in found)
     new = sorted(wanted - old)
     if new:
@@ -81,31 +80,40 @@ async def _add_members(connection: AsyncConnection, members: Iterable[Member]) -
 
 
 async def _write_rows(connection: AsyncConnection, resource: str, chunk: Sequence[NewRow], now_us: int) -> list[Change]:
-    ids = [row.id for row in chunk]
     found = await connection.execute(
-        select(
-            rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data
-        ).where(rows.c.resource == resource, rows.c.id.in_(ids))
+        *_among(connection, _OLD.where(rows.c.resource == resource), rows.c.id, [row.id for row in chunk])
     )
     old = {row.id: row for row in found}
-    added, changed, changes = [], [], []
+    written, replaced, changes = [], [], []
     for row in chunk:
         before = old.get(row.id)
         if before is None:
-            added.append({"resource": resource, "id": row.id, **_values(row, now_us, now_us)})
             changes.append(Change(resource, frozenset({row.owner}), frozenset({row.team})))
         elif _differs(row, before):
-            changed.append({"row_seq": before.seq, **_values(row, before.created_at, now_us)})
+            replaced.append(before.seq)
             changes.append(Change(resource, frozenset({before.owner, row.owner}), frozenset({before.team, row.team})))
-    if added:
-        await connection.execute(insert(rows), added)
-    if changed:
-        await connection.execute(_UPDATE, changed)
+        else:
+            continue
+        written.append(_values(row, before.created_at if before else now_us, now_us))
+    if replaced:
+        await connection.execute(delete(rows).where(rows.c.seq.in_(replaced)))
+    if written:
+        # `returning` makes SQLAlchemy send many rows a statement; after each statement FTS5 writes out what it has.
+        await connection.execute(insert(rows).returning(rows.c.seq), written)
     return changes
+
+
+def _among(
+    connection: AsyncConnection, question: Select[Any], column: Column[str], wanted: Iterable[str]
+) -> tuple[Select[Any], dict[str, Any]]:
+    dialect = connection.dialect.name
+    return question.where(one_of(column, "wanted", dialect)), {"wanted": texts(wanted, dialect)}
 
 
 def _values(row: NewRow, created_at: int, updated_at: int) -> dict[str, Any]:
     return {
+        "resource": row.resource,
+        "id": row.id,
         "owner": row.owner,
         "team": row.team,
         "created_at": created_at if row.created_at_us is None else row.created_at_us,
