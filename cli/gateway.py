@@ -64,14 +64,15 @@ def init(
             admin_socket=admin_socket,
             store=StoreConfig(url=database),
         )
+        asyncio.run(found_gateway(config))
     except ConfigError as e:
         if e.field == "admin_socket":
             cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
             raise InputError(
                 "--admin-socket", f"the socket's path would be too long for a Unix socket; {cure}"
             ) from None
-        raise InputError(f"--{e.field}", str(e).removeprefix(f"{e.field}: ")) from None
-    asyncio.run(found_gateway(config))
+        option = {"store.url": "--database"}.get(e.field, f"--{e.field}")
+        raise InputError(option, str(e).removeprefix(f"{e.field}: ")) from None
     if as_json:
         render.out(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
         return
