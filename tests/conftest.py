@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.support.databases",
+    "tests.support.enrollments",
     "tests.support.faults",
     "tests.support.scripted",
     "tests.support.serving",

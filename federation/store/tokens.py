@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -84,15 +84,15 @@ class TokenStore:
                 return await _find(connection, secret_hash)
 
 
-async def settle(connection: AsyncConnection, token: TokenRecord, serial: str) -> TokenRecord | None:
-    """Note in a transaction what a claimed token brought; `None` where it was settled or replaced meanwhile."""
+async def settle(connection: AsyncConnection, token: TokenRecord, serial: str) -> bool:
+    """Note in a transaction what a claimed token brought; false where it was settled or replaced meanwhile."""
     mine = (
         _TABLE.c.secret_hash == token.secret_hash,
         _TABLE.c.claimed_key_hash == token.claimed_key_hash,
         _TABLE.c.serial.is_(None),
     )
     result = await connection.execute(update(_TABLE).where(*mine).values(serial=serial))
-    return replace(token, serial=serial) if result.rowcount == 1 else None
+    return result.rowcount == 1
 
 
 async def _find(connection: AsyncConnection, secret_hash: str) -> TokenRecord | None:

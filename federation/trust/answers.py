@@ -22,6 +22,8 @@ SKEW_US: Final = 300 * MICROSECONDS
 """How far this clock may be behind the issuer's."""
 MAX_LIFETIME_US: Final = 400 * 86_400 * MICROSECONDS
 
+_NOT_NOW: Final = "is not valid now by the clock of this machine (compare both clocks)"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedAnswer:
@@ -50,9 +52,8 @@ def check_answer(
     if not port:
         raise ValueError(f"its endpoint {answer.endpoint[:64]!r} is not host:port")
     roots = check_roots(answer.trust_bundle, token.ca_certificate_pem, now_us)
-    certificate = check_certificate(answer.certificate, roots, key, now_us)
-    if read_identity(certificate) != (answer.grant_id, answer.subject):
-        raise ValueError("its certificate is for another grant or subject than it says")
+    identity = (answer.grant_id, answer.subject)
+    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
     return CheckedAnswer(
         certificate_pem=pem_of(certificate),
         fingerprint=fingerprint_of(certificate),
@@ -71,8 +72,10 @@ def check_roots(bundle: str, pinned_pem: str, now_us: int) -> tuple[x509.Certifi
         raise ValueError("its trust bundle cannot be read") from e
     for root in roots:
         begin, end = validity_us(root)
-        if not _is_authority(root) or not begin - SKEW_US <= now_us < end:
-            raise ValueError("its trust bundle holds a certificate that is not a valid authority's")
+        if not _is_authority(root):
+            raise ValueError("its trust bundle holds a certificate that is not an authority's")
+        if not begin - SKEW_US <= now_us < end:
+            raise ValueError(f"the authority of its trust bundle {_NOT_NOW}")
     (pinned,) = certificates_of(pinned_pem)
     if pinned not in roots:
         raise ValueError("its trust bundle lacks the authority that the token names")
@@ -80,9 +83,16 @@ def check_roots(bundle: str, pinned_pem: str, now_us: int) -> tuple[x509.Certifi
 
 
 def check_certificate(
-    pem: str, roots: tuple[x509.Certificate, ...], key: ec.EllipticCurvePublicKey, now_us: int
+    pem: str,
+    roots: tuple[x509.Certificate, ...],
+    key: ec.EllipticCurvePublicKey,
+    identity: tuple[str, str],
+    now_us: int,
 ) -> x509.Certificate:
-    """Read an issued client certificate and check issuer, key, usage and validity; raise `ValueError`."""
+    """Read an issued client certificate and check key, identity, issuer, usage and validity; raise `ValueError`.
+
+    `identity` is the grant id and the subject that both extensions must say.
+    """
     try:
         found = certificates_of(pem)
         hash_found = key_hash(found[0].public_key())
@@ -93,13 +103,19 @@ def check_certificate(
     certificate = found[0]
     if hash_found != key_hash(key):
         raise ValueError("its certificate is for another key than the one sent")
+    try:
+        found_identity = read_identity(certificate)
+    except ValueError as e:
+        raise ValueError(f"of its certificate {e}") from e
+    if found_identity != identity:
+        raise ValueError("its certificate is for another grant or subject than it says")
     if not any(_is_issued_by(certificate, root) for root in roots):
         raise ValueError("its certificate is not signed by an authority of its trust bundle")
     if _is_authority(certificate) or not _is_for_clients(certificate):
         raise ValueError("its certificate is not one for TLS clients")
     begin, end = validity_us(certificate)
     if begin > now_us + SKEW_US or end <= now_us:
-        raise ValueError("its certificate is not valid now by the clock of this machine; compare both clocks")
+        raise ValueError(f"its certificate {_NOT_NOW}")
     if end - begin > MAX_LIFETIME_US:
         raise ValueError("its certificate is valid for longer than 400 days")
     return certificate

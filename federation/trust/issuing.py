@@ -1,7 +1,7 @@
 """The issuing side of enrollment, without the wire: makes tokens, and turns each into one certificate for one key."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -97,7 +97,7 @@ class Issuer:
             request = read_request(csr_der, grant.peer)
         except InputError as e:
             raise EnrollmentRefusal(Reason.INVALID_REQUEST, str(e), detail=str(e), grant=grant) from None
-        self._check_grant(grant, token)
+        self._check_open(grant)
         token = await self._claim(token, grant, key_hash(request.public_key))
         again = token.serial is not None
         if token.serial is None:
@@ -121,6 +121,8 @@ class Issuer:
     async def _issue(self, token: TokenRecord, csr_der: bytes) -> TokenRecord:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
+        if grant.is_enrolled(self._clock.now_us()):
+            return await self._settled(token, grant, "grant enrolled already")
         issued = self.authority.issue_client(
             csr_der,
             grant_id=grant.id,
@@ -129,23 +131,25 @@ class Issuer:
             lifetime_s=self._certificate_lifetime_s,
             not_after_us=grant.expires_at_us,
         )
+        within = _settling(token, issued.serial)
         try:
-            await self._grants.add_certificate(
-                grant.id, issued, activate=not token.confirm, within=_settling(token, issued.serial)
-            )
+            await self._grants.add_certificate(grant.id, issued, activate=not token.confirm, within=within)
         except ConflictError as e:
-            # The same key asked twice at once and the other one was first, or the token or grant has just gone.
-            settled = await self._tokens.find(token.secret_hash)
-            if settled is None or settled.serial is None:
-                raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail=str(e), grant=grant) from None
-            return settled
+            return await self._settled(token, grant, str(e))
+        return replace(token, serial=issued.serial)
+
+    async def _settled(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
+        """Return the token once more: the same key may have asked twice at once, and the other one was first."""
         settled = await self._tokens.find(token.secret_hash)
-        return settled or token
+        if settled is None or settled.serial is None:
+            message = "the grant of this enrollment token is taken or gone; ask for a new one"
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=detail, grant=grant)
+        return settled
 
     def _issued(self, token: TokenRecord, *, again: bool) -> Issued:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
-        self._check_grant(grant, token)  # it may have been revoked meanwhile
+        self._check_open(grant)  # it may have been revoked meanwhile
         certificate = grant.certificates.get(token.serial or "")
         if certificate is None or not certificate.is_accepted(self._clock.now_us()):
             message = "the certificate of this enrollment token has expired; ask for a new token"
@@ -158,20 +162,16 @@ class Issuer:
             message = f"this enrollment token expired at {at}; ask for a new one"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
 
-    def _check_grant(self, grant: Grant, token: TokenRecord) -> None:
-        now = self._clock.now_us()
-        status = grant.status_at(now)
+    def _check_open(self, grant: Grant) -> None:
+        status = grant.status_at(self._clock.now_us())
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
             message = "the grant of this enrollment token is no longer open; ask for a new one"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
-        if token.serial is None and grant.is_enrolled(now):
-            message = "a gateway is enrolled under the grant of this token already; ask for a new grant"
-            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="grant enrolled already", grant=grant)
 
 
 def _settling(token: TokenRecord, serial: str) -> Callable[[AsyncConnection], Awaitable[None]]:
     async def within(connection: AsyncConnection) -> None:
-        if await settle(connection, token, serial) is None:
+        if not await settle(connection, token, serial):
             raise ConflictError("the token was settled or replaced meanwhile")
 
     return within

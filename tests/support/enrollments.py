@@ -1,0 +1,118 @@
+"""Both ends of enrollment over one database: an issuing gateway, served over real TLS, and an enrolling one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.scope import Scope
+from federation.store.database import Database
+from federation.store.grants import Grant, GrantBook
+from federation.store.peers import PeerStore
+from federation.store.tokens import TokenStore
+from federation.trust.authority import Authority
+from federation.trust.enrolling import EnrolledPeer, enroll
+from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
+from federation.trust.issuing import Issuer
+from federation.trust.requests import make_request
+from federation.trust.sealing import Sealer
+from federation.trust.tokens import EnrollmentToken
+from federation.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
+from federation.wire.options import SERVER
+from tests.support.pki import PEER, Leaf, new_key, server_credentials
+
+WORK = "work.example"
+FEDERATION_ENDPOINT = "work.example:7443"
+SCOPE = Scope(("tasks",))
+SEALER = Sealer(bytes(range(32)))
+
+
+def csr(key: ec.EllipticCurvePrivateKey | None = None, name: str = PEER) -> bytes:
+    """A good certificate request."""
+    return make_request(key or new_key(), name)
+
+
+@dataclass
+class IssuingGateway:
+    """The gateway that grants, as one process of it sees the database."""
+
+    database: Database
+    grants: GrantBook
+    tokens: TokenStore
+    issuer: Issuer
+    clock: Clock
+    events: list[EnrollmentEvent] = field(default_factory=list)
+
+    @classmethod
+    async def open(cls, database: Database, authority: Authority, clock: Clock = SYSTEM_CLOCK) -> "IssuingGateway":
+        """Load what the database holds, as a start of the gateway does."""
+        grants, tokens = await GrantBook.load(database, clock), TokenStore(database, clock)
+        lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
+        issuer = Issuer(authority, grants, tokens, clock=clock, **lifetimes)
+        return cls(database, grants, tokens, issuer, clock)
+
+    async def grant(self, **changes: Any) -> Grant:
+        """A pending grant for the enrolling gateway."""
+        return await self.grants.create(**({"peer": PEER, "subject": "ada", "scope": SCOPE} | changes))
+
+    async def token(self, grant: Grant | None = None, **options: Any) -> EnrollmentToken:
+        """A token, of a new grant where none is given."""
+        grant = grant or await self.grant()
+        token, _ = await self.issuer.invite(grant.id, **({"endpoint": "127.0.0.1:1"} | options))
+        return token
+
+    async def record(self, event: EnrollmentEvent) -> None:
+        """The audit hook."""
+        self.events.append(event)
+
+    @property
+    def servicer(self) -> EnrollmentServicer:
+        """The service over this gateway's issuer."""
+        return EnrollmentServicer(self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record)
+
+    @asynccontextmanager
+    async def serving(self, servicer: Any = None, *, leaf: Leaf | None = None) -> AsyncIterator[str]:
+        """Serve enrollment on loopback with this gateway's server certificate (or `leaf`); yield host:port."""
+        authority = self.issuer.authority
+        leaf = leaf or Leaf(authority.server_certificate_pem, authority.server_key_pem)
+        server = grpc.aio.server(options=SERVER.to_grpc())
+        add_EnrollmentServiceServicer_to_server(servicer or self.servicer, server)
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf))
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(0)
+
+
+@dataclass
+class EnrollingGateway:
+    """The gateway that wants to read."""
+
+    peers: PeerStore
+    clock: Clock = SYSTEM_CLOCK
+
+    async def enroll(self, token: EnrollmentToken, address: str = "", **options: Any) -> EnrolledPeer:
+        """Redeem a token, at `address` where one is given."""
+        token = replace(token, endpoint=address or token.endpoint)
+        values = {"gateway_name": PEER, "user": "bea", "peers": self.peers, "clock": self.clock} | options
+        return await enroll(token, **values)
+
+
+@pytest_asyncio.fixture
+async def work(database: Database) -> AsyncIterator[IssuingGateway]:
+    """An issuing gateway on the real clock."""
+    gateway = await IssuingGateway.open(database, Authority.create(WORK, ["127.0.0.1"]))
+    yield gateway
+    await gateway.grants.close()
+
+
+@pytest_asyncio.fixture
+async def home(database: Database) -> EnrollingGateway:
+    """An enrolling gateway; its tables stand in the same database as the issuing one's."""
+    return EnrollingGateway(PeerStore(database, SEALER))
