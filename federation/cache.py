@@ -140,7 +140,7 @@ class Partition(Generic[F]):
 
         It lives for the shorter of the cache's limit and the peer's lease, from when its request was sent.
         """
-        entry = Entry.of(ticket, body, min(self._cache.ttl_s, lease_s), filled_by)
+        entry = Entry.of(ticket, body, min(lease_s, self._cache.ttl_s), filled_by)
         with self._lock:
             shelf = self._fenced(ticket)
             if shelf is None or entry.size > self._cache.max_bytes or not entry.is_alive(*self._read()):

@@ -19,7 +19,6 @@ class Flight:
     def __init__(self, deadline: float, epoch: int) -> None:
         self.deadline = deadline
         self.epoch = epoch
-        self._latest = deadline
         self._lock = Lock()
         self._flow: Flow | None = None
         self._waiters = 0
@@ -49,7 +48,6 @@ class Flight:
             if self._ended or (patient and self.deadline < deadline):
                 return False
             self._waiters += 1
-            self._latest = max(self._latest, deadline)
             return True
 
     def leave(self) -> bool:
@@ -84,11 +82,6 @@ class Flight:
             abort()
 
     @property
-    def latest(self) -> float:
-        """The latest deadline among all who joined."""
-        return self._latest
-
-    @property
     def landed(self) -> bool:
         """Whether the flight has an outcome or an error."""
         return self._landed
@@ -118,6 +111,7 @@ class Flight:
                 return False
             self._outcome, self._error, self._landed = outcome, error, True
             subscribers, self._subscribers = self._subscribers, []
-        for callback in subscribers:
+        # Who came last has most time left, as a rule: if all ask again, it leads, and the others join its call.
+        for callback in reversed(subscribers):
             callback()
         return True

@@ -17,13 +17,16 @@ from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.query import query_hash
 from federation.wire.status import error_detail
 
-__all__ = ["KEPT", "CachingInterceptor", "cut", "lease_s"]
+__all__ = ["KEPT", "PASSED", "CachingInterceptor", "cut", "lease_s"]
 
 Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, Verdict]]
 """A flow that also says what may be done with its outcome."""
 
 KEPT: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
 """The verbs whose answers are kept and shared, and what an answer must be readable as. No other verb's ever is."""
+
+PASSED: Final = frozenset({"watch"})
+"""Verbs whose messages are delivered one by one while the call lasts: its end is neither judged nor asked for again."""
 
 _CAUSE_OF: Final[Mapping[str, Cause]] = {
     Reason.GRANT_REVOKED: Cause.GRANT_REVOKED,
@@ -71,7 +74,7 @@ class CachingInterceptor:
         ticket = self._partition.ticket(_key(call))
         outcome = yield from proceed(call)
         self._heed(call, outcome)
-        return outcome, self._judge(outcome, ticket)
+        return outcome, Verdict.DELIVER if call.verb in PASSED else self._judge(outcome, ticket)
 
     def _shared(self, proceed: Proceed, call: Call) -> Judged:
         key = _key(call)
