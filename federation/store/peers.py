@@ -69,12 +69,11 @@ class PeerStore:
         """Raise what `add` would raise for these names, before anything is spent on them."""
         check_peer(name, user)
         taken = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
-        columns = select(peers.c.name, peers.c.user, peers.c.grant_id)
         with storing("the peers cannot be read"):
             async with self._database.read() as connection:
-                found = (await connection.execute(columns.where(taken))).first()
-        if found is not None:
-            raise _conflict(name, user, grant_id, known_grant=found.grant_id == grant_id)
+                found = (await connection.scalars(select(peers.c.grant_id).where(taken))).all()
+        if found:
+            raise _conflict(name, user, grant_id, known_grant=grant_id in found)
 
     async def add(self, record: PeerRecord, *, settles: str | None = None) -> None:
         """Store a peer; `settles` names the pending enrollment (secret hash) that ends with it, in one transaction.

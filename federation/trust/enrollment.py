@@ -1,19 +1,20 @@
-"""`EnrollmentService` on the wire: server TLS alone, so everything that arrives here may be hostile."""
+"""`EnrollmentService` on the wire: server TLS alone, so everything that arrives here may be hostile.
+
+It stands behind the server's incident guard, which turns what is raised here into statuses.
+"""
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
-from federation.errors import Reason, Refusal, StoreError
+from federation.errors import Reason
 from federation.store.grant import Grant, GrantStatus
 from federation.trust.issuing import EnrollmentRefusal, Issued, Issuer
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1 import enrollment_pb2_grpc
-from federation.wire.status import refusal_status
 
 __all__ = ["EnrollmentAudit", "EnrollmentEvent", "EnrollmentServicer"]
 
@@ -51,16 +52,15 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
     async def Enroll(  # noqa: N802 - the name in the contract
         self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EnrollResponse:
-        """Turn a token's secret and a certificate request into a certificate."""
-        try:
-            issued = await self._enroll(request, context.peer())
-        except Refusal as refusal:
-            await _abort(context, refusal)
-        except StoreError as e:
-            incident = secrets.token_hex(8)
-            _log.exception("enrollment not answered, incident %s", incident, exc_info=e)
-            await _abort(context, Refusal(Reason.INTERNAL, f"incident {incident}"))
-        return self._response(issued)
+        """Turn a token's secret and a certificate request into a certificate, or raise a `Refusal`."""
+        return self._response(await self._enroll(request, context.peer()))
+
+    async def Renew(  # noqa: N802 - the name in the contract
+        self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RenewResponse:
+        """Answer UNIMPLEMENTED: this version does not renew certificates."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
+        raise AssertionError  # abort always raises
 
     async def _enroll(self, request: pb.EnrollRequest, source: str) -> Issued:
         try:
@@ -88,12 +88,6 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
             endpoint=self._endpoint(),
             awaiting_confirmation=issued.grant.status is GrantStatus.PENDING,
         )
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], refusal: Refusal) -> NoReturn:
-    code, details, trailing = refusal_status(refusal)
-    await context.abort(code, details, trailing)
-    raise AssertionError("unreachable: abort raises")
 
 
 def _event(outcome: str, reason: str, source: str, grant: Grant | None) -> EnrollmentEvent:

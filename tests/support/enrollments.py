@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.scope import Scope
+from federation.server.guard import IncidentGuard
 from federation.store.database import Database
 from federation.store.grants import Grant, GrantBook
 from federation.store.peers import PeerStore
@@ -80,7 +81,7 @@ class IssuingGateway:
         """Serve enrollment on loopback with this gateway's server certificate (or `leaf`); yield host:port."""
         authority = self.issuer.authority
         leaf = leaf or Leaf(authority.server_certificate_pem, authority.server_key_pem)
-        server = grpc.aio.server(options=SERVER.to_grpc())
+        server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
         add_EnrollmentServiceServicer_to_server(servicer or self.servicer, server)
         port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf))
         await server.start()
