@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -16,12 +17,13 @@ import pytest
 from google.protobuf.message import Message
 
 from federation.errors import Refusal
+from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc
 from federation.wire.metadata import LEASE_MS, Metadata
 from federation.wire.options import SERVER
 from federation.wire.status import refusal_status
-from tests.support.credentials import GRANT_ID, ClientIdentity, Enrolled, PeerPki
+from tests.support.pki import GRANT_ID, Leaf, Pki, channel_credentials, server_credentials
 
 DEFAULTS: dict[str, Message] = {
     "list": pb.ListResponse(rows=[pb.Row(id="t1", resource="tasks", owner="ada", data='{"title":"Write the report"}')]),
@@ -74,6 +76,8 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
     cancelled: int = 0
     finished: int = 0
     active: int = 0
+    raw: bytes | None = None
+    """Bytes that stand for the message of every answer; a client may find them unreadable."""
     scripts: dict[str, list[Reply]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -172,10 +176,36 @@ def _wait(reply: Reply, gone: threading.Event) -> bool:
     return not gone.is_set()
 
 
+class _Handlers(grpc.GenericRpcHandler):
+    """The generated handlers, except that a service may answer with bytes of its own."""
+
+    def __init__(self, service: ScriptedService) -> None:
+        self._service = service
+        self._made: dict[str, Any] = {}
+        federation_pb2_grpc.add_FederationServiceServicer_to_server(service, self)  # type: ignore[arg-type]
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Take what the generated code makes; it comes a second time by its newer name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Take what the generated code makes."""
+        for name, handler in handlers.items():
+            serialize = handler.response_serializer
+            changed = handler._replace(response_serializer=partial(self._serialize, serialize))
+            self._made[f"/{service}/{name}"] = changed
+
+    def _serialize(self, serialize: Callable[[Any], bytes], message: Any) -> bytes:
+        return serialize(message) if self._service.raw is None else self._service.raw
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Find the handler of a method."""
+        return self._made.get(handler_call_details.method)
+
+
 class ScriptedPeer:
     """A scripted service on a port of its own, and what a client needs to reach it."""
 
-    def __init__(self, pki: PeerPki, gateway: str = "work.example") -> None:
+    def __init__(self, pki: Pki, gateway: str = "work.example") -> None:
         self.pki, self.gateway = pki, gateway
         self.service = ScriptedService()
         self.port = 0
@@ -189,8 +219,9 @@ class ScriptedPeer:
     def start(self) -> None:
         """Serve; again after a `stop`, on the same port."""
         server = grpc.server(ThreadPoolExecutor(max_workers=64), options=SERVER.to_grpc())
-        federation_pb2_grpc.add_FederationServiceServicer_to_server(self.service, server)
-        credentials = self.pki.server_credentials(self.gateway)
+        server.add_generic_rpc_handlers((_Handlers(self.service),))
+        leaf = self.pki.server(self.gateway, "127.0.0.1")
+        credentials = server_credentials(leaf, self.pki.trust_bundle)
         self.port = server.add_secure_port(self.endpoint, credentials)
         server.start()
         self._server = server
@@ -202,11 +233,11 @@ class ScriptedPeer:
             server.stop(None).wait()
 
     def record(
-        self, *, user: str = "ada", name: str = "", grant_id: str = GRANT_ID, identity: ClientIdentity | None = None
-    ) -> Enrolled:
+        self, *, user: str = "ada", name: str = "", grant_id: str = GRANT_ID, identity: Leaf | None = None
+    ) -> PeerRecord:
         """The enrollment of `user` at this peer; the certificate is a good one unless another is given."""
-        identity = identity or self.pki.client(grant_id=grant_id, subject=user)
-        return Enrolled(
+        identity = identity or self.pki.client(grant_id, user)
+        return PeerRecord(
             id=f"peer-{name or self.gateway}-{user}",
             name=name or self.gateway,
             user=user,
@@ -220,11 +251,12 @@ class ScriptedPeer:
             created_at_us=0,
         )
 
-    def aio_channel(self, identity: ClientIdentity | None = None) -> grpc.aio.Channel:
+    def aio_channel(self, identity: Leaf | None = None, interceptors: Any = None) -> grpc.aio.Channel:
         """A bare aio channel with a good certificate."""
-        return grpc.aio.secure_channel(self.endpoint, self._credentials(identity), self._options)
+        credentials = self._credentials(identity)
+        return grpc.aio.secure_channel(self.endpoint, credentials, self._options, interceptors=interceptors)
 
-    def sync_channel(self, identity: ClientIdentity | None = None) -> grpc.Channel:
+    def sync_channel(self, identity: Leaf | None = None) -> grpc.Channel:
         """A bare sync channel with a good certificate."""
         return grpc.secure_channel(self.endpoint, self._credentials(identity), self._options)
 
@@ -232,21 +264,18 @@ class ScriptedPeer:
     def _options(self) -> list[tuple[str, str]]:
         return [("grpc.ssl_target_name_override", self.gateway)]
 
-    def _credentials(self, identity: ClientIdentity | None) -> grpc.ChannelCredentials:
-        identity = identity or self.pki.client()
-        return grpc.ssl_channel_credentials(
-            self.pki.trust_bundle.encode(), identity.key_pem.encode(), identity.certificate_pem.encode()
-        )
+    def _credentials(self, identity: Leaf | None) -> grpc.ChannelCredentials:
+        return channel_credentials(self.pki.trust_bundle, identity or self.pki.client())
 
 
 @pytest.fixture(scope="session")
-def peer_pki() -> PeerPki:
+def peer_pki() -> Pki:
     """One authority for the scripted peers of a test run."""
-    return PeerPki()
+    return Pki()
 
 
 @pytest.fixture
-def scripted(peer_pki: PeerPki) -> Iterator[ScriptedPeer]:
+def scripted(peer_pki: Pki) -> Iterator[ScriptedPeer]:
     """A running scripted peer."""
     peer = ScriptedPeer(peer_pki)
     peer.start()
@@ -255,12 +284,18 @@ def scripted(peer_pki: PeerPki) -> Iterator[ScriptedPeer]:
 
 
 @pytest.fixture
-def other_scripted(peer_pki: PeerPki) -> Iterator[ScriptedPeer]:
+def other_scripted(peer_pki: Pki) -> Iterator[ScriptedPeer]:
     """A second running scripted peer, of another name."""
     peer = ScriptedPeer(peer_pki, "lab.example")
     peer.start()
     yield peer
     peer.stop()
+
+
+@pytest.fixture(params=["channel", "interceptors"])
+def form(request: pytest.FixtureRequest) -> str:
+    """The same test through our channel and through the standard interceptors."""
+    return str(request.param)
 
 
 async def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:

@@ -1,0 +1,164 @@
+"""What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
+
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from federation.breaker import CircuitBreaker, CircuitState, Transition
+from federation.cache import ResponseCache
+from federation.client.chain import build_chain
+from federation.client.channel import Dialer, PeerChannel
+from federation.client.credentials import EnrolledDialer
+from federation.client.flow import Interceptor, refused
+from federation.client.health import PeerHealth
+from federation.client.interceptors.breaking import BreakingInterceptor
+from federation.client.interceptors.caching import CachingInterceptor, cut
+from federation.client.interceptors.propagation import PropagationInterceptor
+from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
+from federation.client.interceptors.tracing import TracingInterceptor
+from federation.client.loop import BackgroundLoop
+from federation.client.peers import Peer, PeerRegistry
+from federation.clock import Clock
+from federation.config import GatewayConfig
+from federation.errors import Reason, Refusal
+from federation.store.peers import PeerRecord
+from federation.telemetry.metrics import CacheReading
+from federation.telemetry.setup import Telemetry
+
+if TYPE_CHECKING:
+    from federation.client.flight import Flight
+
+__all__ = ["Home", "Records"]
+
+Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
+"""Reads every enrollment of the gateway."""
+
+
+class Home:
+    """Peers, response cache, circuits, connections and the background thread of one gateway's directory.
+
+    `share` returns the one that the process has, so that a federation and a sync channel, or two of either, hit the
+    same cache under the same instance id. The last `release` ends it.
+    """
+
+    def __init__(self, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> None:
+        self.config, self.clock = config, clock
+        self.cache: ResponseCache[Flight] = ResponseCache(
+            clock, ttl_s=config.cache.ttl_s, max_bytes=config.cache.max_bytes
+        )
+        self.background = BackgroundLoop()
+        self.peers = PeerRegistry(self, lambda dialer: PeerChannel(dialer, self.background))
+        self.loaded = False
+        self._telemetry = telemetry if config.telemetry.enabled else None
+        metrics = self._telemetry.metrics if self._telemetry else None
+        self._unread = (
+            (metrics.read_cache(self._cache_readings), metrics.read_circuits(self._circuit_states)) if metrics else ()
+        )
+        self._users = 0
+        _EVERY.add(self)
+
+    @classmethod
+    def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "Home":
+        """Return the home of a directory, made at the first asking; its settings and clock are the first one's."""
+        key = config.directory.resolve()
+        with _LOCK:
+            home = _HOMES.get(key)
+            if home is None:
+                home = _HOMES[key] = cls(config, clock, telemetry)
+            home._users += 1
+            return home
+
+    def release(self) -> bool:
+        """Count one user less. `True` for the last one, who must `end` the home."""
+        key = self.config.directory.resolve()
+        with _LOCK:
+            self._users -= 1
+            if self._users == 0 and _HOMES.get(key) is self:
+                del _HOMES[key]
+                return True
+        return False
+
+    def end(self) -> None:
+        """Close every connection at once and end the background thread."""
+        for unread in self._unread:
+            unread()
+        for peer in self.peers.all():
+            peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
+            peer.channel.kill()
+        self.background.stop()
+
+    def forsake(self) -> None:
+        """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
+        text = "this process was forked from the one that opened the federation; open it again in this one"
+        outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
+        for peer in self.peers.all():
+            peer.forsake(outcome)
+        self.background = BackgroundLoop()
+
+    def dialer(self, record: PeerRecord) -> Dialer:
+        """Return how to dial with these credentials."""
+        return EnrolledDialer(record, self.clock)
+
+    def equip(self, peer: Peer) -> tuple[Interceptor, ...]:
+        """Return the chain of a new peer, and set its circuit, cache and health."""
+        telemetry, settings = self._telemetry, self.config.telemetry
+        metrics = telemetry.metrics if telemetry else None
+        peer.circuit = CircuitBreaker(self.config.circuit)
+        peer.cache = self.cache.partition(peer.record.id)
+        peer.health = PeerHealth(self.clock)
+        on_transition = partial(_rest_when_open, peer)
+        return build_chain(
+            tracing=TracingInterceptor(telemetry.spans, self.clock, metrics, hit_spans=settings.hit_spans)
+            if telemetry
+            else None,
+            tagging=peer.tagging,
+            caching=CachingInterceptor(peer.cache, self.clock),
+            breaking=BreakingInterceptor(peer.circuit, peer.health, self.clock, on_transition, metrics),
+            propagation=PropagationInterceptor(lambda: self.cache.instance_id),
+            rpc_spans=RpcSpansInterceptor(telemetry.tracer_provider) if telemetry and settings.rpc_spans else None,
+        )
+
+    def drop(self, peer: Peer) -> None:
+        """Let go of what `equip` made; the peer was removed."""
+        cut(self.cache.remove(peer.record.id))
+
+    def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
+        for peer in self.peers.all():
+            if peer.cache is not None:
+                stats = peer.cache.stats()
+                yield peer.name, CacheReading(stats.hits, stats.misses, stats.flushes, stats.bytes)
+
+    def _circuit_states(self) -> Iterable[tuple[str, str]]:
+        now = self.clock.monotonic()
+        for peer in self.peers.all():
+            if peer.circuit is not None:
+                yield peer.name, peer.circuit.snapshot(now).state.value
+
+
+def _rest_when_open(peer: Peer, transition: Transition) -> None:
+    """Give up the connections of a peer whose circuit opened: an idle channel would redial by itself."""
+    if transition.after is CircuitState.OPEN:
+        peer.channel.rest()
+
+
+_LOCK = threading.Lock()
+_HOMES: Final[dict[Path, Home]] = {}
+_EVERY: Final["WeakSet[Home]"] = WeakSet()
+_FORSAKEN: Final[list[Home]] = []
+"""Homes that a fork copied, kept for ever: gRPC's objects of the parent must not even be collected."""
+
+
+def _after_fork() -> None:
+    global _LOCK  # noqa: PLW0603 - another thread of the parent may have held it
+    _LOCK = threading.Lock()
+    _HOMES.clear()
+    for home in list(_EVERY):
+        home.forsake()
+        _FORSAKEN.append(home)
+
+
+os.register_at_fork(after_in_child=_after_fork)

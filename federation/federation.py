@@ -1,0 +1,238 @@
+"""The face of the package for programs: a gateway's peers, behind generated stubs."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+from weakref import WeakSet
+
+import grpc
+import orjson
+
+from federation.client.aio import AioChannel
+from federation.client.home import Home
+from federation.client.outcomes import closed
+from federation.client.peers import Peer, PeerRegistry
+from federation.client.standard import aio_interceptors
+from federation.client.sync import SyncChannel
+from federation.client.sync_ports import Wire
+from federation.client.sync_standard import sync_interceptors
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import GatewayConfig
+from federation.errors import FederationError, InputError, NotFoundError
+from federation.store.database import Database
+from federation.store.peers import PeerRecord, PeerStore
+from federation.telemetry.metrics import FederationMetrics
+from federation.telemetry.setup import Telemetry
+from federation.telemetry.spans import SpanSource
+from federation.trust.sealing import Sealer
+from federation.v1 import federation_pb2 as pb
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+
+if TYPE_CHECKING:
+    from federation.v1.federation_pb2_grpc import FederationServiceAsyncStub
+
+__all__ = ["Federation", "fields", "sync_channel"]
+
+
+class PeerSource(Protocol):
+    """Where the enrollments of a gateway are kept; a `PeerStore` is one."""
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        """Return every peer."""
+        ...
+
+
+class StoredPeers:
+    """The enrollments in a gateway's database, which is open only while it is read. Any loop may ask."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        """Return every peer; raise `StoreError` or `SealError`."""
+        sealer = Sealer.load(self._config.directory)
+        database = await Database.open(self._config.database_url)
+        try:
+            return await PeerStore(database, sealer).all()
+        finally:
+            await database.close()
+
+
+class Federation:
+    """The peers of one gateway, for programs that run asyncio.
+
+    ```python
+    async with Federation.open("home/") as fed:
+        stub = fed.stub("work.example", user="ada")
+        reply = await stub.List(pb.ListRequest(resource="tasks"))
+    ```
+
+    Federations and sync channels on one directory share cache, circuits and connections within a process. After a
+    fork the child must open its own.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        peer_store: PeerSource | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """Take settings, and for a gateway that has them open its peer store and telemetry.
+
+        Without `telemetry`, spans and metrics go to whatever OpenTelemetry providers the program has installed.
+        """
+        self.config, self.clock = config, clock
+        self._source = peer_store or StoredPeers(config)
+        self._telemetry = telemetry or Telemetry(SpanSource(), FederationMetrics())
+        self._home: Home | None = None
+        self._channels: WeakSet[AioChannel] = WeakSet()
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+
+    @classmethod
+    def open(cls, directory: Path | str) -> Self:
+        """Return the federation of a gateway's directory, to be entered by `async with`. Raises `ConfigError`."""
+        return cls(GatewayConfig.load(Path(directory)))
+
+    async def start(self) -> Self:
+        """Read the peers. `async with` does this. Raises `StoreError` or `SealError`."""
+        if self._home is None:
+            home = Home.share(self.config, self.clock, self._telemetry)
+            try:
+                if not home.loaded:
+                    home.peers.load(await self._source.all())
+                    home.loaded = True
+            except BaseException:
+                if home.release():
+                    home.end()
+                raise
+            self._home = home
+        return self
+
+    async def close(self, grace: float | None = None) -> None:
+        """Wait up to `grace` seconds for this federation's calls, end the rest, and give up what nobody else uses."""
+        home, self._home = self._home, None
+        if home is None:
+            return
+        await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
+        for peer in home.peers.all():
+            peer.cut(closed(), owner=self)
+        last = home.release()
+        loop = asyncio.get_running_loop()
+        for peer in home.peers.all():
+            if last:
+                peer.channel.rest()
+            else:
+                peer.channel.leave(loop)
+            await peer.channel.closed()
+        if last:
+            home.end()
+            for peer in home.peers.all():
+                await peer.channel.closed()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def peers(self) -> PeerRegistry:
+        """Every peer by name and local user, with circuit, cache figures and health."""
+        return self._opened().peers
+
+    @property
+    def instance_id(self) -> str:
+        """The random id by which peers know this process's cache of their answers."""
+        return self._opened().cache.instance_id
+
+    async def refresh(self) -> None:
+        """Read the peers again: another process may have added, removed or re-enrolled some."""
+        self._opened().peers.load(await self._source.all())
+
+    def peer(self, name: str, user: str | None = None) -> Peer:
+        """Return one peer; `user` may be left out where only one is enrolled there.
+
+        Raises `NotFoundError` with near matches. A peer that another process has just added is there after `refresh`.
+        """
+        return self._opened().peers.get(name, user)
+
+    def channel(self, peer: str, user: str | None = None) -> AioChannel:
+        """Return a channel to a peer through the chain. Raises `NotFoundError`."""
+        home = self._opened()
+        found = home.peers.get(peer, user)
+        channel = AioChannel(found, clock=home.clock, deadline_s=home.config.client.deadline_s)
+        self._channels.add(channel)
+        return channel
+
+    def stub(self, peer: str, user: str | None = None) -> "FederationServiceAsyncStub":
+        """Return the generated stub over the chain to a peer. Raises `NotFoundError`."""
+        return FederationServiceStub(self.channel(peer, user))
+
+    def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
+        """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
+        home = self._opened()
+        deadline_s = home.config.client.deadline_s
+        return aio_interceptors(home.peers.get(peer, user), clock=home.clock, deadline_s=deadline_s, owner=self)
+
+    def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
+        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync_standard`."""
+        home = self._opened()
+        found = home.peers.get(peer, user)
+        wire = Wire(found.channel, home.background, home.clock.monotonic)
+        return sync_interceptors(found, wire, deadline_s=home.config.client.deadline_s, owner=self)
+
+    def _opened(self) -> Home:
+        if self._home is None:
+            raise FederationError("the federation is not open; enter it by `async with`")
+        return self._home
+
+
+def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> SyncChannel:
+    """Return a `grpc.Channel` to a peer through the chain, for threads. Close it, or use it by `with`.
+
+    It shares cache, circuits and connections with every federation of this process on the directory. Raises
+    `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with near matches.
+    """
+    config = GatewayConfig.load(Path(directory))
+    home = Home.share(config, SYSTEM_CLOCK, Telemetry(SpanSource(), FederationMetrics()))
+
+    def release() -> None:
+        if home.release():
+            home.end()
+
+    try:
+        found = _found(home, config, peer, user)
+        wire = Wire(found.channel, home.background, home.clock.monotonic)
+        return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
+    except BaseException:
+        release()
+        raise
+
+
+def _found(home: Home, config: GatewayConfig, name: str, user: str | None) -> Peer:
+    """Return a peer, reading the store when the home has not, or does not know it."""
+    if home.loaded:
+        try:
+            return home.peers.get(name, user)
+        except NotFoundError:  # another process may have added it
+            pass
+    home.peers.load(home.background.submit(StoredPeers(config).all()).result())
+    home.loaded = True
+    return home.peers.get(name, user)
+
+
+def fields(row: pb.Row) -> dict[str, Any]:
+    """Return a row's data as a dict of your own.
+
+    It is decoded at every call: generated messages have no place to keep it. Raises `InputError` where the peer sent
+    something other than one JSON object.
+    """
+    try:
+        data = orjson.loads(row.data)
+    except orjson.JSONDecodeError as e:
+        raise InputError("data", f"row {row.id!r} does not hold JSON: {e}") from None
+    if not isinstance(data, dict):
+        raise InputError("data", f"row {row.id!r} does not hold a JSON object")
+    return data
