@@ -6,25 +6,28 @@ beyond a bound they are dropped, and the drops are counted.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
 from federation.store.audit import AuditEvent
+from federation.trust.enrollment import EnrollmentEvent
 
-__all__ = ["AuditTrail", "AuditWriter"]
+__all__ = ["AuditTrail", "AuditWriter", "source_of"]
 
 LOGGER: Final = logging.getLogger(__name__)
 CAPACITY: Final = 4_096
 MAX_REFUSALS: Final = 1_024
 BATCH: Final = 512
 LINGER_S: Final = 0.1
-"""How long the first event of a batch waits for others."""
+"""How long the first event of a batch waits for others, unless a reply is held."""
 HOLD_S: Final = 0.1
 """How long a reply waits for a place in a full queue."""
 FIRST_RETRY_S: Final = 0.1
@@ -55,7 +58,7 @@ class AuditTrail:
         self._reads: deque[AuditEvent] = deque()
         self._acts: deque[AuditEvent] = deque()
         self._refusals: dict[RefusalKey, AuditEvent] = {}
-        self._work, self._stopping = asyncio.Event(), asyncio.Event()
+        self._work, self._hurry, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
         self.dropped = 0
@@ -78,6 +81,7 @@ class AuditTrail:
     async def stop(self, timeout_s: float = STOP_S) -> None:
         """Write what waits, for at most `timeout_s`, and end. Stop the servers first; no read passes afterwards."""
         self._stopping.set()
+        self._hurry.set()
         self._work.set()
         if self._task is None:
             return
@@ -96,6 +100,7 @@ class AuditTrail:
         if self._stopping.is_set():
             raise _overloaded()
         if self._places.locked():
+            self._hurry.set()
             try:
                 async with asyncio.timeout(HOLD_S):
                     await self._places.acquire()
@@ -155,11 +160,24 @@ class AuditTrail:
         else:
             self.refuse(event)
 
+    async def record_enrollment(self, event: EnrollmentEvent) -> None:
+        """Queue an attempt to enroll: the hook of the enrollment service."""
+        self.record_act(
+            event.verb,
+            event.outcome,
+            grant_id=event.grant_id or None,
+            peer=event.peer,
+            subject=event.subject,
+            reason=event.reason,
+            source=source_of(event.source),
+        )
+
     async def _run(self) -> None:
         while not (self._stopping.is_set() and not self.waiting):
             await self._work.wait()
-            await self._pause(LINGER_S)
+            await _wait(self._hurry, LINGER_S)
             self._work.clear()
+            self._hurry.clear()
             await self._drain()
 
     async def _drain(self) -> None:
@@ -174,7 +192,7 @@ class AuditTrail:
                 if not isinstance(e, Exception):
                     raise
                 self._report(e)
-                await (asyncio.sleep(FIRST_RETRY_S) if self._stopping.is_set() else self._pause(retry_s))
+                await (asyncio.sleep(FIRST_RETRY_S) if self._stopping.is_set() else _wait(self._stopping, retry_s))
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
                 continue
             self._report(None)
@@ -192,11 +210,6 @@ class AuditTrail:
         for event in newer.values():
             self.refuse(event)
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not for a trail that is to stop."""
-        await asyncio.wait({stop := asyncio.ensure_future(self._stopping.wait())}, timeout=seconds)
-        stop.cancel()
-
     def _report(self, fault: Exception | None) -> None:
         """Say once that writing fails, and once that it works again."""
         if fault is not None and not self._failing:
@@ -210,6 +223,23 @@ class AuditTrail:
         elif fault is None and self._failing:
             LOGGER.warning("audit rows are written again")
         self._failing = fault is not None
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, but no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+def source_of(peer: str) -> str:
+    """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port."""
+    kind, _, rest = unquote(peer).partition(":")
+    if kind == "ipv4":
+        return rest.rpartition(":")[0]
+    if kind == "ipv6":
+        return rest.rpartition(":")[0].strip("[]")
+    return kind
 
 
 def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:

@@ -88,12 +88,14 @@ class GatewayServer:
             mutual, plain = (self.tls.credentials(client_certificates=wanted) for wanted in (True, False))
             self._federation_address = _bind(federation, self._listen, "listen", mutual)
             self._enrollment_address = _bind(enrollment, self._enroll, "enroll", plain)
-            await self._health.begin(SERVICE_NAME)
-            await federation.start()
-            await enrollment.start()
-        except BaseException:
+        except ConfigError:
+            # A server that never started keeps its ports when it is stopped.
+            await asyncio.gather(federation.start(), enrollment.start())
             await self._end(None)
             raise
+        await self._health.begin(SERVICE_NAME)
+        await federation.start()
+        await enrollment.start()
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Say NOT_SERVING, end streams, refuse new calls, give those under way `grace_s`, and end. Twice is fine."""

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -21,7 +20,7 @@ from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
 from federation.resources.provider import ResourceProvider
 from federation.scope import SENSITIVE_RESOURCES
-from federation.server.audit import AuditTrail
+from federation.server.audit import AuditTrail, source_of
 from federation.server.authorize import authorize
 from federation.server.guard import Context, add_trailing
 from federation.server.identity import CallerIdentity, caller_of
@@ -39,7 +38,7 @@ from federation.wire.metadata import INSTANCE, LEASE_MS, TRACEPARENT, Metadata, 
 from federation.wire.options import MAX_MESSAGE_BYTES
 from federation.wire.query import query_hash, resource_of, serialize
 
-__all__ = ["MAX_LEASE_MS", "SERVICE_NAME", "FederationService", "GrantSource", "source_of"]
+__all__ = ["MAX_LEASE_MS", "SERVICE_NAME", "FederationService", "GrantSource"]
 
 SERVICE_NAME: Final = "federation.v1.FederationService"
 MAX_LEASE_MS: Final = 30_000
@@ -237,16 +236,6 @@ class FederationService:
             trace_id=call.trace_id,
             source=call.source,
         )
-
-
-def source_of(peer: str) -> str:
-    """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port."""
-    kind, _, rest = unquote(peer).partition(":")
-    if kind == "ipv4":
-        return rest.rpartition(":")[0]
-    if kind == "ipv6":
-        return rest.rpartition(":")[0].strip("[]")
-    return kind
 
 
 def _caught(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refusal:
