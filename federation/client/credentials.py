@@ -5,6 +5,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.client.flow import Outcome, refused
+from federation.client.unpatched import aio_secure_channel, secure_channel
 from federation.clock import Clock, from_micros, to_micros
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
@@ -50,11 +51,11 @@ class EnrolledDialer:
 
     def aio(self) -> grpc.aio.Channel:
         """Open a channel on the running loop."""
-        return grpc.aio.secure_channel(self._record.endpoint, self._credentials, self._options)
+        return aio_secure_channel(self._record.endpoint, self._credentials, self._options)
 
     def sync(self) -> grpc.Channel:
         """Open a channel for threads."""
-        return grpc.secure_channel(self._record.endpoint, self._credentials, self._options)
+        return secure_channel(self._record.endpoint, self._credentials, self._options)
 
 
 def _read(record: PeerRecord) -> tuple[int, str]:

@@ -51,10 +51,10 @@ class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        behaviour = handler.unary_unary
+        behaviour, ambient = handler.unary_unary, trace.get_current_span()
 
         async def call(request: Any, context: Any) -> Any:
-            if _is_instrumented(context):
+            if trace.get_current_span() is not ambient:  # made by somebody further out, for this call
                 return await behaviour(request, context)
             served = _Served(behaviour, request, context)
 
@@ -154,10 +154,3 @@ class _Shown:
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """Do nothing: the real context has the code already."""
-
-
-def _is_instrumented(context: Any) -> bool:
-    metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())
-    parent = parse_traceparent(first(metadata, TRACEPARENT))
-    current = trace.get_current_span()
-    return parent is not None and current.is_recording() and current.get_span_context().trace_id == parent.trace_id

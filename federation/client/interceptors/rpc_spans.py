@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.trace import TracerProvider
 
@@ -45,7 +44,7 @@ class RpcSpansInterceptor:
         if above is None or call.verb == "watch":
             return (yield from proceed(call))
         landing = _Landing()
-        token = otel_context.attach(trace.set_span_in_context(above, Context()))
+        token = otel_context.attach(trace.set_span_in_context(above))
         try:
             self._instrumentation.intercept_unary(None, None, _Info(call.method), landing.launch)
         finally:
