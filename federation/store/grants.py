@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from sqlalchemy import insert, or_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -52,7 +52,7 @@ class GrantBook:
         self._writes: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> "GrantBook":
+    async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
         """Read every grant, with the certificates that are still accepted and each grant's newest one."""
         with storing("the grants cannot be read"):
             async with database.read() as connection:

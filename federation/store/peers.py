@@ -115,9 +115,6 @@ class PeerStore:
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
         """Return the key (PEM) kept for an enrollment under way, or make and keep one before it is used."""
         with storing("the key of the enrollment cannot be stored"):
-            kept = await self._kept(secret_hash)
-            if kept is not None:
-                return kept
             key, now = make(), self._clock.now_us()
             sealed = self._sealer.seal(key.encode(), _pending_key(secret_hash))
             forgotten = pending_enrollments.c.created_at < now - PENDING_KEPT_US
@@ -127,7 +124,7 @@ class PeerStore:
                     await connection.execute(
                         insert(pending_enrollments).values(secret_hash=secret_hash, key_sealed=sealed, created_at=now)
                     )
-            except IntegrityError:  # the same token was pasted twice at once: the first key counts
+            except IntegrityError:  # there is one already, of an earlier attempt or of one at this moment
                 return await self._kept(secret_hash) or key
             return key
 

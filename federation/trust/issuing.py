@@ -91,8 +91,6 @@ class Issuer:
         grant = self._grants.get(token.grant_id) if token else None
         if token is None or grant is None:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail="unknown token")
-        if token.claimed_key_hash is None:
-            self._check_unexpired(token, grant)
         try:
             request = read_request(csr_der, grant.peer)
         except InputError as e:
@@ -109,7 +107,7 @@ class Issuer:
         if claimed is None:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, UNKNOWN, detail="token replaced", grant=grant)
         if claimed.claimed_key_hash is None:
-            self._check_unexpired(claimed, grant)
+            raise _expired(claimed, grant)
         if claimed.claimed_key_hash != key:
             message = (
                 "this enrollment token was used already, with another key; if that was not you, somebody else holds "
@@ -156,17 +154,17 @@ class Issuer:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="certificate expired", grant=grant)
         return Issued(grant, certificate, again)
 
-    def _check_unexpired(self, token: TokenRecord, grant: Grant) -> None:
-        if self._clock.now_us() >= token.expires_at_us:
-            at = from_micros(token.expires_at_us).isoformat(timespec="seconds")
-            message = f"this enrollment token expired at {at}; ask for a new one"
-            raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
-
     def _check_open(self, grant: Grant) -> None:
         status = grant.status_at(self._clock.now_us())
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
             message = "the grant of this enrollment token is no longer open; ask for a new one"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
+
+
+def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
+    at = from_micros(token.expires_at_us).isoformat(timespec="seconds")
+    message = f"this enrollment token expired at {at}; ask for a new one"
+    return EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
 
 
 def _settling(token: TokenRecord, serial: str) -> Callable[[AsyncConnection], Awaitable[None]]:

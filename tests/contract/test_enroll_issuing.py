@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -8,9 +9,9 @@ from sqlalchemy import select
 from federation.errors import ConflictError, NotFoundError, Reason
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants import GrantStatus
+from federation.store.grants import Grant, GrantBook, GrantStatus
 from federation.store.tokens import TokenRecord, TokenStore, hash_secret
-from federation.trust.authority import Authority
+from federation.trust.authority import Authority, IssuedCertificate
 from federation.trust.certificates import key_hash
 from federation.trust.issuing import EnrollmentRefusal, Issuer
 from federation.trust.tokens import EnrollmentToken
@@ -271,6 +272,27 @@ async def test_a_revocation_between_claim_and_issue_wins(database: Database, aut
 
     assert "is revoked" in caught.value.detail
     assert gateway.grants.get(token.grant_id).certificates == {}
+
+
+class RevokedAtOnce(GrantBook):
+    """Grants that are revoked the moment a certificate was stored."""
+
+    async def add_certificate(self, grant_id: str, certificate: IssuedCertificate, **options: Any) -> Grant:
+        await super().add_certificate(grant_id, certificate, **options)
+        return await self.revoke(grant_id)
+
+
+@pytest.mark.asyncio
+async def test_a_revocation_between_issue_and_answer_wins(database: Database, authority: Authority):
+    """A certificate whose grant was revoked before it was handed out is not handed out."""
+    gateway = await opened(database, authority)
+    token = await gateway.token()
+    grants = await RevokedAtOnce.load(database, gateway.clock)
+    lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
+    issuer = Issuer(authority, grants, gateway.tokens, clock=gateway.clock, **lifetimes)
+
+    with pytest.raises(EnrollmentRefusal, match="no longer open"):
+        await issuer.enroll(token.secret, csr(KEY))
 
 
 @pytest.mark.asyncio

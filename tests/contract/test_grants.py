@@ -229,6 +229,19 @@ async def test_a_revocation_wins_over_a_certificate_under_way(database: Database
 
 
 @pytest.mark.asyncio
+async def test_a_stored_revocation_is_never_undone(database: Database):
+    """Not even a process whose memory is behind makes a revoked grant active again in the database."""
+    book = await GrantBook.load(database)
+    grant, issued = await new_grant(book), PKI.client().issued
+    await book.add_certificate(grant.id, issued, activate=False)
+    behind = await GrantBook.load(database)
+    await book.revoke(grant.id)
+    await behind.confirm(grant.id, issued.fingerprint)
+
+    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.REVOKED
+
+
+@pytest.mark.asyncio
 async def test_what_runs_within_is_one_transaction_with_the_certificate(database: Database):
     """When the companion write fails, there is no certificate, neither in the database nor in memory."""
     book = await GrantBook.load(database)
