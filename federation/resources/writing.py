@@ -15,7 +15,7 @@ from federation.store.schema import memberships, rows, teams, users
 __all__ = ["write_batch"]
 
 T = TypeVar("T")
-CHUNK: Final = 5_000
+CHUNK: Final = 2_000
 """Names, or rows, of one statement."""
 _OLD: Final = select(
     rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data

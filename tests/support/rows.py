@@ -1,0 +1,72 @@
+"""Rows, and people who may or may not see them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+
+from federation.resources.batch import Batch, Member, NewRow
+from federation.resources.document import Document
+from federation.resources.provider import ListQuery, Position, Row, SearchQuery
+from federation.resources.sql import SqlProvider
+from federation.scope import RowFilter
+from federation.store.database import Database
+
+EVERYTHING = RowFilter()
+NOON_US = 1_790_000_000_000_000
+
+
+def new_row(row_id: str, owner: str, team: str = "", /, *, resource: str = "tasks", at_us: int = NOON_US, **data: Any):
+    """A row whose data are the other arguments."""
+    document = Document.parse(json.dumps(data, ensure_ascii=False))
+    return NewRow(resource, row_id, owner, document, team, created_at_us=at_us, updated_at_us=at_us)
+
+
+def office(*rows: NewRow) -> Batch:
+    """Ada is in T1, Grace in T1 and T2, Linus in none; with these rows."""
+    members = (Member("ada", "T1"), Member("grace", "T1"), Member("grace", "T2"))
+    return Batch(("ada", "grace", "linus"), ("T1", "T2"), members, rows)
+
+
+async def listed(provider: SqlProvider, subject: str, row_filter: RowFilter = EVERYTHING, **where: str) -> list[str]:
+    """The ids of the first thousand tasks that a subject sees."""
+    page = await provider.list(subject, ListQuery("tasks", row_filter, 1_000, where))
+    assert not page.more
+    return [row.id for row in page.items]
+
+
+async def found(provider: SqlProvider, subject: str, text: str, row_filter: RowFilter = EVERYTHING) -> list[str]:
+    """The ids of the tasks that a search finds, best first."""
+    page = await provider.search(subject, SearchQuery(text, {"tasks": row_filter}, 1_000))
+    return [hit.row.id for hit in page.items]
+
+
+async def walked(provider: SqlProvider, subject: str, limit: int) -> list[Row]:
+    """Every task that a subject sees, page by page."""
+    rows: list[Row] = []
+    after: Position | None = None
+    while True:
+        page = await provider.list(subject, ListQuery("tasks", EVERYTHING, limit, after=after))
+        rows.extend(page.items)
+        if not page.more:
+            return rows
+        assert len(page.items) == limit
+        after = page.items[-1].position
+
+
+@contextmanager
+def recorded_sql(database: Database) -> Iterator[list[str]]:
+    """The text of every statement that reaches the database, transactions aside."""
+    statements: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(("BEGIN", "SELECT pg_advisory")):
+            statements.append(statement)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", record)
+    try:
+        yield statements
+    finally:
+        event.remove(database.engine.sync_engine, "before_cursor_execute", record)
