@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from federation.errors import InputError
 
 __all__ = ["load"]
 
-CHUNK: Final = 256 * 1024
-"""Bytes of one message; a longer line goes alone."""
+CHUNK: Final = 64 * 1024
+"""Bytes of one message."""
 
 
 def load(directory: Path, file: str) -> dict[str, int]:
@@ -30,7 +30,7 @@ def load(directory: Path, file: str) -> dict[str, int]:
             return _through_gateway(directory, chunks)
         from cli.direct import load_directly
 
-        return asyncio.run(load_directly(config, chunks))
+        return _counts(asyncio.run(load_directly(config, chunks)))
 
 
 @contextmanager
@@ -56,26 +56,16 @@ def _progress(size: int | None) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=size)
         yield lambda read: progress.advance(task, read)
 
 
 def _chunks(source: BinaryIO, advance: Any) -> Iterator[bytes]:
-    """Yield whole lines, together as long as a message may be."""
-    held: list[bytes] = []
-    length = 0
-    for line in source:
-        if held and length + len(line) > CHUNK:
-            yield b"".join(held)
-            advance(length)
-            held, length = [], 0
-        held.append(line)
-        length += len(line)
-    if held:
-        yield b"".join(held)
-        advance(length)
+    while chunk := source.read(CHUNK):
+        yield chunk
+        advance(len(chunk))
 
 
 def _through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
@@ -87,4 +77,8 @@ def _through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]
         for reply in admin.ImportRows(pb.ImportRowsRequest(lines=chunk) for chunk in chunks):
             if reply.HasField("summary"):
                 summary = reply.summary
-    return {"users": summary.users, "teams": summary.teams, "members": summary.members, "rows": summary.rows}
+    return _counts(summary)
+
+
+def _counts(summary: Any) -> dict[str, int]:
+    return {kind: int(getattr(summary, kind)) for kind in ("users", "teams", "members", "rows")}

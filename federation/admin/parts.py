@@ -25,7 +25,7 @@ class Federating(Protocol):
         """Every peer by name and local user."""
         ...
 
-    def stub(self, peer: str, *, user: str) -> Any:
+    def stub(self, peer: str, user: str | None = None) -> Any:
         """Return the generated stub over the chain to a peer of a user; raise `NotFoundError`."""
         ...
 

@@ -79,7 +79,7 @@ class QueryDesk:
         return ask
 
     def _federated(self, source: str, name: str, user: str, verb: str) -> Ask:
-        stub = self._parts.federation.stub(name, user=user)
+        stub = self._parts.federation.stub(name, user)
         method: Any = getattr(stub, verb.capitalize())
 
         async def ask(request: Message) -> tuple[Message, bool]:

@@ -33,14 +33,19 @@ def postgres_directory() -> Iterator[str]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
+async def new_postgres_url(directory: str) -> str:
+    """Make a new, empty database in the PostgreSQL server of a socket directory, and return its URL."""
+    name = f"t{os.getpid()}_{next(_NUMBER)}"
+    admin = await asyncpg.connect(host=directory, user="postgres", database="postgres")
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    return f"postgresql+asyncpg://postgres@/{name}?host={directory}"
+
+
 @pytest_asyncio.fixture
 async def postgres_url(postgres_directory: str) -> str:
     """A new, empty PostgreSQL database."""
-    name = f"t{os.getpid()}_{next(_NUMBER)}"
-    admin = await asyncpg.connect(host=postgres_directory, user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    return f"postgresql+asyncpg://postgres@/{name}?host={postgres_directory}"
+    return await new_postgres_url(postgres_directory)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -18,7 +18,11 @@ from federation.config import GatewayConfig, StoreConfig
 from federation.founding import found_gateway
 from federation.gateway import Gateway
 from federation.v1 import admin_pb2 as pb
-from federation.v1.admin_pb2_grpc import AdminServiceAsyncStub, AdminServiceStub
+from federation.v1.admin_pb2_grpc import AdminServiceStub
+from tests.support.databases import new_postgres_url
+
+if TYPE_CHECKING:
+    from federation.v1.admin_pb2_grpc import AdminServiceAsyncStub
 
 SCOPE = {
     "resources": ["tasks", "notes"],
@@ -34,7 +38,7 @@ class Running:
 
     gateway: Gateway
     stack: AsyncExitStack
-    admin: AdminServiceAsyncStub
+    admin: "AdminServiceAsyncStub"
 
     @property
     def name(self) -> str:
@@ -47,6 +51,7 @@ class Running:
 
 
 Start = Callable[..., Awaitable[Running]]
+NewStore = Callable[[], Awaitable[str]]
 
 
 def rows_jsonl(count: int = 12) -> bytes:
@@ -89,18 +94,30 @@ def short_path() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest) -> NewStore:
+    """How a new gateway gets its database; the same test on both kinds."""
+    if request.param == "sqlite":
+        return _in_its_directory
+    directory = str(request.getfixturevalue("postgres_directory"))
+    return lambda: new_postgres_url(directory)
+
+
+async def _in_its_directory() -> str:
+    return ""
+
+
 @pytest_asyncio.fixture
-async def start(short_path: Path) -> AsyncIterator[Start]:
+async def start(short_path: Path, store: NewStore) -> AsyncIterator[Start]:
     """Start a gateway of a name; one that was made before starts again from its directory."""
     started: list[Running] = []
 
-    async def start(name: str, url: str = "", **options: Any) -> Running:
+    async def start(name: str, **options: Any) -> Running:
         directory = short_path / name
         if not directory.exists():
-            config = GatewayConfig(
-                directory=directory, name=name, listen="127.0.0.1:0", enroll="127.0.0.1:0", store=StoreConfig(url=url)
-            )
-            await found_gateway(config)
+            url = StoreConfig(url=await store())
+            free = "127.0.0.1:0"
+            await found_gateway(GatewayConfig(directory=directory, name=name, listen=free, enroll=free, store=url))
         stack = AsyncExitStack()
         gateway = await stack.enter_async_context(Gateway.open(directory, **options))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(target(gateway.config.socket_path)))
@@ -132,7 +149,7 @@ async def enroll(home: Running, work: Running, *, user: str = "ada", subject: st
 
 
 @pytest_asyncio.fixture
-async def home(start: Start) -> Running:
+async def home_gateway(start: Start) -> Running:
     """The gateway that asks."""
     running = await start("home.example")
     await fill(running)
@@ -140,7 +157,7 @@ async def home(start: Start) -> Running:
 
 
 @pytest_asyncio.fixture
-async def work(start: Start) -> Running:
+async def work_gateway(start: Start) -> Running:
     """The gateway that is asked."""
     running = await start("work.example")
     await fill(running)
