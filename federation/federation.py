@@ -21,9 +21,7 @@ from federation.config import GatewayConfig
 from federation.errors import FederationError, InputError, NotFoundError
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
-from federation.telemetry.metrics import FederationMetrics
-from federation.telemetry.setup import Telemetry
-from federation.telemetry.spans import SpanSource
+from federation.telemetry.handle import Telemetry, ambient_telemetry
 from federation.trust.sealing import Sealer
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
@@ -85,7 +83,7 @@ class Federation:
         """
         self.config, self.clock = config, clock
         self._source = peer_store or StoredPeers(config)
-        self._telemetry = telemetry or Telemetry(SpanSource(), FederationMetrics())
+        self._telemetry = telemetry or ambient_telemetry()
         self._home: Home | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._loops: set[asyncio.AbstractEventLoop] = set()
@@ -196,7 +194,7 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
     `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with near matches.
     """
     config = GatewayConfig.load(Path(directory))
-    home = Home.share(config, SYSTEM_CLOCK, Telemetry(SpanSource(), FederationMetrics()))
+    home = Home.share(config, SYSTEM_CLOCK, ambient_telemetry())
 
     def release() -> None:
         if home.release():

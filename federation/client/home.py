@@ -26,8 +26,8 @@ from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
+from federation.telemetry.handle import Telemetry
 from federation.telemetry.metrics import CacheReading
-from federation.telemetry.setup import Telemetry
 
 if TYPE_CHECKING:
     from federation.client.flight import Flight

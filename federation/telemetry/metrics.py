@@ -6,13 +6,14 @@ Attributes are `peer`, `verb` and `outcome` and nothing else, so the number of s
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 from typing import Final, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from federation.telemetry.spans import SCOPE, OutcomeWord
 
-__all__ = ["CIRCUIT_STATE_VALUE", "CacheReading", "FederationMetrics", "Reader"]
+__all__ = ["CIRCUIT_STATE_VALUE", "CacheReading", "FederationMetrics", "Reader", "metrics_for"]
 
 T = TypeVar("T")
 Reader = Callable[[], Iterable[tuple[str, T]]]
@@ -140,6 +141,20 @@ class FederationMetrics:
             return [Observation(sum(read() for read in current))] if current else []
 
         return observe
+
+
+_LOCK: Final = Lock()
+_MADE: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
+
+
+def metrics_for(provider: MeterProvider | None, *, version: str = "") -> FederationMetrics:
+    """Return the instruments on a provider (`None`: the global one), made once: a second set would report twice."""
+    provider = provider or metrics.get_meter_provider()
+    with _LOCK:
+        made = _MADE.get(provider)
+        if made is None:
+            made = _MADE[provider] = FederationMetrics(provider, version=version)
+    return made
 
 
 def _about(key: tuple[str, str, OutcomeWord]) -> dict[str, str]:

@@ -8,8 +8,7 @@ SDK itself. A provider that an embedding program installed is used as it is and 
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry import metrics, trace
@@ -25,14 +24,14 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, TracerProvider
 
 from federation.config import TelemetryConfig
-from federation.telemetry.metrics import FederationMetrics
+from federation.telemetry.handle import Telemetry
+from federation.telemetry.metrics import metrics_for
 from federation.telemetry.spans import SpanSource
 
 __all__ = ["DEFAULT_SERVICE_NAME", "Telemetry", "setup_telemetry"]
 
 DEFAULT_SERVICE_NAME: Final = "mosaic-gateway"
 LOGGER: Final = logging.getLogger(__name__)
-FLUSH_TIMEOUT_MS: Final = 5_000
 _Environment = Mapping[str, str]
 
 
@@ -42,29 +41,6 @@ class _GatewayTracerProvider(SdkTracerProvider):
 
 class _GatewayMeterProvider(SdkMeterProvider):
     """Ours, likewise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Telemetry:
-    """What the parts of one gateway report to. `spans` and `metrics` cost next to nothing where nobody listens."""
-
-    spans: SpanSource
-    metrics: FederationMetrics | None
-    """`None`: switched off."""
-    tracer_provider: TracerProvider | None = None
-    """For others that make spans (`telemetry.rpc_spans`); `None`: the global one."""
-    _flush: tuple[Callable[[int], object], ...] = ()
-    _shutdown: tuple[Callable[[], object], ...] = field(default=())
-
-    def flush(self, timeout_ms: int = FLUSH_TIMEOUT_MS) -> None:
-        """Send what waits to be sent; blocks for at most the timeout a signal."""
-        for flush in self._flush:
-            flush(timeout_ms)
-
-    def shutdown(self) -> None:
-        """Send what waits and end the exporters that were set up here. Blocks; once is enough."""
-        for shutdown in self._shutdown:
-            shutdown()
 
 
 def setup_telemetry(
@@ -83,7 +59,7 @@ def setup_telemetry(
     ours = [provider for provider in (tracing, metering) if provider is not None]
     return Telemetry(
         SpanSource(tracers, version=version),
-        FederationMetrics(meters, version=version),
+        metrics_for(meters, version=version),
         tracers,
         tuple(provider.force_flush for provider in ours),
         tuple(provider.shutdown for provider in ours),

@@ -23,7 +23,7 @@ from federation.config import GatewayConfig, TelemetryConfig
 from federation.errors import Reason, Refusal
 from federation.server.rpc_spans import RpcSpanServerInterceptor
 from federation.server.tracing import ServerTracing
-from federation.telemetry.setup import Telemetry
+from federation.telemetry.handle import Telemetry
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
 from federation.breaker import CircuitState
-from federation.telemetry.metrics import CIRCUIT_STATE_VALUE, CacheReading, FederationMetrics
+from federation.telemetry.metrics import CIRCUIT_STATE_VALUE, CacheReading, FederationMetrics, metrics_for
 from federation.telemetry.spans import OutcomeWord
 from tests.support.spans import MetricLog
 
@@ -117,3 +117,15 @@ def test_every_metric_of_the_design_exists(metric_log: MetricLog) -> None:
             *("federation.leases", "federation.audit.dropped"),
         ]
     )
+
+
+def test_instruments_are_made_once_a_provider(metric_log: MetricLog) -> None:
+    """Two gateways that report to one provider share its instruments, so nothing is reported twice."""
+    first, second = metrics_for(metric_log.provider), metrics_for(metric_log.provider)
+    first.read_leases(lambda: 1)
+    second.read_leases(lambda: 2)
+
+    assert first is second
+    assert metric_log.points("federation.leases") == {(): 3}
+    assert metrics_for(MetricLog().provider) is not first
+    assert metrics_for(None) is metrics_for(None)
