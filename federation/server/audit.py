@@ -97,8 +97,6 @@ class AuditTrail:
 
         Raises `Refusal` RATE_LIMITED where no place came free in time: the read must not be served then.
         """
-        if self._stopping.is_set():
-            raise _overloaded()
         if self._places.locked():
             self._hurry.set()
             try:
@@ -108,6 +106,9 @@ class AuditTrail:
                 raise _overloaded() from None
         else:
             await self._places.acquire()
+        if self._stopping.is_set():
+            self._places.release()
+            raise _overloaded()
         self._reads.append(event)
         self._work.set()
 
@@ -140,7 +141,8 @@ class AuditTrail:
     ) -> None:
         """Queue an act other than a read: enroll, renew, grant, revoke, and what the operator does.
 
-        One that was refused (`outcome` other than `ok`) may come from anybody, and is counted with like ones.
+        `source` is an address, or gRPC's name of one. An act that was refused (`outcome` other than `ok`) may come
+        from anybody, and is counted with like ones.
         """
         event = AuditEvent(
             at_us=self._clock.now_us(),
@@ -150,7 +152,7 @@ class AuditTrail:
             peer=peer,
             subject=subject,
             reason=reason,
-            source=source,
+            source=source_of(source),
             resource=resource,
             trace_id=trace_id,
         )
@@ -169,7 +171,7 @@ class AuditTrail:
             peer=event.peer,
             subject=event.subject,
             reason=event.reason,
-            source=source_of(event.source),
+            source=event.source,
         )
 
     async def _run(self) -> None:
@@ -233,13 +235,16 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 
 
 def source_of(peer: str) -> str:
-    """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port."""
+    """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port.
+
+    Whatever is no such name is returned as it is.
+    """
     kind, _, rest = unquote(peer).partition(":")
     if kind == "ipv4":
         return rest.rpartition(":")[0]
     if kind == "ipv6":
         return rest.rpartition(":")[0].strip("[]")
-    return kind
+    return kind if kind == "unix" else peer
 
 
 def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:

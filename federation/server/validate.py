@@ -8,7 +8,8 @@ from federation.errors import Reason, Refusal
 __all__ = ["bounded_text", "checked_page_size", "checked_resources", "checked_where", "invalid"]
 
 MAX_RESOURCE: Final = 64
-MAX_ID: Final = 512
+MAX_ID: Final = 1_024
+"""Bytes: 256 characters, whichever they are."""
 MAX_QUERY: Final = 1_024
 MAX_WHERE: Final = 16
 MAX_WHERE_KEY: Final = 128

@@ -238,6 +238,8 @@ async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter
         ("ipv6:%5B::1%5D:4711", "::1"),
         ("ipv6:[fe80::1%25eth0]:4711", "fe80::1%eth0"),
         ("unix:", "unix"),
+        ("::1", "::1"),
+        ("127.0.0.1", "127.0.0.1"),
         ("", ""),
     ],
 )
