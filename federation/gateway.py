@@ -20,6 +20,7 @@ from federation.federation import Federation
 from federation.resources.provider import ResourceProvider
 from federation.resources.sql import SqlProvider
 from federation.server.audit import AuditTrail
+from federation.server.rpc_spans import RpcSpanServerInterceptor
 from federation.server.server import GatewayServer
 from federation.server.service import FederationService
 from federation.server.tracing import ServerTracing
@@ -86,8 +87,14 @@ class Gateway:
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
             audit=self._record_enrollment,
         )
+        wanted = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
-            listen=config.listen, enroll=config.enroll, identity=authority, service=service, enrollment=enrollment
+            listen=config.listen,
+            enroll=config.enroll,
+            identity=authority,
+            service=service,
+            enrollment=enrollment,
+            interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
         )
         self._admin = AdminServer(config.socket_path, parts)
         self._flushing: asyncio.Task[None] | None = None
