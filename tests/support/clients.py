@@ -79,6 +79,11 @@ def sync_stub(form: str, home: Home, scripted: ScriptedPeer) -> Iterator[Any]:
         yield FederationServiceStub(grpc.intercept_channel(bare, *fed.sync_interceptors("work.example", "ada")))
 
 
+def client_threads() -> int:
+    """How many threads there are, those of the scripted server left out."""
+    return sum(1 for thread in threading.enumerate() if "ThreadPoolExecutor" not in thread.name)
+
+
 def in_threads(count: int, work: Any) -> list[Any]:
     """Run `work(index)` in so many threads at once; return what each returned or raised."""
     results: list[Any] = [None] * count
