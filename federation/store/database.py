@@ -2,8 +2,9 @@
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,6 +108,7 @@ def _engine(url: str) -> AsyncEngine:
             engine = create_async_engine(parsed)
             event.listen(engine.sync_engine, "connect", _sqlite_connect)
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
+            event.listen(engine.sync_engine, "invalidate", _sqlite_invalidate)
             return engine
         return create_async_engine(parsed, pool_pre_ping=True)
     except ModuleNotFoundError as e:
@@ -127,6 +129,13 @@ def _sqlite_begin(connection: Connection) -> None:
     # A transaction that reads first and then writes would fail at once where another one wrote in between.
     write = connection.get_execution_options().get("mosaic_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _sqlite_invalidate(connection: Any, _record: object, _error: object) -> None:
+    # A statement that was cancelled may be half read. SQLite closes its connection only when that statement is
+    # garbage, and would keep the transaction, and with it everybody's write lock, until then.
+    with suppress(sqlite3.Error, SQLAlchemyError):
+        connection.rollback()
 
 
 def _migrate(connection: Connection) -> None:
