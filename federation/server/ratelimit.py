@@ -81,10 +81,8 @@ class _Windows(Storage, SlidingWindowCounterSupport):
     def wait(self, key: str, limit: int, expiry: int) -> float:
         """Return the seconds after which one more entry fits, if none other comes in."""
         _, previous, current, left = self._view(key, expiry)
-        if current < limit:
-            seconds = left - expiry * (limit - current) / max(previous, 1)
-        else:
-            seconds = left + expiry * (1 - limit / current)
+        # No more than `limit` are ever let into one window, so the next window has room as soon as it begins.
+        seconds = left - expiry * (limit - current) / max(previous, 1) if current < limit else left
         return max(seconds, 0.0) + LEAST_WAIT_S
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:

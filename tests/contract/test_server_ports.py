@@ -5,6 +5,7 @@ import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -128,6 +129,7 @@ async def test_the_guard_covers_enrollment(serving: Serving, caplog: pytest.LogC
     assert "secret words" not in repr(broken)
     assert "secret words" in caplog.text
     assert (aborted.code(), aborted.details()) == (grpc.StatusCode.UNIMPLEMENTED, "not yet")
+    assert sum("incident" in line for line in caplog.messages) == 1
 
 
 async def test_the_enrollment_port_takes_small_messages_only(serving: Serving):
@@ -257,6 +259,29 @@ async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tupl
     assert await channel.unary_unary("/x/plain")(b"a") == b"a"
     assert (await error_of(channel.unary_unary("/x/plain")(b"\xff"))).code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (await error_of(channel.unary_unary("/x/unknown")(b"a"))).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_stream_that_breaks_off_ends_its_generator_first():
+    """By the time that the call is over the handler's `finally` has run, whoever still holds the generator."""
+
+    class Gone:
+        async def write(self, _answer: Any) -> None:
+            raise asyncio.CancelledError
+
+    async def found(details: Any) -> Any:
+        return streams.service(details)
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"a"
+
+    streams, details = Streams(), SimpleNamespace(method="/x/stream_stream")
+    handler = await IncidentGuard().intercept_service(found, details)
+
+    with pytest.raises(asyncio.CancelledError) as held:
+        await handler.stream_stream(requests(), Gone())
+
+    assert streams.ended.is_set()
+    assert held.tb is not None
 
 
 async def test_a_cancelled_stream_ends_its_generator_at_once(guarded: tuple[grpc.aio.Channel, Streams]):

@@ -169,6 +169,25 @@ async def test_a_failing_table_is_told_once_and_loses_nothing(
     assert "again" in ours[1]
 
 
+async def test_refusals_during_a_write_that_fails_are_counted_with_those_that_were_in_it(
+    trail: AuditTrail, writer: ScriptedWriter
+):
+    """What comes in while a batch is under way joins the refusals that come back from it."""
+    writer.gate.clear()
+    trail.refuse(denial())
+    await writer.begun.wait()
+    trail.refuse(denial())
+    trail.refuse(denial(source="10.0.0.2"))
+
+    writer.fault = OSError("disk full")
+    writer.gate.set()
+    while not trail.failing:  # noqa: ASYNC110 - the failure is no event
+        await asyncio.sleep(0)
+    writer.fault = None
+
+    assert [(e.source, e.count) for e in await writer.seen(3)] == [("10.0.0.1", 2), ("10.0.0.2", 1)]
+
+
 async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter):
     """Everything queued before `stop` is written by it; a read afterwards is refused."""
     trail = AuditTrail(writer)

@@ -99,6 +99,18 @@ def test_no_minute_sees_more_than_twice_the_limit(per_minute: int, pauses: list[
         assert sum(at <= other < at + 60 for other in allowed) < 2 * per_minute + 1
 
 
+def test_a_burst_at_the_end_of_a_minute_counts_in_the_next():
+    """Ten calls in the last second of a window leave one for the first second of the next, not ten."""
+    clock = ManualClock()
+    clock.advance(59 - clock.monotonic_s % 60)
+    limits = limiter(clock)
+    assert sum(passes(limits, per_minute=10) for _ in range(20)) == 10
+
+    clock.advance(2)
+
+    assert sum(passes(limits, per_minute=10) for _ in range(20)) == 1
+
+
 def test_counting_starts_no_thread():
     """A thousand calls leave the number of threads as it was."""
     limits, before = GrantLimiter(), threading.active_count()
