@@ -1,8 +1,11 @@
 """What the parts of one gateway report to. Light: it needs the OpenTelemetry API alone, not the SDK."""
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from threading import Thread
 from typing import Final
 
 from opentelemetry.trace import TracerProvider
@@ -12,7 +15,9 @@ from federation.telemetry.spans import SpanSource
 
 __all__ = ["Telemetry", "ambient_telemetry"]
 
-FLUSH_TIMEOUT_MS: Final = 5_000
+PATIENCE_S: Final = 3.0
+"""How long a stopping gateway waits for its collector."""
+LOGGER: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +29,28 @@ class Telemetry:
     """`None`: switched off."""
     tracer_provider: TracerProvider | None = None
     """For others that make spans (`telemetry.rpc_spans`); `None`: the global one."""
-    _flush: tuple[Callable[[int], object], ...] = ()
+    _flush: tuple[Callable[[], object], ...] = ()
     _shutdown: tuple[Callable[[], object], ...] = ()
 
-    def flush(self, timeout_ms: int = FLUSH_TIMEOUT_MS) -> None:
-        """Send what waits to be sent; blocks for at most the timeout a signal."""
-        for flush in self._flush:
-            flush(timeout_ms)
+    def flush(self, timeout_s: float = PATIENCE_S) -> None:
+        """Send what waits to be sent; blocks for at most `timeout_s`, whatever the collector does."""
+        _run(self._flush, timeout_s)
 
-    def shutdown(self) -> None:
-        """Send what waits and end the exporters that were set up for this gateway. Blocks; once is enough."""
-        for shutdown in self._shutdown:
-            shutdown()
+    def shutdown(self, timeout_s: float = PATIENCE_S) -> None:
+        """Send what waits and end the exporters of this gateway; blocks for at most `timeout_s`. Once is enough."""
+        _run(self._shutdown, timeout_s)
+
+
+def _run(ends: Iterable[Callable[[], object]], timeout_s: float) -> None:
+    """Run all at once and wait: the SDK itself retries for up to 20 s where no collector answers."""
+    deadline = time.monotonic() + timeout_s
+    threads = [Thread(target=end, name="federation-telemetry", daemon=True) for end in ends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        LOGGER.warning("the collector did not take everything within %g s; the rest is dropped", timeout_s)
 
 
 @cache

@@ -49,7 +49,7 @@ def setup_telemetry(
     """Return the telemetry of a gateway, exporting where the environment asks for it.
 
     `environment` decides whether; how, the SDK reads from the process's own variables. Providers made here become
-    the global ones unless there are some already.
+    the global ones unless there are some already. What was made here is sent for good by `Telemetry.shutdown`.
     """
     if not config.enabled or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Telemetry(SpanSource(NoOpTracerProvider()), None, NoOpTracerProvider())
@@ -75,7 +75,7 @@ def _tracer_provider(
         return current, None
     if not _asked_for("TRACES", environment):
         return None, None
-    provider = _GatewayTracerProvider(_sampler(environment), resource)
+    provider = _GatewayTracerProvider(_sampler(environment), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if isinstance(current, ProxyTracerProvider):
         trace.set_tracer_provider(provider)
@@ -90,7 +90,8 @@ def _meter_provider(
         return current, None
     if not _asked_for("METRICS", environment):
         return None, None
-    provider = _GatewayMeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    provider = _GatewayMeterProvider([reader], resource, shutdown_on_exit=False)
     if not isinstance(current, _GatewayMeterProvider):
         metrics.set_meter_provider(provider)
     return provider, provider

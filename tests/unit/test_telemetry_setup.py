@@ -203,3 +203,16 @@ def test_a_peers_sampled_flag_does_not_command(environment: dict[str, str], deci
     made = report({**ENDPOINT, **environment}, after=SAMPLING)
 
     assert json.loads(made["log"].splitlines()[-1])["decisions"] == decisions
+
+
+def test_a_collector_that_is_away_holds_nobody_up() -> None:
+    """Flush and shutdown keep to their time, and say what was lost."""
+    after = """
+import time
+telemetry.spans.tracer().start_span("y").end()
+begun = time.monotonic()
+telemetry.flush(0.2)
+telemetry.shutdown(0.3)
+assert time.monotonic() - begun < 2
+"""
+    assert "the collector did not take everything within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]
