@@ -29,16 +29,20 @@ class ListedPeers:
         return self.records
 
 
+def config_of(directory: Path, **settings: Any) -> GatewayConfig:
+    """Settings of a gateway whose admin socket nobody opens, so that no path is too long for it."""
+    return GatewayConfig(directory=directory, name="home.example", admin_socket="/nowhere/admin.sock", **settings)
+
+
 def federation_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Federation:
     """A federation over these peers, to be entered."""
-    config = GatewayConfig(directory=directory, name="home.example", **settings)
-    return Federation(config, ListedPeers(*records), clock=clock)
+    return Federation(config_of(directory, **settings), ListedPeers(*records), clock=clock)
 
 
 @contextmanager
 def home_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Iterator[Home]:
     """The shared object beneath federations, for tests of threads alone."""
-    home = Home.share(GatewayConfig(directory=directory, name="home.example", **settings), clock, None)
+    home = Home.share(config_of(directory, **settings), clock, None)
     home.peers.load(records)
     home.loaded = True
     try:

@@ -1,0 +1,290 @@
+"""The public face: opening a gateway's directory, sharing within a process, changes by others, forks."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+import federation
+from federation import Federation, fields, sync_channel
+from federation.client.home import Home
+from federation.config import GatewayConfig
+from federation.errors import ConfigError, ConflictError, FederationError, InputError, NotFoundError, Reason
+from federation.store.database import Database
+from federation.store.peers import PeerRecord, PeerStore
+from federation.trust.sealing import Sealer
+from federation.v1 import federation_pb2 as pb
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from federation.wire.metadata import CACHED
+from federation.wire.status import error_detail_of
+from tests.support.clients import ListedPeers, config_of, federation_of
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+
+LIST = pb.ListRequest(resource="tasks")
+SEARCH = pb.SearchRequest(query="x")
+FORKED = textwrap.dedent(
+    """
+    import os, sys
+    from pathlib import Path
+    import grpc
+    from federation.store.peers import PeerRecord
+    from federation.v1 import federation_pb2 as pb
+    from federation.v1.federation_pb2_grpc import FederationServiceStub
+    from tests.support.clients import home_of, sync_channel_of
+
+    record = PeerRecord(**eval(sys.stdin.read()))
+    request = pb.ListRequest(resource="tasks")
+    with home_of(Path(sys.argv[1]), record) as home:
+        stub = FederationServiceStub(sync_channel_of(home))
+        stub.List(request)
+        before = home.cache.instance_id
+        child = os.fork()
+        if child == 0:
+            try:
+                stub.List(request)
+                end = "served"
+            except grpc.RpcError as e:
+                end = e.details()
+            future = stub.List.future(request)
+            again = Path(sys.argv[1]) / "again"
+            again.mkdir()
+            print("child", before != home.cache.instance_id, future.code().name, end, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        _, call = stub.List.with_call(request)
+        print("parent", before == home.cache.instance_id, dict(call.trailing_metadata())["_cached"], flush=True)
+    """
+)
+
+
+async def gateway(directory: Path, *records: PeerRecord) -> Path:
+    """A gateway's directory with these peers."""
+    (directory / "gateway.toml").write_text('name = "home.example"\nadmin_socket = "/nowhere/admin.sock"\n')
+    sealer = Sealer.create(directory)
+    await add(directory, sealer, *records)
+    return directory
+
+
+async def add(directory: Path, sealer: Sealer, *records: PeerRecord) -> None:
+    """Enroll, as another process does."""
+    database = await Database.open(GatewayConfig.load(directory).database_url)
+    store = PeerStore(database, sealer)
+    for record in records:
+        await store.add(record)
+    await database.close()
+
+
+@pytest.mark.asyncio
+async def test_open_gives_the_generated_stub(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The example of the documentation: open a directory, take a stub, call, read fields."""
+    async with Federation.open(await gateway(tmp_path, scripted.record())) as fed:
+        reply = await fed.stub("work.example", user="ada").List(LIST)
+        assert fields(reply.rows[0]) == {"title": "Write the report"}
+        assert isinstance(fed.stub("work.example"), FederationServiceStub)
+        assert [peer.name for peer in fed.peers.all()] == ["work.example"]
+        assert fed.peers.all(user="bob") == ()
+
+
+@pytest.mark.asyncio
+async def test_one_directory_in_one_process_is_one_cache(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Federation and sync channel on a directory, however it is written, share cache, circuit and instance id."""
+    directory = await gateway(tmp_path, scripted.record())
+    (directory / "link").symlink_to(directory)
+    async with Federation.open(directory) as fed, Federation.open(directory / "link") as same:
+        await fed.stub("work.example").List(LIST)
+        channel = await asyncio.to_thread(sync_channel, str(directory), "work.example", user="ada")
+        with channel:
+            stub: Any = FederationServiceStub(channel)
+            _, call = await asyncio.to_thread(stub.List.with_call, LIST)
+            assert dict(call.trailing_metadata())[CACHED] == "true"
+        assert channel.peer is fed.peer("work.example") is same.peer("work.example")
+        assert fed.instance_id == same.instance_id
+        assert scripted.service.calls() == 1
+        [seen] = scripted.service.seen
+        assert seen.header("mosaic-instance") == [fed.instance_id]
+        first = fed.instance_id
+    async with Federation.open(directory) as later:
+        assert later.instance_id != first
+
+
+@pytest.mark.asyncio
+async def test_closing_one_face_leaves_the_others(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A federation that closes ends its own calls; another on the same loop, and a sync channel, go on."""
+    directory = await gateway(tmp_path, scripted.record())
+    async with Federation.open(directory) as stays:
+        leaves = await Federation.open(directory).start()
+        channel = await asyncio.to_thread(sync_channel, directory, "work.example")
+        await stays.stub("work.example").Search(SEARCH)
+        late = leaves.stub("work.example")
+        await leaves.close()
+        await leaves.close()
+        with pytest.raises(grpc.RpcError):
+            await late.Search(SEARCH)
+        with pytest.raises(FederationError, match="not open"):
+            leaves.stub("work.example")
+        assert (await stays.stub("work.example").Search(SEARCH)).hits
+        stub: Any = FederationServiceStub(channel)
+        assert (await asyncio.to_thread(stub.Search, SEARCH)).hits
+        channel.close()
+        channel.close()
+        assert (await stays.stub("work.example").Search(SEARCH)).hits
+
+
+def test_sync_channel_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A program of threads needs no loop: the channel opens the directory, and its close ends everything."""
+    asyncio.run(gateway(tmp_path, scripted.record()))
+    with sync_channel(tmp_path, "work.example") as channel:
+        stub: Any = FederationServiceStub(channel)
+        assert stub.List(LIST) == stub.List(LIST)
+    assert scripted.service.calls() == 1
+    with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
+        sync_channel(tmp_path, "work.exmaple")
+    with pytest.raises(ConfigError, match="not a gateway's directory"):
+        sync_channel(tmp_path / "nowhere", "work.example")
+
+
+@pytest.mark.asyncio
+async def test_peer_that_another_process_added(
+    tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
+) -> None:
+    """`refresh` brings a new peer, takes a missing one away, and a sync channel finds a new one by itself."""
+    directory = await gateway(tmp_path, scripted.record())
+    async with Federation.open(directory) as fed:
+        stale = fed.stub("work.example")
+        await stale.List(LIST)
+        with pytest.raises(NotFoundError, match="lab"):
+            fed.peer("lab.example")
+        await add(directory, Sealer.load(directory), other_scripted.record(user="bob", grant_id="b"))
+        channel = await asyncio.to_thread(sync_channel, directory, "lab.example")
+        channel.close()
+        await fed.refresh()
+        assert fed.peer("lab.example").user == "bob"
+
+        database = await Database.open(GatewayConfig.load(directory).database_url)
+        await PeerStore(database, Sealer.load(directory)).remove(scripted.record().id)
+        await database.close()
+        await fed.refresh()
+        with pytest.raises(NotFoundError):
+            fed.stub("work.example")
+        with pytest.raises(grpc.RpcError) as gone:
+            await stale.List(LIST)
+        assert error_detail_of(gone.value).reason == Reason.GRANT_REVOKED
+
+
+@pytest.mark.asyncio
+async def test_removed_peer_fails_its_calls_at_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Removing a peer cuts its calls under way, those that share a flight too, and serves no hit any more."""
+    scripted.service.script("list", Reply(), Reply(gate=threading.Event()))
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        stub = fed.stub("work.example")
+        await stub.List(LIST)
+        waiting = [stub.List(pb.ListRequest(resource="notes"), timeout=30) for _ in range(3)]
+        await eventually(lambda: scripted.service.active == 1)
+        peer = fed.peers.remove("work.example", "ada")
+        for call in [*waiting, stub.List(LIST)]:
+            with pytest.raises(grpc.RpcError) as gone:
+                await call
+            assert error_detail_of(gone.value).reason == Reason.GRANT_REVOKED
+        assert not peer.runs
+        await eventually(lambda: scripted.service.cancelled == 1)
+
+
+@pytest.mark.asyncio
+async def test_users_are_kept_apart(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Two users of one peer are two peers: which is asked for by name, and must be where there are two."""
+    records = scripted.record(user="ada"), scripted.record(user="bob", grant_id="b")
+    async with federation_of(tmp_path, *records) as fed:
+        with pytest.raises(InputError, match="ada, bob"):
+            fed.stub("work.example")
+        with pytest.raises(NotFoundError, match="bob"):
+            fed.stub("work.example", user="bobb")
+        await fed.stub("work.example", user="ada").List(LIST)
+        await fed.stub("work.example", user="bob").List(LIST)
+        assert scripted.service.calls() == 2
+        assert fed.peer("work.example", "ada").circuit is not fed.peer("work.example", "bob").circuit
+        with pytest.raises(ConflictError):
+            fed.peers.add(records[0])
+        with pytest.raises(ConflictError, match="grant"):
+            fed.peers.add(replace(records[0], name="else", id="else"))
+
+
+@pytest.mark.asyncio
+async def test_odd_peer_name_cannot_hang_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A stored peer name that metadata could not carry is percent-encoded in `_source`."""
+    async with federation_of(tmp_path, scripted.record(name="wörk\nexample")) as fed:
+        call = fed.stub("wörk\nexample").Search(SEARCH)
+        async with asyncio.timeout(2):
+            await call
+            assert (await call.trailing_metadata())["_source"] == "federated:w%C3%B6rk%0Aexample"
+
+
+@pytest.mark.asyncio
+async def test_source_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    """When the peers cannot be read, opening fails and the next opening starts afresh."""
+
+    class Broken(ListedPeers):
+        async def all(self) -> tuple[PeerRecord, ...]:
+            raise FederationError("no")
+
+    config = config_of(tmp_path)
+    with pytest.raises(FederationError, match="no"):
+        await Federation(config, Broken()).start()
+    async with Federation(config, ListedPeers()) as fed:
+        assert fed.peers.all() == ()
+
+
+def test_fork(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A forked child is refused at once, hits included, under a new instance id; the parent goes on."""
+    environment = os.environ | {"GRPC_VERBOSITY": "NONE", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path)],
+        input=repr(asdict(scripted.record())),
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+    child, parent = done.stdout.splitlines()
+    assert child.startswith("child True UNAVAILABLE this process was forked"), done.stderr
+    assert parent == "parent True true"
+
+
+def test_home_is_shared_by_count(tmp_path: Path) -> None:
+    """The last release, and only that, tells that the home must end."""
+    config = config_of(tmp_path)
+    clock = Federation(config).clock
+    first, second = Home.share(config, clock, None), Home.share(config, clock, None)
+    assert first is second
+    assert not first.release()
+    assert first.release()
+    first.end()
+    third = Home.share(config, clock, None)
+    assert third is not first
+    assert third.release()
+    third.end()
+
+
+@pytest.mark.parametrize("data", ["", "[1]", "{", '"text"', "nul"])
+def test_fields_of_something_else(data: str) -> None:
+    """A peer may send anything as a row's data; reading it names the row."""
+    with pytest.raises(InputError, match="'r1'"):
+        fields(pb.Row(id="r1", data=data))
+
+
+def test_public_names() -> None:
+    """The package offers what it says, and nothing else by accident."""
+    assert federation.__all__ == ["Federation", "fields", "sync_channel"]
+    assert set(federation.__all__) <= set(dir(federation))
+    assert federation.Federation is Federation
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = federation.nothing_such
