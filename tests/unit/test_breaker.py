@@ -324,8 +324,12 @@ def test_slow_answers_fail_where_a_threshold_is_set() -> None:
 
     assert circuit.state is OPEN
     fast = History(slow_call_s=1.0)
-    for _ in range(10):
-        fast.end(fast.permit(), SUCCESS, 1.0)
+    for took_s in (1.0, 0.5, 0.0):
+        for _ in range(5):
+            fast.end(fast.permit(), SUCCESS, took_s)
+    eager = History(slow_call_s=0.5)
+    assert eager.breaker.record(eager.permit(), SUCCESS, eager.now) is None
+    assert eager.breaker.snapshot(eager.now).consecutive_failures == 0
     assert fast.breaker.snapshot(fast.now).consecutive_failures == 0
 
 
