@@ -10,7 +10,7 @@ from federation.clock import to_micros
 from federation.errors import InputError
 from federation.near import near_matches
 from federation.resources.batch import Member, NewRow, check_name
-from federation.resources.document import Document, decode
+from federation.resources.document import Document, decode, printable
 
 __all__ = ["Entry", "TeamLine", "UserLine", "read_line"]
 
@@ -54,7 +54,7 @@ def read_line(text: str) -> Entry:
     required, optional = _FIELDS[kind]
     for name in document:
         if name not in required and name not in optional:
-            raise InputError(_shown(name), f"unknown field of a {kind}; {_hint(name, (*required, *optional))}")
+            raise InputError(printable(name), f"unknown field of a {kind}; {_hint(name, (*required, *optional))}")
     for name in required:
         if name not in document:
             raise InputError(name, "is missing")
@@ -97,7 +97,3 @@ def _instant(document: dict[str, Any], name: str) -> int | None:
 def _hint(name: str, known: Any) -> str:
     near = near_matches(name, known, most=1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-
-
-def _shown(name: str) -> str:
-    return name[:64].encode("ascii", "backslashreplace").decode() or "(empty)"

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.sql.selectable import Subquery
 
 from federation.errors import Reason, Refusal
-from federation.resources.document import storable
+from federation.resources.document import printable, storable
 from federation.resources.provider import ListQuery
 from federation.resources.rights import (
     LIMIT,
@@ -167,7 +167,7 @@ def _where_values(where: Mapping[str, str], dialect: str, values: dict[str, Any]
         raise _refused("where", f"names more than {MAX_WHERE} fields")
     fields = 0
     for name, value in sorted(where.items()):
-        shown = f"where.{name[:64].encode('ascii', 'backslashreplace').decode()}"
+        shown = f"where.{printable(name)}"
         if not _FIELD.match(name):
             raise _refused(shown, "is not a field name: a letter or _, then letters, digits, _ or -, at most 64")
         if not storable(value):
