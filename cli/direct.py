@@ -1,6 +1,7 @@
 """Rows imported straight into the database of a gateway that does not run."""
 
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 
 from federation.admin.importing import IMPORT_ACT
 from federation.clock import SYSTEM_CLOCK
@@ -16,17 +17,18 @@ __all__ = ["load_directly"]
 
 async def load_directly(config: GatewayConfig, chunks: Iterable[bytes]) -> ImportSummary:
     """Load chunks all or nothing, holding the right to serve meanwhile. Raises what an import raises."""
-    database = await Database.open(config.database_url)
-    lock = ServingLock(config.directory, database, config.name)
-    try:
+    lock = ServingLock(config.directory, config.name)
+    async with AsyncExitStack() as stack:
         await lock.acquire()
+        stack.push_async_callback(lock.release)
+        database = await Database.open(config.database_url)
+        stack.push_async_callback(database.close)
+        await lock.acquire_database(database)
+        stack.push_async_callback(lock.release)
         importer = Importer()
         for chunk in chunks:
             importer.feed(chunk)
         summary = await importer.commit(SqlProvider(database))
         act = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
         await AuditStore(database).insert_many([act])
-    finally:
-        await lock.release()
-        await database.close()
     return summary

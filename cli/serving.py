@@ -1,5 +1,6 @@
 """`mosaic gateway serve`: the process round a gateway."""
 
+import logging
 from pathlib import Path
 
 from cli import render
@@ -14,6 +15,7 @@ async def run(directory: Path, *, standby: bool) -> None:
     """Serve until a signal, or until the right to serve is lost."""
     config = GatewayConfig.load(directory)
     setup_logging(config.telemetry)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
     def waiting() -> None:
         render.say(f"another process serves {config.name}; waiting for it to end")

@@ -134,11 +134,13 @@ class Gateway:
         waiting: Callable[[], None] | None,
     ) -> "Gateway":
         sealer = Sealer.load(config.directory)
-        database = await Database.open(config.database_url)
-        stack.push_async_callback(database.close)
-        lock = ServingLock(config.directory, database, config.name)
+        lock = ServingLock(config.directory, config.name)
         await lock.acquire(standby=standby, waiting=waiting)
         stack.push_async_callback(lock.release)
+        database = await Database.open(config.database_url)
+        stack.push_async_callback(database.close)
+        await lock.acquire_database(database, standby=standby, waiting=waiting)
+        stack.push_async_callback(lock.release)  # its connection ends before the database closes
         authority = await _authority(database, sealer, config, clock)
         telemetry = setup_telemetry(config.telemetry, config.name, version())
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)

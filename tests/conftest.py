@@ -4,6 +4,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.enrollments",
     "tests.support.faults",
+    "tests.support.gateways",
     "tests.support.otlp",
     "tests.support.scripted",
     "tests.support.serving",

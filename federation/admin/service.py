@@ -1,7 +1,7 @@
 """`AdminService` on the wire: each RPC handed to the desk that does it, within the guard."""
 
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import Any
 
 import grpc
 
@@ -127,20 +127,19 @@ class AdminServicer(AdminServiceServicer):
         events = [audit_message(event) for event in page.events]
         return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
 
-    async def UpdateGrantScope(self, _request: pb.UpdateGrantScopeRequest, context: Context) -> NoReturn:
+    async def UpdateGrantScope(self, _request: pb.UpdateGrantScopeRequest, context: Context) -> Any:
         """Answer that this is not offered yet."""
-        await _not_offered(context)
+        return await _not_offered(context)
 
-    async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> NoReturn:
+    async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> Any:
         """Answer that this is not offered yet."""
-        await _not_offered(context)
+        return await _not_offered(context)
 
     async def WatchStatus(
         self, _request: pb.WatchStatusRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatusResponse]:
         """Answer that this is not offered yet."""
-        await _not_offered(context)
-        yield pb.WatchStatusResponse()
+        yield await _not_offered(context)
 
     @guarded_stream
     async def ImportRows(
@@ -151,6 +150,5 @@ class AdminServicer(AdminServiceServicer):
             yield reply
 
 
-async def _not_offered(context: Context) -> NoReturn:
+async def _not_offered(context: Context) -> Any:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not offered by this version")
-    raise AssertionError  # abort always raises

@@ -16,7 +16,7 @@ from federation.store.database import Database, FileLock
 __all__ = ["LOCK_FILE", "ServingLock"]
 
 LOCK_FILE: Final = "gateway.lock"
-ADVISORY_KEY: Final = 20_746_024
+ADVISORY_KEY: Final = 20_746_100
 """Advisory locks belong to one database, and a database to one gateway, so one number serves for all."""
 RETRY_S: Final = 0.5
 PING_S: Final = 5.0
@@ -24,28 +24,29 @@ _FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class ServingLock:
-    """Held by the process that serves. `lost` is set when the database ended the connection that held it.
+    """Held by the process that serves: first the directory's, then, once it is open, the database's.
 
-    A process that lost it must stop: another one may have taken over already.
+    `lost` is set when the database ended the connection that held its lock. A process that lost it must stop: another
+    one may have taken over already. With `standby`, both waits call `waiting` once instead of raising `LockedError`.
     """
 
-    def __init__(self, directory: Path, database: Database, name: str) -> None:
+    def __init__(self, directory: Path, name: str) -> None:
         self.lost = asyncio.Event()
         self._name = name
         self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is served already,")
-        self._database = database
         self._connection: AsyncConnection | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def acquire(self, *, standby: bool = False, waiting: Callable[[], None] | None = None) -> None:
-        """Take the lock, or raise `LockedError`; with `standby`, call `waiting` once and wait for it instead."""
+        """Take the directory, before anything in it is opened."""
         await _until_free(self._take_file, standby=standby, waiting=waiting)
-        try:
-            if self._database.dialect == "postgresql":
-                await _until_free(self._take_advisory, standby=standby, waiting=waiting)
-        except BaseException:
-            self._file.release()
-            raise
+
+    async def acquire_database(
+        self, database: Database, *, standby: bool = False, waiting: Callable[[], None] | None = None
+    ) -> None:
+        """Take the database too, where several machines can reach it."""
+        if database.dialect == "postgresql":
+            await _until_free(lambda: self._take_advisory(database), standby=standby, waiting=waiting)
 
     async def release(self) -> None:
         """Give the lock back. Doing so twice is fine."""
@@ -62,9 +63,9 @@ class ServingLock:
     async def _take_file(self) -> None:
         self._file.acquire()
 
-    async def _take_advisory(self) -> None:
+    async def _take_advisory(self, database: Database) -> None:
         try:
-            connection = await self._database.engine.connect()
+            connection = await database.engine.connect()
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_KEY})"))
         except _FAULTS as e:

