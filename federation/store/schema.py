@@ -28,9 +28,11 @@ __all__ = [
     "enrollment_tokens",
     "gateway_identity",
     "grants",
+    "lease_bound",
     "memberships",
     "peers",
     "pending_enrollments",
+    "revocations",
     "rows",
     "teams",
     "users",
@@ -132,6 +134,27 @@ pending_enrollments = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 """The key made for a token, kept until the answer arrived, so that a lost answer can be asked for again."""
+
+revocations = Table(
+    "revocations",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("grant_id", String(36), ForeignKey("grants.id"), nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("effective_at", BigInteger),
+    Column("instances", Text, nullable=False, server_default="[]"),
+)
+"""What was taken back, by revoking a grant or by narrowing its scope. Unfinished while `effective_at` is null."""
+
+lease_bound = Table(
+    "lease_bound",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("max_lease_ms", Integer, nullable=False),
+)
+"""One row, id 1: the longest lease that a peer can still hold, also after a restart with a shorter one."""
 
 audit_events = Table(
     "audit_events",

@@ -457,6 +457,7 @@ class GrantInfo(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
+    WATCHES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     peer: _builtins.str
     """Name of the gateway that may enroll."""
@@ -467,6 +468,9 @@ class GrantInfo(_message.Message):
     """The scope document, as JSON."""
     revoked_reason: _builtins.str
     leases: _builtins.int
+    """Cache objects of the peer that may hold answers at this moment."""
+    watches: _builtins.int
+    """Armed watch streams."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -494,10 +498,11 @@ class GrantInfo(_message.Message):
         certificate: Global___CertificateInfo | None = ...,
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         leases: _builtins.int = ...,
+        watches: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last_used_at", b"last_used_at", "leases", b"leases", "peer", b"peer", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "scope", b"scope", "status", b"status", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last_used_at", b"last_used_at", "leases", b"leases", "peer", b"peer", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "scope", b"scope", "status", b"status", "subject", b"subject", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,17 +653,25 @@ class UpdateGrantScopeRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    NO_WAIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     scope: _builtins.str
+    validate_only: _builtins.bool
+    """Only say what would change."""
+    no_wait: _builtins.bool
+    """Answer as soon as the new scope is durable."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         scope: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        no_wait: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "no_wait", b"no_wait", "scope", b"scope", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,25 +679,51 @@ Global___UpdateGrantScopeRequest: _TypeAlias = UpdateGrantScopeRequest  # noqa: 
 
 @_typing.final
 class UpdateGrantScopeResponse(_message.Message):
+    """The first message has neither progress nor receipt, and comes before anything is awaited."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GRANT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    GAINS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    applied: _builtins.bool
+    """False where it was only asked what would change, and where nothing does."""
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def gains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sentences for people; both empty where nothing changes."""
+
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def progress(self) -> Global___RevocationProgress: ...
+    @_builtins.property
+    def receipt(self) -> Global___RevocationReceipt: ...
     def __init__(
         self,
         *,
         grant: Global___GrantInfo | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        gains: _abc.Iterable[_builtins.str] | None = ...,
+        losses: _abc.Iterable[_builtins.str] | None = ...,
+        applied: _builtins.bool = ...,
+        progress: Global___RevocationProgress | None = ...,
+        receipt: Global___RevocationReceipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "progress", b"progress", "receipt", b"receipt", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "gains", b"gains", "grant", b"grant", "losses", b"losses", "progress", b"progress", "receipt", b"receipt", "step", b"step", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["progress", "receipt"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
 Global___UpdateGrantScopeResponse: _TypeAlias = UpdateGrantScopeResponse  # noqa: Y015
 
@@ -773,12 +812,23 @@ class RevocationReceipt(_message.Message):
     EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FAILED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     reason: _builtins.str
+    """The operator's words; of a narrowed scope, what the peer lost."""
+    kind: _builtins.str
+    """revoked or narrowed."""
+    failed_in_flight: _builtins.int
+    """Calls of the peer that were under way and were failed, of all instances together."""
     @_builtins.property
-    def revoked_at(self) -> _timestamp_pb2.Timestamp: ...
+    def revoked_at(self) -> _timestamp_pb2.Timestamp:
+        """From here on this gateway refused."""
+
     @_builtins.property
-    def effective_at(self) -> _timestamp_pb2.Timestamp: ...
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From here on no cache of the peer can serve what was taken back."""
+
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRelease]: ...
     def __init__(
@@ -789,10 +839,12 @@ class RevocationReceipt(_message.Message):
         effective_at: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
         instances: _abc.Iterable[Global___LeaseRelease] | None = ...,
+        kind: _builtins.str = ...,
+        failed_in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "grant_id", b"grant_id", "instances", b"instances", "reason", b"reason", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "failed_in_flight", b"failed_in_flight", "grant_id", b"grant_id", "instances", b"instances", "kind", b"kind", "reason", b"reason", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -806,12 +858,20 @@ class LeaseRelease(_message.Message):
     HOW_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     FAILED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
+    """One cache object of the peer. Empty: those that an earlier process of this gateway gave leases to."""
     how: _builtins.str
-    """acked, lease_ended or awaited."""
+    """acked, lease_ended, disconnected or awaited."""
     failed_in_flight: _builtins.int
     @_builtins.property
-    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was released; absent while it is awaited."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """The latest that it can be awaited; absent once it is released."""
+
     def __init__(
         self,
         *,
@@ -819,14 +879,118 @@ class LeaseRelease(_message.Message):
         how: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         failed_in_flight: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "failed_in_flight", b"failed_in_flight", "how", b"how", "instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "failed_in_flight", b"failed_in_flight", "how", b"how", "instance_id", b"instance_id", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseRelease: _TypeAlias = LeaseRelease  # noqa: Y015
+
+@_typing.final
+class RemoveUserRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NO_WAIT_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    reason: _builtins.str
+    no_wait: _builtins.bool
+    """Answer as soon as everything is durable."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        no_wait: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_wait", b"no_wait", "reason", b"reason", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveUserRequest: _TypeAlias = RemoveUserRequest  # noqa: Y015
+
+@_typing.final
+class RemoveUserResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___RevocationProgress:
+        """Of one grant at a time."""
+
+    @_builtins.property
+    def receipt(self) -> Global___RevocationReceipt: ...
+    @_builtins.property
+    def removal(self) -> Global___UserRemoval:
+        """What happened to the gateway's own data, once it is durable."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___RevocationProgress | None = ...,
+        receipt: Global___RevocationReceipt | None = ...,
+        removal: Global___UserRemoval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "receipt", b"receipt", "removal", b"removal", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "receipt", b"receipt", "removal", b"removal", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["progress", "receipt", "removal"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___RemoveUserResponse: _TypeAlias = RemoveUserResponse  # noqa: Y015
+
+@_typing.final
+class UserRemoval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    TEAMS_FIELD_NUMBER: _builtins.int
+    OWNED_ROWS_FIELD_NUMBER: _builtins.int
+    FROM_DATA_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    owned_rows: _builtins.int
+    """Rows that keep the user's name as their owner."""
+    from_data: _builtins.bool
+    """False where the gateway's data come from a program of its own, which must remove the user itself."""
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantInfo]: ...
+    @_builtins.property
+    def teams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Teams that the user has left."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peers that are still enrolled for the user."""
+
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        grants: _abc.Iterable[Global___GrantInfo] | None = ...,
+        teams: _abc.Iterable[_builtins.str] | None = ...,
+        owned_rows: _builtins.int = ...,
+        from_data: _builtins.bool = ...,
+        peers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_data", b"from_data", "grants", b"grants", "owned_rows", b"owned_rows", "peers", b"peers", "teams", b"teams", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserRemoval: _TypeAlias = UserRemoval  # noqa: Y015
 
 @_typing.final
 class CreateEnrollmentTokenRequest(_message.Message):

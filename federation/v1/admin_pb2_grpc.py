@@ -60,7 +60,7 @@ class AdminServiceStub:
                 request_serializer=federation_dot_v1_dot_admin__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_admin__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
-        self.UpdateGrantScope = channel.unary_unary(
+        self.UpdateGrantScope = channel.unary_stream(
                 '/federation.v1.AdminService/UpdateGrantScope',
                 request_serializer=federation_dot_v1_dot_admin__pb2.UpdateGrantScopeRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_admin__pb2.UpdateGrantScopeResponse.FromString,
@@ -79,6 +79,11 @@ class AdminServiceStub:
                 '/federation.v1.AdminService/ConfirmGrant',
                 request_serializer=federation_dot_v1_dot_admin__pb2.ConfirmGrantRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_admin__pb2.ConfirmGrantResponse.FromString,
+                _registered_method=True)
+        self.RemoveUser = channel.unary_stream(
+                '/federation.v1.AdminService/RemoveUser',
+                request_serializer=federation_dot_v1_dot_admin__pb2.RemoveUserRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_admin__pb2.RemoveUserResponse.FromString,
                 _registered_method=True)
         self.AddPeer = channel.unary_unary(
                 '/federation.v1.AdminService/AddPeer',
@@ -157,7 +162,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateGrantScope(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
+        awaited, and the last message carries the receipt.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -177,6 +184,13 @@ class AdminServiceServicer:
 
     def ConfirmGrant(self, request, context):
         """Releases a grant whose token was made with confirmation, once the fingerprint was compared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveUser(self, request, context):
+        """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,7 +274,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_v1_dot_admin__pb2.ListGrantsRequest.FromString,
                     response_serializer=federation_dot_v1_dot_admin__pb2.ListGrantsResponse.SerializeToString,
             ),
-            'UpdateGrantScope': grpc.unary_unary_rpc_method_handler(
+            'UpdateGrantScope': grpc.unary_stream_rpc_method_handler(
                     servicer.UpdateGrantScope,
                     request_deserializer=federation_dot_v1_dot_admin__pb2.UpdateGrantScopeRequest.FromString,
                     response_serializer=federation_dot_v1_dot_admin__pb2.UpdateGrantScopeResponse.SerializeToString,
@@ -279,6 +293,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ConfirmGrant,
                     request_deserializer=federation_dot_v1_dot_admin__pb2.ConfirmGrantRequest.FromString,
                     response_serializer=federation_dot_v1_dot_admin__pb2.ConfirmGrantResponse.SerializeToString,
+            ),
+            'RemoveUser': grpc.unary_stream_rpc_method_handler(
+                    servicer.RemoveUser,
+                    request_deserializer=federation_dot_v1_dot_admin__pb2.RemoveUserRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_admin__pb2.RemoveUserResponse.SerializeToString,
             ),
             'AddPeer': grpc.unary_unary_rpc_method_handler(
                     servicer.AddPeer,
@@ -478,7 +497,7 @@ class AdminService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/federation.v1.AdminService/UpdateGrantScope',
@@ -565,6 +584,33 @@ class AdminService:
             '/federation.v1.AdminService/ConfirmGrant',
             federation_dot_v1_dot_admin__pb2.ConfirmGrantRequest.SerializeToString,
             federation_dot_v1_dot_admin__pb2.ConfirmGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/federation.v1.AdminService/RemoveUser',
+            federation_dot_v1_dot_admin__pb2.RemoveUserRequest.SerializeToString,
+            federation_dot_v1_dot_admin__pb2.RemoveUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

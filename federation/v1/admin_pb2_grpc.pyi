@@ -38,12 +38,17 @@ class AdminServiceStub:
     CreateGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]
     GetGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetGrantRequest, _admin_pb2.GetGrantResponse]
     ListGrants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]
-    UpdateGrantScope: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]
+    UpdateGrantScope: _grpc.UnaryStreamMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]
+    """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
+    awaited, and the last message carries the receipt.
+    """
     RevokeGrant: _grpc.UnaryStreamMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]
     """Progress while leases are awaited; the last message carries the receipt."""
     CreateEnrollmentToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateEnrollmentTokenRequest, _admin_pb2.CreateEnrollmentTokenResponse]
     ConfirmGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ConfirmGrantRequest, _admin_pb2.ConfirmGrantResponse]
     """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+    RemoveUser: _grpc.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]
+    """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
     AddPeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]
     ListPeers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]
     RemovePeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemovePeerRequest, _admin_pb2.RemovePeerResponse]
@@ -65,12 +70,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     CreateGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateGrantRequest, _admin_pb2.CreateGrantResponse]  # type: ignore[assignment]
     GetGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetGrantRequest, _admin_pb2.GetGrantResponse]  # type: ignore[assignment]
     ListGrants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]  # type: ignore[assignment]
-    UpdateGrantScope: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]  # type: ignore[assignment]
+    UpdateGrantScope: _aio.UnaryStreamMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]  # type: ignore[assignment]
+    """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
+    awaited, and the last message carries the receipt.
+    """
     RevokeGrant: _aio.UnaryStreamMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]  # type: ignore[assignment]
     """Progress while leases are awaited; the last message carries the receipt."""
     CreateEnrollmentToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateEnrollmentTokenRequest, _admin_pb2.CreateEnrollmentTokenResponse]  # type: ignore[assignment]
     ConfirmGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ConfirmGrantRequest, _admin_pb2.ConfirmGrantResponse]  # type: ignore[assignment]
     """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+    RemoveUser: _aio.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]  # type: ignore[assignment]
+    """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
     AddPeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]  # type: ignore[assignment]
     ListPeers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]  # type: ignore[assignment]
     RemovePeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemovePeerRequest, _admin_pb2.RemovePeerResponse]  # type: ignore[assignment]
@@ -125,7 +135,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.UpdateGrantScopeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.UpdateGrantScopeResponse, _abc.Awaitable[_admin_pb2.UpdateGrantScopeResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.UpdateGrantScopeResponse], _abc.AsyncIterator[_admin_pb2.UpdateGrantScopeResponse]]:
+        """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
+        awaited, and the last message carries the receipt.
+        """
 
     @_abc_1.abstractmethod
     def RevokeGrant(
@@ -149,6 +162,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ConfirmGrantResponse, _abc.Awaitable[_admin_pb2.ConfirmGrantResponse]]:
         """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+
+    @_abc_1.abstractmethod
+    def RemoveUser(
+        self,
+        request: _admin_pb2.RemoveUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.RemoveUserResponse], _abc.AsyncIterator[_admin_pb2.RemoveUserResponse]]:
+        """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
 
     @_abc_1.abstractmethod
     def AddPeer(

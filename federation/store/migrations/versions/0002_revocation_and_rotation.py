@@ -1,0 +1,35 @@
+"""What was taken back from peers, until when they may hold what they had."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "revocations",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("grant_id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("begun_at", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("effective_at", sa.BigInteger(), nullable=True),
+        sa.Column("instances", sa.Text(), server_default="[]", nullable=False),
+        sa.ForeignKeyConstraint(["grant_id"], ["grants.id"], name="fk_revocations_grant_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_revocations"),
+    )
+    op.create_index("ix_revocations_grant_id", "revocations", ["grant_id"], unique=False)
+    op.create_table(
+        "lease_bound",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("max_lease_ms", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_lease_bound"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("lease_bound")
+    op.drop_index("ix_revocations_grant_id", table_name="revocations")
+    op.drop_table("revocations")
