@@ -13,16 +13,18 @@ from tests.race.world import Scenario
 
 EVERYTHING = {"revoke": True, "change": True, "scope": True, "cancel": True, "cuts": False}
 SCENARIOS = {
-    "two callers, everything": Scenario(**EVERYTHING, ticks=1),
+    "two callers, every event of the peer": Scenario(**EVERYTHING),
     "two callers, revoked and cut": Scenario(revoke=True, change=True, cancel=True, ticks=2),
-    "two callers, revoked and doomed": Scenario(revoke=True, rotate=True, cancel=True, cuts=False, ticks=2),
+    "two callers, revoked, changed and doomed": Scenario(revoke=True, change=True, cancel=True, cuts=False, ticks=2),
+    "two callers, another scope": Scenario(scope=True, change=True, cancel=True, ticks=1),
+    "two callers, rotation": Scenario(revoke=True, rotate=True, cancel=True, cuts=False, ticks=2),
     "three callers, revoked": Scenario(verbs=("list",) * 3, revoke=True, cancel=True, cuts=False),
     "three callers, changes": Scenario(verbs=("list",) * 3, change=True, scope=True),
     "four callers, time": Scenario(verbs=("list",) * 4, ticks=2),
     "searches beside lists": Scenario(verbs=("list", "search", "list"), revoke=True, scope=True, cuts=False),
     "an impatient leader": Scenario(verbs=("list",) * 3, deadlines=(10, 1e6, 30), revoke=True, cancel=True, ticks=2),
     "flights that run on": Scenario(deadlines=(30, 30), detach=True, revoke=True, cancel=True, ticks=3),
-    "everything, and the end of every life": pytest.param(
+    "two callers, every event and the end of every life": pytest.param(
         Scenario(**EVERYTHING, ticks=2), marks=[pytest.mark.long, pytest.mark.timeout(1800)]
     ),
 }

@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 
-from federation.cache import Cause, Partition, ResponseCache, Ticket
+from federation.cache import Cause, Key, Partition, ResponseCache, Ticket
 from federation.client.flight import Flight
-from federation.client.flow import Flow, Outcome
+from federation.client.flow import Call, Flow, Outcome
 from federation.client.interceptors.caching import CachingInterceptor, cut
 from federation.client.run import Run
 from federation.errors import Reason, Refusal
@@ -304,7 +304,7 @@ class GatewayWorld:
 class _Names:
     """Names objects by the order in which they are met, and writes down where a flow stands."""
 
-    PLAIN = (int, float, str, bytes, Enum, type(None))
+    PLAIN = (int, float, str, bytes, Enum, Key, type(None))
 
     def __init__(self, partition: Partition[Flight]) -> None:
         self._partition = partition
@@ -336,11 +336,15 @@ class _Names:
         return tuple(frames)
 
     def _value(self, value: Any) -> Hashable:
+        if isinstance(value, self.PLAIN):
+            return value
         if isinstance(value, Flight):
             return self.flight(value)
+        if isinstance(value, Call):
+            return (value.verb, value.deadline)
         if isinstance(value, Ticket):
             may_insert = self._partition._fenced(value) is not None
             return (value.key, value.elapsed, may_insert, self._partition.verdict(value))
         if isinstance(value, tuple):
             return tuple(self._value(part) for part in value)
-        return value if isinstance(value, self.PLAIN) else type(value).__name__
+        return type(value).__name__
