@@ -127,9 +127,17 @@ class AdminServicer(AdminServiceServicer):
         events = [audit_message(event) for event in page.events]
         return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
 
-    async def UpdateGrantScope(self, _request: pb.UpdateGrantScopeRequest, context: Context) -> Any:
+    async def UpdateGrantScope(
+        self, _request: pb.UpdateGrantScopeRequest, context: Context
+    ) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
         """Answer that this is not offered yet."""
-        return await _not_offered(context)
+        yield await _not_offered(context)
+
+    async def RemoveUser(
+        self, _request: pb.RemoveUserRequest, context: Context
+    ) -> AsyncIterator[pb.RemoveUserResponse]:
+        """Answer that this is not offered yet."""
+        yield await _not_offered(context)
 
     async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> Any:
         """Answer that this is not offered yet."""
