@@ -137,6 +137,9 @@ async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: Script
     record = replace(scripted.record(), endpoint=relay.endpoint)
     async with federation_of(tmp_path, record, clock=manual.clock) as fed:
         stub, peer = fed.stub("work.example"), fed.peer("work.example")
+        lines: list[Any] = []
+        dial = peer.channel._dial
+        peer.channel._dial = lambda home: lines.append(dial(home)) or lines[-1]  # type: ignore[func-returns-value]
         scripted.stop()
         for _ in range(5):
             assert await reason_of(stub.Search(SEARCH)) == Reason.PEER_UNREACHABLE
@@ -154,6 +157,7 @@ async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: Script
         assert peer.channel.current(asyncio.get_running_loop()) is not None
         assert await reason_of(stub.Search(SEARCH)) == "OK"
         assert relay.accepts == accepts + 1
+        assert [line.closed for line in lines] == [True, True, False]
     relay.close()
 
 

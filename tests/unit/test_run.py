@@ -363,3 +363,41 @@ def test_only_the_first_of_several_events_counts(order: tuple[str, ...]) -> None
     expected = {"answer": GOOD, "cancel": None, "resolve": other}[order[0]]
     assert run.outcome is expected
     assert seen.count("finally") == 1
+
+
+def test_cancel_that_races_with_parking_is_not_lost() -> None:
+    """A flow that parks just before the cancellation is noted is found at its new step."""
+    port = HandPort()
+
+    def flow() -> Flow:
+        yield CALL
+        return (yield CALL)
+
+    class Raced(Run):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_late" and value is not None and len(port.sent) == 1:
+                self.resume(self._flow.send, GOOD)  # what the thread that claimed the first step does meanwhile
+            super().__setattr__(name, value)
+
+    run = Raced(port, flow())
+    run.start()
+    assert port.sent[0][1].claim()
+    assert run.cancel()
+    assert isinstance(run.error, Cancelled)
+    assert port.aborted == 1
+
+
+def test_port_that_breaks_after_it_began_is_undone() -> None:
+    """What a port began before it raised is ended."""
+    port = HandPort()
+
+    def begin_and_break(_: Run) -> None:
+        port.sent[-1][1].on_claim(port._abort)
+        raise ValueError("broken")
+
+    port.during = begin_and_break
+    run = started(port, plain([]))
+    assert isinstance(run.error, ValueError)
+    assert port.aborted == 1
