@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 __all__ = [
@@ -91,8 +92,14 @@ certificates = Table(
     Column("not_before", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
     Column("accepted_until", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False, server_default="0"),
+    Column("after_expiry", Boolean, nullable=False, server_default=false()),
 )
-"""Client certificates issued under a grant. `accepted_until` is `not_after`, or sooner once a successor is in use."""
+"""Client certificates issued under a grant. `accepted_until` is `not_after`, or sooner once a successor is in use.
+
+`number` counts a grant's certificates in the order of issue. `after_expiry` marks one that was issued although its
+predecessor had expired, on the word of the old key.
+"""
 
 enrollment_tokens = Table(
     "enrollment_tokens",
@@ -122,9 +129,17 @@ peers = Table(
     Column("key_sealed", LargeBinary, nullable=False),
     Column("trust_bundle", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("enrollment_endpoint", Text, nullable=False, server_default=""),
+    Column("pending_key_sealed", LargeBinary),
+    Column("pending_csr", LargeBinary),
+    Column("version", Integer, nullable=False, server_default="0"),
     UniqueConstraint("name", "user"),
 )
-"""Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must carry."""
+"""Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must carry.
+
+The pending key and request are those of a renewal whose answer has not been stored. `version` rises with each change
+of a row, so that other processes see cheaply that they must read it again.
+"""
 
 pending_enrollments = Table(
     "pending_enrollments",

@@ -1,4 +1,4 @@
-"""What was taken back from peers, until when they may hold what they had."""
+"""What was taken back from peers, until when they may hold what they had; and what replaces a certificate in use."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -27,9 +27,19 @@ def upgrade() -> None:
         sa.Column("max_lease_ms", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_lease_bound"),
     )
+    op.add_column("certificates", sa.Column("number", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("certificates", sa.Column("after_expiry", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("peers", sa.Column("enrollment_endpoint", sa.Text(), server_default="", nullable=False))
+    op.add_column("peers", sa.Column("pending_key_sealed", sa.LargeBinary(), nullable=True))
+    op.add_column("peers", sa.Column("pending_csr", sa.LargeBinary(), nullable=True))
+    op.add_column("peers", sa.Column("version", sa.Integer(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
+    for column in ("version", "pending_csr", "pending_key_sealed", "enrollment_endpoint"):
+        op.drop_column("peers", column)
+    for column in ("after_expiry", "number"):
+        op.drop_column("certificates", column)
     op.drop_table("lease_bound")
     op.drop_index("ix_revocations_grant_id", table_name="revocations")
     op.drop_table("revocations")
