@@ -349,6 +349,7 @@ def test_a_look_takes_no_permit() -> None:
 
     circuit.tripped()
     assert circuit.breaker.look(circuit.now + 10) == Denied(20.0)
+    assert circuit.breaker.look(circuit.now + 29.75) == Denied(0.25)
     circuit.now += 30
     assert circuit.breaker.look(circuit.now) == Denied(PROBE_PATIENCE_S)
     assert circuit.breaker.look(circuit.now + 5) == Denied(PROBE_PATIENCE_S)
