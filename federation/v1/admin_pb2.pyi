@@ -113,22 +113,28 @@ class StatusResponse(_message.Message):
     GATEWAY_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def gateway(self) -> Global___GatewayInfo: ...
     @_builtins.property
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerStatus]: ...
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantInfo]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What works now and needs the operator's eye all the same; sentences for people."""
+
     def __init__(
         self,
         *,
         gateway: Global___GatewayInfo | None = ...,
         peers: _abc.Iterable[Global___PeerStatus] | None = ...,
         grants: _abc.Iterable[Global___GrantInfo] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "grants", b"grants", "peers", b"peers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "grants", b"grants", "peers", b"peers", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +189,7 @@ class GatewayInfo(_message.Message):
     NOW_FIELD_NUMBER: _builtins.int
     FEDERATION_ADDRESS_FIELD_NUMBER: _builtins.int
     ENROLLMENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    SERVER_CERTIFICATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     federation_address: _builtins.str
@@ -192,6 +199,10 @@ class GatewayInfo(_message.Message):
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def server_certificate(self) -> Global___CertificateInfo:
+        """What peers see on both addresses."""
+
     def __init__(
         self,
         *,
@@ -201,10 +212,11 @@ class GatewayInfo(_message.Message):
         now: _timestamp_pb2.Timestamp | None = ...,
         federation_address: _builtins.str = ...,
         enrollment_address: _builtins.str = ...,
+        server_certificate: Global___CertificateInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now", "server_certificate", b"server_certificate", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_address", b"enrollment_address", "federation_address", b"federation_address", "name", b"name", "now", b"now", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enrollment_address", b"enrollment_address", "federation_address", b"federation_address", "name", b"name", "now", b"now", "server_certificate", b"server_certificate", "started_at", b"started_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +238,7 @@ class PeerStatus(_message.Message):
     CACHE_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    RENEWAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     endpoint: _builtins.str
     user: _builtins.str
@@ -247,6 +260,10 @@ class PeerStatus(_message.Message):
     def latency(self) -> Global___LatencyStatus: ...
     @_builtins.property
     def watch(self) -> Global___WatchStatus: ...
+    @_builtins.property
+    def renewal(self) -> Global___RenewalStatus:
+        """Absent where nothing renews the certificate."""
+
     def __init__(
         self,
         *,
@@ -262,10 +279,11 @@ class PeerStatus(_message.Message):
         cache: Global___CacheStatus | None = ...,
         latency: Global___LatencyStatus | None = ...,
         watch: Global___WatchStatus | None = ...,
+        renewal: Global___RenewalStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "renewal", b"renewal", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "renewal", b"renewal", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -280,9 +298,12 @@ class CertificateInfo(_message.Message):
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     RENEWS_AT_FIELD_NUMBER: _builtins.int
+    AFTER_EXPIRY_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     fingerprint: _builtins.str
     """SHA-256 of the DER form, lower-case hexadecimal."""
+    after_expiry: _builtins.bool
+    """Issued on the word of the old key, because the predecessor had expired."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -297,14 +318,45 @@ class CertificateInfo(_message.Message):
         not_before: _timestamp_pb2.Timestamp | None = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
         renews_at: _timestamp_pb2.Timestamp | None = ...,
+        after_expiry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before", "renews_at", b"renews_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "not_after", b"not_after", "not_before", b"not_before", "renews_at", b"renews_at", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_expiry", b"after_expiry", "fingerprint", b"fingerprint", "not_after", b"not_after", "not_before", b"not_before", "renews_at", b"renews_at", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CertificateInfo: _TypeAlias = CertificateInfo  # noqa: Y015
+
+@_typing.final
+class RenewalStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    NEXT_AT_FIELD_NUMBER: _builtins.int
+    consecutive_failures: _builtins.int
+    """Since the last success; the peer counts as degraded from the third on."""
+    @_builtins.property
+    def last_failure(self) -> Global___CallFailure: ...
+    @_builtins.property
+    def next_at(self) -> _timestamp_pb2.Timestamp:
+        """The next attempt; absent where there will be none."""
+
+    def __init__(
+        self,
+        *,
+        consecutive_failures: _builtins.int = ...,
+        last_failure: Global___CallFailure | None = ...,
+        next_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "next_at", b"next_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consecutive_failures", b"consecutive_failures", "last_failure", b"last_failure", "next_at", b"next_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewalStatus: _TypeAlias = RenewalStatus  # noqa: Y015
 
 @_typing.final
 class CallFailure(_message.Message):

@@ -90,9 +90,12 @@ class RenewRequest(_message.Message):
     CSR_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     csr: _builtins.bytes
+    """DER-encoded PKCS #10 request for a new key, in the enrolled gateway's name. The same request brings the same
+    certificate again.
+    """
     @_builtins.property
     def proof(self) -> Global___RenewProof:
-        """Only for a renewal after expiry."""
+        """On the enrollment address only, where it is needed."""
 
     def __init__(
         self,
@@ -117,11 +120,16 @@ class RenewProof(_message.Message):
     SIGNED_AT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
+    """Of the newest certificate, which has expired; lower-case hexadecimal."""
     grant_id: _builtins.str
     signature: _builtins.bytes
-    """By the old key over (csr, grant_id, signed_at)."""
+    """ECDSA with SHA-256 by the old key, DER, over "mosaic renewal 1", grant_id, serial, signed_at in microseconds since
+    the Unix epoch as decimal digits, and the SHA-256 of csr in lower-case hexadecimal: each followed by a line feed.
+    """
     @_builtins.property
-    def signed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def signed_at(self) -> _timestamp_pb2.Timestamp:
+        """At most 5 minutes from the issuing gateway's clock; whole microseconds."""
+
     def __init__(
         self,
         *,
@@ -145,7 +153,9 @@ class RenewResponse(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     TRUST_BUNDLE_FIELD_NUMBER: _builtins.int
     certificate: _builtins.str
+    """PEM."""
     trust_bundle: _builtins.str
+    """PEM certificates, concatenated: every root to trust from now on. One of them is known already."""
     def __init__(
         self,
         *,
