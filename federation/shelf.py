@@ -104,8 +104,12 @@ class Entry(NamedTuple):
 
     def is_alive(self, elapsed: float, wall: float) -> bool:
         """Tell whether both clocks say that the life is not over, and wall time did not run backwards."""
-        by_elapsed, by_wall = elapsed - self.elapsed, wall - self.wall
-        return 0 <= by_elapsed < self.life and 0 <= by_wall < self.life and by_elapsed - by_wall <= _STEP_BACK_S
+        fallen_behind = (elapsed - self.elapsed) - (wall - self.wall)
+        return (
+            self.elapsed <= elapsed < self.elapsed + self.life
+            and self.wall <= wall < self.wall + self.life
+            and fallen_behind <= _STEP_BACK_S
+        )
 
 
 def _expires(_key: Key, entry: Entry, _now: float) -> float:

@@ -84,6 +84,7 @@ class CacheMachine(RuleBasedStateMachine):
             return multiple()
         partition.forget(found.ticket, found.flight)
         model = self.models[peer]
+        model.kept.pop(key, None)
         return Sent(model, partition, key, found.ticket, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
 
     @rule(call=consumes(sent), lease=st.sampled_from([0.0, 5.0, 30.0, 90.0]), body=st.binary(max_size=4))
@@ -156,7 +157,7 @@ class CacheMachine(RuleBasedStateMachine):
         for peer, model in self.models.items():
             stats = self.cache.partition(peer).stats()
             assert stats.flights == 0
-            assert stats.entries == sum(self.time.elapsed_s - k.sent.elapsed < k.life for k in model.kept.values())
+            assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
         assert self.cache.stats().bytes == self.cache._total
 
     def do_flush(self, peer: str, cause: Cause, grant: str, resource: str) -> None:
@@ -167,10 +168,10 @@ class CacheMachine(RuleBasedStateMachine):
         assert flushed.entries <= before - len(model.kept)
 
     def is_alive(self, kept: Kept) -> bool:
-        by_elapsed = self.time.elapsed_s - kept.sent.elapsed
-        by_wall = self.time.wall_s - kept.sent.wall
-        ran_back = by_wall < 0 or by_wall < by_elapsed - 0.25
-        return by_elapsed < kept.life and by_wall < kept.life and not ran_back
+        elapsed, wall, sent = self.time.elapsed_s, self.time.wall_s, kept.sent
+        over = elapsed >= sent.elapsed + kept.life or wall >= sent.wall + kept.life
+        ran_back = wall < sent.wall or wall - sent.wall < elapsed - sent.elapsed - 0.25
+        return not over and not ran_back
 
 
 TestCacheModel = CacheMachine.TestCase
