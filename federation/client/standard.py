@@ -5,6 +5,7 @@ not allow, is different:
 
 - Every call costs a task of grpc's, hits too, so `done()` is never true at birth, and right after `cancel()` it is not
   yet; `time_remaining()` raises `NotImplementedError`. The message is serialized once more for the wire.
+- gRPC holds every intercepted call until it has ended, so one that the program drops runs on to its deadline.
 - The chain can't dial. A probe goes out on the given channel, so gRPC's own backoff may delay the recovery of a peer;
   an open circuit does not keep an idle channel from redialling; a rotated certificate needs a new channel; the own
   certificate's expiry is not checked before dialling.

@@ -65,7 +65,7 @@ async def test_cancel(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None
     """A cancelled call says so in every way, once, and the peer hears of it."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
-        call = stub.Search(SEARCH)
+        call = stub.Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
 
         assert call.cancel()
@@ -99,16 +99,16 @@ async def test_cancelled_task_cancels_the_call(form: str, tmp_path: Path, script
     """Cancelling the task that awaits a call cancels it at the peer: by hand, by `wait_for`, by `timeout`."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
-        task = asyncio.ensure_future(_awaited(stub.Search(SEARCH)))
+        task = asyncio.ensure_future(_awaited(stub.Search(SEARCH, timeout=30)))
         await eventually(lambda: scripted.service.active == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(_awaited(stub.Search(SEARCH)), 0.05)
+            await asyncio.wait_for(_awaited(stub.Search(SEARCH, timeout=30)), 0.05)
         with pytest.raises(asyncio.TimeoutError):
             async with asyncio.timeout(0.05):
-                await stub.Search(SEARCH)
+                await stub.Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.cancelled == 3)
 
 
@@ -129,11 +129,11 @@ async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scrip
 
 
 @pytest.mark.asyncio
-async def test_dropped_call_is_cancelled_at_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call that nobody holds any more is cancelled."""
     scripted.service.script("search", held())
-    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
-        call = stub.Search(SEARCH)
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        call = fed.stub("work.example").Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
         del call
         gc.collect()
@@ -368,8 +368,8 @@ async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPe
     scripted.service.script("search", Reply(gate=gate))
     async with federation_of(tmp_path, scripted.record()) as fed:
         graceful, hard = fed.channel("work.example"), fed.channel("work.example")
-        kept = graceful.unary_unary("/federation.v1.FederationService/Search")(SEARCH)
-        lost = hard.unary_unary("/federation.v1.FederationService/Search")(SEARCH)
+        kept = graceful.unary_unary("/federation.v1.FederationService/Search")(SEARCH, timeout=30)
+        lost = hard.unary_unary("/federation.v1.FederationService/Search")(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 2)
 
         await hard.close()
@@ -386,6 +386,24 @@ async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPe
             late = channel.unary_unary("/federation.v1.FederationService/Search")(SEARCH)
             assert late.done()
             assert await late.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.asyncio
+async def test_connection_closed_under_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A connection that is closed under calls ends them with UNAVAILABLE, unary and stream, not with a cancellation."""
+    scripted.service.script("search", held())
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        stub = fed.stub("work.example")
+        call, watch = stub.Search(SEARCH, timeout=30), stub.Watch()
+        await watch.write(pb.WatchRequest(subscribe=pb.WatchSubscribe()))
+        await watch.read()
+        await eventually(lambda: scripted.service.active == 1)
+        fed.peer("work.example").channel.kill()
+        with pytest.raises(grpc.RpcError) as cut:
+            await call
+        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await watch.code() is grpc.StatusCode.UNAVAILABLE
+        assert (await stub.Get(pb.GetRequest(resource="tasks", id="t1"))).row.id == "t1"
 
 
 @pytest.mark.asyncio

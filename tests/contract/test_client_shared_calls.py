@@ -36,6 +36,15 @@ async def awaited(call: Any) -> Any:
         return e
 
 
+async def longest_turn(seconds: float) -> float:
+    """For how long the loop did not turn, at worst."""
+    longest, last, end = 0.0, time.monotonic(), time.monotonic() + seconds
+    while last < end:
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    return longest
+
+
 @pytest.mark.asyncio
 async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Tasks and threads mixed, a hundred at once: the peer sees one call, and everybody gets a message of its own."""
@@ -78,7 +87,7 @@ async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripte
     """When the last waiter gave up, the peer sees the cancellation."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
-        calls = [stub.List(LIST) for _ in range(5)]
+        calls = [stub.List(LIST, timeout=30) for _ in range(5)]
         await eventually(lambda: scripted.service.active == 1)
         for call in calls:
             call.cancel()
@@ -109,10 +118,11 @@ async def test_follower_in_another_world_goes_on_where_it_lives(
     leads: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
     """When a flight of a loop ends by its leader's deadline, a blocked thread asks again itself; and the reverse."""
-    scripted.service.script("list", Reply(gate=threading.Event()), Reply())
+    scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.5))
     async with federation_of(tmp_path, scripted.record()) as fed:
         stub = fed.stub("work.example")
         sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
+        lag = asyncio.ensure_future(longest_turn(1.0))
         if leads == "aio":
             leader = asyncio.ensure_future(awaited(stub.List(LIST, timeout=0.3)))
             await eventually(lambda: scripted.service.active == 1)
@@ -125,6 +135,7 @@ async def test_follower_in_another_world_goes_on_where_it_lives(
         assert reply.rows
         assert error_detail_of(await leader).reason == Reason.PEER_TIMEOUT
         assert scripted.service.calls() == 2
+        assert await lag < 0.35  # the thread's second call did not block the loop
 
 
 def test_follower_of_a_loop_that_died(tmp_path: Path, scripted: ScriptedPeer) -> None:

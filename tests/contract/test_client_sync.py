@@ -112,7 +112,7 @@ def test_future_cancel(form: str, home: Home, scripted: ScriptedPeer) -> None:
     """A cancelled future says so, and the peer hears of it."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
-        future = stub.Search.future(SEARCH)
+        future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
 
         assert future.cancel()
@@ -128,7 +128,7 @@ def test_dropped_future_is_cancelled(form: str, home: Home, scripted: ScriptedPe
     """A future that nobody holds any more is cancelled at the peer."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
-        future = stub.Search.future(SEARCH)
+        future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
         del future
         gc.collect()
@@ -245,7 +245,7 @@ def test_close_cuts_futures_and_refuses_calls(home: Home, scripted: ScriptedPeer
     """Closing a channel ends its futures with UNAVAILABLE; later calls are refused the same way."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub("channel", home, scripted) as stub:
-        future = stub.Search.future(SEARCH)
+        future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
     assert future.code() is grpc.StatusCode.UNAVAILABLE
     scripted.service.wait(lambda service: service.cancelled == 1)
@@ -304,6 +304,25 @@ def test_thousand_calls_leave_nothing(home: Home, scripted: ScriptedPeer) -> Non
             stub.Search(SEARCH) if index % 2 else stub.Search.future(SEARCH).result()
         assert not home.peers.get("work.example").runs
         assert client_threads() <= threads + 1  # gRPC's own spinning thread comes and goes
+
+
+def test_interrupted_follower_leaves_the_others(home: Home, scripted: ScriptedPeer) -> None:
+    """An interrupt in a thread that waits for another's call ends that wait alone, with nothing left of it."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    peer = home.peers.get("work.example")
+    with sync_stub("channel", home, scripted) as stub:
+        leader = stub.List.future(LIST, timeout=30)
+        scripted.service.wait(lambda service: service.active == 1)
+        before = set(peer.runs)
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            stub.List(LIST, timeout=30)
+        assert peer.runs == before
+        gate.set()
+        assert leader.result().rows
 
 
 @pytest.mark.parametrize("way", ["plain", "future"])
