@@ -58,8 +58,8 @@ class GrantSource(Protocol):
         """Return a grant as it is now."""
         ...
 
-    def note_use(self, grant_id: str, /) -> None:
-        """Hear that a grant was used."""
+    def note_use(self, grant_id: str, serial: str, /) -> None:
+        """Hear that a grant was used, with which of its certificates."""
         ...
 
 
@@ -205,7 +205,7 @@ class FederationService:
         # From here to the lease nothing waits: a revocation comes before both or after both.
         now_us = self._clock.now_us()
         latest = authorize(self._grants.get(grant.id), caller, now_us)
-        self._grants.note_use(grant.id)
+        self._grants.note_use(grant.id, caller.serial)
         if not reply.leasable:
             return body, None
         stale = latest.scope != grant.scope

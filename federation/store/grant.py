@@ -10,13 +10,16 @@ from typing import Any, Final
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from federation.clock import MICROSECONDS
 from federation.errors import InputError, StoreError
 from federation.scope import Scope
 from federation.store import schema
 from federation.trust.authority import IssuedCertificate
 
-__all__ = ["CertificateRecord", "Grant", "GrantStatus", "read_grants"]
+__all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "read_certificate", "read_grants"]
 
+SUPERSEDED_US: Final = 600 * MICROSECONDS
+"""How long a certificate is still accepted after the first call with one issued later."""
 _NONE: Final[Mapping[str, "CertificateRecord"]] = MappingProxyType({})
 
 
@@ -35,7 +38,8 @@ class GrantStatus(StrEnum):
 class CertificateRecord:
     """A client certificate issued under a grant.
 
-    It is accepted before `accepted_until_us`: its own end, or sooner once a successor is in use.
+    It is accepted before `accepted_until_us`: its own end, or sooner once a successor is in use. `number` counts the
+    grant's certificates in the order of issue; `after_expiry` tells that the one before had expired already.
     """
 
     serial: str
@@ -45,9 +49,11 @@ class CertificateRecord:
     not_before_us: int
     not_after_us: int
     accepted_until_us: int
+    number: int = 0
+    after_expiry: bool = False
 
     @classmethod
-    def of(cls, issued: IssuedCertificate) -> "CertificateRecord":
+    def of(cls, issued: IssuedCertificate, *, number: int = 0, after_expiry: bool = False) -> "CertificateRecord":
         """Return the record of a certificate just issued."""
         return cls(
             serial=issued.serial,
@@ -57,6 +63,8 @@ class CertificateRecord:
             not_before_us=issued.not_before_us,
             not_after_us=issued.not_after_us,
             accepted_until_us=issued.not_after_us,
+            number=number,
+            after_expiry=after_expiry,
         )
 
     def is_accepted(self, now_us: int) -> bool:
@@ -74,6 +82,8 @@ class CertificateRecord:
             "not_before": self.not_before_us,
             "not_after": self.not_after_us,
             "accepted_until": self.accepted_until_us,
+            "number": self.number,
+            "after_expiry": self.after_expiry,
         }
 
 
@@ -115,6 +125,21 @@ class Grant:
         kept = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
         return replace(self, certificates=MappingProxyType({**kept, certificate.serial: certificate}))
 
+    def after_use(self, serial: str, now_us: int) -> "Grant":
+        """Return the grant after a call with a certificate: older ones then end soon. Often that is this object."""
+        used = self.certificates.get(serial)
+        if used is None or len(self.certificates) == 1:
+            return self
+        until = now_us + SUPERSEDED_US
+        ending = {
+            old.serial: replace(old, accepted_until_us=until)
+            for old in self.certificates.values()
+            if old.number < used.number and old.accepted_until_us > until
+        }
+        if not ending:
+            return self
+        return replace(self, certificates=MappingProxyType({**self.certificates, **ending}))
+
     def to_row(self) -> dict[str, Any]:
         """Return the values of the table's columns."""
         return {
@@ -134,12 +159,12 @@ class Grant:
 async def read_grants(connection: AsyncConnection, now_us: int) -> tuple[Grant, ...]:
     """Read every grant with its certificates; raise `StoreError` that names a grant which cannot be read."""
     table = schema.certificates
-    last = select(table.c.grant_id, func.max(table.c.not_before).label("begin")).group_by(table.c.grant_id).subquery()
+    last = select(table.c.grant_id, func.max(table.c.number).label("number")).group_by(table.c.grant_id).subquery()
     found = await connection.execute(
         select(table)
         .join(last, last.c.grant_id == table.c.grant_id)
-        .where(or_(table.c.accepted_until > now_us, table.c.not_before == last.c.begin))
-        .order_by(table.c.grant_id, table.c.not_before, table.c.not_after)
+        .where(or_(table.c.accepted_until > now_us, table.c.number == last.c.number))
+        .order_by(table.c.grant_id, table.c.number)
     )
     certificates = {
         grant_id: MappingProxyType({row.serial: _certificate(row) for row in rows})
@@ -147,6 +172,14 @@ async def read_grants(connection: AsyncConnection, now_us: int) -> tuple[Grant, 
     }
     rows = await connection.execute(select(schema.grants))
     return tuple(_grant(row, certificates.get(row.id, _NONE)) for row in rows)
+
+
+async def read_certificate(connection: AsyncConnection, grant_id: str, serial: str) -> CertificateRecord | None:
+    """Read one certificate of a grant, however long ago it ended."""
+    table = schema.certificates
+    wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)
+    row = (await connection.execute(wanted)).one_or_none()
+    return None if row is None else _certificate(row)
 
 
 def _certificate(row: Row[Any]) -> CertificateRecord:
@@ -158,6 +191,8 @@ def _certificate(row: Row[Any]) -> CertificateRecord:
         not_before_us=row.not_before,
         not_after_us=row.not_after,
         accepted_until_us=row.accepted_until,
+        number=row.number,
+        after_expiry=row.after_expiry,
     )
 
 

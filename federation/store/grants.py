@@ -22,7 +22,7 @@ from federation.scope import Scope
 from federation.store import schema
 from federation.store.database import Database
 from federation.store.faults import storing
-from federation.store.grant import CertificateRecord, Grant, GrantStatus, read_grants
+from federation.store.grant import CertificateRecord, Grant, GrantStatus, read_certificate, read_grants
 from federation.trust.authority import IssuedCertificate
 from federation.trust.extensions import is_subject
 
@@ -48,6 +48,7 @@ class GrantBook:
         self._database, self._clock = database, clock
         self._grants = {grant.id: grant for grant in grants}
         self._uses: dict[str, int] = {}
+        self._superseded: dict[str, int] = {}
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
 
@@ -91,15 +92,27 @@ class GrantBook:
         certificate: IssuedCertificate,
         *,
         activate: bool,
+        after_expiry: bool = False,
         within: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> Grant:
         """Make a certificate known, and a pending grant active where `activate` says so.
 
-        `within` runs in the same transaction: what it writes becomes durable together with the certificate, and an
-        exception of it undoes both. Raises `ConflictError` for a revoked grant.
+        `after_expiry` marks one whose predecessor had expired. `within` runs in the same transaction: what it writes
+        becomes durable together with the certificate, and an exception of it undoes both. Raises `ConflictError` for a
+        revoked grant.
         """
         self._require(grant_id)
-        return await self._durably(self._insert_certificate(grant_id, certificate, activate, within))
+        work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
+        return await self._durably(work)
+
+    async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
+        """Return a certificate of a grant, from memory, or one that ended long ago from the database."""
+        grant = self._require(grant_id)
+        if (known := grant.certificates.get(serial)) is not None:
+            return known
+        with storing(f"the certificates of grant {grant_id} cannot be read"):
+            async with self._database.read() as connection:
+                return await read_certificate(connection, grant_id, serial)
 
     async def confirm(self, grant_id: str, fingerprint: str) -> Grant:
         """Activate a grant that awaits confirmation; confirming again with the same fingerprint changes nothing.
@@ -128,10 +141,19 @@ class GrantBook:
             self._grants[grant_id] = grant
         return await self._durably(self._store_revocation(grant))
 
-    def note_use(self, grant_id: str) -> None:
-        """Note that a call was made under the grant; `flush_uses` makes it durable. Precise to a second."""
+    def note_use(self, grant_id: str, serial: str = "") -> None:
+        """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
+
+        Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
+        precise to a second.
+        """
         now, grant = self._clock.now_us(), self._grants.get(grant_id)
-        if grant is None or (grant.last_used_at_us and 0 <= now - grant.last_used_at_us < USE_RESOLUTION_US):
+        if grant is None:
+            return
+        if (used := grant.after_use(serial, now)) is not grant:
+            self._superseded.update((old.serial, old.accepted_until_us) for old in used.certificates.values())
+            self._grants[grant_id] = grant = used
+        if grant.last_used_at_us and 0 <= now - grant.last_used_at_us < USE_RESOLUTION_US:
             return
         self._grants[grant_id] = replace(grant, last_used_at_us=now)
         self._uses[grant_id] = now
@@ -139,6 +161,7 @@ class GrantBook:
     async def flush_uses(self) -> None:
         """Write the uses noted since the last flush; where that fails they stay noted."""
         uses, self._uses = self._uses, {}
+        superseded, self._superseded = self._superseded, {}
         try:
             with storing("the last uses of grants cannot be stored"):
                 async with self._database.write() as connection:
@@ -146,14 +169,18 @@ class GrantBook:
                         known = schema.grants.c.last_used_at
                         where = (schema.grants.c.id == grant_id, or_(known.is_(None), known < at))
                         await connection.execute(update(schema.grants).where(*where).values(last_used_at=at))
+                    for serial, until in superseded.items():
+                        mine = (schema.certificates.c.serial == serial, schema.certificates.c.accepted_until > until)
+                        await connection.execute(update(schema.certificates).where(*mine).values(accepted_until=until))
         except BaseException:
             self._uses = uses | self._uses
+            self._superseded = superseded | self._superseded
             raise
 
     async def close(self) -> None:
         """Wait for writes under way and flush the uses."""
         await asyncio.gather(*self._writes, return_exceptions=True)
-        if self._uses:
+        if self._uses or self._superseded:
             await self.flush_uses()
 
     def _require(self, grant_id: str) -> Grant:
@@ -181,11 +208,14 @@ class GrantBook:
         grant_id: str,
         issued: IssuedCertificate,
         activate: bool,
+        after_expiry: bool,
         within: Callable[[AsyncConnection], Awaitable[None]] | None,
     ) -> Grant:
-        certificate = CertificateRecord.of(issued)
         async with self._lock:
             self._refuse_revoked(grant_id)
+            last = self._grants[grant_id].newest
+            number = 0 if last is None else last.number + 1
+            certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
             with storing(f"the certificate of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
                     await connection.execute(insert(schema.certificates).values(certificate.to_row(grant_id)))
