@@ -1,4 +1,4 @@
-"""The public API as programs write it. Nothing here runs: `mypy --strict` checks it, in `test_typing_api.py`."""
+"""The public API as programs write it. Nothing here runs: it is what `make type` checks besides the package."""
 
 from collections.abc import Sequence
 from pathlib import Path
