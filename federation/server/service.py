@@ -1,14 +1,14 @@
 """The pipeline of every federation call, in one place and one order.
 
-    incident guard → tracing → audit → identity → rate limit → authorize → verb → lease
+    incident guard → tracing → audit → identity → rate limit → authorize → verb → authorize again → lease
 
 The guard is the server's interceptor; the rest is here. Messages are decoded and encoded within the audit, so that a
-malformed request has its row, and the bytes that leave are the bytes that were counted.
+malformed request has its row, and the bytes that leave are the bytes that were counted. An answer that was recorded
+may still be refused on its last step, because its grant was revoked while it was made; then both are on record.
 """
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
@@ -24,6 +24,7 @@ from federation.server.audit import AuditTrail, source_of
 from federation.server.authorize import authorize
 from federation.server.guard import Context, add_trailing
 from federation.server.identity import CallerIdentity, caller_of
+from federation.server.leases import MAX_LEASE_MS
 from federation.server.paging import PageTokens
 from federation.server.ratelimit import GrantLimiter
 from federation.server.seams import NO_TRACING, UNNOTED, CallTrace, Leases, Tracing
@@ -34,21 +35,24 @@ from federation.store.grants import Grant
 from federation.telemetry.spans import OutcomeWord, outcome_word
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
-from federation.wire.metadata import INSTANCE, LEASE_MS, TRACEPARENT, Metadata, first
+from federation.wire.metadata import INSTANCE, LEASE_MS, TRACEPARENT, Metadata, first, is_instance
 from federation.wire.options import MAX_MESSAGE_BYTES
 from federation.wire.query import query_hash, resource_of, serialize
 
 __all__ = ["MAX_LEASE_MS", "SERVICE_NAME", "FederationService", "GrantSource"]
 
 SERVICE_NAME: Final = "federation.v1.FederationService"
-MAX_LEASE_MS: Final = 30_000
+ATTEMPTS: Final = 3
+"""How often a call is answered anew because its grant's scope was edited meanwhile."""
 MAX_AUDITED: Final = 256
 """Characters of a name that a peer made up, as the audit keeps it."""
-_INSTANCE: Final = re.compile(r"[0-9a-f]{32}\Z")
+
+_NOTHING: Final = Reply(pb.GetResponse())
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Handler = Callable[[Grant, Any], Awaitable[Reply]]
+WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 class GrantSource(Protocol):
@@ -101,7 +105,8 @@ class FederationService:
     """Serves `FederationService` over mutual TLS.
 
     `page_key` is the secret of the page tokens (at least 32 bytes). `max_lease_ms` bounds how long a peer may keep an
-    answer. The service looks at a grant when a call comes in, and again when its answer leaves.
+    answer. The service looks at a grant when a call comes in, and again when its answer leaves. `watch` serves the
+    method of that name.
     """
 
     def __init__(
@@ -117,9 +122,11 @@ class FederationService:
         tracing: Tracing = NO_TRACING,
         leases: Leases = UNNOTED,
         max_lease_ms: int = MAX_LEASE_MS,
+        watch: WatchHandler | None = None,
     ) -> None:
         self._grants, self._audit, self._clock = grants, audit, clock
         self._tracing, self._leases, self._max_lease_ms = tracing, leases, max_lease_ms
+        self._watch = watch
         self._limiter = GrantLimiter(clock.monotonic)
         verbs = Verbs(gateway, version, provider, PageTokens(page_key))
         self._verbs: Mapping[str, _Verb] = {
@@ -131,13 +138,13 @@ class FederationService:
 
     def rpc_handler(self) -> grpc.GenericRpcHandler:
         """Return what a server registers. A method that is not served is UNIMPLEMENTED by gRPC's own word."""
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME,
-            {
-                method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
-                for method, verb in self._verbs.items()
-            },
-        )
+        methods: dict[str, Any] = {
+            method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
+            for method, verb in self._verbs.items()
+        }
+        if self._watch is not None:
+            methods["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def _serve(self, verb: _Verb, raw: bytes, context: Context) -> bytes:
         call = self._arrive(verb, raw, context)
@@ -168,17 +175,17 @@ class FederationService:
 
     async def _audited(self, call: _Arrival, trace: CallTrace) -> tuple[bytes, int | None]:
         """Answer a call and record how it ended. A read is on record before it leaves."""
-        body, lease_ms, absent = b"", None, None
+        reply, body, absent = _NOTHING, b"", None
         word, reason = OutcomeWord.ERROR, ""
         try:
             try:
-                body, lease_ms = await self._answer(call)
-                word = OutcomeWord.OK
+                reply, body, word = *await self._answer(call), OutcomeWord.OK
             except Refusal as refusal:
                 if refusal.reason is not Reason.ROW_NOT_FOUND:
                     raise
                 absent, word, reason = refusal, OutcomeWord.NOT_FOUND, refusal.reason.value
             await self._audit.keep(self._event(call, word, reason, len(body)))
+            lease_ms = self._dismiss(call, reply)
         except BaseException as fault:
             word, reason, detail = _ending(fault)
             self._audit.refuse(self._event(call, word, f"{reason}: {detail}" if detail else reason, 0))
@@ -189,31 +196,43 @@ class FederationService:
             raise absent
         return body, lease_ms
 
-    async def _answer(self, call: _Arrival) -> tuple[bytes, int | None]:
+    async def _answer(self, call: _Arrival) -> tuple[Reply, bytes]:
         caller, request = call.caller, call.request
         if isinstance(caller, Refusal):
             raise caller
         if call.grant is not None:
             self._limiter.check(call.grant.id, call.grant.scope.rate_limit_per_minute)
-        grant = authorize(call.grant, caller, call.at_us)
+        call.grant = authorize(call.grant, caller, call.at_us)
         if isinstance(request, Refusal):
             raise request
-        reply = await call.verb.handler(grant, request)
-        body = reply.message.SerializeToString()
-        if len(body) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"an answer of {len(body)} bytes to {call.verb.name} {call.resource}; a row is too large")
-        # From here to the lease nothing waits: a revocation comes before both or after both.
+        for _ in range(ATTEMPTS):
+            reply = await call.verb.handler(call.grant, request)
+            body = reply.message.SerializeToString()
+            if len(body) > MAX_MESSAGE_BYTES:
+                raise ValueError(f"{len(body)} bytes for {call.verb.name} {call.resource}; a row is too large")
+            scope, call.grant = call.grant.scope, authorize(self._grants.get(call.grant.id), caller, call.at_us)
+            if call.grant.scope == scope:
+                return reply, body
+        raise _edited()
+
+    def _dismiss(self, call: _Arrival, reply: Reply) -> int | None:
+        """Let an answer leave, or raise `Refusal`; return the lease to send with it.
+
+        Nothing waits in here, and nothing waits after it: what is taken back is taken back before the whole of it,
+        and refuses the answer, or after the whole of it, and knows of the lease.
+        """
+        assert call.grant is not None  # noqa: S101 - it was found good
+        assert isinstance(call.caller, CallerIdentity)  # noqa: S101 - so was this
         now_us = self._clock.now_us()
-        latest = authorize(self._grants.get(grant.id), caller, now_us)
-        self._grants.note_use(grant.id, caller.serial)
-        if not reply.leasable:
-            return body, None
-        stale = latest.scope != grant.scope
-        return body, 0 if stale else self._lease(call, latest, caller.not_after_us, reply.leasable, now_us)
+        latest = authorize(self._grants.get(call.grant.id), call.caller, now_us)
+        if latest.scope != call.grant.scope:
+            raise _edited()
+        self._grants.note_use(latest.id, call.caller.serial)
+        return self._lease(call, latest, call.caller.not_after_us, reply.leasable, now_us) if reply.leasable else None
 
     def _lease(self, call: _Arrival, grant: Grant, end_us: int, resource: str, now_us: int) -> int:
         instance = first(call.metadata, INSTANCE) or ""
-        if resource in SENSITIVE_RESOURCES or not _INSTANCE.match(instance):
+        if resource in SENSITIVE_RESOURCES or not is_instance(instance):
             return 0
         if grant.expires_at_us is not None:
             end_us = min(end_us, grant.expires_at_us)
@@ -244,6 +263,12 @@ def _caught(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refu
         return work(*args, **kwargs)
     except Refusal as refusal:
         return refusal
+
+
+def _edited() -> Refusal:
+    return Refusal(
+        Reason.RATE_LIMITED, "the scope of the grant was edited meanwhile; ask again", retry_after_s=0.1, detail="scope"
+    )
 
 
 def _decode(kind: type[Message], raw: bytes) -> Message:

@@ -1,5 +1,6 @@
 """Metadata keys of the contract, and how to read values that a peer may have made up."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -13,6 +14,7 @@ __all__ = [
     "TRACERESPONSE",
     "Metadata",
     "first",
+    "is_instance",
     "is_sendable",
 ]
 
@@ -33,6 +35,7 @@ CACHED: Final = "_cached"
 """`true` or `false`; written by the asking gateway alone."""
 RESERVED_FOR_TAGS: Final = frozenset({SOURCE, CACHED})
 """Keys that are stripped from whatever a peer sends."""
+_INSTANCE: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def first(metadata: Iterable[tuple[str, str | bytes]] | None, key: str) -> str | None:
@@ -41,6 +44,11 @@ def first(metadata: Iterable[tuple[str, str | bytes]] | None, key: str) -> str |
         if name == key and isinstance(value, str):
             return value
     return None
+
+
+def is_instance(value: str) -> bool:
+    """Tell whether a value has the form of a `mosaic-instance`."""
+    return _INSTANCE.match(value) is not None
 
 
 def is_sendable(value: str) -> bool:

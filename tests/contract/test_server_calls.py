@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from federation.errors import Reason, Refusal
 from federation.scope import Scope
+from federation.store.grants import GrantStatus
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import first
 from federation.wire.query import query_hash, serialize
@@ -213,16 +214,51 @@ async def test_a_lease_ends_with_the_certificate(serving: Serving):
     assert 1_990 <= lease <= 2_000
 
 
-async def test_no_lease_for_an_answer_under_a_scope_that_has_changed(serving: Serving):
-    """An answer that was read under an older scope may be delivered, but not kept."""
+async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: Serving):
+    """What leaves was read under the scope in force when it leaves, though the call came in under an older one."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS, metadata=CACHES)
     await serving.provider.begun.wait()
-    serving.grants.change(GRANT_ID, scope=Scope(("tasks",)))
+    serving.grants.change(GRANT_ID, scope=Scope(("tasks",), max_rows_per_query=1))
 
     serving.provider.gate.set()
 
-    assert await lease_of(call) == "0"
+    assert len((await call).rows) == 1
+    assert await lease_of(call) == "30000"
+
+
+async def test_a_resource_closed_while_it_is_read_stays_shut(serving: Serving):
+    """A call under way when its resource leaves the scope is refused, with nothing in it."""
+    serving.provider.gate = asyncio.Event()
+    call = serving.stub().List(TASKS, metadata=CACHES)
+    await serving.provider.begun.wait()
+    serving.grants.change(GRANT_ID, scope=Scope(("notes",)))
+
+    serving.provider.gate.set()
+
+    error = await error_of(call)
+    assert error_detail_of(error).reason == "SCOPE_VIOLATION"
+    assert first(tuple(error.trailing_metadata()), "mosaic-lease-ms") is None
+
+
+@pytest.mark.parametrize("row_id", ["t1", "absent"])
+async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(serve: Serve, row_id: str):
+    """The last look is behind the last wait: an answer that is on record does not leave after the revocation."""
+    serving = await serve(capacity=1)
+    serving.writer.gate.clear()
+    stub = serving.stub()
+    await stub.List(TASKS, metadata=CACHES)  # takes the only place in the queue
+    await serving.writer.begun.wait()
+    call = stub.Get(pb.GetRequest(resource="tasks", id=row_id), metadata=CACHES)
+    while serving.provider.finished < 2:
+        await asyncio.sleep(0)
+    serving.grants.change(GRANT_ID, status=GrantStatus.REVOKED)
+    serving.writer.gate.set()
+
+    error = await error_of(call)
+
+    assert error_detail_of(error).reason == "GRANT_REVOKED"
+    assert first(tuple(error.trailing_metadata()), "mosaic-lease-ms") is None
 
 
 async def test_leases_are_noted_before_the_reply_leaves(serve: Serve):
