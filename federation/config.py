@@ -52,8 +52,6 @@ class ServerConfig:
     """How long calls under way may go on after a stop was asked for."""
     audit_queue: int = 4_096
     """Allowed reads that wait to be written; a full queue holds replies, and then fails them."""
-    audit_retention_days: int = 90
-    """Age after which audit rows leave the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +94,8 @@ class CertificateConfig:
 
     client_lifetime_s: int = 86_400
     """Life of a client certificate; 300 is the least."""
+    server_lifetime_s: int = 31_536_000
+    """Life of this gateway's own server certificate; 300 is the least."""
     token_lifetime_s: int = 900
     """Life of an enrollment token."""
 
@@ -145,21 +145,23 @@ class GatewayConfig:
         if self.advertise and not _HOST.match(self.advertise):
             raise ConfigError("advertise", f"{self.advertise!r} is not a host name or IP address")
         _check_positive(self)
-        if self.certificates.client_lifetime_s < 300:  # noqa: PLR2004 - the documented least
-            raise ConfigError("certificates.client_lifetime_s", "must be at least 300 (5 minutes)")
+        for key in ("client_lifetime_s", "server_lifetime_s"):
+            if getattr(self.certificates, key) < 300:  # noqa: PLR2004 - the documented least
+                raise ConfigError(f"certificates.{key}", "must be at least 300 (5 minutes)")
         if self.telemetry.log_format not in {"text", "json"}:
             raise ConfigError("telemetry.log_format", "must be text or json")
-        if len(os.fsencode(self.socket_path)) > MAX_SOCKET_PATH:
-            raise ConfigError(
-                "admin_socket",
-                f"the path {self.socket_path} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket may have; "
-                "set admin_socket in gateway.toml to a shorter absolute path",
-            )
 
     @property
     def socket_path(self) -> Path:
-        """The admin socket, absolute."""
-        return self.directory.absolute() / self.admin_socket
+        """The admin socket, absolute. Raises `ConfigError` where the system could not bind it."""
+        path = self.directory.absolute() / self.admin_socket
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            raise ConfigError(
+                "admin_socket",
+                f"the path {path} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket may have; "
+                "set admin_socket in gateway.toml to a shorter absolute path",
+            )
+        return path
 
     @property
     def database_url(self) -> str:
