@@ -38,7 +38,6 @@ enroll = {enroll}
 [server]
 # graceful_stop_s = 5.0
 # audit_queue = 4096
-# audit_retention_days = 90
 
 [client]
 # deadline_s = 2.0
@@ -110,7 +109,9 @@ async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
     url = config.store.url or f"sqlite+aiosqlite:///{staged / 'gateway.db'}"
     database = await Database.open(url)
     try:
-        authority = Authority.create(config.name, (config.advertised_host,), clock)
+        authority = Authority.create(
+            config.name, (config.advertised_host,), clock, config.certificates.server_lifetime_s
+        )
         await save_identity(database, sealer, authority)
     finally:
         await database.close()

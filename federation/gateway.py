@@ -20,6 +20,8 @@ from federation.federation import Federation
 from federation.resources.provider import ResourceProvider
 from federation.resources.sql import SqlProvider
 from federation.server.audit import AuditTrail
+from federation.server.certificate import ServerCertificate
+from federation.server.renewal import RenewalService
 from federation.server.rpc_spans import RpcSpanServerInterceptor
 from federation.server.server import GatewayServer
 from federation.server.service import FederationService
@@ -27,7 +29,7 @@ from federation.server.tracing import ServerTracing
 from federation.store.audit import AuditStore
 from federation.store.database import Database
 from federation.store.grants import GrantBook
-from federation.store.identity import load_identity
+from federation.store.identity import load_identity, save_server_certificate
 from federation.store.peers import PeerStore
 from federation.store.serving import ServingLock
 from federation.store.tokens import TokenStore
@@ -35,6 +37,7 @@ from federation.telemetry.setup import Telemetry, setup_telemetry
 from federation.trust.authority import Authority
 from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
 from federation.trust.issuing import Issuer
+from federation.trust.renewal import Reissuer
 from federation.trust.sealing import Sealer
 
 __all__ = ["Gateway", "version"]
@@ -63,15 +66,17 @@ class Gateway:
     ```
     """
 
-    def __init__(self, parts: GatewayParts, authority: Authority, lock: ServingLock, telemetry: Telemetry) -> None:
-        config = parts.config
+    def __init__(
+        self, parts: GatewayParts, certificate: ServerCertificate, lock: ServingLock, telemetry: Telemetry
+    ) -> None:
+        config, authority = parts.config, certificate.authority
         self.config, self.federation, self.grants, self.provider = (
             config,
             parts.federation,
             parts.grants,
             parts.provider,
         )
-        self._parts, self._lock, self._telemetry = parts, lock, telemetry
+        self._parts, self._certificate, self._lock, self._telemetry = parts, certificate, lock, telemetry
         service = FederationService(
             gateway=config.name,
             version=parts.version,
@@ -86,7 +91,9 @@ class Gateway:
             parts.issuer,
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
             audit=self._record_enrollment,
+            reissuer=parts.reissuer,
         )
+        renewal = RenewalService(parts.reissuer, parts.grants, audit=self._record_enrollment, clock=parts.clock)
         wanted = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
@@ -94,10 +101,11 @@ class Gateway:
             identity=authority,
             service=service,
             enrollment=enrollment,
+            services=(renewal.rpc_handler(),),
             interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
         )
         self._admin = AdminServer(config.socket_path, parts)
-        self._flushing: asyncio.Task[None] | None = None
+        self._chores: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
     @asynccontextmanager
@@ -141,7 +149,11 @@ class Gateway:
         stack.push_async_callback(database.close)
         await lock.acquire_database(database, standby=standby, waiting=waiting)
         stack.push_async_callback(lock.release)  # its connection ends before the database closes
-        authority = await _authority(database, sealer, config, clock)
+        certificate = _server_certificate(
+            await _authority(database, sealer, config, clock), database, sealer, config, clock
+        )
+        await certificate.refresh()
+        authority = certificate.authority
         telemetry = setup_telemetry(config.telemetry, config.name, version())
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         grants = await GrantBook.load(database, clock)
@@ -157,6 +169,10 @@ class Gateway:
             started_at_us=clock.now_us(),
             grants=grants,
             issuer=_issuer(authority, grants, database, config, clock),
+            reissuer=Reissuer(
+                authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
+            ),
+            server_certificate=certificate,
             provider=provider if provider is not None else SqlProvider(database, clock),
             audit=audit,
             audit_store=audit_store,
@@ -165,7 +181,7 @@ class Gateway:
             page_key=sealer.derive(PAGE_TOKENS),
             addresses=lambda: (gateway.federation_address, gateway.enrollment_address),
         )
-        gateway = cls(parts, authority, lock, telemetry)
+        gateway = cls(parts, certificate, lock, telemetry)
         return gateway
 
     @property
@@ -184,14 +200,21 @@ class Gateway:
         self._admin.claim()
         await self._server.start()
         await self._admin.start()
-        self._flushing = asyncio.create_task(self._flush_uses())
+        self._chores = (
+            asyncio.create_task(self._flush_uses()),
+            asyncio.create_task(self._certificate.run(self._server.tls.publish)),
+        )
         LOGGER.info("%s serves on %s", self.config.name, self.federation_address)
 
-    async def serve_forever(self) -> None:
-        """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` where the right to serve was lost."""
+    async def serve_forever(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` where the right to serve was lost.
+
+        `ready` is called once the signals are heeded.
+        """
         loop, told = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told.set)
+        ready()
         waits = [asyncio.create_task(event.wait()) for event in (told, self._lock.lost)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -209,11 +232,11 @@ class Gateway:
         grace_s = self.config.server.graceful_stop_s
         await self._server.stop(grace_s)
         await self._admin.stop(grace_s)
-        if self._flushing is not None:
-            self._flushing.cancel()
+        chores, self._chores = self._chores, ()
+        for chore in chores:
+            chore.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
-            self._flushing = None
+                await chore
         await self._parts.audit.stop()
 
     async def _flush_uses(self) -> None:
@@ -247,6 +270,18 @@ async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, 
             "name", f"the database is that of {authority.name}; set this name in gateway.toml, or another store.url"
         )
     return authority
+
+
+def _server_certificate(
+    authority: Authority, database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock
+) -> ServerCertificate:
+    return ServerCertificate(
+        authority,
+        (config.advertised_host,),
+        lifetime_s=config.certificates.server_lifetime_s,
+        save=lambda renewed: save_server_certificate(database, sealer, renewed),
+        clock=clock,
+    )
 
 
 def _issuer(authority: Authority, grants: GrantBook, database: Database, config: GatewayConfig, clock: Clock) -> Issuer:

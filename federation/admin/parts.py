@@ -9,10 +9,12 @@ from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.resources.provider import ResourceProvider
 from federation.server.audit import AuditTrail
+from federation.server.certificate import ServerCertificate
 from federation.store.audit import AuditStore
 from federation.store.grants import GrantBook
 from federation.store.peers import PeerStore
 from federation.trust.issuing import Issuer
+from federation.trust.renewal import Reissuer
 
 __all__ = ["Federating", "GatewayParts"]
 
@@ -44,6 +46,8 @@ class GatewayParts:
     started_at_us: int
     grants: GrantBook
     issuer: Issuer
+    reissuer: Reissuer
+    server_certificate: ServerCertificate
     provider: ResourceProvider
     audit: AuditTrail
     audit_store: AuditStore

@@ -37,7 +37,7 @@ class GatewayServer:
 
     `listen` and `enroll` are host:port; port 0 takes a free one, which the address properties tell. `before_stop`
     hooks run before calls are refused: what holds streams open ends them there. `interceptors` of the federation port
-    stand within the incident guard.
+    stand within the incident guard; `services` are further ones of that port, which check their callers themselves.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class GatewayServer:
         options: ServerOptions = SERVER,
         max_calls: int = MAX_CALLS,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        services: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
         self._listen, self._enroll = listen, enroll
         self._service, self._enrollment = service, enrollment
         self._options, self._max_calls = options, max_calls
-        self._interceptors = tuple(interceptors)
+        self._interceptors, self._services = tuple(interceptors), tuple(services)
         self._health = Health()
         self._servers: list[grpc.aio.Server] = []
         self._federation_address = self._enrollment_address = ""
@@ -79,7 +80,7 @@ class GatewayServer:
         Raises `ConfigError` that names `listen` or `enroll` where the address cannot be had; nothing stays bound.
         """
         federation = _server(self._options, self._max_calls, self._interceptors)
-        federation.add_generic_rpc_handlers((self._service.rpc_handler(),))
+        federation.add_generic_rpc_handlers((self._service.rpc_handler(), *self._services))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, federation)
         enrollment = _server(ENROLLMENT, MAX_ENROLLMENTS, ())
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(self._enrollment, enrollment)

@@ -4,9 +4,11 @@ from typing import Protocol
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConfigError
 
 __all__ = ["ServerIdentity", "TlsMaterial"]
@@ -35,15 +37,16 @@ class TlsMaterial:
     """Holds one ready configuration in memory, which gRPC fetches at each handshake.
 
     gRPC calls from a thread of its own and goes on with the old configuration if the call fails; so everything is
-    checked in `publish`, and the fetch only hands out what is there.
+    checked in `publish`, and the fetch only hands out what is there. `clock` is the machine's, by which peers judge.
     """
 
-    def __init__(self, identity: ServerIdentity) -> None:
-        self._current = _configuration(identity)
+    def __init__(self, identity: ServerIdentity, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._current = _configuration(identity, clock)
 
     def publish(self, identity: ServerIdentity) -> None:
         """Use another certificate and other roots from the next handshake on; raise `ConfigError`, changing nothing."""
-        self._current = _configuration(identity)
+        self._current = _configuration(identity, self._clock)
 
     def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
         """Return credentials for one port; they follow `publish`."""
@@ -52,19 +55,31 @@ class TlsMaterial:
         )
 
 
-def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+def _configuration(identity: ServerIdentity, clock: Clock) -> grpc.ServerCertificateConfiguration:
     pair = (identity.server_key_pem.encode(), identity.server_certificate_pem.encode())
     roots = identity.trust_bundle.encode()
     try:
         certificate = x509.load_pem_x509_certificate(pair[1])
         key = load_pem_private_key(pair[0], None)
-        x509.load_pem_x509_certificates(roots)
+        authorities = x509.load_pem_x509_certificates(roots)
     except (ValueError, TypeError) as e:
         raise ConfigError("server certificate", f"cannot be read: {e}") from e
     if _public(certificate.public_key()) != _public(key.public_key()):
         raise ConfigError("server certificate", "does not belong to the server key")
+    if not certificate.not_valid_before_utc <= clock.now() < certificate.not_valid_after_utc:
+        raise ConfigError("server certificate", "is not valid now by the clock of this machine")
+    if not any(_is_issued_by(certificate, authority) for authority in authorities):
+        raise ConfigError("server certificate", "is not of an authority that peers are told to trust")
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
 
 def _public(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True

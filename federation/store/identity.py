@@ -1,6 +1,6 @@
 """The gateway's own authority at rest: certificates as they are, keys sealed."""
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from federation.clock import SYSTEM_CLOCK, Clock
@@ -11,7 +11,7 @@ from federation.store.schema import gateway_identity
 from federation.trust.authority import Authority
 from federation.trust.sealing import Sealer
 
-__all__ = ["load_identity", "save_identity"]
+__all__ = ["load_identity", "save_identity", "save_server_certificate"]
 
 _CA_KEY = "authority key"
 _SERVER_KEY = "server key"
@@ -52,3 +52,14 @@ async def save_identity(database: Database, sealer: Sealer, authority: Authority
                 await connection.execute(insert(gateway_identity).values(values))
         except IntegrityError:
             raise ConflictError("this database holds a gateway's identity already") from None
+
+
+async def save_server_certificate(database: Database, sealer: Sealer, authority: Authority) -> None:
+    """Store the server certificate and key of a gateway in place of the earlier ones; raise `StoreError`."""
+    values = {
+        "server_certificate": authority.server_certificate_pem,
+        "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),
+    }
+    with storing("the gateway's server certificate cannot be stored"):
+        async with database.write() as connection:
+            await connection.execute(update(gateway_identity).values(values))

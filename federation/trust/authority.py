@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Final
@@ -20,7 +20,7 @@ from federation.trust.requests import read_request
 __all__ = ["Authority", "IssuedCertificate", "private_key_pem"]
 
 CA_LIFETIME: Final = timedelta(days=3_652)
-SERVER_LIFETIME: Final = timedelta(days=365)
+SERVER_LIFETIME_S: Final = 365 * 86_400
 BACKDATED: Final = timedelta(minutes=5)
 """How far certificates begin in the past, for peers whose clocks are behind."""
 ORGANIZATION: Final = "Mosaic gateway authority"
@@ -50,13 +50,31 @@ class Authority:
     clock: Clock = SYSTEM_CLOCK
 
     @classmethod
-    def create(cls, name: str, hosts: Iterable[str] = (), clock: Clock = SYSTEM_CLOCK) -> "Authority":
+    def create(
+        cls,
+        name: str,
+        hosts: Iterable[str] = (),
+        clock: Clock = SYSTEM_CLOCK,
+        server_lifetime_s: float = SERVER_LIFETIME_S,
+    ) -> "Authority":
         """Make a new root and a server certificate for the gateway's name and every host (DNS name or IP address)."""
         now = clock.now()
-        ca_key, server_key = _new_key(), _new_key()
-        ca = _root(name, ca_key, now)
-        server = _server(ca, ca_key, server_key.public_key(), (name, *hosts), now)
-        return cls(name, pem_of(ca), private_key_pem(ca_key), pem_of(server), private_key_pem(server_key), clock)
+        ca_key = _new_key()
+        root = cls(name, pem_of(_root(name, ca_key, now)), private_key_pem(ca_key), "", "", clock)
+        return root.with_server(hosts, server_lifetime_s)
+
+    def with_server(self, hosts: Iterable[str] = (), lifetime_s: float = SERVER_LIFETIME_S) -> "Authority":
+        """Return this authority with a new server key and certificate, which ends with the root at the latest."""
+        now, key = self.clock.now(), _new_key()
+        end = min(now + timedelta(seconds=lifetime_s), self._ca.not_valid_after_utc)
+        certificate = _server(self._ca, self._ca_key, key.public_key(), (self.name, *hosts), (now - BACKDATED, end))
+        return replace(self, server_certificate_pem=pem_of(certificate), server_key_pem=private_key_pem(key))
+
+    def serves(self, hosts: Iterable[str] = ()) -> bool:
+        """Tell whether the server certificate carries exactly the gateway's name and these hosts."""
+        certificate = x509.load_pem_x509_certificate(self.server_certificate_pem.encode())
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return list(found) == _general_names((self.name, *hosts))
 
     @property
     def trust_bundle(self) -> str:
@@ -83,7 +101,7 @@ class Authority:
         """
         request = read_request(csr_der, peer)
         now = self.clock.now()
-        end = now + timedelta(seconds=lifetime_s)
+        end = min(now + timedelta(seconds=lifetime_s), self._ca.not_valid_after_utc)
         if not_after_us is not None:
             end = min(end, from_micros(not_after_us))
         builder = (
@@ -159,19 +177,22 @@ def _server(
     ca_key: ec.EllipticCurvePrivateKey,
     key: ec.EllipticCurvePublicKey,
     hosts: Iterable[str],
-    now: datetime,
+    validity: tuple[datetime, datetime],
 ) -> x509.Certificate:
-    names = [_general_name(host) for host in dict.fromkeys(hosts)]
     return (
-        _builder(ca.subject, key, now - BACKDATED, now + SERVER_LIFETIME)
+        _builder(ca.subject, key, *validity)
         .subject_name(x509.Name([]))  # the names that count are the alternative ones; RFC 5280 wants them critical here
-        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .add_extension(x509.SubjectAlternativeName(_general_names(hosts)), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signing=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(_issuer_key(ca), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
+
+
+def _general_names(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    return [_general_name(host) for host in dict.fromkeys(hosts)]
 
 
 def _general_name(host: str) -> x509.GeneralName:
