@@ -56,6 +56,7 @@ def audit(
             )
             for event in reply.events
         ),
+        shrink="reason",
     )
     if reply.next_page_token:
         render.say("there are more: --limit")

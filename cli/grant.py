@@ -100,7 +100,7 @@ def list_grants(gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> No
             )
             for grant in grants
         ),
-        whole=("id",),
+        fold=("id",),
     )
 
 

@@ -108,7 +108,7 @@ def list_peers(gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> Non
             )
             for peer in peers
         ),
-        whole=("peer", "grant"),
+        fold=("grant", "endpoint"),
     )
 
 

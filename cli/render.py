@@ -28,6 +28,10 @@ LOOKS: Final = {
     "revoked": ("red", "✕"),
     "expired": ("red", "✕"),
 }
+GAP: Final = 2
+"""Blanks between columns."""
+LEAST: Final = 10
+"""Characters that a column keeps, however narrow the terminal is."""
 Cell = str | Text
 
 
@@ -53,14 +57,20 @@ def say(text: str) -> None:
     sys.stderr.write(f"{clean(text)}\n")
 
 
-def table(columns: Sequence[str], lines: Iterable[Sequence[Cell]], *, whole: Sequence[str] = ()) -> None:
-    """Print a table. Cells of the columns in `whole` are folded, never cut: they are there to be copied."""
+def table(
+    columns: Sequence[str], lines: Iterable[Sequence[Cell]], *, fold: Sequence[str] = (), shrink: str = ""
+) -> None:
+    """Print a table. Where it is too wide, the column `shrink` is cut, and those in `fold` are broken into lines."""
+    screen = console()
+    cells = [[Text(clean(cell)) if isinstance(cell, str) else cell for cell in line] for line in lines]
+    if shrink:
+        _cut(columns, cells, shrink, screen.width)
     grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for name in columns:
-        grid.add_column(name.upper(), overflow="fold" if name in whole else "ellipsis", no_wrap=name not in whole)
-    for cells in lines:
-        grid.add_row(*(clean(cell) if isinstance(cell, str) else cell for cell in cells))
-    console().print(grid)
+        grid.add_column(name.upper(), overflow="fold" if name in fold else "ellipsis", no_wrap=name not in fold)
+    for line in cells:
+        grid.add_row(*line)
+    _print(screen, grid)
 
 
 def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
@@ -70,7 +80,23 @@ def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, clean(value) if isinstance(value, str) else value)
-    console().print(grid)
+    _print(console(), grid)
+
+
+def _cut(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:
+    """Cut the cells of one column to what the others leave of a line."""
+    at = columns.index(shrink)
+    others = [index for index in range(len(columns)) if index != at]
+    taken = sum(max([len(columns[index]), *(line[index].cell_len for line in cells)]) + GAP for index in others)
+    for line in cells:
+        line[at].truncate(max(LEAST, width - taken), overflow="ellipsis")
+
+
+def _print(screen: Console, grid: Table) -> None:
+    """Print without the blanks by which rich fills its lines."""
+    with screen.capture() as captured:
+        screen.print(grid)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def state_text(state: str) -> Text:

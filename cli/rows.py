@@ -29,7 +29,7 @@ def listing(reply: pb.QueryResponse, *, search: bool) -> None:
             )
             for row in reply.rows
         ),
-        whole=("id",),
+        shrink=columns[-1],
     )
     count = f"{len(reply.rows)} row{'' if len(reply.rows) == 1 else 's'}"
     render.say(f"{count} from {reply.source} in {reply.latency_ms:.0f} ms")

@@ -22,10 +22,13 @@ async def run(directory: Path, *, standby: bool) -> None:
 
     async with Gateway.open(config, standby=standby, waiting=waiting) as gateway:
         await gateway.start()
-        render.out(f"{config.name} serves")
-        render.out(f"  federation  {gateway.federation_address}")
-        render.out(f"  enrollment  {gateway.enrollment_address}")
-        render.out(f"  admin       {config.socket_path}")
-        render.flush()
-        await gateway.serve_forever()
+        await gateway.serve_forever(lambda: _announce(gateway))
     render.say(f"{config.name} stopped")
+
+
+def _announce(gateway: Gateway) -> None:
+    render.out(f"{gateway.config.name} serves")
+    render.out(f"  federation  {gateway.federation_address}")
+    render.out(f"  enrollment  {gateway.enrollment_address}")
+    render.out(f"  admin       {gateway.config.socket_path}")
+    render.flush()

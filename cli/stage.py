@@ -48,6 +48,7 @@ class Stage:
         self._served: dict[str, subprocess.Popen[str]] = {}
         self._handlers: dict[int, Any] = {}
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._gateway = ""
         self.directory = Path()
 
     def __enter__(self) -> Self:
@@ -82,26 +83,42 @@ class Stage:
             if text:
                 sys.stderr.write(f"--- {log.name}\n{text[-2_000:]}\n")
 
+    def export(self, gateway: str) -> None:
+        """Let commands that name no gateway mean this one."""
+        self._command(f"export MOSAIC_GATEWAY={gateway}")
+        self._gateway = gateway
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put a file into the directory."""
+        (self.directory / name).write_bytes(content)
+
     def show_file(self, name: str, text: str) -> None:
         """Write a file and show it."""
         (self.directory / name).write_text(text, encoding="utf-8")
         self._command(f"cat {name}")
         self._print(text.rstrip())
 
+    def check(self, holds: object, claim: str) -> None:
+        """Raise `StepError` unless what was told is true."""
+        if not holds:
+            raise StepError(f"it is not true that {claim}")
+
     def run(self, command: str, *, code: int = 0, expect: Sequence[str] = (), quiet: bool = False) -> Ran:
         """Run `mosaic …` as a process, show it with its output, and check its exit code and words.
 
-        A `> FILE` at the end does what a shell would do. `quiet` shows neither.
+        `< FILE` and `> FILE` at the end do what a shell would do. `quiet` shows neither command nor output.
         """
         if not quiet:
             self._command(command)
-        words = shlex.split(command)
-        target = words[words.index(">") + 1] if ">" in words else ""
-        arguments = words[1 : words.index(">")] if target else words[1:]
+        words, source, target = shlex.split(command), "", ""
+        while len(words) > 2 and words[-2] in {"<", ">"}:  # noqa: PLR2004 - the sign and the file
+            *words, sign, file = words
+            source, target = (file, target) if sign == "<" else (source, file)
         done = subprocess.run(  # noqa: S603 - our own command
-            [*MOSAIC, *arguments],
+            [*MOSAIC, *words[1:]],
             cwd=self.directory,
             env=self._environment(),
+            input=(self.directory / source).read_text(encoding="utf-8") if source else "",
             capture_output=True,
             text=True,
             timeout=COMMAND_S,
@@ -159,8 +176,9 @@ class Stage:
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
         width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+        named = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
         colour = {"FORCE_COLOR": "1"} if self._colour else {}
-        return {**kept, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1"}
+        return {**kept, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **named}
 
     def _check(self, command: str, ran: Ran, code: int, expect: Sequence[str]) -> None:
         if ran.code != code:

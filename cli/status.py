@@ -69,7 +69,7 @@ def _show(reply: "pb.StatusResponse") -> None:
                 )
                 for grant in reply.grants
             ),
-            whole=("id",),
+            fold=("id",),
         )
     if not reply.peers and not reply.grants:
         render.say("neither peers nor grants yet: mosaic federation grant create --help")
@@ -94,7 +94,7 @@ def _show_peers(reply: "pb.StatusResponse") -> None:
             )
             for peer in reply.peers
         ),
-        whole=("name",),
+        fold=("name",),
     )
     for peer in reply.peers:
         if peer.HasField("last_failure"):

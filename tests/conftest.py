@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.faults",
     "tests.support.gateways",
     "tests.support.otlp",
+    "tests.support.processes",
     "tests.support.scripted",
     "tests.support.serving",
     "tests.support.spans",

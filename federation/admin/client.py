@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from federation.admin.socket import answers, target
+from federation.admin.address import answers, target
 from federation.admin.statuses import error_of
 from federation.config import GatewayConfig
 from federation.errors import GatewayUnavailableError

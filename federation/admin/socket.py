@@ -1,30 +1,23 @@
-"""The admin socket's rules: a directory that only the gateway's user may enter, one gateway a socket, no stale file.
+"""The serving side's rules for the admin socket: a directory that only the gateway's user may enter, one gateway a socket, no stale file.
 
 Whoever can open the socket is the operator; gRPC cannot tell who that is, so the directory is the authentication.
 """
 
-import errno
 import os
-import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
+from federation.admin.address import answers
 from federation.errors import ConfigError, LockedError
 from federation.store.database import FileLock
 
-__all__ = ["answers", "claimed", "prepare_directory", "private_umask", "target"]
+__all__ = ["claimed", "prepare_directory", "private_umask"]
 
 LOCK_FILE: Final = "admin.lock"
 _OTHERS: Final = 0o077
-
-
-def target(path: Path) -> str:
-    """Return the gRPC target of a socket path. gRPC reads it as a URI, so odd characters are percent-encoded."""
-    return f"unix:{quote(str(path))}"
 
 
 def prepare_directory(directory: Path) -> None:
@@ -78,21 +71,6 @@ def private_umask() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-
-def answers(path: Path) -> bool:
-    """Tell whether something listens on the socket. Raises `PermissionError` where this user may not ask."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(os.fspath(path))
-        except TimeoutError:
-            return True  # its backlog is full: alive
-        except PermissionError:
-            raise
-        except OSError as e:
-            return e.errno == errno.EAGAIN
-    return True
 
 
 def _remove_stale(path: Path) -> None:
