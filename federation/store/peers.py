@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, insert, or_, select
+from sqlalchemy import Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
@@ -28,7 +28,7 @@ class PeerRecord:
     """One enrollment: the local user `user` reads at the gateway `gateway` as its user `subject`.
 
     `name` is how this gateway calls the peer, unique together with `user`; `endpoint` is host:port of the federation
-    service; PEM is text.
+    service; PEM is text. `revoked_at_us` is when this gateway heard that the peer had revoked the grant, if it has.
     """
 
     id: str
@@ -42,6 +42,8 @@ class PeerRecord:
     key_pem: str = field(repr=False)
     trust_bundle: str
     created_at_us: int
+    revoked_at_us: int | None = None
+    revoked_reason: str = ""
 
 
 def check_peer(name: str, user: str) -> None:
@@ -104,6 +106,14 @@ class PeerStore:
                 await self.check_new(name=record.name, user=record.user, grant_id=record.grant_id)
                 raise
 
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        """Remember that the peer has revoked the grant. The first word stands; an unknown peer is passed over."""
+        unknown_yet = (peers.c.id == peer_id) & peers.c.revoked_at.is_(None)
+        with storing("the revocation by the peer cannot be stored"):
+            async with self._database.write() as connection:
+                values = {"revoked_at": at_us, "revoked_reason": reason, "version": peers.c.version + 1}
+                await connection.execute(update(peers).where(unknown_yet).values(values))
+
     async def remove(self, peer_id: str) -> None:
         """Forget a peer and its key; raise `NotFoundError` for an unknown id."""
         with storing("the peer cannot be removed"):
@@ -153,6 +163,8 @@ class PeerStore:
             key_pem=self._sealer.open(row.key_sealed, _peer_key(row.id)).decode("ascii"),
             trust_bundle=row.trust_bundle,
             created_at_us=row.created_at,
+            revoked_at_us=row.revoked_at,
+            revoked_reason=row.revoked_reason,
         )
 
 

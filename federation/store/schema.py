@@ -133,12 +133,15 @@ peers = Table(
     Column("pending_key_sealed", LargeBinary),
     Column("pending_csr", LargeBinary),
     Column("version", Integer, nullable=False, server_default="0"),
+    Column("revoked_at", BigInteger),
+    Column("revoked_reason", Text, nullable=False, server_default=""),
     UniqueConstraint("name", "user"),
 )
 """Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must carry.
 
 The pending key and request are those of a renewal whose answer has not been stored. `version` rises with each change
-of a row, so that other processes see cheaply that they must read it again.
+of a row, so that other processes see cheaply that they must read it again. `revoked_at` is when the peer was heard to
+have revoked the grant.
 """
 
 pending_enrollments = Table(

@@ -33,10 +33,12 @@ def upgrade() -> None:
     op.add_column("peers", sa.Column("pending_key_sealed", sa.LargeBinary(), nullable=True))
     op.add_column("peers", sa.Column("pending_csr", sa.LargeBinary(), nullable=True))
     op.add_column("peers", sa.Column("version", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("peers", sa.Column("revoked_at", sa.BigInteger(), nullable=True))
+    op.add_column("peers", sa.Column("revoked_reason", sa.Text(), server_default="", nullable=False))
 
 
 def downgrade() -> None:
-    for column in ("version", "pending_csr", "pending_key_sealed", "enrollment_endpoint"):
+    for column in ("revoked_reason", "revoked_at", "version", "pending_csr", "pending_key_sealed", "enrollment_endpoint"):
         op.drop_column("peers", column)
     for column in ("after_expiry", "number"):
         op.drop_column("certificates", column)
