@@ -1,4 +1,4 @@
-"""The serving side's rules for the admin socket: a directory that only the gateway's user may enter, one gateway a socket, no stale file.
+"""The serving side's rules for the admin socket: a directory for its user alone, one gateway, no stale file.
 
 Whoever can open the socket is the operator; gRPC cannot tell who that is, so the directory is the authentication.
 """
