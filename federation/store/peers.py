@@ -16,19 +16,23 @@ from federation.store.schema import peers, pending_enrollments
 from federation.trust.extensions import is_subject
 from federation.trust.sealing import Sealer
 
-__all__ = ["PeerRecord", "PeerStore", "check_peer"]
+__all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
 
 PENDING_KEPT_US: Final = 30 * 86_400 * MICROSECONDS
 """How long the key of an enrollment that never ended is kept."""
 _NAME: Final = re.compile(r"[!-~]{1,127}\Z")
+
+Versions = frozenset[tuple[str, int]]
+"""The ids of all peers, each with a number that rises with every change of the peer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRecord:
     """One enrollment: the local user `user` reads at the gateway `gateway` as its user `subject`.
 
-    `name` is how this gateway calls the peer, unique together with `user`; `endpoint` is host:port of the federation
-    service; PEM is text. `revoked_at_us` is when this gateway heard that the peer had revoked the grant, if it has.
+    `name` is how this gateway calls the peer, unique together with `user`. `endpoint` is host:port of the federation
+    service, `enrollment_endpoint` that of the enrollment service; PEM is text. `revoked_at_us` is when this gateway
+    heard that the peer had revoked the grant, if it has.
     """
 
     id: str
@@ -42,8 +46,17 @@ class PeerRecord:
     key_pem: str = field(repr=False)
     trust_bundle: str
     created_at_us: int
+    enrollment_endpoint: str = ""
     revoked_at_us: int | None = None
     revoked_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRenewal:
+    """A key that was made to replace a peer's, and the request for its certificate (DER), until that is stored."""
+
+    key_pem: str = field(repr=False)
+    csr_der: bytes
 
 
 def check_peer(name: str, user: str) -> None:
@@ -66,6 +79,20 @@ class PeerStore:
             async with self._database.read() as connection:
                 rows = (await connection.execute(select(peers))).all()
         return tuple(sorted((self._record(row) for row in rows), key=lambda peer: (peer.name, peer.user)))
+
+    async def get(self, peer_id: str) -> PeerRecord | None:
+        """Return one peer by its id; raise `SealError` where its key cannot be opened."""
+        with storing("the peers cannot be read"):
+            async with self._database.read() as connection:
+                row = (await connection.execute(select(peers).where(peers.c.id == peer_id))).one_or_none()
+        return None if row is None else self._record(row)
+
+    async def versions(self) -> Versions:
+        """Return what tells, without opening any key, whether `all` would bring something else than before."""
+        with storing("the peers cannot be read"):
+            async with self._database.read() as connection:
+                rows = (await connection.execute(select(peers.c.id, peers.c.version))).all()
+        return frozenset((row.id, row.version) for row in rows)
 
     async def check_new(self, *, name: str, user: str, grant_id: str) -> None:
         """Raise what `add` would raise for these names, before anything is spent on them."""
@@ -95,6 +122,7 @@ class PeerStore:
             "key_sealed": self._sealer.seal(record.key_pem.encode(), _peer_key(record.id)),
             "trust_bundle": record.trust_bundle,
             "created_at": record.created_at_us,
+            "enrollment_endpoint": record.enrollment_endpoint,
         }
         with storing(f"the peer {record.name} cannot be stored"):
             try:
@@ -121,6 +149,47 @@ class PeerStore:
                 result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
         if not result.rowcount:
             raise NotFoundError("peer", peer_id, cure="`mosaic federation peer list` shows them")
+
+    async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
+        """Return the key and request of a renewal under way, or make and keep them before they are used.
+
+        Raises `NotFoundError` for an unknown id.
+        """
+        made = make()
+        values = {
+            "pending_key_sealed": self._sealer.seal(made.key_pem.encode(), _renewal_key(peer_id)),
+            "pending_csr": made.csr_der,
+        }
+        with storing("the key of the renewal cannot be stored"):
+            async with self._database.write() as connection:
+                free = (peers.c.id == peer_id, peers.c.pending_csr.is_(None))
+                await connection.execute(update(peers).where(*free).values(values))
+                wanted = select(peers.c.pending_key_sealed, peers.c.pending_csr).where(peers.c.id == peer_id)
+                row = (await connection.execute(wanted)).one_or_none()
+        if row is None:
+            raise NotFoundError("peer", peer_id, cure="`mosaic federation peer list` shows them")
+        key_pem = self._sealer.open(row.pending_key_sealed, _renewal_key(peer_id)).decode("ascii")
+        return PendingRenewal(key_pem, row.pending_csr)
+
+    async def renew(self, record: PeerRecord, *, replaces: str) -> None:
+        """Store a peer's new certificate, key and trust bundle in place of the old ones; the old key is gone then.
+
+        `replaces` is the old certificate (PEM). Raises `ConflictError` where that is not the stored one any more.
+        """
+        values = {
+            "certificate": record.certificate_pem,
+            "key_sealed": self._sealer.seal(record.key_pem.encode(), _peer_key(record.id)),
+            "trust_bundle": record.trust_bundle,
+            "pending_key_sealed": None,
+            "pending_csr": None,
+            "version": peers.c.version + 1,
+        }
+        with storing(f"the new certificate for {record.name} cannot be stored"):
+            async with self._database.write() as connection:
+                same = (peers.c.id == record.id, peers.c.certificate == replaces)
+                result = await connection.execute(update(peers).where(*same).values(values))
+        if not result.rowcount:
+            raise ConflictError(f"the peer {record.name} was renewed or removed by somebody else meanwhile")
 
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
         """Return the key (PEM) kept for an enrollment under way, or make and keep one before it is used."""
@@ -163,6 +232,7 @@ class PeerStore:
             key_pem=self._sealer.open(row.key_sealed, _peer_key(row.id)).decode("ascii"),
             trust_bundle=row.trust_bundle,
             created_at_us=row.created_at,
+            enrollment_endpoint=row.enrollment_endpoint,
             revoked_at_us=row.revoked_at,
             revoked_reason=row.revoked_reason,
         )
@@ -174,6 +244,10 @@ def _drop(secret_hash: str) -> Any:
 
 def _peer_key(peer_id: str) -> str:
     return f"key of peer {peer_id}"
+
+
+def _renewal_key(peer_id: str) -> str:
+    return f"renewal key of peer {peer_id}"
 
 
 def _pending_key(secret_hash: str) -> str:

@@ -11,12 +11,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from federation.clock import MICROSECONDS
 from federation.config import parse_address
 from federation.errors import ConfigError
+from federation.store.peers import PeerRecord
 from federation.trust.certificates import certificates_of, fingerprint_of, key_hash, pem_of, validity_us
 from federation.trust.extensions import read_identity
 from federation.trust.tokens import EnrollmentToken
 from federation.v1 import enrollment_pb2 as pb
 
-__all__ = ["CheckedAnswer", "check_answer", "check_certificate", "check_roots"]
+__all__ = ["CheckedAnswer", "CheckedRenewal", "check_answer", "check_certificate", "check_renewal", "check_roots"]
 
 SKEW_US: Final = 300 * MICROSECONDS
 """How far this clock may be behind the issuer's."""
@@ -64,8 +65,32 @@ def check_answer(
     )
 
 
-def check_roots(bundle: str, pinned_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
-    """Read a trust bundle: valid roots, among them the pinned one; raise `ValueError`."""
+@dataclass(frozen=True, slots=True)
+class CheckedRenewal:
+    """The parts of an answer to a renewal that hold."""
+
+    certificate_pem: str
+    fingerprint: str
+    trust_bundle: str
+    not_after_us: int
+
+
+def check_renewal(
+    answer: pb.RenewResponse, record: PeerRecord, key: ec.EllipticCurvePublicKey, now_us: int
+) -> CheckedRenewal:
+    """Check an answer to the renewal of a peer for `key`; raise `ValueError`: a clause that tells the fault.
+
+    It may name other roots than those known, so that an authority can be replaced, but one of them must be known.
+    """
+    roots = check_roots(answer.trust_bundle, record.trust_bundle, now_us)
+    identity = (record.grant_id, record.subject)
+    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
+    _, end = validity_us(certificate)
+    return CheckedRenewal(pem_of(certificate), fingerprint_of(certificate), "".join(map(pem_of, roots)), end)
+
+
+def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
+    """Read a trust bundle: valid roots, among them one of those known already; raise `ValueError`."""
     try:
         roots = certificates_of(bundle)
     except ValueError as e:
@@ -76,9 +101,8 @@ def check_roots(bundle: str, pinned_pem: str, now_us: int) -> tuple[x509.Certifi
             raise ValueError("its trust bundle holds a certificate that is not an authority's")
         if not begin - SKEW_US <= now_us < end:
             raise ValueError(f"the authority of its trust bundle {_NOT_NOW}")
-    (pinned,) = certificates_of(pinned_pem)
-    if pinned not in roots:
-        raise ValueError("its trust bundle lacks the authority that the token names")
+    if not any(known in roots for known in certificates_of(known_pem)):
+        raise ValueError("its trust bundle lacks the authority that this gateway knows")
     return roots
 
 

@@ -83,6 +83,7 @@ async def enroll(
         key_pem=key_pem,
         trust_bundle=checked.trust_bundle,
         created_at_us=clock.now_us(),
+        enrollment_endpoint=token.endpoint,
     )
     await peers.add(record, settles=secret_hash)
     return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)

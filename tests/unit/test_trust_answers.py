@@ -92,7 +92,7 @@ BAD: dict[str, tuple[Callable[[], dict[str, str]], str]] = {
     "huge bundle": (lambda: {"trust_bundle": AUTHORITY.trust_bundle * 9}, "trust bundle cannot be read"),
     "bundle without our root": (
         lambda: {"trust_bundle": STRANGER.trust_bundle, "certificate": STRANGER.client(key=KEY).certificate_pem},
-        "lacks the authority that the token names",
+        "lacks the authority that this gateway knows",
     ),
     "leaf in the bundle": (lambda: {"trust_bundle": AUTHORITY.trust_bundle + issued()}, "not an authority's"),
     "no certificate": (lambda: {"certificate": ""}, "certificate cannot be read"),
