@@ -372,6 +372,8 @@ def test_a_scope_that_changes_twice_is_not_chased(chain: ManualChain) -> None:
         chain.wires[n].answer(rows("old"))
 
     assert reason_of(run) == "GRANT_INVALID"
+    assert run.outcome is not None
+    assert error_detail(run.outcome.trailing).retry_after_s == 0
     assert len(chain.wires) == 2
 
 
