@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_p
 BREAKING_AGAINST ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git log --diff-filter=A --format=%H -- protos/federation/v1/federation.proto 2>/dev/null | tail -n 1)
 TEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test long lint type imports proto proto-check bench check clean
+.PHONY: help setup demo test long lint type imports proto proto-check bench verify check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -56,6 +56,9 @@ proto-check: $(STAMP) ## Fail if federation/v1 is not what protos/ generate
 
 bench: $(STAMP) ## Measure the fast paths against bare gRPC
 	$(BIN)/python -m tests.bench
+
+verify: $(STAMP) ## Check the protocol's model and its mutants (minutes; needs Java)
+	$(BIN)/python -m tests.model
 
 check: lint type imports proto-check ## All that CI runs
 	@rm -f .coverage .coverage.*

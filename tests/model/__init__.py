@@ -1,0 +1,1 @@
+"""The lease protocol's model and its checker: `make verify`."""
