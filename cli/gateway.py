@@ -1,5 +1,6 @@
 """`mosaic gateway`: make, run and fill a gateway."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -66,13 +67,11 @@ def init(
         )
         asyncio.run(found_gateway(config))
     except ConfigError as e:
-        if e.field == "admin_socket":
-            cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
-            raise InputError(
-                "--admin-socket", f"the socket's path would be too long for a Unix socket; {cure}"
-            ) from None
-        option = {"store.url": "--database"}.get(e.field, f"--{e.field}")
-        raise InputError(option, str(e).removeprefix(f"{e.field}: ")) from None
+        option = {"store.url": "--database", "admin_socket": "--admin-socket"}.get(e.field, f"--{e.field}")
+        # There is no gateway.toml yet in which the cure could be written.
+        cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
+        words = str(e).removeprefix(f"{e.field}: ")
+        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, words)) from None
     if as_json:
         render.out(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
         return

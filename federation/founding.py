@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import CONFIG_FILE, GatewayConfig, StoreConfig
-from federation.errors import ConflictError, InputError
+from federation.errors import ConfigError, ConflictError, InputError
 from federation.store.database import Database
 from federation.store.identity import save_identity
 from federation.store.schema import gateway_identity
@@ -70,10 +70,10 @@ async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -
     """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
 
     The directory appears only when it is complete. Raises `ConflictError` where a gateway is there already, or
-    anything else, or where the database belongs to another gateway.
+    anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot work.
     """
     directory = config.directory.absolute()
-    _check_free(directory)
+    _check_free(directory, config.socket_path)
     try:
         staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as e:
@@ -90,13 +90,15 @@ async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -
     return authority
 
 
-def _check_free(directory: Path) -> None:
+def _check_free(directory: Path, socket_path: Path) -> None:
     if (directory / CONFIG_FILE).exists():
         raise ConflictError(f"{directory} is a gateway's directory already; name another one")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise ConflictError(f"{directory} exists and is not a directory; name another one")
     if directory.is_dir() and any(directory.iterdir()):
         raise ConflictError(f"{directory} is not empty and not a gateway's; name a new or an empty directory")
+    if socket_path.is_dir():
+        raise ConfigError("admin_socket", f"{socket_path} is a directory; name the file of a socket")
     if not directory.parent.is_dir():
         raise InputError("directory", f"there is no directory {directory.parent}; make it first")
 

@@ -112,6 +112,15 @@ async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_pat
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("socket", ["/tmp", "/" + "s" * 120])
+async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfig, socket: str) -> None:
+    """A path that no socket can have is told before anything stands."""
+    with pytest.raises(ConfigError, match="admin_socket: "):
+        await found_gateway(replace(config, admin_socket=socket))
+    assert leftovers(config) == []
+
+
+@pytest.mark.asyncio
 async def test_a_missing_parent_is_not_made(config: GatewayConfig) -> None:
     """A mistyped path does not grow a tree."""
     with pytest.raises(InputError, match="there is no directory"):
