@@ -9,6 +9,7 @@ import pytest_asyncio
 from federation.errors import Reason, Refusal
 from federation.resources.batch import Batch
 from federation.resources.provider import SearchHit, SearchQuery
+from federation.resources.searching import search_question, search_statement
 from federation.resources.sql import SqlProvider
 from federation.resources.words import MAX_SNIPPET, tokens
 from federation.store.database import Database
@@ -193,9 +194,14 @@ async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvid
 @pytest.mark.asyncio
 async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
     """Offsets give every hit once, with the same order and scores as one large page, and `more` until the last."""
-    rows = [new_row(f"r{n}", "ada", title="match " * (1 + n % 5) + "x " * (n % 7)) for n in range(60)]
+    rows = [
+        new_row(f"r{n}", "ada", title="match " * (1 + n % 5) + "x " * (n % 7), at_us=NOON_US + n * 7 % 4)
+        for n in range(60)
+    ]
     await provider.apply(Batch(rows=rows))
     whole = await hits(provider, "match")
+    for offset in range(60):
+        assert await hits(provider, "match", 1, offset) == whole[offset : offset + 1]
 
     parts = [
         await provider.search("ada", SearchQuery("match", {"tasks": EVERYTHING}, 25, offset))
@@ -259,3 +265,19 @@ async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvide
 
     assert await found(provider, "ada", "1a2b") == ["1"]
     assert await found(provider, "ada", "y" * 64) == ["2"]
+
+
+@pytest.mark.asyncio
+async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str):
+    """The full-text index is asked once, and rows are read by their number; nothing is asked for every row."""
+    database = await Database.open(sqlite_url)
+    _, values = search_question("ada", SearchQuery("login page", {"tasks": EVERYTHING}, 50), "sqlite")
+    compiled = search_statement("sqlite", 1).compile(dialect=database.engine.dialect)
+    parameters = tuple({**compiled.params, **values}[name] for name in compiled.positiontup or ())
+    async with database.read() as connection:
+        steps = [row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", parameters)]
+    await database.close()
+
+    reads = [step for step in steps if " rows" in step]
+    assert reads[0].startswith("SCAN rows_fts VIRTUAL TABLE")
+    assert reads[1:] == ["SEARCH rows USING INTEGER PRIMARY KEY (rowid=?)"] * 2
