@@ -9,6 +9,7 @@ from federation.client.unpatched import aio_secure_channel, secure_channel
 from federation.clock import Clock, from_micros, to_micros
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
+from federation.trust.schedule import AFTER_EXPIRY_US
 from federation.wire.options import CHANNEL, ChannelOptions
 
 __all__ = ["EnrolledDialer"]
@@ -40,13 +41,16 @@ class EnrolledDialer:
             return None
         fault = self._fault or f"expired at {from_micros(self._not_after_us):%Y-%m-%dT%H:%M:%SZ}"
         name, user = self._record.name, self._record.user
-        return refused(
-            Refusal(
-                Reason.CERTIFICATE_INVALID,
-                f"this gateway's own certificate for {name} (user {user}) {fault}; "
-                f"`mosaic federation peer remove {name} --user {user}` and `mosaic federation peer add` "
-                f"with a new token of {name} enroll it again",
-            )
+        text = f"this gateway's own certificate for {name} (user {user}) {fault}; {self._cure()}"
+        return refused(Refusal(Reason.CERTIFICATE_INVALID, text))
+
+    def _cure(self) -> str:
+        name, user = self._record.name, self._record.user
+        if not self._fault and self._clock.now_us() <= self._not_after_us + AFTER_EXPIRY_US:
+            return f"it is being renewed; `mosaic federation peer rotate {name} --user {user}` tries at once"
+        return (
+            f"`mosaic federation peer remove {name} --user {user}` and `mosaic federation peer add` "
+            f"with a new token of {name} enroll it again"
         )
 
     def aio(self) -> grpc.aio.Channel:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 from alembic import command
 from alembic.config import Config
@@ -72,6 +73,7 @@ class FileLock:
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
         self._fd: int | None = None
+        _LOCKS.add(self)
 
     def acquire(self) -> None:
         """Take the lock at once; raise `LockedError` that names the holder's process."""
@@ -91,6 +93,18 @@ class FileLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+_LOCKS: Final["WeakSet[FileLock]"] = WeakSet()
+
+
+def _let_go() -> None:
+    """Close a forked child's copies of the descriptors, which would hold the locks after the parent's end."""
+    for lock in list(_LOCKS):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _engine(url: str) -> AsyncEngine:
