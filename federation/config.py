@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 CONFIG_FILE: Final = "gateway.toml"
+MAX_LEASE_S: Final = 30
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a Unix socket path, one less than `sun_path` holds."""
 _NAME: Final = re.compile(r"(?=.{1,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
@@ -52,6 +53,8 @@ class ServerConfig:
     """How long calls under way may go on after a stop was asked for."""
     audit_queue: int = 4_096
     """Allowed reads that wait to be written; a full queue holds replies, and then fails them."""
+    max_lease_s: float = 30.0
+    """How long a peer may keep an answer, 30 at most. What is taken back is effective a tenth later at the latest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,8 @@ class ClientConfig:
 
     deadline_s: float = 2.0
     """Budget of a call whose caller set none."""
+    watch: bool = True
+    """Whether a stream from each peer tells of revocations and changes at once. Without it, leases alone bound both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +153,8 @@ class GatewayConfig:
         for key in ("client_lifetime_s", "server_lifetime_s"):
             if getattr(self.certificates, key) < 300:  # noqa: PLR2004 - the documented least
                 raise ConfigError(f"certificates.{key}", "must be at least 300 (5 minutes)")
+        if self.server.max_lease_s > MAX_LEASE_S:
+            raise ConfigError("server.max_lease_s", f"must be at most {MAX_LEASE_S}")
         if self.telemetry.log_format not in {"text", "json"}:
             raise ConfigError("telemetry.log_format", "must be text or json")
 

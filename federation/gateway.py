@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,9 +24,11 @@ from federation.server.audit import AuditTrail
 from federation.server.certificate import ServerCertificate
 from federation.server.renewal import RenewalService
 from federation.server.rpc_spans import RpcSpanServerInterceptor
-from federation.server.server import GatewayServer
+from federation.server.server import MAX_CALLS, GatewayServer
 from federation.server.service import FederationService
 from federation.server.tracing import ServerTracing
+from federation.server.upkeep import Upkeep
+from federation.server.watch import MAX_STREAMS
 from federation.store.audit import AuditStore
 from federation.store.database import Database
 from federation.store.grants import GrantBook
@@ -86,6 +89,9 @@ class Gateway:
             page_key=parts.page_key,
             clock=parts.clock,
             tracing=ServerTracing(telemetry.spans, parts.clock),
+            leases=parts.upkeep.leases,
+            max_lease_ms=parts.upkeep.max_lease_ms,
+            watch=parts.upkeep.watch.serve,
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
@@ -103,7 +109,9 @@ class Gateway:
             enrollment=enrollment,
             services=(renewal.rpc_handler(),),
             interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
+            max_calls=MAX_CALLS + MAX_STREAMS,
         )
+        self._server.before_stop.append(parts.upkeep.end_watches)
         self._admin = AdminServer(config.socket_path, parts)
         self._chores: tuple[asyncio.Task[None], ...] = ()
 
@@ -161,6 +169,16 @@ class Gateway:
         audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
         federation = await stack.enter_async_context(Federation(config, peer_store, clock=clock, telemetry=telemetry))
+        provider = provider if provider is not None else SqlProvider(database, clock)
+        upkeep = await Upkeep.open(
+            database,
+            grants,
+            provider,
+            audit,
+            clock=clock,
+            served_from=f"{socket.gethostname()}:{config.directory.absolute()}",
+            max_lease_ms=round(config.server.max_lease_s * 1_000),
+        )
         gateway: Gateway
         parts = GatewayParts(
             config=config,
@@ -173,7 +191,8 @@ class Gateway:
                 authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
             ),
             server_certificate=certificate,
-            provider=provider if provider is not None else SqlProvider(database, clock),
+            provider=provider,
+            upkeep=upkeep,
             audit=audit,
             audit_store=audit_store,
             federation=federation,
@@ -198,6 +217,7 @@ class Gateway:
         """Serve peers and the operator. Raises `ConfigError` or `LockedError`; then leave the context."""
         self._parts.audit.start()
         self._admin.claim()
+        await self._parts.upkeep.start()
         await self._server.start()
         await self._admin.start()
         self._chores = (
@@ -231,6 +251,7 @@ class Gateway:
         """Refuse new calls, let those under way end, and write what waits. Twice is fine."""
         grace_s = self.config.server.graceful_stop_s
         await self._server.stop(grace_s)
+        await self._parts.upkeep.stop()
         await self._admin.stop(grace_s)
         chores, self._chores = self._chores, ()
         for chore in chores:

@@ -10,6 +10,7 @@ from federation.config import GatewayConfig
 from federation.resources.provider import ResourceProvider
 from federation.server.audit import AuditTrail
 from federation.server.certificate import ServerCertificate
+from federation.server.upkeep import Upkeep
 from federation.store.audit import AuditStore
 from federation.store.grants import GrantBook
 from federation.store.peers import PeerStore
@@ -49,6 +50,7 @@ class GatewayParts:
     reissuer: Reissuer
     server_certificate: ServerCertificate
     provider: ResourceProvider
+    upkeep: Upkeep
     audit: AuditTrail
     audit_store: AuditStore
     federation: Federating

@@ -6,7 +6,19 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from federation.scope import RowFilter
 
-__all__ = ["Change", "ListQuery", "Page", "Position", "ResourceProvider", "Row", "SearchHit", "SearchQuery"]
+__all__ = [
+    "Change",
+    "KnowsTeams",
+    "ListQuery",
+    "Page",
+    "Position",
+    "Removal",
+    "RemovesUsers",
+    "ResourceProvider",
+    "Row",
+    "SearchHit",
+    "SearchQuery",
+]
 
 T = TypeVar("T")
 
@@ -85,6 +97,36 @@ class Change:
     resource: str
     owners: frozenset[str]
     teams: frozenset[str]
+
+
+@runtime_checkable
+class KnowsTeams(Protocol):
+    """A provider that can tell whose rows a user sees by team.
+
+    Without it, a peer hears at once of changes to rows whose `Change.owners` name its subject, and of others when its
+    lease ends.
+    """
+
+    async def teams_of(self, subject: str) -> frozenset[str]:
+        """Return the teams whose rows the subject sees; what changes that must come as a `Change` of its rights."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What the removal of a user took: the teams left, and how many rows keep the user's name as their owner."""
+
+    teams: tuple[str, ...]
+    owned_rows: int
+
+
+@runtime_checkable
+class RemovesUsers(Protocol):
+    """A provider that can remove a user from the gateway's own data."""
+
+    async def remove_user(self, subject: str) -> Removal:
+        """Take every right of a user away; what the user owns stays. An unknown user loses nothing."""
+        ...
 
 
 @runtime_checkable

@@ -11,14 +11,15 @@ from federation.resources.batch import Batch
 from federation.resources.changes import ChangeFeed, ChangeStream
 from federation.resources.document import decode, strings
 from federation.resources.listing import get_statement, list_question, list_statement
-from federation.resources.provider import Change, ListQuery, Page, Row, SearchHit, SearchQuery
+from federation.resources.provider import Change, ListQuery, Page, Removal, Row, SearchHit, SearchQuery
+from federation.resources.removing import delete_user
 from federation.resources.rights import filter_values, plain_id
 from federation.resources.searching import search_question, search_statement
 from federation.resources.words import snippet
 from federation.resources.writing import write_batch
 from federation.scope import RowFilter
 from federation.store.database import Database
-from federation.store.schema import teams, users
+from federation.store.schema import memberships, teams, users
 
 __all__ = ["SqlProvider"]
 
@@ -73,6 +74,22 @@ class SqlProvider:
     async def has_user(self, subject: str) -> bool:
         """Tell whether the gateway knows this user."""
         return bool(await self._read(select(users.c.id).where(users.c.id == plain_id(subject)), {}))
+
+    async def teams_of(self, subject: str) -> frozenset[str]:
+        """Return the teams that the user is a member of."""
+        mine = select(memberships.c.team_id).where(memberships.c.user_id == plain_id(subject))
+        return frozenset(row.team_id for row in await self._read(mine, {}))
+
+    async def remove_user(self, subject: str) -> Removal:
+        """Take the user out of every team, and away altogether where it owns no row; then tell those who listen."""
+        changes: tuple[Change, ...] = ()
+        async with self._writing:
+            try:
+                async with self._database.write() as connection:
+                    removal, changes = await delete_user(connection, plain_id(subject))
+            finally:
+                self._feed.publish(changes)
+        return removal
 
     async def names(self, most: int = 1_000) -> tuple[Sequence[str], Sequence[str]]:
         """Return users and teams that exist, at most so many of each: what an unknown name may have meant."""

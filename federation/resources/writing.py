@@ -12,11 +12,13 @@ from federation.resources.provider import Change
 from federation.resources.rights import one_of, texts
 from federation.store.schema import memberships, rows, teams, users
 
-__all__ = ["write_batch"]
+__all__ = ["WRITE_LOCK", "write_batch"]
 
 T = TypeVar("T")
 CHUNK: Final = 2_000
 """Names, or rows, of one statement."""
+WRITE_LOCK: Final = "SELECT pg_advisory_xact_lock(20746024)"
+"""On PostgreSQL, makes the writes of rows, users and memberships wait for one another."""
 _OLD: Final = select(
     rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data
 )
@@ -30,7 +32,7 @@ async def write_batch(connection: AsyncConnection, batch: Batch, now_us: int) ->
     """
     if connection.dialect.name == "postgresql":
         # What is read here must still hold when it is written; SQLite's write transactions are alone anyway.
-        await connection.execute(text("SELECT pg_advisory_xact_lock(20746024)"))
+        await connection.execute(text(WRITE_LOCK))
     await _add_names(connection, users.c.id, batch.users)
     await _add_names(connection, teams.c.id, batch.teams)
     await _check_references(connection, batch)

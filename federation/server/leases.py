@@ -6,7 +6,7 @@ peer counts from the moment it sent its request, which is earlier, so its copies
 neither clock's rate is wrong by more than the margin.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -54,6 +54,10 @@ class _Hold:
     noted: bool
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(slots=True)
 class Withdrawal:
     """What is awaited before something taken back is out of every cache. Made by `LeaseTable.begin`."""
@@ -63,6 +67,8 @@ class Withdrawal:
     begun_at_us: int
     _clock: Clock
     _held: dict[str, _Hold]
+    changed: Callable[[], None] = _nothing
+    """Called whenever somebody was released."""
     _released: dict[str, Release] = field(default_factory=dict)
 
     def wait_s(self) -> float | None:
@@ -101,13 +107,15 @@ class Withdrawal:
     def _release(self, instance: str, how: How, failed_in_flight: int = 0) -> None:
         del self._held[instance]
         self._released[instance] = Release(instance, how, self._clock.now_us(), failed_in_flight)
+        self.changed()
 
 
 class LeaseTable:
     """The notes of every grant, in memory. `federation.server.seams.Leases` is its face to the pipeline.
 
     `max_lease_ms` bounds a lease. `inherited` names the grants under which an earlier process may have given leases;
-    `inherited_ms` is the longest that one of those can be. One event loop uses it.
+    `inherited_ms` is the longest that one of those can be, and `handover_s` how long that process may have gone on
+    answering after this one began. One event loop uses it.
     """
 
     def __init__(
@@ -117,6 +125,7 @@ class LeaseTable:
         max_lease_ms: int = MAX_LEASE_MS,
         inherited: Iterable[str] = (),
         inherited_ms: int = MAX_LEASE_MS,
+        handover_s: float = 0.0,
     ) -> None:
         self._clock, self._max_lease_ms = clock, max_lease_ms
         self._notes: dict[str, dict[str, float]] = {}
@@ -124,7 +133,7 @@ class LeaseTable:
         self._open: dict[str, list[Withdrawal]] = {}
         self._number = 0
         self._inherited = frozenset(inherited)
-        self._inherited_end = clock.elapsed() + noted_s(inherited_ms)
+        self._inherited_end = clock.elapsed() + handover_s + noted_s(inherited_ms)
         self._sweep_at = clock.elapsed()
 
     def note(self, grant_id: str, instance: str, lease_ms: int) -> int:

@@ -22,7 +22,7 @@ __all__ = ["GatewayServer"]
 
 LOGGER: Final = logging.getLogger(__name__)
 MAX_CALLS: Final = 1_024
-"""Federation calls under way at once, open watches included; one more is RESOURCE_EXHAUSTED."""
+"""Federation calls under way at once; one more is RESOURCE_EXHAUSTED. Whoever serves watches adds room for them."""
 MAX_ENROLLMENTS: Final = 32
 ENROLLMENT: Final = ServerOptions(
     max_connection_age_ms=60_000, max_concurrent_streams=8, max_receive_message_length=65_536

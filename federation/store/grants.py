@@ -29,6 +29,8 @@ from federation.trust.extensions import is_subject
 __all__ = ["CertificateRecord", "Grant", "GrantBook", "GrantStatus"]
 
 T = TypeVar("T")
+Within = Callable[[AsyncConnection], Awaitable[None]]
+"""Work to be done in the same transaction; its exception undoes both."""
 MAX_REASON: Final = 500
 LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
 """The end of the year 9999, the last that a certificate can name."""
@@ -93,7 +95,7 @@ class GrantBook:
         *,
         activate: bool,
         after_expiry: bool = False,
-        within: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        within: Within | None = None,
     ) -> Grant:
         """Make a certificate known, and a pending grant active where `activate` says so.
 
@@ -101,13 +103,13 @@ class GrantBook:
         becomes durable together with the certificate, and an exception of it undoes both. Raises `ConflictError` for a
         revoked grant.
         """
-        self._require(grant_id)
+        self.require(grant_id)
         work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
         return await self._durably(work)
 
     async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
         """Return a certificate of a grant, from memory, or one that ended long ago from the database."""
-        grant = self._require(grant_id)
+        grant = self.require(grant_id)
         if (known := grant.certificates.get(serial)) is not None:
             return known
         with storing(f"the certificates of grant {grant_id} cannot be read"):
@@ -120,26 +122,54 @@ class GrantBook:
         Colons, spaces and case of the fingerprint do not matter. Raises `InputError` for a fingerprint that is not
         the enrolled certificate's, `ConflictError` where nobody enrolled yet or the grant was revoked.
         """
-        self._require(grant_id)
+        self.require(grant_id)
         wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
         if not _FINGERPRINT.match(wanted):
             raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
         return await self._durably(self._activate(grant_id, wanted))
 
-    async def revoke(self, grant_id: str, reason: str = "") -> Grant:
-        """Revoke a grant for good: refused from this moment on in memory, then made durable.
+    def refuse(self, grant_id: str, reason: str = "") -> Grant:
+        """Revoke a grant in memory, for good: it is refused from this moment on. `revoke` makes that durable.
 
-        Revoking again keeps the first instant and reason, and repeats a durable write that failed. `StoreError` says
-        that the write failed; the refusal stands in this process all the same.
+        Refusing again keeps the first instant and reason.
         """
         if len(reason) > MAX_REASON or not reason.isprintable():
             raise InputError("reason", f"must be one line of at most {MAX_REASON} characters")
-        grant = self._require(grant_id)
+        grant = self.require(grant_id)
         if grant.status is not GrantStatus.REVOKED:
             now = self._clock.now_us()
             grant = replace(grant, status=GrantStatus.REVOKED, revoked_at_us=now, revoked_reason=reason)
             self._grants[grant_id] = grant
-        return await self._durably(self._store_revocation(grant))
+        return grant
+
+    async def revoke(self, grant_id: str, reason: str = "", *, within: Within | None = None) -> Grant:
+        """Revoke a grant for good: refused from this moment on in memory, then made durable.
+
+        `within` runs in the same transaction. Revoking again repeats a durable write that failed. `StoreError` says
+        that the write failed; the refusal stands in this process all the same.
+        """
+        return await self._durably(self._store_revocation(self.refuse(grant_id, reason), within))
+
+    def narrow(self, grant_id: str, scope: Scope) -> Grant:
+        """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
+        self.require(grant_id)
+        self._refuse_revoked(grant_id)
+        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
+        return self._grants[grant_id]
+
+    async def store_scope(self, grant_id: str, *, within: Within | None = None) -> Grant:
+        """Make the scope that is in force durable. Where that fails it stays in force all the same."""
+        what = (
+            f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
+            "forgotten by a restart; edit it again"
+        )
+        return await self._durably(self._store_scope(self.require(grant_id), what, within))
+
+    async def widen(self, grant_id: str, scope: Scope) -> Grant:
+        """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
+        self.require(grant_id)
+        self._refuse_revoked(grant_id)
+        return await self._durably(self._widen(grant_id, scope))
 
     def note_use(self, grant_id: str, serial: str = "") -> None:
         """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
@@ -183,7 +213,8 @@ class GrantBook:
         if self._uses or self._superseded:
             await self.flush_uses()
 
-    def _require(self, grant_id: str) -> Grant:
+    def require(self, grant_id: str) -> Grant:
+        """Return the grant as it stands now, or raise `NotFoundError` with a near match."""
         grant = self._grants.get(grant_id)
         if grant is None:
             near = near_matches(grant_id, self._grants, most=1)
@@ -209,7 +240,7 @@ class GrantBook:
         issued: IssuedCertificate,
         activate: bool,
         after_expiry: bool,
-        within: Callable[[AsyncConnection], Awaitable[None]] | None,
+        within: Within | None,
     ) -> Grant:
         async with self._lock:
             self._refuse_revoked(grant_id)
@@ -236,7 +267,7 @@ class GrantBook:
                     await _set_active(connection, grant_id)
             return self._publish(self._grants[grant_id], active=True)
 
-    async def _store_revocation(self, grant: Grant) -> Grant:
+    async def _store_revocation(self, grant: Grant, within: Within | None) -> Grant:
         what = (
             f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
             "forgotten by a restart; revoke it again"
@@ -247,6 +278,26 @@ class GrantBook:
                 values = {name: row[name] for name in ("status", "revoked_at", "revoked_reason")}
                 where = (schema.grants.c.id == grant.id, schema.grants.c.status != GrantStatus.REVOKED)
                 await connection.execute(update(schema.grants).where(*where).values(values))
+                if within is not None:
+                    await within(connection)
+        return self._grants[grant.id]
+
+    async def _widen(self, grant_id: str, scope: Scope) -> Grant:
+        what = f"the new scope of grant {grant_id} cannot be stored; the old one stays in force"
+        await self._store_scope(replace(self._grants[grant_id], scope=scope), what, None)
+        # Memory is read again: a revocation in the meantime must not be undone.
+        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
+        return self._grants[grant_id]
+
+    async def _store_scope(self, grant: Grant, what: str, within: Within | None) -> Grant:
+        with storing(what):
+            async with self._lock, self._database.write() as connection:
+                scope = grant.scope.to_json()
+                await connection.execute(
+                    update(schema.grants).where(schema.grants.c.id == grant.id).values(scope=scope)
+                )
+                if within is not None:
+                    await within(connection)
         return self._grants[grant.id]
 
     def _refuse_revoked(self, grant_id: str) -> None:

@@ -171,8 +171,11 @@ lease_bound = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("max_lease_ms", Integer, nullable=False),
+    Column("served_from", Text, nullable=False),
 )
-"""One row, id 1: the longest lease that a peer can still hold, also after a restart with a shorter one."""
+"""One row, id 1: the longest lease that a peer can still hold, also after a restart with a shorter one, and the host
+and directory of the process that served last.
+"""
 
 audit_events = Table(
     "audit_events",

@@ -25,6 +25,7 @@ def upgrade() -> None:
         "lease_bound",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("max_lease_ms", sa.Integer(), nullable=False),
+        sa.Column("served_from", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_lease_bound"),
     )
     op.add_column("certificates", sa.Column("number", sa.Integer(), server_default="0", nullable=False))
@@ -38,7 +39,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for column in ("revoked_reason", "revoked_at", "version", "pending_csr", "pending_key_sealed", "enrollment_endpoint"):
+    for column in (
+        "revoked_reason",
+        "revoked_at",
+        "version",
+        "pending_csr",
+        "pending_key_sealed",
+        "enrollment_endpoint",
+    ):
         op.drop_column("peers", column)
     for column in ("after_expiry", "number"):
         op.drop_column("certificates", column)

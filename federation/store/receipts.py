@@ -1,0 +1,141 @@
+"""What was taken back from peers: begun with the write that takes it back, finished with its receipt."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.store import schema
+from federation.store.database import Database
+from federation.store.faults import storing
+
+__all__ = ["InstanceRecord", "LeaseBound", "Receipt", "ReceiptKind", "ReceiptStore"]
+
+_TABLE: Final = schema.revocations
+_BOUND: Final = schema.lease_bound
+
+
+class ReceiptKind(StrEnum):
+    """What was taken back."""
+
+    REVOKED = "revoked"
+    """The whole grant."""
+    NARROWED = "narrowed"
+    """Part of its scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """How one cache object of the peer was released, and when. An empty `instance`: those of an earlier process."""
+
+    instance: str
+    how: str
+    at_us: int
+    failed_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One taking back. Instants are Unix microseconds; `effective_at_us` is `None` while somebody is awaited.
+
+    `reason` holds the operator's words, or of a narrowed scope what the peer lost.
+    """
+
+    id: str
+    grant_id: str
+    kind: ReceiptKind
+    begun_at_us: int
+    reason: str = ""
+    effective_at_us: int | None = None
+    instances: tuple[InstanceRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseBound:
+    """The longest lease in milliseconds that peers can hold, and the host and directory that serves."""
+
+    max_lease_ms: int
+    served_from: str
+
+
+class ReceiptStore:
+    """The receipts of this gateway. Every method raises `StoreError` where the database refuses."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @staticmethod
+    def beginning(receipt: Receipt) -> Callable[[AsyncConnection], Awaitable[None]]:
+        """Return what notes the beginning within the transaction that takes something back."""
+
+        async def within(connection: AsyncConnection) -> None:
+            await connection.execute(insert(_TABLE).values(_values(receipt)))
+
+        return within
+
+    async def finish(self, receipt: Receipt) -> None:
+        """Write the receipt of what was begun. Doing so twice is fine."""
+        values = _values(receipt)
+        with storing(f"the receipt of grant {receipt.grant_id} cannot be stored"):
+            async with self._database.write() as connection:
+                await connection.execute(update(_TABLE).where(_TABLE.c.id == receipt.id).values(values))
+
+    async def last(self, grant_id: str, kind: ReceiptKind) -> Receipt | None:
+        """Return what was begun last, finished or not."""
+        newest = select(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.kind == kind)
+        with storing("the receipts cannot be read"):
+            async with self._database.read() as connection:
+                row = (await connection.execute(newest.order_by(_TABLE.c.begun_at.desc()).limit(1))).one_or_none()
+        return None if row is None else _receipt(row)
+
+    async def unfinished(self) -> tuple[Receipt, ...]:
+        """Return what was begun and has no receipt yet, oldest first."""
+        with storing("the receipts cannot be read"):
+            async with self._database.read() as connection:
+                rows = await connection.execute(
+                    select(_TABLE).where(_TABLE.c.effective_at.is_(None)).order_by(_TABLE.c.begun_at)
+                )
+                return tuple(map(_receipt, rows))
+
+    async def lease_bound(self) -> LeaseBound | None:
+        """Return what peers can hold from before, `None` where nothing is noted."""
+        with storing("the bound of leases cannot be read"):
+            async with self._database.read() as connection:
+                row = (await connection.execute(select(_BOUND))).one_or_none()
+        return None if row is None else LeaseBound(row.max_lease_ms, row.served_from)
+
+    async def set_lease_bound(self, bound: LeaseBound) -> None:
+        """Note what peers can hold from now on."""
+        values = {"max_lease_ms": bound.max_lease_ms, "served_from": bound.served_from}
+        with storing("the bound of leases cannot be stored"):
+            async with self._database.write() as connection:
+                await connection.execute(delete(_BOUND))
+                await connection.execute(insert(_BOUND).values(id=1, **values))
+
+
+def _values(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "id": receipt.id,
+        "grant_id": receipt.grant_id,
+        "kind": receipt.kind.value,
+        "begun_at": receipt.begun_at_us,
+        "reason": receipt.reason,
+        "effective_at": receipt.effective_at_us,
+        "instances": orjson.dumps([asdict(one) for one in receipt.instances]).decode(),
+    }
+
+
+def _receipt(row: Row[Any]) -> Receipt:
+    return Receipt(
+        id=row.id,
+        grant_id=row.grant_id,
+        kind=ReceiptKind(row.kind),
+        begun_at_us=row.begun_at,
+        reason=row.reason,
+        effective_at_us=row.effective_at,
+        instances=tuple(InstanceRecord(**one) for one in orjson.loads(row.instances)),
+    )
