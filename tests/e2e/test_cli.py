@@ -295,7 +295,8 @@ BAD = [
     ("gateway init new --name Not_A_Name", 1, "error: --name: 'Not_A_Name' is not a DNS name in lower case"),
     ("gateway init new --name a.example --listen nonsense", 1, "error: --listen: 'nonsense' is not host:port"),
     ("gateway init new --name a.example --database mysql://x", 1, "error: --database: must begin with"),
-    (f"gateway init {'d' * 110} --name a.example", 1, "a Unix socket may have; choose a shorter DIR, or --admin-socket with a short absolute path"),
+    (f"gateway init {'d' * 110} --name a.example", 1,
+     "a Unix socket may have; choose a shorter DIR, or --admin-socket with a short absolute path"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 from sqlalchemy import make_url
 
 from federation.errors import LockedError
+from federation.store import serving
 from federation.store.database import Database
 from federation.store.serving import ServingLock
 
@@ -110,6 +111,16 @@ async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_pa
     await second.close()
 
 
+async def cut(postgres_url: str) -> None:
+    """End the connection that holds the advisory lock, at the server."""
+    url = make_url(postgres_url)
+    killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
+    await killer.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+    )
+    await killer.close()
+
+
 @pytest.mark.asyncio
 @pytest.mark.postgres
 async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path: Path) -> None:
@@ -117,14 +128,30 @@ async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path:
     database = await Database.open(postgres_url)
     lock = ServingLock(tmp_path, "w.example")
     await take(lock, database)
-    url = make_url(postgres_url)
-    killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
 
-    await killer.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
-    )
+    await cut(postgres_url)
+
+    await asyncio.wait_for(lock.lost.wait(), serving.PING_S / 2)
+    await lock.release()
+    await database.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.postgres
+async def test_a_connection_that_ends_in_silence_is_found_out(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody says that it ended, the next question to the database does."""
+    monkeypatch.setattr(serving, "PING_S", 0.1)
+    monkeypatch.setattr(asyncpg.Connection, "add_termination_listener", lambda *_: None)
+    database = await Database.open(postgres_url)
+    lock = ServingLock(tmp_path, "w.example")
+    await take(lock, database)
+    await asyncio.sleep(0.3)
+    assert not lock.lost.is_set()
+
+    await cut(postgres_url)
 
     await asyncio.wait_for(lock.lost.wait(), 5)
-    await killer.close()
     await lock.release()
     await database.close()
