@@ -1,0 +1,73 @@
+"""What a closed circuit adds to a call: the policy alone, and the member of the chain with it; an empty loop is off."""
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+from typing import Any
+
+import grpc
+
+from federation.breaker import CircuitBreaker, Evidence, Permit
+from federation.client.flow import Call, Outcome, Proceed, compose
+from federation.client.health import PeerHealth
+from federation.client.interceptors.breaking import BreakingInterceptor
+from federation.clock import SYSTEM_CLOCK
+from federation.config import CircuitConfig
+from tests.bench.samples import Samples
+
+__all__ = ["ClosedBreaker"]
+
+_CHUNKS = 9
+_ANSWER = Outcome(grpc.StatusCode.OK)
+_CALL = Call("/v1/List", "list", "tasks", "grant", "work.example", "ada", b"", (), time.monotonic() + 86_400)
+
+
+class ClosedBreaker:
+    """Net microseconds a call; each round times loops with and without, in random order."""
+
+    def __init__(self, loops: int) -> None:
+        self.policy, self.member = Samples(), Samples()
+        self._loops = loops
+        breaker = CircuitBreaker(CircuitConfig())
+        member = BreakingInterceptor(breaker, PeerHealth(SYSTEM_CLOCK), SYSTEM_CLOCK)
+        self._with, self._without = compose((member,)), compose(())
+        self._breaker = breaker
+
+    def round(self) -> None:
+        """Add one round to both rows."""
+        self._add(self.policy, self._asked, self._idle)
+        self._add(self.member, lambda: self._stepped(self._with), lambda: self._stepped(self._without))
+
+    def _add(self, samples: Samples, loop: Callable[[], Any], empty: Callable[[], Any]) -> None:
+        net = [a - b for a, b in (self._pair(loop, empty) for _ in range(_CHUNKS))]
+        samples.wall_us.append(median(net))
+        samples.cpu_us.append(median(net))
+
+    def _pair(self, loop: Callable[[], Any], empty: Callable[[], Any]) -> tuple[float, float]:
+        took = {}
+        for function in random.sample((loop, empty), 2):
+            begun = time.process_time()
+            function()
+            took[function] = (time.process_time() - begun) * 1e6 / self._loops
+        return took[loop], took[empty]
+
+    def _asked(self) -> None:
+        breaker, now = self._breaker, time.monotonic()
+        for _ in range(self._loops):
+            permit = breaker.allow(now)
+            assert isinstance(permit, Permit)
+            breaker.record(permit, Evidence.SUCCESS, now, took_s=0.001)
+
+    def _idle(self) -> None:
+        permit = Permit(0)
+        for _ in range(self._loops):
+            assert isinstance(permit, Permit)
+
+    def _stepped(self, proceed: Proceed) -> None:
+        for _ in range(self._loops):
+            flow = proceed(_CALL)
+            next(flow)
+            with suppress(StopIteration):
+                flow.send(_ANSWER)

@@ -1,0 +1,95 @@
+"""The goals of the project for these paths, and whether this run met them.
+
+The best round decides: a median moves with whatever else the machine does. Median and spread stand beside it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from tests.bench.run import Run
+from tests.bench.samples import Samples
+from tests.bench.variants import BARE, BARE_OTEL, BARE_SYNC
+
+__all__ = ["FLAT", "Goal", "goals"]
+
+FLAT: Final = 1.5
+"""Growth that still counts as flat: a random entry of a million lies in no cache of the processor."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line. `met` is `None` for what this run does not measure."""
+
+    what: str
+    limit: str
+    measured: str
+    met: bool | None
+    off_by: str = ""
+
+
+def goals(run: Run) -> list[Goal]:
+    """Return every goal, in the design's order."""
+    return [*_live(run), *_hits(run), *_circuit(run), *_growth(run), *_sharing(run), *_elsewhere()]
+
+
+def _live(run: Run) -> Iterator[Goal]:
+    for span, base, limit in (("on", BARE_OTEL, 1.0), ("on", BARE, 1.25), ("off", BARE, 1.10)):
+        yield _at_most(f"aio chain live, span {span}, against {base}", run[f"aio chain, span {span}"], run[base], limit)
+
+
+def _hits(run: Run) -> Iterator[Goal]:
+    for face, base, span, factor, micros in (
+        ("aio", BARE, "on", 18, 60),
+        ("aio", BARE, "off", 50, 20),
+        ("sync", BARE_SYNC, "on", 12, None),
+        ("sync", BARE_SYNC, "off", 45, None),
+    ):
+        row = run[f"{face} hit, span {span}"]
+        if micros:
+            yield _within(f"{face} hit, span {span}", row, micros)
+        yield _faster(f"{face} hit, span {span}, against {base}", row, run[base], factor)
+
+
+def _circuit(run: Run) -> Iterator[Goal]:
+    yield _within("closed breaker, net", run.breaker.policy, 1)
+    for face in ("aio", "sync"):
+        for span in ("on", "off"):
+            yield _within(f"{face} call on an open circuit, span {span}", run[f"{face} open, span {span}"], 100)
+
+
+def _growth(run: Run) -> Iterator[Goal]:
+    for what, sizes in (("entries", run.growth.by_entries), ("peers", run.growth.by_peers)):
+        first, last = sizes[0], sizes[-1]
+        counts = f"{getattr(first, what):,} to {getattr(last, what):,} {what}"
+        yield _at_most(f"hit, {counts}", last.samples, first.samples, FLAT)
+
+
+def _sharing(run: Run) -> Iterator[Goal]:
+    calls, extra = run.sharing.chain_calls, median(run.sharing.chain_ms) - median(run.sharing.one_ms)
+    measured = f"{max(calls)} at the server; {extra:+.1f} ms on one bare call"
+    yield Goal("calls of 100 identical misses at once", "1", measured, max(calls) == 1)
+
+
+def _elsewhere() -> Iterator[Goal]:
+    yield Goal("open circuit against an ejecting Envoy", "6x faster", "no Envoy in this run", None)
+    yield Goal("8 peers x 20 ms through a session", "1.3x", "sessions are not in this run", None)
+
+
+def _at_most(what: str, row: Samples, base: Samples, limit: float) -> Goal:
+    best, middle = row.best_ratio(base), row.ratio(base)
+    measured = f"{best:.2f}x best round; {middle.middle:.2f}x median ({middle.low:.2f}..{middle.high:.2f})"
+    return Goal(what, f"<= {limit:.2f}x", measured, best <= limit, f"{best / limit - 1:+.0%}")
+
+
+def _faster(what: str, row: Samples, base: Samples, factor: float) -> Goal:
+    best, middle = 1 / row.best_ratio(base), row.ratio(base).inverse()
+    measured = f"{best:.1f}x best round; {middle.middle:.1f}x median ({middle.low:.1f}..{middle.high:.1f})"
+    return Goal(what, f">= {factor:g}x faster", measured, best >= factor, f"{best / factor - 1:+.0%}")
+
+
+def _within(what: str, row: Samples, micros: float) -> Goal:
+    best = row.best_us
+    measured = f"{best:.3g} us best round; {row.p50_us:.3g} us median"
+    return Goal(what, f"<= {micros:g} us", measured, best <= micros, f"{best / micros - 1:+.0%}")

@@ -1,0 +1,172 @@
+"""A run as tables for people, and as JSON for machines."""
+
+import importlib.metadata
+import os
+import platform
+from statistics import median
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.goals import Goal, goals
+from tests.bench.run import Run
+from tests.bench.samples import Samples, Spread
+from tests.bench.sharing import ASKERS
+
+__all__ = ["as_json", "show"]
+
+_PACKAGES: Final = (
+    "grpcio",
+    "protobuf",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation-grpc",
+    "cachetools",
+)
+_VERDICT: Final = {True: "[green]met[/]", False: "[red]missed[/]", None: "[dim]not measured[/]"}
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader needs to know of where this ran."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def show(run: Run, console: Console) -> None:
+    """Print every table."""
+    about = machine()
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
+    plan = run.plan
+    console.print(
+        f"{plan.rounds} rounds of {plan.calls.live} live or {plan.calls.quick} quick calls a variant, "
+        f"in {run.took_s:.0f} s",
+        highlight=False,
+    )
+    for table in (_calls(run), _parts(run), _sizes(run), _goals(run)):
+        console.print(table)
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """Return all figures, in microseconds unless the name says otherwise."""
+    rows = {name: _figures(samples, run[variant.base]) for name, (variant, samples) in run.rows.items()}
+    sizes = [*run.growth.by_entries, *run.growth.by_peers]
+    return {
+        "machine": machine(),
+        "rounds": run.plan.rounds,
+        "took_s": round(run.took_s, 1),
+        "variants": rows,
+        "closed_breaker": {"policy_us": run.breaker.policy.wall_us, "member_us": run.breaker.member.wall_us},
+        "sharing": vars(run.sharing),
+        "growth": [
+            {"peers": s.peers, "entries": s.entries, "fill_us": s.fill_us, "hit_us": s.samples.wall_us} for s in sizes
+        ],
+        "goals": [vars(goal) for goal in goals(run)],
+    }
+
+
+def _figures(samples: Samples, base: Samples) -> dict[str, Any]:
+    return {
+        "p50_us": samples.p50_us,
+        "best_us": samples.best_us,
+        "cpu_us": median(samples.cpu_us),
+        "ratio": samples.ratio(base)._asdict(),
+        "best_ratio": samples.best_ratio(base),
+        "cpu_ratio": samples.cpu_ratio(base)._asdict(),
+    }
+
+
+def _calls(run: Run) -> Table:
+    table = Table(title="Calls: x bare is within rounds, median (quartiles); x bare best is best round by best round")
+    for heading in ("", "p50 us", "best us", "x bare", "x bare best", "CPU us", "CPU x bare"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, (variant, samples) in sorted(run.rows.items()):
+        base = run[variant.base]
+        table.add_row(
+            name,
+            f"{samples.p50_us:.0f}",
+            f"{samples.best_us:.0f}",
+            _times(samples.ratio(base)),
+            _factor(samples.best_ratio(base)),
+            f"{median(samples.cpu_us):.0f}",
+            _times(samples.cpu_ratio(base)),
+        )
+    return table
+
+
+def _parts(run: Run) -> Table:
+    table = Table(title="Parts")
+    table.add_column("")
+    table.add_column("median", justify="right")
+    table.add_column("best", justify="right")
+    table.add_column("spread", justify="right")
+    for name, samples in (
+        ("closed breaker, net: policy", run.breaker.policy),
+        ("closed breaker, net: member of the chain", run.breaker.member),
+    ):
+        spread = Spread.of(samples.wall_us)
+        table.add_row(name, f"{spread.middle:.2f} us", f"{samples.best_us:.2f} us", _range(spread, "us"))
+    sharing = run.sharing
+    for name, values in (
+        ("one bare call", sharing.one_ms),
+        (f"{ASKERS} bare calls at once, {_seen(sharing.bare_calls)} at the server", sharing.bare_ms),
+        (f"{ASKERS} through the chain, {_seen(sharing.chain_calls)} at the server", sharing.chain_ms),
+    ):
+        spread = Spread.of(values)
+        table.add_row(name, f"{spread.middle:.1f} ms", f"{min(values):.1f} ms", _range(spread, "ms"))
+    return table
+
+
+def _sizes(run: Run) -> Table:
+    table = Table(title="Growth: a hit through the chain (no span, no call object), and what keeping an entry took")
+    for heading in ("peers", "entries each", "hit p50 us", "best us", "x smallest", "keep CPU us"):
+        table.add_column(heading, justify="right")
+    for sizes in (run.growth.by_entries, run.growth.by_peers):
+        for size in sizes:
+            samples = size.samples
+            table.add_row(
+                f"{size.peers:,}",
+                f"{size.entries:,}",
+                f"{samples.p50_us:.1f}",
+                f"{samples.best_us:.1f}",
+                _times(samples.ratio(sizes[0].samples)),
+                f"{size.fill_us:.1f}",
+            )
+    return table
+
+
+def _goals(run: Run) -> Table:
+    table = Table(title="Goals, judged by the best round")
+    for heading in ("goal", "limit", "measured", "", "off by"):
+        table.add_column(heading)
+    for goal in goals(run):
+        table.add_row(goal.what, goal.limit, goal.measured, _VERDICT[goal.met], _off(goal))
+    return table
+
+
+def _off(goal: Goal) -> str:
+    return goal.off_by if goal.met is False else ""
+
+
+def _times(spread: Spread) -> str:
+    if spread.middle < 0.5:
+        fast = spread.inverse()
+        return f"1/{fast.middle:.1f} ({fast.low:.1f}..{fast.high:.1f})"
+    return f"{spread.middle:.2f} ({spread.low:.2f}..{spread.high:.2f})"
+
+
+def _factor(value: float) -> str:
+    return f"1/{1 / value:.1f}" if value < 0.5 else f"{value:.2f}"
+
+
+def _range(spread: Spread, unit: str) -> str:
+    return f"{spread.low:.2f}..{spread.high:.2f} {unit}"
+
+
+def _seen(calls: list[int]) -> str:
+    return f"{min(calls)}" if min(calls) == max(calls) else f"{min(calls)} to {max(calls)}"

@@ -1,0 +1,97 @@
+"""One interleaved run: in every round each variant has its block, in random order, so that all see the same machine."""
+
+import gc
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from tests.bench.breaker import ClosedBreaker
+from tests.bench.growth import Growth
+from tests.bench.samples import Samples
+from tests.bench.sharing import Sharing
+from tests.bench.variants import Calls, Variant, VoidError, variants
+from tests.bench.world import World
+
+__all__ = ["DEFAULT", "QUICK", "Plan", "Run", "measure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured. The powers are of ten: the largest numbers of entries and of peers."""
+
+    rounds: int
+    calls: Calls
+    loops: int
+    growth_rounds: int
+    growth_calls: int
+    entries: int
+    peers: int
+
+
+DEFAULT: Final = Plan(
+    rounds=30,
+    calls=Calls(live=100, quick=400),
+    loops=2_000,
+    growth_rounds=30,
+    growth_calls=400,
+    entries=6,
+    peers=3,
+)
+QUICK: Final = Plan(
+    rounds=3,
+    calls=Calls(live=20, quick=50),
+    loops=200,
+    growth_rounds=3,
+    growth_calls=50,
+    entries=3,
+    peers=2,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured."""
+
+    plan: Plan
+    rows: dict[str, tuple[Variant, Samples]]
+    breaker: ClosedBreaker
+    sharing: Sharing
+    growth: Growth
+    took_s: float
+
+    def __getitem__(self, name: str) -> Samples:
+        return self.rows[name][1]
+
+
+def measure(plan: Plan, progress: Callable[[str, int, int], None]) -> Run:
+    """Do a whole run. `progress` is told the part, how far it is, and how far it goes."""
+    begun = time.monotonic()
+    rows = {variant.name: (variant, Samples()) for variant in variants(plan.calls)}
+    breaker, sharing = ClosedBreaker(plan.loops), Sharing()
+    with World.open() as world:
+        for variant, _ in rows.values():
+            with suppress(VoidError):
+                variant.measure(world, Samples())
+        for number in range(plan.rounds):
+            progress("calls", number, plan.rounds)
+            _round(world, list(rows.values()), breaker, sharing)
+        progress("calls", plan.rounds, plan.rounds)
+    progress("filling", 0, plan.growth_rounds)
+    growth = Growth(plan.entries, plan.peers)
+    gc.collect()
+    for number in range(plan.growth_rounds):
+        progress("growth", number, plan.growth_rounds)
+        growth.round(plan.growth_calls)
+    progress("growth", plan.growth_rounds, plan.growth_rounds)
+    return Run(plan, rows, breaker, sharing, growth, time.monotonic() - begun)
+
+
+def _round(world: World, rows: list[tuple[Variant, Samples]], breaker: ClosedBreaker, sharing: Sharing) -> None:
+    for variant, samples in random.sample(rows, len(rows)):
+        gc.collect()
+        variant.measure(world, samples)
+    breaker.round()
+    sharing.round(world)

@@ -1,0 +1,78 @@
+"""The benchmark itself: not how fast anything is, but that a run is whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHAIN = {
+    f"{face} {what}, span {span}"
+    for face in ("aio", "sync")
+    for what in ("chain", "hit", "open")
+    for span in ("on", "off")
+}
+BARE = {"aio bare", "aio bare + OTel", "sync bare"}
+
+
+def bench(*options: str) -> str:
+    """What the shortest run prints."""
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--rounds", "1", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def figures() -> Any:
+    """The figures of one run."""
+    return json.loads(bench("--json"))
+
+
+def test_every_variant_has_its_figures(figures: Any) -> None:
+    """All rows are there, each with times above zero and with ratios to the bare call of its kind."""
+    assert set(figures["variants"]) == CHAIN | BARE
+    for row in figures["variants"].values():
+        assert min(row["p50_us"], row["best_us"], row["cpu_us"], row["best_ratio"]) > 0
+        assert set(row["ratio"]) == set(row["cpu_ratio"]) == {"middle", "low", "high"}
+    assert {figures["variants"][name]["best_ratio"] for name in ("aio bare", "sync bare")} == {1.0}
+
+
+def test_a_hundred_misses_make_one_call(figures: Any) -> None:
+    """The server counted one call for all who asked through the chain, and a hundred for the bare ones."""
+    assert figures["sharing"]["chain_calls"] == [1]
+    assert figures["sharing"]["bare_calls"] == [100]
+
+
+def test_growth_is_measured_at_every_power_of_ten(figures: Any) -> None:
+    """Entries and peers grow on their own, and every size has its time."""
+    assert [(size["peers"], size["entries"]) for size in figures["growth"]] == [
+        (1, 100),
+        (1, 1_000),
+        (1, 1),
+        (10, 1),
+        (100, 1),
+    ]
+    assert all(min(size["hit_us"]) > 0 for size in figures["growth"])
+
+
+def test_every_goal_has_a_verdict(figures: Any) -> None:
+    """Each goal is met, missed by so much, or said not to be measured here."""
+    goals = figures["goals"]
+    assert len(goals) == 19
+    assert [goal["what"] for goal in goals if goal["met"] is None] == [
+        "open circuit against an ejecting Envoy",
+        "8 peers x 20 ms through a session",
+    ]
+    assert all(goal["measured"] and goal["limit"] for goal in goals)
+
+
+def test_a_terminal_gets_the_same_as_tables() -> None:
+    """The rows and goals that JSON has are printed, with a word for each verdict."""
+    text = bench()
+    for line in (*CHAIN, *BARE, "closed breaker, net", "100 through the chain, 1 at the server", "not measured"):
+        assert line in text
