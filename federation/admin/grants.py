@@ -1,6 +1,6 @@
 """The operator's acts on grants: what this gateway lets others read."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from federation.admin.messages import advertised, grant_message, stamp
@@ -11,7 +11,7 @@ from federation.clock import MICROSECONDS
 from federation.errors import InputError, NotFoundError
 from federation.near import near_matches
 from federation.scope import Scope
-from federation.store.grants import Grant, GrantStatus
+from federation.store.grants import Grant
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["GrantDesk"]
@@ -21,7 +21,7 @@ LONGEST_S: Final = 100 * 366 * 86_400
 
 
 class GrantDesk:
-    """Creates, shows, opens and revokes grants, and records each act in the audit trail."""
+    """Creates, shows and opens grants, and records each act in the audit trail."""
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
@@ -48,18 +48,6 @@ class GrantDesk:
         newest_first = self._parts.grants.all()[::-1]
         page, token = page_of(newest_first, request.page_size, request.page_token)
         return pb.ListGrantsResponse(grants=[self._message(grant) for grant in page], next_page_token=token)
-
-    async def revoke(self, request: pb.RevokeGrantRequest) -> AsyncIterator[pb.RevokeGrantResponse]:
-        """Refuse every call under the grant from now on, make that durable, and say so."""
-        before = self._require(request.id)
-        grant = await self._parts.grants.revoke(request.id, request.reason)
-        if before.status is not GrantStatus.REVOKED:
-            self._record("grant.revoke", grant)
-        yield pb.RevokeGrantResponse(
-            receipt=pb.RevocationReceipt(
-                grant_id=grant.id, revoked_at=stamp(grant.revoked_at_us), reason=grant.revoked_reason
-            )
-        )
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Make an enrollment token; raise `ConflictError` for a grant that cannot be enrolled any more."""
@@ -89,7 +77,9 @@ class GrantDesk:
         return grant
 
     def _message(self, grant: Grant) -> pb.GrantInfo:
-        return grant_message(grant, self._now_us())
+        upkeep = self._parts.upkeep
+        leases, watches = upkeep.leases.count(grant.id), upkeep.hub.count(grant.id)
+        return grant_message(grant, self._now_us(), leases=leases, watches=watches)
 
     def _record(self, verb: str, grant: Grant) -> None:
         self._parts.audit.record_act(

@@ -8,6 +8,7 @@ from federation.clock import MICROSECONDS
 from federation.config import GatewayConfig, parse_address
 from federation.store.audit import AuditEvent
 from federation.store.grants import CertificateRecord, Grant, GrantStatus
+from federation.trust.schedule import renewal_point_us
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "instant", "stamp"]
@@ -18,8 +19,6 @@ _STATUS: Final = {
     GrantStatus.REVOKED: pb.GRANT_STATUS_REVOKED,
     GrantStatus.EXPIRED: pb.GRANT_STATUS_EXPIRED,
 }
-RENEWAL_POINT: Final = 2 / 3
-"""The share of a certificate's life after which it is renewed."""
 
 
 def advertised(config: GatewayConfig, bound: str, name: str) -> str:
@@ -40,8 +39,8 @@ def instant(micros: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1_000)
 
 
-def grant_message(grant: Grant, now_us: int) -> pb.GrantInfo:
-    """Return a grant as it stands at an instant."""
+def grant_message(grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0) -> pb.GrantInfo:
+    """Return a grant as it stands at an instant, with the number of its leases and of its armed watches."""
     return pb.GrantInfo(
         id=grant.id,
         peer=grant.peer,
@@ -54,25 +53,36 @@ def grant_message(grant: Grant, now_us: int) -> pb.GrantInfo:
         revoked_reason=grant.revoked_reason,
         certificate=_issued(grant.newest),
         last_used_at=stamp(grant.last_used_at_us),
+        leases=leases,
+        watches=watches,
     )
 
 
 def _issued(certificate: CertificateRecord | None) -> pb.CertificateInfo | None:
     if certificate is None:
         return None
-    return certificate_message(
-        certificate.serial, certificate.fingerprint, certificate.not_before_us, certificate.not_after_us
+    message = certificate_message(
+        certificate.serial,
+        certificate.fingerprint,
+        (certificate.not_before_us, certificate.not_after_us),
+        # The peer renews it; exactly when, only the peer knows.
+        renewal_point_us(certificate.not_before_us, certificate.not_after_us),
     )
+    message.after_expiry = certificate.after_expiry
+    return message
 
 
-def certificate_message(serial: str, fingerprint: str, not_before_us: int, not_after_us: int) -> pb.CertificateInfo:
+def certificate_message(
+    serial: str, fingerprint: str, validity_us: tuple[int, int], renews_at_us: int
+) -> pb.CertificateInfo:
     """Return a certificate, with the instant at which it is due for renewal."""
+    not_before_us, not_after_us = validity_us
     return pb.CertificateInfo(
         serial=serial,
         fingerprint=fingerprint,
         not_before=stamp(not_before_us),
         not_after=stamp(not_after_us),
-        renews_at=stamp(not_before_us + round((not_after_us - not_before_us) * RENEWAL_POINT)),
+        renews_at=stamp(renews_at_us),
     )
 
 

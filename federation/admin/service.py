@@ -12,6 +12,7 @@ from federation.admin.messages import audit_message, stamp
 from federation.admin.parts import GatewayParts
 from federation.admin.peers import PeerDesk
 from federation.admin.query import QueryDesk
+from federation.admin.revocations import RevocationDesk
 from federation.clock import MICROSECONDS
 from federation.store.audit import AuditFilter
 from federation.v1 import admin_pb2 as pb
@@ -28,10 +29,12 @@ class AdminServicer(AdminServiceServicer):
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._grants, self._peers, self._queries = GrantDesk(parts), PeerDesk(parts), QueryDesk(parts)
+        self._revocations = RevocationDesk(parts)
 
     async def close(self) -> None:
         """Wait for acts that have begun."""
         await self._peers.close()
+        await self._revocations.close()
 
     @guarded
     async def Status(self, request: pb.StatusRequest, _context: Context) -> pb.StatusResponse:
@@ -70,7 +73,23 @@ class AdminServicer(AdminServiceServicer):
         self, request: pb.RevokeGrantRequest, _context: Context
     ) -> AsyncIterator[pb.RevokeGrantResponse]:
         """Revoke a grant and stream what happens; the last message is the receipt."""
-        async for reply in self._grants.revoke(request):
+        async for reply in self._revocations.revoke(request):
+            yield reply
+
+    @guarded_stream
+    async def UpdateGrantScope(
+        self, request: pb.UpdateGrantScopeRequest, _context: Context
+    ) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
+        """Put a scope in force, and stream what that takes back."""
+        async for reply in self._revocations.edit_scope(request):
+            yield reply
+
+    @guarded_stream
+    async def RemoveUser(
+        self, request: pb.RemoveUserRequest, _context: Context
+    ) -> AsyncIterator[pb.RemoveUserResponse]:
+        """Revoke every grant of a user and take its rights away; stream what that takes back."""
+        async for reply in self._revocations.remove_user(request):
             yield reply
 
     @guarded
@@ -126,18 +145,6 @@ class AdminServicer(AdminServiceServicer):
         page = await self._parts.audit_store.page(wanted, request.page_size or DEFAULT_PAGE, request.page_token)
         events = [audit_message(event) for event in page.events]
         return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
-
-    async def UpdateGrantScope(
-        self, _request: pb.UpdateGrantScopeRequest, context: Context
-    ) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
-        """Answer that this is not offered yet."""
-        yield await _not_offered(context)
-
-    async def RemoveUser(
-        self, _request: pb.RemoveUserRequest, context: Context
-    ) -> AsyncIterator[pb.RemoveUserResponse]:
-        """Answer that this is not offered yet."""
-        yield await _not_offered(context)
 
     async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> Any:
         """Answer that this is not offered yet."""

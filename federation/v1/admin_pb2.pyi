@@ -840,7 +840,9 @@ class RevocationProgress(_message.Message):
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
-    def awaited(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRelease]: ...
+    def awaited(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRelease]:
+        """Everyone that was awaited at the beginning, as they stand now."""
+
     def __init__(
         self,
         *,
