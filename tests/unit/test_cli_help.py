@@ -1,0 +1,65 @@
+"""Help: every command has it, with an example, and it comes quickly."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+
+from cli.main import app, main
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command that is not a group, with its path."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from leaves(inner, (*path, name))
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help shows a line that can be typed, and each option says what it is."""
+    assert main([*path, "--help"]) == 0
+
+    text = capsys.readouterr().out
+    assert "Example" in text
+    assert f"mosaic {' '.join(path)}" in text.split("Example")[1]
+    assert all(option.help for option in COMMANDS[path].params if hasattr(option, "help"))
+
+
+@pytest.mark.parametrize("path", set(COMMANDS) - WITHOUT_JSON, ids=" ".join)
+def test_every_command_offers_json(path: tuple[str, ...]) -> None:
+    """Scripts can use whatever people can."""
+    assert "--json" in {name for option in COMMANDS[path].params for name in option.opts}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help and completion stay quick: neither gRPC nor SQLAlchemy nor rich is loaded for them."""
+    code = (
+        "import sys, json; from cli.main import main; main(['federation', 'grant', 'create', '--help']);"
+        "print(json.dumps(sorted(set(sys.modules) & {'grpc', 'sqlalchemy', 'rich', 'asyncio', 'cryptography'})))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert json.loads(ran.stdout.splitlines()[-1]) == []
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mosaic --version` prints the installed one."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mosaic ")
+
+
+def test_a_bare_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mosaic` alone, and a group alone, end with 2."""
+    for words in ([], ["federation"], ["federation", "grant"]):
+        assert main(words) == 2
