@@ -132,6 +132,36 @@ def remove(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE,
         render.say(f"removed {peer}; its grant still stands at the other gateway, until revoked there")
 
 
+@app.command("rotate")
+def rotate(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+    """Replace the certificate for a peer now, on a new key; calls under way go on.
+
+    Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
+
+    \b
+    Example:
+      mosaic federation peer rotate work.example --user ada
+    """
+    from cli import render, shapes
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+
+    with connect(gateway) as admin:
+        reply = admin.RotatePeer(pb.RotatePeerRequest(name=peer, user=user))
+    if as_json:
+        render.out(shapes.dump({"peer": shapes.enrolled(reply.peer)}))
+        return
+    certificate = reply.peer.certificate
+    render.facts(
+        (
+            ("peer", reply.peer.name),
+            ("certificate ends", render.when(certificate, "not_after")),
+            ("fingerprint", certificate.fingerprint),
+        )
+    )
+    render.say("the old certificate is refused there in ten minutes, or sooner")
+
+
 @app.command("reset")
 def reset(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
     """Close a peer's circuit by hand, so that the next call goes out at once.

@@ -162,6 +162,7 @@ def peer(message: pb.PeerStatus, now: Timestamp) -> Shape:
         "circuit": _circuit(message.circuit) if message.HasField("circuit") else None,
         "cache": _numbers(message.cache) if message.HasField("cache") else None,
         "watch": {"state": message.watch.state or "off", "since": instant(message.watch, "since")},
+        "renewal": _renewal(message.renewal) if message.HasField("renewal") else None,
         "latency_ms": {"p50": message.latency.p50_ms, "p99": message.latency.p99_ms}
         if message.HasField("latency")
         else None,
@@ -174,6 +175,14 @@ def _failure(message: pb.CallFailure) -> Shape:
         "code": message.code,
         "reason": message.reason or None,
         "message": message.message,
+    }
+
+
+def _renewal(message: pb.RenewalStatus) -> Shape:
+    return {
+        "consecutive_failures": message.consecutive_failures,
+        "last_failure": _failure(message.last_failure) if message.HasField("last_failure") else None,
+        "next_at": instant(message, "next_at"),
     }
 
 
@@ -199,6 +208,7 @@ def status(message: pb.StatusResponse) -> Shape:
             "version": gateway.version,
             "started_at": instant(gateway, "started_at"),
             "now": instant(gateway, "now"),
+            "server_certificate": certificate(gateway.server_certificate, gateway.now),
         },
         "peers": [peer(one, gateway.now) for one in message.peers],
         "grants": [
@@ -212,6 +222,7 @@ def status(message: pb.StatusResponse) -> Shape:
             }
             for grant in message.grants
         ],
+        "warnings": list(message.warnings),
     }
 
 

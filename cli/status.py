@@ -71,6 +71,8 @@ def _show(reply: "pb.StatusResponse") -> None:
             ),
             fold=("id",),
         )
+    for warning in reply.warnings:
+        render.say(f"warning: {warning}")
     if not reply.peers and not reply.grants:
         render.say("neither peers nor grants yet: mosaic federation grant create --help")
 
@@ -102,3 +104,11 @@ def _show_peers(reply: "pb.StatusResponse") -> None:
             word = failure.reason or failure.code
             at = render.when(peer.last_failure, "at")
             render.out(clean(f"  {peer.name} ({peer.user}): {word} {at}: {failure.message}"))
+        if peer.renewal.HasField("last_failure"):
+            failure, tries = peer.renewal.last_failure, peer.renewal.consecutive_failures
+            again = (
+                f"tried again {render.when(peer.renewal, 'next_at')}" if peer.renewal.HasField("next_at") else "over"
+            )
+            render.out(
+                clean(f"  {peer.name} ({peer.user}): renewal failed {tries} times in a row, {again}: {failure.message}")
+            )

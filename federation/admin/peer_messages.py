@@ -7,13 +7,15 @@ from cryptography import x509
 
 from federation.admin.messages import certificate_message, instant
 from federation.breaker import CircuitState
+from federation.client.health import CallFailure
 from federation.client.peers import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
 from federation.trust.certificates import fingerprint_of, serial_of, validity_us
+from federation.trust.schedule import Validity, due_at_us
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["peer_message"]
+__all__ = ["own_certificate", "peer_message"]
 
 _CIRCUIT: Final = {
     CircuitState.CLOSED: pb.CIRCUIT_STATE_CLOSED,
@@ -24,7 +26,7 @@ _CIRCUIT: Final = {
 
 def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     """Return a peer as it stands now. What its chain does not keep stays absent."""
-    certificate = _own_certificate(peer.record.certificate_pem)
+    certificate = own_certificate(peer.record.certificate_pem)
     message = pb.PeerStatus(
         name=peer.name,
         endpoint=peer.record.endpoint,
@@ -35,11 +37,12 @@ def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     _add_health(message, peer.health)
     _add_circuit(message, peer.circuit, clock)
     _add_cache(message, peer.cache)
-    _set_state(message, clock.now_us())
+    _add_renewal(message, peer, clock)
+    _set_state(message, peer, clock.now_us())
     return message
 
 
-def _set_state(message: pb.PeerStatus, now_us: int) -> None:
+def _set_state(message: pb.PeerStatus, peer: Peer, now_us: int) -> None:
     not_after = message.certificate.not_after
     if message.HasField("last_failure") and message.last_failure.reason == Reason.GRANT_REVOKED:
         message.state = pb.PEER_STATE_REVOKED
@@ -47,17 +50,41 @@ def _set_state(message: pb.PeerStatus, now_us: int) -> None:
         message.state = pb.PEER_STATE_EXPIRED
     elif message.HasField("circuit") and message.circuit.state != pb.CIRCUIT_STATE_CLOSED:
         message.state = pb.PEER_STATE_OFFLINE
+    elif peer.renewal is not None and peer.renewal.degraded:
+        message.state = pb.PEER_STATE_DEGRADED
     else:
         message.state = pb.PEER_STATE_ACTIVE
 
 
 @lru_cache(maxsize=4_096)
-def _own_certificate(pem: str) -> pb.CertificateInfo:
+def own_certificate(pem: str) -> pb.CertificateInfo:
+    """Return a certificate that this gateway holds, and renews by itself."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
     except ValueError:  # the store was tampered with; the peer shows as expired
         return pb.CertificateInfo()
-    return certificate_message(serial_of(certificate), fingerprint_of(certificate), *validity_us(certificate))
+    validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
+    return certificate_message(
+        serial_of(certificate), validity.name, (validity.not_before_us, validity.not_after_us), due_at_us(validity)
+    )
+
+
+def _add_renewal(message: pb.PeerStatus, peer: Peer, clock: Clock) -> None:
+    plan = peer.renewal
+    if plan is None:
+        return
+    message.renewal.consecutive_failures = plan.failures
+    if (failure := plan.last_failure) is not None:
+        message.renewal.last_failure.CopyFrom(_failure(failure))
+    at_us = None if peer.revocation is not None else plan.next_at_us(clock.now_us())
+    message.certificate.ClearField("renews_at")
+    if at_us is not None:
+        message.renewal.next_at.CopyFrom(instant(at_us))
+        message.certificate.renews_at.CopyFrom(instant(at_us))
+
+
+def _failure(failure: CallFailure) -> pb.CallFailure:
+    return pb.CallFailure(at=instant(failure.at_us), code=failure.code, reason=failure.reason, message=failure.message)
 
 
 def _add_health(message: pb.PeerStatus, health: Any) -> None:
@@ -66,9 +93,7 @@ def _add_health(message: pb.PeerStatus, health: Any) -> None:
     if health.last_success_us is not None:
         message.last_success.CopyFrom(instant(health.last_success_us))
     if (failure := health.last_failure) is not None:
-        message.last_failure.CopyFrom(
-            pb.CallFailure(at=instant(failure.at_us), code=failure.code, reason=failure.reason, message=failure.message)
-        )
+        message.last_failure.CopyFrom(_failure(failure))
     if (latency := health.latency()) is not None:
         message.latency.CopyFrom(pb.LatencyStatus(p50_ms=latency.p50_ms, p99_ms=latency.p99_ms))
 

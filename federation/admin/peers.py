@@ -1,6 +1,7 @@
 """The operator's acts on peers: what this gateway may read elsewhere."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from federation.admin.parts import GatewayParts
 from federation.admin.peer_messages import peer_message
 from federation.admin.users import require_user
 from federation.client.peers import Peer
-from federation.errors import ConflictError, FederationError
+from federation.errors import ConflictError, FederationError, NotFoundError, Refusal
 from federation.trust.enrolling import EnrolledPeer, enroll
 from federation.trust.tokens import EnrollmentToken
 from federation.v1 import admin_pb2 as pb
@@ -46,6 +47,12 @@ class PeerDesk:
         peer = self._parts.federation.peers.get(request.name, request.user or None)
         await self._to_the_end(self._remove(peer))
         return pb.RemovePeerResponse()
+
+    async def rotate(self, request: pb.RotatePeerRequest) -> pb.RotatePeerResponse:
+        """Replace a peer's certificate now. Raises what `Federation.rotate` raises."""
+        peer = self._parts.federation.peers.get(request.name, request.user or None)
+        await self._to_the_end(self._rotate(peer))
+        return pb.RotatePeerResponse(peer=self._message(peer))
 
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
         """Close a peer's circuit by hand."""
@@ -87,9 +94,26 @@ class PeerDesk:
         self._record("peer.add", peer)
         return enrolled, peer
 
+    async def _rotate(self, peer: Peer) -> None:
+        try:
+            await self._parts.federation.rotate(peer.name, peer.user)
+        except FederationError as e:
+            self._parts.audit.record_act(
+                "peer.rotate",
+                "error",
+                grant_id=peer.grant_id,
+                peer=peer.name,
+                subject=peer.user,
+                source="admin",
+                reason=e.reason.value if isinstance(e, Refusal) else type(e).__name__,
+            )
+            raise
+        self._record("peer.rotate", peer)
+
     async def _remove(self, peer: Peer) -> None:
         await self._parts.peer_store.remove(peer.record.id)
-        self._parts.federation.peers.remove(peer.name, peer.user)
+        with contextlib.suppress(NotFoundError):  # whoever follows the store has seen it before
+            self._parts.federation.peers.remove(peer.name, peer.user)
         self._record("peer.remove", peer)
 
     async def _to_the_end(self, act: Coroutine[Any, Any, T]) -> T:

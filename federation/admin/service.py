@@ -10,9 +10,11 @@ from federation.admin.guard import Context, guarded, guarded_stream
 from federation.admin.importing import import_rows
 from federation.admin.messages import audit_message, stamp
 from federation.admin.parts import GatewayParts
+from federation.admin.peer_messages import own_certificate
 from federation.admin.peers import PeerDesk
 from federation.admin.query import QueryDesk
 from federation.admin.revocations import RevocationDesk
+from federation.admin.warnings import warnings_of
 from federation.clock import MICROSECONDS
 from federation.store.audit import AuditFilter
 from federation.v1 import admin_pb2 as pb
@@ -48,10 +50,12 @@ class AdminServicer(AdminServiceServicer):
             now=stamp(parts.clock.now_us()),
             federation_address=federation,
             enrollment_address=enrollment,
+            server_certificate=own_certificate(parts.server_certificate.authority.server_certificate_pem),
         )
         peers = self._peers.messages(request.peer)
         grants = () if request.peer else self._grants.messages()
-        return pb.StatusResponse(gateway=gateway, peers=peers, grants=grants)
+        warnings = () if request.peer else warnings_of(parts)
+        return pb.StatusResponse(gateway=gateway, peers=peers, grants=grants, warnings=warnings)
 
     @guarded
     async def CreateGrant(self, request: pb.CreateGrantRequest, _context: Context) -> pb.CreateGrantResponse:
@@ -120,6 +124,11 @@ class AdminServicer(AdminServiceServicer):
         return await self._peers.remove(request)
 
     @guarded
+    async def RotatePeer(self, request: pb.RotatePeerRequest, _context: Context) -> pb.RotatePeerResponse:
+        """Replace a peer's certificate now."""
+        return await self._peers.rotate(request)
+
+    @guarded
     async def ResetCircuit(self, request: pb.ResetCircuitRequest, _context: Context) -> pb.ResetCircuitResponse:
         """Close a peer's circuit."""
         return await self._peers.reset(request)
@@ -145,10 +154,6 @@ class AdminServicer(AdminServiceServicer):
         page = await self._parts.audit_store.page(wanted, request.page_size or DEFAULT_PAGE, request.page_token)
         events = [audit_message(event) for event in page.events]
         return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
-
-    async def RotatePeer(self, _request: pb.RotatePeerRequest, context: Context) -> Any:
-        """Answer that this is not offered yet."""
-        return await _not_offered(context)
 
     async def WatchStatus(
         self, _request: pb.WatchStatusRequest, context: Context

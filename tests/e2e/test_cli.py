@@ -192,17 +192,18 @@ def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
 
     shape = status.json
     assert status.code == 0
-    assert set(shape) == {"gateway", "peers", "grants"}
-    assert set(shape["gateway"]) == {"name", "version", "started_at", "now"}
+    assert set(shape) == {"gateway", "peers", "grants", "warnings"}
+    assert set(shape["gateway"]) == {"name", "version", "started_at", "now", "server_certificate"}
     peer = shape["peers"][0]
     assert set(peer) == {
         "name", "endpoint", "user", "grant_id", "state", "certificate", "last_success", "last_failure", "circuit",
-        "cache", "watch", "latency_ms",
+        "cache", "watch", "renewal", "latency_ms",
     }  # fmt: skip
     assert set(peer["certificate"]) == {"serial", "not_after", "expires_in_s", "renews_at"}
     assert set(peer["circuit"]) == {"state", "consecutive_failures", "opened_at", "retry_at"}
     assert set(peer["cache"]) == {"entries", "bytes", "hits", "misses"}
     assert set(peer["watch"]) == {"state", "since"}
+    assert set(peer["renewal"]) == {"consecutive_failures", "last_failure", "next_at"}
     assert set(peer["latency_ms"]) == {"p50", "p99"}
     assert (peer["name"], peer["state"], peer["circuit"]["state"]) == ("work.example", "active", "closed")
     assert 80_000 < peer["certificate"]["expires_in_s"] <= 86_400
