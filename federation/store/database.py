@@ -20,6 +20,8 @@ from federation.errors import ConfigError, LockedError, StoreError
 
 __all__ = ["Database", "FileLock"]
 
+OLDEST_SQLITE: Final = (3, 38, 0)
+"""The first with the `->` operators that comparing fields of a row needs."""
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -119,12 +121,18 @@ def _engine(url: str) -> AsyncEngine:
             if parsed.database:
                 # SQLite would give a new file the umask's mode.
                 os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            engine = create_async_engine(parsed)
+            if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+                oldest = ".".join(map(str, OLDEST_SQLITE))
+                raise StoreError(
+                    f"this Python has SQLite {sqlite3.sqlite_version}; {oldest} or later is needed: "
+                    "use a newer Python, or set store.url to a PostgreSQL database"
+                )
+            engine = create_async_engine(parsed, hide_parameters=True)
             event.listen(engine.sync_engine, "connect", _sqlite_connect)
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
             event.listen(engine.sync_engine, "invalidate", _sqlite_invalidate)
             return engine
-        return create_async_engine(parsed, pool_pre_ping=True)
+        return create_async_engine(parsed, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as e:
         raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
     except OSError as e:

@@ -2,6 +2,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from federation.errors import ConfigError, LockedError, StoreError
 from federation.store.database import Database, FileLock
@@ -79,3 +80,23 @@ def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
     first.release()
     second.acquire()
     second.release()
+
+
+@pytest.mark.asyncio
+async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
+    """A Python with an old SQLite says so at the start, with the way out."""
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
+
+    with pytest.raises(StoreError, match=r"3\.38\.0 or later is needed: .*PostgreSQL"):
+        await Database.open(sqlite_url)
+
+
+@pytest.mark.asyncio
+async def test_an_error_of_the_database_does_not_hold_what_was_written(database: Database):
+    """The text of a database error may reach a log, so it names no values."""
+    with pytest.raises(IntegrityError) as caught:
+        async with database.write() as connection:
+            await connection.execute(insert(users).values([{"id": "ada"}, {"id": "ada"}]))
+
+    assert "parameters" in str(caught.value)
+    assert "'ada'" not in str(caught.value)
