@@ -105,6 +105,7 @@ class Partition(Generic[F]):
         self._grants: dict[str, Grant[F]] = {}
         self._detached: set[F] = set()
         self._removed = False
+        self._suspended = False
         self._elapsed = 0.0
         self._bytes = self._hits = self._misses = self._flushes = 0
 
@@ -196,6 +197,16 @@ class Partition(Generic[F]):
         cut = tuple(flight for shelf in taken for flight in shelf.flights.values()) if doomed else ()
         return Flushed(cause, cut, sum(s.count for s in taken), sum(s.bytes for s in taken), tuple(taken))
 
+    def suspend(self) -> None:
+        """Keep nothing from here on until `resume`. What is kept stays: flush after this call, not before it."""
+        with self._lock:
+            self._suspended = True
+
+    def resume(self) -> None:
+        """Keep answers again."""
+        with self._lock:
+            self._suspended = False
+
     def stats(self) -> Stats:
         """Return the figures of now."""
         with self._lock:
@@ -257,7 +268,7 @@ class Partition(Generic[F]):
 
     def _fenced(self, ticket: Ticket) -> Shelf[F] | None:
         grant = self._grants.get(ticket.key.grant_id)
-        return None if grant is None or self._removed else grant.fenced(ticket)
+        return None if grant is None or self._removed or self._suspended else grant.fenced(ticket)
 
     def _concerned(self, grant_id: str) -> Iterable[Grant[F]]:
         return (self._grants.setdefault(grant_id, Grant()),) if grant_id else self._grants.values()

@@ -1,6 +1,8 @@
 """The face of the package for programs: a gateway's peers, behind generated stubs."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from weakref import WeakSet
@@ -12,7 +14,9 @@ from federation.client.aio import AioChannel
 from federation.client.home import Home
 from federation.client.outcomes import closed
 from federation.client.peers import Peer, PeerRegistry
+from federation.client.renewal import Renewer, Vault
 from federation.client.standard import aio_interceptors
+from federation.client.standing import PeerStanding, standing_of
 from federation.client.sync import SyncChannel
 from federation.client.sync_ports import Wire
 from federation.client.sync_standard import sync_interceptors
@@ -27,6 +31,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 
 if TYPE_CHECKING:
+    from federation.client.watch_hosts import Host
     from federation.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 __all__ = ["Federation", "fields", "sync_channel"]
@@ -39,6 +44,10 @@ class PeerSource(Protocol):
         """Return every peer."""
         ...
 
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        """Remember that a peer has revoked its grant."""
+        ...
+
 
 class StoredPeers:
     """The enrollments in a gateway's database, which is open only while it is read. Any loop may ask."""
@@ -48,10 +57,21 @@ class StoredPeers:
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return every peer; raise `StoreError` or `SealError`."""
+        async with self.opened() as store:
+            return await store.all()
+
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        """Remember that a peer has revoked its grant; raise `StoreError` or `SealError`."""
+        async with self.opened() as store:
+            await store.revoke(peer_id, at_us, reason)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[PeerStore]:
+        """Open the store for a moment."""
         sealer = Sealer.load(self._config.directory)
         database = await Database.open(self._config.database_url)
         try:
-            return await PeerStore(database, sealer).all()
+            yield PeerStore(database, sealer)
         finally:
             await database.close()
 
@@ -65,8 +85,9 @@ class Federation:
         reply = await stub.List(pb.ListRequest(resource="tasks"))
     ```
 
-    Federations and sync channels on one directory share cache, circuits and connections within a process. After a
-    fork the child must open its own.
+    Federations and sync channels on one directory share cache, circuits, connections and watches within a process.
+    After a fork the child must open its own. While it is open, one stream a peer brings revocations and changes; its
+    task runs on the loop that opened the federation.
     """
 
     def __init__(
@@ -85,8 +106,10 @@ class Federation:
         self._source = peer_store or StoredPeers(config)
         self._telemetry = telemetry or ambient_telemetry()
         self._home: Home | None = None
+        self._host: Host | None = None
+        self._renewer: Renewer | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
-        self._loops: set[asyncio.AbstractEventLoop] = set()
 
     @classmethod
     def open(cls, directory: Path | str) -> Self:
@@ -106,6 +129,11 @@ class Federation:
                     home.end()
                 raise
             self._home = home
+            self._host = home.watches.join(asyncio.get_running_loop(), self._source)
+            vault = _vault(self._source)
+            if vault is not None:
+                self._renewer = _renewer(home, vault)
+                self._renewing = asyncio.create_task(self._renewer.run())
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -114,6 +142,13 @@ class Federation:
         if home is None:
             return
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
+        renewing, self._renewing, self._renewer = self._renewing, None, None
+        if renewing is not None:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+        host, self._host = self._host, None
+        if host is not None:
+            await home.watches.leave(host)
         for peer in home.peers.all():
             peer.cut(closed(), owner=self)
         last = home.release()
@@ -155,6 +190,25 @@ class Federation:
         Raises `NotFoundError` with near matches. A peer that another process has just added is there after `refresh`.
         """
         return self._opened().peers.get(name, user)
+
+    async def rotate(self, peer: str, user: str | None = None) -> Peer:
+        """Replace the certificate for a peer now, on a new key, without failing a call; return the peer.
+
+        Raises `NotFoundError`; `Refusal` with the peer's reason, or a local one where it cannot be reached;
+        `EnrollmentError` for an answer that does not hold; `LockedError` while others on the directory keep at it.
+        """
+        found = self.peer(peer, user)
+        if self._renewer is None:
+            raise FederationError("this federation's peers are not in a store, so their certificates cannot be renewed")
+        await self._renewer.rotate(found)
+        return found
+
+    def peer_state(self, name: str, user: str | None = None) -> PeerStanding:
+        """Return how a peer stands: active, offline, degraded, revoked or expired; its watch, circuit and last calls.
+
+        Raises `NotFoundError` with near matches.
+        """
+        return standing_of(self.peer(name, user), self._opened().clock)
 
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
         """Return a channel to a peer through the chain. Raises `NotFoundError`."""
@@ -201,7 +255,10 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
             home.end()
 
     try:
-        found = _found(home, config, peer, user)
+        stored = StoredPeers(config)
+        found = _found(home, stored, peer, user)
+        home.watches.follow(found, stored)
+        home.renew_for_threads(_renewer(home, stored.opened))
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
     except BaseException:
@@ -209,14 +266,26 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         raise
 
 
-def _found(home: Home, config: GatewayConfig, name: str, user: str | None) -> Peer:
+def _vault(source: object) -> Vault | None:
+    """Return how to open the store behind a source of peers; `None` for a list that a program made."""
+    if isinstance(source, StoredPeers):
+        return source.opened
+    return (lambda: nullcontext(source)) if isinstance(source, PeerStore) else None
+
+
+def _renewer(home: Home, vault: Vault) -> Renewer:
+    config = home.config
+    return Renewer(home.peers, vault, directory=config.directory.absolute(), gateway_name=config.name, clock=home.clock)
+
+
+def _found(home: Home, stored: StoredPeers, name: str, user: str | None) -> Peer:
     """Return a peer, reading the store when the home has not, or does not know it."""
     if home.loaded:
         try:
             return home.peers.get(name, user)
         except NotFoundError:  # another process may have added it
             pass
-    home.peers.load(home.background.submit(StoredPeers(config).all()).result())
+    home.peers.load(home.background.submit(stored.all()).result())
     home.loaded = True
     return home.peers.get(name, user)
 

@@ -7,7 +7,10 @@ pytest_plugins = [
     "tests.support.gateways",
     "tests.support.otlp",
     "tests.support.processes",
+    "tests.support.renewals",
     "tests.support.scripted",
     "tests.support.serving",
+    "tests.support.granting",
     "tests.support.spans",
+    "tests.support.watching",
 ]

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from federation.clock import MICROSECONDS, Clock
 
-__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank"]
+__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank", "printable"]
 
 WINDOW: Final = 512
 """Answered calls over which latency is told."""
@@ -65,7 +65,7 @@ class PeerHealth:
         """Note a call that did not; what the caller did himself is left out."""
         if code not in _NO_FAULT:
             at_us = int(self._wall() * MICROSECONDS)
-            self._last_failure = CallFailure(at_us, code, reason, _printable(message))
+            self._last_failure = CallFailure(at_us, code, reason, printable(message))
 
     def answered(self, took_s: float) -> None:
         """Note how long the peer took for an answer that was no success."""
@@ -84,6 +84,6 @@ def nearest_rank(ordered: list[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
-def _printable(message: str) -> str:
+def printable(message: str) -> str:
     """Make a peer's text safe to show in a terminal."""
     return "".join(character if character.isprintable() else "?" for character in message[:MAX_MESSAGE])

@@ -1,5 +1,6 @@
 """What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
 
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,19 +10,23 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
-from federation.cache import ResponseCache
+from federation.cache import Cause, ResponseCache
 from federation.client.chain import build_chain
 from federation.client.channel import Dialer, PeerChannel
 from federation.client.credentials import EnrolledDialer
 from federation.client.flow import Interceptor, refused
-from federation.client.health import PeerHealth
+from federation.client.health import PeerHealth, printable
 from federation.client.interceptors.breaking import BreakingInterceptor
 from federation.client.interceptors.caching import CachingInterceptor, cut
 from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.client.loop import BackgroundLoop
-from federation.client.peers import Peer, PeerRegistry
+from federation.client.peers import Peer, PeerRegistry, Revocation
+from federation.client.renewal import Renewer
+from federation.client.watch import PeerWatch
+from federation.client.watch_hosts import WatchHosts
+from federation.client.watch_policy import WatchSettings
 from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.errors import Reason, Refusal
@@ -30,9 +35,13 @@ from federation.telemetry.handle import Telemetry
 from federation.telemetry.metrics import CacheReading
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from federation.client.flight import Flight
 
 __all__ = ["Home", "Records"]
+
+LOGGER: Final = logging.getLogger(__name__)
 
 Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
 """Reads every enrollment of the gateway."""
@@ -52,13 +61,23 @@ class Home:
         )
         self.background = BackgroundLoop()
         self.peers = PeerRegistry(self, lambda dialer: PeerChannel(dialer, self.background))
+        self.watches = WatchHosts(self.background, self.peers.all)
+        self.watch_settings = WatchSettings()
+        """In force for peers that come after; whoever changes it does so first."""
         self.loaded = False
         self._telemetry = telemetry if config.telemetry.enabled else None
         metrics = self._telemetry.metrics if self._telemetry else None
         self._unread = (
-            (metrics.read_cache(self._cache_readings), metrics.read_circuits(self._circuit_states)) if metrics else ()
+            (
+                metrics.read_cache(self._cache_readings),
+                metrics.read_circuits(self._circuit_states),
+                metrics.read_watches(self._watch_states),
+            )
+            if metrics
+            else ()
         )
         self._users = 0
+        self._renewing: Future[None] | None = None
         _EVERY.add(self)
 
     @classmethod
@@ -86,10 +105,17 @@ class Home:
         """Close every connection at once and end the background thread."""
         for unread in self._unread:
             unread()
+        self.watches.end()
         for peer in self.peers.all():
             peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
             peer.channel.kill()
         self.background.stop()
+
+    def renew_for_threads(self, renewer: Renewer) -> None:
+        """Keep certificates fresh in the background thread until the end; nothing where that is done already."""
+        with _LOCK:
+            if self._renewing is None:
+                self._renewing = self.background.submit(renewer.run())
 
     def forsake(self) -> None:
         """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
@@ -97,33 +123,77 @@ class Home:
         outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
         for peer in self.peers.all():
             peer.forsake(outcome)
+            if peer.watch is not None:
+                peer.watch.forsake()
+        self._renewing = None
         self.background = BackgroundLoop()
+        self.watches.forsake(self.background)
 
     def dialer(self, record: PeerRecord) -> Dialer:
         """Return how to dial with these credentials."""
         return EnrolledDialer(record, self.clock)
 
     def equip(self, peer: Peer) -> tuple[Interceptor, ...]:
-        """Return the chain of a new peer, and set its circuit, cache and health."""
+        """Return the chain of a new peer, and set its circuit, cache, health and watch."""
         telemetry, settings = self._telemetry, self.config.telemetry
         metrics = telemetry.metrics if telemetry else None
         peer.circuit = CircuitBreaker(self.config.circuit)
         peer.cache = self.cache.partition(peer.record.id)
         peer.health = PeerHealth(self.clock)
+        if self.config.client.watch:
+            peer.watch = PeerWatch(
+                peer,
+                self.clock,
+                self.watch_settings,
+                lambda: self.cache.instance_id,
+                heard=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
+            )
         on_transition = partial(_rest_when_open, peer)
         return build_chain(
             tracing=TracingInterceptor(telemetry.spans, self.clock, metrics, hit_spans=settings.hit_spans)
             if telemetry
             else None,
             tagging=peer.tagging,
-            caching=CachingInterceptor(peer.cache, self.clock),
+            caching=CachingInterceptor(peer.cache, self.clock, peer),
             breaking=BreakingInterceptor(peer.circuit, peer.health, self.clock, on_transition, metrics),
             propagation=PropagationInterceptor(lambda: self.cache.instance_id),
             rpc_spans=RpcSpansInterceptor(telemetry.tracer_provider) if telemetry and settings.rpc_spans else None,
         )
 
+    def added(self, peer: Peer) -> None:
+        """Watch a new peer."""
+        self.watches.added(peer)
+
+    def revoked(self, peer: Peer, reason: str) -> None:
+        """Refuse every call to a peer that says it has revoked the grant, from here on and after a restart."""
+        revocation = Revocation(self.clock.now_us(), printable(reason))
+        if peer.settle(revocation):
+            LOGGER.warning(
+                "%s revoked the grant of %s: %s", peer.name, peer.user, revocation.reason or "no reason given"
+            )
+            self.watches.remember(peer)
+            if peer.watch is not None:
+                peer.watch.nudge()
+
+    def settled(self, peer: Peer) -> None:
+        """Do what remains for a peer that the store knows as revoked."""
+        if peer.cache is not None:
+            cut(peer.cache.flush(Cause.GRANT_REVOKED, peer.grant_id))
+        if peer.refusal is not None:
+            peer.cut(peer.refusal)
+        if peer.watch is not None:
+            peer.watch.nudge()
+
+    def renewed(self, peer: Peer) -> None:
+        """Keep nothing that was asked for with the old credentials, and move the watch to the new ones."""
+        if peer.cache is not None:
+            cut(peer.cache.flush(Cause.ROTATION))
+        if peer.watch is not None:
+            peer.watch.move()
+
     def drop(self, peer: Peer) -> None:
         """Let go of what `equip` made; the peer was removed."""
+        self.watches.removed(peer)
         cut(self.cache.remove(peer.record.id))
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
@@ -138,11 +208,18 @@ class Home:
             if peer.circuit is not None:
                 yield peer.name, peer.circuit.snapshot(now).state.value
 
+    def _watch_states(self) -> Iterable[tuple[str, str]]:
+        for peer in self.peers.all():
+            if peer.watch is not None:
+                yield peer.name, peer.watch.standing.state.value
+
 
 def _rest_when_open(peer: Peer, transition: Transition) -> None:
     """Give up the connections of a peer whose circuit opened: an idle channel would redial by itself."""
     if transition.after is CircuitState.OPEN:
         peer.channel.rest()
+    if peer.watch is not None:
+        peer.watch.nudge()
 
 
 _LOCK = threading.Lock()

@@ -25,6 +25,10 @@ class BackgroundLoop:
         """Whether the thread has been started and not been stopped."""
         return self._loop is not None
 
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the loop, started if need be; `None` where it has been stopped."""
+        return self._started()
+
     def post(self, function: Callable[[], object]) -> bool:
         """Call a quick function on the loop; `False` where the loop has been stopped."""
         loop = self._started()

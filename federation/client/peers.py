@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from federation.client.channel import Dialer, PeerChannel
 from federation.client.flow import Call, Flow, Interceptor, Outcome, compose, refused
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.run import Run
+from federation.clock import from_micros
 from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal
 from federation.near import near_matches
 from federation.store.peers import PeerRecord
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
     from federation.cache import Partition
     from federation.client.flight import Flight
     from federation.client.health import PeerHealth
+    from federation.client.renewal_plan import RenewalPlan
+    from federation.client.watch import PeerWatch
 
-__all__ = ["Peer", "PeerParts", "PeerRegistry"]
+__all__ = ["Peer", "PeerParts", "PeerRegistry", "Revocation"]
+
+
+class Revocation(NamedTuple):
+    """When this gateway heard that the peer revoked the grant (Unix microseconds), and why: printable and short."""
+
+    at_us: int
+    reason: str
 
 
 class PeerParts(Protocol):
@@ -29,7 +39,23 @@ class PeerParts(Protocol):
         ...
 
     def equip(self, peer: "Peer") -> tuple[Interceptor, ...]:
-        """Return the chain of a new peer, and set its circuit, cache and health."""
+        """Return the chain of a new peer, and set its circuit, cache, health and watch."""
+        ...
+
+    def added(self, peer: "Peer") -> None:
+        """Begin what a new peer needs: it is in the registry."""
+        ...
+
+    def revoked(self, peer: "Peer", reason: str) -> None:
+        """Hear in the peer's own words that it has revoked the grant; any thread, and more than once."""
+        ...
+
+    def settled(self, peer: "Peer") -> None:
+        """Hear that the store knows the peer's grant as revoked, which was news here."""
+        ...
+
+    def renewed(self, peer: "Peer") -> None:
+        """Hear that the peer is dialled with other credentials from now on."""
         ...
 
     def drop(self, peer: "Peer") -> None:
@@ -41,7 +67,8 @@ class Peer:
     """One enrollment in use.
 
     `circuit`, `cache` and `health` are what the chain keeps for this peer; each is `None` in a chain without that
-    member. `runs` are the calls under way.
+    member. `watch` hears of revocations and changes; `renewal` is when the certificate is replaced. `runs` are the
+    calls under way. Once `revocation` is set, `refusal` is the answer to every call.
     """
 
     def __init__(self, record: PeerRecord, parts: PeerParts, channel: PeerChannel) -> None:
@@ -50,9 +77,17 @@ class Peer:
         self.circuit: CircuitBreaker | None = None
         self.cache: Partition[Flight] | None = None
         self.health: PeerHealth | None = None
+        self.watch: PeerWatch | None = None
+        self.renewal: RenewalPlan | None = None
+        self.revocation: Revocation | None = None
+        self.refusal: Outcome | None = None
         self.runs: set[Run] = set()
         self.tagging = TaggingInterceptor(record.name)
         self._ended: Outcome | None = None
+        self._parts = parts
+        self._revoking = threading.Lock()
+        if record.revoked_at_us is not None:
+            self.settle(Revocation(record.revoked_at_us, record.revoked_reason))
         self._proceed = compose(parts.equip(self))
 
     @property
@@ -91,6 +126,19 @@ class Peer:
             run.cut(outcome)
         return len(chosen)
 
+    def revoked(self, reason: str) -> None:
+        """Hear in the peer's own words that it has revoked the grant. Any thread may call this; once is enough."""
+        self._parts.revoked(self, reason)
+
+    def settle(self, revocation: Revocation) -> bool:
+        """Refuse every call from here on, for good; `False` where that was so. Entries and calls are not touched."""
+        with self._revoking:
+            if self.revocation is not None:
+                return False
+            self.refusal = _refusal(self.record, revocation)
+            self.revocation = revocation
+        return True
+
     def end(self, outcome: Outcome) -> None:
         """Answer everything with this outcome from now on, cut what is under way and give up the connections."""
         self._ended = outcome
@@ -102,6 +150,11 @@ class Peer:
         self._ended = outcome
         self.runs = set()
         self.channel.forsake()
+
+
+def _refusal(record: PeerRecord, revocation: Revocation) -> Outcome:
+    text = f"{record.name} revoked the grant of {record.user} at {from_micros(revocation.at_us):%Y-%m-%dT%H:%M:%SZ}"
+    return refused(Refusal(Reason.GRANT_REVOKED, f"{text}: {revocation.reason}" if revocation.reason else text))
 
 
 def _answered(outcome: Outcome) -> Flow:
@@ -116,6 +169,12 @@ class PeerRegistry:
         self._parts, self._channel = parts, channel
         self._lock = threading.RLock()
         self._peers: dict[tuple[str, str], Peer] = {}
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        """A number that rises with every change of the registry."""
+        return self._generation
 
     def all(self, user: str | None = None) -> tuple[Peer, ...]:
         """Return the peers, of one user or of all, by name and user."""
@@ -140,14 +199,22 @@ class PeerRegistry:
         raise NotFoundError("peer", name, near, "`mosaic federation peer add` enrolls this gateway at another")
 
     def add(self, record: PeerRecord) -> Peer:
-        """Take in an enrollment. Raises `ConflictError` for a known name and user, or a grant id in use."""
+        """Take in an enrollment; nothing where `load` was quicker.
+
+        Raises `ConflictError` for a known name and user, or a grant id in use.
+        """
         with self._lock:
-            if (record.name, record.user) in self._peers:
+            known = self._peers.get((record.name, record.user))
+            if known is not None and known.record.id == record.id:
+                return known
+            if known is not None:
                 raise ConflictError(f"{record.name} is known for user {record.user}")
             if any(peer.grant_id == record.grant_id for peer in self._peers.values()):
                 raise ConflictError(f"the grant {record.grant_id} is in use by another peer")
             peer = Peer(record, self._parts, self._channel(self._parts.dialer(record)))
             self._peers[record.name, record.user] = peer
+            self._generation += 1
+        self._parts.added(peer)
         return peer
 
     def remove(self, name: str, user: str) -> Peer:
@@ -155,14 +222,28 @@ class PeerRegistry:
         with self._lock:
             peer = self.get(name, user)
             del self._peers[name, user]
+            self._generation += 1
         peer.end(refused(Refusal(Reason.GRANT_REVOKED, f"the peer {name} was removed from this gateway")))
         self._parts.drop(peer)
         return peer
 
-    def load(self, records: Iterable[PeerRecord]) -> None:
-        """Bring the registry to what the store holds: new peers come, missing ones go, other credentials are taken."""
+    def renew(self, record: PeerRecord) -> None:
+        """Take other credentials for a known peer, from its next call on; nothing where it has them, or is gone."""
+        with self._lock:
+            peer = self._peers.get((record.name, record.user))
+            if peer is not None and peer.record.id == record.id and peer.record != record:
+                self._renew(peer, record)
+
+    def load(self, records: Iterable[PeerRecord], *, unless_changed_since: int | None = None) -> bool:
+        """Bring the registry to what the store holds: new peers come, missing ones go, other credentials are taken.
+
+        Does nothing and returns `False` where the generation is not `unless_changed_since` any more: then the records
+        may be older than what the registry knows.
+        """
         wanted = {(record.name, record.user): record for record in records}
         with self._lock:
+            if unless_changed_since not in {None, self._generation}:
+                return False
             for key, peer in list(self._peers.items()):
                 record = wanted.get(key)
                 if record is None or (record.id, record.grant_id) != (peer.record.id, peer.grant_id):
@@ -172,7 +253,19 @@ class PeerRegistry:
             for key, record in wanted.items():
                 if key not in self._peers:
                     self.add(record)
+        return True
 
     def _renew(self, peer: Peer, record: PeerRecord) -> None:
-        peer.channel.swap(self._parts.dialer(record))
+        self._generation += 1
+        swapped = _dialled_by(record) != _dialled_by(peer.record)
+        if swapped:
+            peer.channel.swap(self._parts.dialer(record))
         peer.record = record
+        if swapped:
+            self._parts.renewed(peer)
+        if record.revoked_at_us is not None and peer.settle(Revocation(record.revoked_at_us, record.revoked_reason)):
+            self._parts.settled(peer)
+
+
+def _dialled_by(record: PeerRecord) -> tuple[str, ...]:
+    return record.endpoint, record.gateway, record.certificate_pem, record.key_pem, record.trust_bundle

@@ -1,6 +1,7 @@
 """The figures a gateway keeps of itself, as OpenTelemetry instruments: made once, almost free while no SDK reads them.
 
-Attributes are `peer`, `verb` and `outcome` and nothing else, so the number of series is bounded by the peers.
+Attributes are `peer` and words of small, fixed sets (`verb`, `outcome`, `state`, `kind`) and nothing else, so the
+number of series is bounded by the peers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from federation.telemetry.spans import SCOPE, OutcomeWord
 
-__all__ = ["CIRCUIT_STATE_VALUE", "CacheReading", "FederationMetrics", "Reader", "metrics_for"]
+__all__ = ["CIRCUIT_STATE_VALUE", "WATCH_STATE_VALUE", "CacheReading", "FederationMetrics", "Reader", "metrics_for"]
 
 T = TypeVar("T")
 Reader = Callable[[], Iterable[tuple[str, T]]]
@@ -21,6 +22,8 @@ Reader = Callable[[], Iterable[tuple[str, T]]]
 
 CIRCUIT_STATE_VALUE: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
 """The value of `federation.circuit.state`; of several circuits to one peer the worst counts."""
+WATCH_STATE_VALUE: Final[Mapping[str, int]] = {"armed": 0, "connecting": 1, "off": 2}
+"""The value of `federation.watch.state`; of several watches of one peer the worst counts."""
 DURATION_BOUNDARIES: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Seconds; the first ones tell hits apart."""
 
@@ -52,7 +55,11 @@ class FederationMetrics:
             explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES,
         )
         self._transitions = meter.create_counter("federation.circuit.transitions", "{change}", "Circuit state changes")
+        self._watch_events = meter.create_counter(
+            "federation.watch.events", "{event}", "What peers said on their watches"
+        )
         self._caches: list[Reader[CacheReading]] = []
+        self._watches: list[Reader[str]] = []
         self._circuits: list[Reader[str]] = []
         self._leases: list[Callable[[], int]] = []
         self._dropped: list[Callable[[], int]] = []
@@ -65,6 +72,9 @@ class FederationMetrics:
         meter.create_observable_gauge("federation.cache.bytes", [self._cache("bytes")], "By", "Size of kept answers")
         meter.create_observable_gauge(
             "federation.circuit.state", [self._circuit_states], "", "0 closed, 1 half-open, 2 open"
+        )
+        meter.create_observable_gauge(
+            "federation.watch.state", [self._watch_states], "", "0 armed, 1 connecting, 2 off"
         )
         meter.create_observable_gauge("federation.leases", [self._total(self._leases)], "{lease}", "Leases given out")
         meter.create_observable_counter(
@@ -82,6 +92,10 @@ class FederationMetrics:
         """Count a change of a circuit's state; `after` is the new one."""
         self._transitions.add(1, {"peer": peer, "state": after})
 
+    def watch_heard(self, peer: str, kind: str) -> None:
+        """Count an event of a peer's watch; `kind` is one of those that the contract names."""
+        self._watch_events.add(1, {"peer": peer, "kind": kind})
+
     def read_cache(self, reader: Reader[CacheReading]) -> Callable[[], None]:
         """Read cache figures from here on; returns what ends it."""
         return self._register(self._caches, reader)
@@ -89,6 +103,10 @@ class FederationMetrics:
     def read_circuits(self, reader: Reader[str]) -> Callable[[], None]:
         """Read circuit states (`closed`, `half_open`, `open`) from here on; returns what ends it."""
         return self._register(self._circuits, reader)
+
+    def read_watches(self, reader: Reader[str]) -> Callable[[], None]:
+        """Read the states of watches (`armed`, `connecting`, `off`) from here on; returns what ends it."""
+        return self._register(self._watches, reader)
 
     def read_leases(self, reader: Callable[[], int]) -> Callable[[], None]:
         """Read the number of leases given out from here on; returns what ends it."""
@@ -129,10 +147,16 @@ class FederationMetrics:
         return observe
 
     def _circuit_states(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._worst(self._circuits, CIRCUIT_STATE_VALUE)
+
+    def _watch_states(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._worst(self._watches, WATCH_STATE_VALUE)
+
+    def _worst(self, readers: list[Reader[str]], values: Mapping[str, int]) -> Iterable[Observation]:
         worst: dict[str, int] = {}
-        for read in self._readers(self._circuits):
+        for read in self._readers(readers):
             for peer, state in read():
-                worst[peer] = max(worst.get(peer, 0), CIRCUIT_STATE_VALUE[state])
+                worst[peer] = max(worst.get(peer, 0), values[state])
         return [Observation(value, {"peer": peer}) for peer, value in worst.items()]
 
     def _total(self, readers: list[Callable[[], int]]) -> Callable[[CallbackOptions], Iterable[Observation]]:

@@ -67,7 +67,8 @@ FORKED = textwrap.dedent(
 
 async def gateway(directory: Path, *records: PeerRecord) -> Path:
     """A gateway's directory with these peers."""
-    (directory / "gateway.toml").write_text('name = "home.example"\nadmin_socket = "/nowhere/admin.sock"\n')
+    settings = 'name = "home.example"\nadmin_socket = "/nowhere/admin.sock"\n[client]\nwatch = false\n'
+    (directory / "gateway.toml").write_text(settings)
     sealer = Sealer.create(directory)
     await add(directory, sealer, *records)
     return directory

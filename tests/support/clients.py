@@ -12,7 +12,7 @@ from federation.client.home import Home
 from federation.client.sync import SyncChannel
 from federation.client.sync_ports import Wire
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.config import GatewayConfig
+from federation.config import ClientConfig, GatewayConfig
 from federation.federation import Federation
 from federation.store.peers import PeerRecord
 from federation.v1.federation_pb2_grpc import FederationServiceStub
@@ -24,13 +24,18 @@ class ListedPeers:
 
     def __init__(self, *records: PeerRecord) -> None:
         self.records = records
+        self.revoked: list[tuple[str, int, str]] = []
 
     async def all(self) -> tuple[PeerRecord, ...]:
         return self.records
 
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        self.revoked.append((peer_id, at_us, reason))
+
 
 def config_of(directory: Path, **settings: Any) -> GatewayConfig:
-    """Settings of a gateway whose admin socket nobody opens, so that no path is too long for it."""
+    """Settings of a gateway whose admin socket nobody opens, so that no path is too long for it; it watches nobody."""
+    settings.setdefault("client", ClientConfig(watch=False))
     return GatewayConfig(directory=directory, name="home.example", admin_socket="/nowhere/admin.sock", **settings)
 
 

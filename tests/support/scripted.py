@@ -78,6 +78,8 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
     active: int = 0
     raw: bytes | None = None
     """Bytes that stand for the message of every answer; a client may find them unreadable."""
+    watches: Callable[[Any, Any], Iterator[pb.WatchResponse]] | None = None
+    """Serves `Watch` instead of the echo."""
     scripts: dict[str, list[Reply]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -111,8 +113,11 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
     def Watch(  # noqa: N802
         self, request_iterator: Any, context: Any
     ) -> Iterator[pb.WatchResponse]:
-        """Arm at the subscription, then echo each acknowledgement's id; end with the requests."""
+        """Unless a test has `watches`, arm at the subscription, then echo acknowledged ids; end with the requests."""
         self._note("watch", None, context)
+        if self.watches is not None:
+            yield from self.watches(request_iterator, context)
+            return
         context.send_initial_metadata((("_cached", "forged"), ("kept", "yes")))
         context.set_trailing_metadata((("_source", "forged"),))
         for request in request_iterator:

@@ -93,7 +93,7 @@ def test_a_reader_can_be_taken_back(metric_log: MetricLog) -> None:
 
 
 def test_every_metric_of_the_design_exists(metric_log: MetricLog) -> None:
-    """The ten names, no more and no fewer."""
+    """The names of the design and those of the watch, no more and no fewer."""
     made: list[str] = []
 
     class Naming(NoOpMeterProvider):
@@ -115,6 +115,7 @@ def test_every_metric_of_the_design_exists(metric_log: MetricLog) -> None:
             *("federation.cache.hits", "federation.cache.misses", "federation.cache.flushes", "federation.cache.bytes"),
             *("federation.circuit.state", "federation.circuit.transitions"),
             *("federation.leases", "federation.audit.dropped"),
+            *("federation.watch.state", "federation.watch.events"),
         ]
     )
 

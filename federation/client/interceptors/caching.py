@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Final, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias, assert_never
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -17,7 +17,7 @@ from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.query import query_hash
 from federation.wire.status import error_detail
 
-__all__ = ["KEPT", "PASSED", "CachingInterceptor", "cut", "lease_s"]
+__all__ = ["KEPT", "PASSED", "CachingInterceptor", "Fate", "cut", "lease_s"]
 
 Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, Verdict]]
 """A flow that also says what may be done with its outcome."""
@@ -42,6 +42,26 @@ _LEAST_S: Final = 0.01
 _LONGEST_LEASE_DIGITS: Final = 9
 
 
+class Fate(Protocol):
+    """What became of the peer's grant, beyond what the cache needs to know. A `Peer` has one."""
+
+    @property
+    def refusal(self) -> Outcome | None:
+        """The answer to every call once the peer has revoked the grant; `None` before."""
+        ...
+
+    def revoked(self, reason: str) -> None:
+        """Hear from the peer itself, in its words, that it has revoked the grant."""
+        ...
+
+
+class _Open:
+    refusal: Outcome | None = None
+
+    def revoked(self, reason: str) -> None:
+        pass
+
+
 class CachingInterceptor:
     """One peer's part of the cache.
 
@@ -50,12 +70,16 @@ class CachingInterceptor:
     at when it comes back: what was asked under a grant that was revoked meanwhile is delivered to nobody.
     """
 
-    def __init__(self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK, fate: Fate | None = None) -> None:
         self._partition = partition
         self._now = clock.monotonic
+        self._fate: Fate = _Open() if fate is None else fate
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Return an answer that may be delivered at this moment, or the refusal that says why there is none."""
+        refusal = self._fate.refusal
+        if refusal is not None:
+            return refusal
         attempt = self._shared if call.verb in KEPT else self._alone
         outcome, verdict = yield from attempt(proceed, call)
         if verdict is Verdict.ASK_AGAIN and self._now() < call.deadline:
@@ -136,6 +160,8 @@ class CachingInterceptor:
             return
         detail = error_detail(outcome.trailing)
         cause = None if detail.local else _CAUSE_OF.get(detail.reason)
+        if cause is Cause.GRANT_REVOKED:
+            self._fate.revoked(outcome.details)
         if cause is not None:
             cut(self._partition.flush(cause, call.grant_id))
 

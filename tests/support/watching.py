@@ -1,0 +1,190 @@
+"""The scripted peer's side of `Watch`, which a test plays by hand; and federations that watch in a hurry."""
+
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.client.home import Home
+from federation.client.watch_policy import WatchSettings, WatchState
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import ClientConfig
+from federation.errors import Refusal
+from federation.federation import Federation
+from federation.store.peers import PeerRecord
+from federation.v1 import federation_pb2 as pb
+from federation.wire.status import refusal_status
+from tests.support.clients import ListedPeers, config_of
+from tests.support.scripted import ScriptedPeer, eventually
+
+QUICK = WatchSettings(
+    beat_s=0.2,
+    arm_s=2.0,
+    move_s=3_600.0,
+    first_pause_s=0.02,
+    longest_pause_s=0.1,
+    unoffered_pause_s=3_600.0,
+    rest_s=0.05,
+    farewell_s=1.0,
+)
+
+
+class Stream:
+    """One watch stream as the peer has it."""
+
+    def __init__(self, heard: Callable[[pb.WatchRequest], None]) -> None:
+        self.received: list[pb.WatchRequest] = []
+        self.over = threading.Event()
+        self._heard = heard
+        self._outbox: queue.SimpleQueue[pb.WatchResponse | Refusal | None] = queue.SimpleQueue()
+        self._last_id = 0
+        self._changed = threading.Condition()
+
+    @property
+    def instance_id(self) -> str:
+        """The cache object that subscribed."""
+        return self.received[0].subscribe.instance_id
+
+    @property
+    def acks(self) -> list[pb.WatchAck]:
+        """The acknowledgements so far."""
+        return [request.ack for request in self.received if request.HasField("ack")]
+
+    @property
+    def beats(self) -> int:
+        """The heartbeats so far."""
+        return sum(request.HasField("heartbeat") for request in self.received)
+
+    def send(self, event_id: int | None = None, **kind: Any) -> int:
+        """Send one event; return its id."""
+        self._last_id += 1
+        event_id = self._last_id if event_id is None else event_id
+        self._outbox.put(pb.WatchResponse(event_id=event_id, **kind))
+        return event_id
+
+    def arm(self) -> int:
+        """Confirm the subscription."""
+        return self.send(armed=pb.WatchArmed())
+
+    def revoke(self, reason: str = "project over") -> int:
+        """Tell that the grant was revoked."""
+        return self.send(grant_revoked=pb.WatchGrantRevoked(reason=reason))
+
+    def change(self) -> int:
+        """Tell that the grant changed."""
+        return self.send(grant_changed=pb.WatchGrantChanged())
+
+    def change_rows(self, resource: str) -> int:
+        """Tell that rows changed."""
+        return self.send(resource_changed=pb.WatchResourceChanged(resource=resource))
+
+    def beat(self) -> int:
+        """Say that the peer is there."""
+        return self.send(heartbeat=pb.WatchHeartbeat())
+
+    def end(self, refusal: Refusal | None = None) -> None:
+        """End the stream: OK, or refused."""
+        self._outbox.put(refusal)
+
+    def wait(self, condition: Callable[["Stream"], bool], timeout: float = 5.0) -> None:
+        """Block until the condition holds; fail the test where it does not come true."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self), timeout), f"timed out; {self.received}"
+
+    def listen(self, requests: Iterator[pb.WatchRequest]) -> None:
+        """Take in what arrives, until the client has no more to say."""
+        try:
+            for request in requests:
+                self._heard(request)
+                with self._changed:
+                    self.received.append(request)
+                    self._changed.notify_all()
+        except Exception:  # noqa: BLE001 - gRPC raises a bare one when the call is cancelled
+            self.over.set()
+        self._outbox.put(None)
+
+    def speak(self, context: Any) -> Iterator[pb.WatchResponse]:
+        """Send what the test put there."""
+        while (message := self._outbox.get()) is not None:
+            if isinstance(message, Refusal):
+                code, details, trailing = refusal_status(message)
+                context.set_trailing_metadata(trailing)
+                context.set_code(code)
+                context.set_details(details)
+                break
+            yield message
+        self.over.set()
+
+
+@dataclass
+class WatchDesk:
+    """Every watch stream of a scripted peer. It confirms subscriptions by itself unless told otherwise."""
+
+    arms: bool = True
+    refusal: Refusal | None = None
+    streams: list[Stream] = field(default_factory=list)
+    heard: Callable[[pb.WatchRequest], None] = lambda _: None
+
+    def serve(self, requests: Iterator[pb.WatchRequest], context: Any) -> Iterator[pb.WatchResponse]:
+        """Play one stream."""
+        stream = Stream(self._note)
+        context.send_initial_metadata(())
+        context.add_callback(stream.end)
+        threading.Thread(target=stream.listen, args=(requests,), daemon=True).start()
+        self.streams.append(stream)
+        if self.refusal is not None:
+            stream.end(self.refusal)
+        elif self.arms:
+            stream.arm()
+        yield from stream.speak(context)
+
+    def _note(self, request: pb.WatchRequest) -> None:
+        self.heard(request)
+
+    @property
+    def last(self) -> Stream:
+        """The newest stream."""
+        return self.streams[-1]
+
+
+@pytest.fixture
+def desk(scripted: ScriptedPeer) -> WatchDesk:
+    """The watches of the scripted peer."""
+    scripted.service.watches = WatchDesk().serve
+    made: WatchDesk = scripted.service.watches.__self__  # type: ignore[attr-defined]
+    return made
+
+
+@asynccontextmanager
+async def watching(
+    directory: Path,
+    *records: PeerRecord,
+    settings: WatchSettings = QUICK,
+    clock: Clock = SYSTEM_CLOCK,
+    source: ListedPeers | None = None,
+    **config: Any,
+) -> AsyncIterator[Federation]:
+    """A federation that watches these peers."""
+    config.setdefault("client", ClientConfig(watch=True))
+    made = config_of(directory, **config)
+    home = Home.share(made, clock, None)
+    home.watch_settings = settings
+    try:
+        fed = await Federation(made, source or ListedPeers(*records), clock=clock).start()
+    finally:
+        if home.release():
+            home.end()
+    try:
+        yield fed
+    finally:
+        await fed.close()
+
+
+async def until_watch(fed: Federation, state: WatchState = WatchState.ARMED, name: str = "work.example") -> None:
+    """Wait until the watch of a peer is in a state."""
+    await eventually(lambda: fed.peer_state(name).watch is state)
