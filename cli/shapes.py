@@ -162,6 +162,9 @@ def peer(message: pb.PeerStatus, now: Timestamp) -> Shape:
         "circuit": _circuit(message.circuit) if message.HasField("circuit") else None,
         "cache": _numbers(message.cache) if message.HasField("cache") else None,
         "watch": {"state": message.watch.state or "off", "since": instant(message.watch, "since")},
+        "revocation": {"at": instant(message.revocation, "at"), "reason": message.revocation.reason or None}
+        if message.HasField("revocation")
+        else None,
         "renewal": _renewal(message.renewal) if message.HasField("renewal") else None,
         "latency_ms": {"p50": message.latency.p50_ms, "p99": message.latency.p99_ms}
         if message.HasField("latency")

@@ -82,13 +82,14 @@ def _show_peers(reply: "pb.StatusResponse") -> None:
     from cli.words import clean
 
     render.table(
-        ("peer", "name", "user", "circuit", "cert ends", "success", "hits", "p50"),
+        ("peer", "name", "user", "circuit", "watch", "cert ends", "success", "hits", "p50"),
         (
             (
                 render.state_text(shapes.enum_word(peer, "state")),
                 peer.name,
                 peer.user,
                 shapes.enum_word(peer.circuit, "state") if peer.HasField("circuit") else "-",
+                peer.watch.state or "off",
                 render.when(peer.certificate, "not_after"),
                 render.when(peer, "last_success", "none yet"),
                 f"{peer.cache.hits}/{peer.cache.hits + peer.cache.misses}" if peer.HasField("cache") else "-",
@@ -99,6 +100,10 @@ def _show_peers(reply: "pb.StatusResponse") -> None:
         fold=("name",),
     )
     for peer in reply.peers:
+        if peer.HasField("revocation"):
+            at, why = render.when(peer.revocation, "at"), peer.revocation.reason or "no reason given"
+            render.out(clean(f"  {peer.name} ({peer.user}): it revoked the grant {at}: {why}"))
+            continue
         if peer.HasField("last_failure"):
             failure = peer.last_failure
             word = failure.reason or failure.code

@@ -9,8 +9,8 @@ from federation.admin.messages import certificate_message, instant
 from federation.breaker import CircuitState
 from federation.client.health import CallFailure
 from federation.client.peers import Peer
+from federation.client.standing import PeerStanding, PeerState, standing_of
 from federation.clock import MICROSECONDS, Clock
-from federation.errors import Reason
 from federation.trust.certificates import fingerprint_of, serial_of, validity_us
 from federation.trust.schedule import Validity, due_at_us
 from federation.v1 import admin_pb2 as pb
@@ -21,6 +21,14 @@ _CIRCUIT: Final = {
     CircuitState.CLOSED: pb.CIRCUIT_STATE_CLOSED,
     CircuitState.OPEN: pb.CIRCUIT_STATE_OPEN,
     CircuitState.HALF_OPEN: pb.CIRCUIT_STATE_HALF_OPEN,
+}
+
+_STATE: Final = {
+    PeerState.ACTIVE: pb.PEER_STATE_ACTIVE,
+    PeerState.OFFLINE: pb.PEER_STATE_OFFLINE,
+    PeerState.DEGRADED: pb.PEER_STATE_DEGRADED,
+    PeerState.REVOKED: pb.PEER_STATE_REVOKED,
+    PeerState.EXPIRED: pb.PEER_STATE_EXPIRED,
 }
 
 
@@ -38,22 +46,17 @@ def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     _add_circuit(message, peer.circuit, clock)
     _add_cache(message, peer.cache)
     _add_renewal(message, peer, clock)
-    _set_state(message, peer, clock.now_us())
+    _add_standing(message, standing_of(peer, clock))
     return message
 
 
-def _set_state(message: pb.PeerStatus, peer: Peer, now_us: int) -> None:
-    not_after = message.certificate.not_after
-    if message.HasField("last_failure") and message.last_failure.reason == Reason.GRANT_REVOKED:
-        message.state = pb.PEER_STATE_REVOKED
-    elif not_after.seconds * MICROSECONDS <= now_us:
-        message.state = pb.PEER_STATE_EXPIRED
-    elif message.HasField("circuit") and message.circuit.state != pb.CIRCUIT_STATE_CLOSED:
-        message.state = pb.PEER_STATE_OFFLINE
-    elif peer.renewal is not None and peer.renewal.degraded:
-        message.state = pb.PEER_STATE_DEGRADED
-    else:
-        message.state = pb.PEER_STATE_ACTIVE
+def _add_standing(message: pb.PeerStatus, standing: PeerStanding) -> None:
+    message.state = _STATE[standing.state]
+    message.watch.state = standing.watch.value
+    if standing.watch_since_us is not None:
+        message.watch.since.CopyFrom(instant(standing.watch_since_us))
+    if (revocation := standing.revocation) is not None:
+        message.revocation.CopyFrom(pb.PeerRevocation(at=instant(revocation.at_us), reason=revocation.reason))
 
 
 @lru_cache(maxsize=4_096)

@@ -239,6 +239,7 @@ class PeerStatus(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
     RENEWAL_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     endpoint: _builtins.str
     user: _builtins.str
@@ -264,6 +265,10 @@ class PeerStatus(_message.Message):
     def renewal(self) -> Global___RenewalStatus:
         """Absent where nothing renews the certificate."""
 
+    @_builtins.property
+    def revocation(self) -> Global___PeerRevocation:
+        """Present once the peer has revoked the grant."""
+
     def __init__(
         self,
         *,
@@ -280,14 +285,41 @@ class PeerStatus(_message.Message):
         latency: Global___LatencyStatus | None = ...,
         watch: Global___WatchStatus | None = ...,
         renewal: Global___RenewalStatus | None = ...,
+        revocation: Global___PeerRevocation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "renewal", b"renewal", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "renewal", b"renewal", "revocation", b"revocation", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "renewal", b"renewal", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "renewal", b"renewal", "revocation", b"revocation", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerStatus: _TypeAlias = PeerStatus  # noqa: Y015
+
+@_typing.final
+class PeerRevocation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The peer's words, made printable and short."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When this gateway heard of it."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerRevocation: _TypeAlias = PeerRevocation  # noqa: Y015
 
 @_typing.final
 class CertificateInfo(_message.Message):
