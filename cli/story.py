@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import ExitStack
 from typing import Final
 
 from cli.demo_data import HOME, WORK
@@ -20,7 +21,7 @@ SCOPE: Final = """\
   }
 }
 """
-PORTS: Final = (7443, 7444, 7543, 7544)
+PORTS: Final = 4
 ASK: Final = "--user ada --source federated:work.example"
 FAILURES: Final = 5
 """Failures in a row that open a circuit, by default."""
@@ -120,17 +121,9 @@ def _note(stage: Stage) -> str:
 
 
 def _free_ports() -> tuple[int, ...]:
-    """Return the usual ports where they are free, so that the commands look as in the README, and others elsewhere."""
-    return tuple(_free(port) for port in PORTS)
-
-
-def _free(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no port is free on 127.0.0.1")
+    """Return four ports that nobody has, so that demos can run side by side."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(PORTS)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
