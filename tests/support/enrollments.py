@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.scope import Scope
 from federation.server.guard import IncidentGuard
+from federation.server.renewal import RenewalService
 from federation.store.database import Database
 from federation.store.grants import Grant, GrantBook
 from federation.store.peers import PeerStore
@@ -20,6 +21,7 @@ from federation.trust.authority import Authority
 from federation.trust.enrolling import EnrolledPeer, enroll
 from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
 from federation.trust.issuing import Issuer
+from federation.trust.renewal import Reissuer
 from federation.trust.requests import make_request
 from federation.trust.sealing import Sealer
 from federation.trust.tokens import EnrollmentToken
@@ -46,6 +48,7 @@ class IssuingGateway:
     grants: GrantBook
     tokens: TokenStore
     issuer: Issuer
+    reissuer: Reissuer
     clock: Clock
     events: list[EnrollmentEvent] = field(default_factory=list)
 
@@ -55,7 +58,8 @@ class IssuingGateway:
         grants, tokens = await GrantBook.load(database, clock), TokenStore(database, clock)
         lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
         issuer = Issuer(authority, grants, tokens, clock=clock, **lifetimes)
-        return cls(database, grants, tokens, issuer, clock)
+        reissuer = Reissuer(authority, grants, certificate_lifetime_s=86_400, clock=clock)
+        return cls(database, grants, tokens, issuer, reissuer, clock)
 
     async def grant(self, **changes: Any) -> Grant:
         """A pending grant for the enrolling gateway."""
@@ -74,7 +78,9 @@ class IssuingGateway:
     @property
     def servicer(self) -> EnrollmentServicer:
         """The service over this gateway's issuer."""
-        return EnrollmentServicer(self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record)
+        return EnrollmentServicer(
+            self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record, reissuer=self.reissuer
+        )
 
     @asynccontextmanager
     async def serving(self, servicer: Any = None, *, leaf: Leaf | None = None) -> AsyncIterator[str]:
@@ -84,6 +90,21 @@ class IssuingGateway:
         server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
         add_EnrollmentServiceServicer_to_server(servicer or self.servicer, server)
         port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf))
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(0)
+
+    @asynccontextmanager
+    async def serving_renewals(self) -> AsyncIterator[str]:
+        """Serve renewals over mutual TLS, as the federation port does; yield host:port."""
+        authority = self.issuer.authority
+        leaf = Leaf(authority.server_certificate_pem, authority.server_key_pem)
+        service = RenewalService(self.reissuer, self.grants, audit=self.record, clock=self.clock)
+        server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
+        server.add_generic_rpc_handlers((service.rpc_handler(),))
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf, authority.trust_bundle))
         await server.start()
         try:
             yield f"127.0.0.1:{port}"
