@@ -190,6 +190,8 @@ class GrantBook:
 
     async def flush_uses(self) -> None:
         """Write the uses noted since the last flush; where that fails they stay noted."""
+        if not (self._uses or self._superseded):
+            return
         uses, self._uses = self._uses, {}
         superseded, self._superseded = self._superseded, {}
         try:
@@ -210,8 +212,7 @@ class GrantBook:
     async def close(self) -> None:
         """Wait for writes under way and flush the uses."""
         await asyncio.gather(*self._writes, return_exceptions=True)
-        if self._uses or self._superseded:
-            await self.flush_uses()
+        await self.flush_uses()
 
     def require(self, grant_id: str) -> Grant:
         """Return the grant as it stands now, or raise `NotFoundError` with a near match."""

@@ -16,8 +16,8 @@ __all__ = ["DOMAIN", "ErrorDetail", "error_detail", "error_detail_of", "refusal_
 
 DOMAIN: Final = "federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
-MAX_MESSAGE: Final = 1_000
-"""Characters of a message: with its details the status stays below 4 kB, far from gRPC's metadata limit."""
+MAX_MESSAGE_BYTES: Final = 1_000
+"""Of a message in UTF-8: it travels twice, once percent-encoded, and all of it must stay below 4 kB."""
 
 
 def status_code(name: str) -> grpc.StatusCode:
@@ -31,7 +31,7 @@ def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.Statu
     `local` marks an error that this gateway made itself (`origin=local`), so that nobody counts it as a peer's.
     """
     code = status_code(refusal.code)
-    message = refusal.message[:MAX_MESSAGE]
+    message = refusal.message.encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
     status = Status(code=code.value[0], message=message)
     info = ErrorInfo(reason=refusal.reason.value, domain=DOMAIN)
     if local:
