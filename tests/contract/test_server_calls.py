@@ -18,6 +18,7 @@ from federation.wire.query import query_hash, serialize
 from federation.wire.status import error_detail_of
 from tests.support.pki import GRANT_ID
 from tests.support.provider import row
+from tests.support.scripted import eventually
 from tests.support.serving import INSTANCE, SCOPE, Serve, Serving
 
 pytestmark = pytest.mark.asyncio
@@ -250,8 +251,7 @@ async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(s
     await stub.List(TASKS, metadata=CACHES)  # takes the only place in the queue
     await serving.writer.begun.wait()
     call = stub.Get(pb.GetRequest(resource="tasks", id=row_id), metadata=CACHES)
-    while serving.provider.finished < 2:
-        await asyncio.sleep(0)
+    await eventually(lambda: serving.provider.finished == 2)
     serving.grants.change(GRANT_ID, status=GrantStatus.REVOKED)
     serving.writer.gate.set()
 
