@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -12,8 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
+from federation.admin.statuses import error_of
 from federation.client.renewal import Renewer
 from federation.clock import Clock
+from federation.errors import Reason, Refusal
+from federation.trust.issuing import EnrollmentRefusal
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from tests.support.gateways import SCOPE, Running, Start, enroll, fill
@@ -102,7 +106,7 @@ async def renewals(work: Running) -> list[tuple[str, str]]:
 async def eventually(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what holds then is other tasks' doing
             await asyncio.sleep(0.02)
 
 
@@ -151,3 +155,170 @@ async def test_ten_minutes_of_rotations_fail_no_call(home: Running, work: Runnin
     assert all(load.serials[serial] for serial in serials)
     assert flushes == 10
     assert await renewals(work) == [("ok", "")] * 10
+
+
+@pytest.mark.asyncio
+async def test_a_certificate_is_renewed_by_itself_under_load(work: Running, start: Start) -> None:
+    """At two thirds of its life the asking gateway renews it in the background: one request, one flush, no error."""
+    moved = MovedClock()
+    home = await start("home.example", clock=moved.clock)
+    await fill(home)
+    await enroll(home, work, scope=UNLIMITED)
+    peer = home.gateway.federation.peer("work.example")
+    old = peer.record
+    await eventually(lambda: peer.watch is None or peer.watch.standing.state == "armed")
+    before = partition(home).stats().flushes
+
+    async with under_load(home, work) as load:
+        await asyncio.sleep(0.5)
+        moved.ahead_s = 17.5 * HOURS
+        await eventually(lambda: peer.record != old)
+        moved.ahead_s = 0.0
+        await asyncio.sleep(1)
+
+    assert load.failures == []
+    assert len(load.serials) == 2
+    assert partition(home).stats().flushes - before == 1
+    assert await renewals(work) == [("ok", "")]
+    status = (await home.admin.Status(pb.StatusRequest())).peers[0]
+    assert (status.state, status.renewal.consecutive_failures) == (pb.PEER_STATE_ACTIVE, 0)
+    assert status.certificate.renews_at == status.renewal.next_at
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_does_not_renew_is_degraded_and_says_why(work: Running, start: Start) -> None:
+    """Calls go on; the status shows the failures and the next attempt, and the rotation by hand tells the reason."""
+    moved = MovedClock()
+    home = await start("home.example", clock=moved.clock)
+    await fill(home)
+    await enroll(home, work)
+    renewer = home.gateway.federation._renewer
+    peer = home.gateway.federation.peer("work.example")
+    work.gateway._parts.reissuer.renew = _refusing
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rotate(home)
+
+    status = (await home.admin.Status(pb.StatusRequest())).peers[0]
+    reply = await home.gateway.federation.stub("work.example").List(TASKS)
+
+    assert isinstance(renewer, Renewer)
+    assert isinstance(error_of(caught.value), Refusal)
+    assert error_of(caught.value).reason is Reason.GRANT_INVALID
+    assert status.state == pb.PEER_STATE_DEGRADED
+    assert status.renewal.consecutive_failures == 3
+    assert "not today" in status.renewal.last_failure.message
+    assert status.renewal.HasField("next_at")
+    assert reply.rows
+    assert peer.revocation is None
+
+
+async def _refusing(*_: Any) -> Any:
+    raise EnrollmentRefusal(Reason.GRANT_INVALID, "not today", detail="not today")
+
+
+@pytest.mark.asyncio
+async def test_a_gateway_that_was_away_too_long_comes_back_and_the_other_is_warned(start: Start) -> None:
+    """Expired while it was down: it renews on the word of its old key, and the other side's status warns of that."""
+    moved = MovedClock()
+    slow = await start("slow.example", clock=moved.clock)
+    await fill(slow)
+    home = await start("home.example", clock=moved.clock)
+    await fill(home)
+    await enroll(home, slow)
+    peer = home.gateway.federation.peer("slow.example")
+    old = peer.record
+    moved.ahead_s = 30 * HOURS
+
+    await eventually(lambda: peer.record != old and peer.channel.refusal() is None)
+
+    assert await renewals(slow) == [("ok", "after expiry")]
+    warnings = (await slow.admin.Status(pb.StatusRequest())).warnings
+    assert len(warnings) == 1
+    assert "home.example renewed its certificate" in warnings[0]
+    assert (await slow.admin.ListGrants(pb.ListGrantsRequest())).grants[0].certificate.after_expiry
+
+
+@pytest.mark.asyncio
+async def test_twenty_peers_that_end_together_renew_apart(work: Running, start: Start) -> None:
+    """Their instants are spread over more than an hour of a day's life, as the status shows them."""
+    home = await start("home.example")
+    users = [f"user{number}" for number in range(20)]
+    await fill(home, b"".join(b'{"kind":"user","id":"%s"}\n' % user.encode() for user in users))
+    await asyncio.gather(*(enroll(home, work, user=user) for user in users))
+    await asyncio.sleep(0)
+    peers = (await home.admin.Status(pb.StatusRequest())).peers
+
+    ends = [peer.certificate.not_after.seconds for peer in peers]
+    renewals_at = sorted(peer.certificate.renews_at.seconds for peer in peers)
+    assert max(ends) - min(ends) < 60
+    assert renewals_at[-1] - renewals_at[0] > 3_600
+    assert len({at // 60 for at in renewals_at}) > 12
+
+
+FOLLOWER = """
+import asyncio, sys, time
+from federation import Federation
+from federation.clock import Clock
+from federation.config import GatewayConfig
+from pathlib import Path
+from federation.v1 import federation_pb2 as pb
+
+async def main():
+    ahead = [0.0]
+    clock = Clock(wall=lambda: time.time() + ahead[0])
+    async with Federation(GatewayConfig.load(Path(sys.argv[1])), clock=clock) as fed:
+        stub, peer, errors, calls = fed.stub("work.example"), fed.peer("work.example"), 0, 0
+        first = peer.record.certificate_pem
+        print("ready", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        ahead[0] = float(sys.argv[2])
+        end = time.monotonic() + 25
+        while time.monotonic() < end and peer.record.certificate_pem == first:
+            calls += 1
+            try:
+                await stub.Search(pb.SearchRequest(query=f"number {calls}", resources=["tasks"]))
+            except Exception as e:
+                errors += 1
+                print("error", e, flush=True)
+            await asyncio.sleep(0.02)
+        ahead[0] = 0.0
+        for number in range(20):
+            await stub.Search(pb.SearchRequest(query=f"task {number}", resources=["tasks"]))
+        print("followed" if peer.record.certificate_pem != first else "stuck", errors, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("by", ["hand", "schedule"])
+async def test_processes_on_one_directory_rotate_together(work: Running, start: Start, by: str) -> None:
+    """A gateway and two programs on its directory: one renewal, and all go on with the new certificate, no error."""
+    moved = MovedClock()
+    home = await start("home.example", clock=moved.clock)
+    await fill(home)
+    await enroll(home, work, scope=UNLIMITED)
+    old = home.gateway.federation.peer("work.example").record
+    ahead_s = 17.5 * HOURS if by == "schedule" else 0.0
+    programs = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", FOLLOWER, str(home.gateway.config.directory), str(ahead_s),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for program in programs:
+        assert await program.stdout.readline() == b"ready\n"
+
+    for program in programs:
+        program.stdin.write(b"go\n")
+    moved.ahead_s = ahead_s
+    if by == "hand":
+        await rotate(home)
+    await eventually(lambda: home.gateway.federation.peer("work.example").record != old, 25)
+    moved.ahead_s = 0.0
+    said = [(await program.communicate())[0].decode() for program in programs]
+
+    assert said == ["followed 0\n"] * 2
+    assert await renewals(work) == [("ok", "")]
