@@ -62,7 +62,7 @@ async def test_expired_own_certificate_is_told_before_dialling(
             assert (detail.reason, detail.local) == (Reason.CERTIFICATE_INVALID, True)
             assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "expired at" in (failed.value.details() or "")
-        assert "mosaic federation peer add" in (failed.value.details() or "")
+        assert "mosaic federation peer rotate work.example --user ada" in (failed.value.details() or "")
         with pytest.raises(grpc.RpcError) as watch:
             await stub.Watch().read()
         assert error_detail_of(watch.value).reason == Reason.CERTIFICATE_INVALID

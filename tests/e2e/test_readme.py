@@ -45,7 +45,7 @@ class Terminal:
         mosaic = scripts / "mosaic"
         mosaic.write_text(f'#!/bin/sh\nexec {settings_python()} -m cli "$@"\n', encoding="utf-8")
         mosaic.chmod(0o755)
-        self.environment = environment(PATH=f"{scripts}:{os.environ['PATH']}")
+        self.environment = environment(PATH=f"{scripts}:{os.environ['PATH']}", COLUMNS="120")
 
     def type(self, command: str) -> str:
         """Run one command; a gateway that serves goes on in the background."""

@@ -69,6 +69,7 @@ async def main(directory: str, token: str, pid: str) -> None:
     config = await found(Path(directory), token)
     telemetry = setup_telemetry(config.telemetry, config.name, "1.0")
     async with Federation(config, telemetry=telemetry) as fed:
+        await fed.armed()
         with trace.get_tracer("program").start_as_current_span("program"):
             await ask(fed.stub("work.example", "ada"), int(pid))
         await asyncio.to_thread(telemetry.shutdown)
