@@ -16,6 +16,9 @@ app = typer.Typer(
     help="Let another gateway read this one's data, within a scope.", no_args_is_help=True, rich_markup_mode=None
 )
 UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="End as soon as it is durable; do not wait until no cache holds anything.")
+]
 GrantId = Annotated[str, typer.Argument(metavar="GRANT", help="The grant's id, as `grant list` shows it.")]
 
 
@@ -185,43 +188,105 @@ def confirm(
         _show(reply.grant)
 
 
-@app.command("revoke")
-def revoke(
+@app.command("scope")
+def scope(
     grant: GrantId,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the grant.")] = "",
+    document: Annotated[
+        str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
+    ],
     gateway: Gateway = GATEWAY_HERE,
     *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the peer would gain and lose.")] = False,
+    no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Take a grant back, for good. From the answer on, this gateway refuses every call under it.
+    """Put another scope in force, from the next call on, and show what the peer gains and loses.
 
-    What the peer holds in its cache ends with its lease, within 30 seconds.
+    What it loses is also taken out of its caches: the command then ends with a receipt, as `grant revoke` does.
 
     \b
-    Example:
-      mosaic federation grant revoke GRANT --reason "contract ended"
+    Examples:
+      mosaic federation grant scope GRANT --scope narrower.json --dry-run
+      mosaic federation grant scope GRANT --scope narrower.json
     """
-    from cli import render, shapes
+    from cli import render, shapes, waiting
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
 
-    receipt = pb.RevocationReceipt()
-    with connect(gateway) as admin:
-        for reply in admin.RevokeGrant(pb.RevokeGrantRequest(id=grant, reason=reason)):
-            if reply.HasField("receipt"):
-                receipt = reply.receipt
-    if as_json:
-        render.out(shapes.dump({"receipt": shapes.receipt(receipt)}))
-        return
-    render.facts(
-        (
-            ("grant", receipt.grant_id),
-            ("revoked", shapes.instant(receipt, "revoked_at") or "-"),
-            ("reason", receipt.reason or "-"),
-        )
+    request = pb.UpdateGrantScopeRequest(
+        id=grant, scope=read_argument(document, "scope"), validate_only=dry_run, no_wait=no_wait
     )
-    if not receipt.HasField("effective_at"):
-        render.say("every new call is refused; answers in the peer's cache end with their leases, within 30 s")
+    with connect(gateway) as admin, waiting.going_on(f"mosaic federation grant scope {grant} with the same scope"):
+        replies = iter(admin.UpdateGrantScope(request))
+        first = next(replies)
+        if not as_json:
+            _show_change(first, dry_run=dry_run)
+        taken = waiting.follow(replies, no_wait=no_wait)
+    if as_json:
+        shape = {
+            "grant": shapes.full_grant(first.grant),
+            "warnings": list(first.warnings),
+            "gains": list(first.gains),
+            "losses": list(first.losses),
+            "applied": first.applied,
+            "receipt": shapes.taken(taken[0]) if taken else None,
+        }
+        render.out(shapes.dump(shape))
+        return
+    for one in taken:
+        waiting.show(one)
+
+
+@app.command("revoke")
+def revoke(
+    grant: GrantId,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and told to the peer.")] = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:
+    """Take a grant back, for good. From the first moment on, this gateway refuses every call under it.
+
+    The command ends with a receipt: from which instant on no cache of the peer can serve anything of it, and why.
+    That takes one round trip while the peer is connected, and its lease (about 33 seconds at most) where it is not.
+    Interrupting the command does not stop the revocation; asking again shows the same one.
+
+    \b
+    Examples:
+      mosaic federation grant revoke GRANT --reason "contract ended"
+      mosaic federation grant revoke GRANT --no-wait --json
+    """
+    from cli import render, shapes, waiting
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+
+    request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
+    with connect(gateway) as admin, waiting.going_on(f"mosaic federation grant revoke {grant}"):
+        taken = waiting.follow(admin.RevokeGrant(request), no_wait=no_wait)
+    for one in taken:
+        if as_json:
+            render.out(shapes.dump({"receipt": shapes.taken(one)}))
+        else:
+            waiting.show(one)
+
+
+def _show_change(reply: "pb.UpdateGrantScopeResponse", *, dry_run: bool) -> None:
+    from cli import render
+
+    for warning in reply.warnings:
+        render.say(f"warning: {warning}")
+    for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
+        for word in words:
+            render.out(f"{sign}  {word}")
+    if dry_run:
+        render.say("nothing was changed")
+    elif not reply.applied:
+        render.say("this scope is in force already")
+    elif not (reply.gains or reply.losses):
+        render.say("the new scope is in force; it opens what the old one did")
+    else:
+        render.say("the new scope is in force from the next call on")
 
 
 def _show(grant: "pb.GrantInfo") -> None:

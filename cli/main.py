@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import typer
 
-from cli import audit, demo, gateway, grant, peer, query, status
+from cli import audit, demo, gateway, grant, peer, query, status, user
 from cli.options import GATEWAY_HERE, GroupGateway
 
 __all__ = ["main"]
@@ -56,6 +56,7 @@ def _root(
 
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(federation, name="federation")
+app.add_typer(user.app, name="user")
 app.command("demo", help=demo.HELP)(demo.demo)
 federation.add_typer(grant.app, name="grant")
 federation.add_typer(peer.app, name="peer")

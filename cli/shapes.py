@@ -20,8 +20,10 @@ __all__ = [
     "instant",
     "peer",
     "receipt",
+    "removal",
     "row",
     "status",
+    "taken",
 ]
 
 Shape = dict[str, Any]
@@ -124,15 +126,47 @@ def receipt(message: pb.RevocationReceipt) -> Shape:
         "revoked_at": instant(message, "revoked_at"),
         "effective_at": instant(message, "effective_at"),
         "reason": message.reason or None,
-        "instances": [
-            {
-                "instance_id": released.instance_id,
-                "how": released.how,
-                "at": instant(released, "at"),
-                "failed_in_flight": released.failed_in_flight,
-            }
-            for released in message.instances
-        ],
+        "kind": message.kind,
+        "failed_in_flight": message.failed_in_flight,
+        "instances": [_release(one) for one in message.instances],
+    }
+
+
+def taken(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
+    """Return a receipt; of what is still awaited, one without the instant from which it is effective."""
+    if isinstance(message, pb.RevocationReceipt):
+        return receipt(message)
+    grant = message.grant
+    return {
+        "grant_id": grant.id,
+        "revoked_at": instant(grant, "revoked_at"),
+        "effective_at": None,
+        "reason": grant.revoked_reason or None,
+        "kind": "revoked" if grant.HasField("revoked_at") else "narrowed",
+        "failed_in_flight": sum(one.failed_in_flight for one in message.awaited),
+        "instances": [_release(one) for one in message.awaited],
+    }
+
+
+def removal(message: pb.UserRemoval) -> Shape:
+    """Return what the removal of a user took."""
+    return {
+        "user": message.user,
+        "grants": [grant.id for grant in message.grants],
+        "teams": list(message.teams),
+        "owned_rows": message.owned_rows,
+        "from_data": message.from_data,
+        "peers": list(message.peers),
+    }
+
+
+def _release(message: pb.LeaseRelease) -> Shape:
+    return {
+        "instance_id": message.instance_id or None,
+        "how": message.how,
+        "at": instant(message, "at"),
+        "until": instant(message, "until"),
+        "failed_in_flight": message.failed_in_flight,
     }
 
 

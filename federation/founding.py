@@ -38,6 +38,7 @@ enroll = {enroll}
 [server]
 # graceful_stop_s = 5.0
 # audit_queue = 4096
+# max_lease_s = 30.0
 
 [client]
 # deadline_s = 2.0
