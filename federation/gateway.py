@@ -179,6 +179,9 @@ class Gateway:
             served_from=f"{socket.gethostname()}:{config.directory.absolute()}",
             max_lease_ms=round(config.server.max_lease_s * 1_000),
         )
+        if telemetry.metrics is not None:
+            stack.callback(telemetry.metrics.read_leases(lambda: upkeep.leases.total))
+            stack.callback(telemetry.metrics.read_audit_dropped(lambda: audit.dropped))
         gateway: Gateway
         parts = GatewayParts(
             config=config,

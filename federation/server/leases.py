@@ -224,4 +224,4 @@ def noted_s(lease_ms: int) -> float:
 
 
 def _alive(notes: dict[str, float], now: float) -> dict[str, float]:
-    return {instance: end for instance, end in notes.items() if end > now}
+    return {instance: end for instance, end in tuple(notes.items()) if end > now}
