@@ -38,12 +38,15 @@ class TaggingInterceptor:
 
     def tag(self, outcome: Outcome) -> Outcome:
         """Return the outcome with this gateway's tags and without anybody else's."""
-        own = self._hit if outcome.cached else self._live
-        return outcome._replace(initial=stripped(outcome.initial), trailing=(*stripped(outcome.trailing), *own))
+        code, body, details, initial, trailing, cached, age_s, filled_by = outcome
+        own = self._hit if cached else self._live
+        initial, trailing = stripped(initial), (*stripped(trailing), *own) if trailing else own
+        return Outcome(code, body, details, initial, trailing, cached, age_s, filled_by)
 
 
 def stripped(metadata: Metadata) -> Metadata:
     """Return a peer's metadata without the keys that are ours alone."""
-    if not any(key in RESERVED_FOR_TAGS for key, _ in metadata):
-        return metadata
-    return tuple(pair for pair in metadata if pair[0] not in RESERVED_FOR_TAGS)
+    for key, _ in metadata:
+        if key in RESERVED_FOR_TAGS:
+            return tuple(pair for pair in metadata if pair[0] not in RESERVED_FOR_TAGS)
+    return metadata

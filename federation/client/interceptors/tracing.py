@@ -42,7 +42,7 @@ class CallSpan:
     A shared call may ask for the `traceparent` from another thread, also after this caller has gone.
     """
 
-    __slots__ = ("_call", "_clock", "_events", "_lock", "_parent", "_span", "_start_ns", "_tracer")
+    __slots__ = ("_call", "_clock", "_events", "_lock", "_parent", "_span", "_start_ns", "_traceparent", "_tracer")
 
     def __init__(self, tracer: Tracer, call: Call, clock: Clock) -> None:
         self._tracer = tracer
@@ -51,15 +51,18 @@ class CallSpan:
         self._parent = otel_context.get_current()
         self._start_ns = int(clock.wall() * 1e9)
         self._span: Span | None = None
+        self._traceparent: str | None = None
         self._events: list[tuple[str, _Attributes, int]] = []
         self._lock = Lock()
 
     def traceparent(self) -> str:
         """Return the W3C `traceparent` of this span, opening it if need be; empty where no valid one can be had."""
         with self._lock:
-            if self._span is None:
-                self._span = self._start(self._about())
-            return traceparent_of(self._span.get_span_context())
+            if self._traceparent is None:
+                if self._span is None:
+                    self._span = self._start(self._about())
+                self._traceparent = traceparent_of(self._span.get_span_context())
+            return self._traceparent
 
     def add_event(self, name: str, attributes: _Attributes) -> None:
         """Note something that happened during the call."""
