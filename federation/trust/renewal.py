@@ -58,7 +58,6 @@ class Reissuer:
         shown = await self._grants.find_certificate(grant.id, claim.serial) if grant else None
         if grant is None or shown is None or not claim.is_signed_by(shown.pem, csr_der):
             raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail="unproved renewal")
-        self._check_open(grant)
         self._check_time(claim, shown, grant)
         request = _read(csr_der, grant)
         newest = grant.newest

@@ -99,6 +99,22 @@ async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_pat
 
 
 @pytest.mark.asyncio
+async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
+    """Whoever gets the lock reads the record again before asking."""
+    async with renewing.work.serving_renewals() as address:
+        record = await stored_at(renewing, address)
+        with process(renewing, tmp_path, record) as (first, one), process(renewing, tmp_path, record) as (second, two):
+            renewing.hands.advance(due_in_s(renewing, one) + 1)
+            second._polled_at = renewing.work.clock.monotonic()
+            await first.step()
+            assert two.record == record
+            await second.step()
+
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+            assert two.record == one.record != record
+
+
+@pytest.mark.asyncio
 async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renewing, tmp_path: Path):
     """Another process at work is no failure; a rotation by hand waits, and then says who is in the way."""
     lock = FileLock(tmp_path / RENEWAL_LOCK, "x")
@@ -311,6 +327,7 @@ lock = FileLock(path, "x")
 lock.acquire()
 ready, told = os.pipe()
 if os.fork() == 0:
+    os.close(1)
     os.write(told, b"x")
     sys.stdin.read()
     os._exit(0)

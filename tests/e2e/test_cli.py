@@ -185,6 +185,21 @@ def test_a_pipe_gets_no_colour(cli: Cli, enrolled: str, line: str) -> None:
     assert "\x1b" not in cli(line).out
 
 
+def test_a_certificate_is_rotated_by_hand(cli: Cli, enrolled: str) -> None:
+    """Each rotation shows another fingerprint; queries go on, and the other side lists the new certificate."""
+    before = cli("federation peer list -g home --json").json["peers"][0]["certificate"]
+    shown = cli("federation peer rotate work.example -g home")
+    rotated = cli("federation peer rotate work.example --user ada -g home --json")
+
+    after = rotated.json["peer"]["certificate"]
+    granted = cli(f"federation grant show {enrolled} -g work --json").json["grant"]["certificate"]
+    assert (shown.code, rotated.code, query(cli, "list notes").code) == (0, 0, 0)
+    assert "fingerprint" in shown.out
+    assert len({before["fingerprint"], after["fingerprint"]}) == 2
+    assert after["fingerprint"] not in shown.out
+    assert granted["fingerprint"] == after["fingerprint"]
+
+
 def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
     """The JSON of `status` is the one that scripts were promised."""
     query(cli, "list notes")
@@ -197,7 +212,7 @@ def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
     peer = shape["peers"][0]
     assert set(peer) == {
         "name", "endpoint", "user", "grant_id", "state", "certificate", "last_success", "last_failure", "circuit",
-        "cache", "watch", "renewal", "latency_ms",
+        "cache", "watch", "renewal", "revocation", "latency_ms",
     }  # fmt: skip
     assert set(peer["certificate"]) == {"serial", "not_after", "expires_in_s", "renews_at"}
     assert set(peer["circuit"]) == {"state", "consecutive_failures", "opened_at", "retry_at"}
@@ -275,6 +290,7 @@ BAD = [
     ("federation peer add -g home mosaic1_x", 2, "error: Missing option '--user'"),
     ("federation peer remove nobody.example -g home", 1, "error: no peer 'nobody.example'"),
     ("federation peer reset nobody.example -g home", 1, "error: no peer 'nobody.example'"),
+    ("federation peer rotate nobody.example -g home", 1, "error: no peer 'nobody.example'"),
     ("federation query list tasks -g home", 2, "error: Missing option '--user'"),
     ("federation query list tasks --user adda -g home", 1, "error: no user 'adda'; did you mean ada?"),
     ("federation query list tasks --user ada --source federated:wrok.example -g home", 1,
@@ -457,7 +473,7 @@ def test_a_revoked_grant_shows_in_the_exit_code(cli: Cli) -> None:
 
     assert revoked.json["receipt"]["reason"] == "ended"
     assert revoked.json["receipt"]["revoked_at"] is not None
-    assert revoked.json["receipt"]["effective_at"] is None
+    assert revoked.json["receipt"]["effective_at"] >= revoked.json["receipt"]["revoked_at"]
     assert (refused.code, status.code) == (1, 3)
     assert refused.words.startswith("error: GRANT_REVOKED: ")
     states = {peer["name"]: peer["state"] for peer in status.json["peers"]}

@@ -153,7 +153,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_rows"),
         sa.UniqueConstraint("resource", "id", name="uq_rows_resource_id"),
     )
-    newest = sa.literal_column("created_at DESC")
+    newest: sa.ColumnClause[object] = sa.literal_column("created_at DESC")
     op.create_index("ix_rows_owner", "rows", ["resource", "owner", newest, "id", "team"], unique=False)
     op.create_index("ix_rows_team", "rows", ["resource", "team", newest, "id"], unique=False)
     for statement in SQLITE_SEARCH if op.get_bind().dialect.name == "sqlite" else POSTGRES_SEARCH:
