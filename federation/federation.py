@@ -210,6 +210,14 @@ class Federation:
         """
         return standing_of(self.peer(name, user), self._opened().clock)
 
+    async def armed(self, timeout_s: float = 5.0) -> bool:
+        """Wait until every peer's watch stands, or has failed its first attempt; tell whether all stand.
+
+        Arming drops what was fetched before it, so a program that counts on hits from the start waits for this.
+        """
+        watches = [peer.watch for peer in self.peers.all() if peer.watch is not None]
+        return all(await asyncio.gather(*(watch.tried(timeout_s) for watch in watches)))
+
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
         """Return a channel to a peer through the chain. Raises `NotFoundError`."""
         home = self._opened()

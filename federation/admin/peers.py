@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
@@ -18,6 +18,8 @@ from federation.v1 import admin_pb2 as pb
 __all__ = ["PeerDesk"]
 
 T = TypeVar("T")
+ARMING_S: Final = 1.0
+"""How long an enrollment waits for the watch to stand; without it everything works, if less promptly."""
 
 
 class PeerDesk:
@@ -92,6 +94,8 @@ class PeerDesk:
             raise
         peer = parts.federation.peers.add(enrolled.record)
         self._record("peer.add", peer)
+        if peer.watch is not None:  # arming drops what was fetched before it, which would puzzle whoever asks at once
+            await peer.watch.tried(ARMING_S)
         return enrolled, peer
 
     async def _rotate(self, peer: Peer) -> None:

@@ -5,6 +5,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -62,6 +63,7 @@ class PeerWatch:
         self._waiter: asyncio.Future[None] | None = None
         self._rung = self._moving = self._leaving = False
         self._told = ""
+        self._tried: Future[None] = Future()
         self._streams: set[WatchStream] = set()
 
     @property
@@ -73,6 +75,12 @@ class PeerWatch:
     def host(self) -> Host | None:
         """Where it runs, if it does."""
         return self._host
+
+    async def tried(self, timeout_s: float) -> bool:
+        """Wait until the watch stands, or its first attempt has failed; tell whether it stands. Any loop may ask."""
+        if not self.over():
+            await asyncio.wait({asyncio.wrap_future(self._tried)}, timeout=timeout_s)
+        return self._standing.state is WatchState.ARMED
 
     def begin(self, host: Host) -> None:
         """Keep a stream armed from now on, on the loop of `host`; nothing where it runs already."""
@@ -126,6 +134,7 @@ class PeerWatch:
             self._events.rearmed()
             self._turn(WatchState.ARMED)
             self._told = ""
+            self._have_tried()
 
     def take(self, event: pb.WatchResponse) -> pb.WatchAck | None:
         """Act on an event."""
@@ -156,6 +165,7 @@ class PeerWatch:
     def _gone(self, host: Host, task: asyncio.Task[None]) -> None:
         self._release(host)
         self._turn(WatchState.OFF)
+        self._have_tried()
         if task.cancelled():
             if not self._leaving:  # the loop is being ended by somebody else
                 host.lost(host)
@@ -191,12 +201,14 @@ class PeerWatch:
             last = await self._ended(stream)
             pause_s = self._pause_after(last)
         self._report(last)
+        self._have_tried()
         return pause_s
 
     async def _rest(self) -> None:
         """Wait while the circuit is not closed."""
         while not self.over() and (retry_s := self._denied_s()) is not None:
             self._turn(WatchState.OFF)
+            self._have_tried()
             await self._until(timeout_s=min(retry_s, self._settings.rest_s))
 
     def _denied_s(self) -> float | None:
@@ -279,6 +291,10 @@ class PeerWatch:
         self._rung = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _have_tried(self) -> None:
+        if not self._tried.done():
+            self._tried.set_result(None)
 
     # -- its effects
 

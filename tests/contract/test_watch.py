@@ -15,8 +15,10 @@ from federation.errors import Reason, Refusal
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED
+from federation.wire.options import SERVER
 from federation.wire.status import error_detail_of
 from tests.support.clients import ListedPeers, aio_stub
+from tests.support.pki import Pki
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 from tests.support.watching import QUICK, WatchDesk, until_watch, watching
 
@@ -343,6 +345,27 @@ async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedP
         [stream] = [stream for stream in desk.streams if not stream.over.is_set()][-1:]
         stream.revoke()
         await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
+async def test_moving_in_time_is_what_survives_connection_ageing(
+    move_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
+) -> None:
+    """A peer that ends its connections at an age cuts a stream that stays, and never one that moves before."""
+    ageing = replace(SERVER, max_connection_age_ms=1_000, max_connection_age_grace_ms=200)
+    peer = ScriptedPeer(peer_pki, options=ageing)
+    desk = WatchDesk()
+    peer.service.watches = desk.serve
+    peer.start()
+    try:
+        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, beat_s=5.0)) as fed:
+            await until_watch(fed)
+            await asyncio.sleep(3.0)
+            assert len(desk.streams) >= 2
+            assert (flushes(fed) > 1) is gaps
+    finally:
+        peer.stop()
 
 
 @pytest.mark.asyncio

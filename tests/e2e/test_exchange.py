@@ -162,7 +162,8 @@ async def test_a_revoked_grant_is_refused_at_the_next_call(home: Running, work: 
 
     assert caught.value.reason is Reason.GRANT_REVOKED
     assert receipt.HasField("revoked_at")
-    assert not receipt.HasField("effective_at")
+    assert receipt.HasField("effective_at")
+    assert [instance.how for instance in receipt.instances] == ["acked"]
     status = await home.admin.Status(pb.StatusRequest())
     assert status.peers[0].state == pb.PEER_STATE_REVOKED
 

@@ -21,7 +21,7 @@ from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc
 from federation.wire.metadata import LEASE_MS, Metadata
-from federation.wire.options import SERVER
+from federation.wire.options import SERVER, ServerOptions
 from federation.wire.status import refusal_status
 from tests.support.pki import GRANT_ID, Leaf, Pki, channel_credentials, server_credentials
 
@@ -210,8 +210,8 @@ class _Handlers(grpc.GenericRpcHandler):
 class ScriptedPeer:
     """A scripted service on a port of its own, and what a client needs to reach it."""
 
-    def __init__(self, pki: Pki, gateway: str = "work.example") -> None:
-        self.pki, self.gateway = pki, gateway
+    def __init__(self, pki: Pki, gateway: str = "work.example", options: ServerOptions = SERVER) -> None:
+        self.pki, self.gateway, self.options = pki, gateway, options
         self.service = ScriptedService()
         self.port = 0
         self._server: grpc.Server | None = None
@@ -223,7 +223,7 @@ class ScriptedPeer:
 
     def start(self) -> None:
         """Serve; again after a `stop`, on the same port."""
-        server = grpc.server(ThreadPoolExecutor(max_workers=64), options=SERVER.to_grpc())
+        server = grpc.server(ThreadPoolExecutor(max_workers=64), options=self.options.to_grpc())
         server.add_generic_rpc_handlers((_Handlers(self.service),))
         leaf = self.pki.server(self.gateway, "127.0.0.1")
         credentials = server_credentials(leaf, self.pki.trust_bundle)
