@@ -56,6 +56,7 @@ enroll = {enroll}
 
 [certificates]
 # client_lifetime_s = 86400
+# server_lifetime_s = 31536000
 # token_lifetime_s = 900
 
 [telemetry]

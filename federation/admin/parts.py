@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from federation.client.peers import PeerRegistry
+from federation.client.peers import Peer, PeerRegistry
 from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.resources.provider import ResourceProvider
@@ -26,6 +26,10 @@ class Federating(Protocol):
     @property
     def peers(self) -> PeerRegistry:
         """Every peer by name and local user."""
+        ...
+
+    async def rotate(self, peer: str, user: str | None = None) -> Peer:
+        """Replace the certificate for a peer now."""
         ...
 
     def stub(self, peer: str, user: str | None = None) -> Any:

@@ -17,9 +17,12 @@ from federation.admin.statuses import error_of
 from federation.client.renewal import Renewer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
+from federation.federation import StoredPeers, sync_channel
 from federation.trust.issuing import EnrollmentRefusal
+from federation.trust.renewing import renew
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
+from federation.v1.federation_pb2_grpc import FederationServiceStub
 from tests.support.gateways import SCOPE, Running, Start, enroll, fill
 
 HOURS = 3_600
@@ -254,6 +257,26 @@ async def test_twenty_peers_that_end_together_renew_apart(work: Running, start: 
     assert max(ends) - min(ends) < 60
     assert renewals_at[-1] - renewals_at[0] > 3_600
     assert len({at // 60 for at in renewals_at}) > 12
+
+
+@pytest.mark.asyncio
+async def test_a_program_of_threads_alone_follows_a_rotation(home: Running, work: Running) -> None:
+    """A sync channel takes a new certificate from the store in the background, and its calls go on."""
+    await enroll(home, work)
+    config = home.gateway.config
+    await home.stop()
+    channel = await asyncio.to_thread(sync_channel, config.directory, "work.example", "ada")
+    peer, stub = channel.peer, FederationServiceStub(channel)
+    old = peer.record
+
+    async with StoredPeers(config).opened() as store:
+        await renew(old, gateway_name=config.name, peers=store)
+    await eventually(lambda: peer.record != old)
+    reply = await asyncio.to_thread(stub.List, TASKS)
+    await asyncio.to_thread(channel.close)
+
+    assert reply.rows
+    assert peer.record.certificate_pem == work.gateway.grants.all()[0].newest.pem
 
 
 FOLLOWER = """
