@@ -44,7 +44,7 @@ class PageTokens:
         return offset
 
     def _seal(self, context: bytes, payload: bytes) -> str:
-        return base64.urlsafe_b64encode(self._mac(context, payload) + payload).rstrip(b"=").decode()
+        return _spelled(self._mac(context, payload) + payload)
 
     def _open(self, context: bytes, token: str) -> bytes:
         if len(token) > MAX_TOKEN:
@@ -54,7 +54,8 @@ class PageTokens:
         except (binascii.Error, ValueError):
             raise _foreign() from None
         mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(context, payload)):
+        # Base64 has several spellings of the same bytes, of which the MAC sees nothing: only the one made here counts.
+        if _spelled(raw) != token or not hmac.compare_digest(mac, self._mac(context, payload)):
             raise _foreign()
         return payload
 
@@ -70,6 +71,10 @@ def list_context(grant_id: str, resource: str, where: Mapping[str, str]) -> byte
 def search_context(grant_id: str, query: str, resources: Iterable[str]) -> bytes:
     """Return what binds a token to one search: everything but the size and the place of the page."""
     return _context("search", grant_id, query, *sorted(resources))
+
+
+def _spelled(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
 def _context(*parts: str) -> bytes:
