@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 
-from federation.cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.cache import Partition
 from federation.client.flight import Flight
-from federation.shelf import Grant, Shelf
 from tests.race.explorer import Explored, explore
+from tests.race.mutants import (
+    FlightsOutliveEpochs,
+    FlightsStay,
+    FlushForgetsEntries,
+    HitsExtend,
+    LifeFromReceipt,
+    NoFence,
+    NoLookAtDelivery,
+    NoQuestionAfterAChange,
+    NothingIsFinal,
+)
 from tests.race.world import Scenario
 
 EVERYTHING = {"revoke": True, "change": True, "scope": True, "cancel": True, "cuts": False}
@@ -53,93 +63,6 @@ def test_merging_equal_states_skips_no_order() -> None:
 
 
 # -- the explorer finds what it is for
-
-
-class NoFence(Partition[Flight]):
-    """Inserts whatever arrives, whenever it was asked for."""
-
-    def _fenced(self, ticket: Ticket) -> Shelf[Flight] | None:
-        return self._shelf(ticket.key)
-
-
-class NoLookAtDelivery(Partition[Flight]):
-    """Delivers whatever arrives."""
-
-    def verdict(self, ticket: Ticket) -> Verdict:
-        return Verdict.DELIVER
-
-
-class NoQuestionAfterAChange(Partition[Flight]):
-    """Knows revocation, but not that a scope has ended."""
-
-    def verdict(self, ticket: Ticket) -> Verdict:
-        found = super().verdict(ticket)
-        return Verdict.DELIVER if found is Verdict.ASK_AGAIN else found
-
-
-class LifeFromReceipt(Partition[Flight]):
-    """Counts an answer's life from its arrival."""
-
-    def insert(self, ticket: Ticket, body: bytes, lease_s: float, filled_by: str = "") -> bool:
-        with self._lock:
-            elapsed, wall = self._read()
-        return super().insert(ticket._replace(elapsed=elapsed, wall=wall), body, lease_s, filled_by)
-
-
-class FlightsOutliveEpochs(Partition[Flight]):
-    """Keys flights by the query alone: a flush leaves them where the next caller finds them."""
-
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
-        with self._lock:
-            kept = {key: flight for shelf in self._shelves() for key, flight in shelf.flights.items()}
-        flushed = super().flush(cause, grant_id, resource)
-        with self._lock:
-            for key, flight in kept.items():
-                self._shelf(key).flights.setdefault(key, flight)
-        return flushed
-
-
-class HitsExtend(Partition[Flight]):
-    """Gives an entry a new life with every hit."""
-
-    def look(self, key: Key, join: Callable[[Flight], bool], launch: Callable[[Ticket], Flight]) -> Hit | Miss[Flight]:
-        found = super().look(key, join, launch)
-        if isinstance(found, Hit):
-            with self._lock:
-                elapsed, wall = self._read()
-                shelf = self._shelf(key)
-                shelf._entries[key] = shelf._entries[key]._replace(elapsed=elapsed, wall=wall)
-        return found
-
-
-class FlushForgetsEntries(Partition[Flight]):
-    """Moves the epoch but leaves what was kept."""
-
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
-        with self._lock:
-            kept = [(key, entry) for shelf in self._shelves() for key, entry in shelf._entries.items()]
-        flushed = super().flush(cause, grant_id, resource)
-        with self._lock:
-            for key, entry in kept:
-                self._shelf(key).keep(key, entry)
-        return flushed
-
-
-class FlightsStay(Partition[Flight]):
-    """Never lets a flight go from the register."""
-
-    def forget(self, ticket: Ticket, flight: Flight) -> None:
-        """Forget nothing."""
-
-
-class NothingIsFinal(Partition[Flight]):
-    """Forgets a revocation as soon as it has flushed."""
-
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
-        flushed = super().flush(cause, grant_id, resource)
-        with self._lock:
-            self._grants[grant_id or next(iter(self._grants), "")] = Grant()
-        return flushed
 
 
 MUTANTS: dict[type[Partition[Flight]], tuple[Scenario, str]] = {

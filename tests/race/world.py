@@ -262,7 +262,7 @@ class GatewayWorld:
 
         Of epochs only what they decide is taken: two flushes in either order leave tickets that may do the same.
         """
-        names = _Names(self.partition)
+        names = Names(self.partition)
         return (
             (self.revoked, self.version, self.scope, self.rotated, self._noted()),
             (self.told_revoked, self.told_version, self.told_scope, self.ticks),
@@ -279,7 +279,7 @@ class GatewayWorld:
     def _noted(self) -> float:
         return self.noted_until if self.scenario.revoke else 0.0
 
-    def _caller_digest(self, caller: Caller, names: "_Names") -> Hashable:
+    def _caller_digest(self, caller: Caller, names: "Names") -> Hashable:
         if caller.run is None or caller.run.done:
             return caller.run is None
         return (caller.version_known, names.flow(caller.run._flow))
@@ -288,12 +288,12 @@ class GatewayWorld:
         outcome = self.served.get(n)
         return None if outcome is None else (outcome.code.name, Answer.of(outcome) if outcome.ok else None)
 
-    def _partition_digest(self, names: "_Names") -> Hashable:
+    def _partition_digest(self, names: "Names") -> Hashable:
         grants = self.partition._grants.values()
         detached = tuple(sorted(names.flight(flight) for flight in self.partition._detached))
         return tuple((grant.revoked, tuple(self._shelf_digests(grant, names))) for grant in grants), detached
 
-    def _shelf_digests(self, grant: Any, names: "_Names") -> Iterator[Hashable]:
+    def _shelf_digests(self, grant: Any, names: "Names") -> Iterator[Hashable]:
         for resource, shelf in sorted(grant.shelves.items()):
             entries = tuple((key, entry.body, entry.elapsed, entry.life) for key, entry in shelf._entries.items())
             flights = tuple((key, names.flight(flight)) for key, flight in shelf.flights.items())
@@ -301,7 +301,7 @@ class GatewayWorld:
                 yield (resource, entries, flights)
 
 
-class _Names:
+class Names:
     """Names objects by the order in which they are met, and writes down where a flow stands."""
 
     PLAIN = (int, float, str, bytes, Enum, Key, type(None))

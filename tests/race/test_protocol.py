@@ -1,0 +1,143 @@
+"""Every order of events between B and the caches that hold its answers, with the real code of both sides."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.race.explorer import explore
+from tests.race.mutants import (
+    AcksAtOnce,
+    AwaitsNoWatcher,
+    FlightsOutliveEpochs,
+    ForgetsAtRestart,
+    HitsExtend,
+    LifeFromReceipt,
+    MissesNothing,
+    NoFence,
+    NoLookAtDelivery,
+    NotesLate,
+    NotesNoMargin,
+    told_first,
+)
+from tests.race.protocol import Protocol
+
+pytestmark = pytest.mark.asyncio  # the watchers of the hub are bound to a loop; nothing is awaited on it
+LIST, LIST_B, SEARCH = (0, "list"), (1, "list"), (0, "search")
+TWO_CACHES = (("a", "g1"), ("b", "g1"))
+TWO_GRANTS = (("a", "g1"), ("a", "g2"))
+SCENARIOS = {
+    "revoked, the watch cut and armed again": Protocol(cuts=1, arms=1),
+    "revoked, the watch cut, until the end of the note": Protocol(cuts=1, arms=1, ticks=(34,)),
+    "revoked while a call blocks": Protocol(blocking=True, cuts=1, changes=1),
+    "rows change while the watch is cut": Protocol(takes="", cuts=1, arms=1, changes=1),
+    "two callers, all events but cancels": Protocol(cuts=1, arms=1, changes=1, ticks=(34,)),
+    "narrowed, the watch cut": Protocol(takes="narrow", cuts=1),
+    "never watched": Protocol(armed=False, ticks=(29, 5)),
+    "a slow clock": Protocol(cuts=1, ticks=(31, 1, 1.5), rate=0.95),
+    "a fast clock": Protocol(cuts=1, ticks=(28, 1, 5), rate=1.05),
+    "B killed in the middle": Protocol(crash=True, ticks=(29, 5), arms=1),
+    "three callers, revoked, an acknowledgement lost": Protocol(calls=(LIST,) * 3, cuts=1, arms=1),
+    "three callers, cancelled": Protocol(calls=(LIST,) * 3, cancel=True),
+    "two caches of one grant": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), ticks=(34,)),
+    "two grants in one cache": Protocol(sides=TWO_GRANTS, calls=(LIST, LIST_B, LIST), cuts=1),
+    "a search beside a list": Protocol(calls=(LIST, SEARCH), cuts=1, arms=1),
+}
+ALL = Protocol(cuts=1, arms=1, changes=1, cancel=True, ticks=(34,))
+LONG = {
+    "two callers, all events": ALL,
+    "two callers, all events, narrowed": replace(ALL, takes="narrow", changes=0),
+    "three callers, all that cuts": Protocol(calls=(LIST,) * 3, cuts=1, arms=1, cancel=True),
+    "two cuts": Protocol(cuts=2, arms=2),
+    "narrowed, armed again": Protocol(takes="narrow", cuts=1, arms=1),
+    "a slow clock, armed again": Protocol(cuts=1, arms=1, ticks=(31, 1, 1.5), rate=0.95),
+    "armed late, rows change": Protocol(armed=False, arms=1, ticks=(29, 5), changes=1),
+    "two caches, cut": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, ticks=(34,)),
+    "B killed in the middle, the watch cut": Protocol(crash=True, cuts=1, arms=1, ticks=(29, 5)),
+    "calls that block, armed again": Protocol(blocking=True, cuts=1, arms=1, changes=1),
+}
+
+
+def holds(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
+    """Explore everything, and print what was seen."""
+    result = explore(protocol, seconds=1_500)
+    print(result)
+    record_property("explored", str(result))
+    assert not result.violation, str(result)
+    assert result.exhaustive, str(result)
+
+
+@pytest.mark.parametrize("protocol", SCENARIOS.values(), ids=SCENARIOS)
+async def test_every_order_keeps_the_promises(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
+    """P1, P2, P3, scopes and freshness hold in every order of the events of both sides; nobody sleeps."""
+    holds(protocol, record_property)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("protocol", LONG.values(), ids=LONG)
+async def test_every_order_of_more_events_keeps_the_promises(
+    protocol: Protocol, record_property: Callable[[str, Any], None]
+) -> None:
+    """The same with more events at once."""
+    holds(protocol, record_property)
+
+
+async def test_merging_equal_states_skips_no_order() -> None:
+    """The count of orders is the same whether equal states are merged or every order is walked by itself."""
+    protocol = Protocol(calls=(LIST,), cuts=1, ticks=(34,))
+    merged, one_by_one = explore(protocol), explore(protocol, merge=False)
+    assert merged.orders == one_by_one.orders
+    assert merged.states < one_by_one.states
+    assert not one_by_one.violation
+
+
+MUTANTS = {
+    "no fence on insert": (Protocol(blocking=True, partition=NoFence), "an entry is left at a gateway that knew"),
+    "no look at delivery": (
+        Protocol(takes="narrow", blocking=True, partition=NoLookAtDelivery),
+        "scope: rows of a scope",
+    ),
+    "a life from the receipt": (
+        Protocol(armed=False, ticks=(5, 27, 2), partition=LifeFromReceipt),
+        "P1: an entry outlives the receipt",
+    ),
+    "a hit gives a new life": (
+        Protocol(calls=(LIST,) * 3, armed=False, ticks=(20, 14), partition=HitsExtend),
+        "P1: an entry outlives the receipt",
+    ),
+    "a lease noted after its answer left": (Protocol(table=NotesLate, armed=False), "P1: an entry outlives"),
+    "told before refused": (
+        Protocol(takes="narrow", steps=told_first),
+        "scope: rows of a scope",
+    ),
+    "no new epoch when armed again": (
+        Protocol(takes="", cuts=1, arms=1, changes=1, handler=MissesNothing),
+        "an entry is kept from before a change",
+    ),
+    "flights of any epoch": (Protocol(takes="", changes=1, partition=FlightsOutliveEpochs), "freshness"),
+    "one id for two caches": (
+        Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, one_id=True),
+        "P1: an entry outlives the receipt",
+    ),
+    "acknowledged without a flush": (Protocol(handler=AcksAtOnce), "P1"),
+    "a note without a margin": (
+        Protocol(armed=False, ticks=(31,), rate=0.95, table=NotesNoMargin),
+        "P1: an entry outlives the receipt",
+    ),
+    "leases forgotten at a restart": (Protocol(crash=True, table=ForgetsAtRestart), "P1: an entry outlives"),
+    "watchers without a lease not awaited": (
+        Protocol(calls=(SEARCH,), table=AwaitsNoWatcher),
+        "P1: rows were delivered after the receipt",
+    ),
+}
+
+
+@pytest.mark.parametrize(("protocol", "promise"), MUTANTS.values(), ids=MUTANTS)
+async def test_each_mutant_is_caught(protocol: Protocol, promise: str) -> None:
+    """A protocol with one rule broken violates a promise in some order, and the explorer names the order."""
+    result = explore(protocol)
+    print(result)
+    assert promise in result.violation, str(result)
+    assert result.trace
