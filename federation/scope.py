@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from federation.errors import InputError, Reason, Refusal
+from federation.near import near_matches
 
 __all__ = ["KNOWN_RESOURCES", "SENSITIVE_RESOURCES", "RowFilter", "Scope"]
 
@@ -64,23 +65,20 @@ class Scope:
         """
         try:
             document = json.loads(text, object_pairs_hook=_unique_keys)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:  # also for a number of thousands of digits
             raise InputError("scope", f"not JSON: {e}") from e
         document = _object(document, "scope", _FIELDS)
-        resources = _names(document.get("resources"), "scope.resources")
+        resources = _resources(document.get("resources"), "scope.resources")
         if not resources:
             raise InputError("scope.resources", "name at least one resource, such as tasks")
-        known = KNOWN_RESOURCES | SENSITIVE_RESOURCES
-        for name in resources:
-            if name not in known:
-                raise InputError("scope.resources", f"unknown resource {name!r}; known are {_listed(known)}")
-        excluded = _names(document.get("excluded_resources", []), "scope.excluded_resources")
+        excluded = _resources(document.get("excluded_resources", []), "scope.excluded_resources")
         filters = document.get("filters", {})
         if not isinstance(filters, dict):
             raise InputError("scope.filters", "must be an object of resource: filter")
         for name in filters:
             if name not in resources:
-                raise InputError(f"scope.filters.{name}", "filters a resource that scope.resources does not name")
+                field = f"scope.filters.{_shown(name)}"
+                raise InputError(field, "filters a resource that scope.resources does not name")
         return cls(
             resources=resources,
             excluded_resources=excluded,
@@ -130,7 +128,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"scope.{key}", "stands twice")
+            raise InputError(f"scope.{_shown(key)}", "stands twice")
         result[key] = value
     return result
 
@@ -140,12 +138,23 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
         raise InputError(name, "must be a JSON object")
     for key in value:
         if key not in fields:
-            raise InputError(f"{name}.{key}", f"unknown field; known are {_listed(fields)}")
+            raise InputError(f"{name}.{_shown(key)}", f"unknown field; known are {_listed(fields)}")
     return value
 
 
+def _resources(value: object, name: str) -> tuple[str, ...]:
+    """Return known resources. One that is excluded is one too: a slip in its name would leave it open."""
+    resources, known = _names(value, name), KNOWN_RESOURCES | SENSITIVE_RESOURCES
+    for resource in resources:
+        if resource not in known:
+            near = near_matches(resource, known, most=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {_listed(known)}"
+            raise InputError(name, f"unknown resource {resource[:64]!r}; {hint}")
+    return resources
+
+
 def _names(value: object, name: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise InputError(name, "must be a list of names")
     if len(set(value)) != len(value):
         raise InputError(name, "names something twice")
@@ -172,6 +181,11 @@ def _filter(value: object, name: str) -> RowFilter:
 def _filter_json(value: RowFilter) -> dict[str, Any]:
     teams = {} if value.include_teams is None else {"include_teams": sorted(value.include_teams)}
     return {**teams, "include_personal": value.include_personal}
+
+
+def _shown(name: str) -> str:
+    """Return somebody's name such that a message can hold it: short, ASCII, nothing invisible."""
+    return name[:64].encode("unicode_escape").decode()
 
 
 def _listed(names: Iterable[str]) -> str:

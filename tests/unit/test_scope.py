@@ -92,6 +92,15 @@ def test_the_cap_bounds_every_page_size(asked: int, given: int):
         ('{"resources": ["tasks", "tasks"]}', "scope.resources"),
         ('{"resources": ["tasks"], "resources": ["notes"]}', "scope.resources"),
         ('{"resources": ["tasks"], "resource": []}', "scope.resource"),
+        ('{"resources": ["tasks"], "excluded_resources": ["taks"]}', "scope.excluded_resources"),
+        ('{"resources": ["tasks"], "\\ud800": 1}', r"scope.\ud800"),
+        ('{"resources": ["tasks"], "\\ud800": 1, "\\ud800": 2}', r"scope.\ud800"),
+        ('{"resources": ["tasks"], "filters": {"\\ud800": {}}}', r"scope.filters.\ud800"),
+        (
+            '{"resources": ["tasks"], "filters": {"tasks": {"include_teams": ["\\ud800"]}}}',
+            "scope.filters.tasks.include_teams",
+        ),
+        pytest.param('{"max_rows_per_query": ' + "1" * 5_000 + "}", "scope", id="thousands of digits"),
         ('{"resources": ["tasks"], "max_rows_per_query": 0}', "scope.max_rows_per_query"),
         ('{"resources": ["tasks"], "max_rows_per_query": true}', "scope.max_rows_per_query"),
         ('{"resources": ["tasks"], "max_rows_per_query": 1001}', "scope.max_rows_per_query"),
@@ -116,3 +125,10 @@ def test_a_wrong_document_names_its_field(document: str, field: str):
         Scope.parse(document)
 
     assert caught.value.field == field
+    assert str(caught.value).isprintable()
+
+
+def test_a_slip_in_the_name_of_an_excluded_resource_is_told():
+    """What the operator meant to close must not stay open because its name was misspelt."""
+    with pytest.raises(InputError, match="did you mean tasks"):
+        Scope.parse('{"resources": ["tasks"], "excluded_resources": ["taks"]}')
