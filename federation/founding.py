@@ -71,15 +71,18 @@ enroll = {enroll}
 async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
     """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
 
-    The directory appears only when it is complete. Raises `ConflictError` where a gateway is there already, or
-    anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot work.
+    The directory appears only when it is complete; one that is there and empty stays the same directory, which a shell
+    may stand in or a disk be mounted on, and gets its settings last. Raises `ConflictError` where a gateway is there
+    already, or anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot
+    work.
     """
     directory = config.directory.absolute()
     _check_free(directory, config.socket_path)
+    beside = directory if directory.is_dir() else directory.parent
     try:
-        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=beside))
     except OSError as e:
-        raise InputError("directory", f"cannot write in {directory.parent}: {e.strerror}") from e
+        raise InputError("directory", f"cannot write in {beside}: {e.strerror}") from e
     try:
         authority = await _fill(staged, config, clock)
         try:
@@ -124,9 +127,29 @@ async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
 
 def _place(staged: Path, directory: Path) -> None:
     try:
-        staged.replace(directory)
+        if staged.parent == directory:
+            _move_up(staged)
+        else:
+            staged.replace(directory)
     except OSError as e:
         raise InputError("directory", f"cannot make {directory}: {e.strerror}") from e
+
+
+def _move_up(staged: Path) -> None:
+    """Move everything one directory up, the settings last: without them nobody takes it for a gateway."""
+    directory = staged.parent
+    (staged / "run").rmdir()
+    (directory / "run").mkdir(mode=0o700)  # of two that come this far at once, one fails here
+    moved = [directory / "run"]
+    try:
+        directory.chmod(0o700)
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+            path.rename(directory / path.name)
+            moved.append(directory / path.name)
+    except OSError:
+        for path in reversed(moved):
+            path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 async def _forget(config: GatewayConfig) -> None:

@@ -1,8 +1,10 @@
 """`found_gateway`: a gateway's directory, all of it or nothing."""
 
+import errno
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,12 +69,54 @@ async def test_the_commented_defaults_are_the_real_ones(config: GatewayConfig) -
 
 @pytest.mark.asyncio
 async def test_an_empty_directory_is_taken(config: GatewayConfig) -> None:
-    """A directory that was made for it beforehand will do."""
+    """A directory that was made for it beforehand will do, and stays the one that a shell may stand in."""
     config.directory.mkdir(mode=0o755)
+    before = config.directory.stat().st_ino
 
     await found_gateway(config)
 
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.directory.iterdir()}
+    assert modes == {"gateway.toml": 0o600, "gateway.db": 0o600, "seal.key": 0o600, "run": 0o700}
+    assert config.directory.stat().st_ino == before
     assert stat.S_IMODE(config.directory.stat().st_mode) == 0o700
+    assert leftovers(config) == ["work"]
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
+    config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two gateways made in one empty directory at once, one is refused and leaves the other's files alone."""
+    config.directory.mkdir()
+    save = founding.save_identity
+
+    async def taken(*args: Any) -> None:
+        (config.directory / "run").mkdir()
+        await save(*args)
+
+    monkeypatch.setattr(founding, "save_identity", taken)
+
+    with pytest.raises(InputError, match="cannot make"):
+        await found_gateway(config)
+    assert [path.name for path in config.directory.iterdir()] == ["run"]
+
+
+@pytest.mark.asyncio
+async def test_a_move_that_fails_is_undone(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file cannot be put in its place, the empty directory is empty again."""
+    config.directory.mkdir()
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name == "gateway.toml":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+
+    with pytest.raises(InputError, match="No space left on device"):
+        await found_gateway(config)
+    assert list(config.directory.iterdir()) == []
 
 
 @pytest.mark.asyncio
