@@ -3,6 +3,7 @@
 A setting that is not in the file has the default that stands here.
 """
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -179,7 +180,7 @@ class GatewayConfig:
     def advertised_host(self) -> str:
         """The host that enrollment tokens and answers name."""
         host, _ = parse_address(self.listen, "listen")
-        return self.advertise or (self.name if host in {"0.0.0.0", "::"} else host)  # noqa: S104 - compared, not bound
+        return self.advertise or (self.name if _is_wildcard(host) else host)
 
     @classmethod
     def load(cls, directory: Path) -> "GatewayConfig":
@@ -218,6 +219,13 @@ def parse_address(address: str, name: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) <= 65_535):  # noqa: PLR2004
         raise ConfigError(name, f"{port!r} is not a port from 0 to 65535")
     return bare, int(port)
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified  # however its zeros are written
+    except ValueError:
+        return False
 
 
 def _build(kind: type[Any], document: Mapping[str, Any], prefix: str, **given: Any) -> Any:

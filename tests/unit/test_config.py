@@ -79,6 +79,8 @@ def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
         ("127.0.0.1:1", "", "127.0.0.1"),
         ("0.0.0.0:1", "", "work.example"),
         ("[::]:1", "", "work.example"),
+        ("[0:0:0:0:0:0:0:0]:1", "", "work.example"),
+        ("localhost:1", "", "localhost"),
         ("0.0.0.0:1", "w.internal", "w.internal"),
     ],
 )
