@@ -19,6 +19,7 @@ from federation.resources.words import snippet
 from federation.resources.writing import write_batch
 from federation.scope import RowFilter
 from federation.store.database import Database
+from federation.store.faults import storing
 from federation.store.schema import memberships, teams, users
 
 __all__ = ["SqlProvider"]
@@ -81,12 +82,16 @@ class SqlProvider:
         return frozenset(row.team_id for row in await self._read(mine, {}))
 
     async def remove_user(self, subject: str) -> Removal:
-        """Take the user out of every team, and away altogether where it owns no row; then tell those who listen."""
+        """Take the user out of every team, and away altogether where it owns no row; then tell those who listen.
+
+        Raises `StoreError` where the database refuses.
+        """
         changes: tuple[Change, ...] = ()
         async with self._writing:
             try:
-                async with self._database.write() as connection:
-                    removal, changes = await delete_user(connection, plain_id(subject))
+                with storing(f"the user {subject} cannot be removed"):
+                    async with self._database.write() as connection:
+                        removal, changes = await delete_user(connection, plain_id(subject))
             finally:
                 self._feed.publish(changes)
         return removal
@@ -108,13 +113,15 @@ class SqlProvider:
         """Write a batch in one transaction, then tell those who listen to `changes`.
 
         What is equal to what is stored already is left alone and announces nothing. Raises `UnknownReferencesError`
-        where a row or membership names a user or team that neither the batch nor the database has; nothing is written.
+        where a row or membership names a user or team that neither the batch nor the database has, `StoreError` where
+        the database refuses; nothing is written.
         """
         changes: tuple[Change, ...] = ()
         async with self._writing:
             try:
-                async with self._database.write() as connection:
-                    changes = await write_batch(connection, batch, self._clock.now_us())
+                with storing("the rows cannot be stored"):
+                    async with self._database.write() as connection:
+                        changes = await write_batch(connection, batch, self._clock.now_us())
             finally:
                 # Also where the commit was cut off and may or may not have happened: one change too many is harmless.
                 self._feed.publish(changes)

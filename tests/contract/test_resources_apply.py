@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import pytest_asyncio
 
-from federation.errors import ChangesLostError, UnknownReferencesError
+from federation.errors import ChangesLostError, StoreError, UnknownReferencesError
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.changes import MAX_WAITING, ChangeStream
 from federation.resources.document import Document
@@ -281,3 +281,15 @@ async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: S
             await provider.apply(Batch(users=[f"user{step}"]))
         stored = (await provider.list("ada", ListQuery("tasks", EVERYTHING, 101, {"step": str(step)}))).items
         assert len(stored) in {0, 100}
+
+
+@pytest.mark.asyncio
+async def test_a_database_that_refuses_is_told_as_that(provider: SqlProvider, database: Database):
+    """Whoever imports rows or removes a user hears that the database failed, and neither SQL nor values."""
+    async with database.write() as connection:
+        await connection.exec_driver_sql("DROP TABLE memberships")
+
+    with pytest.raises(StoreError, match=r"^the rows cannot be stored: the database says: [^\n]*memberships[^\n]*$"):
+        await provider.apply(Batch(members=(Member("ada", "T1"),)))
+    with pytest.raises(StoreError, match=r"^the user ada cannot be removed: the database says: "):
+        await provider.remove_user("ada")
