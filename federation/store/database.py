@@ -78,8 +78,11 @@ class FileLock:
         _LOCKS.add(self)
 
     def acquire(self) -> None:
-        """Take the lock at once; raise `LockedError` that names the holder's process."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock at once; raise `LockedError` that names the holder's process, `StoreError` without a file."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise StoreError(f"cannot write the lock file {self.path}: {e.strerror}") from e
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -82,6 +82,14 @@ def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
     second.release()
 
 
+def test_a_lock_file_that_cannot_be_written_is_told(tmp_path):
+    """Something else in the lock file's place, or a disk that is read-only, is one sentence and no trace."""
+    (tmp_path / "l").mkdir()
+
+    with pytest.raises(StoreError, match=r"cannot write the lock file .*Is a directory"):
+        FileLock(tmp_path / "l", "served").acquire()
+
+
 @pytest.mark.asyncio
 async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
     """A Python with an old SQLite says so at the start, with the way out."""
