@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
 def show(run: Run, console: Console) -> None:
     """Print every table."""
     about = machine()
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False, soft_wrap=True)
     plan = run.plan
     console.print(
         f"{plan.rounds} rounds of {plan.calls.live} live or {plan.calls.quick} quick calls a variant, "
@@ -141,7 +141,7 @@ def _sizes(run: Run) -> Table:
 
 
 def _goals(run: Run) -> Table:
-    table = Table(title="Goals, judged by the best round")
+    table = Table(title="Goals: ratios judged by the median over rounds, times by the best round")
     for heading in ("goal", "limit", "measured", "", "off by"):
         table.add_column(heading)
     for goal in goals(run):
