@@ -6,12 +6,14 @@
 
 Nothing waits and no timer runs: a cooldown is over when somebody asks after its end. A transition is returned, never
 reported from here, so that whoever logs it does so outside the lock. Every permit is handed back by `record`, also
-that of a call which was cancelled or broke (`Evidence.IGNORED`).
+that of a call which was cancelled or broke (`Evidence.IGNORED`). Only a driver that died, such as a loop that was
+closed under its calls, hands nothing back: so a probe's permit lapses some time after the deadline of its call.
 """
 
 import random
 from collections.abc import Callable
 from enum import Enum, StrEnum
+from math import inf
 from threading import Lock
 from typing import Final, NamedTuple, Protocol
 
@@ -34,7 +36,7 @@ __all__ = [
 MIN_WIRE_BUDGET_S: Final = 1.0
 """A timeout says something about the peer only if the peer had at least so long to answer."""
 PROBE_PATIENCE_S: Final = 1.0
-"""What a caller is told to wait while another caller's probe is under way."""
+"""What a caller is told to wait while another one's probe is under way, and by how much that may outlast its call."""
 
 
 class CircuitState(StrEnum):
@@ -156,13 +158,17 @@ class CircuitBreaker:
         self._closed: Permit | None = Permit(0)
         """The permit of every call while closed: it holds nothing of the call. Read without the lock, once."""
         self._probe: Permit | None = None
+        self._probe_until = inf
         self._failures = 0
         self._trips = 0
         self._opened_at = 0.0
         self._retry_at = 0.0
 
-    def allow(self, now: float) -> Permit | Denied:
-        """Return a permit, which must come back by `record`, or the time to wait."""
+    def allow(self, now: float, deadline: float = inf) -> Permit | Denied:
+        """Return a permit, which must come back by `record`, or the time to wait.
+
+        `deadline` is when the call will have ended at the latest, in the terms of `now`.
+        """
         closed = self._closed
         if closed is not None:
             return closed
@@ -171,10 +177,11 @@ class CircuitBreaker:
                 return self._closed
             if self._state is CircuitState.OPEN and now < self._retry_at:
                 return Denied(self._retry_at - now)
-            if self._probe is not None:
+            if self._probe is not None and now < self._probe_until:
                 return Denied(PROBE_PATIENCE_S)
             transition = self._turn(CircuitState.HALF_OPEN) if self._state is CircuitState.OPEN else None
             self._probe = Permit(self._generation, True, transition)
+            self._probe_until = deadline + PROBE_PATIENCE_S
             return self._probe
 
     def look(self, now: float) -> Denied | None:

@@ -55,6 +55,10 @@ class AioPort:
         """Call `function` on the loop at a monotonic instant."""
         return self.loop.call_at(self.loop.time() + max(0.0, at - self.now()), function).cancel
 
+    def ending(self, cancel: Callable[[], object]) -> Callable[[], object]:
+        """Return how to cancel something of this loop, which fails in a loop that was closed under it."""
+        return lambda: None if self.loop.is_closed() else cancel()
+
     def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
         """Start gRPC's own call; its end resumes the run."""
         refusal = self.channel.refusal()
@@ -72,7 +76,7 @@ class AioPort:
         waiting = wire.__await__()
         future = waiting.send(None)
         future._asyncio_future_blocking = False  # asyncio's protocol: we wait for it without a task
-        step.on_claim(wire.cancel)
+        step.on_claim(self.ending(wire.cancel))
         future.add_done_callback(partial(self._arrived, run, step, call, line, wire, waiting))
         return None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from federation.client.flight import Flight
 from federation.client.flow import Call, Cancelled, Flow, Join, Outcome
@@ -11,6 +11,8 @@ from federation.client.outcomes import interrupted, timed_out
 __all__ = ["Port", "Run", "Step"]
 
 Resume = Callable[[Any], Call | Join]
+_GRACE_S: Final = 0.25
+"""How long after its deadline a flight of somebody else is waited for: beyond it, whoever drove it is gone."""
 
 
 class Step:
@@ -188,8 +190,9 @@ class Run:
                 raise error
         if flight.landed:
             return self._landed(flight)
-        if deadline < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
-            step.on_claim(self._port.timer(deadline, lambda: self.answer(step, timed_out())))
+        patience = deadline if flow is not None else min(deadline, flight.deadline + _GRACE_S)
+        if patience < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
+            step.on_claim(self._port.timer(patience, lambda: self.answer(step, timed_out())))
         flight.subscribe(self._port.at_home(lambda: self._land(step, flight)))
         return None
 

@@ -103,7 +103,7 @@ class _UnaryPort:
         if left == 0.0:
             return timed_out()
         task = self._base.loop.create_task(self._invoke(_changed(self._details, left, call), call.request))
-        step.on_claim(task.cancel)
+        step.on_claim(self._base.ending(task.cancel))
         task.add_done_callback(lambda ended: self._arrived(run, step, ended))
         return None
 

@@ -27,6 +27,7 @@ class _Base(Protocol):
     def at_home(self, function: Callable[[], object]) -> Callable[[], None]: ...
     def soon(self, function: Callable[[], object]) -> None: ...
     def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]: ...
+    def ending(self, cancel: Callable[[], object]) -> Callable[[], object]: ...
 
 
 class StreamPort:
@@ -61,7 +62,7 @@ class StreamPort:
     def attach(self, run: Run, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
         """Take gRPC's own stream: the step ends with it, and it with the step."""
         self.wire = wire
-        step.on_claim(wire.cancel)
+        step.on_claim(self._base.ending(wire.cancel))
         wire.add_done_callback(lambda _: self._ended(run, step, wire, release))
 
     def _release(self, line: Line, call: Call, outcome: Outcome) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import select
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,8 +16,11 @@ import pytest
 
 from federation.breaker import CircuitState
 from federation.client.aio import AioChannel
+from federation.client.flow import Call, Flow
 from federation.client.home import Home
 from federation.client.peers import Peer
+from federation.client.run import Run
+from federation.client.verbs import METHODS
 from federation.config import CircuitConfig, GatewayConfig
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
@@ -135,6 +140,47 @@ async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent
 
         assert [(relay.accepts, relay.bytes_in) for relay in relays] == before
         assert waiting_connections(listener) == 0
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: Caller) -> None:
+    """A call that was let go before the circuit opened, and went out after it, leaves no channel that redials."""
+    called = caller.peer("refused", f"127.0.0.1:{closed_port()}")
+    channel = AioChannel(called.peer, clock=caller.clock.clock, deadline_s=2.0)
+    call = METHODS["/federation.v1.FederationService/Search"].call(
+        called.peer, SEARCH, (), caller.clock.monotonic_s + 2.0
+    )
+    flow = called.peer.flow(call)
+    let_go = next(flow)
+    assert isinstance(let_go, Call)
+    await called.searches(5)
+    assert called.state is CircuitState.OPEN
+
+    def goes_out() -> Flow:
+        outcome = yield let_go
+        with pytest.raises(StopIteration) as end:
+            flow.send(outcome)
+        return end.value.value  # type: ignore[no-any-return]
+
+    ended = asyncio.Event()
+    run = Run(channel._port(), goes_out())
+    run.start()
+    run.when_done(ended.set)
+    assert called.peer.channel.current(asyncio.get_running_loop()) is not None
+    await ended.wait()
+
+    assert run.outcome is not None
+    assert run.outcome.code is grpc.StatusCode.UNAVAILABLE
+    assert called.peer.channel.current(asyncio.get_running_loop()) is None
+
+
+@pytest.mark.parametrize("verb", ["Search", "List"])
+def test_a_probe_whose_loop_died_wedges_nothing(verb: str) -> None:
+    """A loop that is closed under a probe never hands its permit back: a second after its deadline another goes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.dead_loop", verb], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["half_open", "CIRCUIT_OPEN", "OK", "closed", "ended"], done.stderr
 
 
 @pytest.mark.asyncio

@@ -164,6 +164,27 @@ def test_half_open_lets_one_probe_through_at_a_time() -> None:
     assert circuit.denied() == PROBE_PATIENCE_S
 
 
+def test_the_permit_of_a_probe_that_never_ends_lapses() -> None:
+    """A second after the deadline of a probe that nobody handed back another goes; the first one's end is ignored."""
+    circuit = History().tripped()
+    circuit.now += 30
+    lost = circuit.breaker.allow(circuit.now, circuit.now + 2)
+    assert isinstance(lost, Permit)
+    assert lost.probe
+
+    circuit.now += 2.999
+    assert circuit.denied() == PROBE_PATIENCE_S
+    circuit.now += 0.001
+    second = circuit.permit()
+    assert second.probe
+    assert second.transition is None
+    assert circuit.breaker.record(lost, FAILURE, circuit.now) is None
+    assert circuit.denied() == PROBE_PATIENCE_S
+    closing = circuit.breaker.record(second, SUCCESS, circuit.now)
+    assert closing is not None
+    assert closing.after is CLOSED
+
+
 def test_a_probe_that_succeeds_closes_and_resets() -> None:
     """After a good probe nothing is left of the failures, nor of the grown cooldown."""
     circuit = History().tripped()

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Permit
+from federation.breaker import PROBE_PATIENCE_S, CircuitBreaker, CircuitState, Denied, Evidence, Permit
 from federation.config import CircuitConfig
 
 THRESHOLD = 3
@@ -20,6 +20,7 @@ class Model:
     era: int = 0
     results: list[Evidence] = field(default_factory=list)
     probe: int | None = None
+    probe_ends: float = 0.0
     failed_probes: int = 0
     until: float = 0.0
 
@@ -53,11 +54,13 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         assert generation > self.generation
         self.generation = generation
 
-    @rule(target=permits)
-    def begin(self) -> tuple[Permit | None, int, int]:
+    @rule(target=permits, budget_s=st.sampled_from([0.5, 2.0, 40.0]))
+    def begin(self, budget_s: float) -> tuple[Permit | None, int, int]:
         """Ask for a permit."""
         model, self.calls = self.model, self.calls + 1
-        answer = self.breaker.allow(self.now)
+        answer = self.breaker.allow(self.now, self.now + budget_s)
+        if model.probe is not None and self.now >= model.probe_ends:
+            model.probe = None
         if model.state == "open" and self.now >= model.until:
             assert isinstance(answer, Permit)
             assert answer.transition is not None
@@ -69,7 +72,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert isinstance(answer, Permit)
             assert answer.probe == (model.state == "half_open")
             if answer.probe:
-                model.probe = self.calls
+                model.probe, model.probe_ends = self.calls, self.now + budget_s + PROBE_PATIENCE_S
             return answer, model.era, self.calls
         assert isinstance(answer, Denied)
         assert answer.retry_after_s > 0

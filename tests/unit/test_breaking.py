@@ -248,6 +248,26 @@ def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, capl
     }
 
 
+@pytest.mark.parametrize("verb", ["list", "watch"])
+def test_the_opening_is_told_again_after_a_call_that_was_let_go_before(verb: str) -> None:
+    """Who passed while closed may dial after the opening: the owner hears of it again, until the circuit closes."""
+    circuit = Circuit()
+    early, late, last = (parked([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
+    circuit.trip()
+    [opened] = circuit.turns
+    with pytest.raises(StopIteration):
+        early.send(DOWN)
+    with pytest.raises(Cancelled):
+        late.throw(Cancelled())
+    assert circuit.turns == [opened] * 3
+    circuit.clock.advance(30)
+    circuit.send(OK)
+    heard = len(circuit.turns)
+    with pytest.raises(StopIteration):
+        last.send(DOWN)
+    assert len(circuit.turns) == heard
+
+
 def test_the_listener_may_use_the_circuit() -> None:
     """It is called outside the lock: asking for the state from within does not deadlock."""
     circuit = Circuit()

@@ -297,13 +297,25 @@ def test_waiter_keeps_its_own_deadline() -> None:
     shared = Shared(deadline=10.0)
     leader = shared.wait(10.0)
     hasty, patient = shared.wait(5.0), shared.wait(20.0)
-    assert sorted(at for at, _ in shared.port.timers) == [5.0, 20.0]
+    assert sorted(at for at, _ in shared.port.timers) == [5.0, 10.25]
     shared.port.timers[0][1]()
     assert hasty.outcome is not None
     assert hasty.outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED
     shared.port.arrive()
     shared.port.go_home()
     assert leader.outcome is patient.outcome is GOOD
+
+
+def test_waiter_does_not_outwait_a_flight_whose_driver_is_gone() -> None:
+    """A quarter of a second after its deadline a flight that did not land is given up, with the waiter's time left."""
+    shared = Shared(deadline=10.0)
+    shared.wait(10.0)
+    late = shared.wait(60.0)
+    [(at, fire)] = shared.port.timers
+    assert at == 10.25
+    fire()
+    assert late.outcome is not None
+    assert late.outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_leader_of_a_longer_flight_has_a_timer() -> None:

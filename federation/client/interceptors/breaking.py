@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import grpc
 
@@ -18,6 +19,8 @@ __all__ = ["CIRCUIT_EVENT", "BreakingInterceptor"]
 CIRCUIT_EVENT = "federation.circuit"
 """Span event of a call that changed the circuit's state."""
 
+_BEFORE_ALL: Final = -1
+"""A generation that every opening is later than."""
 _logger = logging.getLogger(__name__)
 
 
@@ -25,7 +28,8 @@ class BreakingInterceptor:
     """One peer's circuit and health. Two look-ups and no lock held while a call is under way.
 
     `on_transition` gets each change of state, outside the circuit's lock, in the thread of the call that caused it;
-    `Transition.generation` tells a report that was overtaken. A probe goes on as `call.probe`.
+    `Transition.generation` tells a report that was overtaken. A call that was let go before the circuit opened may dial
+    after it: at the end of each of those the opening is told once more. A probe goes on as `call.probe`.
     """
 
     def __init__(
@@ -41,14 +45,14 @@ class BreakingInterceptor:
         self._now = clock.monotonic
         self._on_transition = on_transition
         self._metrics = metrics
+        self._opening: Transition | None = None
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Refuse with `CIRCUIT_OPEN` at once, or go on and record what the end says about the peer."""
         started = self._now()
         if call.verb == "watch":
-            closed = self._breaker.look(started)
-            return self._open(call, closed) if closed else (yield from proceed(call))
-        permit = self._breaker.allow(started)
+            return (yield from self._watch(proceed, call))
+        permit = self._breaker.allow(started, call.deadline)
         if isinstance(permit, Denied):
             return self._open(call, permit)
         evidence = Evidence.IGNORED
@@ -67,7 +71,18 @@ class BreakingInterceptor:
             transition = self._breaker.record(permit, evidence, ended, took_s=ended - started)
             if transition:
                 self._report(transition, call)
+            else:
+                self._leave_nothing(permit.generation, call.peer)
         return outcome
+
+    def _watch(self, proceed: Proceed, call: Call) -> Flow:
+        denied = self._breaker.look(self._now())
+        if denied:
+            return self._open(call, denied)
+        try:
+            return (yield from proceed(call))
+        finally:
+            self._leave_nothing(_BEFORE_ALL, call.peer)
 
     def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> Evidence:
         """Tell health of a call that did not succeed, and return what that says of the peer."""
@@ -94,10 +109,21 @@ class BreakingInterceptor:
             call.trace.add_event(CIRCUIT_EVENT, {"before": transition.before.value, "after": transition.after.value})
         if self._metrics:
             self._metrics.circuit_turned(call.peer, transition.after.value)
+        if transition.after is CircuitState.OPEN:
+            self._opening = transition
+        self._tell(transition, call.peer)
+
+    def _leave_nothing(self, generation: int, peer: str) -> None:
+        """Tell of the opening again after a call of an earlier generation, which may have dialled since."""
+        opening = self._opening
+        if opening is not None and generation < opening.generation and self._breaker.look(self._now()):
+            self._tell(opening, peer)
+
+    def _tell(self, transition: Transition, peer: str) -> None:
         try:
             self._on_transition(transition)
         except Exception:
-            _logger.exception("the listener to the circuit of %s broke; the circuit itself goes on", call.peer)
+            _logger.exception("the listener to the circuit of %s broke; the circuit itself goes on", peer)
 
     def _open(self, call: Call, denied: Denied) -> Outcome:
         return refused(
