@@ -146,8 +146,8 @@ class Reporting(ListedProvider):
 class Following:
     """Freshness over a scripted provider and one watcher."""
 
-    def __init__(self, scope: Scope = T1_ONLY) -> None:
-        self.provider, self.grants = Reporting(), ListedGrants()
+    def __init__(self, scope: Scope = T1_ONLY, provider: Reporting | None = None) -> None:
+        self.provider, self.grants = provider or Reporting(), ListedGrants()
         self.grants[GRANT_ID] = grant_of(scope=scope)
         self.hub = WatchHub(lambda _, __: None)
         self.watcher: Watcher = self.hub.add(GRANT_ID, A)
@@ -190,6 +190,28 @@ async def test_a_provider_that_knows_no_teams_tells_owners_alone():
     await following.told(Change("tasks", frozenset({"ada", "eve"}), frozenset({"T1"})))
     assert (await following.next()) == Event(EventWord.RESOURCE_CHANGED, "tasks")
     assert not following.watcher._queue
+    following.task.cancel()
+
+
+class Telling(Reporting):
+    """A scripted provider that knows teams."""
+
+    async def teams_of(self, subject: str) -> frozenset[str]:
+        return frozenset(self.teams[subject])
+
+
+async def test_teams_are_asked_for_anew_after_a_change_of_rights():
+    """A team that was left is heard of no more, one that was joined is, from the change of rights on."""
+    following = Following(Scope(("tasks", "notes", "memory", "credentials")), Telling())
+    of_t1, of_t2 = frozenset({"T1"}), frozenset({"T2"})
+    eve = frozenset({"eve"})
+    await following.told(Change("tasks", eve, of_t1), Change("notes", eve, of_t2))
+    assert (await following.next()).text == "tasks"
+    following.provider.teams["ada"] = {"T2"}
+    await following.told(Change("", frozenset({"ada"}), of_t1 | of_t2))
+    assert (await following.next()).word is EventWord.GRANT_CHANGED
+    await following.told(Change("memory", eve, of_t1), Change("credentials", eve, of_t2))
+    assert (await following.next()).text == "credentials"
     following.task.cancel()
 
 

@@ -172,6 +172,21 @@ async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
     assert released(receipt) == {A: "acked"}
 
 
+async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartGranting):
+    """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
+    granting = await start_granting(beat_s=0.1)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    async with granting.grants._lock:
+        taking = await granting.revocations.revoke(grant.id)
+        for _ in range(4):
+            await watch.beat()
+            await asyncio.sleep(0.08)
+    await watch.ack(await watch.next())
+    assert released(await soon(taking)) == {A: "acked"}
+
+
 async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: Granting):
     """What was read before the refusal and would leave after it is refused, and holds nothing up."""
     grant = await granting.grant()
@@ -316,6 +331,22 @@ async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: Sta
 
     granting = await start_granting(hand.clock)
     assert await soon(await granting.revocations.revoke(grant.id)) == receipt
+
+
+async def test_a_restarted_revocation_needs_nobody_to_ask_for_it(start_granting: StartGranting):
+    """The next process goes on by itself, tells whoever learns of it by arming, and stores the receipt."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    await (await granting.revocations.revoke(grant.id)).durable()
+    granting = await start_granting(hand.clock)
+    assert granting.revocations.revoking(grant.id)
+    hand.advance(33.1)
+    await eventually(lambda: not granting.revocations.revoking(grant.id))
+    receipt = await stored(granting, grant)
+    assert receipt is not None
+    assert released(receipt) == {"": "lease_ended"}
 
 
 async def test_after_a_restart_a_grant_is_leased_though_nobody_asked_since(start_granting: StartGranting):

@@ -261,6 +261,23 @@ async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(s
     assert first(tuple(error.trailing_metadata()), "mosaic-lease-ms") is None
 
 
+async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_refused(serve: Serve):
+    """It was read under another scope than the one in force when it would leave; the caller may ask again at once."""
+    serving = await serve(capacity=1)
+    serving.writer.gate.clear()
+    stub = serving.stub()
+    await stub.List(TASKS, metadata=CACHES)
+    await serving.writer.begun.wait()
+    call = stub.List(TASKS, metadata=CACHES)
+    await eventually(lambda: serving.provider.finished == 2)
+    serving.grants.change(GRANT_ID, scope=Scope(("tasks",), max_rows_per_query=1))
+    serving.writer.gate.set()
+
+    error = error_detail_of(await error_of(call))
+
+    assert (error.reason, error.retry_after_s) == ("RATE_LIMITED", 0.1)
+
+
 async def test_leases_are_noted_before_the_reply_leaves(serve: Serve):
     """The table of leases hears of each one, bounds it, and its word is sent."""
     noted: list[tuple[str, str, int]] = []
