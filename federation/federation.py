@@ -1,8 +1,6 @@
 """The face of the package for programs: a gateway's peers, behind generated stubs."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 from weakref import WeakSet
@@ -14,19 +12,18 @@ from federation.client.aio import AioChannel
 from federation.client.home import Home
 from federation.client.outcomes import closed
 from federation.client.peers import Peer, PeerRegistry
-from federation.client.renewal import Renewer, Vault
+from federation.client.renewal import RenewalStore, Renewer
 from federation.client.standard import aio_interceptors
 from federation.client.standing import PeerStanding, standing_of
+from federation.client.stored import StoredPeers
 from federation.client.sync import SyncChannel
 from federation.client.sync_ports import Wire
 from federation.client.sync_standard import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.errors import FederationError, InputError, NotFoundError
-from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
 from federation.telemetry.handle import Telemetry, ambient_telemetry
-from federation.trust.sealing import Sealer
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 
@@ -47,33 +44,6 @@ class PeerSource(Protocol):
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
         """Remember that a peer has revoked its grant."""
         ...
-
-
-class StoredPeers:
-    """The enrollments in a gateway's database, which is open only while it is read. Any loop may ask."""
-
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
-
-    async def all(self) -> tuple[PeerRecord, ...]:
-        """Return every peer; raise `StoreError` or `SealError`."""
-        async with self.opened() as store:
-            return await store.all()
-
-    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Remember that a peer has revoked its grant; raise `StoreError` or `SealError`."""
-        async with self.opened() as store:
-            await store.revoke(peer_id, at_us, reason)
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[PeerStore]:
-        """Open the store for a moment."""
-        sealer = Sealer.load(self._config.directory)
-        database = await Database.open(self._config.database_url)
-        try:
-            yield PeerStore(database, sealer)
-        finally:
-            await database.close()
 
 
 class Federation:
@@ -108,7 +78,6 @@ class Federation:
         self._home: Home | None = None
         self._host: Host | None = None
         self._renewer: Renewer | None = None
-        self._renewing: asyncio.Task[None] | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
 
     @classmethod
@@ -130,10 +99,9 @@ class Federation:
                 raise
             self._home = home
             self._host = home.watches.join(asyncio.get_running_loop(), self._source)
-            vault = _vault(self._source)
-            if vault is not None:
-                self._renewer = _renewer(home, vault)
-                self._renewing = asyncio.create_task(self._renewer.run())
+            if isinstance(self._source, PeerStore | StoredPeers):  # not a list that a program made
+                self._renewer = _renewer(home, self._source)
+                self._renewer.start()
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -142,10 +110,9 @@ class Federation:
         if home is None:
             return
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
-        renewing, self._renewing, self._renewer = self._renewing, None, None
-        if renewing is not None:
-            renewing.cancel()
-            await asyncio.wait([renewing])
+        renewer, self._renewer = self._renewer, None
+        if renewer is not None:
+            await renewer.stop()
         host, self._host = self._host, None
         if host is not None:
             await home.watches.leave(host)
@@ -266,7 +233,7 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         stored = StoredPeers(config)
         found = _found(home, stored, peer, user)
         home.watches.follow(found, stored)
-        home.renew_for_threads(_renewer(home, stored.opened))
+        home.renew_for_threads(_renewer(home, stored))
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
     except BaseException:
@@ -274,16 +241,9 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         raise
 
 
-def _vault(source: object) -> Vault | None:
-    """Return how to open the store behind a source of peers; `None` for a list that a program made."""
-    if isinstance(source, StoredPeers):
-        return source.opened
-    return (lambda: nullcontext(source)) if isinstance(source, PeerStore) else None
-
-
-def _renewer(home: Home, vault: Vault) -> Renewer:
+def _renewer(home: Home, store: RenewalStore) -> Renewer:
     config = home.config
-    return Renewer(home.peers, vault, directory=config.directory.absolute(), gateway_name=config.name, clock=home.clock)
+    return Renewer(home.peers, store, directory=config.directory.absolute(), gateway_name=config.name, clock=home.clock)
 
 
 def _found(home: Home, stored: StoredPeers, name: str, user: str | None) -> Peer:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,7 @@ from federation.client.loop import BackgroundLoop
 from federation.client.peers import Peer, PeerRegistry, Revocation
 from federation.client.renewal import Renewer
 from federation.client.watch import PeerWatch
-from federation.client.watch_hosts import WatchHosts
+from federation.client.watch_hosts import PATIENCE_S, WatchHosts
 from federation.client.watch_policy import WatchSettings
 from federation.clock import Clock
 from federation.config import GatewayConfig
@@ -35,8 +36,6 @@ from federation.telemetry.handle import Telemetry
 from federation.telemetry.metrics import CacheReading
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from federation.client.flight import Flight
 
 __all__ = ["Home", "Records"]
@@ -77,7 +76,7 @@ class Home:
             else ()
         )
         self._users = 0
-        self._renewing: Future[None] | None = None
+        self._renewer: Renewer | None = None
         _EVERY.add(self)
 
     @classmethod
@@ -106,6 +105,10 @@ class Home:
         for unread in self._unread:
             unread()
         self.watches.end()
+        renewer, self._renewer = self._renewer, None
+        if renewer is not None and self.background.running:
+            with suppress(TimeoutError):
+                self.background.submit(renewer.stop()).result(PATIENCE_S)
         for peer in self.peers.all():
             peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
             peer.channel.kill()
@@ -114,8 +117,9 @@ class Home:
     def renew_for_threads(self, renewer: Renewer) -> None:
         """Keep certificates fresh in the background thread until the end; nothing where that is done already."""
         with _LOCK:
-            if self._renewing is None:
-                self._renewing = self.background.submit(renewer.run())
+            if self._renewer is None:
+                self._renewer = renewer
+                self.background.post(renewer.start)
 
     def forsake(self) -> None:
         """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
@@ -125,7 +129,7 @@ class Home:
             peer.forsake(outcome)
             if peer.watch is not None:
                 peer.watch.forsake()
-        self._renewing = None
+        self._renewer = None
         self.background = BackgroundLoop()
         self.watches.forsake(self.background)
 

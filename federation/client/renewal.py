@@ -9,10 +9,10 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography import x509
 
@@ -23,12 +23,12 @@ from federation.client.renewal_plan import RenewalPlan
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
 from federation.store.database import FileLock
-from federation.store.peers import PeerRecord, PeerStore, Versions
+from federation.store.peers import PeerRecord, Versions
 from federation.trust.certificates import fingerprint_of, validity_us
-from federation.trust.renewing import renew
+from federation.trust.renewing import Renewable, renew
 from federation.trust.schedule import Validity, is_urgent
 
-__all__ = ["RENEWAL_LOCK", "Renewer", "Vault", "plan_of"]
+__all__ = ["RENEWAL_LOCK", "RenewalStore", "Renewer", "plan_of"]
 
 LOGGER: Final = logging.getLogger(__name__)
 RENEWAL_LOCK: Final = "renewal.lock"
@@ -41,8 +41,21 @@ AT_ONCE: Final = 4
 PATIENCE_S: Final = 60.0
 """How long a renewal by hand waits for others on this directory."""
 
-Vault = Callable[[], AbstractAsyncContextManager[PeerStore]]
-"""Opens the peer store for a moment, on the loop that asks."""
+
+class RenewalStore(Renewable, Protocol):
+    """Where this gateway's enrollments are kept; a `PeerStore` is one. The renewer's loop asks."""
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        """Return every peer."""
+        ...
+
+    async def get(self, peer_id: str) -> PeerRecord | None:
+        """Return one peer by its id."""
+        ...
+
+    async def versions(self) -> Versions:
+        """Return what tells whether `all` would bring something else than before."""
+        ...
 
 
 class Renewer:
@@ -51,7 +64,7 @@ class Renewer:
     def __init__(
         self,
         peers: PeerRegistry,
-        vault: Vault,
+        store: RenewalStore,
         *,
         directory: Path,
         gateway_name: str,
@@ -59,11 +72,24 @@ class Renewer:
         chance: Callable[[], float] = random.random,
         poll_s: float = POLL_S,
     ) -> None:
-        self._peers, self._vault, self._clock, self._chance = peers, vault, clock, chance
+        self._peers, self._store, self._clock, self._chance = peers, store, clock, chance
         self._directory, self._gateway_name, self._poll_s = directory, gateway_name, poll_s
         self._seen: Versions | None = None
         self._polled_at = float("-inf")
         self._fault = ""
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to `run` on this loop; nothing where that has begun."""
+        if self._running is None:
+            self._running = asyncio.create_task(self.run())
+
+    async def stop(self) -> None:
+        """End what `start` began, and wait for that. Call this on the same loop."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running])
 
     async def run(self) -> None:
         """Follow the store and renew what is due, for ever. Faults are logged once and tried again."""
@@ -96,11 +122,10 @@ class Renewer:
     async def follow(self) -> None:
         """Take over what other processes changed in the store."""
         before = self._peers.generation
-        async with self._vault() as store:
-            versions = await store.versions()
-            if versions == self._seen:
-                return
-            records = await store.all()
+        versions = await self._store.versions()
+        if versions == self._seen:
+            return
+        records = await self._store.all()
         # What this process changed while it read is newer than what it has read.
         if self._peers.load(records, unless_changed_since=before):
             self._seen = versions
@@ -141,13 +166,12 @@ class Renewer:
     async def _renew(self, peer: Peer, *, by_hand: bool) -> None:
         plan = plan_of(peer)
         try:
-            async with self._vault() as store:
-                record = await store.get(peer.record.id)
-                if record is not None and record.certificate_pem != peer.record.certificate_pem:
-                    self._take(peer, record)
-                    if not by_hand:  # another process was quicker
-                        return
-                renewed = await self._renewed(record, store) if record is not None else None
+            record = await self._store.get(peer.record.id)
+            if record is not None and record.certificate_pem != peer.record.certificate_pem:
+                self._take(peer, record)
+                if not by_hand:  # another process was quicker
+                    return
+            renewed = await self._renewed(record) if record is not None else None
         except ConflictError:
             self._seen = None
             raise
@@ -160,8 +184,8 @@ class Renewer:
         self._take(peer, renewed)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
 
-    async def _renewed(self, record: PeerRecord, store: PeerStore) -> PeerRecord:
-        return await renew(record, gateway_name=self._gateway_name, peers=store, clock=self._clock)
+    async def _renewed(self, record: PeerRecord) -> PeerRecord:
+        return await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
 
     def _take(self, peer: Peer, record: PeerRecord) -> None:
         plan = plan_of(peer)

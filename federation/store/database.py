@@ -47,6 +47,11 @@ class Database:
             raise StoreError(f"cannot open the database {_shown(url)}: {_cause(e)}") from e
         return cls(engine)
 
+    @classmethod
+    def attach(cls, url: str) -> "Database":
+        """Connect to a database that this process has opened before, so that its schema is known to be the newest."""
+        return cls(_engine(url))
+
     @property
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""

@@ -1,7 +1,8 @@
 """The renewing side: asks for a certificate on a new key, and believes nothing of the answer unchecked."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 from cryptography import x509
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import EnrollmentError, Reason, Refusal
-from federation.store.peers import PeerRecord, PeerStore, PendingRenewal
+from federation.store.peers import PeerRecord, PendingRenewal
 from federation.trust.answers import check_renewal
 from federation.trust.authority import private_key_pem
 from federation.trust.certificates import serial_of, validity_us
@@ -22,7 +23,7 @@ from federation.v1 import enrollment_pb2_grpc
 from federation.wire.options import CHANNEL
 from federation.wire.status import error_detail_of
 
-__all__ = ["renew"]
+__all__ = ["Renewable", "renew"]
 
 TIMEOUT_S: Final = 15.0
 MAX_QUOTED: Final = 300
@@ -39,11 +40,23 @@ BELIEVED: Final = frozenset(
 """Reasons that another gateway may give; the rest this gateway finds out by itself."""
 
 
+class Renewable(Protocol):
+    """Where a renewal keeps its keys; a `PeerStore` is one."""
+
+    async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
+        """Return the key and request of a renewal under way, or make and keep them before they are used."""
+        ...
+
+    async def renew(self, record: PeerRecord, *, replaces: str) -> None:
+        """Store a peer's new certificate, key and trust bundle in place of the old ones."""
+        ...
+
+
 async def renew(
     record: PeerRecord,
     *,
     gateway_name: str,
-    peers: PeerStore,
+    peers: Renewable,
     clock: Clock = SYSTEM_CLOCK,
     timeout_s: float = TIMEOUT_S,
 ) -> PeerRecord:

@@ -212,7 +212,8 @@ async def test_users_are_kept_apart(tmp_path: Path, scripted: ScriptedPeer) -> N
         assert scripted.service.calls() == 2
         assert fed.peer("work.example", "ada").circuit is not fed.peer("work.example", "bob").circuit
         with pytest.raises(ConflictError):
-            fed.peers.add(records[0])
+            fed.peers.add(replace(records[0], id="again"))
+        assert fed.peers.add(records[0]) is fed.peer("work.example", "ada")
         with pytest.raises(ConflictError, match="grant"):
             fed.peers.add(replace(records[0], name="else", id="else"))
 

@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterat
     home.peers.load(records or (renewing.record,))
     renewer = Renewer(
         home.peers,
-        lambda: nullcontext(renewing.peers),
+        renewing.peers,
         directory=directory,
         gateway_name="home.example",
         clock=renewing.work.clock,
@@ -239,7 +239,8 @@ async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(r
             assert renewing.work.events == []
             assert 0 < due_in_s(renewing, peer) < 40
 
-            renewing.hands.advance(LIFE_S * 0.27)
+            left_s = plan_of(peer).certificate.not_after_us / 1e6 - renewing.hands.wall_s
+            renewing.hands.advance(left_s - 3_600)
             _open(peer, renewing)
             await renewer.step()
             assert [event.outcome for event in renewing.work.events] == ["ok"]

@@ -15,9 +15,10 @@ import pytest
 
 from federation.admin.statuses import error_of
 from federation.client.renewal import Renewer
+from federation.client.stored import StoredPeers
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
-from federation.federation import StoredPeers, sync_channel
+from federation.federation import sync_channel
 from federation.trust.issuing import EnrollmentRefusal
 from federation.trust.renewing import renew
 from federation.v1 import admin_pb2 as pb
@@ -269,8 +270,7 @@ async def test_a_program_of_threads_alone_follows_a_rotation(home: Running, work
     peer, stub = channel.peer, FederationServiceStub(channel)
     old = peer.record
 
-    async with StoredPeers(config).opened() as store:
-        await renew(old, gateway_name=config.name, peers=store)
+    await renew(old, gateway_name=config.name, peers=StoredPeers(config))
     await eventually(lambda: peer.record != old)
     reply = await asyncio.to_thread(stub.List, TASKS)
     await asyncio.to_thread(channel.close)
