@@ -200,6 +200,7 @@ class Gateway:
             audit_store=audit_store,
             federation=federation,
             peer_store=peer_store,
+            metrics=telemetry.metrics,
             page_key=sealer.derive(PAGE_TOKENS),
             addresses=lambda: (gateway.federation_address, gateway.enrollment_address),
         )

@@ -14,6 +14,7 @@ from federation.server.upkeep import Upkeep
 from federation.store.audit import AuditStore
 from federation.store.grants import GrantBook
 from federation.store.peers import PeerStore
+from federation.telemetry.metrics import FederationMetrics
 from federation.trust.issuing import Issuer
 from federation.trust.renewal import Reissuer
 
@@ -41,8 +42,8 @@ class Federating(Protocol):
 class GatewayParts:
     """The parts of a gateway, made by whoever assembles it and shared with its servers.
 
-    `page_key` is the secret of local page tokens. `addresses` returns the federation and the enrollment address
-    (host:port) as bound.
+    `page_key` is the secret of local page tokens; `metrics` is `None` where telemetry is switched off. `addresses`
+    returns the federation and the enrollment address (host:port) as bound.
     """
 
     config: GatewayConfig
@@ -59,5 +60,6 @@ class GatewayParts:
     audit_store: AuditStore
     federation: Federating
     peer_store: PeerStore
+    metrics: FederationMetrics | None
     page_key: bytes
     addresses: Callable[[], tuple[str, str]]

@@ -9,6 +9,7 @@ from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
 from federation.admin.peer_messages import peer_message
 from federation.admin.users import require_user
+from federation.client.interceptors.breaking import report
 from federation.client.peers import Peer
 from federation.errors import ConflictError, FederationError, NotFoundError, Refusal
 from federation.trust.enrolling import EnrolledPeer, enroll
@@ -61,7 +62,11 @@ class PeerDesk:
         peer = self._parts.federation.peers.get(request.name, request.user or None)
         if peer.circuit is None:
             raise ConflictError(f"no circuit is kept for {peer.name}; it is switched off")
-        peer.circuit.reset()
+        transition = peer.circuit.reset()
+        if transition is not None:
+            report(transition, peer.name, peer.user, self._parts.metrics)
+            if peer.watch is not None:
+                peer.watch.nudge()
         self._record("peer.reset", peer)
         return pb.ResetCircuitResponse(peer=self._message(peer))
 

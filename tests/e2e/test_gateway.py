@@ -1,6 +1,7 @@
 """One gateway in a process: what a program that embeds it relies on."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -9,18 +10,24 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.trace import NoOpTracerProvider
 
 from federation.admin.statuses import error_of
+from federation.breaker import Evidence, Permit
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, ConflictError, LockedError, SealError
 from federation.gateway import Gateway
 from federation.resources.provider import Change, ListQuery, Page, Row, SearchHit, SearchQuery
 from federation.scope import RowFilter
+from federation.telemetry.handle import Telemetry
+from federation.telemetry.metrics import FederationMetrics
+from federation.telemetry.spans import SpanSource
 from federation.trust import enrolling
 from federation.trust.enrolling import EnrolledPeer
 from federation.v1 import admin_pb2 as pb
 from tests.e2e.test_exchange import ask, ids, tasks
 from tests.support.gateways import Running, Start, enroll, fill
+from tests.support.spans import MetricLog
 
 
 class Almanac:
@@ -172,3 +179,36 @@ def test_a_directory_without_a_gateway_is_told(tmp_path: Path) -> None:
         asyncio.run(opened())
     with pytest.raises(ConfigError):
         GatewayConfig.load(tmp_path)
+
+
+@pytest.mark.asyncio
+async def test_a_gateway_tells_its_metrics(
+    start: Start, monkeypatch: pytest.MonkeyPatch, metric_log: MetricLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Leases given out, denials that were only counted, and a circuit closed by hand, which the log tells as well."""
+    telemetry = Telemetry(SpanSource(NoOpTracerProvider()), FederationMetrics(metric_log.provider))
+    monkeypatch.setattr("federation.gateway.setup_telemetry", lambda *_: telemetry)
+    home, work = await start("home.example"), await start("work.example")
+    await fill(home)
+    await fill(work)
+    await enroll(home, work)
+    await ask(home, list=tasks())
+    work.gateway._parts.audit.dropped += 7
+
+    assert list(metric_log.points("federation.leases").values()) == [1]
+    assert list(metric_log.points("federation.audit.dropped").values()) == [7]
+
+    circuit = home.gateway.federation.peer("work.example").circuit
+    assert circuit is not None
+    for _ in range(5):
+        permit = circuit.allow(0.0)
+        assert isinstance(permit, Permit)
+        circuit.record(permit, Evidence.FAILURE, 0.0)
+    caplog.set_level(logging.INFO)
+    await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
+    await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
+
+    turned = metric_log.points("federation.circuit.transitions")
+    assert turned == {(("peer", "work.example"), ("state", "closed")): 1}
+    assert [record.message for record in caplog.records if "open to closed" in record.message]
+    assert metric_log.points("federation.circuit.state") == {(("peer", "work.example"),): 0}

@@ -14,7 +14,7 @@ from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
 from federation.wire.status import error_detail
 
-__all__ = ["CIRCUIT_EVENT", "BreakingInterceptor"]
+__all__ = ["CIRCUIT_EVENT", "BreakingInterceptor", "report"]
 
 CIRCUIT_EVENT = "federation.circuit"
 """Span event of a call that changed the circuit's state."""
@@ -22,6 +22,22 @@ CIRCUIT_EVENT = "federation.circuit"
 _BEFORE_ALL: Final = -1
 """A generation that every opening is later than."""
 _logger = logging.getLogger(__name__)
+
+
+def report(transition: Transition, peer: str, user: str, metrics: FederationMetrics | None) -> None:
+    """Log and count a change of a circuit, whoever brought it about."""
+    log = _logger.warning if transition.after is CircuitState.OPEN else _logger.info
+    log(
+        "circuit of %s (user %s): %s to %s after %d failures in a row%s",
+        peer,
+        user,
+        transition.before.value,
+        transition.after.value,
+        transition.consecutive_failures,
+        f", next probe in {transition.retry_in_s:.0f} s" if transition.after is CircuitState.OPEN else "",
+    )
+    if metrics:
+        metrics.circuit_turned(peer, transition.after.value)
 
 
 class BreakingInterceptor:
@@ -95,20 +111,9 @@ class BreakingInterceptor:
 
     def _report(self, transition: Transition, call: Call) -> None:
         """Log, tell the span, tell the owner. A broken listener must not cost the call its answer."""
-        log = _logger.warning if transition.after is CircuitState.OPEN else _logger.info
-        log(
-            "circuit of %s (user %s): %s to %s after %d failures in a row%s",
-            call.peer,
-            call.user,
-            transition.before.value,
-            transition.after.value,
-            transition.consecutive_failures,
-            f", next probe in {transition.retry_in_s:.0f} s" if transition.after is CircuitState.OPEN else "",
-        )
+        report(transition, call.peer, call.user, self._metrics)
         if call.trace is not None:
             call.trace.add_event(CIRCUIT_EVENT, {"before": transition.before.value, "after": transition.after.value})
-        if self._metrics:
-            self._metrics.circuit_turned(call.peer, transition.after.value)
         if transition.after is CircuitState.OPEN:
             self._opening = transition
         self._tell(transition, call.peer)
