@@ -16,6 +16,7 @@ import pytest
 import federation
 from federation import Federation, fields, sync_channel
 from federation.client.home import Home
+from federation.client.stored import StoredPeers
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, ConflictError, FederationError, InputError, NotFoundError, Reason
 from federation.store.database import Database
@@ -274,6 +275,26 @@ def test_home_is_shared_by_count(tmp_path: Path) -> None:
     assert third is not first
     assert third.release()
     third.end()
+
+
+@pytest.mark.asyncio
+async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(
+    tmp_path: Path, scripted: ScriptedPeer
+) -> None:
+    """Nothing of the database is left behind for a loop that ends next, and what was to be written is."""
+    record = scripted.record()
+    stored = StoredPeers(GatewayConfig.load(await gateway(tmp_path, record)))
+    before = asyncio.all_tasks()
+
+    writing = asyncio.create_task(stored.revoke(record.id, 7, "over"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.wait([writing])
+
+    assert writing.cancelled()
+    assert asyncio.all_tasks() == before
+    assert (await stored.get(record.id)).revoked_at_us == 7
 
 
 @pytest.mark.parametrize("data", ["", "[1]", "{", '"text"', "nul"])
