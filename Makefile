@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/federation/v1/*.proto)
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
-# Wire compatibility is held against the newest release, or against the first protos while there is none.
-BREAKING_AGAINST ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git log --diff-filter=A --format=%H -- protos/federation/v1/federation.proto 2>/dev/null | tail -n 1)
+# Wire compatibility is held against this image of the protos, which a release replaces: `make proto-baseline`.
+BASELINE := protos/baseline.binpb
 TEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test long lint type imports proto proto-check bench verify check clean
+.PHONY: help setup demo test long lint type imports proto proto-check proto-baseline bench verify check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -38,7 +38,7 @@ lint: $(STAMP) ## Check style, format and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/buf lint
 	$(BIN)/buf format -d --exit-code
-	@if git rev-parse -q --verify '$(BREAKING_AGAINST)^{commit}' >/dev/null 2>&1; then $(BIN)/buf breaking --against '.git#ref=$(BREAKING_AGAINST)'; fi
+	$(BIN)/buf breaking --against $(BASELINE)
 
 type: $(STAMP) ## Check types
 	$(BIN)/mypy
@@ -53,6 +53,9 @@ proto-check: $(STAMP) ## Fail if federation/v1 is not what protos/ generate
 	@rm -rf build/proto && mkdir -p build/proto
 	@$(call PROTOC,build/proto) $(PROTOS)
 	@diff -r -x __pycache__ -x __init__.py build/proto/federation/v1 federation/v1 && echo "federation/v1 is up to date"
+
+proto-baseline: $(STAMP) ## At a release: hold later protos against those of now
+	$(BIN)/buf build -o $(BASELINE)
 
 bench: $(STAMP) ## Measure the fast paths against bare gRPC
 	$(BIN)/python -m tests.bench
