@@ -4,7 +4,7 @@ Each goes on to its end when the operator's command goes away; asking again join
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 from federation.admin.messages import grant_message, instant, stamp
@@ -13,6 +13,7 @@ from federation.admin.users import require_user
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope import Scope
 from federation.server.leases import Release
+from federation.server.revocation import ScopeEdit
 from federation.server.scope_change import scope_change
 from federation.server.taking import Taking
 from federation.store.grants import Grant, GrantStatus
@@ -23,7 +24,6 @@ __all__ = ["RevocationDesk", "receipt_message", "release_message"]
 
 T = TypeVar("T")
 News = pb.RevocationProgress | pb.RevocationReceipt
-Said = Callable[[Grant], pb.GrantInfo]
 USER_REMOVED = "the user was removed"
 
 
@@ -54,9 +54,7 @@ class RevocationDesk:
             change = scope_change(grant.scope, scope)
             yield self._first(grant, scope, change.gains, change.losses, applied=False)
             return
-        edit = await self._parts.upkeep.revocations.edit_scope(request.id, scope)
-        if edit.applied:
-            self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
+        edit = await self._to_the_end(self._edit(request.id, scope))
         yield self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
         if edit.taking is None:
             return
@@ -95,6 +93,12 @@ class RevocationDesk:
     async def close(self) -> None:
         """Wait for the acts under way."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
+        edit = await self._parts.upkeep.revocations.edit_scope(grant_id, scope)
+        if edit.applied:
+            self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
+        return edit
 
     async def _remove(self, user: str, reason: str) -> tuple[list[Taking], Removal | None]:
         takings = await self._revoke_all(user, reason)
