@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from federation.breaker import CircuitState
+from federation.client.credentials import EnrolledDialer
 from federation.clock import Clock
 from federation.errors import Reason
 from federation.federation import Federation
@@ -159,6 +160,27 @@ async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: Script
         assert relay.accepts == accepts + 1
         assert [line.closed for line in lines] == [True, True, False]
     relay.close()
+
+
+@pytest.mark.asyncio
+async def test_promoted_line_takes_the_place_of_another_and_never_of_newer_credentials(
+    tmp_path: Path, scripted: ScriptedPeer
+) -> None:
+    """A probe's line replaces the one that stands and has it closed; one that was dialled before a swap is closed."""
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        channel, loop = fed.peer("work.example").channel, asyncio.get_running_loop()
+        standing = channel.acquire(loop)
+        channel.release(loop, standing)
+        probe = channel.acquire(loop, fresh=True)
+        channel.release(loop, probe, fresh=True, proven=True)
+        assert channel.current(loop) is probe
+        assert standing.closed
+
+        outdated = channel.acquire(loop, fresh=True)
+        channel.swap(EnrolledDialer(scripted.record(), fed.clock))
+        channel.release(loop, outdated, fresh=True, proven=True)
+        assert channel.current(loop) is None
+        assert outdated.closed
 
 
 @pytest.mark.asyncio
