@@ -1,6 +1,5 @@
 """Rows imported straight into the database of a gateway that does not run."""
 
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from federation.admin.importing import IMPORT_ACT
@@ -15,8 +14,8 @@ from federation.store.serving import ServingLock
 __all__ = ["load_directly"]
 
 
-async def load_directly(config: GatewayConfig, chunks: Iterable[bytes]) -> ImportSummary:
-    """Load chunks all or nothing, holding the right to serve meanwhile. Raises what an import raises."""
+async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSummary:
+    """Load what was read, all or nothing, holding the right to serve meanwhile. Raises what an import raises."""
     lock = ServingLock(config.directory, config.name)
     async with AsyncExitStack() as stack:
         await lock.acquire()
@@ -25,9 +24,6 @@ async def load_directly(config: GatewayConfig, chunks: Iterable[bytes]) -> Impor
         stack.push_async_callback(database.close)
         await lock.acquire_database(database)
         stack.push_async_callback(lock.release)
-        importer = Importer()
-        for chunk in chunks:
-            importer.feed(chunk)
         summary = await importer.commit(SqlProvider(database))
         act = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
         await AuditStore(database).insert_many([act])

@@ -29,18 +29,23 @@ def load(directory: Path, file: str) -> dict[str, int]:
         if is_serving(config):
             return _through_gateway(directory, chunks)
         from cli.direct import load_directly
+        from federation.resources.importing import Importer
 
-        return _counts(asyncio.run(load_directly(config, chunks)))
+        importer = Importer()
+        for chunk in chunks:  # outside the event loop, whose first Ctrl-C a blocked read would not hear
+            importer.feed(chunk)
+        return _counts(asyncio.run(load_directly(config, importer)))
 
 
 @contextmanager
 def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     if file == "-":
-        yield sys.stdin.buffer, None
+        # A thread of gRPC reads; a lock of the buffer that it holds when Ctrl-C ends all would be a fatal error.
+        yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), None
         return
     path = Path(file)
     try:
-        with path.open("rb") as source:
+        with path.open("rb", buffering=0) as source:
             yield source, path.stat().st_size
     except FileNotFoundError:
         raise InputError("FILE", f"there is no file {file}") from None

@@ -532,3 +532,30 @@ def test_a_peers_words_do_not_steer_the_terminal(cli: Cli, enrolled: str) -> Non
         assert shown.code == 0
         assert "\x1b" not in shown.out
         assert "\x07" not in shown.out
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_an_import_can_be_interrupted(served: Served, serving: bool):
+    """Ctrl-C in the middle of standard input ends the command at once, quietly, and nothing is loaded."""
+    if not serving:
+        served.found("idle")
+    gateway = "home" if serving else "idle"
+    with subprocess.Popen(
+        [*MOSAIC, "gateway", "import", "-", "--gateway", gateway],
+        cwd=served.directory,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"\n" * (1 << 20))  # more than a pipe holds, so it reads by now
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+        assert process.stdout.read() == b""
+        assert process.stderr.read() == b""
