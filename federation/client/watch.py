@@ -245,7 +245,7 @@ class PeerWatch:
                 stream, moved = await self._succeed(host, stream)
                 move_at = self._next_move() if moved else self._clock.monotonic() + self._backoff.failed()
         if self.over():  # the event may still be on its way, and somebody waits for its acknowledgement
-            await asyncio.wait({stream.ended}, timeout=self._settings.farewell_s)
+            await asyncio.wait({stream.ended}, timeout=self._settings.patience_s)
         return await self._ended(stream)
 
     def _next_move(self) -> float:

@@ -45,10 +45,6 @@ class Listener(Protocol):
         """Return how long to wait before the next event is read."""
         ...
 
-    def over(self) -> bool:
-        """Tell whether nothing more is to come: the grant was revoked."""
-        ...
-
 
 class StreamEnd(NamedTuple):
     """How a stream ended, in words that are safe to show."""
@@ -89,7 +85,7 @@ class WatchStream:
         loop = asyncio.get_running_loop()
         self._subscribe = pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=instance_id))
         self._writing = asyncio.Lock()
-        self._leaving = False
+        self._leaving = self._parting = False
         self._fault = ""
         self._call = _open(peer, clock, loop)
         self.armed: asyncio.Future[None] = loop.create_future()
@@ -142,8 +138,11 @@ class WatchStream:
                 beat.cancel()
 
     async def _hear_in_time(self) -> bool:
-        """Hear one message; a stream that has no more purpose gets a short time to end."""
-        if self._listener.over() and not self._leaving:
+        """Hear one message; a stream that has no more purpose gets a short time to end.
+
+        One whose grant was revoked has, until the event was acknowledged: a call may have heard of it sooner.
+        """
+        if self._parting and not self._leaving:
             self._leaving = True
             await self._close_requests()
         patience_s = self._settings.farewell_s if self._leaving else self._settings.patience_s
@@ -160,6 +159,7 @@ class WatchStream:
         ack = self._listener.take(message)
         if ack is not None:
             await self._write(pb.WatchRequest(ack=ack))
+        self._parting = self._parting or message.WhichOneof("kind") == "grant_revoked"
         return True
 
     async def _beat(self) -> None:

@@ -121,6 +121,26 @@ async def test_the_acknowledgement_comes_after_the_flush(
 
 
 @pytest.mark.asyncio
+async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A call may hear of the revocation before the watch does; the stream stays, for somebody awaits its ack."""
+    settings = replace(QUICK, farewell_s=0.1, beat_s=1.0)
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.last.beat()
+        await asyncio.sleep(0.3)
+
+        event = desk.last.revoke("over")
+        await eventually(lambda: bool(desk.last.acks))
+
+        assert [ack.event_id for ack in desk.last.acks] == [event]
+        await eventually(desk.last.over.is_set)
+
+
+@pytest.mark.asyncio
 async def test_calls_under_way_are_cut_at_once_and_counted(
     form: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
