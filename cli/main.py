@@ -3,8 +3,10 @@
 Commands import what they need when they run, so that `--help` and completion stay quick.
 """
 
+import io
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -68,11 +70,15 @@ federation.command("audit", help=audit.HELP)(audit.audit)
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 usage, 3 peer not healthy, 4 not reachable."""
     command: Any = typer.main.get_command(app)
+    arguments = sys.argv[1:] if argv is None else argv
+    _steady_output()
     try:
-        result = command.main(args=sys.argv[1:] if argv is None else argv, prog_name="mosaic", standalone_mode=False)
+        result = command.main(args=arguments, prog_name="mosaic", standalone_mode=False)
         sys.stdout.flush()
     except _USAGE_ERROR as e:
         return _usage(e)
+    except UnicodeEncodeError as e:
+        return _not_text(e) if any(e.object in argument for argument in arguments) else _failed(e)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
@@ -82,6 +88,20 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as e:  # noqa: BLE001 - a person shall see one line, whatever happened
         return _failed(e)
     return result if isinstance(result, int) else 0
+
+
+def _steady_output() -> None:
+    """Let no character fail that the terminal's encoding lacks, and no output that nobody wants."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - it lives as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _not_text(error: UnicodeEncodeError) -> int:
+    """Name an argument that holds bytes which are no text; file names may, names and words may not."""
+    typer.echo(f"error: the argument {error.object[:80]!r} is not UTF-8 text", err=True)
+    return USAGE
 
 
 def _usage(error: Any) -> int:

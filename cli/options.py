@@ -37,17 +37,15 @@ Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def read_argument(value: str, what: str) -> str:
     """Return a value given in the argument itself, in a file that it names, or on standard input (`-`)."""
-    if value == "-":
-        return sys.stdin.read()
     if value.lstrip().startswith("{"):
         return value
     from federation.errors import InputError
 
     try:
-        return Path(value).read_text(encoding="utf-8")
+        return sys.stdin.read() if value == "-" else Path(value).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(what, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
     except OSError as e:
         raise InputError(what, f"cannot read {value}: {e.strerror}") from e
     except UnicodeDecodeError:
-        raise InputError(what, f"{value} is not UTF-8 text") from None
+        raise InputError(what, f"{'standard input' if value == '-' else value} is not UTF-8 text") from None
