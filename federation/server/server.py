@@ -121,24 +121,22 @@ def _server(options: ServerOptions, most: int, interceptors: tuple[grpc.aio.Serv
 
 
 def _bind(server: grpc.aio.Server, address: str, name: str, credentials: grpc.ServerCredentials) -> str:
-    host, _ = parse_address(address, name)
-    try:
-        port = server.add_secure_port(address, credentials)
-    except RuntimeError:
-        raise ConfigError(name, _why_not(address, name)) from None
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _why_not(address: str, name: str) -> str:
-    """Say why an address cannot be bound, which gRPC does not tell: try it with a plain socket."""
     host, port = parse_address(address, name)
     cure = f"stop what uses it, or set {name} in gateway.toml to another host:port"
     try:
-        family, kind, number, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, number) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
-            probe.listen()
+        _try_out(host, port)  # gRPC would not say why, and write lines of its own
+        port = server.add_secure_port(address, credentials)
     except OSError as e:
-        return f"cannot listen on {address}: {e.strerror or e}; {cure}"
-    return f"cannot listen on {address}; {cure}"
+        raise ConfigError(name, f"cannot listen on {address}: {e.strerror or e}; {cure}") from None
+    except RuntimeError:
+        raise ConfigError(name, f"cannot listen on {address}; {cure}") from None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _try_out(host: str, port: int) -> None:
+    """Raise `OSError` where a plain socket cannot listen there either."""
+    family, kind, number, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, number) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(where)
+        probe.listen()

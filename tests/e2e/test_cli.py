@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -304,6 +305,8 @@ BAD = [
      "error: Invalid value for --where: a"),
     ("federation query list tasks --user ada --page-token forged -g home", 1, "error: INVALID_REQUEST: page_token"),
     ("federation query get tasks nothing --user ada -g home", 1, "error: ROW_NOT_FOUND: no such row"),
+    ("federation query list t\udcffsks --user ada -g home", 2, r"error: the argument 't\udcffsks' is not UTF-8 text"),
+    ("federation grant show \udcff -g work", 2, r"error: the argument '\udcff' is not UTF-8 text"),
     ("federation audit --limit 0 -g work", 2, "error: Invalid value for '--limit'"),
     ("federation nonsense", 2, "error: No such command 'nonsense'"),
     ("gateway import missing.jsonl -g home", 1, "error: FILE: there is no file missing.jsonl"),
@@ -390,6 +393,36 @@ def test_a_second_serve_is_refused_in_one_line(served: Served) -> None:
     assert mosaic("federation", "status", "--gateway", "work", cwd=served.directory).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["federation grant create --peer p.example --subject ada --scope -",
+                                     "federation peer add --user ada -"])  # fmt: skip
+def test_bytes_that_are_no_text_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Standard input that is not UTF-8 is one line, not a trace."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+
+    ran = cli(f"{command} -g home")
+
+    assert (ran.code, ran.out, ran.words.count("\n")) == (1, "", 1)
+    assert ran.words.endswith(": standard input is not UTF-8 text\n")
+
+
+def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled: str) -> None:
+    """A symbol that the output's encoding lacks is written by its number, and the command ends well."""
+    ran = mosaic("federation", "status", "-g", "home", cwd=served.directory, PYTHONIOENCODING="ascii")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert r"\u25cf active" in ran.stdout
+
+
+def test_a_closed_output_is_no_fault(served: Served) -> None:
+    """A command whose standard output is closed does its work."""
+    closed = f"{sys.executable} -m cli federation grant list -g home >&-"
+    ran = subprocess.run(
+        closed, shell=True, cwd=served.directory, env=environment(), capture_output=True, timeout=60, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+
+
 @pytest.mark.parametrize("field", ["listen", "enroll"])
 def test_a_taken_port_is_named(served: Served, field: str) -> None:
     """The setting and the cure are named, and the gateway can be started once it is free."""
@@ -400,7 +433,8 @@ def test_a_taken_port_is_named(served: Served, field: str) -> None:
     ran = mosaic("gateway", "serve", "--gateway", name, cwd=served.directory)
 
     assert ran.returncode == 1
-    assert f"error: {field}: cannot listen on {address}: Address already in use; stop what uses it, or" in ran.stderr
+    assert ran.stderr.startswith(f"error: {field}: cannot listen on {address}: Address already in use; stop what uses")
+    assert ran.stderr.count("\n") == 1
     assert not (served.directory / name / "run" / "admin.sock").exists()
 
 
