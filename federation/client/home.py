@@ -242,4 +242,14 @@ def _after_fork() -> None:
         _FORSAKEN.append(home)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+def _before_fork() -> None:
+    for home in list(_EVERY):
+        home.watches.park()
+
+
+def _after_fork_in_parent() -> None:
+    for home in list(_EVERY):
+        home.watches.unpark()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

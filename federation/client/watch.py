@@ -101,6 +101,10 @@ class PeerWatch:
         elif host is not None:
             self._release(host)
 
+    async def disconnected(self) -> None:
+        """Wait until the connections that were given up here are closed."""
+        await self._peer.channel.closed()
+
     def dismiss(self) -> None:
         """Give the stream up, from any thread."""
         self._leaving = True
@@ -155,6 +159,7 @@ class PeerWatch:
 
     def _launch(self, host: Host) -> None:
         if self._host is host:
+            host.thread = threading.get_ident()
             self._attending = asyncio.get_running_loop().create_task(self._attend(host), name="watch")
             self._attending.add_done_callback(lambda task: self._gone(host, task))
 

@@ -21,6 +21,8 @@ __all__ = ["Host", "RevocationStore", "WatchHosts"]
 LOGGER: Final = logging.getLogger(__name__)
 DIALS: Final = 16
 """Watches that one host dials at the same time."""
+PARKING_S: Final = 1.0
+"""How long a fork may be held up by streams that end."""
 PATIENCE_S: Final = 5.0
 """How long an ending host waits for its watches and for what it has to store."""
 
@@ -41,6 +43,8 @@ class Host:
     ) -> None:
         self.loop, self.store, self.lost = loop, store, lost
         self.users = 0
+        self.thread = 0
+        """The thread in which the loop was last seen to run."""
         self.gate = asyncio.Semaphore(DIALS)
         self.watches: set[PeerWatch] = set()
         self._saves: set[Future[None]] = set()
@@ -71,7 +75,9 @@ class Host:
 
     async def end(self) -> None:
         """Give up every watch, and wait for what is being stored. Call this on the loop."""
-        await asyncio.gather(*(watch.end() for watch in self.watches.copy()))
+        watches = self.watches.copy()
+        await asyncio.gather(*(watch.end() for watch in watches))
+        await asyncio.gather(*(watch.disconnected() for watch in watches))
         saves = [asyncio.wrap_future(save) for save in self._saves.copy()]
         if saves:
             await asyncio.wait(saves, timeout=PATIENCE_S)
@@ -160,6 +166,23 @@ class WatchHosts:
         if host is not None and self._background.running:
             with suppress(TimeoutError):
                 self._background.submit(host.end()).result(PATIENCE_S)
+
+    def park(self) -> None:
+        """Give every stream up for a moment, before a fork, where another thread's loop holds it.
+
+        gRPC's handlers bring its threads back to life in the child, where they stumble over a stream of asyncio that is
+        under way. A fork in the loop's own thread cannot wait for its streams, and is left to gRPC.
+        """
+        with self._lock:
+            hosts = [host for host in (*self._hosts, self._threads) if host is not None and host.watches]
+        for host in hosts:
+            if host.alive and host.loop.is_running() and host.thread != threading.get_ident():
+                with suppress(TimeoutError, RuntimeError):
+                    asyncio.run_coroutine_threadsafe(host.end(), host.loop).result(PARKING_S)
+
+    def unpark(self) -> None:
+        """Arm again what was parked: the fork is done, and this is the parent."""
+        self._rehost()
 
     def forsake(self, background: BackgroundLoop) -> None:
         """Forget every host: this is a forked child, and they are the parent's."""
