@@ -37,7 +37,7 @@ SCENARIOS = {
     "never watched": Protocol(armed=False, ticks=(29, 5)),
     "a slow clock": Protocol(cuts=1, ticks=(31, 1, 1.5), rate=0.95),
     "a fast clock": Protocol(cuts=1, ticks=(28, 1, 5), rate=1.05),
-    "B killed in the middle": Protocol(crash=True, ticks=(29, 5), arms=1),
+    "B killed in the middle": Protocol(crash=True, ticks=(29, 5)),
     "three callers, revoked, an acknowledgement lost": Protocol(calls=(LIST,) * 3, cuts=1, arms=1),
     "three callers, cancelled": Protocol(calls=(LIST,) * 3, cancel=True),
     "two caches of one grant": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), ticks=(34,)),
@@ -54,7 +54,7 @@ LONG = {
     "a slow clock, armed again": Protocol(cuts=1, arms=1, ticks=(31, 1, 1.5), rate=0.95),
     "armed late, rows change": Protocol(armed=False, arms=1, ticks=(29, 5), changes=1),
     "two caches, cut": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, ticks=(34,)),
-    "B killed in the middle, the watch cut": Protocol(crash=True, cuts=1, arms=1, ticks=(29, 5)),
+    "B killed in the middle, armed again": Protocol(crash=True, ticks=(29, 5), arms=1),
     "calls that block, armed again": Protocol(blocking=True, cuts=1, arms=1, changes=1),
 }
 
