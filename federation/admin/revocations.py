@@ -4,8 +4,8 @@ Each goes on to its end when the operator's command goes away; asking again join
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Collection, Coroutine
+from typing import Any, Final, TypeVar
 
 from federation.admin.messages import grant_message, instant, stamp
 from federation.admin.parts import GatewayParts
@@ -25,6 +25,8 @@ __all__ = ["RevocationDesk", "receipt_message", "release_message"]
 T = TypeVar("T")
 News = pb.RevocationProgress | pb.RevocationReceipt
 USER_REMOVED = "the user was removed"
+MOST_COUNTED: Final = 2**32 - 1
+"""The largest number that a receipt can carry. Peers say how many calls they failed, and may say anything."""
 
 
 class RevocationDesk:
@@ -106,7 +108,7 @@ class RevocationDesk:
         provider = self._parts.provider
         removal = await provider.remove_user(user) if isinstance(provider, RemovesUsers) else None
         # A grant that was being made while the user still was there.
-        late = await self._revoke_all(user, reason)
+        late = await self._revoke_all(user, reason, but={taking.begun.grant_id for taking in takings})
         faults += await asyncio.gather(*(taking.durable() for taking in late), return_exceptions=True)
         self._parts.audit.record_act("user.remove", subject=user, source="admin")
         for fault in faults:
@@ -114,15 +116,16 @@ class RevocationDesk:
                 raise fault
         return takings + late, removal
 
-    async def _revoke_all(self, user: str, reason: str) -> list[Taking]:
-        open_ones = [
-            grant
-            for grant in self._parts.grants.all()
-            if grant.subject == user and grant.status is not GrantStatus.REVOKED
-        ]
-        takings = [await self._parts.upkeep.revocations.revoke(grant.id, reason) for grant in open_ones]
-        for grant in open_ones:
-            self._record("grant.revoke", self._parts.grants.require(grant.id))
+    async def _revoke_all(self, user: str, reason: str, but: Collection[str] = ()) -> list[Taking]:
+        """Revoke what is not revoked yet, and again where an earlier revocation could not be stored."""
+        revocations, takings = self._parts.upkeep.revocations, []
+        mine = [grant for grant in self._parts.grants.all() if grant.subject == user and grant.id not in but]
+        # A first revocation refuses without a look at the database; that comes before what may fail.
+        for grant in sorted(mine, key=lambda grant: grant.status is GrantStatus.REVOKED):
+            if revocations.is_open(grant.id):
+                takings.append(await revocations.revoke(grant.id, reason))
+                if grant.status is not GrantStatus.REVOKED:
+                    self._record("grant.revoke", self._parts.grants.require(grant.id))
         return takings
 
     async def _told(self, taking: Taking, *, wait: bool) -> AsyncIterator[News]:
@@ -182,7 +185,7 @@ def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
             )
             for one in receipt.instances
         ),
-        failed_in_flight=sum(one.failed_in_flight for one in receipt.instances),
+        failed_in_flight=min(MOST_COUNTED, sum(one.failed_in_flight for one in receipt.instances)),
     )
 
 

@@ -60,22 +60,29 @@ class Revocations:
         self._running: dict[tuple[str, ReceiptKind], Taking] = {}
         self._unkept: dict[str, Receipt] = {}
         self._unstored: dict[str, Scope] = {}
-        self._editing = asyncio.Lock()
+        self._failed: set[tuple[str, ReceiptKind]] = set()
+        self._editing, self._asking = asyncio.Lock(), asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def revoking(self, grant_id: str) -> bool:
         """Tell whether the grant is being revoked at this moment."""
         return (grant_id, ReceiptKind.REVOKED) in self._running
 
+    def is_open(self, grant_id: str) -> bool:
+        """Tell whether the grant is not revoked, or its revocation has no receipt yet: it goes on, or it failed."""
+        revoked = self._grants.require(grant_id).status is GrantStatus.REVOKED
+        return not revoked or self.revoking(grant_id) or (grant_id, ReceiptKind.REVOKED) in self._failed
+
     async def revoke(self, grant_id: str, reason: str = "") -> Taking:
         """Revoke a grant, from this call on; or return what an earlier revocation of it came to, or is coming to.
 
         Raises `NotFoundError`, `InputError` for the reason, `StoreError` where receipts cannot be read.
         """
-        known = None
-        if self._grants.require(grant_id).status is GrantStatus.REVOKED:
-            known = await self._known(grant_id, ReceiptKind.REVOKED)
-        return known or self._start(Revoking(self._grants, self._hub, grant_id, reason))
+        act = Revoking(self._grants, self._hub, grant_id, reason)
+        if self._grants.require(grant_id).status is not GrantStatus.REVOKED:
+            return self._start(act)
+        async with self._asking:
+            return await self._known(grant_id, ReceiptKind.REVOKED) or self._start(act)
 
     async def edit_scope(self, grant_id: str, scope: Scope) -> ScopeEdit:
         """Put a scope in force for the next request, durably, and tell the peer.
@@ -120,9 +127,10 @@ class Revocations:
 
     async def _known(self, grant_id: str, kind: ReceiptKind) -> Taking | None:
         """Return the last taking back of a kind: under way, or over. One that nobody runs is taken up again."""
-        stored = await self._receipts.last(grant_id, kind)
+        # One that ends while the database is read would look unfinished there, so this comes first.
         if (running := self._running.get((grant_id, kind))) is not None:
             return running
+        stored = await self._receipts.last(grant_id, kind)
         if stored is None or stored.effective_at_us is not None:
             return None if stored is None else Taking.over(stored)
         if (unkept := self._unkept.get(stored.id)) is not None:
@@ -147,10 +155,10 @@ class Revocations:
             raise
         except FederationError as e:
             LOGGER.error("%s", e)  # noqa: TRY400 - whoever waits hears of it as well
-            taking.fail(e)
+            self._fail(taking, e)
         except Exception as e:
             LOGGER.exception("grant %s: taking it back failed", act.grant_id)
-            taking.fail(e)
+            self._fail(taking, e)
         finally:
             steps.close()
             if self._running.get((act.grant_id, act.kind)) is taking:
@@ -178,7 +186,12 @@ class Revocations:
         self._unkept[receipt.id] = receipt
         await self._receipts.finish(receipt)
         del self._unkept[receipt.id]
+        self._failed.discard((receipt.grant_id, receipt.kind))
         self._record(receipt)
+
+    def _fail(self, taking: Taking, fault: Exception) -> None:
+        self._failed.add((taking.begun.grant_id, taking.begun.kind))
+        taking.fail(fault)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

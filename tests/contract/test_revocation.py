@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from federation.admin.revocations import receipt_message
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
 from federation.server.leases import How
 from federation.server.taking import Taking
@@ -61,6 +62,19 @@ async def reason_of(call: Any) -> str:
 async def stored(granting: Granting, grant: Grant, kind: ReceiptKind = ReceiptKind.REVOKED) -> Receipt | None:
     """The receipt in the database."""
     return await ReceiptStore(granting.database).last(grant.id, kind)
+
+
+def read_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let whoever reads the last receipt from here on get what it read only once the event is set."""
+    read, go_on = ReceiptStore.last, asyncio.Event()
+
+    async def slowly(self: ReceiptStore, grant_id: str, kind: ReceiptKind) -> Receipt | None:
+        found = await read(self, grant_id, kind)
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(ReceiptStore, "last", slowly)
+    return go_on
 
 
 async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting: Granting):
@@ -444,6 +458,51 @@ async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Gr
     receipt = await soon(await granting.revocations.revoke(grant.id))
     assert released(receipt) == {A: "acked"}
     assert receipt == await stored(granting, grant)
+
+
+async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+    """Whoever asks just before the last ack, and reads the database slowly, gets the receipt that was given."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    taking = await granting.revocations.revoke(grant.id)
+    event = await watch.next()
+    go_on = read_slowly(monkeypatch)
+    again = asyncio.create_task(granting.revocations.revoke(grant.id))
+    await asyncio.wait({again}, timeout=0.2)
+    await watch.ack(event)
+    receipt = await soon(taking)
+    go_on.set()
+    assert await soon(await again) == receipt
+    assert released(receipt) == {A: "acked"}
+    assert await stored(granting, grant) == receipt
+
+
+async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+    """A receipt that could not be stored is stored once, and all who ask are shown it."""
+    grant = await granting.grant()
+    with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
+        await soon(await granting.revocations.revoke(grant.id))
+    go_on = read_slowly(monkeypatch)
+    asking = asyncio.gather(*(granting.revocations.revoke(grant.id) for _ in range(4)))
+    await asyncio.wait({asking}, timeout=0.2)
+    go_on.set()
+    takings = await asking
+    receipts = {await soon(taking) for taking in takings}
+    assert receipts == {await stored(granting, grant)}
+    assert sum(event.verb == "grant.effective" for event in await granting.audit.seen(1)) == 1
+
+
+async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
+    """Two caches that claim the greatest number of failed calls each: the sum is told as far as it can be told."""
+    grant = await granting.grant()
+    watches = [await granting.watch(grant, instance) for instance in (A, B)]
+    taking = await granting.revocations.revoke(grant.id)
+    for watch in watches:
+        await watch.ack(await watch.next(), failed=2**32 - 1)
+    told = receipt_message(await soon(taking))
+    assert [one.failed_in_flight for one in told.instances] == [2**32 - 1] * 2
+    assert told.failed_in_flight == 2**32 - 1
 
 
 async def test_what_cannot_be_revoked_is_named(granting: Granting):

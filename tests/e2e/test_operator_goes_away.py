@@ -6,8 +6,10 @@ import json
 import grpc
 import pytest
 
+from federation.store.grants import GrantBook, GrantStatus
 from federation.v1 import admin_pb2 as pb
 from tests.support.gateways import SCOPE, Running, enroll
+from tests.support.granting import refusing
 from tests.support.scripted import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -55,6 +57,22 @@ async def test_a_removal_whose_command_is_gone_is_carried_out_and_recorded(home:
     shown = await work.admin.GetGrant(pb.GetGrantRequest(id=grant))
     assert (shown.grant.status, shown.grant.revoked_reason) == (pb.GRANT_STATUS_REVOKED, "left")
     assert await work.gateway.provider.teams_of("ada") == frozenset()
+
+
+async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(home: Running, work: Running) -> None:
+    """The grants refuse already, but a restart would forget that; the second removal stores it and shows a receipt."""
+    grant = await enroll(home, work)
+    removal = pb.RemoveUserRequest(user="ada", reason="left")
+    database = work.gateway.grants._database
+    with refusing(database, "UPDATE grants"), pytest.raises(grpc.aio.AioRpcError, match="is not stored"):
+        async for _ in work.admin.RemoveUser(removal):
+            pass
+    news = [one async for one in work.admin.RemoveUser(removal)]
+    assert [one.id for one in news[0].removal.grants] == [grant]
+    assert news[-1].receipt.grant_id == grant
+    assert (await GrantBook.load(database)).require(grant).status is GrantStatus.REVOKED
+    over = [one async for one in work.admin.RemoveUser(removal)]
+    assert (len(over), len(over[0].removal.grants)) == (1, 0)
 
 
 async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, work: Running) -> None:
