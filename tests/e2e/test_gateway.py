@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> Non
     error = error_of(caught.value)
     assert isinstance(error, ConflictError)
     assert "a program of its own" in str(error)
+
+
+@pytest.mark.asyncio
+async def test_only_the_gateways_user_may_open_its_socket(home: Running) -> None:
+    """The socket is the operator, so nobody else may even write to it."""
+    assert stat.S_IMODE(home.gateway.config.socket_path.stat().st_mode) == 0o600
 
 
 @pytest.mark.asyncio

@@ -51,6 +51,23 @@ def test_a_token_of_another_query_is_refused(context: bytes):
     assert caught.value.message.startswith("page_token")
 
 
+@pytest.mark.parametrize(
+    "context",
+    [
+        search_context("h", "report", ("tasks",)),
+        search_context("g", "reports", ("tasks",)),
+        search_context("g", "report", ("tasks", "notes")),
+        list_context("g", "report", {}),
+    ],
+)
+def test_a_token_of_another_search_is_refused(context: bytes):
+    """Grant, words and resources bind the token of a search."""
+    with pytest.raises(Refusal) as caught:
+        TOKENS.offset(context, TOKENS.of_offset(search_context("g", "report", ("tasks",)), 50))
+
+    assert caught.value.reason is Reason.INVALID_REQUEST
+
+
 def test_the_order_of_filters_and_resources_does_not_matter():
     """The same query in another order takes the token."""
     assert list_context("g", "t", {"a": "1", "b": "2"}) == list_context("g", "t", {"b": "2", "a": "1"})

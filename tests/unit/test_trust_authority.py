@@ -10,7 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation.errors import InputError
 from federation.trust.authority import Authority
 from federation.trust.certificates import certificates_of, fingerprint_of, key_hash, serial_of
-from federation.trust.extensions import read_identity
+from federation.trust.extensions import identity_extensions, read_identity
 from federation.trust.requests import make_request
 from tests.support.clock import ManualClock
 from tests.support.pki import GRANT_ID, PEER, new_key
@@ -185,6 +185,17 @@ def test_listed_curves_are_taken(curve: ec.EllipticCurve):
     key = ec.generate_private_key(curve)
 
     assert key_hash(loaded(issue(make_request(key, PEER)).pem).public_key()) == key_hash(key.public_key())
+
+
+def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest.MonkeyPatch):
+    """The issuer reads back what it signed: another identity than was asked for never leaves."""
+    monkeypatch.setattr(
+        "federation.trust.authority.identity_extensions",
+        lambda grant_id, _subject: identity_extensions(grant_id, "eve"),
+    )
+
+    with pytest.raises(ValueError, match="does not say what it was issued for"):
+        issue(GOOD)
 
 
 @pytest.mark.parametrize("identity", [{"grant_id": "x"}, {"subject": ""}, {"subject": "ä"}, {"subject": "a" * 128}])

@@ -98,6 +98,7 @@ def test_the_resource_of_a_request_is_told_for_every_verb():
 def test_options_are_integers_under_grpcs_own_names():
     """The option whose string differs from its constant is spelt as gRPC reads it, and wrong types are refused."""
     assert ("grpc.http2.min_ping_interval_without_data_ms", 10_000) in SERVER.to_grpc()
+    assert ("grpc.so_reuseport", 0) in SERVER.to_grpc()
     assert ("grpc.ssl_target_name_override", "work.example") in CHANNEL.to_grpc("work.example")
     with pytest.raises(TypeError, match="keepalive_time_ms"):
         ChannelOptions(keepalive_time_ms="20000").to_grpc()  # type: ignore[arg-type]
