@@ -180,7 +180,7 @@ class Home:
                 peer.watch.nudge()
 
     def settled(self, peer: Peer) -> None:
-        """Do what remains for a peer that the store knows as revoked."""
+        """Do what remains for a peer whose revocation neither its watch nor a call has brought."""
         if peer.cache is not None:
             cut(peer.cache.flush(Cause.GRANT_REVOKED, peer.grant_id))
         if peer.refusal is not None:

@@ -51,7 +51,7 @@ class PeerParts(Protocol):
         ...
 
     def settled(self, peer: "Peer") -> None:
-        """Hear that the store knows the peer's grant as revoked, which was news here."""
+        """Hear that the peer's grant is revoked, as the store knows or a renewal was told, which was news here."""
         ...
 
     def renewed(self, peer: "Peer") -> None:
@@ -129,6 +129,10 @@ class Peer:
     def revoked(self, reason: str) -> None:
         """Hear in the peer's own words that it has revoked the grant. Any thread may call this; once is enough."""
         self._parts.revoked(self, reason)
+
+    def settled(self) -> None:
+        """Drop what is kept, and end the calls under way: the grant was revoked, and no watch brought the word."""
+        self._parts.settled(self)
 
     def settle(self, revocation: Revocation) -> bool:
         """Refuse every call from here on, for good; `False` where that was so. Entries and calls are not touched."""
@@ -264,7 +268,7 @@ class PeerRegistry:
         if swapped:
             self._parts.renewed(peer)
         if record.revoked_at_us is not None and peer.settle(Revocation(record.revoked_at_us, record.revoked_reason)):
-            self._parts.settled(peer)
+            peer.settled()
 
 
 def _dialled_by(record: PeerRecord) -> tuple[str, ...]:

@@ -228,6 +228,7 @@ class Renewer:
             LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, word, text)
         if revoked:
             peer.revoked(text)
+            peer.settled()
 
 
 def plan_of(peer: Peer) -> RenewalPlan:

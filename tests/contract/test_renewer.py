@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from federation.breaker import CircuitState, Evidence
+from federation.cache import Key, Verdict
 from federation.client.home import Home
 from federation.client.peers import Peer
 from federation.client.renewal import RENEWAL_LOCK, Renewer, plan_of
@@ -184,17 +185,20 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
 
 @pytest.mark.asyncio
 async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_path: Path):
-    """The refusal is the peer's own word: the peer is revoked here, and is not asked again."""
+    """The refusal is the peer's own word: nothing asked before is kept or delivered, and it is not asked again."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
+            under_way = peer.cache.ticket(Key(peer.grant_id, "list", "tasks", "a query"))
             renewing.hands.advance(due_in_s(renewing, peer) + 1)
             await renewer.step()
             renewing.hands.advance(DAY_S)
             await renewer.step()
 
             assert peer.revocation is not None
+            assert peer.cache.verdict(under_way) is Verdict.REFUSE
+            assert peer.cache.stats().flushes == 1
             assert plan_of(peer).next_at_us(0) is None
             assert [event.reason for event in renewing.work.events] == ["grant revoked"]
 
