@@ -351,6 +351,21 @@ async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedP
 
 
 @pytest.mark.asyncio
+async def test_a_circuit_that_opens_ends_a_dial_under_way(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A stream that the peer has not confirmed yet is given up when the circuit opens, not when its patience ends."""
+    desk.arms = False
+    scripted.service.script("search", Reply(code=grpc.StatusCode.UNAVAILABLE))
+    async with watching(tmp_path, scripted.record(), settings=_quick(arm_s=60.0)) as fed:
+        await eventually(lambda: len(desk.streams) == 1)
+        for _ in range(5):
+            await refused(fed.stub("work.example").Search(SEARCH))
+        await until_watch(fed, WatchState.OFF)
+        await eventually(desk.last.over.is_set)
+
+
+@pytest.mark.asyncio
 async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """The new stream is armed before the old one ends, on a connection of its own, and nothing is dropped."""
     async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.5)) as fed:

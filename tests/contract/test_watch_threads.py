@@ -276,6 +276,33 @@ def test_a_loop_that_ends_without_a_word_hands_its_watches_over(
     home.end()
 
 
+@pytest.mark.asyncio
+async def test_a_watch_outlives_the_loop_on_which_it_ran(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """When one of two loops ends without closing its federation, the watch goes on on the other."""
+    joined, homes = threading.Event(), []
+
+    async def forget() -> None:
+        config = config_of(tmp_path, client=ClientConfig(watch=True))
+        forgotten = await Federation(config, ListedPeers(scripted.record())).start()
+        await until_watch(forgotten)
+        homes.append(forgotten._opened())
+        await asyncio.to_thread(joined.wait, 5)
+
+    first = asyncio.ensure_future(asyncio.to_thread(asyncio.run, forget()))
+    await eventually(lambda: bool(homes))
+    async with watching(tmp_path, scripted.record()) as fed:
+        joined.set()
+        await first
+        await eventually(lambda: len(desk.streams) == 2)
+        await until_watch(fed)
+        await asyncio.sleep(0.1)
+        assert fed.peer_state("work.example").watch is WatchState.ARMED
+    assert homes[0].release()
+    homes[0].end()
+
+
 def test_a_forked_child_watches_nothing_and_disturbs_nobody(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
