@@ -25,11 +25,7 @@ def authorize(grant: Grant | None, caller: CallerIdentity, now_us: int) -> Grant
     if record is None or record.fingerprint != caller.fingerprint:
         raise _invalid("unknown serial")
     if grant.status is GrantStatus.REVOKED:
-        raise Refusal(
-            Reason.GRANT_REVOKED,
-            "the serving gateway's operator revoked this grant; that is final",
-            detail="grant revoked",
-        )
+        raise Refusal(Reason.GRANT_REVOKED, grant.revoked_text, detail="grant revoked")
     if grant.status is not GrantStatus.ACTIVE:
         raise _invalid("grant pending")
     if grant.expires_at_us is not None and grant.expires_at_us <= now_us:

@@ -20,6 +20,7 @@ __all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "read_c
 
 SUPERSEDED_US: Final = 600 * MICROSECONDS
 """How long a certificate is still accepted after the first call with one issued later."""
+REVOKED_TEXT: Final = "the serving gateway's operator revoked this grant; that is final"
 _NONE: Final[Mapping[str, "CertificateRecord"]] = MappingProxyType({})
 
 
@@ -110,6 +111,11 @@ class Grant:
     def newest(self) -> CertificateRecord | None:
         """The certificate issued last."""
         return next(reversed(tuple(self.certificates.values())), None)
+
+    @property
+    def revoked_text(self) -> str:
+        """What the peer is told of a revoked grant: that it is final, and the operator's reason."""
+        return f"{REVOKED_TEXT}: {self.revoked_reason}" if self.revoked_reason else REVOKED_TEXT
 
     def status_at(self, now_us: int) -> GrantStatus:
         """Return the status at an instant, expiry included; a revoked grant stays revoked."""

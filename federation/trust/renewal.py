@@ -22,7 +22,6 @@ __all__ = ["Reissuer"]
 MAX_ACCEPTED: Final = 32
 """Certificates of a grant that are accepted at once; a peer that asks for more waits until one has ended."""
 CLOSED: Final = "the grant does not allow this call; ask the operator of the serving gateway"
-REVOKED: Final = "the serving gateway's operator revoked this grant; that is final"
 ENROLL_AGAIN: Final = "enroll again with a new token"
 
 
@@ -86,7 +85,7 @@ class Reissuer:
             try:
                 await self._grants.add_certificate(grant.id, issued, activate=False, after_expiry=after_expiry)
             except ConflictError:
-                raise _revoked(grant) from None
+                raise _revoked(self._grants.get(grant.id) or grant) from None
         grant = self._current(grant)
         return Issued(grant, grant.certificates[issued.serial], again=False)
 
@@ -150,4 +149,4 @@ def _invalid(message: str, grant: Grant | None = None, *, detail: str = "") -> E
 
 
 def _revoked(grant: Grant) -> EnrollmentRefusal:
-    return EnrollmentRefusal(Reason.GRANT_REVOKED, REVOKED, detail="grant revoked", grant=grant)
+    return EnrollmentRefusal(Reason.GRANT_REVOKED, grant.revoked_text, detail="grant revoked", grant=grant)

@@ -86,6 +86,23 @@ async def test_a_restart_of_the_asking_gateway_remembers(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("by", ["call", "renewal"])
+async def test_a_refusal_that_comes_first_says_why(home_gateway: Running, work_gateway: Running, by: str) -> None:
+    """Who hears of the revocation by a refused call or renewal, before its watch or without one, is told the reason."""
+    grant = await enroll(home_gateway, work_gateway)
+    work_gateway.gateway.grants.refuse(grant, "project over")  # as while the write is under way
+    if by == "call":
+        assert await refusal(home_gateway) == Reason.GRANT_REVOKED
+    else:
+        with pytest.raises(grpc.aio.AioRpcError, match="project over"):
+            await home_gateway.admin.RotatePeer(pb.RotatePeerRequest(name="work.example", user="ada"))
+
+    status = await home_gateway.admin.Status(pb.StatusRequest())
+    assert status.peers[0].state == pb.PEER_STATE_REVOKED
+    assert status.peers[0].revocation.reason.endswith("that is final: project over")
+
+
+@pytest.mark.asyncio
 async def test_from_commit_to_acknowledgement(
     home_gateway: Running, work_gateway: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
