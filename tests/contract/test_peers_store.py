@@ -221,3 +221,16 @@ async def test_an_identity_does_not_open_with_another_seal_key(database: Databas
         await connection.execute(update(gateway_identity).values(ca_key_sealed=sealed))
     with pytest.raises(SealError, match="authority key"):
         await load_identity(database, SEALER)
+
+
+@pytest.mark.asyncio
+async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database):
+    """When and why a peer revoked its grant is there after a restart; hearing it again changes nothing."""
+    store = PeerStore(database, SEALER)
+    await store.add(RECORD)
+    await store.revoke(RECORD.id, 7, "project over")
+    await store.revoke(RECORD.id, 9, "again")
+    await store.revoke("nobody", 9, "who?")
+
+    [kept] = await store.all()
+    assert (kept.revoked_at_us, kept.revoked_reason) == (7, "project over")
