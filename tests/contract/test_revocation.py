@@ -388,6 +388,7 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     await granting.lease(grant)
     for _ in range(2):
         granting = await start_granting(hand.clock, max_lease_ms=1_000)
+        assert await granting.lease(grant) == 1_000
     taking = await granting.revocations.revoke(grant.id)
     hand.advance(32.9)
     assert await is_pending(taking)
