@@ -39,12 +39,16 @@ class Database:
         try:
             async with engine.execution_options(mosaic_write=True).begin() as connection:
                 if engine.dialect.name == "postgresql":
+                    await _check_encoding(connection)
                     # Two processes that start together must not migrate together.
                     await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20746023)")
                 await connection.run_sync(_migrate)
         except (SQLAlchemyError, OSError) as e:
             await engine.dispose()
             raise StoreError(f"cannot open the database {_shown(url)}: {_cause(e)}") from e
+        except ConfigError:
+            await engine.dispose()
+            raise
         return cls(engine)
 
     @classmethod
@@ -145,6 +149,14 @@ def _engine(url: str) -> AsyncEngine:
         raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
     except OSError as e:
         raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}") from e
+
+
+async def _check_encoding(connection: AsyncConnection) -> None:
+    """Refuse what would take only some texts, or compare their bytes for characters."""
+    encoding = (await connection.exec_driver_sql("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        cure = "make it with `createdb --encoding UTF8 --template template0`"
+        raise ConfigError("store.url", f"the database is in {encoding}, and must be in UTF8; {cure}")
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:

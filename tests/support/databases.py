@@ -42,11 +42,11 @@ def _forget_durability(directory: Path) -> None:
     os.kill(int((directory / "postmaster.pid").read_text().split("\n", 1)[0]), signal.SIGHUP)
 
 
-async def new_postgres_url(directory: str) -> str:
+async def new_postgres_url(directory: str, options: str = "") -> str:
     """Make a new, empty database in the PostgreSQL server of a socket directory, and return its URL."""
     name = f"t{os.getpid()}_{next(_NUMBER)}"
     admin = await asyncpg.connect(host=directory, user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.execute(f"CREATE DATABASE {name} {options}")
     await admin.close()
     return f"postgresql+asyncpg://postgres@/{name}?host={directory}"
 

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from federation.errors import ConfigError, LockedError, StoreError
 from federation.store.database import Database, FileLock
 from federation.store.schema import METADATA, users
+from tests.support.databases import new_postgres_url
 
 SEARCH_OBJECTS = {"rows_fts", "rows_fts_data", "rows_fts_docsize", "rows_fts_config", "rows_fts_idx", "ix_rows_words"}
 
@@ -56,6 +57,17 @@ async def test_a_failed_transaction_leaves_nothing(database: Database):
 async def test_a_url_that_cannot_work_names_the_setting(url: str):
     """A wrong database URL is a configuration error, not a driver's trace."""
     with pytest.raises(ConfigError, match=r"^store\.url"):
+        await Database.open(url)
+
+
+@pytest.mark.postgres
+@pytest.mark.asyncio
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_directory: str, encoding: str):
+    """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the cure."""
+    url = await new_postgres_url(postgres_directory, f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+
+    with pytest.raises(ConfigError, match=rf"^store\.url: the database is in {encoding}, .*createdb --encoding UTF8"):
         await Database.open(url)
 
 
