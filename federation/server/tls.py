@@ -1,5 +1,6 @@
 """What a server shows and whom it trusts, checked before it is used, and exchangeable while it serves."""
 
+from threading import Lock
 from typing import Protocol
 
 import grpc
@@ -51,8 +52,34 @@ class TlsMaterial:
     def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
         """Return credentials for one port; they follow `publish`."""
         return grpc.dynamic_ssl_server_credentials(
-            self._current, lambda: self._current, require_client_authentication=client_certificates
+            self._current, _Fetch(self, self._current), require_client_authentication=client_certificates
         )
+
+    @property
+    def current(self) -> grpc.ServerCertificateConfiguration:
+        """What is shown now."""
+        return self._current
+
+
+class _Fetch:
+    """What gRPC asks at each handshake of a port, on any of its threads.
+
+    `None` means that nothing changed, and must be the usual answer: gRPC builds its TLS state anew for every
+    configuration that it is handed, and frees the old one under a handshake that runs beside it on another thread,
+    which ends the process (seen with grpcio 1.85).
+    """
+
+    def __init__(self, material: TlsMaterial, shown: grpc.ServerCertificateConfiguration) -> None:
+        self._material, self._shown = material, shown
+        self._lock = Lock()
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration:
+        with self._lock:
+            current = self._material.current
+            if current is self._shown:
+                return None  # type: ignore[return-value]  # the stubs do not know of it
+            self._shown = current
+            return current
 
 
 def _configuration(identity: ServerIdentity, clock: Clock) -> grpc.ServerCertificateConfiguration:

@@ -42,7 +42,7 @@ from tests.support.scripted import eventually
 from tests.support.watching import QUICK, watching
 
 pytestmark = pytest.mark.asyncio
-SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "40"))
+SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "200"))
 BATCH = 25
 """Grants of one federation at a time."""
 AT_ONCE = 5
