@@ -31,7 +31,8 @@ def from_wire(
 
     Only this gateway says that a peer is unreachable, slow, or resting behind its circuit: a rich error of the peer
     that claims so, or that contradicts its own status, is dropped. A bare UNAVAILABLE or DEADLINE_EXCEEDED, as
-    gRPC makes them, becomes the rich error of this gateway, with gRPC's text.
+    gRPC makes them, becomes the rich error of this gateway, with gRPC's text. So does a bare CANCELLED, which a server
+    that stops gives to calls that it has not begun: nobody here cancelled, and a caller must not be told that it did.
     """
     outcome = Outcome(code, body, details, tuple(initial), tuple(trailing))
     if code is grpc.StatusCode.OK:
@@ -42,6 +43,9 @@ def from_wire(
     if not any(key == STATUS_KEY for key, _ in outcome.trailing):
         if code is grpc.StatusCode.UNAVAILABLE:
             return _enriched(outcome, Refusal(Reason.PEER_UNREACHABLE, details or "the peer cannot be reached"))
+        if code is grpc.StatusCode.CANCELLED:
+            stopped = Refusal(Reason.PEER_UNREACHABLE, "the peer gave the call up, as a gateway does that stops")
+            return _enriched(outcome._replace(code=grpc.StatusCode.UNAVAILABLE), stopped)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return _enriched(outcome, Refusal(Reason.PEER_TIMEOUT, details or "the peer did not answer in time"))
     return outcome

@@ -81,3 +81,12 @@ def test_good_rich_error_stays() -> None:
     status = rpc_status.from_call(Ended())
     assert status is not None
     assert status.message == "no"
+
+
+def test_a_call_that_the_peer_gave_up_is_not_the_callers_cancellation() -> None:
+    """A stopping server cancels what it has not begun: that is a peer which cannot be reached, also for the circuit."""
+    outcome = from_wire(grpc.StatusCode.CANCELLED, details="CANCELLED")
+    detail = error_detail(outcome.trailing)
+
+    assert outcome.code is UNAVAILABLE
+    assert (detail.reason, detail.local) == (Reason.PEER_UNREACHABLE, True)
