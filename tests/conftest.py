@@ -1,6 +1,12 @@
-"""Fixtures for every test, and how long an example of a property may take."""
+"""Fixtures for every test, and what a test run must not take from whatever started it."""
+
+import signal
 
 from hypothesis import settings
+
+# Whoever starts a run in the background has it ignore SIGINT, and its children with it: no Ctrl-C would reach them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy elsewhere is no fault of the code; pytest's own time limit holds for hangs.
 settings.register_profile("steady", deadline=None)
