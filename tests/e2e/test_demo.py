@@ -16,7 +16,7 @@ def demo(temporary: Path, *options: str) -> "subprocess.Popen[str]":
     """Start the demo with its own place for temporary directories."""
     return subprocess.Popen(
         [*MOSAIC, "demo", *options],
-        env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1"),
+        env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1", COLUMNS="80"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
