@@ -321,6 +321,18 @@ def test_reset_closes_by_hand_and_starts_anew() -> None:
     assert circuit.tripped().denied() == 30.0
 
 
+def test_a_reset_forgets_the_probe_under_way() -> None:
+    """Once it trips again, a probe is let through though the one from before the reset never came back."""
+    circuit = History().tripped()
+    circuit.now += 30.0
+    circuit.permit()
+    circuit.breaker.reset()
+    circuit.call(*[FAILURE] * 5)
+    circuit.now += 30.0
+
+    assert circuit.permit().probe
+
+
 def test_reset_of_a_closed_circuit_is_no_transition_and_forgets_the_count() -> None:
     """Resetting a healthy circuit reports nothing, yet four failures before it do not count after it."""
     circuit = History()
