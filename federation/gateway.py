@@ -38,7 +38,7 @@ from federation.store.serving import ServingLock
 from federation.store.tokens import TokenStore
 from federation.telemetry.setup import Telemetry, setup_telemetry
 from federation.trust.authority import Authority
-from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
+from federation.trust.enrollment import EnrollmentServicer
 from federation.trust.issuing import Issuer
 from federation.trust.renewal import Reissuer
 from federation.trust.sealing import Sealer
@@ -96,10 +96,10 @@ class Gateway:
         enrollment = EnrollmentServicer(
             parts.issuer,
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
-            audit=self._record_enrollment,
+            audit=parts.audit.record_enrollment,
             reissuer=parts.reissuer,
         )
-        renewal = RenewalService(parts.reissuer, parts.grants, audit=self._record_enrollment, clock=parts.clock)
+        renewal = RenewalService(parts.reissuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock)
         wanted = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
@@ -271,17 +271,6 @@ class Gateway:
                 await self.grants.flush_uses()
             except FederationError as e:
                 LOGGER.warning("%s; it is tried again", e)
-
-    async def _record_enrollment(self, event: EnrollmentEvent) -> None:
-        self._parts.audit.record_act(
-            event.verb,
-            event.outcome,
-            grant_id=event.grant_id or None,
-            peer=event.peer,
-            subject=event.subject,
-            reason=event.reason,
-            source=event.source,
-        )
 
 
 async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock) -> Authority:
