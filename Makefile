@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROTOS := $(wildcard protos/federation/v1/*.proto)
-PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
+PLUGINS := --plugin=$(BIN)/protoc-gen-mypy --plugin=$(BIN)/protoc-gen-mypy_grpc
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos $(PLUGINS) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
 # Wire compatibility is held against this image of the protos, which a release replaces: `make proto-baseline`.
 BASELINE := protos/baseline.binpb
 TEST := $(BIN)/python -m pytest -n 2 --dist loadfile
