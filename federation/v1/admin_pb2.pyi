@@ -91,16 +91,20 @@ class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PEER_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """Empty means all."""
+    user: _builtins.str
+    """Only the peers of this local user; empty means all."""
     def __init__(
         self,
         *,
         peer: _builtins.str = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +118,7 @@ class StatusResponse(_message.Message):
     PEERS_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def gateway(self) -> Global___GatewayInfo: ...
     @_builtins.property
@@ -124,6 +129,10 @@ class StatusResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What works now and needs the operator's eye all the same; sentences for people."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingStatus:
+        """This gateway as others see it. Absent where one peer was asked for."""
+
     def __init__(
         self,
         *,
@@ -131,29 +140,101 @@ class StatusResponse(_message.Message):
         peers: _abc.Iterable[Global___PeerStatus] | None = ...,
         grants: _abc.Iterable[Global___GrantInfo] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        serving: Global___ServingStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "grants", b"grants", "peers", b"peers", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "grants", b"grants", "peers", b"peers", "serving", b"serving", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 
 @_typing.final
+class ServingStatus(_message.Message):
+    """What this gateway has answered to others since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCHES_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    LAST_REQUEST_AT_FIELD_NUMBER: _builtins.int
+    AUDIT_DROPPED_FIELD_NUMBER: _builtins.int
+    watches: _builtins.int
+    """Armed watch streams."""
+    leases: _builtins.int
+    """Cache objects of peers that may hold answers at this moment."""
+    audit_dropped: _builtins.int
+    """Audit events of denials that were dropped, because they came too fast to be written."""
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestCount]: ...
+    @_builtins.property
+    def last_request_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        watches: _builtins.int = ...,
+        leases: _builtins.int = ...,
+        requests: _abc.Iterable[Global___RequestCount] | None = ...,
+        last_request_at: _timestamp_pb2.Timestamp | None = ...,
+        audit_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_request_at", b"last_request_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_dropped", b"audit_dropped", "last_request_at", b"last_request_at", "leases", b"leases", "requests", b"requests", "watches", b"watches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingStatus: _TypeAlias = ServingStatus  # noqa: Y015
+
+@_typing.final
+class RequestCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERB_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    verb: _builtins.str
+    outcome: _builtins.str
+    """An outcome word of the audit trail."""
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        verb: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "outcome", b"outcome", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestCount: _TypeAlias = RequestCount  # noqa: Y015
+
+@_typing.final
 class WatchStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PEER_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    INTERVAL_MS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
+    user: _builtins.str
+    interval_ms: _builtins.int
+    """Between two messages at most; 0 means 1000. A change is sent at once."""
     def __init__(
         self,
         *,
         peer: _builtins.str = ...,
+        user: _builtins.str = ...,
+        interval_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms", "peer", b"peer", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,6 +321,7 @@ class PeerStatus(_message.Message):
     WATCH_FIELD_NUMBER: _builtins.int
     RENEWAL_FIELD_NUMBER: _builtins.int
     REVOCATION_FIELD_NUMBER: _builtins.int
+    SEEN_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     endpoint: _builtins.str
     user: _builtins.str
@@ -269,6 +351,10 @@ class PeerStatus(_message.Message):
     def revocation(self) -> Global___PeerRevocation:
         """Present once the peer has revoked the grant."""
 
+    @_builtins.property
+    def seen_at(self) -> _timestamp_pb2.Timestamp:
+        """The last proof of life: an answer, or a message on the watch. Absent when there was none since the gateway started."""
+
     def __init__(
         self,
         *,
@@ -286,10 +372,11 @@ class PeerStatus(_message.Message):
         watch: Global___WatchStatus | None = ...,
         renewal: Global___RenewalStatus | None = ...,
         revocation: Global___PeerRevocation | None = ...,
+        seen_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "renewal", b"renewal", "revocation", b"revocation", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "renewal", b"renewal", "revocation", b"revocation", "seen_at", b"seen_at", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "renewal", b"renewal", "revocation", b"revocation", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate", b"certificate", "circuit", b"circuit", "endpoint", b"endpoint", "grant_id", b"grant_id", "last_failure", b"last_failure", "last_success", b"last_success", "latency", b"latency", "name", b"name", "renewal", b"renewal", "revocation", b"revocation", "seen_at", b"seen_at", "state", b"state", "user", b"user", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,6 +629,10 @@ class GrantInfo(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     WATCHES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    DENIALS_FIELD_NUMBER: _builtins.int
+    LAST_DENIED_AT_FIELD_NUMBER: _builtins.int
+    LAST_DENIED_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     peer: _builtins.str
     """Name of the gateway that may enroll."""
@@ -555,6 +646,11 @@ class GrantInfo(_message.Message):
     """Cache objects of the peer that may hold answers at this moment."""
     watches: _builtins.int
     """Armed watch streams."""
+    requests: _builtins.int
+    """Calls under the grant since the gateway started, and those of them that were denied."""
+    denials: _builtins.int
+    last_denied_reason: _builtins.str
+    """As the audit trail has it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -567,6 +663,8 @@ class GrantInfo(_message.Message):
 
     @_builtins.property
     def last_used_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_denied_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -583,10 +681,14 @@ class GrantInfo(_message.Message):
         last_used_at: _timestamp_pb2.Timestamp | None = ...,
         leases: _builtins.int = ...,
         watches: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        denials: _builtins.int = ...,
+        last_denied_at: _timestamp_pb2.Timestamp | None = ...,
+        last_denied_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "last_denied_at", b"last_denied_at", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last_used_at", b"last_used_at", "leases", b"leases", "peer", b"peer", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "scope", b"scope", "status", b"status", "subject", b"subject", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at", b"created_at", "denials", b"denials", "expires_at", b"expires_at", "id", b"id", "last_denied_at", b"last_denied_at", "last_denied_reason", b"last_denied_reason", "last_used_at", b"last_used_at", "leases", b"leases", "peer", b"peer", "requests", b"requests", "revoked_at", b"revoked_at", "revoked_reason", b"revoked_reason", "scope", b"scope", "status", b"status", "subject", b"subject", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,11 +702,14 @@ class CreateGrantRequest(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     subject: _builtins.str
     scope: _builtins.str
     expires_in_s: _builtins.int
     """0 means that the grant does not expire."""
+    validate_only: _builtins.bool
+    """Only check it, and say what it would open."""
     def __init__(
         self,
         *,
@@ -612,14 +717,49 @@ class CreateGrantRequest(_message.Message):
         subject: _builtins.str = ...,
         scope: _builtins.str = ...,
         expires_in_s: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_s", b"expires_in_s", "peer", b"peer", "scope", b"scope", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_s", b"expires_in_s", "peer", b"peer", "scope", b"scope", "subject", b"subject", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateGrantRequest: _TypeAlias = CreateGrantRequest  # noqa: Y015
+
+@_typing.final
+class ResourcePreview(_message.Message):
+    """What a scope opens of the subject's rows at this moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    NEWEST_IDS_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    rows: _builtins.int
+    more: _builtins.bool
+    """There are more than were counted."""
+    @_builtins.property
+    def newest_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The newest of them, for a person to look at; never more than five."""
+
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        newest_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "newest_ids", b"newest_ids", "resource", b"resource", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResourcePreview: _TypeAlias = ResourcePreview  # noqa: Y015
 
 @_typing.final
 class CreateGrantResponse(_message.Message):
@@ -627,21 +767,25 @@ class CreateGrantResponse(_message.Message):
 
     GRANT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Things that are allowed and worth a second thought."""
 
+    @_builtins.property
+    def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
     def __init__(
         self,
         *,
         grant: Global___GrantInfo | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        opens: _abc.Iterable[Global___ResourcePreview] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "opens", b"opens", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -652,15 +796,19 @@ class GetGrantRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    preview: _builtins.bool
+    """Also say what it opens."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        preview: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "preview", b"preview"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,16 +819,20 @@ class GetGrantResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GRANT_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
+    @_builtins.property
+    def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
     def __init__(
         self,
         *,
         grant: Global___GrantInfo | None = ...,
+        opens: _abc.Iterable[Global___ResourcePreview] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "opens", b"opens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,17 +844,27 @@ class ListGrantsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    peer: _builtins.str
+    """Each filter narrows; empty means any."""
+    subject: _builtins.str
+    status: Global___GrantStatus.ValueType
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        status: Global___GrantStatus.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "peer", b"peer", "status", b"status", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1223,17 +1385,24 @@ class ListPeersRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    user: _builtins.str
+    """Each filter narrows; empty means any."""
+    state: Global___PeerState.ValueType
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        user: _builtins.str = ...,
+        state: Global___PeerState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1395,12 +1564,18 @@ class QueryRequest(_message.Message):
     SEARCH_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    BUDGET_MS_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """The local user who asks."""
     source: _builtins.str
     """local, federated:<peer> or all."""
     session: _builtins.str
     """Empty: this query is a session of its own."""
+    stream: _builtins.bool
+    """Send what each source answers as it comes, instead of one answer in the order of all."""
+    budget_ms: _builtins.int
+    """What each peer may take; 0 means as the gateway is set."""
     @_builtins.property
     def list(self) -> _federation_pb2.ListRequest: ...
     @_builtins.property
@@ -1419,10 +1594,12 @@ class QueryRequest(_message.Message):
         search: _federation_pb2.SearchRequest | None = ...,
         capabilities: _federation_pb2.CapabilitiesRequest | None = ...,
         session: _builtins.str = ...,
+        stream: _builtins.bool = ...,
+        budget_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "get", b"get", "list", b"list", "search", b"search", "verb", b"verb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "get", b"get", "list", b"list", "search", b"search", "session", b"session", "source", b"source", "user", b"user", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_ms", b"budget_ms", "capabilities", b"capabilities", "get", b"get", "list", b"list", "search", b"search", "session", b"session", "source", b"source", "stream", b"stream", "user", b"user", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_verb: _TypeAlias = _typing.Literal["list", "get", "search", "capabilities"]  # noqa: Y015
     _WhichOneofArgType_verb: _TypeAlias = _typing.Literal["verb", b"verb"]  # noqa: Y015
@@ -1432,6 +1609,11 @@ Global___QueryRequest: _TypeAlias = QueryRequest  # noqa: Y015
 
 @_typing.final
 class QueryResponse(_message.Message):
+    """Streamed: one message a source, in the order in which they answer. Otherwise: the rows in the order of all sources,
+    in as many messages as it takes. The capabilities come one source a message, either way. The last message has the
+    summary and nothing else.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -1439,14 +1621,23 @@ class QueryResponse(_message.Message):
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """What one source answered."""
+    """Whose answer this is, streamed or of capabilities: local or federated:<peer>."""
     next_page_token: _builtins.str
+    """In the last message: goes on behind every row of this answer, at all sources."""
     latency_ms: _builtins.float
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryRow]: ...
     @_builtins.property
     def capabilities(self) -> _federation_pb2.CapabilitiesResponse: ...
+    @_builtins.property
+    def report(self) -> Global___SourceReport:
+        """Of a streamed source."""
+
+    @_builtins.property
+    def summary(self) -> Global___QuerySummary: ...
     def __init__(
         self,
         *,
@@ -1455,14 +1646,136 @@ class QueryResponse(_message.Message):
         capabilities: _federation_pb2.CapabilitiesResponse | None = ...,
         next_page_token: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
+        report: Global___SourceReport | None = ...,
+        summary: Global___QuerySummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "report", b"report", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "latency_ms", b"latency_ms", "next_page_token", b"next_page_token", "rows", b"rows", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "latency_ms", b"latency_ms", "next_page_token", b"next_page_token", "report", b"report", "rows", b"rows", "source", b"source", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryResponse: _TypeAlias = QueryResponse  # noqa: Y015
+
+@_typing.final
+class QuerySummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    partial: _builtins.bool
+    """At least one source is missing."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReport]:
+        """Every source that was asked for."""
+
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerSignal]:
+        """What the session was told for the first time by this query."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___SourceReport] | None = ...,
+        partial: _builtins.bool = ...,
+        signals: _abc.Iterable[Global___PeerSignal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partial", b"partial", "signals", b"signals", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuerySummary: _TypeAlias = QuerySummary  # noqa: Y015
+
+@_typing.final
+class SourceReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NEXT_STEP_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    state: _builtins.str
+    """ok, cached, offline, denied, rate_limited, skipped or failed."""
+    reason: _builtins.str
+    """The reason of the error, as on the wire; empty where there is none."""
+    message: _builtins.str
+    next_step: _builtins.str
+    """What a person can do about it."""
+    latency_ms: _builtins.float
+    rows: _builtins.int
+    retry_after_s: _builtins.float
+    """When it makes sense to ask again; 0 where that is not known."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        next_step: _builtins.str = ...,
+        latency_ms: _builtins.float = ...,
+        rows: _builtins.int = ...,
+        retry_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "message", b"message", "next_step", b"next_step", "reason", b"reason", "retry_after_s", b"retry_after_s", "rows", b"rows", "source", b"source", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceReport: _TypeAlias = SourceReport  # noqa: Y015
+
+@_typing.final
+class PeerSignal(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NEXT_STEP_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    RETRY_AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """offline or restored."""
+    peer: _builtins.str
+    text: _builtins.str
+    """The whole sentence: federation offline for <peer>."""
+    reason: _builtins.str
+    message: _builtins.str
+    next_step: _builtins.str
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def retry_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        text: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        next_step: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        retry_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_at", b"retry_at", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "next_step", b"next_step", "peer", b"peer", "reason", b"reason", "retry_at", b"retry_at", "since", b"since", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerSignal: _TypeAlias = PeerSignal  # noqa: Y015
 
 @_typing.final
 class QueryRow(_message.Message):
@@ -1511,14 +1824,23 @@ class ListAuditEventsRequest(_message.Message):
     VERB_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    AFTER_ID_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     grant_id: _builtins.str
     peer: _builtins.str
     verb: _builtins.str
     outcome: _builtins.str
+    history: _builtins.bool
+    """Also look into the files of what is older than the database keeps."""
+    after_id: _builtins.int
+    """Only what was written later than this event, oldest first: for following the trail."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -1529,10 +1851,13 @@ class ListAuditEventsRequest(_message.Message):
         verb: _builtins.str = ...,
         outcome: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        history: _builtins.bool = ...,
+        after_id: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_id", b"grant_id", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "peer", b"peer", "since", b"since", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "grant_id", b"grant_id", "history", b"history", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "peer", b"peer", "since", b"since", "until", b"until", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
