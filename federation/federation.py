@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from weakref import WeakSet
 
 import grpc
-import orjson
 
 from federation.client.aio import AioChannel
 from federation.client.home import Home
@@ -21,11 +20,11 @@ from federation.client.sync_ports import Wire
 from federation.client.sync_standard import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
-from federation.errors import FederationError, InputError, NotFoundError
+from federation.errors import FederationError, NotFoundError
 from federation.store.peers import PeerRecord, PeerStore
 from federation.telemetry.handle import Telemetry, ambient_telemetry
-from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
+from federation.wire.rows import fields
 
 if TYPE_CHECKING:
     from federation.client.watch_hosts import Host
@@ -256,18 +255,3 @@ def _found(home: Home, stored: StoredPeers, name: str, user: str | None) -> Peer
     home.peers.load(home.background.submit(stored.all()).result())
     home.loaded = True
     return home.peers.get(name, user)
-
-
-def fields(row: pb.Row) -> dict[str, Any]:
-    """Return a row's data as a dict of your own.
-
-    It is decoded at every call: generated messages have no place to keep it. Raises `InputError` where the peer sent
-    something other than one JSON object.
-    """
-    try:
-        data = orjson.loads(row.data)
-    except orjson.JSONDecodeError as e:
-        raise InputError("data", f"row {row.id!r} does not hold JSON: {e}") from None
-    if not isinstance(data, dict):
-        raise InputError("data", f"row {row.id!r} does not hold a JSON object")
-    return data

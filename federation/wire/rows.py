@@ -1,0 +1,25 @@
+"""A row's own data, decoded."""
+
+from typing import Any
+
+import orjson
+
+from federation.errors import InputError
+from federation.v1 import federation_pb2 as pb
+
+__all__ = ["fields"]
+
+
+def fields(row: pb.Row) -> dict[str, Any]:
+    """Return a row's data as a dict of your own.
+
+    It is decoded at every call: generated messages have no place to keep it. Raises `InputError` where the peer sent
+    something other than one JSON object.
+    """
+    try:
+        data = orjson.loads(row.data)
+    except orjson.JSONDecodeError as e:
+        raise InputError("data", f"row {row.id!r} does not hold JSON: {e}") from None
+    if not isinstance(data, dict):
+        raise InputError("data", f"row {row.id!r} does not hold a JSON object")
+    return data
