@@ -86,6 +86,35 @@ GRANT_STATUS_REVOKED: GrantStatus.ValueType  # 3
 GRANT_STATUS_EXPIRED: GrantStatus.ValueType  # 4
 Global___GrantStatus: _TypeAlias = GrantStatus  # noqa: Y015
 
+class _NameKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NameKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NameKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAME_KIND_UNSPECIFIED: _NameKind.ValueType  # 0
+    NAME_KIND_PEER: _NameKind.ValueType  # 1
+    NAME_KIND_GRANT: _NameKind.ValueType  # 2
+    NAME_KIND_USER: _NameKind.ValueType  # 3
+    NAME_KIND_RESOURCE: _NameKind.ValueType  # 4
+    NAME_KIND_SOURCE: _NameKind.ValueType  # 5
+    """local, all and federated:<peer>."""
+    NAME_KIND_GATEWAY: _NameKind.ValueType  # 6
+    """Gateways that grants name."""
+
+class NameKind(_NameKind, metaclass=_NameKindEnumTypeWrapper): ...
+
+NAME_KIND_UNSPECIFIED: NameKind.ValueType  # 0
+NAME_KIND_PEER: NameKind.ValueType  # 1
+NAME_KIND_GRANT: NameKind.ValueType  # 2
+NAME_KIND_USER: NameKind.ValueType  # 3
+NAME_KIND_RESOURCE: NameKind.ValueType  # 4
+NAME_KIND_SOURCE: NameKind.ValueType  # 5
+"""local, all and federated:<peer>."""
+NAME_KIND_GATEWAY: NameKind.ValueType  # 6
+"""Gateways that grants name."""
+Global___NameKind: _TypeAlias = NameKind  # noqa: Y015
+
 @_typing.final
 class StatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -798,6 +827,7 @@ class GetGrantRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Or its beginning, four characters or more, where no other grant begins so. The answer has the whole id."""
     preview: _builtins.bool
     """Also say what it opens."""
     def __init__(
@@ -820,19 +850,25 @@ class GetGrantResponse(_message.Message):
 
     GRANT_FIELD_NUMBER: _builtins.int
     OPENS_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationReceipt]:
+        """Of what was taken back last, its revocation first. One without effective_at is still awaited."""
+
     def __init__(
         self,
         *,
         grant: Global___GrantInfo | None = ...,
         opens: _abc.Iterable[Global___ResourcePreview] | None = ...,
+        receipts: _abc.Iterable[Global___RevocationReceipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "opens", b"opens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "opens", b"opens", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1380,6 +1416,50 @@ class AddPeerResponse(_message.Message):
 Global___AddPeerResponse: _TypeAlias = AddPeerResponse  # noqa: Y015
 
 @_typing.final
+class GetPeerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Or its beginning, four characters or more, where no other peer begins so. The answer has the whole name."""
+    user: _builtins.str
+    """May be empty while only one user has a peer of this name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPeerRequest: _TypeAlias = GetPeerRequest  # noqa: Y015
+
+@_typing.final
+class GetPeerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def peer(self) -> Global___PeerStatus: ...
+    def __init__(
+        self,
+        *,
+        peer: Global___PeerStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPeerResponse: _TypeAlias = GetPeerResponse  # noqa: Y015
+
+@_typing.final
 class ListPeersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1458,12 +1538,19 @@ Global___RemovePeerRequest: _TypeAlias = RemovePeerRequest  # noqa: Y015
 class RemovePeerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PEER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def peer(self) -> Global___PeerStatus:
+        """As it was when it was removed."""
+
     def __init__(
         self,
+        *,
+        peer: Global___PeerStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2021,3 +2108,75 @@ class ImportSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportSummary: _TypeAlias = ImportSummary  # noqa: Y015
+
+@_typing.final
+class SuggestNamesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    kind: Global___NameKind.ValueType
+    prefix: _builtins.str
+    """What the names begin with."""
+    user: _builtins.str
+    """Only the peers and sources of this local user; empty means all."""
+    def __init__(
+        self,
+        *,
+        kind: Global___NameKind.ValueType = ...,
+        prefix: _builtins.str = ...,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "prefix", b"prefix", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestNamesRequest: _TypeAlias = SuggestNamesRequest  # noqa: Y015
+
+@_typing.final
+class SuggestNamesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuggestedName]:
+        """In order, and never more than a hundred."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[Global___SuggestedName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestNamesResponse: _TypeAlias = SuggestNamesResponse  # noqa: Y015
+
+@_typing.final
+class SuggestedName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    about: _builtins.str
+    """What helps to tell it from others; may be empty."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        about: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestedName: _TypeAlias = SuggestedName  # noqa: Y015

@@ -90,6 +90,11 @@ class AdminServiceStub:
                 request_serializer=federation_dot_v1_dot_admin__pb2.AddPeerRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_admin__pb2.AddPeerResponse.FromString,
                 _registered_method=True)
+        self.GetPeer = channel.unary_unary(
+                '/federation.v1.AdminService/GetPeer',
+                request_serializer=federation_dot_v1_dot_admin__pb2.GetPeerRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_admin__pb2.GetPeerResponse.FromString,
+                _registered_method=True)
         self.ListPeers = channel.unary_unary(
                 '/federation.v1.AdminService/ListPeers',
                 request_serializer=federation_dot_v1_dot_admin__pb2.ListPeersRequest.SerializeToString,
@@ -124,6 +129,11 @@ class AdminServiceStub:
                 '/federation.v1.AdminService/ImportRows',
                 request_serializer=federation_dot_v1_dot_admin__pb2.ImportRowsRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_admin__pb2.ImportRowsResponse.FromString,
+                _registered_method=True)
+        self.SuggestNames = channel.unary_unary(
+                '/federation.v1.AdminService/SuggestNames',
+                request_serializer=federation_dot_v1_dot_admin__pb2.SuggestNamesRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_admin__pb2.SuggestNamesResponse.FromString,
                 _registered_method=True)
 
 
@@ -202,6 +212,12 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPeer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPeers(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -241,6 +257,13 @@ class AdminServiceServicer:
 
     def ImportRows(self, request_iterator, context):
         """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuggestNames(self, request, context):
+        """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -304,6 +327,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=federation_dot_v1_dot_admin__pb2.AddPeerRequest.FromString,
                     response_serializer=federation_dot_v1_dot_admin__pb2.AddPeerResponse.SerializeToString,
             ),
+            'GetPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPeer,
+                    request_deserializer=federation_dot_v1_dot_admin__pb2.GetPeerRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_admin__pb2.GetPeerResponse.SerializeToString,
+            ),
             'ListPeers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPeers,
                     request_deserializer=federation_dot_v1_dot_admin__pb2.ListPeersRequest.FromString,
@@ -338,6 +366,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportRows,
                     request_deserializer=federation_dot_v1_dot_admin__pb2.ImportRowsRequest.FromString,
                     response_serializer=federation_dot_v1_dot_admin__pb2.ImportRowsResponse.SerializeToString,
+            ),
+            'SuggestNames': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestNames,
+                    request_deserializer=federation_dot_v1_dot_admin__pb2.SuggestNamesRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_admin__pb2.SuggestNamesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -649,6 +682,33 @@ class AdminService:
             _registered_method=True)
 
     @staticmethod
+    def GetPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.AdminService/GetPeer',
+            federation_dot_v1_dot_admin__pb2.GetPeerRequest.SerializeToString,
+            federation_dot_v1_dot_admin__pb2.GetPeerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListPeers(request,
             target,
             options=(),
@@ -827,6 +887,33 @@ class AdminService:
             '/federation.v1.AdminService/ImportRows',
             federation_dot_v1_dot_admin__pb2.ImportRowsRequest.SerializeToString,
             federation_dot_v1_dot_admin__pb2.ImportRowsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestNames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.AdminService/SuggestNames',
+            federation_dot_v1_dot_admin__pb2.SuggestNamesRequest.SerializeToString,
+            federation_dot_v1_dot_admin__pb2.SuggestNamesResponse.FromString,
             options,
             channel_credentials,
             insecure,

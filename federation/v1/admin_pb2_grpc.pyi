@@ -50,6 +50,7 @@ class AdminServiceStub:
     RemoveUser: _grpc.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]
     """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
     AddPeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]
+    GetPeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPeerRequest, _admin_pb2.GetPeerResponse]
     ListPeers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]
     RemovePeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemovePeerRequest, _admin_pb2.RemovePeerResponse]
     RotatePeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotatePeerRequest, _admin_pb2.RotatePeerResponse]
@@ -59,6 +60,8 @@ class AdminServiceStub:
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
     ImportRows: _grpc.StreamStreamMultiCallable[_admin_pb2.ImportRowsRequest, _admin_pb2.ImportRowsResponse]
     """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+    SuggestNames: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SuggestNamesRequest, _admin_pb2.SuggestNamesResponse]
+    """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -82,6 +85,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RemoveUser: _aio.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]  # type: ignore[assignment]
     """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
     AddPeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]  # type: ignore[assignment]
+    GetPeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPeerRequest, _admin_pb2.GetPeerResponse]  # type: ignore[assignment]
     ListPeers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]  # type: ignore[assignment]
     RemovePeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemovePeerRequest, _admin_pb2.RemovePeerResponse]  # type: ignore[assignment]
     RotatePeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotatePeerRequest, _admin_pb2.RotatePeerResponse]  # type: ignore[assignment]
@@ -91,6 +95,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     ImportRows: _aio.StreamStreamMultiCallable[_admin_pb2.ImportRowsRequest, _admin_pb2.ImportRowsResponse]  # type: ignore[assignment]
     """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+    SuggestNames: _aio.UnaryUnaryMultiCallable[_admin_pb2.SuggestNamesRequest, _admin_pb2.SuggestNamesResponse]  # type: ignore[assignment]
+    """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator."""
@@ -179,6 +185,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.AddPeerResponse, _abc.Awaitable[_admin_pb2.AddPeerResponse]]: ...
 
     @_abc_1.abstractmethod
+    def GetPeer(
+        self,
+        request: _admin_pb2.GetPeerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetPeerResponse, _abc.Awaitable[_admin_pb2.GetPeerResponse]]: ...
+
+    @_abc_1.abstractmethod
     def ListPeers(
         self,
         request: _admin_pb2.ListPeersRequest,
@@ -228,5 +241,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.ImportRowsResponse], _abc.AsyncIterator[_admin_pb2.ImportRowsResponse]]:
         """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+
+    @_abc_1.abstractmethod
+    def SuggestNames(
+        self,
+        request: _admin_pb2.SuggestNamesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SuggestNamesResponse, _abc.Awaitable[_admin_pb2.SuggestNamesResponse]]:
+        """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
