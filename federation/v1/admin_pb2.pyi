@@ -1914,6 +1914,7 @@ class ListAuditEventsRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     AFTER_ID_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
     grant_id: _builtins.str
@@ -1923,7 +1924,11 @@ class ListAuditEventsRequest(_message.Message):
     history: _builtins.bool
     """Also look into the files of what is older than the database keeps."""
     after_id: _builtins.int
-    """Only what was written later than this event, oldest first: for following the trail."""
+    """Only what was written later than this event, in the order of writing: for following the trail. The answer's token
+    is never empty then; asking with it and without this goes on where the answer ended.
+    """
+    follow: _builtins.bool
+    """Begin to follow: the newest page in the order of writing, and the token with which to go on."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1941,10 +1946,11 @@ class ListAuditEventsRequest(_message.Message):
         history: _builtins.bool = ...,
         after_id: _builtins.int = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
+        follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "grant_id", b"grant_id", "history", b"history", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "peer", b"peer", "since", b"since", "until", b"until", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "follow", b"follow", "grant_id", b"grant_id", "history", b"history", "outcome", b"outcome", "page_size", b"page_size", "page_token", b"page_token", "peer", b"peer", "since", b"since", "until", b"until", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1956,18 +1962,26 @@ class ListAuditEventsResponse(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """A page may be shorter than was asked for, or empty: the last one is that without a token."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of the history could not be read: files and why."""
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___AuditEvent] | None = ...,
         next_page_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
