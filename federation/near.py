@@ -1,12 +1,39 @@
 """Near matches for a name that does not exist, for error messages."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
-__all__ = ["near_matches"]
+__all__ = ["LEAST_BEGINNING", "near_ids", "near_matches"]
+
+LEAST_BEGINNING: Final = 4
+"""Characters of an id that may stand for the whole of it."""
+LONG: Final = 16
+"""Characters from which on an id was copied, not typed: more of it may have been lost on the way."""
+SLIPS: Final = {False: 1, True: 4}
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
     """Return at most `most` of the known names that `name` may have meant, best first."""
     return tuple(match for match, _, _ in process.extract(name, sorted(set(known)), limit=most, score_cutoff=60))
+
+
+def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]:
+    """Return at most `most` of the known ids that `given` is, or begins, but for a slip or two; best first.
+
+    Random ids are alike by chance, so that what helps with names would suggest anything here.
+    """
+    wanted = given.strip().lower()
+    if len(wanted) < LEAST_BEGINNING:
+        return ()
+    slips = SLIPS[len(wanted) >= LONG]
+    found = sorted((_slips(wanted, one, slips), one) for one in set(known))
+    return tuple(one for distance, one in found if distance <= slips)[:most]
+
+
+def _slips(wanted: str, whole: str, most: int) -> int:
+    """Return how many characters of `wanted` are wrong, missing or too many for a beginning of `whole`."""
+    lengths = range(len(wanted) - 1, len(wanted) + 2)
+    return min(OSA.distance(wanted, whole[:length], score_cutoff=most) for length in lengths)

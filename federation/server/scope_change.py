@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from federation.scope import EVERYTHING, RowFilter, Scope
+from federation.scope_words import filter_words, team_words
 
 __all__ = ["ScopeChange", "scope_change"]
 
@@ -39,7 +40,7 @@ def _more(less: Scope, more: Scope) -> Iterator[str]:
     for resource in more.open_resources:
         row_filter = more.filters.get(resource, EVERYTHING)
         if resource not in known:
-            yield f"{resource}: {_described(row_filter)}"
+            yield f"{resource}: {filter_words(row_filter)}"
         else:
             for words in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
                 yield f"{resource}: {words}"
@@ -50,21 +51,9 @@ def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
         if more.include_teams is None:
             yield f"rows of every team{_but(less.include_teams)}"
         elif new := more.include_teams - less.include_teams:
-            yield f"rows of {_teams(new)}"
+            yield f"rows of {team_words(new)}"
     if more.include_personal and not less.include_personal:
         yield "personal rows"
-
-
-def _described(row_filter: RowFilter) -> str:
-    teams = row_filter.include_teams
-    words = ["rows of every team"] if teams is None else [f"rows of {_teams(teams)}"] if teams else []
-    words += ["personal rows"] if row_filter.include_personal else []
-    return " and ".join(words) or "no row"
-
-
-def _teams(teams: Iterable[str]) -> str:
-    names = sorted(teams)
-    return f"team {names[0]}" if len(names) == 1 else f"teams {', '.join(names)}"
 
 
 def _but(teams: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.config import is_gateway_name
 from federation.errors import ConflictError, InputError, NotFoundError
-from federation.near import near_matches
+from federation.near import near_ids
 from federation.scope import Scope
 from federation.store import schema
 from federation.store.database import Database
@@ -70,14 +70,11 @@ class GrantBook:
         """Return every grant, oldest first."""
         return tuple(sorted(self._grants.values(), key=lambda grant: (grant.created_at_us, grant.id)))
 
-    async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
-        """Make a pending grant: the gateway `peer` may read as the local user `subject`.
-
-        Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
-        """
+    def draft(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
+        """Return what `create` would store. Raises what it raises for a wrong value."""
         now = self._clock.now_us()
         _check_new(peer, subject, expires_at_us, now)
-        grant = Grant(
+        return Grant(
             id=str(uuid.uuid4()),
             peer=peer,
             subject=subject,
@@ -86,6 +83,13 @@ class GrantBook:
             created_at_us=now,
             expires_at_us=expires_at_us,
         )
+
+    async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
+        """Make a pending grant: the gateway `peer` may read as the local user `subject`.
+
+        Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
+        """
+        grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
         return await self._durably(self._insert(grant))
 
     async def add_certificate(
@@ -218,7 +222,7 @@ class GrantBook:
         """Return the grant as it stands now, or raise `NotFoundError` with a near match."""
         grant = self._grants.get(grant_id)
         if grant is None:
-            near = near_matches(grant_id, self._grants, most=1)
+            near = near_ids(grant_id, self._grants)
             raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
         return grant
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal
-from federation.near import near_matches
+from federation.near import near_ids
 from federation.store.grant import CertificateRecord, Grant, GrantStatus
 from federation.store.grants import GrantBook
 from federation.store.tokens import TokenRecord, TokenStore, hash_secret, settle
@@ -64,7 +64,7 @@ class Issuer:
         """
         grant = self._grants.get(grant_id)
         if grant is None:
-            near = near_matches(grant_id, (known.id for known in self._grants.all()), most=1)
+            near = near_ids(grant_id, (known.id for known in self._grants.all()))
             raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
         now = self._clock.now_us()
         status = grant.status_at(now)

@@ -1,0 +1,55 @@
+"""What an operator's name or id means: itself, or the one thing that begins so."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from federation.client.peers import Peer, PeerRegistry
+from federation.errors import InputError, NotFoundError
+from federation.near import LEAST_BEGINNING, near_ids
+from federation.store.grants import Grant, GrantBook
+
+__all__ = ["find_grant", "find_peer"]
+
+NAMED: Final = 4
+"""Candidates that an error names."""
+SHOWN: Final = 64
+"""Characters of a wrong id that an error repeats."""
+GRANTS: Final = "`mosaic federation grant list` shows them"
+
+
+def find_grant(book: GrantBook, given: str) -> Grant:
+    """Return the grant of this id, or the only one whose id begins so.
+
+    Raises `InputError` that names the candidates where several do, `NotFoundError` with a near match where none does.
+    """
+    wanted = given.strip().lower()
+    if (grant := book.get(wanted)) is not None:
+        return grant
+    grants = [grant for grant in book.all() if wanted and grant.id.startswith(wanted)]
+    if grants and len(wanted) < LEAST_BEGINNING:
+        raise NotFoundError("grant", given, cure=f"give {LEAST_BEGINNING} characters of its id or more; {GRANTS}")
+    if len(grants) > 1:
+        named = [f"{grant.id} ({grant.peer} as {grant.subject})" for grant in reversed(grants)]
+        raise InputError("grant", _ambiguous(given, named))
+    if grants:
+        return grants[0]
+    raise NotFoundError("grant", given[:SHOWN], near_ids(given, (grant.id for grant in book.all())), GRANTS)
+
+
+def find_peer(peers: PeerRegistry, given: str, user: str) -> Peer:
+    """Return the peer of this name, or the only one whose name begins so; `user` may be empty where one has it.
+
+    Raises what `PeerRegistry.get` raises, and `InputError` that names the candidates where several begin so.
+    """
+    known = {peer.name for peer in peers.all(user or None)}
+    if given in known or len(given) < LEAST_BEGINNING:
+        return peers.get(given, user or None)
+    names = sorted(name for name in known if name.startswith(given))
+    if len(names) > 1:
+        raise InputError("peer", _ambiguous(given, names))
+    return peers.get(names[0] if names else given, user or None)
+
+
+def _ambiguous(given: str, candidates: Sequence[str]) -> str:
+    more = f" and {len(candidates) - NAMED} more" if len(candidates) > NAMED else ""
+    return f"{given!r} begins {len(candidates)} of them: {', '.join(candidates[:NAMED])}{more}; give more of it"
