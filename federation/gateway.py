@@ -91,6 +91,7 @@ class Gateway:
             tracing=ServerTracing(telemetry.spans, parts.clock),
             leases=parts.upkeep.leases,
             max_lease_ms=parts.upkeep.max_lease_ms,
+            counters=parts.upkeep.counters,
             watch=parts.upkeep.watch.serve,
         )
         enrollment = EnrollmentServicer(

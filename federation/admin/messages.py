@@ -6,6 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.clock import MICROSECONDS
 from federation.config import GatewayConfig, parse_address
+from federation.server.counters import UNUSED, GrantUse
 from federation.store.audit import AuditEvent
 from federation.store.grants import CertificateRecord, Grant, GrantStatus
 from federation.trust.schedule import renewal_point_us
@@ -39,8 +40,10 @@ def instant(micros: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1_000)
 
 
-def grant_message(grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0) -> pb.GrantInfo:
-    """Return a grant as it stands at an instant, with the number of its leases and of its armed watches."""
+def grant_message(
+    grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0, use: GrantUse = UNUSED
+) -> pb.GrantInfo:
+    """Return a grant as it stands at an instant, with the number of its leases and armed watches, and its calls."""
     return pb.GrantInfo(
         id=grant.id,
         peer=grant.peer,
@@ -55,6 +58,10 @@ def grant_message(grant: Grant, now_us: int, *, leases: int = 0, watches: int = 
         last_used_at=stamp(grant.last_used_at_us),
         leases=leases,
         watches=watches,
+        requests=use.requests,
+        denials=use.denials,
+        last_denied_at=stamp(use.last_denied_at_us),
+        last_denied_reason=use.last_denied_reason,
     )
 
 

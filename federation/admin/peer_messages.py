@@ -95,6 +95,8 @@ def _add_health(message: pb.PeerStatus, health: Any) -> None:
         return
     if health.last_success_us is not None:
         message.last_success.CopyFrom(instant(health.last_success_us))
+    if health.seen_us is not None:
+        message.seen_at.CopyFrom(instant(health.seen_us))
     if (failure := health.last_failure) is not None:
         message.last_failure.CopyFrom(_failure(failure))
     if (latency := health.latency()) is not None:

@@ -152,6 +152,7 @@ class RevocationDesk:
             self._parts.clock.now_us(),
             leases=upkeep.leases.count(grant.id),
             watches=upkeep.hub.count(grant.id),
+            use=upkeep.counters.of(grant.id),
         )
 
     def _record(self, verb: str, grant: Grant, reason: str = "") -> None:

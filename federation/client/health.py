@@ -42,6 +42,7 @@ class PeerHealth:
     def __init__(self, clock: Clock) -> None:
         self._wall = clock.wall
         self._last_success: float | None = None
+        self._seen: float | None = None
         self._last_failure: CallFailure | None = None
         self._took_s: deque[float] = deque(maxlen=WINDOW)
 
@@ -52,13 +53,19 @@ class PeerHealth:
         return None if last is None else int(last * MICROSECONDS)
 
     @property
+    def seen_us(self) -> int | None:
+        """When the peer last showed that it is there, or `None` since the process started."""
+        seen = self._seen
+        return None if seen is None else int(seen * MICROSECONDS)
+
+    @property
     def last_failure(self) -> CallFailure | None:
         """The last call that failed, or `None` since the process started."""
         return self._last_failure
 
     def succeeded(self, took_s: float) -> None:
         """Note a call that ended well."""
-        self._last_success = self._wall()
+        self._last_success = self._seen = self._wall()
         self._took_s.append(took_s)
 
     def failed(self, code: str, reason: str, message: str) -> None:
@@ -69,7 +76,12 @@ class PeerHealth:
 
     def answered(self, took_s: float) -> None:
         """Note how long the peer took for an answer that was no success."""
+        self.seen()
         self._took_s.append(took_s)
+
+    def seen(self) -> None:
+        """Note a sign of life other than an answer to a call."""
+        self._seen = self._wall()
 
     def latency(self) -> Latency | None:
         """Return the percentiles over the last 512 answers, or `None` before the first."""

@@ -182,6 +182,8 @@ class Renewer:
             self._seen = None
             raise NotFoundError("peer", peer.name, cure="another process removed it")
         self._take(peer, renewed)
+        if peer.health is not None:
+            peer.health.seen()
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
 
     async def _renewed(self, record: PeerRecord) -> PeerRecord:

@@ -43,6 +43,8 @@ class PeerStanding:
     watch_since_us: int | None
     circuit: CircuitSnapshot | None
     last_success_us: int | None
+    seen_us: int | None
+    """The last proof of life: an answer, or a message on the watch."""
     last_failure: CallFailure | None
 
 
@@ -61,6 +63,7 @@ def standing_of(peer: Peer, clock: Clock) -> PeerStanding:
         watch_since_us=watching.since_us if watching else None,
         circuit=circuit,
         last_success_us=health.last_success_us if health is not None else None,
+        seen_us=health.seen_us if health is not None else None,
         last_failure=health.last_failure if health is not None else None,
     )
 

@@ -143,6 +143,8 @@ class PeerWatch:
     def take(self, event: pb.WatchResponse) -> pb.WatchAck | None:
         """Act on an event."""
         kind = event.WhichOneof("kind")
+        if self._peer.health is not None:
+            self._peer.health.seen()
         if kind in KINDS:
             self._heard(kind)
         return self._events.take(event, self._clock.monotonic())

@@ -22,6 +22,7 @@ from federation.resources.provider import ResourceProvider
 from federation.scope import SENSITIVE_RESOURCES
 from federation.server.audit import AuditTrail, source_of
 from federation.server.authorize import authorize
+from federation.server.counters import CallCounters
 from federation.server.guard import Context, add_trailing
 from federation.server.identity import CallerIdentity, caller_of
 from federation.server.leases import MAX_LEASE_MS
@@ -105,8 +106,8 @@ class FederationService:
     """Serves `FederationService` over mutual TLS.
 
     `page_key` is the secret of the page tokens (at least 32 bytes). `max_lease_ms` bounds how long a peer may keep an
-    answer. The service looks at a grant when a call comes in, and again when its answer leaves. `watch` serves the
-    method of that name.
+    answer. The service looks at a grant when a call comes in, and again when its answer leaves. `counters` hear of the
+    end of every call. `watch` serves the method of that name.
     """
 
     def __init__(
@@ -122,10 +123,12 @@ class FederationService:
         tracing: Tracing = NO_TRACING,
         leases: Leases = UNNOTED,
         max_lease_ms: int = MAX_LEASE_MS,
+        counters: CallCounters | None = None,
         watch: WatchHandler | None = None,
     ) -> None:
         self._grants, self._audit, self._clock = grants, audit, clock
         self._tracing, self._leases, self._max_lease_ms = tracing, leases, max_lease_ms
+        self._counters = counters or CallCounters(clock)
         self._watch = watch
         self._limiter = GrantLimiter(clock.monotonic)
         verbs = Verbs(gateway, version, provider, PageTokens(page_key))
@@ -176,7 +179,7 @@ class FederationService:
     async def _audited(self, call: _Arrival, trace: CallTrace) -> tuple[bytes, int | None]:
         """Answer a call and record how it ended. A read is on record before it leaves."""
         reply, body, absent = _NOTHING, b"", None
-        word, reason = OutcomeWord.ERROR, ""
+        word, reason, recorded = OutcomeWord.ERROR, "", ""
         try:
             try:
                 reply, body, word = *await self._answer(call), OutcomeWord.OK
@@ -188,9 +191,12 @@ class FederationService:
             lease_ms = self._dismiss(call, reply)
         except BaseException as fault:
             word, reason, detail = _ending(fault)
-            self._audit.refuse(self._event(call, word, f"{reason}: {detail}" if detail else reason, 0))
+            recorded = f"{reason}: {detail}" if detail else reason
+            self._audit.refuse(self._event(call, word, recorded, 0))
             raise
         finally:
+            grant_id = call.grant.id if call.grant else None
+            self._counters.ended(call.verb.name, word, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
             trace.finish(word.value, reason)
         if absent is not None:
             raise absent

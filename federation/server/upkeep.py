@@ -9,6 +9,7 @@ from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import StoreError
 from federation.resources.provider import ResourceProvider
 from federation.server.audit import AuditTrail
+from federation.server.counters import CallCounters
 from federation.server.freshness import Freshness
 from federation.server.hub import WatchHub
 from federation.server.leases import MAX_LEASE_MS, LeaseTable, noted_s
@@ -30,7 +31,8 @@ seconds whether it holds it, and then lets its calls end.
 class Upkeep:
     """One gateway's. `open` it once the right to serve is held, `start` it before serving, `stop` it after.
 
-    `watch` is what serves the watch streams, `leases` what the pipeline notes leases in, `max_lease_ms` their bound.
+    `watch` is what serves the watch streams, `leases` what the pipeline notes leases in, `max_lease_ms` their bound,
+    `counters` where every call is counted at its end.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Upkeep:
         self._grants, self._receipts, self._audit = grants, receipts, audit
         self.max_lease_ms, self._before = max_lease_ms, before
         self._bound = LeaseBound(max_lease_ms, served_from)
+        self.counters = CallCounters(clock)
         self.leases = LeaseTable(
             clock,
             max_lease_ms=max_lease_ms,
@@ -59,7 +62,13 @@ class Upkeep:
         self.hub = WatchHub(self.leases.leave)
         self.revocations = Revocations(grants, receipts, self.leases, self.hub, record=self._record, clock=clock)
         self.watch = WatchService(
-            self.hub, grants, audit, withdrawing=self.revocations.revoking, clock=clock, beat_s=beat_s
+            self.hub,
+            grants,
+            audit,
+            withdrawing=self.revocations.revoking,
+            clock=clock,
+            beat_s=beat_s,
+            counters=self.counters,
         )
         self._freshness = Freshness(provider, grants, self.hub)
         self._tasks: list[asyncio.Task[None]] = []

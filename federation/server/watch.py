@@ -13,13 +13,14 @@ from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
 from federation.server.audit import AuditTrail
 from federation.server.authorize import authorize
+from federation.server.counters import CallCounters
 from federation.server.guard import Context
 from federation.server.hub import Event, EventWord, Watcher, WatchHub
 from federation.server.identity import CallerIdentity, caller_of
 from federation.server.service import GrantSource
 from federation.server.validate import invalid
 from federation.store.grants import Grant
-from federation.telemetry.spans import outcome_word
+from federation.telemetry.spans import OutcomeWord, outcome_word
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import is_instance
 
@@ -52,9 +53,11 @@ class WatchService:
         withdrawing: Callable[[str], bool],
         clock: Clock = SYSTEM_CLOCK,
         beat_s: float = BEAT_S,
+        counters: CallCounters | None = None,
     ) -> None:
         self._hub, self._grants, self._audit, self._clock = hub, grants, audit, clock
         self._withdrawing, self._beat_s = withdrawing, beat_s
+        self._counters = counters or CallCounters(clock)
         self._streams: Counter[str] = Counter()
         self._closing = False
 
@@ -70,6 +73,7 @@ class WatchService:
                 self._authorized(caller)
                 watcher = None if self._closing else self._hub.add(caller.grant_id, instance)
             if watcher is not None:
+                self._counters.ended("watch", OutcomeWord.OK, grant_id=caller.grant_id)
                 await self._attend(watcher, caller, requests, context)
 
     async def close(self) -> None:
@@ -152,13 +156,16 @@ class WatchService:
         except Refusal as refusal:
             caller = _named(context, self._clock.now_us())
             grant = self._grants.get(caller.grant_id) if caller else None
+            grant_id, word = grant.id if grant else None, outcome_word(refusal.code)
+            reason = ": ".join(filter(None, (refusal.reason.value, refusal.detail)))
+            self._counters.ended("watch", word, grant_id=grant_id, reason=reason)
             self._audit.record_act(
                 "watch",
-                outcome_word(refusal.code).value,
-                grant_id=grant.id if grant else None,
+                word.value,
+                grant_id=grant_id,
                 peer=grant.peer if grant else "",
                 subject=caller.subject if caller else "",
-                reason=": ".join(filter(None, (refusal.reason.value, refusal.detail))),
+                reason=reason,
                 source=context.peer(),
             )
             raise
