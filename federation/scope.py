@@ -1,7 +1,8 @@
 """What a grant opens: the scope document, parsed once, and its narrowing of a subject's own rights. Pure."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class RowFilter:
 
 
 EVERYTHING: Final = RowFilter()
+NOTHING: Final = RowFilter(frozenset(), include_personal=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,14 @@ class Scope:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what is allowed and worth a second thought."""
-        return tuple(
-            f"scope.resources opens {name}, which hold secrets: they are readable, and never cached"
-            for name in self.open_resources
-            if name in SENSITIVE_RESOURCES
-        )
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[str]:
+        for name in self.open_resources:
+            if name in SENSITIVE_RESOURCES:
+                yield f"scope.resources opens {name}, which hold secrets: they are readable, and never cached"
+            if self.filters.get(name, EVERYTHING) == NOTHING:
+                yield f"scope.filters.{name} lets no row through: it names no team, and leaves personal rows out"
 
     def check(self, resource: str) -> RowFilter:
         """Return the filter of an open resource; raise `Refusal` SCOPE_VIOLATION of any other."""
@@ -138,7 +143,7 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
         raise InputError(name, "must be a JSON object")
     for key in value:
         if key not in fields:
-            raise InputError(f"{name}.{_shown(key)}", f"unknown field; known are {_listed(fields)}")
+            raise InputError(f"{name}.{_shown(key)}", f"unknown field; {_meant(key, fields)}")
     return value
 
 
@@ -147,17 +152,15 @@ def _resources(value: object, name: str) -> tuple[str, ...]:
     resources, known = _names(value, name), KNOWN_RESOURCES | SENSITIVE_RESOURCES
     for resource in resources:
         if resource not in known:
-            near = near_matches(resource, known, most=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {_listed(known)}"
-            raise InputError(name, f"unknown resource {resource[:64]!r}; {hint}")
+            raise InputError(name, f"unknown resource {resource[:64]!r}; {_meant(resource, known)}")
     return resources
 
 
 def _names(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
-        raise InputError(name, "must be a list of names")
+        raise InputError(name, 'must be a list of names, such as ["T1"]')
     if len(set(value)) != len(value):
-        raise InputError(name, "names something twice")
+        raise InputError(name, f"names {_shown(Counter(value).most_common(1)[0][0])} twice")
     return tuple(value)
 
 
@@ -186,6 +189,11 @@ def _filter_json(value: RowFilter) -> dict[str, Any]:
 def _shown(name: str) -> str:
     """Return somebody's name such that a message can hold it: short, ASCII, nothing invisible."""
     return name[:64].encode("unicode_escape").decode()
+
+
+def _meant(name: str, known: frozenset[str]) -> str:
+    near = near_matches(name[:64], known, most=1)
+    return f"did you mean {near[0]}?" if near else f"known are {_listed(known)}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -132,3 +132,20 @@ def test_a_slip_in_the_name_of_an_excluded_resource_is_told():
     """What the operator meant to close must not stay open because its name was misspelt."""
     with pytest.raises(InputError, match="did you mean tasks"):
         Scope.parse('{"resources": ["tasks"], "excluded_resources": ["taks"]}')
+
+
+def test_a_slip_in_a_fields_name_is_told():
+    """An unknown field comes with the known one that it may have meant; a repeated name is repeated."""
+    with pytest.raises(InputError, match="did you mean max_rows_per_query"):
+        Scope.parse('{"resources": ["tasks"], "max_row_per_query": 5}')
+    with pytest.raises(InputError, match="did you mean include_teams"):
+        Scope.parse('{"resources": ["tasks"], "filters": {"tasks": {"include_team": ["T1"]}}}')
+    with pytest.raises(InputError, match="names notes twice"):
+        Scope.parse('{"resources": ["tasks", "notes", "notes"]}')
+
+
+def test_a_filter_that_lets_nothing_through_is_warned_about():
+    """A scope that names a resource and opens no row of it is allowed, and most likely a slip."""
+    document = '{"resources": ["tasks", "notes"], "filters": {"tasks": {"include_teams": []}}}'
+
+    assert [words.split()[0] for words in Scope.parse(document).warnings] == ["scope.filters.tasks"]
