@@ -79,7 +79,8 @@ class GrantDesk:
     def _message(self, grant: Grant) -> pb.GrantInfo:
         upkeep = self._parts.upkeep
         leases, watches = upkeep.leases.count(grant.id), upkeep.hub.count(grant.id)
-        return grant_message(grant, self._now_us(), leases=leases, watches=watches)
+        use = upkeep.counters.of(grant.id)
+        return grant_message(grant, self._now_us(), leases=leases, watches=watches, use=use)
 
     def _record(self, verb: str, grant: Grant) -> None:
         self._parts.audit.record_act(
