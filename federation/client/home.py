@@ -1,9 +1,10 @@
 """What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
 
+import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,16 +25,16 @@ from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.client.loop import BackgroundLoop
 from federation.client.peers import Peer, PeerRegistry, Revocation
-from federation.client.renewal import Renewer
+from federation.client.renewal import Renewer, validity_of
 from federation.client.watch import PeerWatch
 from federation.client.watch_hosts import PATIENCE_S, WatchHosts
 from federation.client.watch_policy import WatchSettings
-from federation.clock import Clock
+from federation.clock import MICROSECONDS, Clock
 from federation.config import GatewayConfig
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
 from federation.telemetry.handle import Telemetry
-from federation.telemetry.metrics import CacheReading
+from federation.telemetry.metrics import CacheReading, Remaining
 
 if TYPE_CHECKING:
     from federation.client.flight import Flight
@@ -71,6 +72,8 @@ class Home:
                 metrics.read_cache(self._cache_readings),
                 metrics.read_circuits(self._circuit_states),
                 metrics.read_watches(self._watch_states),
+                metrics.read_certificates(self._certificates),
+                metrics.read_renewals(self._renewals),
             )
             if metrics
             else ()
@@ -204,7 +207,8 @@ class Home:
         for peer in self.peers.all():
             if peer.cache is not None:
                 stats = peer.cache.stats()
-                yield peer.name, CacheReading(stats.hits, stats.misses, stats.flushes, stats.bytes)
+                flushes = {cause.value: count for cause, count in peer.cache.flushes().items()}
+                yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
 
     def _circuit_states(self) -> Iterable[tuple[str, str]]:
         now = self.clock.monotonic()
@@ -216,6 +220,18 @@ class Home:
         for peer in self.peers.all():
             if peer.watch is not None:
                 yield peer.name, peer.watch.standing.state.value
+
+    def _certificates(self) -> Iterable[tuple[str, Remaining]]:
+        now_us = self.clock.now_us()
+        for peer in self.peers.all():
+            if peer.revocation is None:
+                left_us = validity_of(peer.record.certificate_pem).not_after_us - now_us
+                yield peer.name, Remaining("client", left_us / MICROSECONDS)
+
+    def _renewals(self) -> Iterable[tuple[str, Mapping[str, int]]]:
+        for peer in self.peers.all():
+            if peer.renewal is not None:
+                yield peer.name, peer.renewal.attempts.copy()
 
 
 def _rest_when_open(peer: Peer, transition: Transition) -> None:
@@ -231,6 +247,8 @@ _HOMES: Final[dict[Path, Home]] = {}
 _EVERY: Final["WeakSet[Home]"] = WeakSet()
 _FORSAKEN: Final[list[Home]] = []
 """Homes that a fork copied, kept for ever: gRPC's objects of the parent must not even be collected."""
+_COLLECTS: Final[list[bool]] = []
+"""Whether garbage was collected before the fork that is under way."""
 
 
 def _after_fork() -> None:
@@ -240,14 +258,26 @@ def _after_fork() -> None:
     for home in list(_EVERY):
         home.forsake()
         _FORSAKEN.append(home)
+    if _COLLECTS:
+        gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
+        _collect_again()
 
 
 def _before_fork() -> None:
+    if _EVERY:
+        _COLLECTS.append(gc.isenabled())
+        gc.disable()
     for home in list(_EVERY):
         home.watches.park()
 
 
+def _collect_again() -> None:
+    if _COLLECTS and _COLLECTS.pop():
+        gc.enable()
+
+
 def _after_fork_in_parent() -> None:
+    _collect_again()
     for home in list(_EVERY):
         home.watches.unpark()
 

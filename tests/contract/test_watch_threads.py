@@ -34,7 +34,7 @@ TASKS = pb.ListRequest(resource="tasks")
 SEARCH = pb.SearchRequest(query="x")
 FORKED = textwrap.dedent(
     """
-    import os, sys, time
+    import gc, os, sys, time
     from pathlib import Path
     import grpc
     from federation.client.home import Home
@@ -45,6 +45,7 @@ FORKED = textwrap.dedent(
     from federation.v1.federation_pb2_grpc import FederationServiceStub
     from tests.support.clients import config_of, sync_channel_of
 
+    gc.disable()  # what the parent has for garbage is the child's as well
     record = PeerRecord(**eval(sys.stdin.readline()))
     config = config_of(Path(sys.argv[1]), client=ClientConfig(watch=True))
     home = Home.share(config, SYSTEM_CLOCK, None)
@@ -66,6 +67,7 @@ FORKED = textwrap.dedent(
             end = e.details()
         again = Home.share(config, SYSTEM_CLOCK, None)
         print("child", peer.watch.standing.state, again is not home, end, flush=True)
+        gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
     while peer.watch.standing.state != "armed":
@@ -306,7 +308,7 @@ async def test_a_watch_outlives_the_loop_on_which_it_ran(
 def test_a_forked_child_watches_nothing_and_disturbs_nobody(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """The child refuses calls and has no watch; the parent arms its own again, and hears of what comes after."""
+    """The child refuses calls, has no watch and may collect garbage; the parent arms again and hears what follows."""
     environment = os.environ | {"GRPC_VERBOSITY": "NONE", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-c", FORKED, str(tmp_path)],
