@@ -1,0 +1,153 @@
+"""One line of the audit, which events a question wants, and the tokens that lead on through the answers. Pure."""
+
+import base64
+import binascii
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from federation.errors import InputError
+
+__all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Followed", "Place", "follow_token", "followed_to", "place_of"]
+__all__ += ["place_token"]
+
+EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
+_PLACE: Final = struct.Struct(">c8sqq")
+_FOLLOWED: Final = struct.Struct(">c8sq")
+_PLACE_MARK, _FOLLOW_MARK = b"p", b"f"
+
+
+class Place(NamedTuple):
+    """Where an event stands in the order of time; events of one instant stand in the order of their numbers."""
+
+    at_us: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One call or act, or `count` like ones. Never a body.
+
+    `at_us` is Unix microseconds. `grant_id` is `None` for a call that was refused before its grant was known: then
+    `source` (an address without its port) and `reason` tell what there is to tell. `query_hash` is SHA-256 in
+    hexadecimal; `verb` and `resource` are `*` where `count` events differ in them.
+    """
+
+    at_us: int
+    verb: str
+    outcome: str
+    grant_id: str | None = None
+    peer: str = ""
+    subject: str = ""
+    resource: str = ""
+    query_hash: str = ""
+    reason: str = ""
+    bytes_out: int = 0
+    latency_ms: float = 0.0
+    trace_id: str = ""
+    source: str = ""
+    count: int = 1
+    id: int = 0
+    """The row's number: rising in the order of writing, and never given twice; 0 before it is written."""
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return Place(self.at_us, self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which events: equality on each field that is not empty, and `since_us <= at_us < until_us`."""
+
+    grant_id: str = ""
+    peer: str = ""
+    verb: str = ""
+    outcome: str = ""
+    since_us: int | None = None
+    until_us: int | None = None
+
+    @property
+    def equal(self) -> dict[str, str]:
+        """The fields that must be equal, with their values."""
+        return {name: value for name in EQUAL if (value := getattr(self, name))}
+
+    def admits(self, event: AuditEvent) -> bool:
+        """Tell whether an event is wanted."""
+        if self.since_us is not None and event.at_us < self.since_us:
+            return False
+        if self.until_us is not None and event.at_us >= self.until_us:
+            return False
+        return all(getattr(event, name) == value for name, value in self.equal.items())
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """Events, newest first; `next_page_token` is empty on the last page.
+
+    Only a look into the history may bring fewer events than were asked for with a token, or none. `warnings` name
+    what of it could not be read.
+    """
+
+    events: tuple[AuditEvent, ...]
+    next_page_token: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Events in the order of writing, and the number of the last row that was looked at, wanted or not."""
+
+    events: tuple[AuditEvent, ...]
+    last_id: int
+
+
+def place_token(wanted: AuditFilter, place: Place) -> str:
+    """Return the token that goes on behind a place. It belongs to the fields of `wanted`, whose times may move."""
+    return _spelled(_PLACE.pack(_PLACE_MARK, _bound(wanted), *place))
+
+
+def place_of(wanted: AuditFilter, token: str) -> Place:
+    """Return the place that a token names; raise `InputError` for one of another question."""
+    at_us, number = _read(_PLACE, _PLACE_MARK, wanted, token)
+    return Place(at_us, number)
+
+
+def follow_token(wanted: AuditFilter, last_id: int) -> str:
+    """Return the token that goes on following behind a row."""
+    return _spelled(_FOLLOWED.pack(_FOLLOW_MARK, _bound(wanted), last_id))
+
+
+def followed_to(wanted: AuditFilter, token: str) -> int | None:
+    """Return the row behind which a token goes on following, or `None` where it is not a token for following."""
+    if len(token) != len(_spelled(bytes(_FOLLOWED.size))):
+        return None
+    return _read(_FOLLOWED, _FOLLOW_MARK, wanted, token)[0]
+
+
+def _bound(wanted: AuditFilter) -> bytes:
+    digest = hashlib.sha256()
+    for name in EQUAL:
+        value = getattr(wanted, name).encode("utf-8", "surrogatepass")
+        digest.update(len(value).to_bytes(4, "big") + value)
+    return digest.digest()[:8]
+
+
+def _spelled(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _read(shape: struct.Struct, mark: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:
+    try:
+        raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        read_mark, bound, *numbers = shape.unpack(raw)
+    except (binascii.Error, ValueError, struct.error):
+        raise _foreign() from None
+    if (read_mark, bound) != (mark, _bound(wanted)):
+        raise _foreign()
+    return tuple(numbers)
+
+
+def _foreign() -> InputError:
+    return InputError("page_token", "is not a token of an earlier page with these filters; ask again without it")
