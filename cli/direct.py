@@ -20,7 +20,7 @@ async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSumm
     async with AsyncExitStack() as stack:
         await lock.acquire()
         stack.push_async_callback(lock.release)
-        database = await Database.open(config.database_url)
+        database = await Database.open(config.database_url, new=False)
         stack.push_async_callback(database.close)
         await lock.acquire_database(database)
         stack.push_async_callback(lock.release)

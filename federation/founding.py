@@ -155,7 +155,7 @@ def _move_up(staged: Path) -> None:
 async def _forget(config: GatewayConfig) -> None:
     """Undo what is not inside the staged directory."""
     if config.store.url:
-        database = await Database.open(config.store.url)
+        database = await Database.open(config.store.url, new=False)
         try:
             async with database.write() as connection:
                 await connection.execute(delete(gateway_identity))

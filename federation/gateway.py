@@ -154,7 +154,7 @@ class Gateway:
         lock = ServingLock(config.directory, config.name)
         await lock.acquire(standby=standby, waiting=waiting)
         stack.push_async_callback(lock.release)
-        database = await Database.open(config.database_url)
+        database = await Database.open(config.database_url, new=False)
         stack.push_async_callback(database.close)
         await lock.acquire_database(database, standby=standby, waiting=waiting)
         stack.push_async_callback(lock.release)  # its connection ends before the database closes

@@ -66,7 +66,7 @@ class StoredPeers:
     async def _opened(self) -> AsyncIterator[PeerStore]:
         sealer = Sealer.load(self._config.directory)
         url = self._config.database_url
-        database = Database.attach(url) if self._migrated else await Database.open(url)
+        database = Database.attach(url) if self._migrated else await Database.open(url, new=False)
         self._migrated = True
         try:
             yield PeerStore(database, sealer)

@@ -33,9 +33,12 @@ class Database:
         self._writer = engine.execution_options(mosaic_write=True)
 
     @classmethod
-    async def open(cls, url: str) -> "Database":
-        """Connect and migrate. Raises `ConfigError` for a wrong URL, `StoreError` where the database refuses."""
-        engine = _engine(url)
+    async def open(cls, url: str, *, new: bool = True) -> "Database":
+        """Connect and migrate. Raises `ConfigError` for a wrong URL, `StoreError` where the database refuses.
+
+        Without `new`, an SQLite file that is not there is refused rather than made.
+        """
+        engine = _engine(url, new=new)
         try:
             async with engine.execution_options(mosaic_write=True).begin() as connection:
                 if engine.dialect.name == "postgresql":
@@ -54,7 +57,7 @@ class Database:
     @classmethod
     def attach(cls, url: str) -> "Database":
         """Connect to a database that this process has opened before, so that its schema is known to be the newest."""
-        return cls(_engine(url))
+        return cls(_engine(url, new=False))
 
     @property
     def dialect(self) -> str:
@@ -121,7 +124,7 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _engine(url: str) -> AsyncEngine:
+def _engine(url: str, *, new: bool) -> AsyncEngine:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -132,7 +135,7 @@ def _engine(url: str) -> AsyncEngine:
         if parsed.drivername == "sqlite+aiosqlite":
             if parsed.database:
                 # SQLite would give a new file the umask's mode.
-                os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(os.open(parsed.database, os.O_RDWR | (os.O_CREAT if new else 0) | os.O_CLOEXEC, 0o600))
             if sqlite3.sqlite_version_info < OLDEST_SQLITE:
                 oldest = ".".join(map(str, OLDEST_SQLITE))
                 raise StoreError(
@@ -148,7 +151,9 @@ def _engine(url: str) -> AsyncEngine:
     except ModuleNotFoundError as e:
         raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
     except OSError as e:
-        raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}") from e
+        lost = isinstance(e, FileNotFoundError) and not new
+        cure = "; restore it from a backup, or make the gateway anew" if lost else ""
+        raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}{cure}") from e
 
 
 async def _check_encoding(connection: AsyncConnection) -> None:

@@ -12,6 +12,7 @@ from federation import founding
 from federation.config import GatewayConfig, StoreConfig
 from federation.errors import ConfigError, ConflictError, InputError, StoreError
 from federation.founding import found_gateway
+from federation.gateway import Gateway
 from federation.store.database import Database
 from federation.store.identity import load_identity
 from federation.trust.sealing import Sealer
@@ -228,3 +229,16 @@ async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
 
     await found_gateway(asked)
     assert (config.directory / "gateway.toml").exists()
+
+
+@pytest.mark.asyncio
+async def test_a_lost_database_is_missed_and_not_made_anew(config: GatewayConfig) -> None:
+    """A gateway whose file is gone does not open, says what to do, and leaves no empty file behind."""
+    await found_gateway(config)
+    lost = config.directory / "gateway.db"
+    lost.unlink()
+
+    with pytest.raises(StoreError, match=r"gateway\.db: No such file.*; restore it from a backup"):
+        async with Gateway.open(config):
+            pass
+    assert not lost.exists()
