@@ -13,7 +13,7 @@ from federation.config import GatewayConfig
 from federation.errors import GatewayUnavailableError
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["connect", "is_serving"]
+__all__ = ["OPTIONS", "connect", "is_serving", "require_serving"]
 
 OPTIONS: Final = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_retries", 0)]
 
@@ -28,6 +28,14 @@ def is_serving(config: GatewayConfig) -> bool:
         ) from None
 
 
+def require_serving(config: GatewayConfig, directory: Path) -> None:
+    """Raise `GatewayUnavailableError` unless the gateway in `directory` runs."""
+    if not is_serving(config):
+        raise GatewayUnavailableError(
+            f"the gateway {config.name} does not run; start it: mosaic gateway serve --gateway {directory}"
+        )
+
+
 @contextmanager
 def connect(directory: Path) -> Iterator[AdminServiceStub]:
     """Yield the stub of the gateway in `directory`; RPC errors inside leave as errors of this package.
@@ -35,10 +43,7 @@ def connect(directory: Path) -> Iterator[AdminServiceStub]:
     Raises `ConfigError` where `directory` holds no gateway, `GatewayUnavailableError` where it does not run.
     """
     config = GatewayConfig.load(directory)
-    if not is_serving(config):
-        raise GatewayUnavailableError(
-            f"the gateway {config.name} does not run; start it: mosaic gateway serve --gateway {directory}"
-        )
+    require_serving(config, directory)
     with grpc.insecure_channel(target(config.socket_path), options=OPTIONS) as channel:
         try:
             yield AdminServiceStub(channel)
