@@ -6,18 +6,25 @@ from typing import Final
 from rapidfuzz import process
 from rapidfuzz.distance import OSA
 
-__all__ = ["LEAST_BEGINNING", "near_ids", "near_matches"]
+__all__ = ["LEAST_BEGINNING", "is_slip", "near_ids", "near_matches"]
 
 LEAST_BEGINNING: Final = 4
 """Characters of an id that may stand for the whole of it."""
 LONG: Final = 16
 """Characters from which on an id was copied, not typed: more of it may have been lost on the way."""
+SLIP: Final = 2
+"""Letters, such as a swapped pair, that two names may differ in and still be meant to be one."""
 SLIPS: Final = {False: 1, True: 4}
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
     """Return at most `most` of the known names that `name` may have meant, best first."""
     return tuple(match for match, _, _ in process.extract(name, sorted(set(known)), limit=most, score_cutoff=60))
+
+
+def is_slip(name: str, known: str) -> bool:
+    """Tell whether a name differs from a known one so little that it may be a slip of the hand."""
+    return name != known and OSA.distance(name, known) <= SLIP
 
 
 def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]:

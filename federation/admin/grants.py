@@ -1,21 +1,28 @@
 """The operator's acts on grants: what this gateway lets others read."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
+from federation.admin.advice import grant_advice, scope_advice
 from federation.admin.messages import advertised, grant_message, stamp
+from federation.admin.naming import find_grant
 from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
+from federation.admin.preview import preview
+from federation.admin.revocations import receipt_message
 from federation.admin.users import require_user
 from federation.clock import MICROSECONDS
 from federation.errors import InputError, NotFoundError
 from federation.near import near_matches
 from federation.scope import Scope
-from federation.store.grants import Grant
+from federation.store.grants import Grant, GrantStatus
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["GrantDesk"]
 
+SHOWN: Final = 64
+"""Characters of a wrong name that an error repeats."""
+SHOWS_THEM: Final = "`mosaic federation grant list` shows them"
 LONGEST_S: Final = 100 * 366 * 86_400
 """A hundred years: what is longer was meant otherwise."""
 
@@ -27,39 +34,61 @@ class GrantDesk:
         self._parts = parts
 
     async def create(self, request: pb.CreateGrantRequest) -> pb.CreateGrantResponse:
-        """Create a pending grant. Raises `InputError` for the scope or a name, `NotFoundError` for the subject."""
+        """Create a pending grant, or only say what it would open.
+
+        Raises `InputError` for the scope or a name, `NotFoundError` for the subject.
+        """
         scope = Scope.parse(request.scope)
         if not 0 <= request.expires_in_s <= LONGEST_S:
             raise InputError("expires_in_s", "must be 0 (never) or a number of seconds below a hundred years")
         await require_user(self._parts, request.subject)
+        grants = self._parts.grants
         expires = self._now_us() + request.expires_in_s * MICROSECONDS if request.expires_in_s else None
-        grant = await self._parts.grants.create(
-            peer=request.peer, subject=request.subject, scope=scope, expires_at_us=expires
+        asked: dict[str, Any] = {"peer": request.peer, "subject": request.subject, "scope": scope}
+        if request.validate_only:
+            grant = grants.draft(**asked, expires_at_us=expires)
+        else:
+            grant = await grants.create(**asked, expires_at_us=expires)
+            self._record("grant.create", grant)
+        opens = await preview(self._parts.provider, grant.subject, scope)
+        advice = await scope_advice(self._parts, grant.subject, scope)
+        reply = pb.CreateGrantResponse(
+            grant=self._message(grant), warnings=(*advice, *grant_advice(self._parts, grant, opens)), opens=opens
         )
-        self._record("grant.create", grant)
-        return pb.CreateGrantResponse(grant=self._message(grant), warnings=scope.warnings)
+        if request.validate_only:
+            reply.grant.ClearField("id")
+        return reply
 
     async def get(self, request: pb.GetGrantRequest) -> pb.GetGrantResponse:
-        """Return one grant."""
-        return pb.GetGrantResponse(grant=self._message(self._require(request.id)))
+        """Return one grant with its receipts. What it opens is counted where asked for, and where it opens anything."""
+        grant = find_grant(self._parts.grants, request.id)
+        receipts = await self._parts.upkeep.revocations.receipts(grant.id)
+        counts = request.preview and grant.status_at(self._now_us()) in {GrantStatus.PENDING, GrantStatus.ACTIVE}
+        opens = await preview(self._parts.provider, grant.subject, grant.scope) if counts else ()
+        return pb.GetGrantResponse(grant=self._message(grant), opens=opens, receipts=map(receipt_message, receipts))
 
     async def list(self, request: pb.ListGrantsRequest) -> pb.ListGrantsResponse:
-        """Return grants, newest first."""
+        """Return grants that pass every filter, newest first.
+
+        Raises `NotFoundError` with near matches for a peer or subject that nothing is known of.
+        """
         newest_first = self._parts.grants.all()[::-1]
-        page, token = page_of(newest_first, request.page_size, request.page_token)
-        return pb.ListGrantsResponse(grants=[self._message(grant) for grant in page], next_page_token=token)
+        await self._check_filters(request, newest_first)
+        named = (g for g in newest_first if request.peer in {"", g.peer} and request.subject in {"", g.subject})
+        wanted = [one for one in map(self._message, named) if request.status in {0, one.status}]
+        page, token = page_of(wanted, request.page_size, request.page_token)
+        return pb.ListGrantsResponse(grants=page, next_page_token=token)
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Make an enrollment token; raise `ConflictError` for a grant that cannot be enrolled any more."""
         token, expires_at_us = await self._parts.issuer.invite(
             request.grant_id, endpoint=self._enrollment_endpoint(), confirm=request.confirm
         )
-        self._record("grant.token", self._require(request.grant_id))
+        self._record("grant.token", self._parts.grants.require(request.grant_id))
         return pb.CreateEnrollmentTokenResponse(token=token.encode(), expires_at=stamp(expires_at_us))
 
     async def confirm(self, request: pb.ConfirmGrantRequest) -> pb.ConfirmGrantResponse:
         """Open a grant that awaits confirmation."""
-        self._require(request.id)
         grant = await self._parts.grants.confirm(request.id, request.fingerprint)
         self._record("grant.confirm", grant)
         return pb.ConfirmGrantResponse(grant=self._message(grant))
@@ -69,12 +98,15 @@ class GrantDesk:
         grants = sorted(self._parts.grants.all(), key=lambda grant: (grant.peer, grant.subject, grant.id))
         return [self._message(grant) for grant in grants]
 
-    def _require(self, grant_id: str) -> Grant:
-        grant = self._parts.grants.get(grant_id)
-        if grant is None:
-            near = near_matches(grant_id, (grant.id for grant in self._parts.grants.all()), most=1)
-            raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
-        return grant
+    async def _check_filters(self, request: pb.ListGrantsRequest, grants: Iterable[Grant]) -> None:
+        """Tell a slip in a filter from a filter that nothing passes."""
+        peers, subjects = {grant.peer for grant in grants}, {grant.subject for grant in grants}
+        if request.peer and request.peer not in peers:
+            raise NotFoundError(
+                "grant for the gateway", request.peer[:SHOWN], near_matches(request.peer, peers), SHOWS_THEM
+            )
+        if request.subject and request.subject not in subjects:
+            await require_user(self._parts, request.subject)
 
     def _message(self, grant: Grant) -> pb.GrantInfo:
         upkeep = self._parts.upkeep

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from federation.admin.naming import find_peer
 from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
 from federation.admin.peer_messages import peer_message
@@ -40,16 +41,33 @@ class PeerDesk:
         enrolled, peer = await self._to_the_end(self._enroll(token, request.user, request.name))
         return pb.AddPeerResponse(peer=self._message(peer), awaiting_confirmation=enrolled.awaiting_confirmation)
 
+    async def get(self, request: pb.GetPeerRequest) -> pb.GetPeerResponse:
+        """Return one peer, also by the beginning of its name. Raises what `find_peer` raises."""
+        return pb.GetPeerResponse(
+            peer=self._message(find_peer(self._parts.federation.peers, request.name, request.user))
+        )
+
     async def list(self, request: pb.ListPeersRequest) -> pb.ListPeersResponse:
-        """Return peers by name and user."""
-        page, token = page_of(self._parts.federation.peers.all(), request.page_size, request.page_token)
-        return pb.ListPeersResponse(peers=[self._message(peer) for peer in page], next_page_token=token)
+        """Return peers that pass every filter, by name and user.
+
+        Raises `NotFoundError` with near matches for a user that nothing is known of.
+        """
+        peers = self._parts.federation.peers.all(request.user or None)
+        if request.user and not peers:
+            await require_user(self._parts, request.user)
+        if request.state:
+            wanted = [one for one in map(self._message, peers) if one.state == request.state]
+            shown, token = page_of(wanted, request.page_size, request.page_token)
+            return pb.ListPeersResponse(peers=shown, next_page_token=token)
+        page, token = page_of(peers, request.page_size, request.page_token)
+        return pb.ListPeersResponse(peers=map(self._message, page), next_page_token=token)
 
     async def remove(self, request: pb.RemovePeerRequest) -> pb.RemovePeerResponse:
-        """Forget a peer, its key and everything that was cached from it."""
+        """Forget a peer, its key and everything that was cached from it; return it as it was."""
         peer = self._parts.federation.peers.get(request.name, request.user or None)
+        was = self._message(peer)
         await self._to_the_end(self._remove(peer))
-        return pb.RemovePeerResponse()
+        return pb.RemovePeerResponse(peer=was)
 
     async def rotate(self, request: pb.RotatePeerRequest) -> pb.RotatePeerResponse:
         """Replace a peer's certificate now. Raises what `Federation.rotate` raises."""

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
 from typing import Any, Final, TypeVar
 
+from federation.admin.advice import scope_advice
 from federation.admin.messages import grant_message, instant, stamp
 from federation.admin.parts import GatewayParts
 from federation.admin.users import require_user
@@ -54,10 +55,10 @@ class RevocationDesk:
         grant = self._parts.grants.require(request.id)
         if request.validate_only:
             change = scope_change(grant.scope, scope)
-            yield self._first(grant, scope, change.gains, change.losses, applied=False)
+            yield await self._first(grant, scope, change.gains, change.losses, applied=False)
             return
         edit = await self._to_the_end(self._edit(request.id, scope))
-        yield self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
+        yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
         if edit.taking is None:
             return
         async for news in self._told(edit.taking, wait=not request.no_wait):
@@ -138,11 +139,12 @@ class RevocationDesk:
                 return
         yield receipt_message(await taking.receipt())
 
-    def _first(
+    async def _first(
         self, grant: Grant, scope: Scope, gains: tuple[str, ...], losses: tuple[str, ...], *, applied: bool
     ) -> pb.UpdateGrantScopeResponse:
+        warnings = await scope_advice(self._parts, grant.subject, scope)
         return pb.UpdateGrantScopeResponse(
-            grant=self._message(grant), warnings=scope.warnings, gains=gains, losses=losses, applied=applied
+            grant=self._message(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
         )
 
     def _message(self, grant: Grant) -> pb.GrantInfo:

@@ -92,6 +92,12 @@ class Revocations:
         """
         return await asyncio.shield(self._spawn(self._edit(grant_id, scope)))
 
+    async def receipts(self, grant_id: str) -> tuple[Receipt, ...]:
+        """Return what was taken back last of each kind, its revocation first, finished or not. Raises `StoreError`."""
+        kinds = (ReceiptKind.REVOKED, ReceiptKind.NARROWED)
+        found = [await self._receipts.last(grant_id, kind) for kind in kinds]
+        return tuple(self._unkept.get(receipt.id, receipt) for receipt in found if receipt is not None)
+
     async def resume(self) -> None:
         """Go on with what an earlier process left unfinished. Raises `StoreError`."""
         for receipt in await self._receipts.unfinished():
