@@ -107,7 +107,8 @@ class Partition(Generic[F]):
         self._removed = False
         self._suspended = False
         self._elapsed = 0.0
-        self._bytes = self._hits = self._misses = self._flushes = 0
+        self._bytes = self._hits = self._misses = 0
+        self._flushes: dict[Cause, int] = {}
 
     def look(self, key: Key, join: Callable[[F], bool], launch: Callable[[Ticket], F]) -> Found[F]:
         """Return the kept answer, or the flight that fetches it.
@@ -128,6 +129,20 @@ class Partition(Generic[F]):
                     return Miss(ticket, flight, False)
                 flight = shelf.flights[key] = launch(ticket)
                 return Miss(ticket, flight, True)
+            self._hits += 1
+        return Hit(entry.body, elapsed - entry.elapsed, entry.filled_by)
+
+    def peek(self, key: Key) -> Hit | None:
+        """Return the kept answer, or `None`: no flight is started or joined, and no miss is counted."""
+        with self._lock:
+            grant = self._grants.get(key.grant_id)
+            shelf = grant.shelves.get(key.resource) if grant else None
+            if shelf is None:
+                return None
+            elapsed, wall = self._read()
+            entry = shelf.find(key, elapsed, wall)
+            if entry is None:
+                return None
             self._hits += 1
         return Hit(entry.body, elapsed - entry.elapsed, entry.filled_by)
 
@@ -188,7 +203,7 @@ class Partition(Generic[F]):
         taken: list[Shelf[F]] = []
         with self._lock:
             self._epoch += 1
-            self._flushes += 1
+            self._flushes[cause] = self._flushes.get(cause, 0) + 1
             self._removed = self._removed or cause is Cause.PEER_REMOVED
             for grant in self._concerned(grant_id):
                 taken += grant.take(cause, self._epoch, resource)
@@ -219,10 +234,15 @@ class Partition(Generic[F]):
                 bytes=self._bytes,
                 hits=self._hits,
                 misses=self._misses,
-                flushes=self._flushes,
+                flushes=sum(self._flushes.values()),
                 flights=sum(len(shelf.flights) for shelf in shelves),
                 detached=len(self._detached),
             )
+
+    def flushes(self) -> dict[Cause, int]:
+        """Return how often entries were flushed so far, by cause."""
+        with self._lock:
+            return self._flushes.copy()
 
     def evict(self) -> bool:
         """Give up something of the largest shelf, dead or least recently used; `False` if there is nothing."""

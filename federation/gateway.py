@@ -88,7 +88,7 @@ class Gateway:
             audit=parts.audit,
             page_key=parts.page_key,
             clock=parts.clock,
-            tracing=ServerTracing(telemetry.spans, parts.clock),
+            tracing=ServerTracing(telemetry.spans, parts.clock, telemetry.metrics),
             leases=parts.upkeep.leases,
             max_lease_ms=parts.upkeep.max_lease_ms,
             counters=parts.upkeep.counters,
@@ -183,6 +183,7 @@ class Gateway:
         if telemetry.metrics is not None:
             stack.callback(telemetry.metrics.read_leases(lambda: upkeep.leases.total))
             stack.callback(telemetry.metrics.read_audit_dropped(lambda: audit.dropped))
+            stack.callback(telemetry.metrics.read_certificates(lambda: [("", certificate.remaining)]))
         gateway: Gateway
         parts = GatewayParts(
             config=config,

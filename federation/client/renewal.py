@@ -24,11 +24,12 @@ from federation.clock import MICROSECONDS, Clock
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
 from federation.store.database import FileLock
 from federation.store.peers import PeerRecord, Versions
+from federation.telemetry.spans import OutcomeWord, outcome_word
 from federation.trust.certificates import fingerprint_of, validity_us
 from federation.trust.renewing import Renewable, renew
 from federation.trust.schedule import Validity, is_urgent
 
-__all__ = ["RENEWAL_LOCK", "RenewalStore", "Renewer", "plan_of"]
+__all__ = ["RENEWAL_LOCK", "RenewalStore", "Renewer", "plan_of", "validity_of"]
 
 LOGGER: Final = logging.getLogger(__name__)
 RENEWAL_LOCK: Final = "renewal.lock"
@@ -184,6 +185,7 @@ class Renewer:
         self._take(peer, renewed)
         if peer.health is not None:
             peer.health.seen()
+        plan.attempted(OutcomeWord.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
 
     async def _renewed(self, record: PeerRecord) -> PeerRecord:
@@ -194,7 +196,7 @@ class Renewer:
         if plan.degraded:
             LOGGER.info("the certificate for %s (user %s) can be renewed again", peer.name, peer.user)
         self._peers.renew(record)
-        plan.renewed(_validity(record.certificate_pem), self._clock.now_us())
+        plan.renewed(validity_of(record.certificate_pem), self._clock.now_us())
 
     def _is_due(self, peer: Peer) -> bool:
         if peer.revocation is not None:
@@ -223,6 +225,7 @@ class Renewer:
         text = printable(str(error))
         before = _standing(plan)
         revoked = reason is Reason.GRANT_REVOKED
+        plan.attempted(outcome_word(code).value)
         failure = CallFailure(self._clock.now_us(), code, reason.value if reason else "", text)
         plan.failed(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
         if _standing(plan) != before:
@@ -235,7 +238,7 @@ class Renewer:
 
 def plan_of(peer: Peer) -> RenewalPlan:
     """Return the plan of a peer's certificate, made at the first asking and brought up to date with its record."""
-    validity = _validity(peer.record.certificate_pem)
+    validity = validity_of(peer.record.certificate_pem)
     plan = peer.renewal
     if plan is None:
         plan = peer.renewal = RenewalPlan(validity)
@@ -245,7 +248,7 @@ def plan_of(peer: Peer) -> RenewalPlan:
 
 
 @lru_cache(maxsize=4_096)
-def _validity(certificate_pem: str) -> Validity:
+def validity_of(certificate_pem: str) -> Validity:
     """Return the validity of a certificate; one that cannot be read has none, and ended long ago."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())

@@ -24,6 +24,8 @@ class RenewalPlan:
         self.failures = 0
         self.last_failure: CallFailure | None = None
         self.final = False
+        self.attempts: dict[str, int] = {}
+        """How the attempts of this process ended so far: counts by outcome word."""
         self._at_us = due_at_us(certificate)
 
     @property
@@ -44,6 +46,10 @@ class RenewalPlan:
     def put_off(self, until_us: int) -> None:
         """Try later: nothing was attempted."""
         self._at_us = max(self._at_us, until_us)
+
+    def attempted(self, outcome: str) -> None:
+        """Count an attempt by how it ended."""
+        self.attempts[outcome] = self.attempts.get(outcome, 0) + 1
 
     def failed(
         self, failure: CallFailure, chance: float, *, final: bool = False, retry_after_s: float | None = None

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import FederationError
+from federation.telemetry.metrics import Remaining
 from federation.trust.authority import Authority
 from federation.trust.certificates import fingerprint_of, validity_us
 from federation.trust.schedule import Validity, due_at_us
@@ -57,6 +58,11 @@ class ServerCertificate:
         """From when to when the certificate in use is valid."""
         certificate = _parsed(self.authority.server_certificate_pem)
         return Validity(*validity_us(certificate), fingerprint_of(certificate))
+
+    @property
+    def remaining(self) -> Remaining:
+        """How long the certificate in use lasts, for metrics."""
+        return Remaining("server", (self.validity.not_after_us - self._clock.now_us()) / MICROSECONDS)
 
     def is_due(self) -> bool:
         """Tell whether the certificate has used up two thirds of its life, or carries other names than it must."""

@@ -1,4 +1,4 @@
-"""The span of a served call, as a child of the caller's; and what of the caller's trace is believed.
+"""The span of a served call, as a child of the caller's; what of the caller's trace is believed; the call's figures.
 
 Believed: trace id and parent of a well-formed `traceparent`. Not believed: baggage and trace state, which are dropped.
 The caller's `sampled` flag is a hint to this gateway's own sampler (`federation.telemetry.setup` samples by its own
@@ -13,12 +13,13 @@ from typing import Final, Self
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
 
 from federation.clock import Clock
 from federation.errors import Refusal
 from federation.server.identity import CallerIdentity
 from federation.server.seams import NO_TRACING, CallTrace
+from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (
     SPAN_NAME,
     OutcomeWord,
@@ -40,41 +41,87 @@ _WORDS: Final = {word.value: word for word in OutcomeWord}
 
 
 class ServerTracing:
-    """Makes the SERVER span `federation.request` of each call; the seam `Tracing` of the pipeline.
+    """Makes the SERVER span `federation.request` of each call and counts it; the seam `Tracing` of the pipeline.
 
-    Without an SDK a call is not traced at all. A watch has no span: it lasts for hours and is no request.
+    Without an SDK there is no span. A watch has neither span nor count: it lasts for hours and is no request.
     """
 
-    def __init__(self, spans: SpanSource, clock: Clock) -> None:
+    def __init__(self, spans: SpanSource, clock: Clock, metrics: FederationMetrics | None = None) -> None:
         self._spans = spans
         self._clock = clock
+        self._metrics = metrics
 
     def __call__(
         self, metadata: Metadata, verb: str, resource: str, identity: CallerIdentity | None, peer: str
     ) -> AbstractContextManager[CallTrace]:
         """Return the context of one call; its span is current within."""
-        tracer = self._spans.tracer() if verb != "watch" else None
-        if tracer is None:
+        tracer = self._spans.tracer()
+        if verb == "watch" or (tracer is None and self._metrics is None):
             return NO_TRACING(metadata, verb, resource, identity, peer)
-        grant_id = identity.grant_id if identity else ""
-        attributes = {"grant_id": grant_id, "peer": peer, "verb": verb, "resource": resource[:MAX_RESOURCE]}
-        return _ServerSpan(tracer, self._clock, _parent(first(metadata, TRACEPARENT)), attributes)
+        span = None
+        if tracer is not None:
+            grant_id = identity.grant_id if identity else ""
+            attributes = {"grant_id": grant_id, "peer": peer, "verb": verb, "resource": resource[:MAX_RESOURCE]}
+            span = _ServerSpan(tracer, _parent(first(metadata, TRACEPARENT)), attributes)
+        return _ServedCall(self._clock, span, self._metrics, peer, verb)
+
+
+class _ServedCall:
+    """One call: from entry to exit, with its span and figures where there are any."""
+
+    __slots__ = ("_clock", "_metrics", "_peer", "_span", "_started", "_verb", "_word")
+
+    def __init__(
+        self, clock: Clock, span: "_ServerSpan | None", metrics: FederationMetrics | None, peer: str, verb: str
+    ) -> None:
+        self._clock = clock
+        self._span = span
+        self._metrics = metrics
+        self._peer, self._verb = peer, verb
+        self._word: OutcomeWord | None = None
+
+    def __enter__(self) -> Self:
+        self._started = self._clock.monotonic()
+        if self._span is not None:
+            self._span.begin()
+        return self
+
+    @property
+    def trace_id(self) -> str:
+        """32 lower-case hexadecimal digits, or empty without a span."""
+        return f"{self._span.context.trace_id:032x}" if self._span is not None else ""
+
+    @property
+    def trailing(self) -> Metadata:
+        """`traceresponse`: the span, for the caller to link."""
+        return ((TRACERESPONSE, traceparent_of(self._span.context)),) if self._span is not None else ()
+
+    def finish(self, outcome: str, reason: str) -> None:
+        """Hear the outcome word of the call."""
+        self._word = _WORDS.get(outcome, OutcomeWord.ERROR)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        word = self._word or _word_of(error)
+        took_s = self._clock.monotonic() - self._started
+        if self._span is not None:
+            self._span.end(word, took_s)
+        if self._metrics is not None:
+            self._metrics.call_served(self._peer, self._verb, word, took_s)
 
 
 class _ServerSpan:
     """The span of one call: begun on entry, ended once on exit, current in between for logs and the provider."""
 
-    __slots__ = ("_attributes", "_clock", "_parent", "_span", "_started", "_token", "_tracer", "_word")
+    __slots__ = ("_attributes", "_parent", "_span", "_token", "_tracer")
 
-    def __init__(self, tracer: Tracer, clock: Clock, parent: Context, attributes: dict[str, str]) -> None:
+    def __init__(self, tracer: Tracer, parent: Context, attributes: dict[str, str]) -> None:
         self._tracer = tracer
-        self._clock = clock
         self._parent = parent
         self._attributes = attributes
-        self._word: OutcomeWord | None = None
 
-    def __enter__(self) -> Self:
-        self._started = self._clock.monotonic()
+    def begin(self) -> None:
         self._span = self._tracer.start_span(
             SPAN_NAME,
             self._parent,
@@ -84,29 +131,14 @@ class _ServerSpan:
             set_status_on_exception=False,
         )
         self._token: Token[Context] = otel_context.attach(trace.set_span_in_context(self._span, self._parent))
-        return self
 
     @property
-    def trace_id(self) -> str:
-        """32 lower-case hexadecimal digits."""
-        return f"{self._span.get_span_context().trace_id:032x}"
+    def context(self) -> SpanContext:
+        return self._span.get_span_context()
 
-    @property
-    def trailing(self) -> Metadata:
-        """`traceresponse`: this span, for the caller to link."""
-        return ((TRACERESPONSE, traceparent_of(self._span.get_span_context())),)
-
-    def finish(self, outcome: str, reason: str) -> None:
-        """Hear the outcome word of the call."""
-        self._word = _WORDS.get(outcome, OutcomeWord.ERROR)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def end(self, word: OutcomeWord, took_s: float) -> None:
         otel_context.detach(self._token)
-        word = self._word or _word_of(error)
-        took_ms = (self._clock.monotonic() - self._started) * 1e3
-        self._span.set_attributes({"outcome": word.value, "latency_ms": took_ms, "cached": False})
+        self._span.set_attributes({"outcome": word.value, "latency_ms": took_s * 1e3, "cached": False})
         status = span_status(word)
         if status:
             self._span.set_status(status)

@@ -1,7 +1,6 @@
 """The figures a gateway keeps of itself, as OpenTelemetry instruments: made once, almost free while no SDK reads them.
 
-Attributes are `peer` and words of small, fixed sets (`verb`, `outcome`, `state`, `kind`) and nothing else, so the
-number of series is bounded by the peers.
+Which there are, and what their points carry, is in `federation.telemetry.catalogue`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,15 +9,26 @@ from typing import Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
+from federation.telemetry import catalogue
+from federation.telemetry.catalogue import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeWord
 
-__all__ = ["CIRCUIT_STATE_VALUE", "WATCH_STATE_VALUE", "CacheReading", "FederationMetrics", "Reader", "metrics_for"]
+__all__ = [
+    "CIRCUIT_STATE_VALUE",
+    "WATCH_STATE_VALUE",
+    "CacheReading",
+    "FederationMetrics",
+    "Reader",
+    "Remaining",
+    "metrics_for",
+]
 
 T = TypeVar("T")
 Reader = Callable[[], Iterable[tuple[str, T]]]
 """Yields (peer, figure) when somebody collects; several figures of one peer name (one a user) are merged."""
+_Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 CIRCUIT_STATE_VALUE: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
 """The value of `federation.circuit.state`; of several circuits to one peer the worst counts."""
@@ -29,12 +39,57 @@ DURATION_BOUNDARIES: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0
 
 
 class CacheReading(NamedTuple):
-    """Totals of one peer's part of the response cache."""
+    """Totals of one peer's part of the response cache; flushes by cause."""
 
     hits: int
     misses: int
-    flushes: int
     bytes: int
+    flushes: Mapping[str, int]
+
+
+class Remaining(NamedTuple):
+    """Seconds until a certificate ends. `kind` is `client` (ours for a peer) or `server` (this gateway's own)."""
+
+    kind: str
+    seconds: float
+
+
+class _Series:
+    """One set of attributes: made once, since a dictionary a call costs more than the count."""
+
+    __slots__ = ("attributes", "count")
+
+    def __init__(self, names: tuple[str, ...], values: tuple[str | bool, ...]) -> None:
+        self.attributes = {name: value for name, value in zip(names, values, strict=True) if value != ""}
+        self.count = 0
+
+
+class _Calls:
+    """Calls and how long they took. Counted here and observed: the SDK's counter costs a third of a span a hit."""
+
+    def __init__(self, meter: Meter, requests: Metric, duration: Metric) -> None:
+        self._names = requests.attributes
+        self._series: dict[tuple[str | bool, ...], _Series] = {}
+        self._lock = Lock()
+        _observed(meter, requests, self._observe)
+        self._duration = meter.create_histogram(
+            duration.name,
+            duration.unit,
+            duration.description,
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES,
+        )
+
+    def ended(self, key: tuple[str | bool, ...], took_s: float) -> None:
+        with self._lock:
+            series = self._series.get(key)
+            if series is None:
+                series = self._series[key] = _Series(self._names, key)
+            series.count += 1
+        self._duration.record(took_s, series.attributes)
+
+    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            return [Observation(series.count, series.attributes) for series in self._series.values()]
 
 
 class FederationMetrics:
@@ -43,50 +98,39 @@ class FederationMetrics:
     def __init__(self, provider: MeterProvider | None = None, *, version: str = "") -> None:
         meter = (provider or metrics.get_meter_provider()).get_meter(SCOPE, version)
         self._lock = Lock()
-        self._calls: dict[tuple[str, str, OutcomeWord], int] = {}
-        # Counted here and observed: the SDK's own counter costs as much as a third of a span on every hit.
-        meter.create_observable_counter(
-            "federation.client.requests", [self._requests], "{call}", "Calls to peers, hits included"
-        )
-        self._duration = meter.create_histogram(
-            "federation.client.duration",
-            "s",
-            "How long callers waited for a peer's answer",
-            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES,
-        )
-        self._transitions = meter.create_counter("federation.circuit.transitions", "{change}", "Circuit state changes")
-        self._watch_events = meter.create_counter(
-            "federation.watch.events", "{event}", "What peers said on their watches"
-        )
+        self._asked = _Calls(meter, catalogue.CLIENT_REQUESTS, catalogue.CLIENT_DURATION)
+        self._served = _Calls(meter, catalogue.SERVER_REQUESTS, catalogue.SERVER_DURATION)
+        turns, heard = catalogue.CIRCUIT_TRANSITIONS, catalogue.WATCH_EVENTS
+        self._transitions = meter.create_counter(turns.name, turns.unit, turns.description)
+        self._watch_events = meter.create_counter(heard.name, heard.unit, heard.description)
         self._caches: list[Reader[CacheReading]] = []
         self._watches: list[Reader[str]] = []
         self._circuits: list[Reader[str]] = []
+        self._certificates: list[Reader[Remaining]] = []
+        self._renewals: list[Reader[Mapping[str, int]]] = []
         self._leases: list[Callable[[], int]] = []
         self._dropped: list[Callable[[], int]] = []
-        for name, unit, text in (
-            ("hits", "{hit}", "Answers served from the cache"),
-            ("misses", "{miss}", "Cacheable calls that the cache could not answer"),
-            ("flushes", "{flush}", "Times a peer's entries were dropped at once"),
+        for metric, observe in (
+            (catalogue.CACHE_HITS, self._cache("hits")),
+            (catalogue.CACHE_MISSES, self._cache("misses")),
+            (catalogue.CACHE_BYTES, self._cache("bytes")),
+            (catalogue.CACHE_FLUSHES, self._flushes),
+            (catalogue.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
+            (catalogue.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
+            (catalogue.LEASES, self._total(self._leases)),
+            (catalogue.AUDIT_DROPPED, self._total(self._dropped)),
+            (catalogue.CERTIFICATE_REMAINING, self._remaining),
+            (catalogue.CERTIFICATE_RENEWALS, self._renewed),
         ):
-            meter.create_observable_counter(f"federation.cache.{name}", [self._cache(name)], unit, text)
-        meter.create_observable_gauge("federation.cache.bytes", [self._cache("bytes")], "By", "Size of kept answers")
-        meter.create_observable_gauge(
-            "federation.circuit.state", [self._circuit_states], "", "0 closed, 1 half-open, 2 open"
-        )
-        meter.create_observable_gauge(
-            "federation.watch.state", [self._watch_states], "", "0 armed, 1 connecting, 2 off"
-        )
-        meter.create_observable_gauge("federation.leases", [self._total(self._leases)], "{lease}", "Leases given out")
-        meter.create_observable_counter(
-            "federation.audit.dropped", [self._total(self._dropped)], "{event}", "Denials that the audit only counted"
-        )
+            _observed(meter, metric, observe)
 
-    def call_ended(self, peer: str, verb: str, outcome: OutcomeWord, took_s: float) -> None:
+    def call_ended(self, peer: str, verb: str, outcome: OutcomeWord, took_s: float, *, cached: bool) -> None:
         """Count a call of a local caller, however it was answered."""
-        key = (peer, verb, outcome)
-        with self._lock:
-            self._calls[key] = self._calls.get(key, 0) + 1
-        self._duration.record(took_s, _about(key))
+        self._asked.ended((peer, verb, outcome.value, cached), took_s)
+
+    def call_served(self, peer: str, verb: str, outcome: OutcomeWord, took_s: float) -> None:
+        """Count a peer's call; `peer` is the name of its grant's peer, empty where it has no grant that is known."""
+        self._served.ended((peer, verb, outcome.value), took_s)
 
     def circuit_turned(self, peer: str, after: str) -> None:
         """Count a change of a circuit's state; `after` is the new one."""
@@ -107,6 +151,14 @@ class FederationMetrics:
     def read_watches(self, reader: Reader[str]) -> Callable[[], None]:
         """Read the states of watches (`armed`, `connecting`, `off`) from here on; returns what ends it."""
         return self._register(self._watches, reader)
+
+    def read_certificates(self, reader: Reader[Remaining]) -> Callable[[], None]:
+        """Read how long certificates last from here on; returns what ends it. Our own one has an empty peer."""
+        return self._register(self._certificates, reader)
+
+    def read_renewals(self, reader: Reader[Mapping[str, int]]) -> Callable[[], None]:
+        """Read totals of renewals by outcome from here on; returns what ends it."""
+        return self._register(self._renewals, reader)
 
     def read_leases(self, reader: Callable[[], int]) -> Callable[[], None]:
         """Read the number of leases given out from here on; returns what ends it."""
@@ -131,35 +183,44 @@ class FederationMetrics:
         with self._lock:
             return readers.copy()
 
-    def _requests(self, _: CallbackOptions) -> Iterable[Observation]:
-        with self._lock:
-            calls = self._calls.copy()
-        return [Observation(count, _about(key)) for key, count in calls.items()]
+    def _read(self, readers: list[Reader[T]]) -> Iterable[tuple[str, T]]:
+        for read in self._readers(readers):
+            yield from read()
 
-    def _cache(self, figure: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _cache(self, figure: str) -> _Observe:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             totals: dict[str, int] = {}
-            for read in self._readers(self._caches):
-                for peer, reading in read():
-                    totals[peer] = totals.get(peer, 0) + getattr(reading, figure)
+            for peer, reading in self._read(self._caches):
+                totals[peer] = totals.get(peer, 0) + getattr(reading, figure)
             return [Observation(total, {"peer": peer}) for peer, total in totals.items()]
 
         return observe
 
-    def _circuit_states(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._worst(self._circuits, CIRCUIT_STATE_VALUE)
+    def _flushes(self, _: CallbackOptions) -> Iterable[Observation]:
+        return _by_word("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
 
-    def _watch_states(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._worst(self._watches, WATCH_STATE_VALUE)
+    def _renewed(self, _: CallbackOptions) -> Iterable[Observation]:
+        return _by_word("outcome", self._read(self._renewals))
 
-    def _worst(self, readers: list[Reader[str]], values: Mapping[str, int]) -> Iterable[Observation]:
-        worst: dict[str, int] = {}
-        for read in self._readers(readers):
-            for peer, state in read():
+    def _remaining(self, _: CallbackOptions) -> Iterable[Observation]:
+        least: dict[tuple[str, str], float] = {}
+        for peer, (kind, seconds) in self._read(self._certificates):
+            least[kind, peer] = min(seconds, least.get((kind, peer), seconds))
+        return [
+            Observation(seconds, {"kind": kind, "peer": peer} if peer else {"kind": kind})
+            for (kind, peer), seconds in least.items()
+        ]
+
+    def _worst(self, readers: list[Reader[str]], values: Mapping[str, int]) -> _Observe:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            worst: dict[str, int] = {}
+            for peer, state in self._read(readers):
                 worst[peer] = max(worst.get(peer, 0), values[state])
-        return [Observation(value, {"peer": peer}) for peer, value in worst.items()]
+            return [Observation(value, {"peer": peer}) for peer, value in worst.items()]
 
-    def _total(self, readers: list[Callable[[], int]]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return observe
+
+    def _total(self, readers: list[Callable[[], int]]) -> _Observe:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             current = self._readers(readers)
             return [Observation(sum(read() for read in current))] if current else []
@@ -181,6 +242,14 @@ def metrics_for(provider: MeterProvider | None, *, version: str = "") -> Federat
     return made
 
 
-def _about(key: tuple[str, str, OutcomeWord]) -> dict[str, str]:
-    peer, verb, outcome = key
-    return {"peer": peer, "verb": verb, "outcome": outcome.value}
+def _observed(meter: Meter, metric: Metric, observe: _Observe) -> None:
+    create = meter.create_observable_counter if metric.kind is Kind.COUNTER else meter.create_observable_gauge
+    create(metric.name, [observe], metric.unit, metric.description)
+
+
+def _by_word(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
+    totals: dict[tuple[str, str], int] = {}
+    for peer, counts in readings:
+        for word, count in counts.items():
+            totals[peer, word] = totals.get((peer, word), 0) + count
+    return [Observation(total, {"peer": peer, name: word}) for (peer, word), total in totals.items()]

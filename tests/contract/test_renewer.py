@@ -76,6 +76,7 @@ async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: 
             assert [event.outcome for event in renewing.work.events] == ["ok"]
             assert peer.record.certificate_pem == renewing.grant.newest.pem != old.certificate_pem
             assert peer.cache.stats().flushes == flushes + 1
+            assert plan_of(peer).attempts == {"ok": 1}
             assert due_in_s(renewing, peer) > DAY_S / 2
 
 
@@ -171,6 +172,7 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
         plan = plan_of(peer)
         assert degraded == [False, False, True, True, True, True]
         assert plan.failures == 6
+        assert plan.attempts == {"offline": 6}
         assert plan.last_failure.reason == Reason.PEER_UNREACHABLE
         told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert ["failed" in told[0], "fails time and again" in told[1], len(told)] == [True, True, 2]
@@ -180,6 +182,7 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
             peer.record = replace(peer.record, endpoint=address)
             await renewer.step()
         assert (plan.failures, plan.degraded) == (0, False)
+        assert plan.attempts == {"offline": 6, "ok": 1}
         assert "can be renewed again" in caplog.text
 
 

@@ -11,6 +11,7 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
 from federation.errors import Reason, Refusal
 from federation.server.tracing import ServerTracing
+from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
@@ -18,7 +19,7 @@ from tests.support.clock import ManualClock
 from tests.support.pki import GRANT_ID, PEER
 from tests.support.scripted import eventually
 from tests.support.serving import Serve
-from tests.support.spans import SpanLog
+from tests.support.spans import MetricLog, SpanLog
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -227,6 +228,37 @@ def test_a_watch_is_not_traced(span_log: SpanLog) -> None:
         assert served.trace_id == ""
 
     assert span_log.started == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("spans", [True, False])
+async def test_served_calls_are_counted_and_timed(
+    serve: Serve, span_log: SpanLog, metric_log: MetricLog, spans: bool
+) -> None:
+    """By the grant's peer, verb and outcome, with spans and without; the seconds are those of the span."""
+    hands = ManualClock()
+    source = span_log.source if spans else SpanSource(NoOpTracerProvider())
+    counting = ServerTracing(source, hands.clock, FederationMetrics(metric_log.provider))
+    serving = await serve(tracing=counting)
+    await end_of(serving.stub().List(LIST))
+    await end_of(serving.stub().List(LIST))
+    await end_of(serving.stub().Get(pb.GetRequest(resource="tasks", id="absent")))
+    with counting((), "search", "", None, "") as served:
+        hands.advance(0.5)
+        served.finish("denied", "GRANT_INVALID")
+    with counting((), "watch", "", None, PEER):
+        pass
+
+    def point(peer: str, verb: str, outcome: str) -> tuple[tuple[str, str], ...]:
+        return (("outcome", outcome), *((("peer", peer),) if peer else ()), ("verb", verb))
+
+    listed, got, searched = point(PEER, "list", "ok"), point(PEER, "get", "not_found"), point("", "search", "denied")
+    assert metric_log.points("federation.server.requests") == {listed: 2, got: 1, searched: 1}
+    durations = metric_log.points("federation.server.duration")
+    assert {key: point.count for key, point in durations.items()} == {listed: 2, got: 1, searched: 1}
+    assert durations[searched].sum == 0.5
+    if spans:
+        assert (span_log.one(verb="search").attributes or {})["latency_ms"] == 500.0
 
 
 def _context_of(header: str) -> trace.SpanContext:

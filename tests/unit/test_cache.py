@@ -697,6 +697,19 @@ def test_dropped_answers_leave_memory_without_the_collector(partition: Partition
 # -- figures
 
 
+def test_flushes_are_counted_by_cause() -> None:
+    """A peer's own flushes alone, each under its cause, whatever they dropped."""
+    cache: ResponseCache[object] = ResponseCache()
+    partition = cache.partition("work")
+    for cause in (Cause.ROTATION, Cause.WATCH_REARMED, Cause.ROTATION):
+        partition.flush(cause)
+    partition.flush(Cause.RESOURCE_CHANGED, "grant", "tasks")
+    cache.partition("lab").flush(Cause.REFUSED)
+
+    assert partition.flushes() == {Cause.ROTATION: 2, Cause.WATCH_REARMED: 1, Cause.RESOURCE_CHANGED: 1}
+    assert partition.stats().flushes == 4
+
+
 def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """Entries, bytes, hits, misses and flushes of a peer, and their sum over all."""
     fill(partition, key())

@@ -357,7 +357,7 @@ def test_no_baggage_of_the_caller_is_on_the_span_or_the_wire(span_log: SpanLog) 
 
 
 def test_figures_are_taken_with_and_without_spans(span_log: SpanLog, metric_log: MetricLog) -> None:
-    """Each call counts once under peer, verb and outcome, and its seconds go into the histogram."""
+    """Each call counts once under peer, verb, outcome and cached, and its seconds go into the histogram."""
     metrics = FederationMetrics(metric_log.provider)
     clock = ManualClock()
     flow, _ = parked([tracing(span_log, clock, metrics=metrics)], CALL)
@@ -371,8 +371,14 @@ def test_figures_are_taken_with_and_without_spans(span_log: SpanLog, metric_log:
     with pytest.raises(Cancelled):
         flow.throw(Cancelled())
 
-    peer_verb = (("peer", "work.example"), ("verb", "list"))
-    counts = {attributes[0][1]: value for attributes, value in metric_log.points("federation.client.requests").items()}
-    assert counts == {"ok": 2, "not_found": 1, "cancelled": 1}
+    def point(outcome: str, *, cached: bool) -> tuple[tuple[str, object], ...]:
+        return (("cached", cached), ("outcome", outcome), ("peer", "work.example"), ("verb", "list"))
+
+    assert metric_log.points("federation.client.requests") == {
+        point("ok", cached=False): 1,
+        point("ok", cached=True): 1,
+        point("not_found", cached=False): 1,
+        point("cancelled", cached=False): 1,
+    }
     durations = metric_log.points("federation.client.duration")
-    assert durations[(("outcome", "ok"), *peer_verb)].sum == pytest.approx(0.5)
+    assert durations[point("ok", cached=False)].sum == pytest.approx(0.5)

@@ -143,10 +143,12 @@ class TracingInterceptor:
             raise
         finally:
             took_s = self._clock.monotonic() - started
-            if span and (self._hit_spans or outcome is None or not outcome.cached):
+            missed = call.hit_only and (outcome is None or not outcome.cached)  # no request was made
+            if span and not missed and (self._hit_spans or outcome is None or not outcome.cached):
                 span.end(word, took_s, outcome)
-            if self._metrics:
-                self._metrics.call_ended(call.peer, call.verb, word, took_s)
+            if self._metrics and not missed:
+                cached = outcome is not None and outcome.cached
+                self._metrics.call_ended(call.peer, call.verb, word, took_s, cached=cached)
         return outcome
 
 
