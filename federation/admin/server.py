@@ -46,6 +46,8 @@ class AdminServer:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let acts under way end, then give the socket up."""
         server, self._server = self._server, None
+        if self._servicer is not None:
+            self._servicer.end_streams()
         if server is not None:
             await server.stop(grace_s)
         if self._servicer is not None:

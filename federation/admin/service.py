@@ -1,20 +1,17 @@
 """`AdminService` on the wire: each RPC handed to the desk that does it, within the guard."""
 
 from collections.abc import AsyncIterator
-from typing import Any
-
-import grpc
 
 from federation.admin.grants import GrantDesk
 from federation.admin.guard import Context, guarded, guarded_stream
 from federation.admin.importing import import_rows
-from federation.admin.messages import audit_message, stamp
+from federation.admin.messages import audit_message
 from federation.admin.parts import GatewayParts
-from federation.admin.peer_messages import own_certificate
 from federation.admin.peers import PeerDesk
 from federation.admin.query import QueryDesk
 from federation.admin.revocations import RevocationDesk
-from federation.admin.warnings import warnings_of
+from federation.admin.status import StatusDesk
+from federation.admin.suggesting import suggest
 from federation.clock import MICROSECONDS
 from federation.store.audit import AuditFilter
 from federation.v1 import admin_pb2 as pb
@@ -26,12 +23,17 @@ DEFAULT_PAGE = 50
 
 
 class AdminServicer(AdminServiceServicer):
-    """The operator's service. RPCs that are not offered yet answer UNIMPLEMENTED."""
+    """The operator's service."""
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._grants, self._peers, self._queries = GrantDesk(parts), PeerDesk(parts), QueryDesk(parts)
         self._revocations = RevocationDesk(parts)
+        self._status = StatusDesk(parts)
+
+    def end_streams(self) -> None:
+        """End what would go on for as long as its caller listens."""
+        self._status.close()
 
     async def close(self) -> None:
         """Wait for acts that have begun."""
@@ -41,21 +43,15 @@ class AdminServicer(AdminServiceServicer):
     @guarded
     async def Status(self, request: pb.StatusRequest, _context: Context) -> pb.StatusResponse:
         """Return the gateway, its peers and its grants."""
-        parts = self._parts
-        federation, enrollment = parts.addresses()
-        gateway = pb.GatewayInfo(
-            name=parts.config.name,
-            version=parts.version,
-            started_at=stamp(parts.started_at_us),
-            now=stamp(parts.clock.now_us()),
-            federation_address=federation,
-            enrollment_address=enrollment,
-            server_certificate=own_certificate(parts.server_certificate.authority.server_certificate_pem),
-        )
-        peers = self._peers.messages(request.peer)
-        grants = () if request.peer else self._grants.messages()
-        warnings = () if request.peer else warnings_of(parts)
-        return pb.StatusResponse(gateway=gateway, peers=peers, grants=grants, warnings=warnings)
+        return await self._status.status(request)
+
+    @guarded_stream
+    async def WatchStatus(
+        self, request: pb.WatchStatusRequest, _context: Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        """Return the status again and again, until the gateway stops."""
+        async for reply in self._status.watch(request):
+            yield reply
 
     @guarded
     async def CreateGrant(self, request: pb.CreateGrantRequest, _context: Context) -> pb.CreateGrantResponse:
@@ -124,6 +120,11 @@ class AdminServicer(AdminServiceServicer):
         return await self._peers.remove(request)
 
     @guarded
+    async def GetPeer(self, request: pb.GetPeerRequest, _context: Context) -> pb.GetPeerResponse:
+        """Return one peer."""
+        return await self._peers.get(request)
+
+    @guarded
     async def RotatePeer(self, request: pb.RotatePeerRequest, _context: Context) -> pb.RotatePeerResponse:
         """Replace a peer's certificate now."""
         return await self._peers.rotate(request)
@@ -155,11 +156,10 @@ class AdminServicer(AdminServiceServicer):
         events = [audit_message(event) for event in page.events]
         return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
 
-    async def WatchStatus(
-        self, _request: pb.WatchStatusRequest, context: Context
-    ) -> AsyncIterator[pb.WatchStatusResponse]:
-        """Answer that this is not offered yet."""
-        yield await _not_offered(context)
+    @guarded
+    async def SuggestNames(self, request: pb.SuggestNamesRequest, _context: Context) -> pb.SuggestNamesResponse:
+        """Return names that begin as given."""
+        return await suggest(self._parts, request)
 
     @guarded_stream
     async def ImportRows(
@@ -168,7 +168,3 @@ class AdminServicer(AdminServiceServicer):
         """Load JSON lines, all or nothing."""
         async for reply in import_rows(self._parts, request_iterator):
             yield reply
-
-
-async def _not_offered(context: Context) -> Any:
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not offered by this version")

@@ -12,7 +12,7 @@ from federation.client.peers import Peer, Revocation
 from federation.client.watch_policy import WatchState
 from federation.clock import Clock, to_micros
 
-__all__ = ["PeerStanding", "PeerState", "standing_of"]
+__all__ = ["PeerStanding", "PeerState", "standing_of", "state_of"]
 
 
 class PeerState(StrEnum):
@@ -57,7 +57,7 @@ def standing_of(peer: Peer, clock: Clock) -> PeerStanding:
         name=peer.name,
         user=peer.user,
         grant_id=peer.grant_id,
-        state=_state(peer, circuit, clock.now_us()),
+        state=state_of(peer, circuit, clock.now_us()),
         revocation=peer.revocation,
         watch=watching.state if watching else WatchState.OFF,
         watch_since_us=watching.since_us if watching else None,
@@ -68,7 +68,8 @@ def standing_of(peer: Peer, clock: Clock) -> PeerStanding:
     )
 
 
-def _state(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerState:
+def state_of(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerState:
+    """Return the word for a peer whose circuit is as it was just read."""
     if peer.revocation is not None:
         return PeerState.REVOKED
     if _not_after_us(peer.record.certificate_pem) <= now_us:

@@ -390,16 +390,6 @@ async def test_an_unforeseen_fault_shows_an_incident_and_nothing_else(
     assert "secret detail" in caplog.text
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize("rpc", ["WatchStatus"])
-async def test_what_comes_later_is_unimplemented(work: Running, rpc: str) -> None:
-    """An RPC that this version does not offer says so by its code."""
-    request = getattr(pb, f"{rpc}Request")()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        [part async for part in getattr(work.admin, rpc)(request)]
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def _reads(running: Running) -> int:
     return sum(1 for event in [e async for e in _audit(running, live=True)] if event.verb == "list")
 
