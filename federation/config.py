@@ -18,12 +18,14 @@ from federation.near import near_matches
 
 __all__ = [
     "CONFIG_FILE",
+    "AuditConfig",
     "CacheConfig",
     "CertificateConfig",
     "CircuitConfig",
     "ClientConfig",
     "GatewayConfig",
     "ServerConfig",
+    "SessionConfig",
     "StoreConfig",
     "TelemetryConfig",
     "is_gateway_name",
@@ -69,6 +71,23 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionConfig:
+    """`[session]`: how a session asks several sources at once."""
+
+    peer_budget_s: float = 2.0
+    """What each peer may take. One that takes longer is reported as offline, and its rows are left out."""
+    request_budget_s: float | None = None
+    """What a whole request may take, this gateway's own data included. Unset: each peer's budget alone."""
+    announce_restored: bool = True
+    """Whether a session also says, once a peer, that a peer is back."""
+    warm_concurrency: int = 4
+    """Calls at a time with which a session fills the cache ahead of its first question."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "session.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
     """`[cache]`: the response cache for `list` and `get`."""
 
@@ -107,6 +126,14 @@ class CertificateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConfig:
+    """`[audit]`: how long this gateway's record of reads and acts stays in its database."""
+
+    retention_days: int = 90
+    """Whole days in the database; what is older moves to a compressed file a day in `audit/`. 0: it stays for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryConfig:
     """`[telemetry]`: spans, metrics and logs. Where they go is set by the standard `OTEL_*` variables."""
 
@@ -138,9 +165,11 @@ class GatewayConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     circuit: CircuitConfig = field(default_factory=CircuitConfig)
     certificates: CertificateConfig = field(default_factory=CertificateConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def __post_init__(self) -> None:
@@ -170,6 +199,11 @@ class GatewayConfig:
                 "set admin_socket in gateway.toml to a shorter absolute path",
             )
         return path
+
+    @property
+    def audit_directory(self) -> Path:
+        """Where old audit events are kept in files."""
+        return self.directory.absolute() / "audit"
 
     @property
     def database_url(self) -> str:
@@ -264,6 +298,6 @@ def _check_positive(config: Any, prefix: str = "") -> None:
         if hasattr(value, "__dataclass_fields__"):
             _check_positive(value, f"{prefix}{setting.name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            least_is_zero = setting.name == "jitter"
+            least_is_zero = setting.name in {"jitter", "retention_days"}
             if value < 0 or (value == 0 and not least_is_zero) or value != value or value == float("inf"):  # noqa: PLR0124
                 raise ConfigError(f"{prefix}{setting.name}", f"must be a positive number, not {value!r}")

@@ -59,6 +59,10 @@ enroll = {enroll}
 # server_lifetime_s = 31536000
 # token_lifetime_s = 900
 
+[audit]
+# What is older than so many days moves from the database to files; 0: nothing does.
+# retention_days = 90
+
 [telemetry]
 # Where spans and metrics go is set by the standard OTEL_* variables.
 # enabled = true
