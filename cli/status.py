@@ -16,20 +16,39 @@ HELP: Final = """Show the state of each peer, and the grants served here.
 
 Ends with exit code 3 where a peer is not active, and with 4 where the gateway does not run.
 
+With --explain PEER it walks the way to one peer instead (name, connection, encryption, own certificate, grant, verb),
+names the first broken link with its cause and its cure, and ends with 3 where there is one. The gateway need not run.
+The last two links are asked for by two calls, which the peer counts and audits like any other read; no row is shown.
+
 \b
 Examples:
   mosaic federation status
   mosaic federation status --peer work.example --json
+  mosaic federation status --explain work.example --user ada --resource tasks
 """
 
 
 def status(
     peer: Annotated[str, typer.Option("--peer", metavar="PEER", help="Only this one.")] = "",
+    explain: Annotated[
+        str, typer.Option("--explain", metavar="PEER", help="Why this one cannot be read, link by link.")
+    ] = "",
+    user: Annotated[str, typer.Option("--user", "-u", metavar="USER", help="With --explain: whose peer.")] = "",
+    resource: Annotated[
+        str, typer.Option("--resource", metavar="RESOURCE", help="With --explain: what to list; default: the first.")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.1, max=60, help="With --explain: seconds for each link.")
+    ] = 2.0,
     gateway: Gateway = GATEWAY_HERE,
     *,
     as_json: Json = False,
 ) -> int:
     """Print the status; return 3 where a peer is not active."""
+    if explain:
+        from cli import explain as link_by_link
+
+        return link_by_link.explain(gateway, explain, user=user, resource=resource, timeout_s=timeout, as_json=as_json)
     from cli import render, shapes
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb

@@ -1,0 +1,169 @@
+"""`mosaic federation status --explain PEER`: the way to a peer link by link, and the first broken one with its cure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from federation.config import GatewayConfig
+    from federation.explain.steps import Step
+    from federation.store.peers import PeerRecord
+    from federation.v1 import admin_pb2 as pb
+
+__all__ = ["explain"]
+
+BROKEN: Final = 3
+LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
+NAMES: Final = {"certificate": "own cert"}
+NOT_RUNNING: Final = "gateway not running"
+
+
+def explain(
+    directory: Path, peer: str, *, user: str = "", resource: str = "", timeout_s: float = 2.0, as_json: bool = False
+) -> int:
+    """Walk to a peer and print each link; return 0 where all hold and 3 where one is broken.
+
+    Raises `GatewayUnavailableError` where the gateway's directory cannot be read.
+    """
+    from cli import render, shapes
+    from federation.explain.records import choose, read
+    from federation.explain.steps import first_broken
+    from federation.explain.walk import walk
+
+    config, records = read(directory)
+    record = choose(records, peer, user)
+    seen, silence = _ask_gateway(config, record, timeout_s)
+    if not as_json:
+        render.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
+        render.out("")
+    steps = []
+    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=seen is not None):
+        steps.append(step)
+        if not as_json:
+            _show(step, first=first_broken(steps) is step)
+    broken = first_broken(steps)
+    notes = _notes(record, seen, broken)
+    if as_json:
+        render.out(shapes.dump(_shape(record, steps, seen, silence, notes)))
+    else:
+        _sum_up(broken, seen, silence, notes)
+    return BROKEN if broken else 0
+
+
+def _ask_gateway(
+    config: "GatewayConfig", record: "PeerRecord", timeout_s: float
+) -> tuple["pb.StatusResponse | None", str]:
+    """Return what only the running gateway knows of a peer, or why it says nothing."""
+    from federation.admin.client import connect, is_serving
+    from federation.errors import FederationError
+    from federation.v1 import admin_pb2 as pb
+
+    try:
+        if not is_serving(config):
+            return None, NOT_RUNNING
+        with connect(config.directory) as admin:
+            reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
+    except FederationError as e:
+        return None, f"the gateway cannot be asked: {e}"
+    mine = [one for one in reply.peers if one.grant_id == record.grant_id]
+    if not mine:
+        return None, "the running gateway does not know this peer yet"
+    del reply.peers[:]
+    reply.peers.extend(mine)
+    return reply, ""
+
+
+def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
+    """Return what else the operator should know, as sentences."""
+    from federation.v1 import admin_pb2 as pb
+
+    if seen is None:
+        return []
+    peer, notes = seen.peers[0], []
+    if broken is None and peer.circuit.state == pb.CIRCUIT_STATE_OPEN:
+        reset = f"mosaic federation peer reset {record.name} --user {record.user}"
+        notes.append(
+            f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
+        )
+    if peer.renewal.consecutive_failures:
+        failures, why = peer.renewal.consecutive_failures, peer.renewal.last_failure.message
+        notes.append(f"renewing the own certificate failed {failures} times in a row: {why}")
+    return notes
+
+
+def _shape(
+    record: "PeerRecord", steps: "list[Step]", seen: "pb.StatusResponse | None", silence: str, notes: list[str]
+) -> dict[str, Any]:
+    from cli import shapes
+    from federation.explain.steps import first_broken
+
+    broken = first_broken(steps)
+    live = shapes.peer(seen.peers[0], seen.gateway.now) if seen else {}
+    return {
+        "peer": record.name,
+        "user": record.user,
+        "endpoint": record.endpoint,
+        "steps": [
+            {
+                "name": step.link.value,
+                "state": step.state.value,
+                "took_ms": None if step.took_ms is None else round(step.took_ms, 3),
+                "detail": step.detail or None,
+            }
+            for step in steps
+        ],
+        "broken": {"step": broken.link.value, "cause": broken.fault.cause, "cure": broken.fault.cure}
+        if broken and broken.fault
+        else None,
+        "gateway": {"running": seen is not None, "detail": silence or None},
+        "circuit": live.get("circuit"),
+        "watch": live.get("watch"),
+        "last_failure": live.get("last_failure"),
+        "notes": notes,
+    }
+
+
+def _show(step: "Step", *, first: bool) -> None:
+    """Print one line, as soon as the step is known: a silent network lets the next one wait."""
+    from rich.text import Text
+
+    from cli import render
+
+    name, state = NAMES.get(step.link.value, step.link.value), step.state.value
+    took = "-" if step.took_ms is None else f"{step.took_ms:.1f} ms"
+    colour, symbol = LOOKS[state]
+    head: Any = Text(f"{name:<9}").append(f"{symbol} {state.replace('_', ' '):<11}", colour)
+    head.append(f"{took:>9}", "not bold")
+    render.facts(((head, "the first broken link" if first else step.detail),))
+    render.flush()
+
+
+def _sum_up(broken: "Step | None", seen: "pb.StatusResponse | None", silence: str, notes: list[str]) -> None:
+    from cli import render
+
+    if broken is None or broken.fault is None:
+        pairs = [("result", "every link holds")]
+    else:
+        name = NAMES.get(broken.link.value, broken.link.value)
+        pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", broken.fault.cure)]
+    pairs += _live(seen.peers[0]) if seen else [("gateway", f"{silence}; its circuit and watch are not known")]
+    render.out("")
+    render.facts(pairs)
+    for note in notes:
+        render.say(f"note: {note}")
+
+
+def _live(peer: "pb.PeerStatus") -> list[tuple[str, str]]:
+    """Return what only the running gateway knows."""
+    from cli import render, shapes
+
+    pairs, circuit = [], peer.circuit
+    if peer.HasField("circuit"):
+        failures = f", {circuit.consecutive_failures} failures in a row" if circuit.consecutive_failures else ""
+        retry = f", tried again {render.when(circuit, 'retry_at')}" if circuit.HasField("retry_at") else ""
+        pairs.append(("circuit", f"{shapes.enum_word(circuit, 'state')}{failures}{retry}"))
+    since = f", since {render.when(peer.watch, 'since')}" if peer.watch.HasField("since") else ""
+    pairs.append(("watch", f"{peer.watch.state or 'off'}{since}"))
+    if peer.HasField("last_failure"):
+        failure, at = peer.last_failure, render.when(peer.last_failure, "at")
+        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {failure.message}"))
+    return pairs

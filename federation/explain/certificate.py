@@ -1,0 +1,102 @@
+"""The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
+
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from federation.clock import Clock, from_micros
+from federation.explain.steps import BrokenLink
+from federation.store.peers import PeerRecord
+from federation.trust.certificates import certificates_of, fingerprint_of, serial_of, validity_us
+from federation.trust.schedule import AFTER_EXPIRY_US, Validity, due_at_us
+
+__all__ = ["COMPARE_CLOCKS", "enroll_anew", "instant", "is_of_bundle", "judge"]
+
+COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
+
+
+def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
+    """Return how long the own certificate holds; raise `BrokenLink` where it cannot serve.
+
+    `serving` tells whether the gateway runs, which is what renews certificates.
+    """
+    certificate = _read(record)
+    validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
+    now_us = clock.now_us()
+    if now_us < validity.not_before_us:
+        raise BrokenLink(
+            f"this gateway's own certificate is valid from {instant(validity.not_before_us)} on, "
+            f"and this machine's clock says {instant(now_us)}",
+            f"the clock here is behind, or that of {record.gateway} was ahead: compare `date -u` on both machines, "
+            f"set the one that is wrong, then `{_rotate(record)}`",
+        )
+    if now_us >= validity.not_after_us:
+        raise BrokenLink(
+            f"this gateway's own certificate ended at {instant(validity.not_after_us)}, "
+            f"and this machine's clock says {instant(now_us)}",
+            _renewal(record, validity, now_us, serving=serving),
+        )
+    due_us = due_at_us(validity)
+    if now_us < due_us:
+        renewed = f"renewed at {instant(due_us)}"
+    else:
+        renewed = f"its renewal is due since {instant(due_us)}" + ("" if serving else ", and the gateway does not run")
+    return None, f"serial {serial_of(certificate)}, valid until {instant(validity.not_after_us)}, {renewed}"
+
+
+def is_of_bundle(record: PeerRecord) -> bool:
+    """Tell whether the own certificate was issued by an authority of the peer, as this gateway knows them."""
+    try:
+        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        authorities = certificates_of(record.trust_bundle)
+    except ValueError:
+        return False
+    return any(_issued(certificate, authority) for authority in authorities)
+
+
+def enroll_anew(record: PeerRecord) -> str:
+    """Return how to begin again with a peer."""
+    return (
+        f"ask the operator of {record.gateway} for a new token (`mosaic federation grant token`), then "
+        f"`mosaic federation peer remove {record.name} --user {record.user}` and "
+        f"`mosaic federation peer add --user {record.user} TOKEN`"
+    )
+
+
+def instant(micros: int) -> str:
+    """Return an instant for people."""
+    return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _read(record: PeerRecord) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        key = load_pem_private_key(record.key_pem.encode(), None)
+    except (ValueError, TypeError):
+        raise BrokenLink("this gateway's own certificate or its key cannot be read", enroll_anew(record)) from None
+    if certificate.public_key() != key.public_key():
+        raise BrokenLink("this gateway's own certificate does not fit the stored key", enroll_anew(record))
+    return certificate
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> str:
+    if now_us > validity.not_after_us + AFTER_EXPIRY_US:
+        return f"it ended more than 7 days ago and cannot be renewed any more: {enroll_anew(record)}"
+    until = instant(validity.not_after_us + AFTER_EXPIRY_US)
+    if serving:
+        return f"it can be renewed until {until}: `{_rotate(record)}` tries at once"
+    return f"it can be renewed until {until}: start the gateway (`mosaic gateway serve`), which renews it by itself"
+
+
+def _rotate(record: PeerRecord) -> str:
+    return f"mosaic federation peer rotate {record.name} --user {record.user}"

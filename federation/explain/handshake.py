@@ -1,0 +1,122 @@
+"""The encrypted connection, by the standard library: it tells what gRPC hides behind "socket closed"."""
+
+import contextlib
+import secrets
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from federation.client.health import printable
+from federation.explain.alerts import failed, unverified
+from federation.explain.certificate import enroll_anew
+from federation.explain.steps import BrokenLink
+from federation.store.peers import PeerRecord
+
+__all__ = ["client_context", "shake"]
+
+ALPN: Final = "h2"
+GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What an HTTP/2 client says first: the preface and empty settings. A server answers with its own settings."""
+
+
+def client_context(record: PeerRecord) -> ssl.SSLContext:
+    """Return a context that shows the own certificate, where key and certificate can be used, and trusts nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN])
+    # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
+    with contextlib.suppress(ValueError, TypeError, ssl.SSLError), _on_disk(record) as (path, password):
+        context.load_cert_chain(path, password=password)
+    return context
+
+
+def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float) -> tuple[None, str]:
+    """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
+
+    Raises `BrokenLink`; it is an `OwnRefused` where that certificate is what the peer minds.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        context.load_verify_locations(cadata=record.trust_bundle)
+    except (ssl.SSLError, ValueError):
+        raise BrokenLink(f"the stored authority of {record.gateway} cannot be read", enroll_anew(record)) from None
+    connection.settimeout(timeout_s)
+    address = connection.getpeername()
+    try:
+        tls = context.wrap_socket(connection, server_hostname=record.gateway)
+    except ssl.SSLCertVerificationError as e:
+        raise unverified(record, e, _shown(address, record, deadline)) from None
+    except (OSError, ValueError) as e:
+        raise failed(record, e, timeout_s, greeted=False) from None
+    with tls:
+        if tls.selected_alpn_protocol() != ALPN:
+            raise BrokenLink(
+                f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
+                f"something stands before the gateway: ask the operator of {record.gateway} for a port that is passed "
+                "on as it is (TCP, without ending TLS)",
+            )
+        try:
+            _hear(tls, deadline)
+        except (OSError, ValueError) as e:
+            raise failed(record, e, timeout_s, greeted=True) from None
+        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_end(tls)}"
+
+
+@contextmanager
+def _on_disk(record: PeerRecord) -> Iterator[tuple[str, bytes]]:
+    """Lend certificate and key as a file, which is the only form `ssl` takes; the key is encrypted for this once."""
+    password = secrets.token_hex(32).encode()
+    key = load_pem_private_key(record.key_pem.encode(), None)
+    sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password))
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(record.certificate_pem.encode() + b"\n" + sealed)
+        file.flush()
+        yield file.name, password
+
+
+def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
+    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises."""
+    tls.settimeout(max(deadline - time.monotonic(), 0.001))
+    tls.sendall(GREETING)
+    if not tls.recv(1):
+        raise ssl.SSLEOFError
+
+
+def _end(tls: ssl.SSLSocket) -> str:
+    der = tls.getpeercert(binary_form=True) or b""
+    return f"{x509.load_der_x509_certificate(der).not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _shown(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
+    """Return, for people, whose certificate is shown at an address where none can be trusted. Best effort."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent, and nothing believed
+    context.set_alpn_protocols([ALPN])
+    try:
+        with (
+            socket.create_connection(address[:2], max(deadline - time.monotonic(), 0.001)) as connection,
+            context.wrap_socket(connection, server_hostname=record.gateway) as tls,
+        ):
+            certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        issuer = certificate.issuer.rfc4514_string()
+        try:
+            carried = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            names = [str(name.value) for name in carried]
+        except x509.ExtensionNotFound:
+            names = [certificate.subject.rfc4514_string()]
+    except (OSError, ValueError):
+        return ""
+    return printable(f"; it shows one for {', '.join(names)} of {issuer}")

@@ -1,0 +1,50 @@
+"""Which enrollment an operator means, read straight from the gateway's store, whether the gateway runs or not."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from federation.client.stored import StoredPeers
+from federation.config import GatewayConfig
+from federation.errors import ConfigError, GatewayUnavailableError, InputError, NotFoundError, SealError, StoreError
+from federation.near import near_matches
+from federation.store.peers import PeerRecord
+
+__all__ = ["choose", "read"]
+
+
+def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
+    """Return a gateway's settings and its peers with their keys. Do not call it on a running loop.
+
+    Raises `GatewayUnavailableError`, which says why, where nothing can be read.
+    """
+    try:
+        config = GatewayConfig.load(directory)
+        _check_database(config)
+        return config, asyncio.run(StoredPeers(config).all())
+    except (ConfigError, StoreError, SealError) as e:
+        raise GatewayUnavailableError(f"nothing can be said of any peer: {e}") from e
+
+
+def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerRecord:
+    """Return one enrollment. `user` may be empty where only one is enrolled there.
+
+    Raises `NotFoundError` with near matches, and `InputError` where `user` is needed.
+    """
+    users = {record.user: record for record in records if record.name == name}
+    if not users:
+        near = near_matches(name, {record.name for record in records})
+        raise NotFoundError("peer", name, near, "`mosaic federation peer add` enrolls this gateway at another")
+    if not user and len(users) > 1:
+        raise InputError("user", f"{', '.join(sorted(users))} are enrolled at {name}; say which with --user")
+    if user and user not in users:
+        raise NotFoundError(
+            f"enrollment at {name} for user", user, near_matches(user, users), f"enrolled: {', '.join(sorted(users))}"
+        )
+    return users[user] if user else next(iter(users.values()))
+
+
+def _check_database(config: GatewayConfig) -> None:
+    database = config.directory / "gateway.db"
+    if not config.store.url and not database.exists():  # opening would make an empty one
+        raise StoreError(f"{database} is missing: restore it from a backup")

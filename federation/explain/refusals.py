@@ -1,0 +1,159 @@
+"""What the refusal of a call means to the operator of the asking gateway, reason by reason."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from federation.client.health import printable
+from federation.client.outcomes import from_wire
+from federation.errors import Reason
+from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, instant
+from federation.explain.steps import BrokenLink
+from federation.store.peers import PeerRecord
+from federation.wire.status import error_detail
+
+__all__ = ["Limited", "OutOfScope", "fault_of", "remembered_revocation", "wider"]
+
+PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
+"""gRPC connects through the first of these that is set, which a plain connection does not."""
+
+
+class Limited(BrokenLink):
+    """The peer counts too many calls under the grant. It counts before it looks at the grant."""
+
+
+class OutOfScope(BrokenLink):
+    """The grant is good, and does not open the resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A refusal as it came, made safe."""
+
+    record: PeerRecord
+    message: str
+    retry_after_s: float | None
+    timeout_s: float
+
+    @property
+    def there(self) -> str:
+        return f"the operator of {self.record.gateway}"
+
+
+def fault_of(record: PeerRecord, error: grpc.RpcError, timeout_s: float) -> BrokenLink:
+    """Return what the error of a call says of the link: an `OutOfScope`, a `Limited`, or any other."""
+    caught: Any = error
+    trailing = tuple((key, value) for key, value in caught.trailing_metadata() or ())
+    outcome = from_wire(caught.code(), b"", caught.details() or "", (), trailing)
+    detail = error_detail(outcome.trailing)
+    refused = _Refused(record, printable(outcome.details), detail.retry_after_s, timeout_s)
+    if detail.reason in _MEANINGS:
+        return _MEANINGS[Reason(detail.reason)](refused)
+    if outcome.code is grpc.StatusCode.UNIMPLEMENTED:
+        return BrokenLink(
+            f"{record.endpoint} is a gRPC server, and does not serve the federation",
+            f"ask {refused.there} for the address of its federation port (`listen` in gateway.toml, not `enroll`)",
+        )
+    return BrokenLink(f"{record.gateway} answered {outcome.code.name}: {refused.message}", f"tell {refused.there}")
+
+
+def remembered_revocation(record: PeerRecord) -> BrokenLink | None:
+    """Return that the peer has said, once, that it revoked the grant: this gateway refuses every call since."""
+    if record.revoked_at_us is None:
+        return None
+    why = f": {record.revoked_reason}" if record.revoked_reason else ""
+    return BrokenLink(
+        f"{record.gateway} revoked the grant {record.grant_id}, as this gateway heard at "
+        f"{instant(record.revoked_at_us)}{why}",
+        _new_grant(record),
+    )
+
+
+def wider(record: PeerRecord) -> str:
+    """Return how a grant comes to open more."""
+    return f"ask the operator of {record.gateway} to widen it there (`mosaic federation grant scope {record.grant_id}`)"
+
+
+def _new_grant(record: PeerRecord) -> str:
+    return (
+        f"this is final; ask the operator of {record.gateway} for a new grant and its token, then "
+        f"`mosaic federation peer remove {record.name} --user {record.user}` and "
+        f"`mosaic federation peer add --user {record.user} TOKEN`"
+    )
+
+
+def _revoked(refused: _Refused) -> BrokenLink:
+    record = refused.record
+    cause = f"{record.gateway} has revoked the grant {record.grant_id}: {refused.message}"
+    return BrokenLink(cause, _new_grant(record))
+
+
+def _invalid(refused: _Refused) -> BrokenLink:
+    record = refused.record
+    return BrokenLink(
+        f"{record.gateway} does not let the grant {record.grant_id} be used: it awaits its confirmation, has ended, "
+        "is not known, or knows another certificate; which one, it tells only its own operator",
+        f"ask {refused.there} to look at `mosaic federation grant show {record.grant_id}` and "
+        f"`mosaic federation audit --grant {record.grant_id}` there",
+    )
+
+
+def _certificate(refused: _Refused) -> BrokenLink:
+    record = refused.record
+    return BrokenLink(
+        f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
+        f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {enroll_anew(record)}",
+    )
+
+
+def _limited(refused: _Refused) -> BrokenLink:
+    record, wait = refused.record, refused.retry_after_s
+    again = f"wait {max(wait, 0.1):.1f} s" if wait is not None else "wait a minute"
+    return Limited(
+        f"{record.gateway} limits the calls under the grant {record.grant_id}: {refused.message}",
+        f"{again}; if that is too few for its use, ask {refused.there} to raise `rate_limit_per_minute` "
+        f"(`mosaic federation grant scope {record.grant_id}`)",
+    )
+
+
+def _incident(refused: _Refused) -> BrokenLink:
+    return BrokenLink(
+        f"{refused.record.gateway} failed in itself: {refused.message}",
+        f"tell {refused.there}: the cause stands in the log of that gateway, under the incident's id",
+    )
+
+
+def _late(refused: _Refused) -> BrokenLink:
+    return BrokenLink(
+        f"{refused.record.gateway} did not answer the call within {refused.timeout_s:g} s",
+        f"try a longer --timeout; ask {refused.there} whether its gateway is overloaded",
+    )
+
+
+def _unreachable(refused: _Refused) -> BrokenLink:
+    endpoint = refused.record.endpoint
+    cause = f"gRPC cannot reach {endpoint}, although a plain connection can: {refused.message}"
+    proxy = next((name for name in PROXIES if os.environ.get(name)), None)
+    if proxy:
+        host = endpoint.rpartition(":")[0].strip("[]")
+        return BrokenLink(cause, f"gRPC goes through the proxy in ${proxy}: set no_proxy={host} for the gateway")
+    return BrokenLink(cause, f"try again; ask {refused.there} whether its gateway is just being stopped")
+
+
+def _out_of_scope(refused: _Refused) -> BrokenLink:
+    return OutOfScope(f"the grant {refused.record.grant_id} does not open it: {refused.message}", wider(refused.record))
+
+
+_MEANINGS: Final[Mapping[str, Callable[[_Refused], BrokenLink]]] = {
+    Reason.GRANT_REVOKED: _revoked,
+    Reason.GRANT_INVALID: _invalid,
+    Reason.CERTIFICATE_INVALID: _certificate,
+    Reason.SCOPE_VIOLATION: _out_of_scope,
+    Reason.RATE_LIMITED: _limited,
+    Reason.INTERNAL: _incident,
+    Reason.PEER_TIMEOUT: _late,
+    Reason.PEER_UNREACHABLE: _unreachable,
+}

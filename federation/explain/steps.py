@@ -1,0 +1,75 @@
+"""The links of the way to a peer as plain values: how each stands, and what to do about a broken one."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from time import perf_counter
+from typing import TypeVar
+
+__all__ = ["BrokenLink", "Link", "State", "Step", "first_broken", "not_reached", "tried"]
+
+T = TypeVar("T")
+
+
+class Link(StrEnum):
+    """The links in the order in which a call needs them."""
+
+    DNS = "dns"
+    TCP = "tcp"
+    TLS = "tls"
+    CERTIFICATE = "certificate"
+    """This gateway's own, which it shows to the peer."""
+    GRANT = "grant"
+    VERB = "verb"
+
+
+class State(StrEnum):
+    """How a link stands."""
+
+    OK = "ok"
+    BROKEN = "broken"
+    NOT_REACHED = "not_reached"
+    """Nothing can be said, because an earlier link is broken."""
+
+
+class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
+    """A link does not hold: why, in plain words, and the command to type or whom to ask."""
+
+    def __init__(self, cause: str, cure: str) -> None:
+        super().__init__(cause)
+        self.cause, self.cure = cause, cure
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was found of one link. `took_ms` is `None` where nothing was tried; `fault` is set where it is broken."""
+
+    link: Link
+    state: State
+    took_ms: float | None = None
+    detail: str = ""
+    fault: BrokenLink | None = None
+
+
+def tried(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[Step, T | None]:
+    """Try a link: `work` returns what the next link needs and a detail for people, or raises `BrokenLink`."""
+    began = perf_counter()
+    try:
+        value, detail = work()
+    except BrokenLink as fault:
+        return Step(link, State.BROKEN, _since(began), fault.cause, fault), None
+    return Step(link, State.OK, _since(began), detail), value
+
+
+def not_reached(link: Link, detail: str = "") -> Step:
+    """Return the step of a link of which nothing can be said."""
+    return Step(link, State.NOT_REACHED, None, detail)
+
+
+def first_broken(steps: Iterable[Step]) -> Step | None:
+    """Return the first broken step, which is the one to mend, or `None` where none is."""
+    return next((step for step in steps if step.fault is not None), None)
+
+
+def _since(began: float) -> float:
+    return (perf_counter() - began) * 1e3
