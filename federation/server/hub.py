@@ -44,6 +44,7 @@ class Watcher:
         """Done once the stream shall end: with a refusal, or with `None` for no fault of the peer."""
         self._queue: deque[Event] = deque()
         self._bell = asyncio.Event()
+        self._closed = False
         self._last_id = 0
         self._unheard: dict[int, Event] = {}
 
@@ -60,12 +61,17 @@ class Watcher:
         self._queue.append(event)
         self._bell.set()
 
-    async def next(self) -> Event:
-        """Wait for the next event and take it."""
-        while not self._queue:
+    async def next(self) -> Event | None:
+        """Wait for the next event and take it; `None` where the stream is closed and nothing waits any more."""
+        while not self._queue and not self._closed:
             self._bell.clear()
             await self._bell.wait()
-        return self._queue.popleft()
+        return self._queue.popleft() if self._queue else None
+
+    def close(self) -> None:
+        """Let nothing come after what waits already: the peer has no more to say, but still reads."""
+        self._closed = True
+        self._bell.set()
 
     def number(self, event: Event | None = None) -> int:
         """Return the id of what is sent next; an event with `heard` is remembered under it."""
@@ -100,21 +106,34 @@ class Watcher:
 
 
 class WatchHub:
-    """Every armed stream by grant. `left` is called when the last stream of a cache object ended."""
+    """Every armed stream by grant.
 
-    def __init__(self, left: Callable[[str, str], None]) -> None:
-        self._left = left
+    `left` is called when the last stream of a cache object ended. `awaited` tells whether acknowledgements are awaited
+    under a grant: a stream that is armed meanwhile hears at once of what is being taken back.
+    """
+
+    def __init__(
+        self, left: Callable[[str, str], None], *, awaited: Callable[[str], bool] = lambda _grant_id: False
+    ) -> None:
+        self._left, self._awaited = left, awaited
         self._watchers: dict[str, list[Watcher]] = {}
+        self._taking: dict[str, Event] = {}
 
     def add(self, grant_id: str, instance: str) -> Watcher:
-        """Arm a stream: it gets what is published from now on."""
+        """Arm a stream: it gets what is published from now on, and what others have not acknowledged yet."""
         watcher = Watcher(grant_id, instance)
         self._watchers.setdefault(grant_id, []).append(watcher)
+        if not self._awaited(grant_id):
+            self._taking.pop(grant_id, None)
+        elif (event := self._taking.get(grant_id)) is not None:
+            watcher.offer(event)
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
-        """Forget a stream that ended."""
-        others = [one for one in self._watchers.pop(watcher.grant_id, ()) if one is not watcher]
+        """Forget a stream that ended. Twice is fine."""
+        if watcher not in self._watchers.get(watcher.grant_id, ()):
+            return
+        others = [one for one in self._watchers.pop(watcher.grant_id) if one is not watcher]
         if others:
             self._watchers[watcher.grant_id] = others
         if all(one.instance != watcher.instance for one in others):
@@ -135,6 +154,8 @@ class WatchHub:
 
     def publish(self, grant_id: str, event: Event) -> int:
         """Queue an event for every watcher of a grant, and return how many there are."""
+        if event.heard is not None:
+            self._taking[grant_id] = event
         watchers = tuple(self._watchers.get(grant_id, ()))
         for watcher in watchers:
             watcher.offer(event)
@@ -142,6 +163,7 @@ class WatchHub:
 
     def end(self, grant_id: str) -> None:
         """Let every stream of a grant end."""
+        self._taking.pop(grant_id, None)
         for watcher in self._watchers.get(grant_id, ()):
             watcher.end()
 

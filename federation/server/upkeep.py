@@ -59,7 +59,7 @@ class Upkeep:
             inherited_ms=before.max_lease_ms,
             handover_s=0.0 if before.served_from == served_from else HANDOVER_S,
         )
-        self.hub = WatchHub(self.leases.leave)
+        self.hub = WatchHub(self.leases.leave, awaited=self.leases.awaits)
         self.revocations = Revocations(grants, receipts, self.leases, self.hub, record=self._record, clock=clock)
         self.watch = WatchService(
             self.hub,

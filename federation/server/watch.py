@@ -40,8 +40,8 @@ _GONE: Final = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStat
 class WatchService:
     """Serves `Watch`. A stream is refused and ended by the same rules as any call, looked at every beat.
 
-    `withdrawing` tells whether a grant's revocation is under way: then its streams stay, to carry the event and the
-    acknowledgement, until whoever revokes ends them.
+    `withdrawing` tells whether a grant's revocation is under way: then its streams stay, and new ones are let in, to
+    carry the event and the acknowledgement, until whoever revokes ends them.
     """
 
     def __init__(
@@ -66,13 +66,14 @@ class WatchService:
         with ExitStack() as held:
             with self._recorded(context):
                 caller = caller_of(context.auth_context(), self._clock.now_us())
-                held.enter_context(self._place(self._authorized(caller)))
+                held.enter_context(self._place(self._let_in(caller)))
                 await context.send_initial_metadata(())
                 instance = await self._subscription(requests)
-                # A revocation comes before both of these, and refuses here, or after both, and is told to the watcher.
-                self._authorized(caller)
+                # A revocation is over before both of these, and refuses here, or is told to the watcher.
+                self._let_in(caller)
                 watcher = None if self._closing else self._hub.add(caller.grant_id, instance)
             if watcher is not None:
+                self._grants.note_use(caller.grant_id, caller.serial)
                 self._counters.ended("watch", OutcomeWord.OK, grant_id=caller.grant_id)
                 await self._attend(watcher, caller, requests, context)
 
@@ -90,6 +91,8 @@ class WatchService:
         try:
             while not await _first_done(reader, writer, watcher.ended, timeout_s=self._patience_s(caller)):
                 self._check(watcher, caller, heard, context)
+            if reader.done() and not watcher.ended.done():
+                await self._say_the_rest(watcher, writer)
         finally:
             self._hub.remove(watcher)
             reader.cancel()
@@ -98,6 +101,14 @@ class WatchService:
         if watcher.ended.done() and (refusal := watcher.ended.result()) is not None:
             raise refusal
         self._authorized(caller)
+
+    async def _say_the_rest(self, watcher: Watcher, writer: asyncio.Task[None]) -> None:
+        """Write what waits for a peer that has closed its side: it relies on having missed nothing by then."""
+        self._hub.remove(watcher)
+        watcher.close()
+        await asyncio.wait({writer}, timeout=self._beat_s)
+        if not writer.done():
+            watcher.end(Refusal(Reason.RATE_LIMITED, "the watch fell behind; arm it again", retry_after_s=1.0))
 
     async def _subscription(self, requests: AsyncIterator[bytes]) -> str:
         try:
@@ -117,11 +128,17 @@ class WatchService:
         if heard.ago_s > SILENT_BEATS * self._beat_s:
             watcher.end(invalid("heartbeat", f"none for {heard.ago_s:.0f} s; arm the watch again"))
             return
+        self._let_in(caller)
+
+    def _let_in(self, caller: CallerIdentity) -> Grant:
+        """Return the caller's grant; one that is being revoked may be watched, for somebody awaits the ack."""
         try:
-            self._authorized(caller)
+            return self._authorized(caller)
         except Refusal as refusal:
-            if refusal.reason is not Reason.GRANT_REVOKED or not self._withdrawing(watcher.grant_id):
+            grant = self._grants.get(caller.grant_id)
+            if grant is None or refusal.reason is not Reason.GRANT_REVOKED or not self._withdrawing(grant.id):
                 raise
+            return grant
 
     def _authorized(self, caller: CallerIdentity) -> Grant:
         return authorize(self._grants.get(caller.grant_id), caller, self._clock.now_us())
@@ -226,6 +243,8 @@ async def _speak(watcher: Watcher, context: Context, beat_s: float) -> None:
             except TimeoutError:
                 await context.write(_heartbeat(watcher))
             else:
+                if event is None:
+                    return
                 await context.write(_message(watcher, event))
     except _GONE:
         return

@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -164,7 +165,7 @@ async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGrant
 
 
 async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
-    """While the write hangs, calls and new watches are refused already, and no watcher has heard a word."""
+    """While the write hangs, calls are refused already, and no watcher, old or new, has heard a word."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     await granting.lease(grant, A, stub)
@@ -174,13 +175,13 @@ async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
         taking = await granting.revocations.revoke(grant.id)
         assert granting.upkeep.leases.note(grant.id, B, 30_000) == 0
         assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
-        late = Watching(stub, B)
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await late.arm()
-        assert error_detail_of(error.value).reason == "GRANT_REVOKED"
+        late = await granting.watch(grant, B, stub)
+        hearing_late = asyncio.create_task(late.next())
         assert await stored(granting, grant) is None
         await asyncio.sleep(0.1)
         assert not hearing.done()
+        assert not hearing_late.done()
+    assert (await hearing_late).WhichOneof("kind") == "grant_revoked"
     await watch.ack(await hearing)
     receipt = await soon(taking)
     assert released(receipt) == {A: "acked"}
@@ -199,6 +200,44 @@ async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_gr
             await asyncio.sleep(0.08)
     await watch.ack(await watch.next())
     assert released(await soon(taking)) == {A: "acked"}
+
+
+async def test_a_watch_armed_in_the_middle_of_a_revocation_is_told_and_may_ack(start_granting: StartGranting):
+    """Whoever comes back while it is awaited hears of the revocation at once; its ack counts, and then nobody arms."""
+    granting = await start_granting(real_time().clock)
+    grant = await granting.grant()
+    await granting.lease(grant, A)
+    await granting.lease(grant, B)
+    taking = await granting.revocations.revoke(grant.id, "over")
+    await taking.durable()
+    back, stranger = await granting.watch(grant, A), await granting.watch(grant, C)
+    event = await back.next()
+    assert event.grant_revoked.reason == "over"
+    assert (await stranger.next()).WhichOneof("kind") == "grant_revoked"
+    await back.ack(event, failed=2)
+    await eventually(lambda: how(taking) == {A: "acked", B: "awaited"})
+    late = await granting.watch(grant, B)
+    await late.ack(await late.next())
+    receipt = await soon(taking)
+    assert released(receipt) == {A: "acked", B: "acked"}
+    assert await reason_of(Watching(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
+
+
+async def test_a_watch_armed_in_the_middle_of_a_narrowing_is_told_and_one_after_it_is_not(
+    start_granting: StartGranting,
+):
+    """The event of a narrowing reaches whoever arms while it is awaited, and is over with it."""
+    granting = await start_granting(real_time().clock)
+    grant = await granting.grant()
+    await granting.lease(grant, A)
+    taking = (await granting.revocations.edit_scope(grant.id, replace(grant.scope, max_rows_per_query=1))).taking
+    back = await granting.watch(grant, A)
+    event = await back.next()
+    assert event.WhichOneof("kind") == "grant_changed"
+    await back.ack(event)
+    assert released(await soon(taking)) == {A: "acked"}
+    again = await granting.watch(grant, B)
+    assert await again.silent(0.1)
 
 
 async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: Granting):

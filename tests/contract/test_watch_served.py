@@ -202,6 +202,56 @@ async def test_a_watch_that_the_peer_ends_is_forgotten(granting: Granting):
     await eventually(lambda: not granting.upkeep.hub.grants)
 
 
+async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Granting):
+    """Events that were queued at the half-close are delivered, in order, and then the stream ends with OK."""
+    grant = await granting.grant()
+    watch = await granting.watch(grant)
+    names = [f"{number}{'x' * 500_000}" for number in range(60)]
+    for name in names:  # more than a connection takes in while nobody reads
+        granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, name))
+    await watch.call.done_writing()
+    await eventually(lambda: not granting.upkeep.hub.grants)
+    granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, "later"))
+
+    assert [(await watch.next()).resource_changed.resource for _ in names] == names
+    assert await watch.end() is None
+
+
+async def test_a_peer_that_closes_its_side_and_does_not_read_is_not_told_that_it_missed_nothing(
+    start_granting: StartGranting,
+):
+    """Events that cannot be delivered in time end the stream as one that fell behind."""
+    granting = await start_granting(**QUICK)
+    grant = await granting.grant()
+    watch = await granting.watch(grant)
+    for number in range(60):
+        granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, f"{number}{'x' * 500_000}"))
+    await watch.call.done_writing()
+    await asyncio.sleep(0.5)
+    assert await ended(watch) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+
+
+async def test_a_watch_with_a_new_certificate_begins_the_end_of_the_old_one(granting: Granting):
+    """Arming is a use like any call: the older serial ends 10 minutes later; a stream that never armed is none."""
+    grant = await granting.grant()
+    old = granting.leaves[grant.id]
+    new = await granting.certify(grant.id)
+    now_us = granting.upkeep.revocations._clock.now_us()
+
+    def left_s(serial: str) -> float:
+        return (granting.grants.require(grant.id).certificates[serial].accepted_until_us - now_us) / 1e6
+
+    await granting.watch(grant, stub=granting.stub(grant, old))
+    refused = opened(granting, grant, leaf=new)
+    await refused.call.write(pb.WatchRequest())
+    await ended(refused)
+    assert left_s(old.serial) > 700
+
+    await granting.watch(grant, B, granting.stub(grant, new))
+    assert 595 < left_s(old.serial) < 605
+    assert left_s(new.serial) > 700
+
+
 async def test_watches_end_first_when_the_gateway_stops(granting: Granting):
     """A stop waits for no watch: streams end with OK at once, and no other one arms."""
     grant = await granting.grant()
