@@ -62,6 +62,8 @@ class PeerWatch:
         self._attending: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rung = self._moving = self._leaving = False
+        self._owing = False
+        """Whether the peer may await the acknowledgement of a revocation: it was watched, and never told of one."""
         self._told = ""
         self._tried: Future[None] = Future()
         self._streams: set[WatchStream] = set()
@@ -134,6 +136,7 @@ class PeerWatch:
 
     def armed(self, *, planned: bool) -> None:
         """Drop what was kept, unless another stream has listened all the while."""
+        self._owing = True
         if not planned:
             self._events.rearmed()
             self._turn(WatchState.ARMED)
@@ -147,6 +150,8 @@ class PeerWatch:
             self._peer.health.seen()
         if kind in KINDS:
             self._heard(kind)
+        if kind == "grant_revoked":
+            self._owing = False
         return self._events.take(event, self._clock.monotonic())
 
     def pause_s(self) -> float:
@@ -191,9 +196,19 @@ class PeerWatch:
                 pause_s = await self._watch_once(host)
                 if not self.over():
                     await self._until(timeout_s=pause_s)
+            await self._settle(host)
         finally:
             for stream in self._streams.copy():
                 await self._close(stream)
+
+    async def _settle(self, host: Host) -> None:
+        """Arm once more where a call heard of the revocation and the stream was lost before the event came on it.
+
+        The peer lets such a stream in as long as it awaits the acknowledgement, and it would wait out the lease.
+        """
+        give_up_at = self._clock.monotonic() + self._settings.patience_s
+        while self._owing and self._clock.monotonic() < give_up_at and self._denied_s() is None:
+            await self._until(timeout_s=await self._watch_once(host))
 
     async def _watch_once(self, host: Host) -> float:
         """Arm a stream and stand by it until it is lost; return how long to pause."""
@@ -207,6 +222,7 @@ class PeerWatch:
         else:
             last = await self._ended(stream)
             pause_s = self._pause_after(last)
+        self._owing = self._owing and last.reason != Reason.GRANT_REVOKED
         self._report(last)
         self._have_tried()
         return pause_s

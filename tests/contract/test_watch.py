@@ -141,6 +141,51 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
 
 
 @pytest.mark.asyncio
+async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_acknowledge(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Told by a call and then cut off, A comes back for the event, acks it, and asks for nothing more."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.last.end(Refusal(Reason.INTERNAL, "cut"))
+        await eventually(lambda: len(desk.streams) == 2 and bool(desk.last.received))
+
+        event = desk.last.revoke("over")
+        await eventually(lambda: bool(desk.last.acks))
+
+        assert [ack.event_id for ack in desk.last.acks] == [event]
+        await eventually(desk.last.over.is_set)
+        await until_watch(fed, WatchState.OFF)
+        await asyncio.sleep(0.3)
+        assert len(desk.streams) == 2
+        assert fed.peer_state("work.example").state is PeerState.REVOKED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
+async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
+    answer: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Coming back to acknowledge ends with the peer's word that it is over, and in any case after the patience."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.refusal = Refusal(answer, "over")
+        desk.last.end(Refusal(Reason.INTERNAL, "cut"))
+
+        await until_watch(fed, WatchState.OFF)
+        await eventually(lambda: fed.peer("work.example").watch.host is None)
+
+        dialled = len(desk.streams)
+        assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
+        await asyncio.sleep(0.3)
+        assert len(desk.streams) == dialled
+
+
+@pytest.mark.asyncio
 async def test_calls_under_way_are_cut_at_once_and_counted(
     form: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:

@@ -78,7 +78,7 @@ class CachingInterceptor:
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Return an answer that may be delivered at this moment, or the refusal that says why there is none."""
         refusal = self._fate.refusal
-        if refusal is not None:
+        if refusal is not None and call.verb not in PASSED:
             return refusal
         attempt = self._shared if call.verb in KEPT else self._alone
         outcome, verdict = yield from attempt(proceed, call)
