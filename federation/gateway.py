@@ -21,6 +21,7 @@ from federation.federation import Federation
 from federation.resources.provider import ResourceProvider
 from federation.resources.sql import SqlProvider
 from federation.server.audit import AuditTrail
+from federation.server.audit_retention import AuditRetention
 from federation.server.certificate import ServerCertificate
 from federation.server.renewal import RenewalService
 from federation.server.rpc_spans import RpcSpanServerInterceptor
@@ -30,6 +31,7 @@ from federation.server.tracing import ServerTracing
 from federation.server.upkeep import Upkeep
 from federation.server.watch import MAX_STREAMS
 from federation.store.audit import AuditStore
+from federation.store.audit_files import AuditFiles
 from federation.store.database import Database
 from federation.store.grants import GrantBook
 from federation.store.identity import load_identity, save_server_certificate
@@ -229,6 +231,7 @@ class Gateway:
         self._chores = (
             asyncio.create_task(self._flush_uses()),
             asyncio.create_task(self._certificate.run(self._server.tls.publish)),
+            asyncio.create_task(self._retention().run()),
         )
         LOGGER.info("%s serves on %s", self.config.name, self.federation_address)
 
@@ -265,6 +268,11 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await chore
         await self._parts.audit.stop()
+
+    def _retention(self) -> AuditRetention:
+        config, parts = self.config, self._parts
+        files = AuditFiles(config.audit_directory)
+        return AuditRetention(parts.audit_store, files, parts.clock, retention_days=config.audit.retention_days)
 
     async def _flush_uses(self) -> None:
         while True:

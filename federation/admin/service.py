@@ -2,24 +2,20 @@
 
 from collections.abc import AsyncIterator
 
+from federation.admin.auditing import AuditDesk
 from federation.admin.grants import GrantDesk
 from federation.admin.guard import Context, guarded, guarded_stream
 from federation.admin.importing import import_rows
-from federation.admin.messages import audit_message
 from federation.admin.parts import GatewayParts
 from federation.admin.peers import PeerDesk
 from federation.admin.query import QueryDesk
 from federation.admin.revocations import RevocationDesk
 from federation.admin.status import StatusDesk
 from federation.admin.suggesting import suggest
-from federation.clock import MICROSECONDS
-from federation.store.audit import AuditFilter
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceServicer
 
 __all__ = ["AdminServicer"]
-
-DEFAULT_PAGE = 50
 
 
 class AdminServicer(AdminServiceServicer):
@@ -29,7 +25,7 @@ class AdminServicer(AdminServiceServicer):
         self._parts = parts
         self._grants, self._peers, self._queries = GrantDesk(parts), PeerDesk(parts), QueryDesk(parts)
         self._revocations = RevocationDesk(parts)
-        self._status = StatusDesk(parts)
+        self._status, self._audit = StatusDesk(parts), AuditDesk(parts)
 
     def end_streams(self) -> None:
         """End what would go on for as long as its caller listens."""
@@ -143,18 +139,8 @@ class AdminServicer(AdminServiceServicer):
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, _context: Context
     ) -> pb.ListAuditEventsResponse:
-        """Return audit events, newest first."""
-        since = request.since
-        wanted = AuditFilter(
-            grant_id=request.grant_id,
-            peer=request.peer,
-            verb=request.verb,
-            outcome=request.outcome,
-            since_us=since.seconds * MICROSECONDS + since.nanos // 1_000 if request.HasField("since") else None,
-        )
-        page = await self._parts.audit_store.page(wanted, request.page_size or DEFAULT_PAGE, request.page_token)
-        events = [audit_message(event) for event in page.events]
-        return pb.ListAuditEventsResponse(events=events, next_page_token=page.next_page_token)
+        """Return audit events: newest first, or as they were written."""
+        return await self._audit.list(request)
 
     @guarded
     async def SuggestNames(self, request: pb.SuggestNamesRequest, _context: Context) -> pb.SuggestNamesResponse:

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
+from federation.server.audit_words import VARIOUS
 from federation.store.audit import AuditEvent
 from federation.trust.enrollment import EnrollmentEvent
 
@@ -33,7 +34,6 @@ HOLD_S: Final = 0.1
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 STOP_S: Final = 5.0
-VARIOUS: Final = "*"
 
 RefusalKey = tuple[str, str, str | None, str]
 
