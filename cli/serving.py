@@ -30,5 +30,7 @@ def _announce(gateway: Gateway) -> None:
     render.out(f"{gateway.config.name} serves")
     render.out(f"  federation  {gateway.federation_address}")
     render.out(f"  enrollment  {gateway.enrollment_address}")
+    if gateway.metrics_url:
+        render.out(f"  metrics     {gateway.metrics_url}")
     render.out(f"  admin       {gateway.config.socket_path}")
     render.flush()

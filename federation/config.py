@@ -145,6 +145,8 @@ class TelemetryConfig:
     """Whether `opentelemetry-instrumentation-grpc` adds its RPC spans beneath `federation.request`."""
     log_format: str = "text"
     """`text` or `json`."""
+    prometheus: str = ""
+    """host:port of an HTTP page with the metrics, such as 127.0.0.1:9464. Empty: none. It has no password."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,8 @@ class GatewayConfig:
             raise ConfigError("server.max_lease_s", f"must be at most {MAX_LEASE_S}")
         if self.telemetry.log_format not in {"text", "json"}:
             raise ConfigError("telemetry.log_format", "must be text or json")
+        if self.telemetry.prometheus:
+            parse_address(self.telemetry.prometheus, "telemetry.prometheus")
 
     @property
     def socket_path(self) -> Path:

@@ -64,11 +64,12 @@ enroll = {enroll}
 # retention_days = 90
 
 [telemetry]
-# Where spans and metrics go is set by the standard OTEL_* variables.
+# Where spans, metrics and logs are sent is set by the standard OTEL_* variables.
 # enabled = true
 # hit_spans = true
 # rpc_spans = false
 # log_format = "text"
+# prometheus = "127.0.0.1:9464"
 """
 
 

@@ -221,8 +221,16 @@ class Gateway:
         """host:port of the enrollment service as bound; empty before `start`."""
         return self._server.enrollment_address
 
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus finds the metrics; empty before `start`, and where `telemetry.prometheus` is."""
+        page = self._telemetry.page
+        return page.url if page is not None else ""
+
     async def start(self) -> None:
         """Serve peers and the operator. Raises `ConfigError` or `LockedError`; then leave the context."""
+        if self._telemetry.page is not None:
+            await asyncio.to_thread(self._telemetry.page.start)
         self._parts.audit.start()
         self._admin.claim()
         await self._parts.upkeep.start()
@@ -234,6 +242,8 @@ class Gateway:
             asyncio.create_task(self._retention().run()),
         )
         LOGGER.info("%s serves on %s", self.config.name, self.federation_address)
+        if self.metrics_url:
+            LOGGER.info("%s shows its metrics on %s", self.config.name, self.metrics_url)
 
     async def serve_forever(self, ready: Callable[[], None] = lambda: None) -> None:
         """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` where the right to serve was lost.

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import TracerProvider
 
 from federation.telemetry.metrics import FederationMetrics, metrics_for
 from federation.telemetry.spans import SpanSource
+
+if TYPE_CHECKING:
+    from federation.telemetry.prometheus import MetricsPage
 
 __all__ = ["Telemetry", "ambient_telemetry"]
 
@@ -29,6 +32,8 @@ class Telemetry:
     """`None`: switched off."""
     tracer_provider: TracerProvider | None = None
     """For others that make spans (`telemetry.rpc_spans`); `None`: the global one."""
+    page: "MetricsPage | None" = None
+    """`/metrics`, where the settings name an address for it; `shutdown` ends it."""
     _flush: tuple[Callable[[], object], ...] = ()
     _shutdown: tuple[Callable[[], object], ...] = ()
 

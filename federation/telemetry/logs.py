@@ -14,7 +14,7 @@ from opentelemetry import trace
 
 from federation.config import TelemetryConfig
 
-__all__ = ["JsonFormatter", "TextFormatter", "setup_logging"]
+__all__ = ["JsonFormatter", "TextFormatter", "encodable", "setup_logging"]
 
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES_OF_LINE: Final = {code: text for code, text in _ESCAPES.items() if code not in {9, 10}}
@@ -53,7 +53,7 @@ class JsonFormatter(logging.Formatter):
             fields |= {"trace_id": trace_id, "span_id": span_id}
         if record.exc_info and record.exc_info[0]:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps({key: _encodable(value) for key, value in fields.items()}).decode()
+        return orjson.dumps({key: encodable(value) for key, value in fields.items()}).decode()
 
 
 def setup_logging(config: TelemetryConfig, stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
@@ -73,6 +73,6 @@ def _trace_ids() -> tuple[str, str]:
     return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else ("", "")
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Return text that JSON can hold: lone surrogates, as from undecodable file names, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -58,7 +58,7 @@ async def test_the_commented_defaults_are_the_real_ones(config: GatewayConfig) -
     """Taking the comment signs away changes nothing, so the file never misleads."""
     await found_gateway(config)
     path = config.directory / "gateway.toml"
-    examples = ("advertise", "admin_socket", "url", "slow_call_s")
+    examples = ("advertise", "admin_socket", "url", "slow_call_s", "prometheus")
     lines = [
         line.removeprefix("# ") if " = " in line and not line.startswith(tuple(f"# {e} " for e in examples)) else line
         for line in path.read_text().splitlines()

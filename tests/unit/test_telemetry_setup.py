@@ -63,10 +63,20 @@ def report(
         {},
         {"OTEL_SERVICE_NAME": "x"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", **ENDPOINT},
+        {
+            "OTEL_TRACES_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            **ENDPOINT,
+        },
         {"OTEL_SDK_DISABLED": "true", **ENDPOINT},
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT},
-        {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "prometheus", **ENDPOINT},
+        {
+            "OTEL_TRACES_EXPORTER": "console",
+            "OTEL_METRICS_EXPORTER": "prometheus",
+            "OTEL_LOGS_EXPORTER": "console",
+            **ENDPOINT,
+        },
     ],
 )
 def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None:
@@ -82,7 +92,8 @@ def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None
     ("environment", "words"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT}, "OTLP by 'http/protobuf' is not spoken here"),
-        ({"OTEL_TRACES_EXPORTER": "zipkin", **ENDPOINT}, "OTEL_TRACES_EXPORTER=zipkin is not otlp"),
+        ({"OTEL_TRACES_EXPORTER": "zipkin", **ENDPOINT}, "OTEL_TRACES_EXPORTER=zipkin, which is not otlp"),
+        ({"OTEL_METRICS_EXPORTER": "otlp,prometheus", **ENDPOINT}, "set telemetry.prometheus in gateway.toml instead"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_said(environment: dict[str, str], words: str) -> None:

@@ -1,0 +1,80 @@
+"""What the standard `OTEL_*` variables ask of a gateway's process."""
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+
+__all__ = ["DEFAULT_SERVICE_NAME", "Environment", "asked_for", "is_disabled", "resource_of", "sampler_of"]
+
+DEFAULT_SERVICE_NAME: Final = "mosaic-gateway"
+LOGGER: Final = logging.getLogger(__name__)
+Environment = Mapping[str, str]
+
+
+def is_disabled(environment: Environment) -> bool:
+    """Tell whether the SDK is to do nothing at all."""
+    return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
+    """Tell whether a signal (`TRACES`, `METRICS`, `LOGS`) is to be sent by OTLP, by a protocol that is spoken here.
+
+    The standard's default exporter is `otlp`; here it counts once an endpoint is named. A wish that cannot be met is
+    a warning, except for those exporters that are met `elsewhere`.
+    """
+    exporters = {name.strip() for name in environment.get(f"OTEL_{signal}_EXPORTER", "").lower().split(",")} - {""}
+    endpoint = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get(
+        "OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    unknown = exporters - {"none", "otlp", *elsewhere}
+    if unknown:
+        names = ",".join(sorted(unknown))
+        cure = "; set telemetry.prometheus in gateway.toml instead" if "prometheus" in unknown else ""
+        LOGGER.warning("no %s are exported by OTEL_%s_EXPORTER=%s, which is not otlp%s", signal, signal, names, cure)
+    if not (("otlp" in exporters) if exporters else endpoint):
+        return False
+    protocol = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environment.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", ""
+    )
+    if protocol not in {"", "grpc"}:
+        LOGGER.warning("no %s are exported: OTLP by %r is not spoken here; set the protocol to grpc", signal, protocol)
+        return False
+    return True
+
+
+def resource_of(gateway_name: str, version: str, environment: Environment) -> Resource:
+    """Name the gateway; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over the service's name."""
+    ours = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
+    named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return Resource.create(ours if named else ours | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
+
+
+def sampler_of(environment: Environment) -> Sampler | None:
+    """Return a sampler by which a peer's `sampled` flag does not command this gateway, or `None` for the SDK's own.
+
+    The `parentbased_…` samplers obey the parent; here they do so for parents of this process alone, and the rate of
+    the root holds for a peer's traces too. The ratio goes by trace id, so gateways with one rate agree.
+    """
+    name = environment.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").strip().lower()
+    root: Sampler
+    match name:
+        case "parentbased_always_on":
+            root = ALWAYS_ON
+        case "parentbased_always_off":
+            root = ALWAYS_OFF
+        case "parentbased_traceidratio":
+            root = TraceIdRatioBased(_ratio(environment.get("OTEL_TRACES_SAMPLER_ARG", "")))
+        case _:
+            return None
+    return ParentBased(root, remote_parent_sampled=root, remote_parent_not_sampled=root)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return min(max(float(text), 0.0), 1.0)
+    except ValueError:
+        LOGGER.warning("OTEL_TRACES_SAMPLER_ARG=%r is not a number; every trace is sampled", text)
+        return 1.0

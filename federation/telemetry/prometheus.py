@@ -1,0 +1,92 @@
+"""`/metrics` for Prometheus: one small HTTP server a gateway. Needs the extra `prometheus`; see `setup`."""
+
+import logging
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+from threading import Lock, Thread
+from typing import Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from federation.config import parse_address
+from federation.errors import ConfigError
+
+__all__ = ["MetricsPage"]
+
+LOGGER: Final = logging.getLogger(__name__)
+FIELD: Final = "telemetry.prometheus"
+SILENCE_S: Final = 10.0
+"""How long a connection may hold its thread without a word."""
+
+
+class MetricsPage:
+    """The page of one gateway: what `reader` collects, to whoever may connect to `listen` (host:port).
+
+    There is neither a password nor TLS: it is meant for loopback, or for a network that is closed by other means.
+    """
+
+    def __init__(self, listen: str) -> None:
+        self._host, self._port = parse_address(listen, FIELD)
+        self._registry = _OneAtATime()
+        self.reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
+        """To be given to a meter provider, before `start`."""
+        self._server: WSGIServer | None = None
+        self._thread: Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the page is; empty unless it is served."""
+        if self._server is None:
+            return ""
+        host, port = str(self._server.server_address[0]), self._server.server_port
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+    def start(self) -> None:
+        """Serve from a thread of its own; blocks while a host name is looked up.
+
+        Raises `ConfigError` where the address cannot be had.
+        """
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            kind = type("Server", (ThreadingWSGIServer,), {"address_family": family})
+            app = make_wsgi_app(self._registry)
+            self._server = make_server(str(address[0]), self._port, app, kind, handler_class=_Handler)
+        except (OSError, UnicodeError) as e:
+            raise ConfigError(FIELD, f"cannot listen on {self._host} port {self._port}: {e}") from e
+        if not ip_address(str(address[0])).is_loopback:
+            LOGGER.warning("whoever can reach %s may read the metrics there", self.url)
+        self._thread = Thread(target=self._server.serve_forever, name="federation-metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the server; blocks for up to half a second. Twice is fine, and so is before `start`."""
+        server, self._server = self._server, None
+        if server is not None and self._thread is not None:
+            server.shutdown()
+            self._thread.join()
+            server.server_close()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SILENCE_S
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's own word
+        """Say nothing of each request."""
+
+
+class _OneAtATime(CollectorRegistry):
+    """The exporter keeps what it collects in one place for all: two scrapes at a time would get parts of each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = Lock()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every family once."""
+        with self._turn:
+            return tuple(super().collect())
