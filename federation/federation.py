@@ -1,8 +1,10 @@
 """The face of the package for programs: a gateway's peers, behind generated stubs."""
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from weakref import WeakSet
 
 import grpc
@@ -19,18 +21,27 @@ from federation.client.sync import SyncChannel
 from federation.client.sync_ports import Wire
 from federation.client.sync_standard import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.config import GatewayConfig
+from federation.config import GatewayConfig, SessionConfig
 from federation.errors import FederationError, NotFoundError
+from federation.session.local import LocalData
+from federation.session.reach import Reach
+from federation.session.session import Session
+from federation.session.signals import PeerSignal
+from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
 from federation.telemetry.handle import Telemetry, ambient_telemetry
+from federation.trust.sealing import Sealer
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.rows import fields
 
 if TYPE_CHECKING:
     from federation.client.watch_hosts import Host
+    from federation.resources.provider import ResourceProvider
     from federation.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
 __all__ = ["Federation", "fields", "sync_channel"]
+
+SESSION_TOKENS: Final = "session page tokens"
 
 
 class PeerSource(Protocol):
@@ -66,10 +77,13 @@ class Federation:
         *,
         clock: Clock = SYSTEM_CLOCK,
         telemetry: Telemetry | None = None,
+        provider: "ResourceProvider | None" = None,
     ) -> None:
         """Take settings, and for a gateway that has them open its peer store and telemetry.
 
-        Without `telemetry`, spans and metrics go to whatever OpenTelemetry providers the program has installed.
+        `provider` is what sessions read as `local`; without one, the rows in the gateway's database, which is opened
+        for reading when a session first asks. Without `telemetry`, spans and metrics go to whatever OpenTelemetry
+        providers the program has installed.
         """
         self.config, self.clock = config, clock
         self._source = peer_store or StoredPeers(config)
@@ -78,6 +92,11 @@ class Federation:
         self._host: Host | None = None
         self._renewer: Renewer | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
+        self._provider = provider
+        self._database: Database | None = None
+        self._opening = asyncio.Lock()
+        self._reach: Reach | None = None
+        self._sessions: WeakSet[Session] = WeakSet()
 
     @classmethod
     def open(cls, directory: Path | str) -> Self:
@@ -108,6 +127,7 @@ class Federation:
         home, self._home = self._home, None
         if home is None:
             return
+        await self._end_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
         renewer, self._renewer = self._renewer, None
         if renewer is not None:
@@ -196,6 +216,24 @@ class Federation:
         """Return the generated stub over the chain to a peer. Raises `NotFoundError`."""
         return FederationServiceStub(self.channel(peer, user))
 
+    def session(
+        self,
+        user: str,
+        *,
+        config: SessionConfig | None = None,
+        on_signal: Callable[[PeerSignal], object] | None = None,
+    ) -> Session:
+        """Return a session of one of the gateway's users; close it, or use it by `async with`.
+
+        `config` stands for the gateway's own `[session]`. `on_signal` is called on the loop with each signal.
+        """
+        self._opened()
+        if self._reach is None:
+            self._reach = self._new_reach()
+        session = Session(self._reach, user, config or self.config.session, on_signal)
+        self._sessions.add(session)
+        return session
+
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
         """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
         home = self._opened()
@@ -208,6 +246,38 @@ class Federation:
         found = home.peers.get(peer, user)
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return sync_interceptors(found, wire, deadline_s=home.config.client.deadline_s, owner=self)
+
+    def _new_reach(self) -> Reach:
+        stored = isinstance(self._source, PeerStore | StoredPeers)  # not a list that a program made
+        key = Sealer.load(self.config.directory).derive(SESSION_TOKENS) if stored else secrets.token_bytes(32)
+        return Reach(
+            self.config,
+            self.clock,
+            peers=lambda: self._opened().peers,
+            dial=lambda peer: self.channel(peer.name, peer.user),
+            local=LocalData(self._own_data, self.config.name, key),
+            token_key=key,
+        )
+
+    async def _own_data(self) -> "ResourceProvider":
+        async with self._opening:
+            if self._provider is None:
+                from federation.resources.sql import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
+
+                self._database = await Database.open(self.config.database_url)
+                self._provider = SqlProvider(self._database, self.clock)
+        return self._provider
+
+    async def _end_sessions(self) -> None:
+        for session in list(self._sessions):
+            await session.close()
+        reach, self._reach = self._reach, None
+        if reach is not None:
+            reach.probes.close()
+        database, self._database = self._database, None
+        if database is not None:
+            self._provider = None
+            await database.close()
 
     def _opened(self) -> Home:
         if self._home is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from federation.client.peers import Peer, PeerRegistry
 from federation.clock import Clock
@@ -11,6 +11,7 @@ from federation.resources.provider import ResourceProvider
 from federation.server.audit import AuditTrail
 from federation.server.certificate import ServerCertificate
 from federation.server.upkeep import Upkeep
+from federation.session.session import Session
 from federation.store.audit import AuditStore
 from federation.store.grants import GrantBook
 from federation.store.peers import PeerStore
@@ -33,8 +34,8 @@ class Federating(Protocol):
         """Replace the certificate for a peer now."""
         ...
 
-    def stub(self, peer: str, user: str | None = None) -> Any:
-        """Return the generated stub over the chain to a peer of a user; raise `NotFoundError`."""
+    def session(self, user: str) -> Session:
+        """Return a session of one of the gateway's users."""
         ...
 
 

@@ -1,30 +1,27 @@
-"""A verb run inside the gateway for one of its users: on its own data, or at a peer through the chain."""
+"""A verb run inside the gateway for one of its users: a session's answers, as messages of the admin socket."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
 
-import grpc
-from google.protobuf.message import Message
-
+from federation.admin.messages import instant
 from federation.admin.parts import GatewayParts
+from federation.admin.sessions import NamedSessions
 from federation.admin.users import require_user
 from federation.errors import FederationError, InputError, Reason, Refusal
-from federation.scope import KNOWN_RESOURCES, MAX_ROWS_LIMIT, SENSITIVE_RESOURCES, Scope
-from federation.server.paging import PageTokens
-from federation.server.verbs import Verbs
-from federation.store.grants import Grant, GrantStatus
+from federation.session.requests import Request
+from federation.session.results import Answer, Result, SessionRow, SourceReport
+from federation.session.session import Session
+from federation.session.signals import PeerSignal
+from federation.session.sources import ALL
+from federation.session.stream import AnswerStream
 from federation.v1 import admin_pb2 as pb
-from federation.v1 import federation_pb2
-from federation.wire.metadata import CACHED, first
-from federation.wire.status import error_detail_of
+from federation.wire.options import MEBIBYTE
 
 __all__ = ["QueryDesk"]
 
-LOCAL: Final = "local"
-FEDERATED: Final = "federated:"
-RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOURCES))
-Ask = Callable[[Message], Awaitable[tuple[Message, bool]]]
+MESSAGE_BYTES: Final = MEBIBYTE
+"""Serialized rows of one message; a message holds at least one row, however large."""
 
 
 class QueryDesk:
@@ -32,98 +29,119 @@ class QueryDesk:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
-        tokens = PageTokens(parts.page_key)
-        self._verbs = Verbs(parts.config.name, parts.version, parts.provider, tokens)
+        self._sessions = NamedSessions(parts.federation.session, parts.clock)
 
-    async def answer(self, request: pb.QueryRequest) -> pb.QueryResponse:
-        """Run the verb that the request holds. Raises `InputError`, `NotFoundError`, or the `Refusal` of the peer."""
+    async def answer(self, request: pb.QueryRequest) -> AsyncIterator[pb.QueryResponse]:
+        """Run the verb that the request holds.
+
+        Raises `InputError`, `NotFoundError`, or for a single source that did not answer the `Refusal` that says why.
+        """
         verb = request.WhichOneof("verb")
         if verb is None:
             raise InputError("verb", "name one: list, get, search or capabilities")
         await require_user(self._parts, request.user)
-        ask = self._source(request.source, request.user, verb)
-        began = time.perf_counter()
-        message, cached = await ask(getattr(request, verb))
-        reply = _reply(message, request.source, cached=cached)
-        reply.latency_ms = (time.perf_counter() - began) * 1e3
-        return reply
+        async with self._sessions.lease(request.user, request.session) as session:
+            async for message in _answers(session, request, getattr(request, verb)):
+                yield message
 
-    def _source(self, source: str, user: str, verb: str) -> Ask:
-        if source == LOCAL:
-            return self._local(user, verb)
-        if source == "all":
-            raise InputError("source", "all is not offered yet; ask local and each federated:PEER by itself")
-        name = source.removeprefix(FEDERATED)
-        if not source.startswith(FEDERATED) or not name:
-            raise InputError("source", f"{source!r} is neither local nor federated:PEER")
-        return self._federated(source, name, user, verb)
+    async def close(self) -> None:
+        """End the named sessions."""
+        await self._sessions.close()
 
-    def _local(self, user: str, verb: str) -> Ask:
-        handler: Any = getattr(self._verbs, verb)
-        grant = Grant(
-            id=f"local user {user}",
-            peer=self._parts.config.name,
-            subject=user,
-            scope=Scope(resources=RESOURCES, max_rows_per_query=MAX_ROWS_LIMIT),
-            status=GrantStatus.ACTIVE,
-            created_at_us=0,
+
+async def _answers(session: Session, asked: pb.QueryRequest, request: Request) -> AsyncIterator[pb.QueryResponse]:
+    began = time.perf_counter()
+    async with session.stream(
+        request, source=asked.source, budget_s=asked.budget_ms / 1_000 if asked.budget_ms else None
+    ) as answers:
+        async for message in _sources(answers, asked):
+            yield message
+        result = answers.result if asked.stream else answers.merged()
+    for message in _chunks(result.rows):
+        yield message
+    yield _last(result, time.perf_counter() - began)
+
+
+async def _sources(answers: AnswerStream, asked: pb.QueryRequest) -> AsyncIterator[pb.QueryResponse]:
+    """Yield what is sent a source: everything of a streamed answer, the capabilities of a merged one."""
+    async for answer in answers:
+        if asked.source != ALL:
+            _require(answer, absent_is_fault=bool(asked.WhichOneof("verb") == "get"))
+        if asked.stream or answer.capabilities is not None:
+            for message in _of_source(answer, streamed=asked.stream):
+                yield message
+
+
+def _require(answer: Answer, *, absent_is_fault: bool) -> None:
+    """Raise what a single source has to say instead of an answer."""
+    report = answer.report
+    if report.state.answered and not (absent_is_fault and not answer.rows):
+        return
+    text = f"{report.source}: {report.message}" if report.source != "local" else report.message
+    if report.reason in Reason.__members__:
+        raise Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s)
+    raise FederationError(text)
+
+
+def _of_source(answer: Answer, *, streamed: bool) -> Iterable[pb.QueryResponse]:
+    """Yield a source's rows in as many messages as it takes; the last has the report."""
+    *before, last = list(_chunks(answer.rows)) or [pb.QueryResponse()]
+    for message in before:
+        message.source = answer.source
+        yield message
+    last.source, last.latency_ms = answer.source, answer.report.latency_ms
+    if answer.capabilities is not None:
+        last.capabilities.CopyFrom(answer.capabilities)
+    if streamed:
+        last.report.CopyFrom(_report(answer.report))
+    yield last
+
+
+def _chunks(rows: Iterable[SessionRow]) -> Iterable[pb.QueryResponse]:
+    message, size = pb.QueryResponse(), 0
+    for row in rows:
+        filled = pb.QueryRow(
+            row=row.row, source=row.source, cached=row.cached, age_s=row.age_s, score=row.score, snippet=row.snippet
         )
-
-        async def ask(request: Message) -> tuple[Message, bool]:
-            try:
-                reply = await handler(grant, request)
-            except Refusal as refusal:
-                raise _as_local(refusal) from None
-            return reply.message, False
-
-        return ask
-
-    def _federated(self, source: str, name: str, user: str, verb: str) -> Ask:
-        stub = self._parts.federation.stub(name, user)
-        method: Any = getattr(stub, verb.capitalize())
-
-        async def ask(request: Message) -> tuple[Message, bool]:
-            call = method(request)
-            try:
-                message: Message = await call
-            except grpc.aio.AioRpcError as e:
-                _raise_as_refusal(e, source)
-            return message, first(await call.trailing_metadata(), CACHED) == "true"
-
-        return ask
+        size += filled.ByteSize()
+        if size > MESSAGE_BYTES and message.rows:
+            yield message
+            message, size = pb.QueryResponse(), filled.ByteSize()
+        message.rows.append(filled)
+    if message.rows:
+        yield message
 
 
-def _reply(message: Message, source: str, *, cached: bool) -> pb.QueryResponse:
-    reply = pb.QueryResponse(source=source)
-    match message:
-        case federation_pb2.ListResponse():
-            reply.next_page_token = message.next_page_token
-            reply.rows.extend(pb.QueryRow(row=row, source=source, cached=cached) for row in message.rows)
-        case federation_pb2.GetResponse():
-            reply.rows.add(row=message.row, source=source, cached=cached)
-        case federation_pb2.SearchResponse():
-            reply.next_page_token = message.next_page_token
-            reply.rows.extend(
-                pb.QueryRow(row=hit.row, source=source, cached=cached, score=hit.score, snippet=hit.snippet)
-                for hit in message.hits
-            )
-        case federation_pb2.CapabilitiesResponse():
-            reply.capabilities.CopyFrom(message)
-    return reply
+def _last(result: Result, took_s: float) -> pb.QueryResponse:
+    summary = pb.QuerySummary(
+        sources=map(_report, result.sources), partial=result.partial, signals=map(_signal, result.signals)
+    )
+    return pb.QueryResponse(next_page_token=result.next_page_token, latency_ms=took_s * 1e3, summary=summary)
 
 
-def _as_local(refusal: Refusal) -> FederationError:
-    """Return a refusal in words that fit a gateway's own user: no grant stands between them and their data."""
-    if refusal.reason is Reason.SCOPE_VIOLATION:
-        return InputError("resource", f"unknown here; known are {', '.join(RESOURCES)}")
-    if refusal.reason is Reason.ROW_NOT_FOUND:
-        return Refusal(Reason.ROW_NOT_FOUND, "no such row that this user may read")
-    return refusal
+def _report(report: SourceReport) -> pb.SourceReport:
+    return pb.SourceReport(
+        source=report.source,
+        state=report.state.value,
+        reason=report.reason,
+        message=report.message,
+        next_step=report.next_step,
+        latency_ms=report.latency_ms,
+        rows=report.rows,
+        retry_after_s=report.retry_after_s or 0.0,
+    )
 
 
-def _raise_as_refusal(error: grpc.aio.AioRpcError, source: str) -> NoReturn:
-    detail = error_detail_of(error)
-    text = f"{source}: {error.details() or 'no details'}"
-    if detail.reason in Reason.__members__:
-        raise Refusal(Reason(detail.reason), text, retry_after_s=detail.retry_after_s) from error
-    raise FederationError(f"{text} ({error.code().name})") from error
+def _signal(signal: PeerSignal) -> pb.PeerSignal:
+    message = pb.PeerSignal(
+        kind=signal.kind.value,
+        peer=signal.peer,
+        text=signal.text,
+        reason=signal.reason,
+        message=signal.message,
+        next_step=signal.next_step,
+        since=instant(signal.since_us),
+    )
+    if signal.retry_at_us is not None:
+        message.retry_at.CopyFrom(instant(signal.retry_at_us))
+    return message

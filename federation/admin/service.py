@@ -35,6 +35,7 @@ class AdminServicer(AdminServiceServicer):
         """Wait for acts that have begun."""
         await self._peers.close()
         await self._revocations.close()
+        await self._queries.close()
 
     @guarded
     async def Status(self, request: pb.StatusRequest, _context: Context) -> pb.StatusResponse:
@@ -133,7 +134,8 @@ class AdminServicer(AdminServiceServicer):
     @guarded_stream
     async def Query(self, request: pb.QueryRequest, _context: Context) -> AsyncIterator[pb.QueryResponse]:
         """Run a verb, and stream what each source answers."""
-        yield await self._queries.answer(request)
+        async for reply in self._queries.answer(request):
+            yield reply
 
     @guarded
     async def ListAuditEvents(

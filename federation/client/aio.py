@@ -149,11 +149,25 @@ class AioChannel(grpc.aio.Channel):
         """Refuse: the federation service has no such method."""
         return method_of(method, streams=True, arity="stream_unary")
 
-    def start(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowCall:
-        """Start a unary call: its flow is stepped here and now, as far as it goes without the wire."""
+    def start(
+        self,
+        method: Method,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        *,
+        detach: bool = False,
+        hit_only: bool = False,
+    ) -> FlowCall:
+        """Start a unary call: its flow is stepped here and now, as far as it goes without the wire.
+
+        `detach` and `hit_only` are those of `Call`; a call that is `hit_only` has ended when this returns.
+        """
         port = self._port()
         deadline = deadline_of(self._clock.monotonic(), timeout, self._deadline_s)
         call = method.call(self.peer, request, as_metadata(metadata), deadline)
+        if detach or hit_only:
+            call = call._replace(detach=detach, hit_only=hit_only)
         run = Run(port, self._flow(call), self)
         run.start()
         self.peer.track(run)

@@ -74,6 +74,19 @@ class FlowCall(grpc.aio.UnaryUnaryCall[Any, Any]):
         """Cancel the call at the peer as well; `False` if it has ended."""
         return self._run.cancel()
 
+    @property
+    def outcome(self) -> Outcome:
+        """What the call ended with; only after its end. `cached` and `age_s` tell whether it is a kept answer."""
+        if not self._run.done:
+            raise asyncio.InvalidStateError("the call has not ended")
+        return final_outcome(self._run, self._peer)
+
+    def message(self) -> Any:
+        """Return the answer of a call that has ended. Raises what awaiting it raises."""
+        if not self._run.done:
+            raise asyncio.InvalidStateError("the call has not ended")
+        return self._answer()
+
     def time_remaining(self) -> float | None:
         """Return the seconds of the budget that are left."""
         return self._remaining()
@@ -115,6 +128,9 @@ class FlowCall(grpc.aio.UnaryUnaryCall[Any, Any]):
             except asyncio.CancelledError:
                 self._run.cancel()
                 raise
+        return self._answer()
+
+    def _answer(self) -> Any:
         if self._message is _UNSET:
             self._message = self._decoded()
         return self._message

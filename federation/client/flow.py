@@ -40,7 +40,8 @@ class Call(NamedTuple):
     `request` is the normalised, deterministic serialization that key, hash and wire share. `deadline` is absolute,
     on the monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. `probe`
     asks the wire for a fresh channel: it is the one call that a half-open circuit lets through. `detach` lets a
-    shared call run on, to twice its budget, after this caller's budget ran out. A changed call is a new one.
+    shared call run on, to twice its budget, after this caller's budget ran out. `hit_only` takes an answer from the
+    cache and nothing else: it waits for nobody, and the circuit never hears of it. A changed call is a new one.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Call(NamedTuple):
     trace: CallTrace | None = None
     probe: bool = False
     detach: bool = False
+    hit_only: bool = False
 
 
 class Outcome(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 
 from federation.admin.messages import audit_message
 from federation.admin.statuses import error_of
-from federation.errors import ConflictError, FederationError, InputError, NotFoundError, Reason, Refusal
+from federation.errors import ConflictError, FederationError, NotFoundError, Reason, Refusal
 from federation.store.audit import AuditFilter, AuditStore
 from federation.store.database import Database
 from federation.v1 import admin_pb2 as pb
@@ -20,10 +20,13 @@ WORK = "federated:work.example"
 
 async def ask(asked: Running, source: str = WORK, user: str = "ada", **verb: Any) -> pb.QueryResponse:
     """Run a query through the admin socket; raise the package's own error."""
+    whole = pb.QueryResponse()
     try:
-        return [part async for part in asked.admin.Query(pb.QueryRequest(user=user, source=source, **verb))][-1]
+        async for part in asked.admin.Query(pb.QueryRequest(user=user, source=source, **verb)):
+            whole.MergeFrom(part)
     except grpc.aio.AioRpcError as e:
         raise error_of(e) from None
+    return whole
 
 
 def tasks(**more: Any) -> federation_pb2.ListRequest:
@@ -332,10 +335,19 @@ async def test_a_removed_peer_is_gone_for_good(home: Running, work: Running) -> 
 
 
 @pytest.mark.asyncio
-async def test_all_sources_at_once_are_for_later(home: Running) -> None:
-    """What is not offered yet is refused in words."""
-    with pytest.raises(InputError, match="not offered yet"):
-        await ask(home, "all", list=tasks())
+async def test_all_sources_come_in_one_order(home: Running, work: Running) -> None:
+    """Own rows and a peer's stand in one order, each with its source; the summary names every source."""
+    await enroll(home, work)
+
+    reply = await ask(home, "all", list=tasks(page_size=3))
+
+    assert [(row.row.id, row.source) for row in reply.rows] == [
+        ("task-11", "local"),
+        ("task-10", WORK),
+        ("task-10", "local"),
+    ]
+    assert [(report.source, report.state) for report in reply.summary.sources] == [("local", "ok"), (WORK, "ok")]
+    assert not reply.summary.partial
 
 
 @pytest.mark.asyncio

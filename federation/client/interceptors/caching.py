@@ -80,6 +80,9 @@ class CachingInterceptor:
         refusal = self._fate.refusal
         if refusal is not None and call.verb not in PASSED:
             return refusal
+        if call.hit_only:
+            found = self._partition.peek(_key(call)) if call.verb in KEPT else None
+            return _hit(found) if found else _not_kept()
         attempt = self._shared if call.verb in KEPT else self._alone
         outcome, verdict = yield from attempt(proceed, call)
         if verdict is Verdict.ASK_AGAIN and self._now() < call.deadline:
@@ -188,6 +191,10 @@ def _key(call: Call) -> Key:
 
 def _hit(hit: Hit) -> Outcome:
     return Outcome(grpc.StatusCode.OK, hit.body, cached=True, age_s=hit.age_s, filled_by=hit.filled_by)
+
+
+def _not_kept() -> Outcome:
+    return refused(Refusal(Reason.PEER_UNREACHABLE, "no answer is kept, and the peer was not to be asked"))
 
 
 def _is_readable(verb: str, body: bytes) -> bool:

@@ -1,0 +1,185 @@
+"""One request at every source at once, whichever verb: answers as they come, then how to go on."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.trace import get_current_span
+
+from federation.errors import FederationError, Reason, Refusal
+from federation.session.asking import Occasion, PeerAsk
+from federation.session.courses import Course, DisorderError, Tags, unmerged
+from federation.session.merge import Page, merge, remaining_places
+from federation.session.places import Place
+from federation.session.results import Answer, Result, SourceReport, SourceState
+from federation.session.sources import LOCAL, name_of
+from federation.v1 import federation_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.client.peers import Peer
+    from federation.session.outlook import Outlook
+    from federation.session.reach import Reach
+
+__all__ = ["FanOut"]
+
+AT_ONCE: Final = 16
+"""Peers that are asked before the loop turns: local data shall not wait for the asking of many."""
+
+
+class FanOut:
+    """Asks every source of a request. `answers` fill as they come; `next` waits for one more."""
+
+    def __init__(
+        self,
+        reach: "Reach",
+        outlook: "Outlook",
+        user: str,
+        course: Course,
+        places: Mapping[str, Place],
+        peers: Mapping[str, "Peer"],
+        *,
+        peer_budget_s: float,
+        request_budget_s: float | None,
+    ) -> None:
+        self._reach, self._outlook, self._user, self._course = reach, outlook, user, course
+        self._places, self._peers = dict(places), peers
+        self._whole_s = request_budget_s
+        self._loop = asyncio.get_running_loop()
+        self._began = reach.clock.monotonic()
+        deadline = self._began + min(peer_budget_s, request_budget_s or peer_budget_s)
+        self._occasion = Occasion(course.verb, deadline, reach.clock, [], get_current_span())
+        self.answers: deque[Answer] = deque()
+        self._reports: dict[str, SourceReport] = {}
+        self._pages: dict[str, Page] = {}
+        self._capabilities: dict[str, pb.CapabilitiesResponse] = {}
+        self._left = len(self._places)
+        self._asks: list[PeerAsk] = []
+        self._local: asyncio.Task[None] | None = None
+        self._starting: asyncio.Handle | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._start()
+
+    async def next(self) -> Answer | None:
+        """Return the next answer, `None` at the end. Raises `InputError` where the request itself is at fault."""
+        while not self.answers:
+            if self._error is not None:
+                raise self._error
+            if not self._left:
+                return None
+            self._waiting = self._loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        return self.answers.popleft()
+
+    def cancel(self, error: FederationError | None = None) -> None:
+        """End everything that is under way, and whoever waits with this error."""
+        if not self._left:
+            return
+        self._left = 0
+        self._error = error
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._local is not None and not self._loop.is_closed():
+            self._local.cancel()
+        for ask in self._asks:
+            ask.cancel()
+        self._wake()
+
+    def merged(self) -> Result:
+        """Return the answers in the order of all, up to the limit, and the token that goes on behind them."""
+        rows, taken = merge(self._pages.values(), self._course.limit)
+        after = {
+            source: self._course.behind(page, taken[source], self._places[source])
+            for source, page in self._pages.items()
+        }
+        return replace(self._result(after), rows=rows)
+
+    def unmerged(self) -> Result:
+        """Return everything but the rows, and the token that goes on behind all of them."""
+        return self._result(unmerged(self._course, tuple(self._pages.values()), self._places))
+
+    def _result(self, after: Mapping[str, Any]) -> Result:
+        places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
+        return Result(
+            sources=tuple(self._reports[source] for source in self._places if source in self._reports),
+            signals=tuple(self._occasion.raised),
+            next_page_token=self._reach.tokens.seal(self._course.context, places),
+            capabilities=dict(self._capabilities),
+        )
+
+    def _start(self) -> None:
+        if LOCAL in self._places:
+            self._local = self._loop.create_task(self._read_local())
+        self._ask([source for source in self._places if source != LOCAL])
+
+    def _ask(self, sources: Sequence[str]) -> None:
+        self._starting = None
+        for source in sources[:AT_ONCE]:
+            self._ask_peer(source)
+        if sources[AT_ONCE:] and self._left:
+            self._starting = self._loop.call_soon(self._ask, sources[AT_ONCE:])
+
+    def _ask_peer(self, source: str) -> None:
+        peer = self._peers.get(source)
+        if peer is None:
+            text = f"{name_of(source)} is no peer of this user any more"
+            self._deliver(source, SourceReport(source=source, state=SourceState.SKIPPED, message=text), None)
+            return
+        request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
+        ask = PeerAsk(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
+        self._asks.append(ask)
+        ask.start()
+
+    async def _read_local(self) -> None:
+        course = self._course
+        message, report = None, SourceReport(source=LOCAL, state=SourceState.OK)
+        try:
+            async with asyncio.timeout(self._whole_s):
+                request = course.request(self._places[LOCAL])
+                message = await self._reach.local.read(self._user, course.verb, request)
+        except Refusal as refusal:
+            absent = refusal.reason is Reason.ROW_NOT_FOUND
+            state = SourceState.OK if absent else SourceState.FAILED
+            report = replace(report, state=state, reason=str(refusal.reason), message=refusal.message)
+        except TimeoutError:
+            text = "the gateway's own data took longer than the request's budget"
+            report = replace(report, state=SourceState.FAILED, reason=str(Reason.PEER_TIMEOUT), message=text)
+        except FederationError as e:  # the request's own fault
+            self.cancel(e)
+            return
+        took_s = self._reach.clock.monotonic() - self._began
+        self._deliver(LOCAL, replace(report, latency_ms=took_s * 1e3), message)
+
+    def _deliver(
+        self, source: str, report: SourceReport, message: Any, cached: bool = False, age_s: float = 0.0
+    ) -> None:
+        if not self._left:
+            return
+        page = None
+        if message is not None:
+            try:
+                page = self._course.page(message, self._places[source], Tags(source, cached, age_s))
+            except DisorderError as e:
+                report = replace(report, state=SourceState.FAILED, reason=str(Reason.INTERNAL), message=str(e))
+        elif report.state.answered:  # a row that is not there
+            page = Page(source)
+        capabilities = None
+        if page is not None:
+            self._pages[source] = page
+            report = replace(report, rows=len(page.rows))
+            if isinstance(message, pb.CapabilitiesResponse):
+                capabilities = self._capabilities[source] = message
+        self._reports[source] = report
+        self.answers.append(Answer(report, page.rows if page is not None else (), capabilities))
+        self._left -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

@@ -1,0 +1,154 @@
+"""A session: what one user asks of local data and peers together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
+
+from federation.config import SessionConfig
+from federation.errors import FederationError, InputError
+from federation.session.fanout import FanOut
+from federation.session.outlook import Outlook
+from federation.session.reach import Reach
+from federation.session.requests import Request, built, checked, course_of, page_token_of, plain_user
+from federation.session.results import Result
+from federation.session.signals import PeerSignal
+from federation.session.sources import ALL, LOCAL, choose, source_of
+from federation.session.stream import AnswerStream
+from federation.session.warming import WarmReport, warm
+from federation.v1 import federation_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.session.places import Place
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Asks as one user, on one loop. Made by `Federation.session`; `close` it, or use it by `async with`.
+
+    `source` is `local`, `federated:<peer>` or `all`. Rows tell where they came from; a peer that is away is told once,
+    and from then on not waited for. Invalid input raises `InputError`, an unknown peer `NotFoundError`; whatever a
+    source does wrong is in the result.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        user: str,
+        config: SessionConfig,
+        on_signal: Callable[[PeerSignal], object] | None = None,
+    ) -> None:
+        self.user, self.config = plain_user(user), config
+        self._reach = reach
+        self._outlook = Outlook(reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored)
+        self._under_way: WeakSet[FanOut] = WeakSet()
+        self._warming: set[asyncio.Task[WarmReport]] = set()
+        self._closed = False
+
+    async def list(
+        self,
+        resource: str,
+        *,
+        where: Mapping[str, str] | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+        source: str = ALL,
+    ) -> Result:
+        """Return rows of a resource, newest first; `where` compares fields, a page size of 0 means 50."""
+        request = built(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size)
+        if page_token:
+            request.page_token = page_token
+        return await self.ask(request, source=source)
+
+    async def get(self, resource: str, row_id: str, *, source: str = ALL) -> Result:
+        """Return one row, from each source that has it."""
+        return await self.ask(built(pb.GetRequest, resource=resource, id=row_id), source=source)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        resources: Iterable[str] = (),
+        page_size: int = 0,
+        page_token: str = "",
+        source: str = ALL,
+    ) -> Result:
+        """Return hits by score, which is relative to the best of each source."""
+        request = built(
+            pb.SearchRequest, query=query, resources=tuple(resources), page_size=page_size, page_token=page_token
+        )
+        return await self.ask(request, source=source)
+
+    async def capabilities(self, *, source: str = ALL) -> Result:
+        """Return what each source opens to this user."""
+        return await self.ask(pb.CapabilitiesRequest(), source=source)
+
+    async def ask(self, request: Request, *, source: str = ALL, budget_s: float | None = None) -> Result:
+        """Return the answers of all sources in one order. `budget_s` overrides what each peer may take."""
+        async with self.stream(request, source=source, budget_s=budget_s) as answers:
+            async for _ in answers:
+                pass
+            return answers.merged()
+
+    def stream(self, request: Request, *, source: str = ALL, budget_s: float | None = None) -> AnswerStream:
+        """Ask, and return the answers as they come; raise for invalid input at once, or from the stream."""
+        if self._closed:
+            raise FederationError("the session is closed")
+        if budget_s is not None and not budget_s > 0:
+            raise InputError("budget_s", "must be a positive number of seconds")
+        peers = {source_of(peer.name): peer for peer in self._reach.peers(self.user)}
+        chosen = choose(source, [peer.record for peer in peers.values()])
+        course = course_of(request, self.user, chosen.argument)
+        checked(request, here=LOCAL in chosen.names)
+        token = page_token_of(request)
+        places: dict[str, Place] = dict.fromkeys(chosen.names)
+        if token:
+            places = self._reach.tokens.open(course.context, token)
+        fan_out = FanOut(
+            self._reach,
+            self._outlook,
+            self.user,
+            course,
+            places,
+            peers,
+            peer_budget_s=budget_s or self.config.peer_budget_s,
+            request_budget_s=self.config.request_budget_s,
+        )
+        self._under_way.add(fan_out)
+        return AnswerStream(fan_out)
+
+    def signals(self) -> AsyncIterator[PeerSignal]:
+        """Return every signal of this session, those given before first; the iterator ends when the session closes."""
+        return self._outlook.listen()
+
+    def warm(self, resources: Iterable[str], *, page_size: int = 0) -> "asyncio.Task[WarmReport]":
+        """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time."""
+        if self._closed:
+            raise FederationError("the session is closed")
+        sources = [source_of(peer.name) for peer in self._reach.peers(self.user)]
+
+        def first_page(resource: str, source: str) -> Awaitable[Result]:
+            return self.list(resource, page_size=page_size, source=source)
+
+        task = asyncio.create_task(warm(first_page, tuple(resources), sources, self.config.warm_concurrency))
+        self._warming.add(task)
+        task.add_done_callback(self._warming.discard)
+        return task
+
+    async def close(self) -> None:
+        """End what is under way, and give no signal any more. Twice is fine."""
+        self._closed = True
+        for fan_out in list(self._under_way):
+            fan_out.cancel(FederationError("the session is closed"))
+        self._outlook.close()
+        warming = list(self._warming)
+        for task in warming:
+            task.cancel()
+        await asyncio.gather(*warming, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,76 @@
+"""Which sources a request names: `local`, `federated:<peer>` or `all`. Pure."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from federation.errors import InputError, NotFoundError
+from federation.near import near_matches
+
+__all__ = ["ALL", "FEDERATED", "LOCAL", "Chosen", "choose", "name_of", "source_of"]
+
+LOCAL: Final = "local"
+ALL: Final = "all"
+FEDERATED: Final = "federated:"
+
+
+class Reachable(Protocol):
+    """A peer, as far as choosing goes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def endpoint(self) -> str: ...
+
+
+P = TypeVar("P", bound=Reachable)
+
+
+class Chosen(NamedTuple):
+    """`argument` is the source as it is bound into tokens: a peer by its name, however it was given."""
+
+    argument: str
+    names: tuple[str, ...]
+    """Every source that is asked."""
+
+
+def source_of(peer: str) -> str:
+    """Return how a peer is named as a source."""
+    return FEDERATED + peer
+
+
+def name_of(source: str) -> str:
+    """Return the peer of a source, empty for `local`."""
+    return source.removeprefix(FEDERATED) if source.startswith(FEDERATED) else ""
+
+
+def choose(source: str, peers: Sequence[Reachable]) -> Chosen:
+    """Return the sources that an argument means to a user with these peers.
+
+    Raises `InputError` for a word that is none, `NotFoundError` with near matches for a peer that is not there.
+    """
+    if source == LOCAL:
+        return Chosen(LOCAL, (LOCAL,))
+    if source == ALL:
+        return Chosen(ALL, (LOCAL, *(source_of(peer.name) for peer in peers)))
+    name = name_of(source)
+    if not name:
+        raise InputError("source", f"{source[:80]!r} is none of local, federated:PEER and all")
+    found = source_of(_found(name, peers))
+    return Chosen(found, (found,))
+
+
+def _found(name: str, peers: Sequence[Reachable]) -> str:
+    names = [peer.name for peer in peers]
+    if name in names:
+        return name
+    at_host = [peer.name for peer in peers if name in {peer.endpoint, _host(peer.endpoint)}]
+    if len(at_host) == 1:
+        return at_host[0]
+    if at_host:
+        raise InputError("source", f"{name!r} is the host of {' and '.join(at_host)}; name one of them")
+    near = near_matches(name, {*names, *(_host(peer.endpoint) for peer in peers)})
+    raise NotFoundError("peer", name[:80], near, "`mosaic federation peer add` enrolls this gateway at another")
+
+
+def _host(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0].strip("[]")
