@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cli.words import ago, clean
 
-__all__ = ["facts", "flush", "out", "say", "state_text", "table", "when"]
+__all__ = ["facts", "flush", "heading", "is_bounded", "out", "say", "state_text", "table", "when"]
 
 WIDE: Final = 110
 """Columns of a table that no terminal bounds."""
@@ -37,8 +37,13 @@ Cell = str | Text
 
 def console() -> Console:
     """Return the console of standard output as it is now."""
-    bounded = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if bounded else WIDE)
+    width = None if is_bounded() else WIDE
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
+
+
+def is_bounded() -> bool:
+    """Tell whether lines of standard output may only be so long: there is a terminal, or `COLUMNS` says so."""
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 
 def out(text: str) -> None:
@@ -55,6 +60,13 @@ def say(text: str) -> None:
     """Print words for the person at the terminal, out of the way of the data."""
     sys.stdout.flush()
     sys.stderr.write(f"{clean(text)}\n")
+
+
+def heading(name: str, words: str) -> None:
+    """Print the name of a part of the output, and words about it."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text(clean(name), style="bold"), Text(clean(words), style="dim"))
+    _print(console(), grid)
 
 
 def table(
