@@ -171,8 +171,10 @@ class Gateway:
         stack.push_async_callback(_closed, grants)
         audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
-        federation = await stack.enter_async_context(Federation(config, peer_store, clock=clock, telemetry=telemetry))
         provider = provider if provider is not None else SqlProvider(database, clock)
+        federation = await stack.enter_async_context(
+            Federation(config, peer_store, clock=clock, telemetry=telemetry, provider=provider)
+        )
         upkeep = await Upkeep.open(
             database,
             grants,
