@@ -112,5 +112,5 @@ def _check_known(field: str, resource: str) -> None:
     if resource in RESOURCES:
         return
     near = near_matches(resource, RESOURCES)
-    cure = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(RESOURCES)}"
-    raise InputError(field, f"unknown here; {cure}")
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(field, f"unknown here; known are {', '.join(RESOURCES)}{hint}")
