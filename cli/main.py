@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import typer
 
-from cli import audit, demo, gateway, grant, peer, query, status, user
+from cli import audit, demo, gateway, grant, mcp, peer, query, status, user
 from cli.options import GATEWAY_HERE, GroupGateway
 
 __all__ = ["main"]
@@ -60,6 +60,7 @@ app.add_typer(gateway.app, name="gateway")
 app.add_typer(federation, name="federation")
 app.add_typer(user.app, name="user")
 app.command("demo", help=demo.HELP)(demo.demo)
+app.command("mcp", help=mcp.HELP)(mcp.mcp)
 federation.add_typer(grant.app, name="grant")
 federation.add_typer(peer.app, name="peer")
 federation.add_typer(query.app, name="query")

@@ -6,7 +6,7 @@ from typing import Final
 
 from federation.errors import FederationError, Reason, Refusal
 
-__all__ = ["ago", "clean", "duration", "explain"]
+__all__ = ["ago", "clean", "duration", "explain", "plainly"]
 
 CURES: Final = {
     Reason.CERTIFICATE_INVALID: "enroll again with a new token: mosaic federation peer add",
@@ -19,6 +19,7 @@ CURES: Final = {
 }
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What could move a terminal's cursor, set its title or turn its text round. A peer's row may hold it."""
+_UNCONNECTED: Final = re.compile(r"failed to connect to all addresses; last error: (?:[A-Z_]+: )?(?:ipv[46]:)?")
 MINUTE: Final = 60
 HOUR: Final = 3_600
 DAY: Final = 86_400
@@ -38,6 +39,12 @@ def explain(error: FederationError) -> str:
         return f"{error.reason}: {text}; try again in {duration(error.retry_after_s)}"
     cure = CURES.get(error.reason)
     return f"{error.reason}: {text}; {cure}" if cure else f"{error.reason}: {text}"
+
+
+def plainly(text: str) -> str:
+    """Return what gRPC says of a connection that it could not make, in fewer words; other text as it is."""
+    shorter = _UNCONNECTED.sub("cannot connect to ", " ".join(text.split()))
+    return shorter.replace(": Failed to connect to remote host: ", ": ")
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,52 @@
+"""The answers of all sources to one query, taken in message by message."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from federation.errors import FederationError, Reason, Refusal
+from federation.v1 import admin_pb2 as pb
+from federation.v1 import federation_pb2
+
+__all__ = ["ANSWERED", "Answers"]
+
+ANSWERED: Final = frozenset({"ok", "cached"})
+"""States of a source whose rows are there."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """The answers of all sources. `capabilities` is by source; `signals` are those that this very query raised.
+
+    `fault` is why there is none of the one source that was named, where whoever asked wants it beside the signals.
+    """
+
+    rows: list[pb.QueryRow] = field(default_factory=list)
+    capabilities: dict[str, federation_pb2.CapabilitiesResponse] = field(default_factory=dict)
+    sources: list[pb.SourceReport] = field(default_factory=list)
+    signals: list[pb.PeerSignal] = field(default_factory=list)
+    partial: bool = False
+    next_page_token: str = ""
+    fault: FederationError | None = None
+
+    def take(self, part: pb.QueryResponse) -> None:
+        """Take in one message of the answer."""
+        self.rows.extend(part.rows)
+        if part.HasField("capabilities"):
+            self.capabilities[part.source] = part.capabilities
+        self.next_page_token = part.next_page_token or self.next_page_token
+        if part.HasField("summary"):
+            self.sources = list(part.summary.sources)
+            self.signals = list(part.summary.signals)
+            self.partial = part.summary.partial
+
+    @property
+    def missing(self) -> list[pb.SourceReport]:
+        """The sources that did not answer."""
+        return [report for report in self.sources if report.state not in ANSWERED]
+
+    @property
+    def absent(self) -> Refusal:
+        """Why `get` found no row."""
+        silent = ", ".join(report.source for report in self.missing)
+        where = f" at a source that answered; these did not: {silent}" if silent else ""
+        return Refusal(Reason.ROW_NOT_FOUND, f"no such row that this user may read{where}")
