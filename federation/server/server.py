@@ -25,9 +25,9 @@ MAX_CALLS: Final = 1_024
 """Federation calls under way at once; one more is RESOURCE_EXHAUSTED. Whoever serves watches adds room for them."""
 MAX_ENROLLMENTS: Final = 32
 ENROLLMENT: Final = ServerOptions(
-    max_connection_age_ms=60_000, max_concurrent_streams=8, max_receive_message_length=65_536
+    max_connection_age_ms=60_000, max_concurrent_streams=8, overload_protection=1, max_receive_message_length=65_536
 )
-"""Anybody may connect here, so connections are short and messages small."""
+"""Anybody may connect here, so connections are short, messages small, and whoever hurries may be refused."""
 
 StopHook = Callable[[], Awaitable[None]]
 

@@ -29,6 +29,7 @@ _NAMES: Final = {
     "max_connection_age_ms": "grpc.max_connection_age_ms",
     "max_connection_age_grace_ms": "grpc.max_connection_age_grace_ms",
     "max_concurrent_streams": "grpc.max_concurrent_streams",
+    "overload_protection": "grpc.http.overload_protection",
 }
 
 
@@ -68,6 +69,9 @@ class ServerOptions:
     max_connection_age_ms: int = 600_000
     max_connection_age_grace_ms: int = 30_000
     max_concurrent_streams: int = 256
+    # Otherwise streams that ended count until their memory is freed, and a peer that keeps to the limit is refused now
+    # and then, in a way that it must take for a network fault (REFUSED_STREAM is UNAVAILABLE).
+    overload_protection: int = 0
     max_receive_message_length: int = 256 * 1024
     max_send_message_length: int = MAX_MESSAGE_BYTES
 

@@ -5,6 +5,7 @@ import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from federation.server.tls import TlsMaterial
 from federation.trust.authority import Authority
 from federation.v1 import enrollment_pb2, enrollment_pb2_grpc
 from federation.v1 import federation_pb2 as pb
+from federation.wire.options import SERVER
 from tests.support.pki import GRANT_ID, Pki, dial
 from tests.support.serving import GATEWAY, NoEnrollment, Serve, Serving, record
 
@@ -394,6 +396,28 @@ async def test_calls_beyond_the_bound_are_refused(serve: Serve):
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert [len((await call).rows) for call in held] == [3, 3]
+
+
+async def test_calls_beyond_the_streams_of_a_connection_wait_for_their_turn(serving: Serving):
+    """A burst on one connection is answered call by call; none looks as if the gateway could not be reached."""
+    scope = replace(serving.grants[GRANT_ID].scope, rate_limit_per_minute=100_000)
+    serving.grants.change(GRANT_ID, scope=scope)
+    stub = serving.stub()
+    answers = await asyncio.gather(*(stub.List(TASKS) for _ in range(3 * SERVER.max_concurrent_streams)))
+    assert {len(answer.rows) for answer in answers} == {3}
+
+
+async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(serving: Serving):
+    """Thousands of calls that are dropped at once leave nothing behind: soon after, others are answered."""
+    hasty, other = serving.stub(), serving.stub()
+    for _ in range(20):
+        calls = [hasty.List(TASKS) for _ in range(SERVER.max_concurrent_streams)]
+        await asyncio.sleep(0.005)
+        for call in calls:
+            call.cancel()
+    async with asyncio.timeout(5):
+        while await other.List(TASKS).code() is not grpc.StatusCode.OK:  # noqa: ASYNC110 - the peer is asked anew
+            await asyncio.sleep(0.05)
 
 
 async def test_a_published_identity_counts_from_the_next_handshake(serving: Serving):
