@@ -3,28 +3,34 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-__all__ = ["GATEWAY_HERE", "Confirmed", "Gateway", "GroupGateway", "Json", "read_argument"]
+__all__ = ["GATEWAY_HERE", "Confirmed", "Gateway", "GroupGateway", "Json", "named_gateway", "read_argument"]
 
 GATEWAY_HERE: Final = Path("$MOSAIC_GATEWAY")
 """Stands for an option that was not given."""
+
+
+def named_gateway(context: typer.Context) -> Path | None:
+    """Return the gateway that the nearest option or else the environment names, `None` where neither does."""
+    asked: Any = context
+    while asked is not None:
+        given = asked.params.get("gateway") or GATEWAY_HERE
+        if Path(given) != GATEWAY_HERE:
+            return Path(given)
+        asked = asked.parent
+    named = os.environ.get("MOSAIC_GATEWAY")
+    return Path(named) if named else None
 
 
 def _resolve(context: typer.Context, value: Path) -> Path:
     """Take the option of the command, or of a group before it, or the environment."""
     if context.resilient_parsing or value != GATEWAY_HERE:
         return value
-    parent = context.parent
-    while parent is not None:
-        given = parent.params.get("gateway", GATEWAY_HERE)
-        if given != GATEWAY_HERE:
-            return Path(given)
-        parent = parent.parent
-    if named := os.environ.get("MOSAIC_GATEWAY"):
-        return Path(named)
+    if (named := named_gateway(context)) is not None:
+        return named
     raise typer.BadParameter("name the gateway's directory, or set MOSAIC_GATEWAY")
 
 

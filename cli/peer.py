@@ -1,23 +1,40 @@
-"""`mosaic federation peer`: the gateways that this one may read."""
+"""`mosaic federation peer`: the gateways that this one may read. Added and looked at here; acted upon next door."""
 
-from typing import TYPE_CHECKING, Annotated
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
+from cli import completion, peer_acts
+from cli.completion import PeerName
 from cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json, read_argument
-
-if TYPE_CHECKING:
-    from federation.v1 import admin_pb2 as pb
+from cli.peer_acts import PeerUser
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Read another gateway's data for one of your users.", no_args_is_help=True, rich_markup_mode=None
 )
-PeerName = Annotated[str, typer.Argument(metavar="PEER", help="The peer's name, as `peer list` shows it.")]
-PeerUser = Annotated[
-    str, typer.Option("--user", "-u", metavar="USER", help="Whose peer; needed where several users have one so named.")
+FAILED = 1
+User = Annotated[
+    str,
+    typer.Option(
+        "--user", "-u", metavar="USER", help="The user here who may read there.", autocompletion=completion.users
+    ),
 ]
+OfUser = Annotated[
+    str, typer.Option("--user", "-u", metavar="USER", help="Only this user's.", autocompletion=completion.users)
+]
+
+
+class State(StrEnum):
+    """How a peer is."""
+
+    ACTIVE = "active"
+    OFFLINE = "offline"
+    DEGRADED = "degraded"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
 
 
 @app.callback()
@@ -28,7 +45,7 @@ def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
 @app.command("add")
 def add(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `grant token` printed there, or - to read it.")],
-    user: Annotated[str, typer.Option("--user", "-u", metavar="USER", help="The user here who may read there.")],
+    user: User,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Default: the other gateway's own name.")] = "",
     gateway: Gateway = GATEWAY_HERE,
     *,
@@ -36,10 +53,12 @@ def add(
 ) -> None:
     """Enroll at another gateway with the token that its operator gave you.
 
+    The key is made here and stays here. Compare the fingerprint with what the other operator sees.
+
     \b
     Examples:
-      mosaic federation peer add --user ada mosaic1...
-      cat token | mosaic federation peer add --user ada -
+      mosaic federation peer add --user ada mosaic1_...
+      mosaic federation peer add --user ada - < token
     """
     from cli import render, shapes
     from federation.admin.client import connect
@@ -70,119 +89,83 @@ def add(
 
 
 @app.command("list")
-def list_peers(gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
-    """List the peers of all users.
+def list_peers(
+    user: OfUser = "",
+    state: Annotated[State | None, typer.Option("--state", help="Only those that are so.")] = None,
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the peers of all users, by name.
 
     \b
-    Example:
+    Examples:
       mosaic federation peer list
+      mosaic federation peer list --user ada --state offline --json
     """
-    from cli import render, shapes
+    from cli import peer_view, render, shapes
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
 
+    request = pb.ListPeersRequest(page_size=500, user=user)
+    if state is not None:
+        request.state = pb.PeerState.Value(f"PEER_STATE_{state.name}")
     peers: list[pb.PeerStatus] = []
     with connect(gateway) as admin:
-        token = ""
         while True:
-            reply = admin.ListPeers(pb.ListPeersRequest(page_size=500, page_token=token))
+            reply = admin.ListPeers(request)
             peers += reply.peers
-            token = reply.next_page_token
-            if not token:
+            request.page_token = reply.next_page_token
+            if not reply.next_page_token:
                 break
     if as_json:
         render.out(shapes.dump({"peers": [shapes.enrolled(peer) for peer in peers]}))
-        return
-    if not peers:
+    elif peers:
+        peer_view.table(peers)
+    elif user or state:
+        render.say("no peer is like that")
+    else:
         render.say("no peers yet; add one with a token: mosaic federation peer add --help")
-        return
-    render.table(
-        ("state", "peer", "user", "endpoint", "grant"),
-        (
-            (
-                render.state_text(shapes.enum_word(peer, "state")),
-                peer.name,
-                peer.user,
-                peer.endpoint,
-                peer.grant_id,
-            )
-            for peer in peers
-        ),
-        fold=("grant", "endpoint"),
-    )
 
 
-@app.command("remove")
-def remove(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
-    """Forget a peer: its key, its certificate, its channel and everything cached from it.
+@app.command("show")
+def show(
+    peer: PeerName,
+    user: PeerUser = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    live: Annotated[bool, typer.Option("--live", help="Also ask the peer what it opens, now.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show everything of one peer: grant, certificate, renewals, circuit, watch, cache, and its last calls.
+
+    Nothing is asked of the peer, unless --live is given; then exit code 1 tells that it did not answer.
 
     \b
-    Example:
-      mosaic federation peer remove work.example --user ada
+    Examples:
+      mosaic federation peer show work.example
+      mosaic federation peer show work.example --user ada --live
+      mosaic federation peer show work --json
     """
-    from cli import render, shapes
+    from cli import asked_now, peer_view, render, shapes
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
 
+    told = None
     with connect(gateway) as admin:
-        admin.RemovePeer(pb.RemovePeerRequest(name=peer, user=user))
+        known = admin.GetPeer(pb.GetPeerRequest(name=peer, user=user)).peer
+        if live:
+            told = asked_now.ask(admin, known)
+            known = admin.GetPeer(pb.GetPeerRequest(name=known.name, user=known.user)).peer
     if as_json:
-        render.out(shapes.dump({"removed": peer}))
+        render.out(shapes.dump({"peer": peer_view.shape(known), "live": told.shape() if told else None}))
     else:
-        render.say(f"removed {peer}; its grant still stands at the other gateway, until revoked there")
+        peer_view.show(known)
+        if told is not None:
+            told.show()
+    return FAILED if told is not None and told.opens is None else 0
 
 
-@app.command("rotate")
-def rotate(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
-    """Replace the certificate for a peer now, on a new key; calls under way go on.
-
-    Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
-
-    \b
-    Example:
-      mosaic federation peer rotate work.example --user ada
-    """
-    from cli import render, shapes
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-
-    with connect(gateway) as admin:
-        reply = admin.RotatePeer(pb.RotatePeerRequest(name=peer, user=user))
-    if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(reply.peer)}))
-        return
-    certificate = reply.peer.certificate
-    render.facts(
-        (
-            ("peer", reply.peer.name),
-            ("certificate ends", render.when(certificate, "not_after")),
-            ("fingerprint", certificate.fingerprint),
-        )
-    )
-    render.say("the old certificate is refused there in ten minutes, or sooner")
-
-
-@app.command("reset")
-def reset(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
-    """Close a peer's circuit by hand, so that the next call goes out at once.
-
-    \b
-    Example:
-      mosaic federation peer reset work.example
-    """
-    from cli import render, shapes
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-
-    with connect(gateway) as admin:
-        reply = admin.ResetCircuit(pb.ResetCircuitRequest(name=peer, user=user))
-    if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(reply.peer)}))
-    else:
-        _say_state(reply.peer)
-
-
-def _say_state(peer: "pb.PeerStatus") -> None:
-    from cli import render, shapes
-
-    render.say(f"{peer.name} is {shapes.enum_word(peer, 'state')}")
+app.command("rotate")(peer_acts.rotate)
+app.command("reset")(peer_acts.reset)
+app.command("remove")(peer_acts.remove)

@@ -88,7 +88,8 @@ def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
     assert (grant["subject"], grant["status"], grant["scope"]["max_rows_per_query"]) == ("bob", "pending", 5)
     assert set(grant) == {
         "id", "peer", "subject", "status", "scope", "created_at", "expires_at", "revoked_at", "revoked_reason",
-        "certificate", "last_used",
+        "certificate", "last_used", "words", "leases", "watches", "requests", "denials", "last_denied",
+        "last_denied_reason",
     }  # fmt: skip
     assert grant["expires_at"] is not None
     assert "x.example" in cli("federation grant list -g work").out

@@ -231,7 +231,10 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
         "loses  notes: rows of every team and personal rows",
         "loses  3 rows a query, before 100",
     ]
-    assert dry.stderr == "nothing was changed\n"
+    assert dry.stderr.splitlines() == [
+        "nothing was changed",
+        "it would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
+    ]
     assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
 
     edited = json.loads(run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).stdout)
@@ -248,7 +251,8 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
 
     wider = run(pair, f"federation grant scope {grant} -g work --scope", TASKS)
     assert "gains  tasks: personal rows" in wider.stdout
-    assert wider.stderr == "the new scope is in force from the next call on\n"
+    assert wider.stderr.splitlines()[0] == "the new scope is in force from the next call on"
+    assert "reads tasks and notes: all that ada may" in wider.stderr
     assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
 
     faulty = run(pair, f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
