@@ -24,7 +24,7 @@ from federation.explain.certificate import enroll_anew
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
-__all__ = ["client_context", "shake"]
+__all__ = ["client_context", "lend", "shake"]
 
 ALPN: Final = "h2"
 GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -37,7 +37,10 @@ def client_context(record: PeerRecord) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
     # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
-    with contextlib.suppress(ValueError, TypeError, ssl.SSLError), _on_disk(record) as (path, password):
+    with (
+        contextlib.suppress(ValueError, TypeError, ssl.SSLError),
+        lend(record.certificate_pem, record.key_pem) as (path, password),
+    ):
         context.load_cert_chain(path, password=password)
     return context
 
@@ -75,22 +78,34 @@ def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext
 
 
 @contextmanager
-def _on_disk(record: PeerRecord) -> Iterator[tuple[str, bytes]]:
-    """Lend certificate and key as a file, which is the only form `ssl` takes; the key is encrypted for this once."""
+def lend(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
+    """Lend certificate and key as a file, the only form `ssl` takes: its path, and the password for this once.
+
+    Raises `ValueError` or `TypeError` for a key that cannot be read.
+    """
     password = secrets.token_hex(32).encode()
-    key = load_pem_private_key(record.key_pem.encode(), None)
+    key = load_pem_private_key(key_pem.encode(), None)
     sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password))
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(record.certificate_pem.encode() + b"\n" + sealed)
+        file.write(certificate_pem.encode() + b"\n" + sealed)
         file.flush()
         yield file.name, password
 
 
 def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
-    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises."""
-    tls.settimeout(max(deadline - time.monotonic(), 0.001))
-    tls.sendall(GREETING)
-    if not tls.recv(1):
+    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises.
+
+    A peer that says nothing by itself is greeted after half of the time. Not sooner: it might have ended the
+    connection meanwhile, and what arrives at its closed end would cost the alert that is on its way here.
+    """
+    tls.settimeout(max((deadline - time.monotonic()) / 2, 0.001))
+    try:
+        first = tls.recv(1)
+    except TimeoutError:
+        tls.settimeout(max(deadline - time.monotonic(), 0.001))
+        tls.sendall(GREETING)
+        first = tls.recv(1)
+    if not first:
         raise ssl.SSLEOFError
 
 
