@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import typer
 
-from cli import audit, demo, gateway, grant, mcp, peer, query, status, user
+from cli import audit, completion, demo, gateway, grant, mcp, peer, query, status, user
 from cli.options import GATEWAY_HERE, GroupGateway
 
 __all__ = ["main"]
@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     command: Any = typer.main.get_command(app)
     arguments = sys.argv[1:] if argv is None else argv
     _steady_output()
+    if (code := completion.run(lambda: command.main(args=[], prog_name="mosaic", standalone_mode=False))) is not None:
+        return code
     try:
         result = command.main(args=arguments, prog_name="mosaic", standalone_mode=False)
         sys.stdout.flush()
