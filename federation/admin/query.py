@@ -13,8 +13,7 @@ from federation.session.requests import Request
 from federation.session.results import Answer, Result, SessionRow, SourceReport
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
-from federation.session.sources import ALL
-from federation.session.stream import AnswerStream
+from federation.session.sources import ALL, LOCAL
 from federation.v1 import admin_pb2 as pb
 from federation.wire.options import MEBIBYTE
 
@@ -54,33 +53,31 @@ async def _answers(session: Session, asked: pb.QueryRequest, request: Request) -
     async with session.stream(
         request, source=asked.source, budget_s=asked.budget_ms / 1_000 if asked.budget_ms else None
     ) as answers:
-        async for message in _sources(answers, asked):
-            yield message
+        refusal: FederationError | None = None
+        async for answer in answers:
+            refusal = _refusal(answer, asked)
+            if refusal is None and (asked.stream or answer.capabilities is not None):
+                for message in _of_source(answer, streamed=asked.stream):
+                    yield message
         result = answers.result if asked.stream else answers.merged()
     for message in _chunks(result.rows):
         yield message
-    yield _last(result, time.perf_counter() - began)
+    if refusal is None or result.signals:  # a session tells its signals once, also beside a refusal
+        yield _last(result, time.perf_counter() - began)
+    if refusal is not None:
+        raise refusal
 
 
-async def _sources(answers: AnswerStream, asked: pb.QueryRequest) -> AsyncIterator[pb.QueryResponse]:
-    """Yield what is sent a source: everything of a streamed answer, the capabilities of a merged one."""
-    async for answer in answers:
-        if asked.source != ALL:
-            _require(answer, absent_is_fault=bool(asked.WhichOneof("verb") == "get"))
-        if asked.stream or answer.capabilities is not None:
-            for message in _of_source(answer, streamed=asked.stream):
-                yield message
-
-
-def _require(answer: Answer, *, absent_is_fault: bool) -> None:
-    """Raise what a single source has to say instead of an answer."""
+def _refusal(answer: Answer, asked: pb.QueryRequest) -> FederationError | None:
+    """Return what a source that was named has to say instead of an answer."""
     report = answer.report
-    if report.state.answered and not (absent_is_fault and not answer.rows):
-        return
-    text = f"{report.source}: {report.message}" if report.source != "local" else report.message
+    absent = asked.WhichOneof("verb") == "get" and not answer.rows
+    if asked.source == ALL or (report.state.answered and not absent):
+        return None
+    text = f"{report.source}: {report.message}" if report.source != LOCAL else report.message
     if report.reason in Reason.__members__:
-        raise Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s)
-    raise FederationError(text)
+        return Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s)
+    return FederationError(text)
 
 
 def _of_source(answer: Answer, *, streamed: bool) -> Iterable[pb.QueryResponse]:
