@@ -28,7 +28,8 @@ AT_WIDTH: Final = 19
 GAP: Final = "  "
 LEAST: Final = 12
 """Characters that a name keeps, however narrow the terminal is."""
-OPERATOR: Final = "admin"
+HERE: Final = {"admin": "operator", "gateway": "gateway"}
+"""Sources of what this side did: the other side is its object."""
 
 
 class AuditLines:
@@ -97,9 +98,9 @@ def _cells(event: pb.AuditEvent) -> list[Text]:
 
 
 def _who_and_what(event: pb.AuditEvent) -> tuple[str, str]:
-    """Return who acted, and what they did. Of what the operator does, the other side is the object."""
+    """Return who acted, and what they did."""
     party = "/".join(filter(None, (event.peer, event.subject)))
-    if event.source == OPERATOR:
-        return "operator", " ".join(filter(None, (event.verb, event.resource or party)))
+    if event.source in HERE:
+        return HERE[event.source], " ".join(filter(None, (event.verb, event.resource or party)))
     what = " ".join(filter(None, (event.verb, event.resource)))
     return party or (f"from {event.source}" if event.source else "-"), what

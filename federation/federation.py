@@ -13,7 +13,7 @@ from federation.client.aio import AioChannel
 from federation.client.home import Home
 from federation.client.outcomes import closed
 from federation.client.peers import Peer, PeerRegistry
-from federation.client.renewal import RenewalStore, Renewer
+from federation.client.renewal import OnRenewal, RenewalStore, Renewer
 from federation.client.standard import aio_interceptors
 from federation.client.standing import PeerStanding, standing_of
 from federation.client.stored import StoredPeers
@@ -78,12 +78,13 @@ class Federation:
         clock: Clock = SYSTEM_CLOCK,
         telemetry: Telemetry | None = None,
         provider: "ResourceProvider | None" = None,
+        on_renewal: OnRenewal | None = None,
     ) -> None:
         """Take settings, and for a gateway that has them open its peer store and telemetry.
 
         `provider` is what sessions read as `local`; without one, the rows in the gateway's database, which is opened
         for reading when a session first asks. Without `telemetry`, spans and metrics go to whatever OpenTelemetry
-        providers the program has installed.
+        providers the program has installed. `on_renewal` is told of renewals that nobody asked for.
         """
         self.config, self.clock = config, clock
         self._source = peer_store or StoredPeers(config)
@@ -92,7 +93,7 @@ class Federation:
         self._host: Host | None = None
         self._renewer: Renewer | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
-        self._provider = provider
+        self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
         self._opening = asyncio.Lock()
         self._reach: Reach | None = None
@@ -118,7 +119,7 @@ class Federation:
             self._home = home
             self._host = home.watches.join(asyncio.get_running_loop(), self._source)
             if isinstance(self._source, PeerStore | StoredPeers):  # not a list that a program made
-                self._renewer = _renewer(home, self._source)
+                self._renewer = _renewer(home, self._source, self._on_renewal)
                 self._renewer.start()
         return self
 
@@ -310,9 +311,16 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         raise
 
 
-def _renewer(home: Home, store: RenewalStore) -> Renewer:
+def _renewer(home: Home, store: RenewalStore, on_renewal: OnRenewal | None = None) -> Renewer:
     config = home.config
-    return Renewer(home.peers, store, directory=config.directory.absolute(), gateway_name=config.name, clock=home.clock)
+    return Renewer(
+        home.peers,
+        store,
+        directory=config.directory.absolute(),
+        gateway_name=config.name,
+        clock=home.clock,
+        on_renewal=on_renewal,
+    )
 
 
 def _found(home: Home, stored: StoredPeers, name: str, user: str | None) -> Peer:

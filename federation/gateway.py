@@ -173,7 +173,14 @@ class Gateway:
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
         provider = provider if provider is not None else SqlProvider(database, clock)
         federation = await stack.enter_async_context(
-            Federation(config, peer_store, clock=clock, telemetry=telemetry, provider=provider)
+            Federation(
+                config,
+                peer_store,
+                clock=clock,
+                telemetry=telemetry,
+                provider=provider,
+                on_renewal=audit.record_renewal,
+            )
         )
         upkeep = await Upkeep.open(
             database,

@@ -29,7 +29,7 @@ from federation.trust.certificates import fingerprint_of, validity_us
 from federation.trust.renewing import Renewable, renew
 from federation.trust.schedule import Validity, is_urgent
 
-__all__ = ["RENEWAL_LOCK", "RenewalStore", "Renewer", "plan_of", "validity_of"]
+__all__ = ["RENEWAL_LOCK", "OnRenewal", "RenewalStore", "Renewer", "plan_of", "validity_of"]
 
 LOGGER: Final = logging.getLogger(__name__)
 RENEWAL_LOCK: Final = "renewal.lock"
@@ -41,6 +41,8 @@ AT_ONCE: Final = 4
 """Renewals under way at once."""
 PATIENCE_S: Final = 60.0
 """How long a renewal by hand waits for others on this directory."""
+OnRenewal = Callable[[Peer, FederationError | None], None]
+"""Is told of each certificate that was renewed because it was due, and of each new way in which that failed."""
 
 
 class RenewalStore(Renewable, Protocol):
@@ -72,9 +74,11 @@ class Renewer:
         clock: Clock,
         chance: Callable[[], float] = random.random,
         poll_s: float = POLL_S,
+        on_renewal: OnRenewal | None = None,
     ) -> None:
         self._peers, self._store, self._clock, self._chance = peers, store, clock, chance
         self._directory, self._gateway_name, self._poll_s = directory, gateway_name, poll_s
+        self._on_renewal = on_renewal or (lambda _peer, _fault: None)
         self._seen: Versions | None = None
         self._polled_at = float("-inf")
         self._fault = ""
@@ -177,7 +181,8 @@ class Renewer:
             self._seen = None
             raise
         except FederationError as e:
-            self._note_failure(peer, plan, e)
+            if self._note_failure(peer, plan, e) and not by_hand:
+                self._on_renewal(peer, e)
             raise
         if renewed is None:
             self._seen = None
@@ -187,6 +192,8 @@ class Renewer:
             peer.health.seen()
         plan.attempted(OutcomeWord.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
+        if not by_hand:
+            self._on_renewal(peer, None)
 
     async def _renewed(self, record: PeerRecord) -> PeerRecord:
         return await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
@@ -217,8 +224,8 @@ class Renewer:
         seen = peer.circuit.snapshot(self._clock.monotonic())
         return (seen.retry_in_s or 0.0) if seen.state is CircuitState.OPEN else 0.0
 
-    def _note_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> None:
-        """Note why, and tell it once for each state that the renewal gets into."""
+    def _note_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> bool:
+        """Note why, and tell it once for each state that the renewal gets into; return whether this was news."""
         reason = error.reason if isinstance(error, Refusal) else None
         retry_after_s = error.retry_after_s if isinstance(error, Refusal) else None
         code = error.code if isinstance(error, Refusal) else ""
@@ -228,12 +235,14 @@ class Renewer:
         plan.attempted(outcome_word(code).value)
         failure = CallFailure(self._clock.now_us(), code, reason.value if reason else "", text)
         plan.failed(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
-        if _standing(plan) != before:
+        news = _standing(plan) != before
+        if news:
             word = "is refused for good" if revoked else "fails time and again" if plan.degraded else "failed"
             LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, word, text)
         if revoked:
             peer.revoked(text)
             peer.settled()
+        return news
 
 
 def plan_of(peer: Peer) -> RenewalPlan:

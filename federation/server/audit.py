@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.errors import Reason, Refusal
+from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit_words import VARIOUS
 from federation.store.audit import AuditEvent
 from federation.trust.enrollment import EnrollmentEvent
@@ -43,6 +43,25 @@ class AuditWriter(Protocol):
 
     async def insert_many(self, events: Sequence[AuditEvent]) -> None:
         """Write events, all or none."""
+        ...
+
+
+class RenewedPeer(Protocol):
+    """Whose certificate it was; `federation.client.peers.Peer` is one."""
+
+    @property
+    def name(self) -> str:
+        """The peer's name."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The local user whose peer it is."""
+        ...
+
+    @property
+    def grant_id(self) -> str:
+        """The grant at the peer."""
         ...
 
 
@@ -172,6 +191,19 @@ class AuditTrail:
             subject=event.subject,
             reason=event.reason,
             source=event.source,
+        )
+
+    def record_renewal(self, peer: RenewedPeer, fault: FederationError | None) -> None:
+        """Queue that a certificate of this gateway at a peer was renewed by itself, or that this failed."""
+        reason = fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else ""
+        self.record_act(
+            "peer.renew",
+            "error" if fault else "ok",
+            grant_id=peer.grant_id,
+            peer=peer.name,
+            subject=peer.user,
+            reason=reason,
+            source="gateway",
         )
 
     async def _run(self) -> None:

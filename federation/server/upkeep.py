@@ -147,6 +147,7 @@ class Upkeep:
                 peer=grant.peer,
                 subject=grant.subject,
                 reason=f"{receipt.kind}: {receipt.reason}" if receipt.reason else receipt.kind.value,
+                source="gateway",
             )
 
 
