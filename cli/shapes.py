@@ -22,7 +22,6 @@ __all__ = [
     "receipt",
     "removal",
     "row",
-    "status",
     "taken",
 ]
 
@@ -67,6 +66,7 @@ def row(message: pb.QueryRow, *, search: bool = False) -> Shape:
         "data": _data(inner.data),
         "_source": message.source,
         "_cached": message.cached,
+        "age_s": round(message.age_s, 3),
     }
     return {**shape, "score": message.score, "snippet": message.snippet} if search else shape
 
@@ -234,33 +234,6 @@ def _circuit(message: pb.CircuitStatus) -> Shape:
 
 def _numbers(message: pb.CacheStatus) -> Shape:
     return {"entries": message.entries, "bytes": message.bytes, "hits": message.hits, "misses": message.misses}
-
-
-def status(message: pb.StatusResponse) -> Shape:
-    """Return the whole status."""
-    gateway = message.gateway
-    return {
-        "gateway": {
-            "name": gateway.name,
-            "version": gateway.version,
-            "started_at": instant(gateway, "started_at"),
-            "now": instant(gateway, "now"),
-            "server_certificate": certificate(gateway.server_certificate, gateway.now),
-        },
-        "peers": [peer(one, gateway.now) for one in message.peers],
-        "grants": [
-            {
-                "id": grant.id,
-                "peer": grant.peer,
-                "subject": grant.subject,
-                "status": enum_word(grant, "status"),
-                "leases": grant.leases,
-                "last_used": instant(grant, "last_used_at"),
-            }
-            for grant in message.grants
-        ],
-        "warnings": list(message.warnings),
-    }
 
 
 def audit_event(message: pb.AuditEvent) -> Shape:

@@ -9,6 +9,7 @@ from federation.admin.messages import certificate_message, instant
 from federation.breaker import CircuitState
 from federation.client.health import CallFailure
 from federation.client.peers import Peer
+from federation.client.renewal import plan_of
 from federation.client.standing import PeerStanding, PeerState, standing_of
 from federation.clock import MICROSECONDS, Clock
 from federation.trust.certificates import fingerprint_of, serial_of, validity_us
@@ -73,9 +74,7 @@ def own_certificate(pem: str) -> pb.CertificateInfo:
 
 
 def _add_renewal(message: pb.PeerStatus, peer: Peer, clock: Clock) -> None:
-    plan = peer.renewal
-    if plan is None:
-        return
+    plan = plan_of(peer)
     message.renewal.consecutive_failures = plan.failures
     if (failure := plan.last_failure) is not None:
         message.renewal.last_failure.CopyFrom(_failure(failure))

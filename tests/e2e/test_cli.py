@@ -209,12 +209,14 @@ def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
 
     shape = status.json
     assert status.code == 0
-    assert set(shape) == {"gateway", "peers", "grants", "warnings"}
-    assert set(shape["gateway"]) == {"name", "version", "started_at", "now", "server_certificate"}
+    assert set(shape) == {"gateway", "peers", "grants", "serving", "warnings"}
+    assert set(shape["gateway"]) == {
+        "name", "version", "started_at", "now", "federation_address", "enrollment_address", "server_certificate",
+    }  # fmt: skip
     peer = shape["peers"][0]
     assert set(peer) == {
         "name", "endpoint", "user", "grant_id", "state", "certificate", "last_success", "last_failure", "circuit",
-        "cache", "watch", "renewal", "revocation", "latency_ms",
+        "cache", "watch", "renewal", "revocation", "latency_ms", "seen_at", "healthy", "shown", "why", "next_step",
     }  # fmt: skip
     assert set(peer["certificate"]) == {"serial", "not_after", "expires_in_s", "renews_at"}
     assert set(peer["circuit"]) == {"state", "consecutive_failures", "opened_at", "retry_at"}
@@ -224,8 +226,12 @@ def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
     assert set(peer["latency_ms"]) == {"p50", "p99"}
     assert (peer["name"], peer["state"], peer["circuit"]["state"]) == ("work.example", "active", "closed")
     assert 80_000 < peer["certificate"]["expires_in_s"] <= 86_400
-    grant = cli("federation status -g work --json").json["grants"][0]
-    assert set(grant) == {"id", "peer", "subject", "status", "leases", "last_used"}
+    work = cli("federation status -g work --json").json
+    assert set(work["serving"]) == {"watches", "leases", "requests", "last_request", "audit_dropped"}
+    assert set(work["grants"][0]) == {
+        "id", "peer", "subject", "status", "expires_at", "watches", "leases", "requests", "denials", "last_denied",
+        "last_used",
+    }  # fmt: skip
 
 
 def test_status_is_a_table_for_people(cli: Cli, enrolled: str) -> None:

@@ -1,0 +1,126 @@
+"""The real command in a terminal of its own: a pseudo-terminal of a given size, read and typed at from the test."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from tests.support.processes import MOSAIC, environment
+
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9])")
+HOME = "\x1b[H"
+"""What rich begins each drawing of a whole screen with."""
+
+
+class Terminal:
+    """A command that runs in a pseudo-terminal. `output` is all that it wrote, escape sequences included."""
+
+    def __init__(self, *arguments: str, cwd: Path, columns: int = 80, rows: int = 24, **more: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._slave = slave
+        self.modes = termios.tcgetattr(slave)
+        self.process = subprocess.Popen(
+            [*MOSAIC, *arguments],
+            cwd=cwd,
+            env=environment(TERM="xterm-256color", **more),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=_take_terminal,  # noqa: PLW1509 - no other way makes it the terminal of the new session
+        )
+        self.output = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        os.close(self._master)
+        os.close(self._slave)
+
+    def type(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self._master, keys.encode())
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command alone."""
+        self.process.send_signal(number)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Give the terminal another size."""
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def text(self) -> str:
+        """What was written, without escape sequences."""
+        return plain(self.output)
+
+    @property
+    def frame(self) -> list[str]:
+        """The lines of the newest whole drawing of the screen."""
+        drawings = self.output.split(HOME)
+        return [line.rstrip() for line in plain(drawings[-2] if len(drawings) > 2 else drawings[-1]).split("\n")]
+
+    @property
+    def restored(self) -> bool:
+        """Whether the terminal's modes are what they were at the start."""
+        return termios.tcgetattr(self._slave) == self.modes
+
+    def until(self, *words: str, timeout_s: float = 30.0) -> list[str]:
+        """Read until the newest drawing holds all the words; return it."""
+        deadline = time.monotonic() + timeout_s
+        while not all(any(word in line for line in self.frame) for word in words):
+            assert time.monotonic() < deadline, (words, self.frame)
+            self._read(0.1)
+        return self.frame
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Read until the command ends; return its exit code."""
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.text
+            self._read(0.1)
+        while self._read(0.0):
+            pass
+        return self.process.returncode
+
+    def stopped(self, timeout_s: float = 10.0) -> bool:
+        """Read until the command is suspended."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self._read(0.05)
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "T":
+                return True
+        return False
+
+    def goes_on(self) -> None:
+        """Let a suspended command go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def _read(self, timeout_s: float) -> bool:
+        ready, _, _ = select.select([self._master], (), (), timeout_s)
+        if ready:
+            self.output += os.read(self._master, 65_536).decode(errors="replace").replace("\r\n", "\n")
+        return bool(ready)
+
+
+def plain(text: str) -> str:
+    """Text without escape sequences."""
+    return ESCAPE.sub("", text)
+
+
+def _take_terminal() -> Any:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
