@@ -25,7 +25,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of a record."""
-        trace_id, _ = _trace_ids()
+        trace_id = _trace_fields().get("trace_id")
         line = f"{_instant(record)} {record.levelname} {record.name}: {record.getMessage()}".translate(_ESCAPES)
         if trace_id:
             line += f" [trace {trace_id}]"
@@ -38,19 +38,20 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time, level, logger, message`; `trace_id, span_id, exception` where there are any."""
+    """One JSON object a line: `time, level, logger, message`; within a span `trace_id, span_id, trace_flags`.
+
+    `exception` where there is one.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        trace_id, span_id = _trace_ids()
         fields = {
             "time": _instant(record),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **_trace_fields(),
         }
-        if trace_id:
-            fields |= {"trace_id": trace_id, "span_id": span_id}
         if record.exc_info and record.exc_info[0]:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps({key: encodable(value) for key, value in fields.items()}).decode()
@@ -67,10 +68,16 @@ def _instant(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _trace_ids() -> tuple[str, str]:
-    """Return the ids of the current span as hexadecimal text, or two empty ones."""
+def _trace_fields() -> dict[str, str]:
+    """Return what names the current span, by the names and in the form of the standard; nothing without a span."""
     context = trace.get_current_span().get_span_context()
-    return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else ("", "")
+    if not context.is_valid:
+        return {}
+    return {
+        "trace_id": f"{context.trace_id:032x}",
+        "span_id": f"{context.span_id:016x}",
+        "trace_flags": f"{context.trace_flags:02x}",
+    }
 
 
 def encodable(text: str) -> str:

@@ -50,6 +50,8 @@ def test_every_table_can_be_set(tmp_path: Path):
         ('name = "w"\n[cache]\nmax_bytes = 1.5', "cache.max_bytes: must be int"),
         ('name = "w"\n[certificates]\nclient_lifetime_s = 60', "client_lifetime_s: must be at least 300"),
         ('name = "w"\n[telemetry]\nlog_format = "xml"', "telemetry.log_format: must be text or json"),
+        ('name = "w"\n[telemetry]\nprometheus = "9464"', "telemetry.prometheus: '9464' is not host:port"),
+        ('name = "w"\n[telemetry]\nprometheus = "a:99999"', "telemetry.prometheus: '99999' is not a port"),
         ('name = "w"\n[telemetry]\nenabled = "yes"', "telemetry.enabled: must be bool"),
     ],
 )

@@ -70,6 +70,8 @@ def test_lines_carry_the_ids_of_the_current_span(span_log: SpanLog) -> None:
 
     assert text.endswith(f"words [trace {context.trace_id:032x}]")
     assert (fields["trace_id"], fields["span_id"]) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    assert int(fields["trace_flags"], 16) == context.trace_flags
+    assert len(fields["trace_flags"]) == 2
 
 
 def test_a_peers_text_cannot_forge_a_line() -> None:

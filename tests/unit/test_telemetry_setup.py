@@ -12,6 +12,7 @@ REPORT = """
 import json, sys, threading, warnings
 from opentelemetry import metrics, trace
 from federation.config import TelemetryConfig
+from federation.telemetry.otlp_logs import OtlpLogHandler
 from federation.telemetry.setup import setup_telemetry
 BEFORE
 warnings.simplefilter("error")
@@ -24,6 +25,8 @@ print(json.dumps({
     "traced": span is not None and span.is_recording(),
     "resource": dict(span.resource.attributes) if span and span.is_recording() else {},
     "metrics": telemetry.metrics is not None,
+    "logs": OtlpLogHandler.attached(),
+    "page": telemetry.page is not None,
     "ours": len(telemetry._shutdown),
     "sampler": span and type(trace.get_tracer_provider().sampler).__name__,
 }))
@@ -80,9 +83,10 @@ def report(
     ],
 )
 def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None:
-    """No endpoint, exporters off, SDK disabled, another protocol: no thread, no provider, no span."""
+    """No endpoint, exporters off, SDK disabled, another protocol: no thread, no provider, no span, no log handler."""
     made = report(environment)
 
+    assert (made["logs"], made["page"]) == (False, False)
     assert made["threads"] == []
     assert made["global_tracers"] == "ProxyTracerProvider"
     assert (made["traced"], made["ours"]) == (False, 0)
@@ -101,31 +105,32 @@ def test_a_wish_that_cannot_be_met_is_said(environment: dict[str, str], words: s
     assert words in report(environment)["log"]
 
 
+TRACED, METERED = "_GatewayTracerProvider", "_GatewayMeterProvider"
+UNTRACED, UNMETERED = "ProxyTracerProvider", "_ProxyMeterProvider"
+
+
 @pytest.mark.parametrize(
-    ("environment", "providers"),
+    ("environment", "signals"),
     [
-        (ENDPOINT, ("_GatewayTracerProvider", "_GatewayMeterProvider")),
-        (
-            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1"},
-            ("_GatewayTracerProvider", "_ProxyMeterProvider"),
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"},
-            ("ProxyTracerProvider", "_GatewayMeterProvider"),
-        ),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, ("_GatewayTracerProvider", "_ProxyMeterProvider")),
-        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none"}, ("_GatewayTracerProvider", "_ProxyMeterProvider")),
+        (ENDPOINT, (TRACED, METERED, True)),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1"}, (TRACED, UNMETERED, False)),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"}, (UNTRACED, METERED, False)),
+        ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1"}, (UNTRACED, UNMETERED, True)),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, (TRACED, UNMETERED, False)),
+        ({"OTEL_LOGS_EXPORTER": "otlp"}, (UNTRACED, UNMETERED, True)),
+        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none"}, (TRACED, UNMETERED, True)),
+        ({**ENDPOINT, "OTEL_LOGS_EXPORTER": "none"}, (TRACED, METERED, False)),
         (
             {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc", **ENDPOINT},
-            ("_GatewayTracerProvider", "_ProxyMeterProvider"),
+            (TRACED, UNMETERED, False),
         ),
     ],
 )
-def test_each_signal_is_asked_for_on_its_own(environment: dict[str, str], providers: tuple[str, str]) -> None:
-    """A variable for both, or one each; the more special one wins."""
+def test_each_signal_is_asked_for_on_its_own(environment: dict[str, str], signals: tuple[str, str, bool]) -> None:
+    """A variable for all, or one each; the more special one wins."""
     made = report(environment)
 
-    assert (made["global_tracers"], made["global_meters"]) == providers
+    assert (made["global_tracers"], made["global_meters"], made["logs"]) == signals
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_telemetry_can_be_switched_off() -> None:
 
 
 def test_an_sdk_of_the_embedding_program_is_used_and_left_alone() -> None:
-    """Its provider makes the spans, nothing is exported besides, and our shutdown does not end it."""
+    """Its provider makes the spans, nothing is exported besides, logs neither; our shutdown does not end it."""
     before = """
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -170,7 +175,130 @@ assert telemetry.spans.tracer().start_span("y").is_recording()
     made = report(ENDPOINT, before=before, after=after)
 
     assert (made["global_tracers"], made["global_meters"]) == ("TracerProvider", "MeterProvider")
-    assert (made["ours"], made["threads"], made["traced"]) == (0, [], True)
+    assert (made["ours"], made["threads"], made["traced"], made["logs"]) == (0, [], True, False)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "trace.set_tracer_provider(__import__('opentelemetry.sdk.trace').sdk.trace.TracerProvider())",
+        "metrics.set_meter_provider(__import__('opentelemetry.sdk.metrics').sdk.metrics.MeterProvider())",
+        """
+from opentelemetry import _logs
+from opentelemetry.sdk._logs import LoggerProvider
+_logs.set_logger_provider(LoggerProvider())
+""",
+    ],
+)
+def test_a_program_with_an_sdk_of_any_kind_sends_its_logs_itself(theirs: str) -> None:
+    """Whether it set up spans, metrics or logs: a second handler would send its lines twice, or unasked."""
+    assert report({"OTEL_LOGS_EXPORTER": "otlp"}, before=theirs)["logs"] is False
+
+
+def test_the_log_of_a_process_is_sent_once_and_until_the_end() -> None:
+    """Two gateways of one process have one handler between them, and the shutdown takes it away."""
+    after = """
+import logging
+handlers = logging.getLogger("federation").handlers
+second = setup_telemetry(TelemetryConfig(), "work.example", "9.9")
+assert len(handlers) == 1
+second.shutdown(0.1)
+assert len(handlers) == 1
+telemetry.shutdown(0.1)
+assert handlers == []
+"""
+    assert report({"OTEL_LOGS_EXPORTER": "otlp"}, after=after + LEAVE)["logs"] is True
+
+
+def test_a_page_for_prometheus_alone_leaves_the_global_provider_alone() -> None:
+    """Its figures are this gateway's; no thread before it is started, none after the shutdown, no exporter."""
+    after = """
+import urllib.request
+telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.page.start()
+with urllib.request.urlopen(telemetry.page.url) as answer:
+    text = answer.read().decode()
+assert 'federation_watch_events_total{kind="armed",peer="work.example"} 1.0' in text, text
+assert 'service_instance_id="home.example"' in text, text
+telemetry.shutdown()
+assert telemetry.page.url == ""
+assert "federation-metrics" not in [thread.name for thread in threading.enumerate()]
+"""
+    made = report({}, after=after, prometheus="127.0.0.1:0")
+
+    assert (made["page"], made["threads"], made["global_meters"]) == (True, [], UNMETERED)
+
+
+def test_the_page_stands_beside_otlp() -> None:
+    """One provider for both; the standard variable may name Prometheus, too, and nobody is warned."""
+    environment = {"OTEL_METRICS_EXPORTER": "otlp,prometheus", "OTEL_TRACES_EXPORTER": "none", **ENDPOINT}
+    made = report(environment | {"OTEL_LOGS_EXPORTER": "none"}, prometheus="127.0.0.1:0")
+
+    assert (made["page"], made["global_meters"], made["log"]) == (True, METERED, "")
+
+
+def test_the_page_shows_what_an_embedding_program_meters() -> None:
+    """Its provider gets the page's reader, and loses it at our shutdown; it goes on for the program."""
+    before = """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+own = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([own], shutdown_on_exit=False))
+"""
+    after = """
+import urllib.request
+telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.page.start()
+with urllib.request.urlopen(telemetry.page.url) as answer:
+    assert "federation_watch_events_total" in answer.read().decode()
+telemetry.shutdown()
+telemetry.metrics.watch_heard("work.example", "armed")
+[scope] = own.get_metrics_data().resource_metrics[0].scope_metrics
+assert [metric.data.data_points[0].value for metric in scope.metrics] == [2]
+"""
+    made = report({}, before=before, after=after, prometheus="127.0.0.1:0")
+
+    assert (made["global_meters"], made["log"]) == ("MeterProvider", "")
+
+
+def test_the_page_is_shown_though_the_program_wants_no_metrics() -> None:
+    """A no-op provider of the program's stays, and the page, which the operator named, has figures."""
+    before = "metrics.set_meter_provider(metrics.NoOpMeterProvider())"
+    after = """
+import urllib.request
+telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.page.start()
+with urllib.request.urlopen(telemetry.page.url) as answer:
+    assert "federation_watch_events_total" in answer.read().decode()
+"""
+    made = report(ENDPOINT, before=before, after=after + LEAVE, prometheus="127.0.0.1:0")
+
+    assert made["global_meters"] == "NoOpMeterProvider"
+    assert report(ENDPOINT, before=before)["ours"] == 2  # spans and logs
+
+
+def test_a_missing_extra_is_one_clear_line() -> None:
+    """The setting, what is missing, and the command that cures it."""
+    before = """
+from federation.errors import ConfigError
+sys.modules["prometheus_client"] = None
+try:
+    setup_telemetry(TelemetryConfig(prometheus="127.0.0.1:0"), "home.example", "9.9")
+except ConfigError as e:
+    print(e, file=sys.stderr)
+"""
+    assert report({}, before=before)["log"] == (
+        "telemetry.prometheus: prometheus_client is not installed; pip install 'mosaic-federation[prometheus]'\n"
+    )
+
+
+@pytest.mark.parametrize(("environment", "enabled"), [({}, False), ({"OTEL_SDK_DISABLED": "true"}, True)])
+def test_a_page_of_a_gateway_without_telemetry_is_not_there(environment: dict[str, str], enabled: bool) -> None:
+    """What switches telemetry off wins, and says that the page went with it."""
+    made = report(environment, enabled=enabled, prometheus="127.0.0.1:0")
+
+    assert (made["page"], made["metrics"], made["threads"]) == (False, False, [])
+    assert "telemetry is switched off, so nothing is served on telemetry.prometheus" in made["log"]
 
 
 def test_two_gateways_of_one_process_have_their_own_names() -> None:
