@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cli import completion
 from cli.options import GATEWAY_HERE, Gateway
 
 __all__ = ["HELP", "mcp"]
@@ -23,7 +24,12 @@ EXTRA: Final = frozenset({"mcp", "mcp_types", "anyio", "pydantic"})
 
 
 def mcp(
-    user: Annotated[str, typer.Option("--user", "-u", metavar="USER", help="The user here in whose name it asks.")],
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user", "-u", metavar="USER", help="The user here in whose name it asks.", autocompletion=completion.users
+        ),
+    ],
     gateway: Gateway = GATEWAY_HERE,
     *,
     budget: Annotated[

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli import completion
 from cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
 
 __all__ = ["app"]
@@ -11,11 +12,26 @@ __all__ = ["app"]
 app = typer.Typer(
     help="Read rows, here and at peers, as one of your users.", no_args_is_help=True, rich_markup_mode=None
 )
-User = Annotated[str, typer.Option("--user", "-u", metavar="USER", help="The user here who asks.")]
-Source = Annotated[str, typer.Option("--source", "-s", metavar="SOURCE", help="local, federated:PEER, or all.")]
+User = Annotated[
+    str,
+    typer.Option("--user", "-u", metavar="USER", help="The user here who asks.", autocompletion=completion.users),
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        "-s",
+        metavar="SOURCE",
+        help="local, federated:PEER, or all.",
+        autocompletion=completion.sources,
+    ),
+]
 PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1_000, help="Rows; 0 means 50. A grant may cap it.")]
 PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier answer gave it.")]
-Resource = Annotated[str, typer.Argument(help="tasks, notes, memory, or another that is open.")]
+Resource = Annotated[
+    str,
+    typer.Argument(help="tasks, notes, memory, or another that is open.", autocompletion=completion.resources),
+]
 Session = Annotated[
     str,
     typer.Option(
@@ -103,7 +119,13 @@ def search(
     user: User,
     source: Source = "local",
     resources: Annotated[
-        list[str] | None, typer.Option("--resource", "-r", help="Search only here; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--resource",
+            "-r",
+            help="Search only here; may be given several times.",
+            autocompletion=completion.resources,
+        ),
     ] = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli import completion
 from cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
 
 @app.command("remove")
 def remove(
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as it was imported.")],
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="The user's id, as it was imported.", autocompletion=completion.users)
+    ],
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Kept with the grants, and told to their peers.")
     ] = "",
