@@ -13,7 +13,7 @@ from federation.errors import ConfigError
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
-__all__ = ["Address", "connect", "resolve"]
+__all__ = ["Address", "connect", "resolve", "unconnected", "unresolved"]
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 """What `socket` needs to connect: the family, and the address in its form."""
@@ -56,7 +56,7 @@ def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> t
         finally:
             for key in list(selector.get_map().values()):
                 key.fileobj.close()  # type: ignore[union-attr]
-    raise _unconnected(record, failed, timeout_s)
+    raise unconnected(record, failed, timeout_s)
 
 
 def _is_ip(host: str) -> bool:
@@ -122,7 +122,10 @@ def _begin(
         failed[shown] = e.errno or errno.EAFNOSUPPORT
         return
     connection.setblocking(False)
-    number = connection.connect_ex(address)
+    try:
+        number = connection.connect_ex(address)
+    except OSError:  # an address that does not fit the family
+        number = errno.EADDRNOTAVAIL
     if number not in {0, errno.EINPROGRESS}:
         connection.close()
         failed[shown] = number
@@ -143,7 +146,7 @@ def _word(number: int) -> str:
     return errno.errorcode.get(number, str(number)) if number not in UNREACHABLE else "unreachable"
 
 
-def _unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
+def unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
     """Return the cause that tells most: a refusal comes from the machine itself, silence from anywhere before it."""
     numbers, port = set(failed.values()), record.endpoint.rpartition(":")[2]
     each = ", ".join(f"{address}: {_word(number)}" for address, number in failed.items())
