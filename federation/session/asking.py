@@ -44,10 +44,14 @@ def method_for(verb: str) -> Method:
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """What all sources of one request share. `deadline` is that of the peers, monotonic."""
+    """What all sources of one request share.
+
+    `deadline` is that of the peers, monotonic; `whole` tells that it leaves each its whole budget.
+    """
 
     verb: str
     deadline: float
+    whole: bool
     clock: Clock
     raised: list[PeerSignal]
     """The signals that this request raised."""
@@ -75,6 +79,7 @@ class PeerAsk:
         self._call: FlowCall | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn = 0
+        self._whole = occasion.whole
         self._given_s = 0.0
         self._over = False
 
@@ -119,6 +124,7 @@ class PeerAsk:
         seconds = max(seconds, LEAST_WAIT_S)
         if self._now() + seconds + LEAST_LEFT_S >= self._deadline:
             return False
+        self._whole = False
         self._timer = self._loop.call_later(seconds, self._send)
         return True
 
@@ -141,7 +147,7 @@ class PeerAsk:
         outcome = call.outcome
         detail = error_detail(outcome.trailing)
         code = outcome.code.name
-        proven = self._given_s >= LEAST_PROOF_S or self._given_s >= self._deadline - self._began
+        proven = self._whole or self._given_s >= LEAST_PROOF_S
         verdict = verdict_of(code, detail.reason, local=detail.local, verb=self._verb, proven=proven)
         if verdict.state is SourceState.RATE_LIMITED and detail.retry_after_s is not None:
             self._outlook.be_patient(self._peer, detail.retry_after_s)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.scope import DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT
+from federation.server.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.session.merge import DONE, Done, Page
 from federation.session.places import ListPlace, Place, SearchPlace, context_of
 from federation.session.results import SessionRow
@@ -196,7 +197,7 @@ def unmerged(course: Course, pages: Sequence[Page], places: Mapping[str, Place])
 
 
 def _nanoseconds(instant: Timestamp) -> int:
-    if not 0 <= instant.nanos < NANOSECONDS:
+    if not (0 <= instant.nanos < NANOSECONDS and MIN_SECONDS <= instant.seconds <= MAX_SECONDS):
         raise DisorderError("a row's created_at is no instant")
     return int(instant.seconds * NANOSECONDS + instant.nanos)
 

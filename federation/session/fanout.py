@@ -49,8 +49,11 @@ class FanOut:
         self._whole_s = request_budget_s
         self._loop = asyncio.get_running_loop()
         self._began = reach.clock.monotonic()
-        deadline = self._began + min(peer_budget_s, request_budget_s or peer_budget_s)
-        self._occasion = Occasion(course.verb, deadline, reach.clock, [], get_current_span())
+        budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
+        whole = budget_s == peer_budget_s
+        self._occasion = Occasion(
+            course.verb, self._began + budget_s, whole, reach.clock, raised=[], span=get_current_span()
+        )
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}
@@ -60,7 +63,8 @@ class FanOut:
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
+        self._error: FederationError | None = None
+        self.cancelled = False
         self._start()
 
     async def next(self) -> Answer | None:
@@ -82,13 +86,14 @@ class FanOut:
         if not self._left:
             return
         self._left = 0
-        self._error = error
+        self._error, self.cancelled = error, True
         if self._starting is not None:
             self._starting.cancel()
         if self._local is not None and not self._loop.is_closed():
             self._local.cancel()
         for ask in self._asks:
             ask.cancel()
+        self._asks.clear()
         self._wake()
 
     def merged(self) -> Result:
@@ -178,6 +183,8 @@ class FanOut:
         self._reports[source] = report
         self.answers.append(Answer(report, page.rows if page is not None else (), capabilities))
         self._left -= 1
+        if not self._left:
+            self._asks.clear()
         self._wake()
 
     def _wake(self) -> None:

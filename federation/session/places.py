@@ -4,12 +4,11 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
-
-import orjson
 
 from federation.errors import InputError
 
@@ -51,7 +50,7 @@ class PlaceTokens:
         """Return the token of these places; the empty one where there is none."""
         if not places:
             return ""
-        payload = zlib.compress(orjson.dumps([[source, *_packed(place)] for source, place in places.items()]))
+        payload = zlib.compress(json.dumps([[source, *_packed(place)] for source, place in places.items()]).encode())
         return _spelled(self._mac(context, payload) + payload)
 
     def open(self, context: bytes, token: str) -> dict[str, Place]:
@@ -66,7 +65,7 @@ class PlaceTokens:
         # Base64 has several spellings of the same bytes, of which the MAC sees nothing: only the one made here counts.
         if _spelled(raw) != token or not hmac.compare_digest(mac, self._mac(context, payload)):
             raise _foreign()
-        return {source: _unpacked(rest) for source, *rest in orjson.loads(zlib.decompress(payload))}
+        return {source: _unpacked(rest) for source, *rest in json.loads(zlib.decompress(payload))}
 
     def _mac(self, context: bytes, payload: bytes) -> bytes:
         return hmac.digest(self._key, context + payload, "sha256")[:MAC_BYTES]

@@ -44,7 +44,7 @@ class AnswerStream:
     async def __anext__(self) -> Answer:
         answer = await self._fan_out.next()
         if answer is None:
-            self._ended = True
+            self._ended = not self._fan_out.cancelled
             raise StopAsyncIteration
         return answer
 
