@@ -16,7 +16,7 @@ from federation.errors import Reason, Refusal
 from federation.wire.metadata import Metadata
 from federation.wire.status import refusal_status
 
-__all__ = ["IncidentGuard", "add_trailing"]
+__all__ = ["IncidentGuard", "add_trailing", "incident"]
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -47,6 +47,13 @@ class IncidentGuard(grpc.aio.ServerInterceptor):
 def add_trailing(context: Context, metadata: Metadata) -> None:
     """Append to the trailing metadata of a call."""
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), *metadata))
+
+
+def incident(fault: Exception, method: str) -> Refusal:
+    """Log a fault under a new id, and return what the caller may know of it."""
+    name = secrets.token_hex(8)
+    LOGGER.error("incident %s in %s", name, method, exc_info=fault)
+    return Refusal(Reason.INTERNAL, f"internal error; incident {name}")
 
 
 def _guarded(handler: Any, method: str) -> Any:
@@ -129,13 +136,7 @@ def _raising(fault: Exception, method: str) -> Callable[[bytes, Context], Awaita
 
 
 async def _abort(context: Context, fault: Exception, method: str) -> NoReturn:
-    refusal = fault if isinstance(fault, Refusal) else _incident(fault, method)
+    refusal = fault if isinstance(fault, Refusal) else incident(fault, method)
     code, message, trailing = refusal_status(refusal)
     await context.abort(code, message, (*(context.trailing_metadata() or ()), *trailing))
     raise AssertionError  # abort always raises
-
-
-def _incident(fault: Exception, method: str) -> Refusal:
-    incident = secrets.token_hex(8)
-    LOGGER.error("incident %s in %s", incident, method, exc_info=fault)
-    return Refusal(Reason.INTERNAL, f"internal error; incident {incident}")

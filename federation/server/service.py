@@ -23,7 +23,7 @@ from federation.scope import SENSITIVE_RESOURCES
 from federation.server.audit import AuditTrail, source_of
 from federation.server.authorize import authorize
 from federation.server.counters import CallCounters
-from federation.server.guard import Context, add_trailing
+from federation.server.guard import Context, add_trailing, incident
 from federation.server.identity import CallerIdentity, caller_of
 from federation.server.leases import MAX_LEASE_MS
 from federation.server.paging import PageTokens
@@ -155,7 +155,12 @@ class FederationService:
             call.trace_id = trace.trace_id or _trace_id(call.metadata)
             if trace.trailing:
                 add_trailing(context, trace.trailing)
-            body, lease_ms = await self._audited(call, trace)
+            try:
+                body, lease_ms = await self._audited(call, trace)
+            except Refusal:
+                raise
+            except Exception as fault:  # noqa: BLE001 - what the guard would do, while the span is current for the log
+                raise incident(fault, verb.name) from fault
         if lease_ms is not None:
             add_trailing(context, ((LEASE_MS, str(lease_ms)),))
         return body

@@ -1,6 +1,9 @@
 """The span of a served call: whose child it is, what it says, and what of the caller's trace is not believed."""
 
 import asyncio
+import io
+import json
+import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +14,7 @@ from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
 from federation.errors import Reason, Refusal
 from federation.server.tracing import ServerTracing
+from federation.telemetry.logs import JsonFormatter
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.traceparent import parse_traceparent
@@ -259,6 +263,25 @@ async def test_served_calls_are_counted_and_timed(
     assert durations[searched].sum == 0.5
     if spans:
         assert (span_log.one(verb="search").attributes or {})["latency_ms"] == 500.0
+
+
+@pytest.mark.asyncio
+async def test_an_incident_is_logged_within_its_span(serve: Serve, span_log: SpanLog) -> None:
+    """The line with the id that the caller was told names the trace by which the call is found."""
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger("federation.server").addHandler(handler)
+    serving = await serve(tracing=tracing(span_log))
+    serving.provider.fault = ValueError("broken")
+    code, _ = await end_of(serving.stub().List(LIST, metadata=(("traceparent", PARENT),)))
+    logging.getLogger("federation.server").removeHandler(handler)
+
+    [line] = [json.loads(line) for line in lines.getvalue().splitlines()]
+    span = span_log.one(outcome="error")
+    assert code is grpc.StatusCode.INTERNAL
+    assert line["message"].startswith("incident ")
+    assert (line["trace_id"], line["span_id"]) == (TRACE, f"{span.context.span_id:016x}")
 
 
 def _context_of(header: str) -> trace.SpanContext:
