@@ -159,7 +159,7 @@ class FederationService:
                 body, lease_ms = await self._audited(call, trace)
             except Refusal:
                 raise
-            except Exception as fault:  # noqa: BLE001 - what the guard would do, while the span is current for the log
+            except Exception as fault:  # what the guard would do, while the span is current for the log
                 raise incident(fault, verb.name) from fault
         if lease_ms is not None:
             add_trailing(context, ((LEASE_MS, str(lease_ms)),))
