@@ -233,8 +233,7 @@ def decoded(line: bytes) -> AuditEvent:
     if not isinstance(values, dict):
         raise ValueError("is not an object")  # noqa: TRY004 - it is the line that is wrong
     try:
-        at = datetime.fromisoformat(values.pop("at"))
-        values["at_us"] = to_micros(at) if at.tzinfo is not None else None
+        values["at_us"] = to_micros(datetime.fromisoformat(values.pop("at")))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("at: is not an instant") from None
     for name, value in values.items():
