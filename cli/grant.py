@@ -1,12 +1,12 @@
 """`mosaic federation grant`: what others may read here. Made and looked at here; opened and taken back next door."""
 
 import re
-from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
 
 from cli import completion, grant_opening, grant_taking
+from cli.choices import GRANT_STATUSES, one_of, suggesting
 from cli.completion import GrantId
 from cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json, read_argument
 
@@ -19,15 +19,6 @@ UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and show what it would open.")]
-
-
-class Status(StrEnum):
-    """Where a grant stands."""
-
-    PENDING = "pending"
-    ACTIVE = "active"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
 
 
 @app.callback()
@@ -106,7 +97,15 @@ def list_grants(
     subject: Annotated[
         str, typer.Option("--subject", metavar="USER", help="Only as this user.", autocompletion=completion.users)
     ] = "",
-    status: Annotated[Status | None, typer.Option("--status", help="Only in this state.")] = None,
+    status: Annotated[
+        str,
+        typer.Option(
+            "--status",
+            metavar="|".join(GRANT_STATUSES),
+            help="Only those that are so.",
+            autocompletion=suggesting(GRANT_STATUSES),
+        ),
+    ] = "",
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
     page_token: Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier list gave it.")] = "",
     gateway: Gateway = GATEWAY_HERE,
@@ -129,8 +128,8 @@ def list_grants(
     request = pb.ListGrantsRequest(
         page_size=LARGEST_PAGE if everything else page_size, page_token=page_token, peer=peer, subject=subject
     )
-    if status is not None:
-        request.status = pb.GrantStatus.Value(f"GRANT_STATUS_{status.name}")
+    if status:
+        request.status = pb.GrantStatus.Value(f"GRANT_STATUS_{one_of(status, GRANT_STATUSES, '--status').upper()}")
     with connect(gateway) as admin:
         reply = admin.ListGrants(request)
         grants = list(reply.grants)

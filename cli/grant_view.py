@@ -38,7 +38,7 @@ def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None
         return
     render.out("")
     render.table(
-        ("opens now", "rows", "newest"),
+        ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
         ((one.resource, f"{one.rows}{'+' if one.more else ''}", ", ".join(one.newest_ids) or "-") for one in opens),
         shrink="newest",
     )

@@ -1,11 +1,11 @@
 """`mosaic federation peer`: the gateways that this one may read. Added and looked at here; acted upon next door."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from cli import completion, peer_acts
+from cli.choices import PEER_STATES, one_of, suggesting
 from cli.completion import PeerName
 from cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json, read_argument
 from cli.peer_acts import PeerUser
@@ -25,16 +25,6 @@ User = Annotated[
 OfUser = Annotated[
     str, typer.Option("--user", "-u", metavar="USER", help="Only this user's.", autocompletion=completion.users)
 ]
-
-
-class State(StrEnum):
-    """How a peer is."""
-
-    ACTIVE = "active"
-    OFFLINE = "offline"
-    DEGRADED = "degraded"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
 
 
 @app.callback()
@@ -91,7 +81,15 @@ def add(
 @app.command("list")
 def list_peers(
     user: OfUser = "",
-    state: Annotated[State | None, typer.Option("--state", help="Only those that are so.")] = None,
+    state: Annotated[
+        str,
+        typer.Option(
+            "--state",
+            metavar="|".join(PEER_STATES),
+            help="Only those that are so.",
+            autocompletion=suggesting(PEER_STATES),
+        ),
+    ] = "",
     gateway: Gateway = GATEWAY_HERE,
     *,
     as_json: Json = False,
@@ -108,8 +106,8 @@ def list_peers(
     from federation.v1 import admin_pb2 as pb
 
     request = pb.ListPeersRequest(page_size=500, user=user)
-    if state is not None:
-        request.state = pb.PeerState.Value(f"PEER_STATE_{state.name}")
+    if state:
+        request.state = pb.PeerState.Value(f"PEER_STATE_{one_of(state, PEER_STATES, '--state').upper()}")
     peers: list[pb.PeerStatus] = []
     with connect(gateway) as admin:
         while True:

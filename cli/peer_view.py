@@ -52,7 +52,7 @@ def cached(peer: pb.PeerStatus) -> str:
     kept = peer.cache
     size = f"{kept.bytes} B" if kept.bytes < KIB else f"{kept.bytes / KIB:.1f} KiB"
     answers = "1 answer" if kept.entries == 1 else f"{kept.entries} answers"
-    return f"{answers}, {size}; {kept.hits} hits, {kept.misses} misses"
+    return f"{answers}, {size}; {kept.hits} from memory, {kept.misses} asked there"
 
 
 def shape(peer: pb.PeerStatus) -> dict[str, Any]:

@@ -19,7 +19,8 @@ SLIPS: Final = {False: 1, True: 4}
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
     """Return at most `most` of the known names that `name` may have meant, best first."""
-    return tuple(match for match, _, _ in process.extract(name, sorted(set(known)), limit=most, score_cutoff=60))
+    found = process.extract(name, sorted(set(known)), processor=str.lower, limit=most, score_cutoff=60)
+    return tuple(match for match, _, _ in found)
 
 
 def is_slip(name: str, known: str) -> bool:
@@ -42,5 +43,5 @@ def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]
 
 def _slips(wanted: str, whole: str, most: int) -> int:
     """Return how many characters of `wanted` are wrong, missing or too many for a beginning of `whole`."""
-    lengths = range(len(wanted) - 1, len(wanted) + 2)
+    lengths = range(len(wanted) - most, len(wanted) + most + 1)
     return min(OSA.distance(wanted, whole[:length], score_cutoff=most) for length in lengths)
