@@ -88,12 +88,12 @@ def notes(one: Judged, now: float, width: int) -> list[Line]:
     """Return what an operator needs to know of a peer that is not well: why, the last failure, the next step."""
     peer, verdict = one
     lines = []
-    if verdict.why:
+    if verdict.healthy is False:
         lines += wrapped(verdict.why, width, indent=NOTE)
-        if verdict.word not in {"revoked", "not seen"} and peer.HasField("last_failure"):
+        if verdict.word != "revoked" and peer.HasField("last_failure"):
             lines += wrapped(f"last failure {_failure(peer.last_failure, now)}", width, indent=NOTE)
     lines += [line for text in _renewal(peer, now) for line in wrapped(text, width, indent=NOTE)]
-    if verdict.next_step:
+    if verdict.healthy is False:
         lines += wrapped(verdict.next_step, width, indent=NOTE, style="dim")
     return lines
 

@@ -23,7 +23,7 @@ def main() -> None:
     if options.rounds is not None:
         if options.rounds < 1:
             parser.error("--rounds must be at least 1")
-        plan = replace(plan, rounds=options.rounds, growth_rounds=options.rounds)
+        plan = replace(plan, rounds=options.rounds, growth_rounds=options.rounds, status_rounds=options.rounds)
     run = _measured(plan)
     if options.json:
         json.dump(as_json(run), sys.stdout, indent=2)

@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.bench.run import Run
 from tests.bench.samples import Samples
+from tests.bench.status import PYTHON
 from tests.bench.variants import BARE, BARE_OTEL, BARE_SYNC
 
 __all__ = ["FLAT", "Goal", "goals"]
@@ -32,7 +33,7 @@ class Goal:
 
 def goals(run: Run) -> list[Goal]:
     """Return every goal, in the design's order."""
-    return [*_live(run), *_hits(run), *_circuit(run), *_growth(run), *_sharing(run), *_elsewhere()]
+    return [*_live(run), *_hits(run), *_circuit(run), *_growth(run), *_sharing(run), *_status(run), *_elsewhere()]
 
 
 def _live(run: Run) -> Iterator[Goal]:
@@ -71,6 +72,15 @@ def _sharing(run: Run) -> Iterator[Goal]:
     calls, extra = run.sharing.chain_calls, median(run.sharing.chain_ms) - median(run.sharing.one_ms)
     measured = f"{max(calls)} at the server; {extra:+.1f} ms on one bare call"
     yield Goal("calls of 100 identical misses at once", "1", measured, max(calls) == 1)
+
+
+def _status(run: Run) -> Iterator[Goal]:
+    status = run.status
+    for name, limit_s in ((status.one, 0.5), (status.many, 2.0)):
+        row, base = status.rows[name], status.rows[PYTHON]
+        best_s, ratio = row.best_us / 1e6, row.ratio(base).middle
+        measured = f"{best_s:.2f} s best round; {row.p50_us / 1e6:.2f} s median; {ratio:.1f}x {PYTHON}"
+        yield Goal(f"{name}, its process's start included", f"<= {limit_s:g} s", measured, best_s <= limit_s)
 
 
 def _elsewhere() -> Iterator[Goal]:

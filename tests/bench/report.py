@@ -13,6 +13,7 @@ from tests.bench.goals import Goal, goals
 from tests.bench.run import Run
 from tests.bench.samples import Samples, Spread
 from tests.bench.sharing import ASKERS
+from tests.bench.status import PYTHON
 
 __all__ = ["as_json", "show"]
 
@@ -66,6 +67,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "growth": [
             {"peers": s.peers, "entries": s.entries, "fill_us": s.fill_us, "hit_us": s.samples.wall_us} for s in sizes
         ],
+        "status": {name: _figures(row, run.status.rows[PYTHON]) for name, row in run.status.rows.items()},
         "goals": [vars(goal) for goal in goals(run)],
     }
 
@@ -119,6 +121,11 @@ def _parts(run: Run) -> Table:
     ):
         spread = Spread.of(values)
         table.add_row(name, f"{spread.middle:.1f} ms", f"{min(values):.1f} ms", _range(spread, "ms"))
+    base = run.status.rows[PYTHON]
+    for name, row in run.status.rows.items():
+        spread = Spread.of([us / 1e3 for us in row.wall_us])
+        label = f"{name}, {_times(row.ratio(base))} x {PYTHON}" if row is not base else name
+        table.add_row(label, f"{spread.middle:.0f} ms", f"{row.best_us / 1e3:.0f} ms", _range(spread, "ms"))
     return table
 
 

@@ -12,6 +12,7 @@ from tests.bench.breaker import ClosedBreaker
 from tests.bench.growth import Growth
 from tests.bench.samples import Samples
 from tests.bench.sharing import Sharing
+from tests.bench.status import StatusTimes
 from tests.bench.variants import Calls, Variant, VoidError, variants
 from tests.bench.world import World
 
@@ -29,6 +30,8 @@ class Plan:
     growth_calls: int
     entries: int
     peers: int
+    status_rounds: int
+    status_peers: int
 
 
 DEFAULT: Final = Plan(
@@ -39,6 +42,8 @@ DEFAULT: Final = Plan(
     growth_calls=400,
     entries=6,
     peers=3,
+    status_rounds=10,
+    status_peers=1_000,
 )
 QUICK: Final = Plan(
     rounds=3,
@@ -48,6 +53,8 @@ QUICK: Final = Plan(
     growth_calls=50,
     entries=3,
     peers=2,
+    status_rounds=1,
+    status_peers=20,
 )
 
 
@@ -60,6 +67,7 @@ class Run:
     breaker: ClosedBreaker
     sharing: Sharing
     growth: Growth
+    status: StatusTimes
     took_s: float
 
     def __getitem__(self, name: str) -> Samples:
@@ -86,7 +94,16 @@ def measure(plan: Plan, progress: Callable[[str, int, int], None]) -> Run:
         progress("growth", number, plan.growth_rounds)
         growth.round(plan.growth_calls)
     progress("growth", plan.growth_rounds, plan.growth_rounds)
-    return Run(plan, rows, breaker, sharing, growth, time.monotonic() - begun)
+    return Run(plan, rows, breaker, sharing, growth, _status(plan, progress), time.monotonic() - begun)
+
+
+def _status(plan: Plan, progress: Callable[[str, int, int], None]) -> StatusTimes:
+    progress("status", 0, plan.status_rounds)
+    with StatusTimes(plan.status_peers) as status:
+        for number in range(plan.status_rounds):
+            status.round()
+            progress("status", number + 1, plan.status_rounds)
+    return status
 
 
 def _round(world: World, rows: list[tuple[Variant, Samples]], breaker: ClosedBreaker, sharing: Sharing) -> None:

@@ -60,10 +60,17 @@ def test_growth_is_measured_at_every_power_of_ten(figures: Any) -> None:
     assert all(min(size["hit_us"]) > 0 for size in figures["growth"])
 
 
+def test_the_status_command_is_timed_against_the_start_of_python(figures: Any) -> None:
+    """With one peer and with many, and neither is quicker than a process that does nothing."""
+    assert set(figures["status"]) == {"python -c pass", "status, 1 peer", "status, 20 peers"}
+    assert figures["status"]["python -c pass"]["best_ratio"] == 1.0
+    assert all(figures["status"][name]["best_ratio"] > 1 for name in ("status, 1 peer", "status, 20 peers"))
+
+
 def test_every_goal_has_a_verdict(figures: Any) -> None:
     """Each goal is met, missed by so much, or said not to be measured here."""
     goals = figures["goals"]
-    assert len(goals) == 19
+    assert len(goals) == 21
     assert [goal["what"] for goal in goals if goal["met"] is None] == [
         "open circuit against an ejecting Envoy",
         "8 peers x 20 ms through a session",

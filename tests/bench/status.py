@@ -1,0 +1,132 @@
+"""How long `mosaic federation status` takes from the start of its process to its end, with one peer and with many.
+
+The peers are enrolled and never answer: what is measured is the command and the gateway's reply. The other side is the
+start of Python itself, `python -c pass`, of the same round.
+"""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Self
+
+from federation.config import GatewayConfig
+from federation.founding import found_gateway
+from federation.store.database import Database
+from federation.store.peers import PeerRecord, PeerStore
+from federation.trust.sealing import Sealer
+from tests.bench.samples import Samples
+from tests.support.pki import Pki
+
+__all__ = ["PYTHON", "STATUS", "StatusTimes"]
+
+ROOT: Final = Path(__file__).parents[2]
+PYTHON: Final = "python -c pass"
+STATUS: Final = "status"
+NOWHERE: Final = "127.0.0.1:9"
+
+
+class StatusTimes:
+    """Two gateways in processes of their own, and the times of the command against each. Use it as a context."""
+
+    def __init__(self, peers: int) -> None:
+        self.peers = peers
+        self.many = f"{STATUS}, {peers:,} peers"
+        self.one = f"{STATUS}, 1 peer"
+        self.rows = {name: Samples() for name in (PYTHON, self.one, self.many)}
+        self._held = ExitStack()
+        self._directories: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            root = Path(stack.enter_context(TemporaryDirectory(prefix="m")))
+            for name, peers in ((self.one, 1), (self.many, self.peers)):
+                directory = self._directories[name] = root / str(peers)
+                asyncio.run(_enroll(directory, peers))
+                stack.enter_context(_serving(directory))
+            self._held = stack.pop_all()
+        for name in self.rows:
+            self._time(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def round(self) -> None:
+        """Run each once, in random order."""
+        for name in random.sample(list(self.rows), len(self.rows)):
+            took_ns, cpu_s = self._time(name)
+            self.rows[name].add([took_ns], cpu_s)
+
+    def _time(self, name: str) -> tuple[int, float]:
+        words = ["-c", "pass"]
+        if name in self._directories:
+            words = ["-m", "cli", "federation", "status", "--gateway", str(self._directories[name])]
+        cpu = _children_s()
+        begun = time.perf_counter_ns()
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        took_ns = time.perf_counter_ns() - begun
+        if name == self.many:
+            assert f"{self.peers:,} peers: {self.peers} not seen" in done.stdout
+        return took_ns, _children_s() - cpu
+
+
+def _children_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+async def _enroll(directory: Path, peers: int) -> None:
+    """Found a gateway that has enrolled at so many others, each with a certificate of its own."""
+    free = "127.0.0.1:0"
+    await found_gateway(GatewayConfig(directory=directory, name="home.example", listen=free, enroll=free))
+    settings = directory / "gateway.toml"
+    settings.write_text(settings.read_text().replace("[client]", "[client]\nwatch = false"))
+    database, pki = await Database.open(GatewayConfig.load(directory).database_url), Pki()
+    try:
+        store = PeerStore(database, Sealer.load(directory))
+        for number in range(peers):
+            await store.add(_record(pki, number))
+    finally:
+        await database.close()
+
+
+def _record(pki: Pki, number: int) -> PeerRecord:
+    name, grant_id = f"peer-{number}.example", f"{number:08x}-0000-4000-8000-000000000000"
+    leaf = pki.client(grant_id, "ada")
+    return PeerRecord(
+        id=f"peer-{number}",
+        name=name,
+        user="ada",
+        gateway=name,
+        endpoint=NOWHERE,
+        grant_id=grant_id,
+        subject="ada",
+        certificate_pem=leaf.certificate_pem,
+        key_pem=leaf.key_pem,
+        trust_bundle=pki.trust_bundle,
+        created_at_us=0,
+    )
+
+
+@contextmanager
+def _serving(directory: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "cli", "gateway", "serve", "--gateway", str(directory)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert any(line.startswith("  admin") for line in process.stdout), "the gateway did not start"
+            yield
+            process.terminate()
+            process.wait(20)
+        finally:
+            process.kill()
