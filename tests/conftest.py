@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.support.gateways",
     "tests.support.otlp",
     "tests.support.processes",
+    "tests.support.outages",  # stands on processes
     "tests.support.renewals",
     "tests.support.scripted",
     "tests.support.serving",
