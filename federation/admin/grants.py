@@ -103,7 +103,7 @@ class GrantDesk:
         peers, subjects = {grant.peer for grant in grants}, {grant.subject for grant in grants}
         if request.peer and request.peer not in peers:
             raise NotFoundError(
-                "grant for the gateway", request.peer[:SHOWN], near_matches(request.peer, peers), SHOWS_THEM
+                "grant for the gateway", request.peer[:SHOWN], near_matches(request.peer, peers, most=1), SHOWS_THEM
             )
         if request.subject and request.subject not in subjects:
             await require_user(self._parts, request.subject)
