@@ -265,7 +265,7 @@ class Federation:
             if self._provider is None:
                 from federation.resources.sql import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
 
-                self._database = await Database.open(self.config.database_url)
+                self._database = await Database.open(self.config.database_url, new=False)
                 self._provider = SqlProvider(self._database, self.clock)
         return self._provider
 
