@@ -1,13 +1,15 @@
-"""A collector: receives spans and metrics by real OTLP over gRPC."""
+"""A collector: receives spans, metrics and logs by real OTLP over gRPC."""
 
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
@@ -34,35 +36,84 @@ class Received:
         return self.attributes.get("outcome")
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
-    """Keeps what it is sent."""
+@dataclass(frozen=True)
+class ReceivedLine:
+    """One log record as it arrived; ids are hexadecimal, empty without a span."""
+
+    instance: str
+    logger: str
+    severity: str
+    body: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+
+
+Points = dict[tuple[tuple[str, Any], ...], float]
+"""Value, or count of a histogram, by sorted attributes."""
+
+
+class Collector(
+    trace_service_pb2_grpc.TraceServiceServicer,
+    metrics_service_pb2_grpc.MetricsServiceServicer,
+    logs_service_pb2_grpc.LogsServiceServicer,
+):
+    """Keeps what it is sent: of spans and lines all, of figures the latest."""
 
     def __init__(self) -> None:
         self.spans: list[Received] = []
-        self.metrics: set[str] = set()
+        self.lines: list[ReceivedLine] = []
+        self.points: dict[tuple[str, str], Points] = {}
+        """By instance and metric name."""
         self.services: set[str] = set()
         self.endpoint = ""
         self._changed = threading.Condition()
 
+    @property
+    def metrics(self) -> set[str]:
+        """The names of the metrics that came."""
+        return {name for _, name in self.points}
+
     def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
         del context
         with self._changed:
-            for resource in getattr(request, "resource_spans", ()):
-                about = _attributes(resource.resource.attributes)
-                self.services.add(about["service.name"])
-                instance = about["service.instance.id"]
-                self.spans += [_received(instance, span) for scope in resource.scope_spans for span in scope.spans]
-            for resource in getattr(request, "resource_metrics", ()):
-                self.metrics |= {metric.name for scope in resource.scope_metrics for metric in scope.metrics}
+            for kind, take in (("spans", self._spans), ("metrics", self._metrics), ("logs", self._logs)):
+                for resource in getattr(request, f"resource_{kind}", ()):
+                    about = _attributes(resource.resource.attributes)
+                    self.services.add(about["service.name"])
+                    for scope in getattr(resource, f"scope_{kind}"):
+                        take(about["service.instance.id"], scope)
             self._changed.notify_all()
-        if isinstance(request, trace_service_pb2.ExportTraceServiceRequest):
-            return trace_service_pb2.ExportTraceServiceResponse()
-        return metrics_service_pb2.ExportMetricsServiceResponse()
+        return _ANSWERS[type(request)]()
+
+    def _spans(self, instance: str, scope: Any) -> None:
+        self.spans += [_received(instance, span) for span in scope.spans]
+
+    def _metrics(self, instance: str, scope: Any) -> None:
+        for metric in scope.metrics:
+            data = getattr(metric, metric.WhichOneof("data"))
+            self.points[instance, metric.name] = {
+                tuple(sorted(_attributes(point.attributes).items())): _value(point) for point in data.data_points
+            }
+
+    def _logs(self, instance: str, scope: Any) -> None:
+        self.lines += [
+            ReceivedLine(
+                instance,
+                scope.scope.name,
+                line.severity_text,
+                line.body.string_value,
+                line.trace_id.hex(),
+                line.span_id.hex(),
+                _attributes(line.attributes),
+            )
+            for line in scope.log_records
+        ]
 
     def wait(self, condition: Callable[["Collector"], bool], timeout: float = 10.0) -> None:
         """Block until the condition holds; fail the test where it does not come true."""
         with self._changed:
-            assert self._changed.wait_for(lambda: condition(self), timeout), self.spans
+            assert self._changed.wait_for(lambda: condition(self), timeout), vars(self)
 
 
 def _received(instance: str, span: Any) -> Received:
@@ -83,18 +134,39 @@ def _received(instance: str, span: Any) -> Received:
     )
 
 
+def _value(point: Any) -> float:
+    if hasattr(point, "bucket_counts"):
+        return float(point.count)
+    return float(getattr(point, point.WhichOneof("value")))
+
+
 def _attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
+_ANSWERS = {
+    trace_service_pb2.ExportTraceServiceRequest: trace_service_pb2.ExportTraceServiceResponse,
+    metrics_service_pb2.ExportMetricsServiceRequest: metrics_service_pb2.ExportMetricsServiceResponse,
+    logs_service_pb2.ExportLogsServiceRequest: logs_service_pb2.ExportLogsServiceResponse,
+}
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
     """A running collector on a port of its own."""
     made = Collector()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(made, server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(made, server)
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(made, server)
     made.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield made
     server.stop(None).wait()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A running collector of this test."""
+    with collecting() as made:
+        yield made

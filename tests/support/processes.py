@@ -44,6 +44,8 @@ class Served:
 
     directory: Path
     processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Of the environment of what serves."""
 
     def found(self, name: str, **options: str) -> None:
         """Make the gateway `name`.example in the directory `name`, with rows."""
@@ -61,7 +63,7 @@ class Served:
             process = subprocess.Popen(
                 [*MOSAIC, "gateway", "serve", "--gateway", name, *options],
                 cwd=self.directory,
-                env=environment(PYTHONUNBUFFERED="1"),
+                env=environment(PYTHONUNBUFFERED="1", **self.variables),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -8,6 +8,8 @@ from typing import Any
 from opentelemetry.metrics import NoOpMeterProvider
 
 from federation.breaker import CircuitState
+from federation.cache import Cause
+from federation.client.watch_events import KINDS
 from federation.client.watch_policy import WatchState
 from federation.telemetry.catalogue import METRICS
 from federation.telemetry.metrics import (
@@ -19,6 +21,7 @@ from federation.telemetry.metrics import (
     metrics_for,
 )
 from federation.telemetry.spans import OutcomeWord
+from tests.support import metric_table
 from tests.support.spans import MetricLog
 
 WORK, LAB = (("peer", "work.example"),), (("peer", "lab.example"),)
@@ -226,6 +229,20 @@ def test_the_catalogue_keeps_to_the_conventions() -> None:
         assert not metric.description.endswith(".")
         assert set(metric.attributes) <= {"peer", "verb", "outcome", "cached", "state", "kind", "cause"}
     assert len({metric.prometheus_name for metric in METRICS}) == len(METRICS)
+
+
+def test_the_table_of_the_document_is_the_catalogue() -> None:
+    """OBSERVABILITY.md lists every metric as it is; `python -m tests.support.metric_table` writes it."""
+    assert metric_table.written() == metric_table.table()
+
+
+def test_the_document_tells_every_word_of_every_attribute() -> None:
+    """Outcomes, states, causes and kinds: whoever adds one also says so."""
+    page = metric_table.PAGE.read_text(encoding="utf-8").split(metric_table.END)[1]
+    causes, states = [cause.value for cause in Cause], [state.value for state in CircuitState]
+
+    for word in (*OutcomeWord, *causes, *states, *KINDS, *(name for metric in METRICS for name in metric.attributes)):
+        assert f"`{word}`" in page
 
 
 def test_instruments_are_made_once_a_provider(metric_log: MetricLog) -> None:
