@@ -1,6 +1,8 @@
 """Help: every command has it, with an example, and it comes quickly."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,15 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield from leaves(inner, (*path, name))
 
 
+def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every group, with its path."""
+    if hasattr(command, "commands"):
+        yield path, command
+        for name, inner in command.commands.items():
+            yield from groups(inner, (*path, name))
+
+
+GROUPS = dict(groups(typer.main.get_command(app)))
 COMMANDS = dict(leaves(typer.main.get_command(app)))
 WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
 
@@ -34,6 +45,37 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: p
     assert "Example" in text
     assert f"mosaic {' '.join(path)}" in text.split("Example")[1]
     assert all(option.help for option in COMMANDS[path].params if hasattr(option, "help"))
+
+
+def examples(path: tuple[str, ...]) -> list[str]:
+    """Return the commands below `Examples:` in a command's help, each in one line, up to what a shell does with it."""
+    text = COMMANDS[path].help.replace("\b", "")
+    section = re.split(r"^Examples?:$", text, flags=re.MULTILINE)[1].strip("\n").split("\n\n")[0]
+    lines = re.sub(r"\\\n\s*", " ", section).splitlines()
+    typed = [re.split(r" [|<>] ", f" {line.strip()} ")[-1 if " | mosaic" in line else 0].strip() for line in lines]
+    return [re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line) for line in typed]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_example_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line below `Examples:` is a command of this name, and its words are understood; none is run."""
+    monkeypatch.setenv("MOSAIC_GATEWAY", "here")
+    assert re.search(r"^Examples?:$", COMMANDS[path].help.replace("\b", ""), re.MULTILINE), COMMANDS[path].help
+    shown = examples(path)
+    assert shown
+    for line in shown:
+        words = shlex.split(line.partition(" -- ")[2] if line.startswith("claude ") else line)
+        assert words[: len(path) + 1] == ["mosaic", *path], line
+        # Raises a usage error for an option that is unknown, a value that is missing, and a word too many.
+        COMMANDS[path].make_context(line, words[len(path) + 1 :])
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_every_group_says_what_it_is_for(path: tuple[str, ...]) -> None:
+    """A group's help has a sentence, and each of its commands has one in the list."""
+    group = GROUPS[path]
+    assert group.help
+    assert all(inner.help for inner in group.commands.values())
 
 
 @pytest.mark.parametrize("path", sorted(set(COMMANDS) - WITHOUT_JSON), ids=" ".join)
