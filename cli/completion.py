@@ -124,7 +124,7 @@ def _join_words() -> str:
     Its words come one a line; whoever asks otherwise has not parted anything.
     """
     words, at = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
-    if at >= len(words):
+    if not 0 <= at < len(words):
         return ""
     joined: list[str] = []
     glued = False
