@@ -131,7 +131,7 @@ def _show(step: "Step", *, first: bool) -> None:
     name, state = NAMES.get(step.link.value, step.link.value), step.state.value
     took = "-" if step.took_ms is None else f"{step.took_ms:.1f} ms"
     colour, symbol = LOOKS[state]
-    head: Any = Text(f"{name:<9}").append(f"{symbol} {state.replace('_', ' '):<11}", colour)
+    head = Text(f"{name:<9}").append(f"{symbol} {state.replace('_', ' '):<11}", colour)
     head.append(f"{took:>9}", "not bold")
     render.facts(((head, "the first broken link" if first else step.detail),))
     render.flush()

@@ -85,7 +85,7 @@ def table(
     _print(screen, grid)
 
 
-def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
+def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
     """Print names and values, one pair a line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)

@@ -20,7 +20,6 @@ def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
     """
     try:
         config = GatewayConfig.load(directory)
-        _check_database(config)
         return config, asyncio.run(StoredPeers(config).all())
     except (ConfigError, StoreError, SealError) as e:
         raise GatewayUnavailableError(f"nothing can be said of any peer: {e}") from e
@@ -42,9 +41,3 @@ def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerReco
             f"enrollment at {name} for user", user, near_matches(user, users), f"enrolled: {', '.join(sorted(users))}"
         )
     return users[user] if user else next(iter(users.values()))
-
-
-def _check_database(config: GatewayConfig) -> None:
-    database = config.directory / "gateway.db"
-    if not config.store.url and not database.exists():  # opening would make an empty one
-        raise StoreError(f"{database} is missing: restore it from a backup")

@@ -450,8 +450,10 @@ def test_a_peer_cannot_steer_the_terminal(scripted: ScriptedPeer) -> None:
 def test_a_call_that_hangs_is_given_up(scripted: ScriptedPeer) -> None:
     """The connection is good and the gateway does not answer: the time of one step, then the cause."""
     scripted.service.script("capabilities", Reply(delay_s=30))
+    began = time.monotonic()
     link, cause, _ = Walked(scripted.record(), timeout_s=0.5).named
 
+    assert time.monotonic() - began < 3
     assert (link, "did not answer the call within 0.5 s" in cause) == ("grant", True)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from jsonschema import Draft202012Validator
 
 from cli.main import main
 from federation.client.stored import StoredPeers
@@ -24,8 +25,10 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from tests.support.gateways import SCOPE, Running, enroll
 from tests.support.pki import Pki
+from tests.support.processes import ROOT
 
 pytestmark = pytest.mark.asyncio
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "schemas" / "status-explain.json").read_text()))
 
 
 class Ran(NamedTuple):
@@ -95,6 +98,8 @@ async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain
     bad = await explain("--json", "--resource", "credentials")
 
     fine, broken = json.loads(good.out), json.loads(bad.out)
+    for shape in (fine, broken):
+        SCHEMA.validate(shape)
     assert (good.code, bad.code) == (0, 3)
     assert set(fine) == set(broken) == {
         "peer", "user", "endpoint", "steps", "broken", "gateway", "circuit", "watch", "last_failure", "notes",
@@ -232,6 +237,7 @@ async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Run
 
     ran, shape = await explain(), json.loads((await explain("--json")).out)
 
+    SCHEMA.validate(shape)
     assert ran.code == 0
     assert "gateway not running" in ran.out
     assert (shape["gateway"], shape["circuit"], shape["watch"]) == (
@@ -258,8 +264,9 @@ async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, wor
         await back.start()
         ran = await explain()
 
-    assert json.loads(away.out)["circuit"]["state"] == "open"
+    assert (json.loads(away.out)["circuit"]["state"], json.loads(away.out)["notes"]) == ("open", [])
     assert json.loads(away.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(json.loads(away.out))
     assert ran.code == 0
     assert "circuit open, 5 failures in a row, tried again in " in ran.squeezed
     assert "mosaic federation peer reset work.example --user ada" in ran.words
