@@ -69,13 +69,14 @@ def _is_ip(host: str) -> bool:
 
 def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> list[Address]:
     """Look a name up in a thread of its own: the system's resolver takes its time, and cannot be told to stop."""
-    found: list[list[Address] | OSError | UnicodeError] = []
+    found: list[list[Address] | OSError] = []
 
     def look_up() -> None:
         try:
-            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # As bytes: for text, Python would load its tables of international names, and their time would count.
+            entries = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
             found.append(list(dict.fromkeys((family, address) for family, _, _, _, address in entries)))
-        except (OSError, UnicodeError) as e:
+        except OSError as e:
             found.append(e)
 
     thread = threading.Thread(target=look_up, daemon=True)
@@ -92,15 +93,14 @@ def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> li
     raise unresolved(record, host, result)
 
 
-def unresolved(record: PeerRecord, host: str, error: OSError | UnicodeError) -> BrokenLink:
+def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
     """Return what the failure of a look-up means."""
     if isinstance(error, socket.gaierror) and error.errno in RESOLVER_FAILS:
         return BrokenLink(
             f"the name {host} cannot be looked up now: {error.strerror}",
             f"check the name servers of this machine (/etc/resolv.conf) and its network; {_other_endpoint(record)}",
         )
-    words = getattr(error, "strerror", None) or str(error)
-    return BrokenLink(f"there is no machine of the name {host}: {words}", _other_endpoint(record))
+    return BrokenLink(f"there is no machine of the name {host}: {error.strerror or error}", _other_endpoint(record))
 
 
 def _other_endpoint(record: PeerRecord) -> str:

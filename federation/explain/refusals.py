@@ -126,6 +126,11 @@ def _incident(refused: _Refused) -> BrokenLink:
     )
 
 
+def _malformed(refused: _Refused) -> BrokenLink:
+    cause = f"{refused.record.gateway} does not understand what was asked for: {refused.message}"
+    return BrokenLink(cause, "give a --resource that the grant opens, or none")
+
+
 def _late(refused: _Refused) -> BrokenLink:
     return BrokenLink(
         f"{refused.record.gateway} did not answer the call within {refused.timeout_s:g} s",
@@ -153,6 +158,7 @@ _MEANINGS: Final[Mapping[str, Callable[[_Refused], BrokenLink]]] = {
     Reason.CERTIFICATE_INVALID: _certificate,
     Reason.SCOPE_VIOLATION: _out_of_scope,
     Reason.RATE_LIMITED: _limited,
+    Reason.INVALID_REQUEST: _malformed,
     Reason.INTERNAL: _incident,
     Reason.PEER_TIMEOUT: _late,
     Reason.PEER_UNREACHABLE: _unreachable,

@@ -483,7 +483,8 @@ def test_a_rate_limit_is_the_verbs_even_where_the_grants_call_meets_it(scripted:
     [
         (Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=3), "limits the calls"),
         (Refusal(Reason.INTERNAL, "internal error; incident 0123"), "incident 0123"),
-        (Refusal(Reason.INVALID_REQUEST, "resource: odd"), "INVALID_ARGUMENT: resource: odd"),
+        (Refusal(Reason.INVALID_REQUEST, "resource: odd"), "does not understand what was asked for: resource: odd"),
+        (Refusal(Reason.ROW_NOT_FOUND, "odd"), "answered NOT_FOUND: odd"),
         (Refusal(Reason.SCOPE_VIOLATION, "no"), "does not name the resource task; did you mean tasks?"),
     ],
     ids=lambda value: value.reason.value if isinstance(value, Refusal) else "",
