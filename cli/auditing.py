@@ -3,17 +3,24 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import grpc
 import orjson
 import typer
 
 from cli import render, shapes
 from cli.audit_view import AuditLines
+from cli.naming import whole_id
 from federation.admin.client import connect
-from federation.errors import GatewayUnavailableError, StoreError
+from federation.admin.statuses import error_of
+from federation.errors import GatewayUnavailableError, NotFoundError, StoreError
 from federation.v1 import admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from federation.v1.admin_pb2_grpc import AdminServiceStub
 
 __all__ = ["follow", "page"]
 
@@ -29,6 +36,7 @@ def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_js
     events: list[pb.AuditEvent] = []
     warnings: dict[str, None] = {}
     with connect(gateway) as admin:
+        _complete(admin, request)
         while True:
             request.page_size = min(PAGE, limit - len(events))
             reply = admin.ListAuditEvents(request)
@@ -65,6 +73,8 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
         while True:
             try:
                 with connect(gateway) as admin:
+                    if not request.page_token:
+                        _complete(admin, request)
                     while True:
                         reply = admin.ListAuditEvents(request)
                         if away:
@@ -83,6 +93,16 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
                 time.sleep(RETRY_S)
     except KeyboardInterrupt:
         render.flush()
+
+
+def _complete(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> None:
+    """Put the whole id of a grant in the place of its beginning. One that no grant bears may be that of a peer's."""
+    if request.grant_id:
+        with suppress(NotFoundError):
+            try:
+                request.grant_id = whole_id(admin, request.grant_id)
+            except grpc.RpcError as e:
+                raise error_of(e) from None
 
 
 def _lines(events: Iterable[pb.AuditEvent]) -> None:

@@ -188,6 +188,7 @@ def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
     write(work, denial(at_us=0, verb="lost.art"), denial(peer="far.example"))
 
     assert {one["grant_id"] for one in shown(work, f"--grant {grant}")["events"]} == {grant}
+    assert audit(work, f"--grant {grant[:13]}").stdout == audit(work, f"--grant {grant}").stdout
     assert [one["source"] for one in shown(work, "--peer far.example")["events"]] == ["10.0.0.9"]
     assert {one["outcome"] for one in shown(work, "--outcome denied")["events"]} == {"denied"}
     assert [one["at"] for one in shown(work, "--verb lost.art")["events"]] == ["1970-01-01T00:00:00.000Z"]
