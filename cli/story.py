@@ -23,6 +23,9 @@ SCOPE: Final = """\
 """
 PORTS: Final = 4
 ASK: Final = "--user ada --source federated:work.example"
+ALL: Final = "--user ada --source all --session morning"
+OFFLINE: Final = "federation offline for work.example"
+RESTORED: Final = "federation restored for work.example"
 FAILURES: Final = 5
 """Failures in a row that open a circuit, by default."""
 
@@ -33,8 +36,13 @@ def tell(stage: Stage) -> None:
     _enroll(stage)
     task = _read(stage)
     _look(stage)
+    _together(stage)
     _lose(stage, task)
-    stage.say("That was all of it. `mosaic --help` shows the rest; README.md tells how to run two gateways by hand.")
+    _restore(stage)
+    stage.say(
+        "That was all of it. `mosaic --help` shows the rest; README.md tells how to run two gateways by hand, and how "
+        "an agent asks them."
+    )
 
 
 def _found(stage: Stage) -> None:
@@ -99,23 +107,47 @@ def _look(stage: Stage) -> None:
     stage.run(full, quiet=True, expect=["home.example", "SCOPE_VIOLATION"])
 
 
+def _together(stage: Stage) -> None:
+    stage.say(
+        "An agent's session asks its own data and every peer at once: one list, and each row says where it is from."
+    )
+    ran = stage.run(f"mosaic federation query list tasks --page-size 6 {ALL}", expect=["from 2 of 2 sources"])
+    stage.check("  local  " in ran.out and "  federated:work.example  " in ran.out, "rows of both are in the list")
+
+
 def _lose(stage: Stage, task: str) -> None:
     stage.say("Now the gateway at work stops.")
     get = f"mosaic federation query get notes {_note(stage)} {ASK}"
     stage.run(get, quiet=True)
     stage.stop("work")
     stage.say("What Ada read a moment ago is still there, for at most 30 seconds.")
-    stage.run(get, expect=["_cached"])
-    stage.say("Anything else fails, says why, and ends with exit code 1.")
+    kept = stage.run(get, expect=["_cached"])
+    stage.check("_cached     true" in kept.out, "it was answered from memory")
+    stage.say("The session goes on with what is here, and is told once.")
+    search = f"mosaic federation query search budget {ALL}"
+    stage.run(search, expect=["local", OFFLINE])
+    stage.say("From now on it does not even try, until work is back.")
+    again = stage.run(search, expect=["local", "skipped"])
+    stage.check(OFFLINE not in again.words, "a session is told once")
+    stage.say("Whoever asks work alone is told why it fails, with exit code 1.")
     search = f"mosaic federation query search {task} {ASK}"
     stage.run(search, code=1, expect=["PEER_UNREACHABLE"])
     stage.say(
         f"After {FAILURES} failures in a row the circuit opens: no call, no packet, no wait, until it is tried again."
     )
-    for _ in range(FAILURES - 1):
-        stage.run(search, code=1, expect=["PEER_UNREACHABLE"], quiet=True)
+    for _ in range(FAILURES - 2):  # the session has met one, and Ada another
+        stage.run(search, code=1, quiet=True)
     stage.run(search, code=1, expect=["CIRCUIT_OPEN"])
     stage.run("mosaic federation status", code=3, expect=["○ offline", "PEER_UNREACHABLE"])
+
+
+def _restore(stage: Stage) -> None:
+    stage.say("Work comes back. The circuit would try it again by itself; the operator at home can say so at once.")
+    stage.serve("work")
+    stage.run("mosaic federation peer reset work.example", expect=["active"])
+    stage.run(f"mosaic federation query search budget {ASK}", quiet=True)
+    stage.say("The session is told that, too, and has the rows of both again.")
+    stage.run(f"mosaic federation query search budget {ALL}", expect=["from 2 of 2 sources", RESTORED])
 
 
 def _note(stage: Stage) -> str:

@@ -32,7 +32,7 @@ def clean(text: str) -> str:
 
 def explain(error: FederationError) -> str:
     """Return the one line that tells a person what happened and what to do."""
-    text = clean(" ".join(str(error).split()))
+    text = clean(plainly(str(error)))
     if not isinstance(error, Refusal):
         return text
     if error.retry_after_s is not None:

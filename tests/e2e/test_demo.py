@@ -45,7 +45,7 @@ def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
     """Each step is shown as a command with its output; in the end there is neither process nor file."""
     process = demo(temporary)
 
-    out, words = process.communicate(timeout=100)
+    out, words = process.communicate(timeout=115)
 
     assert (process.returncode, words) == (0, "")
     for shown in (
@@ -56,12 +56,18 @@ def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
         "federated:work.example  yes",
         "error: SCOPE_VIOLATION",
         "$ kill -INT $(cat work/gateway.lock)",
+        "from 2 of 2 sources in ",
+        "from 1 of 2 sources in ",
+        "federated:work.example: skipped: PEER_UNREACHABLE; asked again in ",
         "error: PEER_UNREACHABLE",
         "error: CIRCUIT_OPEN",
+        "$ mosaic federation peer reset work.example",
+        "federation restored for work.example",
         "○ offline",
         "[exit code 3]",
     ):
         assert shown in out
+    assert out.count("federation offline for work.example") == 1
     assert "\x1b" not in out
     assert list(temporary.iterdir()) == []
     assert running_in(temporary) == []
