@@ -9,7 +9,10 @@ import grpc
 from federation import Federation, fields, sync_channel
 from federation.client.aio import AioChannel
 from federation.client.peers import Peer
-from federation.config import GatewayConfig
+from federation.config import GatewayConfig, SessionConfig
+from federation.session.results import Answer, Result
+from federation.session.signals import PeerSignal
+from federation.session.warming import WarmReport
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 
@@ -31,6 +34,12 @@ async def asynchronous(config: GatewayConfig) -> None:
         watch = stub.Watch()
         await watch.write(pb.WatchRequest())
         await fed.refresh()
+        async with fed.session("ada", config=SessionConfig(peer_budget_s=1.0), on_signal=print) as session:
+            assert_type(await session.list("tasks", where={"status": "open"}), Result)
+            answers = session.stream(pb.SearchRequest(query="report"), source="all")
+            assert_type([answer async for answer in answers], list[Answer])
+            assert_type([signal async for signal in session.signals()], list[PeerSignal])
+            assert_type(await session.warm(["tasks"]), WarmReport)
     fed = Federation(config)
     await fed.start()
     await fed.close(grace=1.0)

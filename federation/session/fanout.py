@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.trace import get_current_span
 
-from federation.errors import FederationError, Reason, Refusal
+from federation.errors import Reason, Refusal
 from federation.session.asking import Occasion, PeerAsk
 from federation.session.courses import Course, DisorderError, Tags, unmerged
 from federation.session.merge import Page, merge, remaining_places
@@ -63,7 +63,7 @@ class FanOut:
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._error: FederationError | None = None
+        self._error: Exception | None = None
         self.cancelled = False
         self._start()
 
@@ -81,7 +81,7 @@ class FanOut:
                 self._waiting = None
         return self.answers.popleft()
 
-    def cancel(self, error: FederationError | None = None) -> None:
+    def cancel(self, error: Exception | None = None) -> None:
         """End everything that is under way, and whoever waits with this error."""
         if not self._left:
             return
@@ -155,7 +155,7 @@ class FanOut:
         except TimeoutError:
             text = "the gateway's own data took longer than the request's budget"
             report = replace(report, state=SourceState.FAILED, reason=str(Reason.PEER_TIMEOUT), message=text)
-        except FederationError as e:  # the request's own fault
+        except Exception as e:  # noqa: BLE001 - the request's own fault, or a bug: whoever reads the answers sees it
             self.cancel(e)
             return
         took_s = self._reach.clock.monotonic() - self._began
