@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cli import completion
 from cli.options import GATEWAY_HERE, Gateway, Json
 
 if TYPE_CHECKING:
@@ -40,14 +41,37 @@ Examples:
 
 def status(
     peer: Annotated[
-        str, typer.Option("--peer", metavar="PEER", help="Only what concerns this gateway, as peer or as reader.")
+        str,
+        typer.Option(
+            "--peer",
+            metavar="PEER",
+            help="Only what concerns this gateway, as peer or as reader.",
+            autocompletion=completion.peers,
+        ),
     ] = "",
-    user: Annotated[str, typer.Option("--user", "-u", metavar="USER", help="Only what concerns this local user.")] = "",
+    user: Annotated[
+        str,
+        typer.Option(
+            "--user", "-u", metavar="USER", help="Only what concerns this local user.", autocompletion=completion.users
+        ),
+    ] = "",
     explain: Annotated[
-        str, typer.Option("--explain", metavar="PEER", help="Why this one cannot be read, link by link.")
+        str,
+        typer.Option(
+            "--explain",
+            metavar="PEER",
+            help="Why this one cannot be read, link by link.",
+            autocompletion=completion.peers,
+        ),
     ] = "",
     resource: Annotated[
-        str, typer.Option("--resource", metavar="RESOURCE", help="With --explain: what to list; default: the first.")
+        str,
+        typer.Option(
+            "--resource",
+            metavar="RESOURCE",
+            help="With --explain: what to list; default: the first.",
+            autocompletion=completion.resources,
+        ),
     ] = "",
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0.1, max=60, help="With --explain: seconds for each link.")
