@@ -12,6 +12,8 @@ __all__ = ["GAP", "Line", "Span", "cells", "columns", "plain", "print_lines", "s
 
 GAP: Final = 2
 """Blanks between columns."""
+LEAST: Final = 10
+"""Characters that a line of text keeps, however narrow the terminal is."""
 
 
 class Span(NamedTuple):
@@ -51,7 +53,9 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
     """Return a text in as many lines as it takes, every one indented; nothing of it is cut off."""
     text = span(text).text
     # A wide character takes two columns; to count every one as two is simple and never too much.
-    room = max(width - indent, 20) if text.isascii() or cells(text) == len(text) else max((width - indent) // 2, 20)
+    room = (
+        max(width - indent, LEAST) if text.isascii() or cells(text) == len(text) else max((width - indent) // 2, LEAST)
+    )
     blank = Span(" " * indent)
     return [(blank, Span(part, style)) for part in textwrap.wrap(text, room, break_on_hyphens=False)]
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from cli.status_lines import Line, Span, cells, columns, span, wrapped
+from cli.status_lines import Line, Span, cells, columns, plain, span, wrapped
 from cli.status_words import ORDER, Verdict, distance, ends_soon, judge, meaning, moment, plural, seconds
 from cli.words import duration
 from federation.v1 import admin_pb2 as pb
@@ -102,9 +102,10 @@ def card(one: Judged, now: float, width: int) -> list[Line]:
     """Return all there is to say of a peer."""
     peer, verdict = one
     seen = f"seen {distance(seconds(peer.seen_at) - now)}" if peer.HasField("seen_at") else "not seen yet"
-    title = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {seen}"))
-    facts = [(name, text) for name, make in _FACTS for text in make(peer, now) if text]
-    lines = [title, *_labelled("why", verdict.why, width)]
+    title: Line = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {seen}"))
+    facts = [(name, "; ".join(make(peer, now))) for name, make in _FACTS]
+    lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
+    lines += _labelled("why", verdict.why, width)
     lines += [line for name, text in facts for line in _labelled(name, text, width)]
     return [*lines, *_labelled("next step", verdict.next_step, width)]
 
@@ -133,9 +134,13 @@ def _renewal(peer: pb.PeerStatus, now: float) -> list[str]:
         texts.append(f"its certificate ends {moment(peer.certificate.not_after, now)} and is not renewed yet")
     if peer.renewal.HasField("last_failure"):
         times = plural(peer.renewal.consecutive_failures, "time")
-        again = f"tried again {moment(peer.renewal.next_at, now)}" if peer.renewal.HasField("next_at") else "given up"
+        again = f"tried again {_next(peer.renewal, now)}" if peer.renewal.HasField("next_at") else "given up"
         texts.append(f"renewal failed {times} in a row, {again}; last {_failure(peer.renewal.last_failure, now)}")
     return texts
+
+
+def _next(renewal: pb.RenewalStatus, now: float) -> str:
+    return moment(renewal.next_at, now) if seconds(renewal.next_at) > now else "now"
 
 
 def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
@@ -154,7 +159,7 @@ def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
 def _watch(peer: pb.PeerStatus, now: float) -> list[str]:
     word = peer.watch.state or "off"
     since = f" since {moment(peer.watch.since, now)}" if peer.watch.HasField("since") else ""
-    late = "" if word == "armed" or peer.state == pb.PEER_STATE_REVOKED else "; what is taken back is heard late"
+    late = "; what is taken back is heard late" if word != "armed" and peer.state == pb.PEER_STATE_ACTIVE else ""
     return [f"{word}{since}{late}"]
 
 
@@ -162,10 +167,10 @@ def _certificate(peer: pb.PeerStatus, now: float) -> list[str]:
     certificate, ended = peer.certificate, seconds(peer.certificate.not_after) <= now
     ends = f"{'ended' if ended else 'ends'} {moment(certificate.not_after, now)}"
     if not certificate.HasField("renews_at"):
-        return [f"{ends}; it is not renewed", *_renewal(peer, now)]
+        return [f"{ends}; it is not renewed"]
     due = seconds(certificate.renews_at) - now
     renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
-    return [f"{renews}, {ends}", *_renewal(peer, now)]
+    return [f"{renews}, {ends}"]
 
 
 def _cache(peer: pb.PeerStatus, _now: float) -> list[str]:
@@ -201,6 +206,7 @@ _FACTS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], list[str]]], ...
     ("circuit", _circuit),
     ("watch", _watch),
     ("certificate", _certificate),
+    ("renewal", _renewal),
     ("cache", _cache),
     ("latency", _latency),
     ("last success", _success),

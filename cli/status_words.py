@@ -62,8 +62,9 @@ def judge(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Verdict:
     if word is not None:
         return Verdict(word, False, *_REASONS[word](peer, now))
     if peer.circuit.consecutive_failures:
-        failed = plural(peer.circuit.consecutive_failures, "call")
-        return Verdict("failing", False, f"the last {failed} failed", _look(peer))
+        count = peer.circuit.consecutive_failures
+        failed = "the last call failed" if count == 1 else f"the last {count} calls failed"
+        return Verdict("failing", False, failed, _look(peer))
     if not peer.HasField("seen_at"):
         started = moment(gateway.started_at, now)
         why = f"nothing was heard of it since this gateway started {started}"

@@ -25,5 +25,6 @@ pytest_plugins = [
     "tests.support.serving",
     "tests.support.granting",
     "tests.support.spans",
+    "tests.support.states",
     "tests.support.watching",
 ]

@@ -43,17 +43,28 @@ class Relay:
         """Cut every connection with a reset."""
         with self._lock:
             cut, self._sockets = self._sockets, []
-        for connection in cut:
-            with contextlib.suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads
-            connection.close()
+        _reset(cut)
 
-    def close(self) -> None:
-        """End: the port refuses from now on."""
+    def refuse(self) -> None:
+        """Take no connection any more; those there are go on."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def accept(self) -> None:
+        """Take connections again, on the same port."""
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def reset_oldest(self) -> None:
+        """Cut the connection that was made before all others, with a reset."""
+        with self._lock:
+            oldest, self._sockets = self._sockets[:2], self._sockets[2:]
+        _reset(oldest)
+
+    def close(self) -> None:
+        """End: the port refuses from now on."""
+        self.refuse()
         self._open.set()
         self.reset()
 
@@ -105,3 +116,11 @@ def silent_port() -> Iterator[Relay]:
     relay = Relay()
     yield relay
     relay.close()
+
+
+def _reset(connections: list[socket.socket]) -> None:
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads
+        connection.close()
