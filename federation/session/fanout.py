@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FanOut"]
 
-AT_ONCE: Final = 16
-"""Peers that are asked before the loop turns: local data shall not wait for the asking of many."""
+TURN_S: Final = 0.001
+"""For how long peers are asked before the loop turns: local data shall not wait for the asking of many."""
 
 
 class FanOut:
@@ -121,14 +121,16 @@ class FanOut:
     def _start(self) -> None:
         if LOCAL in self._places:
             self._local = self._loop.create_task(self._read_local())
-        self._ask([source for source in self._places if source != LOCAL])
+        self._ask(deque(source for source in self._places if source != LOCAL))
 
-    def _ask(self, sources: Sequence[str]) -> None:
+    def _ask(self, sources: deque[str]) -> None:
         self._starting = None
-        for source in sources[:AT_ONCE]:
-            self._ask_peer(source)
-        if sources[AT_ONCE:] and self._left:
-            self._starting = self._loop.call_soon(self._ask, sources[AT_ONCE:])
+        until = self._reach.clock.monotonic() + TURN_S
+        while sources and self._left:
+            self._ask_peer(sources.popleft())
+            if sources and self._reach.clock.monotonic() >= until:
+                self._starting = self._loop.call_soon(self._ask, sources)
+                return
 
     def _ask_peer(self, source: str) -> None:
         peer = self._peers.get(source)

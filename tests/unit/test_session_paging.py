@@ -125,11 +125,13 @@ def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
     sources = kept(world)
     reader = Reader(sources, ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
     rows = reader.page()
-    while reader.token:
-        page = reader.page()
-        assert 0 < len(page) <= size
-        rows += page
+    for _ in range(100):
+        if reader.token:
+            page = reader.page()
+            assert 0 < len(page) <= size
+            rows += page
 
+    assert reader.token == ""
     assert rows == sorted(rows, key=list_order)
     assert sorted((row.source, row.id) for row in rows) == everything(sources)
 
@@ -177,9 +179,11 @@ def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
     sources = kept(world)
     reader = Reader(sources, SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
     rows = reader.page()
-    while reader.token:
-        rows += reader.page()
+    for _ in range(100):
+        if reader.token:
+            rows += reader.page()
 
+    assert reader.token == ""
     scores = [row.score for row in rows]
     assert scores == sorted(scores, reverse=True)
     for source, each in sources.items():
