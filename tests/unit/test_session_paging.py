@@ -118,7 +118,7 @@ def everything(sources: dict[str, Kept]) -> list[tuple[str, str]]:
     return sorted((source, row.id) for source, each in sources.items() for row in each.rows)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(worlds, st.integers(1, 7))
 def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
     """With every source there, the pages laid end to end are all rows in the one order, each exactly once."""
@@ -136,7 +136,7 @@ def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
     assert sorted((row.source, row.id) for row in rows) == everything(sources)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(worlds, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
 def test_sources_that_come_and_go_lose_and_double_nothing(
     world: Any, size: int, data: st.DataObject, streamed: bool, verb: str
