@@ -1,6 +1,7 @@
 """The README is run: a reader who copies its commands must see what it says."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mcp import Client, StdioServerParameters
 
 from tests.support import settings_table
 from tests.support.processes import ROOT, environment
@@ -155,7 +157,7 @@ def test_the_settings_table_is_the_settings():
     assert settings_table.written() == settings_table.table()
 
 
-@pytest.mark.parametrize("source", blocks("In a Python program", "python"))
+@pytest.mark.parametrize("source", [*blocks("In a Python program", "python"), *blocks("Sessions", "python")])
 def test_python_examples_import_what_exists(source: str):
     """Each example is valid Python, and every name that it imports exists."""
     tree = ast.parse(source)
@@ -174,3 +176,49 @@ def test_the_asking_example_prints_rows(terminal: Terminal):
 
     assert "task-1130 Correct the queued reminders for Lisbon practices" in printed
     assert printed.splitlines()[-1] == "false"
+
+
+def test_a_session_asks_all_sources(terminal: Terminal):
+    """The table of the section on sessions is what its command prints, and its program prints rows of both gateways."""
+    enroll(terminal)
+    (block,) = blocks("Sessions", "console")
+    (command,) = (line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ "))
+
+    printed = terminal.type(command)
+    assert [line.rstrip() for line in printed.splitlines()] == block.rstrip().splitlines()[1:]
+
+    (terminal.directory / "example.py").write_text(blocks("Sessions", "python")[0], encoding="utf-8")
+    lines = terminal.type(f"{settings_python()} example.py").splitlines()
+    assert lines[0] == "federated:work.example task-1130 Correct the queued reminders for Lisbon practices"
+    assert lines[3] == "local home-task-7 Invite the neighbours for soup"
+    assert {line.rsplit(" ", 1)[0] for line in lines[4:]} == {"local ok", "federated:work.example ok"}
+
+    work = terminal.serving.pop(0)
+    work.terminate()
+    work.wait(20)
+    lines = terminal.type(f"{settings_python()} example.py").splitlines()
+    assert lines.count("federation offline for work.example") == 1
+    assert sum(line.startswith("local home-task-") for line in lines) == 4
+
+
+@pytest.mark.asyncio
+async def test_an_agent_is_configured_as_shown(terminal: Terminal):
+    """The snippet, with the reader's own directories in it, gives an agent every tool of the table."""
+    enroll(terminal)
+    server = json.loads(blocks("For agents", "json")[0])["mcpServers"]["mosaic"]
+    arguments = [str(terminal.directory / "home") if "/" in word else word for word in server["args"]]
+    parameters = StdioServerParameters(
+        command=str(terminal.directory / "bin" / "mosaic"), args=arguments, env=terminal.environment
+    )
+
+    async with Client(parameters) as client:
+        tools = {tool.name: set(tool.input_schema["properties"]) for tool in (await client.list_tools()).tools}
+        listed = await client.call_tool("mosaic_list", {"resource": "tasks", "page_size": 4})
+
+    table = README.split("| tool | takes | answers |\n|---|---|---|\n")[1].split("\n\n")[0]
+    shown = {
+        row.split("|")[1].strip(" `"): set(re.findall(r"`(\w+)`", row.split("|")[2])) for row in table.splitlines()
+    }
+    assert tools == shown
+    assert listed.structured_content is not None
+    assert [row["_source"] for row in listed.structured_content["rows"]] == ["federated:work.example"] * 3 + ["local"]
