@@ -40,3 +40,4 @@ async def test_names_begin_as_typed_and_are_few(home_gateway: Running) -> None:
     assert list(await names(home_gateway, pb.NAME_KIND_USER, "u014")) == [f"u{number:04}" for number in range(140, 150)]
     assert len(await names(home_gateway, pb.NAME_KIND_USER, "u")) == 100
     assert await names(home_gateway, pb.NAME_KIND_USER, "nobody") == {}
+    assert await names(home_gateway, pb.NAME_KIND_USER, "da") == {}

@@ -90,7 +90,7 @@ async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.Monk
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("items", [(), tuple(row(f"x{n}", age=n) for n in range(500))])
+@pytest.mark.parametrize("items", [(), tuple(row(f"x{n}", age=n) for n in range(300))])
 async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, ...]) -> None:
     """`more` without a row behind it, or more rows than were asked for, neither loops nor grows."""
 
