@@ -1,6 +1,6 @@
 """What `--json` prints: admin messages as plain values. These shapes are stable; a field is added, never changed."""
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ __all__ = [
     "taken",
 ]
 
+DEEPEST: Final = 64
 Shape = dict[str, Any]
 
 
@@ -73,9 +74,16 @@ def row(message: pb.QueryRow, *, search: bool = False) -> Shape:
 
 def _data(text: str) -> Any:
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:  # a peer may send anything
         return text
+    # What nests deeper than anything that a gateway stores could be read, but not be written again.
+    return value if text.count("{") + text.count("[") <= DEEPEST or _fits(value, DEEPEST) else text
+
+
+def _fits(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not items or (levels > 0 and all(_fits(item, levels - 1) for item in items))
 
 
 def capabilities(message: federation_pb2.CapabilitiesResponse) -> Shape:
