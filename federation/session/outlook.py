@@ -99,7 +99,7 @@ class Outlook:
         self._wake()
 
     def _give(self, signal: PeerSignal | None, span: Span, raised: list[PeerSignal] | None = None) -> None:
-        if signal is None or self._closed:
+        if signal is None:
             return
         if raised is not None:
             raised.append(signal)

@@ -107,8 +107,6 @@ class _Probe:
             self.end()
         elif self._answered_somebody():
             self._reached(well=True)
-        elif (rests_s := self._circuit_rests_s()) > 0:
-            self._postpone(rests_s)
         else:
             self._call = self._start(self._peer)
             self._call.add_done_callback(self._arrived)

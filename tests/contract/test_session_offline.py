@@ -252,6 +252,20 @@ async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scrip
 
 
 @pytest.mark.asyncio
+async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """When the probe's time comes and somebody's call has succeeded, the sessions are told without one more call."""
+    scripted.stop()
+    circuit = CircuitConfig(cooldown_s=1.0, failure_threshold=10_000)
+    async with with_data(tmp_path, scripted.record(), circuit=circuit) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        scripted.start()
+        await answered(fed)
+        heard = await take(session.signals(), 2)
+        assert heard[-1].text == "federation restored for work.example"
+        assert scripted.service.calls("capabilities") == 0
+
+
+@pytest.mark.asyncio
 async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """With `announce_restored` off a peer that is back is asked again, and no signal says so."""
     config = SessionConfig(announce_restored=False)
@@ -278,6 +292,7 @@ async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, s
         await eventually(lambda: fed._reach is not None and len(fed._reach.probes) == 0)
         result = await session.list("tasks")
         assert (states(result)[WORK], result.signals) == ("denied", ())
+    assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
 
 
 @pytest.mark.asyncio
@@ -443,6 +458,17 @@ async def test_a_peers_patience_is_kept_within_the_budget(
         assert again.state == "rate_limited"
         assert 4 < (again.retry_after_s or 0) <= 5
         assert scripted.service.calls() == 1
+
+
+@pytest.mark.asyncio
+async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that asked for patience and then had too little time is offline for this request, not for the session."""
+    limited = Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.2))
+    scripted.service.script("search", limited, Reply(gate=threading.Event()), Reply())
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        result = await session.search("own")
+        assert (report(result, WORK).reason, result.signals) == (Reason.PEER_TIMEOUT, ())
+        assert states(await session.search("own"))[WORK] == "ok"
 
 
 @pytest.mark.asyncio
