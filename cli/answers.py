@@ -7,8 +7,9 @@ from federation.errors import FederationError, Reason, Refusal
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 
-__all__ = ["ANSWERED", "Answers"]
+__all__ = ["ANSWERED", "Answers", "milliseconds"]
 
+MILLISECONDS: Final = 1_000
 ANSWERED: Final = frozenset({"ok", "cached"})
 """States of a source whose rows are there."""
 
@@ -50,3 +51,8 @@ class Answers:
         silent = ", ".join(report.source for report in self.missing)
         where = f" at a source that answered; these did not: {silent}" if silent else ""
         return Refusal(Reason.ROW_NOT_FOUND, f"no such row that this user may read{where}")
+
+
+def milliseconds(budget: float) -> int:
+    """Return a budget in seconds as the gateway takes it; what is shorter than a millisecond is one, and 0 is none."""
+    return max(1, round(budget * MILLISECONDS)) if budget else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli import query_shapes, render, rows, shapes
-from cli.answers import Answers
+from cli.answers import Answers, milliseconds
 from federation.admin.client import connect
 from federation.errors import FederationError
 from federation.v1 import admin_pb2 as pb
@@ -16,7 +16,6 @@ from federation.v1 import federation_pb2
 __all__ = ["Asking"]
 
 ALL: Final = "all"
-MILLISECONDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,7 @@ class Asking:
             source=self.source,
             session=self.session,
             stream=show is not None,
-            budget_ms=_milliseconds(self.budget),
+            budget_ms=milliseconds(self.budget),
             **verb,
         )
         answers = Answers()
@@ -94,8 +93,3 @@ class Asking:
                 rows.learnt(answers)
             raise
         return answers
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return a budget as the gateway takes it; what is shorter than a millisecond is one."""
-    return max(1, round(seconds * MILLISECONDS)) if seconds else 0

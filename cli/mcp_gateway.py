@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import grpc
 
-from cli.answers import Answers
+from cli.answers import Answers, milliseconds
 from federation.admin.address import target
 from federation.admin.client import OPTIONS, require_serving
 from federation.admin.statuses import error_of
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GatewayLine"]
 
-MILLISECONDS: Final = 1_000
 PATIENCE_S: Final = 60.0
 """Longest wait for an answer of a gateway that accepts connections."""
 LIVE: Final = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
@@ -35,7 +34,7 @@ class GatewayLine:
 
     def __init__(self, config: GatewayConfig, directory: Path, user: str, budget: float = 0.0) -> None:
         self.config, self.user = config, user
-        self._directory, self._budget_ms, self._session = directory, round(budget * MILLISECONDS), uuid4().hex
+        self._directory, self._budget_ms, self._session = directory, milliseconds(budget), uuid4().hex
         self._channel: Any = None
         self._admin: AdminServiceAsyncStub
 

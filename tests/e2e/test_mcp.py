@@ -215,6 +215,18 @@ async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> No
 
 
 @pytest.mark.asyncio
+async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
+    """An agent waits for a silent peer as long as the command was told, and has the local rows then."""
+    async with start("ada", "--budget", "0.2") as agent:
+        with pair.silence():
+            answer = await agent.call("list", resource="tasks", page_size=18)
+
+    work = answer["sources"][1]
+    assert (work["state"], work["reason"], len(answer["rows"])) == ("offline", "PEER_TIMEOUT", 12)
+    assert work["latency_ms"] < 1_500
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair, mode: str) -> None:
     """Of many calls at once, one answer and one log notification have the signal; all have the local rows."""

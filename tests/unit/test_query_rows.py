@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli import query_shapes, rows, shapes
-from cli.answers import Answers
+from cli.answers import Answers, milliseconds
 from cli.words import plainly
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
@@ -157,3 +157,9 @@ def test_what_grpc_says_of_a_connection_is_put_plainly() -> None:
         "cannot connect to 127.0.0.1:7443: Connection refused"
     )
     assert plainly("task 4 failed\n  to connect") == "task 4 failed to connect"
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0, 0), (0.0001, 1), (0.25, 250), (300, 300_000)])
+def test_a_budget_is_never_rounded_to_none(seconds: float, expected: int) -> None:
+    """0 means as the gateway is set, so nothing else may become 0."""
+    assert milliseconds(seconds) == expected
