@@ -194,7 +194,9 @@ async def test_invalid_input_is_raised_before_anybody_is_asked(
         with pytest.raises(InputError) as caught:
             await session.list(**asked)
         assert caught.value.field == field
-        assert (scripted.service.calls(), provider.calls) == (0, [])
+        cache = fed.peer("work.example").cache
+        assert cache is not None
+        assert (cache.stats().misses, provider.calls) == (0, [])
 
 
 @pytest.mark.asyncio
@@ -315,6 +317,17 @@ async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripte
         assert "no peer" in report(rest, WORK).message
         assert (rest.partial, rest.next_page_token) == (True, "")
         assert set(states(await session.list("tasks"))) == {"local"}
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_was_enrolled_anew_is_asked_anew(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The same name with another enrollment is another peer: a session that goes on uses the new one."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        assert states(await session.list("tasks"))[WORK] == "ok"
+        fed.peers.remove("work.example", "ada")
+        fed.peers.add(replace(scripted.record(), id="anew"))
+        assert states(await session.list("tasks"))[WORK] == "ok"
+        assert scripted.service.calls() == 2
 
 
 @pytest.mark.asyncio
