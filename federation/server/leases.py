@@ -89,11 +89,6 @@ class Withdrawal:
         return (*self._released.values(), *awaited)
 
     @property
-    def pending(self) -> bool:
-        """Whether anybody is awaited still."""
-        return bool(self._held)
-
-    @property
     def effective_at_us(self) -> int:
         """The instant of the last release, never before the beginning whatever the wall clock did."""
         return max(self.begun_at_us, 0, *(release.at_us or 0 for release in self._released.values()))
@@ -201,8 +196,8 @@ class LeaseTable:
             self._notes.get(grant_id, {}).pop(instance, None)
 
     def awaits(self, grant_id: str) -> bool:
-        """Tell whether anybody is awaited under a grant."""
-        return any(withdrawal.pending for withdrawal in self._open.get(grant_id, ()))
+        """Tell whether something is being taken back under a grant: it has no receipt yet."""
+        return grant_id in self._open
 
     def leave(self, grant_id: str, instance: str) -> None:
         """Hear that the last watch of a cache object ended."""
