@@ -8,14 +8,18 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from tests.support.processes import MOSAIC, environment
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9])")
+TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes standard input the terminal of the session. Done by the child's own program: a function between fork and exec
+would have this process fork for real, and run gRPC's handlers of that, which may wait for ever for one another."""
 HOME = "\x1b[H"
 """What rich begins each drawing of a whole screen with."""
 
@@ -29,14 +33,13 @@ class Terminal:
         self._slave = slave
         self.modes = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
-            [*MOSAIC, *arguments],
+            [sys.executable, "-c", TAKE, *MOSAIC, *arguments],
             cwd=cwd,
             env=environment(TERM="xterm-256color", **more),
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509 - no other way makes it the terminal of the new session
         )
         self.output = ""
 
@@ -120,7 +123,3 @@ class Terminal:
 def plain(text: str) -> str:
     """Text without escape sequences."""
     return ESCAPE.sub("", text)
-
-
-def _take_terminal() -> Any:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
