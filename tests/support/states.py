@@ -29,7 +29,7 @@ from tests.support.terminal import Terminal
 
 SOURCE = "federated:work.example"
 HOUR_S = 3_600
-CIRCUIT = "[circuit]\nfailure_threshold = 3\ncooldown_s = 8.0\njitter = 0.0"
+CIRCUIT = "[circuit]\nfailure_threshold = 3\ncooldown_s = 6.0\njitter = 0.0"
 _NORMAL = (
     (r"\n {13,}", " "),  # what was wrapped
     (r"\b\d+ (s|min|h|d)\b", "N"),
@@ -226,7 +226,7 @@ def _end(states: States) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         states.run(f"federation query list credentials --user ada --source {SOURCE} -g home")
     states.note("serving", "work")
-    states.run(f"federation grant revoke {states.grant} -g work --reason", "project over")
+    states.run(f"federation grant revoke {states.grant} -g work --no-wait --reason", "project over")
     states.until(lambda peer: peer["state"] == "revoked")
     states.note("revoked")
     states.note("taken back", "work")
