@@ -76,15 +76,16 @@ class PeerDesk:
         return pb.RotatePeerResponse(peer=self._message(peer))
 
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
-        """Close a peer's circuit by hand."""
+        """Close a peer's circuit by hand, and have the next call dial at once, whatever gRPC waits for."""
         peer = self._parts.federation.peers.get(request.name, request.user or None)
         if peer.circuit is None:
             raise ConflictError(f"no circuit is kept for {peer.name}; it is switched off")
         transition = peer.circuit.reset()
         if transition is not None:
             report(transition, peer.name, peer.user, self._parts.metrics)
-            if peer.watch is not None:
-                peer.watch.nudge()
+        peer.channel.rest()
+        if peer.watch is not None:
+            peer.watch.nudge()
         self._record("peer.reset", peer)
         return pb.ResetCircuitResponse(peer=self._message(peer))
 

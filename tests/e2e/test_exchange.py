@@ -1,5 +1,6 @@
 """Two real gateways in one process, over real mutual TLS, from grant to rows and back to refusal."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -298,6 +299,21 @@ async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: R
     assert (offline.state, offline.circuit.state) == (pb.PEER_STATE_OFFLINE, pb.CIRCUIT_STATE_OPEN)
     assert offline.last_failure.reason == "PEER_UNREACHABLE"
     assert reset.peer.circuit.state == pb.CIRCUIT_STATE_CLOSED
+
+
+@pytest.mark.asyncio
+async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running, work: Running) -> None:
+    """The connection that gRPC would let rest after a failure is given up, so that the next call finds the peer."""
+    await enroll(home, work)
+    await work.stop()
+    with pytest.raises(Refusal):
+        await ask(home, list=tasks())
+    channel, loop = home.gateway.federation.peer("work.example").channel, asyncio.get_running_loop()
+    assert channel.current(loop) is not None
+
+    await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
+
+    assert channel.current(loop) is None
 
 
 @pytest.mark.asyncio
