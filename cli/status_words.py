@@ -33,6 +33,11 @@ _MEANING: Final = {
     "RATE_LIMITED": "more was asked for than the grant allows at a time; the peer itself is well",
     "INTERNAL": "a fault at the peer; its own log says more",
 }
+_OF_THE_CALL: Final = frozenset({"SCOPE_VIOLATION", "RATE_LIMITED", "INVALID_REQUEST"})
+"""Reasons that speak against what was asked for, and not against the peer."""
+_UNHEARD: Final = frozenset({"PEER_UNREACHABLE", "PEER_TIMEOUT"})
+"""Reasons that this gateway gives where nothing came back."""
+_REFUSED: Final = frozenset({"GRANT_INVALID", "GRANT_REVOKED", "CERTIFICATE_INVALID"})
 _MEANING_OF_CODE: Final = {
     "UNAVAILABLE": "it says that it cannot answer now",
     "UNIMPLEMENTED": "it does not know the call: is it of another version?",
@@ -65,6 +70,8 @@ def judge(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Verdict:
         count = peer.circuit.consecutive_failures
         failed = "the last call failed" if count == 1 else f"the last {count} calls failed"
         return Verdict("failing", False, failed, _look(peer))
+    if (told := _told_against(peer, now)) is not None:
+        return Verdict("failing", False, told, _look(peer))
     if not peer.HasField("seen_at"):
         started = moment(gateway.started_at, now)
         why = f"nothing was heard of it since this gateway started {started}"
@@ -74,6 +81,23 @@ def judge(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Verdict:
         why = f"its watch went down {moment(peer.watch.since, now)}, and nothing was heard of it since"
         return Verdict("failing", False, why, _look(peer))
     return Verdict("active", True)
+
+
+def _told_against(peer: pb.PeerStatus, now: float) -> str | None:
+    """Return what the last failure says against a peer whose circuit does not count it; `None` where nothing.
+
+    A refusal shows that the peer is there, and that nothing can be read: a call that succeeds takes it back, or a watch
+    that the peer let in since. Where nothing came back, any sign of life does.
+    """
+    failure, armed = peer.last_failure, peer.watch.state == "armed"
+    if not peer.HasField("last_failure") or failure.reason in _OF_THE_CALL:
+        return None
+    if failure.reason in _UNHEARD:
+        over = armed or seconds(peer.seen_at) >= seconds(failure.at)
+    else:
+        cleared = max(seconds(peer.last_success), seconds(peer.watch.since) if armed else 0.0)
+        over = cleared >= seconds(failure.at)
+    return None if over else f"the last call failed {moment(failure.at, now)}, and none succeeded since"
 
 
 def meaning(failure: pb.CallFailure) -> str:
@@ -135,6 +159,9 @@ def _revoked(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
 
 def _expired(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     why = f"this gateway's certificate for it ended {moment(peer.certificate.not_after, now)}"
+    if peer.renewal.last_failure.reason in _REFUSED:
+        grant = f"mosaic federation grant show {peer.grant_id}"
+        return why, f"the peer refuses to renew it: ask its operator to look at the grant, {grant}; {_look(peer)}"
     if peer.renewal.HasField("next_at"):
         return why, f"it renews by itself once the peer can be reached; {_look(peer)}"
     return why, "ask its operator for a token, and enroll again: mosaic federation peer add"

@@ -73,6 +73,11 @@ def revoked(name: str = "gone.example", reason: str = "project over") -> pb.Peer
     return peer(name, state=pb.PEER_STATE_REVOKED, revocation=pb.PeerRevocation(at=at(-60), reason=reason))
 
 
+def failure(reason: str, ago: float = 5, code: str = "PERMISSION_DENIED") -> pb.CallFailure:
+    """A call that failed some seconds ago."""
+    return pb.CallFailure(at=at(-ago), code=code, reason=reason, message="no")
+
+
 def grant(number: int = 1, **changes: Any) -> pb.GrantInfo:
     """A grant in use."""
     fields: dict[str, Any] = {"status": pb.GRANT_STATUS_ACTIVE, "requests": 7, "last_used_at": at(-5), **changes}
@@ -105,6 +110,22 @@ def shown(status: pb.StatusResponse, width: int = 80, height: int = 24) -> list[
         ({"watch": pb.WatchStatus(state="connecting", since=at(-2)), "seen_at": at(-3)}, "active", True),
         ({"watch": pb.WatchStatus(state="connecting", since=at(-9)), "seen_at": at(-3)}, "active", True),
         ({"watch": pb.WatchStatus(state="off", since=at(-9)), "seen_at": at(-99)}, "active", True),
+        ({"last_failure": failure("GRANT_INVALID")}, "failing", False),
+        ({"last_failure": failure("CERTIFICATE_INVALID"), "last_success": at(-9)}, "failing", False),
+        ({"last_failure": failure("", code="UNIMPLEMENTED"), "last_success": at(-9)}, "failing", False),
+        ({"last_failure": failure("GRANT_INVALID"), "last_success": at(-2)}, "active", True),
+        ({"last_failure": failure("GRANT_INVALID"), "watch": pb.WatchStatus(since=at(-4))}, "failing", False),
+        (
+            {"last_failure": failure("GRANT_INVALID"), "watch": pb.WatchStatus(state="armed", since=at(-4))},
+            "active",
+            True,
+        ),
+        ({"last_failure": failure("SCOPE_VIOLATION")}, "active", True),
+        ({"last_failure": failure("RATE_LIMITED")}, "active", True),
+        ({"last_failure": failure("PEER_TIMEOUT"), "seen_at": at(-6), "watch": None}, "failing", False),
+        ({"last_failure": failure("PEER_UNREACHABLE"), "seen_at": None, "watch": None}, "failing", False),
+        ({"last_failure": failure("PEER_TIMEOUT"), "seen_at": at(-4), "watch": None}, "active", True),
+        ({"last_failure": failure("PEER_TIMEOUT"), "seen_at": at(-6)}, "active", True),
         ({"state": pb.PEER_STATE_OFFLINE, "circuit": pb.CircuitStatus(state=OPEN)}, "offline", False),
         ({"state": pb.PEER_STATE_DEGRADED}, "degraded", False),
         ({"state": pb.PEER_STATE_REVOKED, "seen_at": None}, "revoked", False),
@@ -117,6 +138,18 @@ def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: s
 
     assert (verdict.word, verdict.healthy) == (word, healthy)
     assert bool(verdict.why) == bool(verdict.next_step) == (healthy is not True)
+
+
+def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_not_wait_for_the_network() -> None:
+    """Where the peer refused, its operator has to act; where it was not reached, nobody has to."""
+
+    def step(reason: str) -> str:
+        renewal = pb.RenewalStatus(consecutive_failures=1, last_failure=failure(reason), next_at=at(60))
+        return judge(peer(state=pb.PEER_STATE_EXPIRED, renewal=renewal), gateway()).next_step
+
+    assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
+    assert "grant show g-1" in step("GRANT_INVALID")
+    assert step("PEER_UNREACHABLE").startswith("it renews by itself once the peer can be reached")
 
 
 def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
