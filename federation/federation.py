@@ -207,11 +207,7 @@ class Federation:
 
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
         """Return a channel to a peer through the chain. Raises `NotFoundError`."""
-        home = self._opened()
-        found = home.peers.get(peer, user)
-        channel = AioChannel(found, clock=home.clock, deadline_s=home.config.client.deadline_s)
-        self._channels.add(channel)
-        return channel
+        return self._channel_to(self._opened().peers.get(peer, user))
 
     def stub(self, peer: str, user: str | None = None) -> "FederationServiceAsyncStub":
         """Return the generated stub over the chain to a peer. Raises `NotFoundError`."""
@@ -248,6 +244,12 @@ class Federation:
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return sync_interceptors(found, wire, deadline_s=home.config.client.deadline_s, owner=self)
 
+    def _channel_to(self, peer: Peer) -> AioChannel:
+        home = self._opened()
+        channel = AioChannel(peer, clock=home.clock, deadline_s=home.config.client.deadline_s)
+        self._channels.add(channel)
+        return channel
+
     def _new_reach(self) -> Reach:
         stored = isinstance(self._source, PeerStore | StoredPeers)  # not a list that a program made
         key = Sealer.load(self.config.directory).derive(SESSION_TOKENS) if stored else secrets.token_bytes(32)
@@ -255,7 +257,7 @@ class Federation:
             self.config,
             self.clock,
             peers=lambda: self._opened().peers,
-            dial=lambda peer: self.channel(peer.name, peer.user),
+            dial=self._channel_to,
             local=LocalData(self._own_data, self.config.name, key),
             token_key=key,
         )

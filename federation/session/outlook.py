@@ -31,50 +31,51 @@ class Outlook:
 
     def turn(self, peer: Peer) -> int:
         """Return what `failed` must be told: how often the peer came back before the call."""
-        return self._board.turn(peer.name)
+        return self._board.turn(peer.record.id)
 
     def absence(self, peer: Peer, raised: list[PeerSignal], span: Span) -> Absence | None:
         """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
-        absence = self._board.absence(peer.name)
+        absence = self._board.absence(peer.record.id)
         if absence is None:
             return None
         health = peer.health
         if health is None or (health.last_success_us or 0) <= absence.since_us:
             return absence
-        self._give(self._board.back(peer.name, self._clock.now_us()), span, raised)
+        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span, raised)
         return None
 
     def failed(
         self, peer: Peer, turn: int, reason: str, message: str, cure: str, raised: list[PeerSignal], span: Span
     ) -> None:
         """Note that a peer is away; give the signal the first time, and have the peer probed."""
-        if self._closed or turn != self._board.turn(peer.name) or self._board.absence(peer.name):
+        if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
             return
         retry_at_us = self._probes.wait(peer, self)
         absence = Absence(
             reason=reason, message=message, next_step=cure, since_us=self._clock.now_us(), retry_at_us=retry_at_us
         )
-        self._give(self._board.lost(peer.name, absence, turn), span, raised)
+        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span, raised)
 
     def be_patient(self, peer: Peer, seconds: float) -> None:
         """Note for how long a peer asked not to be asked."""
-        self._patience[peer.name] = self._clock.monotonic() + seconds
+        self._patience[peer.record.id] = self._clock.monotonic() + seconds
 
     def patience_s(self, peer: Peer) -> float:
         """Return for how long a peer is not to be asked; 0 where it may be."""
-        until = self._patience.get(peer.name)
+        until = self._patience.get(peer.record.id)
         left = until - self._clock.monotonic() if until is not None else 0.0
         if until is not None and left <= 0:
-            del self._patience[peer.name]
+            del self._patience[peer.record.id]
         return max(left, 0.0)
 
-    def reached(self, peer: str, *, well: bool) -> None:
+    def reached(self, peer: Peer, *, well: bool) -> None:
         """Hear from a probe that a peer answers again."""
-        self._give(self._board.back(peer, self._clock.now_us(), well=well), get_current_span())
+        back = self._board.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
+        self._give(back, get_current_span())
 
-    def postponed(self, peer: str, retry_at_us: int) -> None:
+    def postponed(self, peer: Peer, retry_at_us: int) -> None:
         """Hear from a probe that a peer is still away."""
-        self._board.postpone(peer, retry_at_us)
+        self._board.postpone(peer.record.id, retry_at_us)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
         """Yield every signal, those given before first; end when the session is closed."""

@@ -22,11 +22,11 @@ LOGGER: Final = logging.getLogger(__name__)
 class Waiter(Protocol):
     """Who waits for a peer."""
 
-    def reached(self, peer: str, *, well: bool) -> None:
+    def reached(self, peer: Peer, *, well: bool) -> None:
         """Hear that the peer answers again; `well` unless what it answered is a refusal."""
         ...
 
-    def postponed(self, peer: str, retry_at_us: int) -> None:
+    def postponed(self, peer: Peer, retry_at_us: int) -> None:
         """Hear that the peer is still away, and when it is tried next."""
         ...
 
@@ -128,14 +128,14 @@ class _Probe:
     def _postpone(self, delay_s: float) -> None:
         self._schedule(delay_s)
         for waiter in list(self.waiters):
-            waiter.postponed(self._peer.name, self.due_us)
+            waiter.postponed(self._peer, self.due_us)
 
     def _reached(self, *, well: bool) -> None:
         waiters = list(self.waiters)
         self.end()
         for waiter in waiters:
             try:
-                waiter.reached(self._peer.name, well=well)
+                waiter.reached(self._peer, well=well)
             except Exception:
                 LOGGER.exception("a listener to the return of %s broke", self._peer.name)
 

@@ -51,6 +51,7 @@ class Absence:
 class Board:
     """Which peers a session knows to be away, and what it has said about each. Safe in any thread.
 
+    A peer is known by its enrollment: a name that is enrolled anew is another peer, of which nothing is known yet.
     A *turn* counts how often a peer came back. Whoever asks a peer notes the turn before; a failure of an earlier turn
     says nothing of the present, and is not taken.
     """
@@ -70,7 +71,7 @@ class Board:
         """Return why the peer is not asked, `None` where it is."""
         return self._away.get(peer)
 
-    def lost(self, peer: str, absence: Absence, turn: int) -> PeerSignal | None:
+    def lost(self, peer: str, name: str, absence: Absence, turn: int) -> PeerSignal | None:
         """Note that a call to the peer failed. Return the signal to give, if this session has not given it yet."""
         with self._lock:
             if turn != self._turns.get(peer, 0) or peer in self._away:
@@ -81,7 +82,7 @@ class Board:
             self._said.add((SignalKind.OFFLINE, peer))
         return PeerSignal(
             kind=SignalKind.OFFLINE,
-            peer=peer,
+            peer=name,
             reason=absence.reason,
             message=absence.message,
             next_step=absence.next_step,
@@ -95,7 +96,7 @@ class Board:
             if peer in self._away:
                 self._away[peer] = replace(self._away[peer], retry_at_us=retry_at_us)
 
-    def back(self, peer: str, now_us: int, *, well: bool = True) -> PeerSignal | None:
+    def back(self, peer: str, name: str, now_us: int, *, well: bool = True) -> PeerSignal | None:
         """Ask the peer again from here on. Return the signal to give; none for a peer that answers, but not `well`."""
         with self._lock:
             if self._away.pop(peer, None) is None:
@@ -104,4 +105,4 @@ class Board:
             if not (well and self._announce_restored) or (SignalKind.RESTORED, peer) in self._said:
                 return None
             self._said.add((SignalKind.RESTORED, peer))
-        return PeerSignal(kind=SignalKind.RESTORED, peer=peer, message=f"{peer} answers again", since_us=now_us)
+        return PeerSignal(kind=SignalKind.RESTORED, peer=name, message=f"{name} answers again", since_us=now_us)
