@@ -1,7 +1,7 @@
 """`mosaic federation status --explain PEER`: the way to a peer link by link, and the first broken one with its cure."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from federation.config import GatewayConfig
@@ -15,6 +15,14 @@ BROKEN: Final = 3
 LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
 NAMES: Final = {"certificate": "own cert"}
 NOT_RUNNING: Final = "gateway not running"
+
+
+class _Told(NamedTuple):
+    """What only the running gateway knows of a peer, or why it says nothing."""
+
+    running: bool
+    reply: "pb.StatusResponse | None" = None
+    silence: str = ""
 
 
 def explain(
@@ -31,46 +39,46 @@ def explain(
 
     config, records = read(directory)
     record = choose(records, peer, user)
-    seen, silence = _ask_gateway(config, record, timeout_s)
+    told = _ask_gateway(config, record, timeout_s)
     if not as_json:
         render.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
         render.out("")
     steps = []
-    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=seen is not None):
+    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=told.running):
         steps.append(step)
         if not as_json:
             _show(step, first=first_broken(steps) is step)
     broken = first_broken(steps)
-    notes = _notes(record, seen, broken)
+    notes = _notes(record, told.reply, broken)
     if as_json:
-        render.out(shapes.dump(_shape(record, steps, seen, silence, notes)))
+        render.out(shapes.dump(_shape(record, steps, told, notes)))
     else:
-        _sum_up(broken, seen, silence, notes)
+        _sum_up(broken, told, notes)
     return BROKEN if broken else 0
 
 
-def _ask_gateway(
-    config: "GatewayConfig", record: "PeerRecord", timeout_s: float
-) -> tuple["pb.StatusResponse | None", str]:
-    """Return what only the running gateway knows of a peer, or why it says nothing."""
+def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float) -> _Told:
     from federation.admin.client import connect, is_serving
     from federation.errors import FederationError
     from federation.v1 import admin_pb2 as pb
 
+    running = True
     try:
-        if not is_serving(config):
-            return None, NOT_RUNNING
+        running = is_serving(config)
+        if not running:
+            return _Told(running, silence=NOT_RUNNING)
         with connect(config.directory) as admin:
             reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
     except FederationError as e:
-        return None, f"the gateway cannot be asked: {e}"
+        return _Told(running, silence=str(e))
     if not reply.peers:
-        return None, "the running gateway does not know this peer yet"
-    return reply, ""
+        return _Told(running, silence="the running gateway does not know this peer yet")
+    return _Told(running, reply)
 
 
 def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
     """Return what else the operator should know, as sentences."""
+    from cli.status_words import plural
     from federation.v1 import admin_pb2 as pb
 
     if seen is None:
@@ -82,18 +90,17 @@ def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step
             f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
         )
     if peer.renewal.consecutive_failures:
-        failures, why = peer.renewal.consecutive_failures, peer.renewal.last_failure.message
-        notes.append(f"renewing the own certificate failed {failures} times in a row: {why}")
+        times, why = plural(peer.renewal.consecutive_failures, "time"), peer.renewal.last_failure.message
+        notes.append(f"renewing the own certificate failed {times} in a row: {why}")
     return notes
 
 
-def _shape(
-    record: "PeerRecord", steps: "list[Step]", seen: "pb.StatusResponse | None", silence: str, notes: list[str]
-) -> dict[str, Any]:
+def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[str]) -> dict[str, Any]:
     from cli import shapes
     from federation.explain.steps import first_broken
 
     broken = first_broken(steps)
+    seen = told.reply
     live = shapes.peer(seen.peers[0], seen.gateway.now) if seen else {}
     return {
         "peer": record.name,
@@ -111,7 +118,7 @@ def _shape(
         "broken": {"step": broken.link.value, "cause": broken.fault.cause, "cure": broken.fault.cure}
         if broken and broken.fault
         else None,
-        "gateway": {"running": seen is not None, "detail": silence or None},
+        "gateway": {"running": told.running, "detail": told.silence or None},
         "circuit": live.get("circuit"),
         "watch": live.get("watch"),
         "last_failure": live.get("last_failure"),
@@ -134,7 +141,7 @@ def _show(step: "Step", *, first: bool) -> None:
     render.flush()
 
 
-def _sum_up(broken: "Step | None", seen: "pb.StatusResponse | None", silence: str, notes: list[str]) -> None:
+def _sum_up(broken: "Step | None", told: _Told, notes: list[str]) -> None:
     from cli import render
 
     if broken is None or broken.fault is None:
@@ -142,7 +149,8 @@ def _sum_up(broken: "Step | None", seen: "pb.StatusResponse | None", silence: st
     else:
         name = NAMES.get(broken.link.value, broken.link.value)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", broken.fault.cure)]
-    pairs += _live(seen.peers[0]) if seen else [("gateway", f"{silence}; its circuit and watch are not known")]
+    unknown = [("gateway", f"{told.silence}; its circuit and watch are not known")]
+    pairs += _live(told.reply.peers[0]) if told.reply else unknown
     render.out("")
     render.facts(pairs)
     for note in notes:
@@ -152,15 +160,18 @@ def _sum_up(broken: "Step | None", seen: "pb.StatusResponse | None", silence: st
 def _live(peer: "pb.PeerStatus") -> list[tuple[str, str]]:
     """Return what only the running gateway knows."""
     from cli import render, shapes
+    from cli.status_words import plural
+    from cli.words import plainly
 
     pairs, circuit = [], peer.circuit
     if peer.HasField("circuit"):
-        failures = f", {circuit.consecutive_failures} failures in a row" if circuit.consecutive_failures else ""
+        failed = circuit.consecutive_failures
+        failures = f", {plural(failed, 'failure')} in a row" if failed else ""
         retry = f", tried again {render.when(circuit, 'retry_at')}" if circuit.HasField("retry_at") else ""
         pairs.append(("circuit", f"{shapes.enum_word(circuit, 'state')}{failures}{retry}"))
     since = f", since {render.when(peer.watch, 'since')}" if peer.watch.HasField("since") else ""
     pairs.append(("watch", f"{peer.watch.state or 'off'}{since}"))
     if peer.HasField("last_failure"):
         failure, at = peer.last_failure, render.when(peer.last_failure, "at")
-        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {failure.message}"))
+        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {plainly(failure.message)}"))
     return pairs

@@ -92,6 +92,8 @@ def error_of(error: grpc.RpcError) -> FederationError:
         return Refusal(Reason(detail.reason), message, retry_after_s=detail.retry_after_s)
     if code is grpc.StatusCode.UNAVAILABLE:
         return GatewayUnavailableError(f"the gateway does not answer: {message}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return GatewayUnavailableError("the gateway runs and does not answer in time: it hangs, or is overloaded")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return FederationError("the gateway does not offer this yet; is it of another version than this command?")
     return FederationError(f"{code.name if code else 'UNKNOWN'}: {message}")

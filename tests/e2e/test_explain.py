@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -12,6 +13,7 @@ import grpc
 import pytest
 from jsonschema import Draft202012Validator
 
+from cli import status
 from cli.main import main
 from federation.client.stored import StoredPeers
 from federation.config import GatewayConfig
@@ -246,6 +248,38 @@ async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Run
         None,
     )
     assert states(shape) == "oooooo"
+
+
+async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
+    home: Running, work: Running, explain: Explain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk says that it runs and does not answer; the status gives up in time, with the code of no answer."""
+    monkeypatch.setattr(status, "PATIENCE_S", 0.3)
+    await enroll(home, work)
+    await home.stop()
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(home.gateway.config.socket_path))
+        hanging.listen()
+        ran, shape = await explain("--timeout", "0.5"), json.loads((await explain("--timeout", "0.5", "--json")).out)
+        plain = await asyncio.to_thread(main, ["federation", "status", "-g", str(home.gateway.config.directory)])
+
+    SCHEMA.validate(shape)
+    assert (ran.code, plain) == (0, 4)
+    assert "gateway the gateway runs and does not answer in time" in ran.squeezed
+    assert shape["gateway"]["running"] is True
+    assert shape["gateway"]["detail"].startswith("the gateway runs and does not answer in time")
+
+
+@pytest.mark.parametrize("more", [("--resource", "tasks"), ("--timeout", "1")], ids=["resource", "timeout"])
+async def test_what_only_the_walk_takes_is_refused_without_it(
+    home: Running, capsys: pytest.CaptureFixture[str], more: tuple[str, str]
+) -> None:
+    """An option without effect is a slip, as is an empty name of a peer, which an unset variable leaves."""
+    directory = str(home.gateway.config.directory)
+
+    assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, *more]) == 2
+    assert f"{more[0]}: goes with --explain only" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, "--explain", ""]) == 1
 
 
 async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, work: Running, explain: Explain) -> None:
