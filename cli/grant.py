@@ -143,6 +143,8 @@ def list_grants(
         return
     if grants:
         grant_view.table(grants)
+    elif page_token:
+        render.say("there are no more")
     elif peer or subject or status:
         render.say("no grant is like that")
     else:

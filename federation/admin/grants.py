@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from federation.admin.advice import grant_advice, scope_advice
-from federation.admin.messages import advertised, grant_message, stamp
+from federation.admin.messages import advertised, grant_message, stamp, status_value
 from federation.admin.naming import find_grant
 from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
@@ -72,12 +72,17 @@ class GrantDesk:
 
         Raises `NotFoundError` with near matches for a peer or subject that nothing is known of.
         """
-        newest_first = self._parts.grants.all()[::-1]
-        await self._check_filters(request, newest_first)
-        named = (g for g in newest_first if request.peer in {"", g.peer} and request.subject in {"", g.subject})
-        wanted = [one for one in map(self._message, named) if request.status in {0, one.status}]
-        page, token = page_of(wanted, request.page_size, request.page_token)
-        return pb.ListGrantsResponse(grants=page, next_page_token=token)
+        grants, now_us = self._parts.grants.all(), self._now_us()
+        await self._check_filters(request, grants)
+        wanted = [
+            grant
+            for grant in grants
+            if request.peer in {"", grant.peer}
+            and request.subject in {"", grant.subject}
+            and request.status in {0, status_value(grant, now_us)}
+        ]
+        page, token = page_of(sorted(wanted, key=_newest_first), _newest_first, request)
+        return pb.ListGrantsResponse(grants=map(self._message, page), next_page_token=token)
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Make an enrollment token; raise `ConflictError` for a grant that cannot be enrolled any more."""
@@ -125,3 +130,7 @@ class GrantDesk:
 
     def _now_us(self) -> int:
         return self._parts.clock.now_us()
+
+
+def _newest_first(grant: Grant) -> tuple[int, str]:
+    return -grant.created_at_us, grant.id

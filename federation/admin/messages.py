@@ -12,7 +12,7 @@ from federation.store.grants import CertificateRecord, Grant, GrantStatus
 from federation.trust.schedule import renewal_point_us
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "instant", "stamp"]
+__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "instant", "stamp", "status_value"]
 
 _STATUS: Final = {
     GrantStatus.PENDING: pb.GRANT_STATUS_PENDING,
@@ -48,7 +48,7 @@ def grant_message(
         id=grant.id,
         peer=grant.peer,
         subject=grant.subject,
-        status=_STATUS[grant.status_at(now_us)],
+        status=status_value(grant, now_us),
         scope=grant.scope.to_json(),
         created_at=stamp(grant.created_at_us),
         expires_at=stamp(grant.expires_at_us),
@@ -63,6 +63,11 @@ def grant_message(
         last_denied_at=stamp(use.last_denied_at_us),
         last_denied_reason=use.last_denied_reason,
     )
+
+
+def status_value(grant: Grant, now_us: int) -> pb.GrantStatus.ValueType:
+    """Return the status of a grant at an instant."""
+    return _STATUS[grant.status_at(now_us)]
 
 
 def _issued(certificate: CertificateRecord | None) -> pb.CertificateInfo | None:

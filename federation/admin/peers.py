@@ -55,11 +55,8 @@ class PeerDesk:
         peers = self._parts.federation.peers.all(request.user or None)
         if request.user and not peers:
             await require_user(self._parts, request.user)
-        if request.state:
-            wanted = [one for one in map(self._message, peers) if one.state == request.state]
-            shown, token = page_of(wanted, request.page_size, request.page_token)
-            return pb.ListPeersResponse(peers=shown, next_page_token=token)
-        page, token = page_of(peers, request.page_size, request.page_token)
+        wanted = [peer for peer in peers if not request.state or self._message(peer).state == request.state]
+        page, token = page_of(wanted, lambda peer: (peer.name, peer.user), request)
         return pb.ListPeersResponse(peers=map(self._message, page), next_page_token=token)
 
     async def remove(self, request: pb.RemovePeerRequest) -> pb.RemovePeerResponse:

@@ -131,6 +131,25 @@ def test_grants_are_filtered_and_paged(cli: Cli) -> None:
     assert (none.out, none.words) == ("", "no grant is like that\n")
 
 
+def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
+    """A grant that is made or revoked meanwhile neither repeats another one nor hides it."""
+    for _ in range(4):
+        create(cli, peer="moving.example", subject="bob")
+    listing = "federation grant list -g work --json --peer moving.example --status pending"
+    ids = [grant["id"] for grant in cli(f"{listing} --all").json["grants"]]
+    token = cli(f"{listing} --page-size 2").json["next_page_token"]
+
+    create(cli, peer="moving.example", subject="bob")
+    assert [grant["id"] for grant in cli(f"{listing} --page-token {token}").json["grants"]] == ids[2:]
+    cli(f"federation grant revoke {ids[0]} -g work")
+    assert [grant["id"] for grant in cli(f"{listing} --page-token {token}").json["grants"]] == ids[2:]
+    other = cli(f"federation grant list -g work --page-token {token}", code=1)
+    assert other.words.startswith("error: page_token: is not a token of an earlier page with these filters")
+    for grant in ids[2:]:
+        cli(f"federation grant revoke {grant} -g work")
+    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").words == "there are no more\n"
+
+
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
