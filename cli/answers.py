@@ -16,7 +16,7 @@ ANSWERED: Final = frozenset({"ok", "cached"})
 
 @dataclass(slots=True)
 class Answers:
-    """The answers of all sources. `capabilities` is by source; `signals` are those that this very query raised.
+    """The answers of all sources. `capabilities` is by source; `signals` are what its session was not told before.
 
     `fault` is why there is none of the one source that was named, where whoever asked wants it beside the signals.
     """

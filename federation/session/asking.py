@@ -20,7 +20,7 @@ from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
 from federation.session.outlook import Outlook
 from federation.session.results import SourceReport, SourceState
-from federation.session.signals import Absence, PeerSignal
+from federation.session.signals import Absence
 from federation.session.sources import source_of
 from federation.session.verdicts import LEAST_PROOF_S, next_step, verdict_of
 from federation.wire.query import SERVICE
@@ -53,8 +53,6 @@ class Occasion:
     deadline: float
     whole: bool
     clock: Clock
-    raised: list[PeerSignal]
-    """The signals that this request raised."""
     span: Span
 
 
@@ -74,7 +72,7 @@ class PeerAsk:
         self._request, self._verb, self._method = request, occasion.verb, method_for(occasion.verb)
         self._now, self._now_us = occasion.clock.monotonic, occasion.clock.now_us
         self._began, self._deadline = self._now(), occasion.deadline
-        self._raised, self._span, self._deliver = occasion.raised, occasion.span, deliver
+        self._span, self._deliver = occasion.span, deliver
         self._loop = asyncio.get_running_loop()
         self._call: FlowCall | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -85,7 +83,7 @@ class PeerAsk:
 
     def start(self) -> None:
         """Answer at once where that can be; otherwise the answer comes by the loop."""
-        absence = self._outlook.absence(self._peer, self._raised, self._span)
+        absence = self._outlook.absence(self._peer, self._span)
         patience_s = self._outlook.patience_s(self._peer)
         if absence is None and not patience_s:
             self._send()
@@ -156,7 +154,7 @@ class PeerAsk:
         text = "" if outcome.ok else _words(outcome, verdict.reason)
         if verdict.away:
             cure = next_step(verdict.reason, verdict.state, self._peer.name, self._peer.user)
-            self._outlook.failed(self._peer, self._turn, verdict.reason, text, cure, self._raised, self._span)
+            self._outlook.failed(self._peer, self._turn, verdict.reason, text, cure, self._span)
         state = SourceState.CACHED if outcome.cached else verdict.state
         self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome)
 

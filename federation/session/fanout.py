@@ -15,13 +15,15 @@ from federation.session.courses import Course, DisorderError, Tags, unmerged
 from federation.session.merge import Page, merge, remaining_places
 from federation.session.places import Place
 from federation.session.results import Answer, Result, SourceReport, SourceState
-from federation.session.sources import LOCAL, name_of
+from federation.session.sources import LOCAL
+from federation.session.verdicts import gone
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
     from federation.client.peers import Peer
     from federation.session.outlook import Outlook
     from federation.session.reach import Reach
+    from federation.session.signals import PeerSignal
 
 __all__ = ["FanOut"]
 
@@ -51,13 +53,12 @@ class FanOut:
         self._began = reach.clock.monotonic()
         budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
         whole = budget_s == peer_budget_s
-        self._occasion = Occasion(
-            course.verb, self._began + budget_s, whole, reach.clock, raised=[], span=get_current_span()
-        )
+        self._occasion = Occasion(course.verb, self._began + budget_s, whole, reach.clock, span=get_current_span())
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}
         self._capabilities: dict[str, pb.CapabilitiesResponse] = {}
+        self._signals: tuple[PeerSignal, ...] = ()
         self._left = len(self._places)
         self._asks: list[PeerAsk] = []
         self._local: asyncio.Task[None] | None = None
@@ -110,10 +111,11 @@ class FanOut:
         return self._result(unmerged(self._course, tuple(self._pages.values()), self._places))
 
     def _result(self, after: Mapping[str, Any]) -> Result:
+        self._signals += self._outlook.news()
         places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
         return Result(
             sources=tuple(self._reports[source] for source in self._places if source in self._reports),
-            signals=tuple(self._occasion.raised),
+            signals=self._signals,
             next_page_token=self._reach.tokens.seal(self._course.context, places),
             capabilities=dict(self._capabilities),
         )
@@ -135,8 +137,7 @@ class FanOut:
     def _ask_peer(self, source: str) -> None:
         peer = self._peers.get(source)
         if peer is None:
-            text = f"{name_of(source)} is no peer of this user any more"
-            self._deliver(source, SourceReport(source=source, state=SourceState.SKIPPED, message=text), None)
+            self._deliver(source, gone(source), None)
             return
         request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
         ask = PeerAsk(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))

@@ -25,6 +25,7 @@ class Outlook:
         self._board = Board(announce_restored=announce_restored)
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
         self._given: list[PeerSignal] = []
+        self._untold: list[PeerSignal] = []
         self._listeners: set[asyncio.Future[None]] = set()
         self._patience: dict[str, float] = {}
         self._closed = False
@@ -33,7 +34,7 @@ class Outlook:
         """Return what `failed` must be told: how often the peer came back before the call."""
         return self._board.turn(peer.record.id)
 
-    def absence(self, peer: Peer, raised: list[PeerSignal], span: Span) -> Absence | None:
+    def absence(self, peer: Peer, span: Span) -> Absence | None:
         """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
         absence = self._board.absence(peer.record.id)
         if absence is None:
@@ -41,12 +42,10 @@ class Outlook:
         health = peer.health
         if health is None or (health.last_success_us or 0) <= absence.since_us:
             return absence
-        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span, raised)
+        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
         return None
 
-    def failed(
-        self, peer: Peer, turn: int, reason: str, message: str, cure: str, raised: list[PeerSignal], span: Span
-    ) -> None:
+    def failed(self, peer: Peer, turn: int, reason: str, message: str, cure: str, span: Span) -> None:
         """Note that a peer is away; give the signal the first time, and have the peer probed."""
         if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
             return
@@ -54,7 +53,7 @@ class Outlook:
         absence = Absence(
             reason=reason, message=message, next_step=cure, since_us=self._clock.now_us(), retry_at_us=retry_at_us
         )
-        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span, raised)
+        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span)
 
     def be_patient(self, peer: Peer, seconds: float) -> None:
         """Note for how long a peer asked not to be asked."""
@@ -76,6 +75,11 @@ class Outlook:
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
         """Hear from a probe that a peer is still away."""
         self._board.postpone(peer.record.id, retry_at_us)
+
+    def news(self) -> tuple[PeerSignal, ...]:
+        """Return the signals that no result has told yet; the caller's does now."""
+        untold, self._untold = self._untold, []
+        return tuple(untold)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
         """Yield every signal, those given before first; end when the session is closed."""
@@ -99,12 +103,11 @@ class Outlook:
         self._probes.leave(self)
         self._wake()
 
-    def _give(self, signal: PeerSignal | None, span: Span, raised: list[PeerSignal] | None = None) -> None:
+    def _give(self, signal: PeerSignal | None, span: Span) -> None:
         if signal is None:
             return
-        if raised is not None:
-            raised.append(signal)
         self._given.append(signal)
+        self._untold.append(signal)
         level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
         LOGGER.log(level, "%s: %s", signal.text, signal.message)
         span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})

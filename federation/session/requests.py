@@ -1,5 +1,6 @@
 """What a session may be asked: each fault is an `InputError` that names the field. Pure."""
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.errors import InputError, Refusal
@@ -17,7 +18,17 @@ from federation.server.validate import (
 from federation.session.courses import CapabilitiesCourse, Course, GetCourse, ListCourse, SearchCourse
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["RESOURCES", "Request", "as_input_error", "built", "checked", "course_of", "page_token_of", "plain_user"]
+__all__ = [
+    "RESOURCES",
+    "Request",
+    "as_input_error",
+    "built",
+    "checked",
+    "course_of",
+    "page_token_of",
+    "plain_user",
+    "several",
+]
 
 R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
 
@@ -37,6 +48,13 @@ def built(kind: type[R], **fields: Any) -> R:
             except (TypeError, ValueError) as e:
                 raise InputError(name, str(e)) from None
         raise
+
+
+def several(field: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Return words as they are. Raises `InputError` for a single one, which would be taken for its letters."""
+    if isinstance(words, str):
+        raise InputError(field, f"takes a list of words, such as [{words[:40]!r}]")
+    return tuple(words)
 
 
 def plain_user(user: str) -> str:

@@ -102,7 +102,7 @@ class Result:
     """The answers of all sources in one order.
 
     Lists run by `created_at` descending, then source, then id; searches by score. `partial` tells that a source is
-    missing. `signals` are those that this very request raised. An empty `next_page_token` is the end.
+    missing. `signals` are those that no result of the session has told before. An empty `next_page_token` is the end.
     """
 
     rows: tuple[SessionRow, ...] = ()

@@ -1,20 +1,21 @@
 """A session: what one user asks of local data and peers together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 from federation.config import SessionConfig
-from federation.errors import FederationError, InputError
+from federation.errors import FederationError, InputError, NotFoundError
 from federation.session.fanout import FanOut
 from federation.session.outlook import Outlook
 from federation.session.reach import Reach
-from federation.session.requests import Request, built, checked, course_of, page_token_of, plain_user
-from federation.session.results import Result
+from federation.session.requests import Request, built, checked, course_of, page_token_of, plain_user, several
+from federation.session.results import Result, SourceReport
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL, choose, source_of
 from federation.session.stream import AnswerStream
+from federation.session.verdicts import gone
 from federation.session.warming import WarmReport, warm
 from federation.v1 import federation_pb2 as pb
 
@@ -75,9 +76,8 @@ class Session:
         source: str = ALL,
     ) -> Result:
         """Return hits by score, which is relative to the best of each source."""
-        request = built(
-            pb.SearchRequest, query=query, resources=tuple(resources), page_size=page_size, page_token=page_token
-        )
+        names = several("resources", resources)
+        request = built(pb.SearchRequest, query=query, resources=names, page_size=page_size, page_token=page_token)
         return await self.ask(request, source=source)
 
     async def capabilities(self, *, source: str = ALL) -> Result:
@@ -123,18 +123,29 @@ class Session:
         return self._outlook.listen()
 
     def warm(self, resources: Iterable[str], *, page_size: int = 0) -> "asyncio.Task[WarmReport]":
-        """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time."""
+        """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time.
+
+        Invalid input is raised here; a peer that goes meanwhile is `skipped` in the report.
+        """
         if self._closed:
             raise FederationError("the session is closed")
+        requests = [
+            built(pb.ListRequest, resource=name, page_size=page_size) for name in several("resources", resources)
+        ]
+        for request in requests:
+            checked(request, here=False)
         sources = [source_of(peer.name) for peer in self._reach.peers(self.user)]
-
-        def first_page(resource: str, source: str) -> Awaitable[Result]:
-            return self.list(resource, page_size=page_size, source=source)
-
-        task = asyncio.create_task(warm(first_page, tuple(resources), sources, self.config.warm_concurrency))
+        task = asyncio.create_task(warm(self._first_page, requests, sources, self.config.warm_concurrency))
         self._warming.add(task)
         task.add_done_callback(self._warming.discard)
         return task
+
+    async def _first_page(self, request: pb.ListRequest, source: str) -> SourceReport:
+        try:
+            async with self.stream(request, source=source) as answers:
+                return (await anext(answers)).report
+        except NotFoundError:
+            return gone(source)
 
     async def close(self) -> None:
         """End what is under way, and give no signal any more. Twice is fine."""

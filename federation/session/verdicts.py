@@ -3,9 +3,10 @@
 from typing import Final, NamedTuple
 
 from federation.errors import Reason
-from federation.session.results import SourceState
+from federation.session.results import SourceReport, SourceState
+from federation.session.sources import name_of
 
-__all__ = ["LEAST_PROOF_S", "Verdict", "next_step", "verdict_of"]
+__all__ = ["LEAST_PROOF_S", "Verdict", "gone", "next_step", "verdict_of"]
 
 LEAST_PROOF_S: Final = 1.0
 """A peer that had at least so long and did not answer counts as away, even where its budget was larger."""
@@ -44,6 +45,12 @@ def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) 
     else:
         return Verdict(SourceState.FAILED, reason)
     return Verdict(SourceState.OFFLINE, reason, away=proven or reason != Reason.PEER_TIMEOUT)
+
+
+def gone(source: str) -> SourceReport:
+    """Return what became of a source that is no peer of the user any more."""
+    text = f"{name_of(source)} is no peer of this user any more"
+    return SourceReport(source=source, state=SourceState.SKIPPED, message=text)
 
 
 def next_step(reason: str, state: SourceState, peer: str, user: str) -> str:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from federation.session.results import Result, SourceReport, SourceState
+from federation.session.results import SourceReport, SourceState
+from federation.v1 import federation_pb2 as pb
 
 __all__ = ["WarmReport", "warm"]
 
@@ -22,16 +23,18 @@ class WarmReport:
 
 
 async def warm(
-    ask: Callable[[str, str], Awaitable[Result]], resources: Iterable[str], sources: Iterable[str], at_once: int
+    ask: Callable[[pb.ListRequest, str], Awaitable[SourceReport]],
+    requests: Sequence[pb.ListRequest],
+    sources: Sequence[str],
+    at_once: int,
 ) -> WarmReport:
-    """Ask each source for the first page of each resource, so many at a time."""
+    """Ask each source each request, so many at a time. `ask` takes no signal: those are for who asks a question."""
     gate = asyncio.Semaphore(at_once)
-    sources = tuple(sources)
 
-    async def fetch(resource: str, source: str) -> list[tuple[str, SourceReport]]:
+    async def fetch(request: pb.ListRequest, source: str) -> tuple[str, SourceReport]:
         async with gate:
-            return [(resource, report) for report in (await ask(resource, source)).sources]
+            return request.resource, await ask(request, source)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(fetch(resource, source)) for resource in resources for source in sources]
-    return WarmReport(tuple(entry for task in tasks for entry in task.result()))
+        tasks = [group.create_task(fetch(request, source)) for request in requests for source in sources]
+    return WarmReport(tuple(task.result() for task in tasks))

@@ -1,13 +1,16 @@
 """Peers that come, go and change while sessions ask them, and requests that change under way."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from federation.config import CircuitConfig
+from federation.config import CircuitConfig, SessionConfig
+from federation.errors import InputError
 from federation.session.results import SourceState
+from federation.session.signals import SignalKind
 from federation.v1 import federation_pb2 as pb
 from tests.support.pki import GRANT_ID
 from tests.support.scripted import ScriptedPeer, eventually
@@ -60,3 +63,66 @@ async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: Script
         fed.peers.remove("work.example", "ada")
         await eventually(lambda: len(reach.probes) == 0)
         assert not faults
+
+
+@pytest.mark.asyncio
+async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Who reads results alone hears of every signal once, also of one that no request of theirs met."""
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed, fed.session("ada") as session:
+        assert [signal.kind for signal in (await session.list("tasks")).signals] == [SignalKind.OFFLINE]
+        scripted.start()
+        heard = session.signals()
+        async with asyncio.timeout(10):
+            assert [(await anext(heard)).kind for _ in range(2)] == [SignalKind.OFFLINE, SignalKind.RESTORED]
+        assert [signal.kind for signal in (await session.list("tasks", source="local")).signals] == [
+            SignalKind.RESTORED
+        ]
+        assert (await session.list("tasks")).signals == ()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["warm", "left"])
+async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
+    """What warming met, or a stream that was left, is in the next answer."""
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        if how == "warm":
+            assert (await session.warm(["tasks"])).count(SourceState.OFFLINE) == 1
+        else:
+            async with session.stream(pb.ListRequest(resource="tasks")) as answers:
+                await anext(answers)
+                await anext(answers)
+        result = await session.list("tasks")
+        assert [(states(result)[WORK], signal.kind) for signal in result.signals] == [("skipped", SignalKind.OFFLINE)]
+
+
+@pytest.mark.asyncio
+async def test_warming_outlives_a_peer_that_goes(
+    tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
+) -> None:
+    """A peer that is removed meanwhile is skipped, and the others are warmed."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    config = SessionConfig(warm_concurrency=1)
+    lab = other_scripted.record()
+    async with with_data(tmp_path, scripted.record(), lab) as fed, fed.session("ada", config=config) as session:
+        warming = session.warm(["tasks", "notes"])
+        await eventually(lambda: scripted.service.active + other_scripted.service.calls("list") >= 1)
+        fed.peers.remove("lab.example", "ada")
+        gate.set()
+        found = await warming
+        assert {each.state for _, each in found.reports} <= {SourceState.OK, SourceState.SKIPPED, SourceState.DENIED}
+
+
+@pytest.mark.asyncio
+async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Invalid input is raised where it was given, by its field; so is a word where words are asked for."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        for wrong in (["x" * 1000], [""]):
+            with pytest.raises(InputError, match="resource"):
+                session.warm(wrong)
+        with pytest.raises(InputError, match="page_size"):
+            session.warm(["tasks"], page_size=-1)
+        with pytest.raises(InputError, match="resources"):
+            session.warm("tasks")
