@@ -39,7 +39,9 @@ def create(
         ),
     ],
     scope: Annotated[str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")],
-    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="Such as 90d, 12h; default: never.")] = "",
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="TIME", help="Such as 90d, 12h; default: never.")
+    ] = None,
     gateway: Gateway = GATEWAY_HERE,
     *,
     dry_run: DryRun = False,
@@ -189,8 +191,8 @@ app.command("scope")(grant_taking.scope)
 app.command("revoke")(grant_taking.revoke)
 
 
-def _seconds(text: str) -> int:
-    if not text:
+def _seconds(text: str | None) -> int:
+    if text is None:
         return 0
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if not match:

@@ -24,12 +24,12 @@ def whole_id(admin: "AdminServiceStub", given: str) -> str:
     return grant.id
 
 
-def the_peer(admin: "AdminServiceStub", given: str, user: str) -> "pb.PeerStatus":
+def the_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
     """Return the peer that `given` names or begins; a beginning is told in full before anything happens to it."""
     from cli import render
     from federation.v1 import admin_pb2 as pb
 
-    peer = admin.GetPeer(pb.GetPeerRequest(name=given, user=user)).peer
+    peer = admin.GetPeer(pb.GetPeerRequest(name=given, user=user or "")).peer
     if peer.name != given:
         render.say(f"{given} is {peer.name}, enrolled for {peer.user}")
     return peer

@@ -47,6 +47,8 @@ def read_argument(value: str, what: str) -> str:
         return value
     from federation.errors import InputError
 
+    if not value:
+        raise InputError(what, "is empty; give a file, - for standard input, or the JSON")
     try:
         return sys.stdin.read() if value == "-" else Path(value).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -129,7 +129,7 @@ def list_peers(
 @app.command("show")
 def show(
     peer: PeerName,
-    user: PeerUser = "",
+    user: PeerUser = None,
     gateway: Gateway = GATEWAY_HERE,
     *,
     live: Annotated[bool, typer.Option("--live", help="Also ask the peer what it opens, now.")] = False,
@@ -151,7 +151,7 @@ def show(
 
     told = None
     with connect(gateway) as admin:
-        known = admin.GetPeer(pb.GetPeerRequest(name=peer, user=user)).peer
+        known = admin.GetPeer(pb.GetPeerRequest(name=peer, user=user or "")).peer
         if live:
             told = asked_now.ask(admin, known)
             known = admin.GetPeer(pb.GetPeerRequest(name=known.name, user=known.user)).peer

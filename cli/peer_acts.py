@@ -10,19 +10,28 @@ from cli.options import GATEWAY_HERE, Gateway, Json
 
 __all__ = ["PeerUser", "remove", "reset", "rotate"]
 
+
+def _given(user: str | None) -> str | None:
+    """Refuse a name that is empty, as a variable without a value is: it would stand for whoever has such a peer."""
+    if user == "":
+        raise typer.BadParameter("is empty; name a user, or leave the option out")
+    return user
+
+
 PeerUser = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--user",
         "-u",
         metavar="USER",
+        callback=_given,
         help="Whose peer; needed where several users have one so named.",
         autocompletion=completion.users,
     ),
 ]
 
 
-def remove(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
     """Forget a peer: its key, its certificate, its channel and everything cached from it.
 
     Calls to it that are under way fail. Its grant remains at the other gateway until its operator revokes it there;
@@ -55,7 +64,7 @@ def remove(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE,
         render.say(f"its grant still stands at the other gateway; its operator ends it with: {there}")
 
 
-def rotate(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
     """Replace the certificate for a peer now, on a new key; calls under way go on.
 
     Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
@@ -83,7 +92,7 @@ def rotate(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE,
     render.say("the old certificate is refused there in ten minutes, or sooner")
 
 
-def reset(peer: PeerName, user: PeerUser = "", gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
     """Close a peer's circuit by hand, so that the next call goes out at once.
 
     A circuit closes by itself once a probe succeeds; this is for whoever knows sooner that the peer is back.

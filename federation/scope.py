@@ -70,7 +70,7 @@ class Scope:
         except (ValueError, RecursionError) as e:  # also for a number of thousands of digits
             raise InputError("scope", f"not JSON: {e}") from e
         document = _object(document, "scope", _FIELDS)
-        resources = _resources(document.get("resources"), "scope.resources")
+        resources = _resources(document.get("resources", []), "scope.resources")
         if not resources:
             raise InputError("scope.resources", "name at least one resource, such as tasks")
         excluded = _resources(document.get("excluded_resources", []), "scope.excluded_resources")
@@ -149,16 +149,16 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
 
 def _resources(value: object, name: str) -> tuple[str, ...]:
     """Return known resources. One that is excluded is one too: a slip in its name would leave it open."""
-    resources, known = _names(value, name), KNOWN_RESOURCES | SENSITIVE_RESOURCES
+    resources, known = _names(value, name, "tasks"), KNOWN_RESOURCES | SENSITIVE_RESOURCES
     for resource in resources:
         if resource not in known:
             raise InputError(name, f"unknown resource {resource[:64]!r}; {_meant(resource, known)}")
     return resources
 
 
-def _names(value: object, name: str) -> tuple[str, ...]:
+def _names(value: object, name: str, such_as: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
-        raise InputError(name, 'must be a list of names, such as ["T1"]')
+        raise InputError(name, f'must be a list of names, such as ["{such_as}"]')
     if len(set(value)) != len(value):
         raise InputError(name, f"names {_shown(Counter(value).most_common(1)[0][0])} twice")
     return tuple(value)
@@ -177,7 +177,7 @@ def _filter(value: object, name: str) -> RowFilter:
     personal = document.get("include_personal", teams is None)
     if not isinstance(personal, bool):
         raise InputError(f"{name}.include_personal", "must be true or false")
-    included = None if teams is None else frozenset(_names(teams, f"{name}.include_teams"))
+    included = None if teams is None else frozenset(_names(teams, f"{name}.include_teams", "T1"))
     return RowFilter(included, personal)
 
 

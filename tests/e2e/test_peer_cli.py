@@ -198,6 +198,16 @@ def test_a_wrong_name_touches_nothing(cli: Cli, peer: str, command: str, argumen
     assert json.loads(cli("federation peer list -g home --json").out)["peers"]
 
 
+@pytest.mark.parametrize("command", ["show", "rotate", "reset", "remove"])
+def test_an_empty_user_is_not_whoever_has_the_peer(cli: Cli, peer: str, command: str) -> None:
+    """A variable that holds nothing names nobody: it is a usage error, and nothing happens."""
+    ran = cli(f"federation peer {command} adas-work -g home --user", "", code=2)
+
+    assert "--user" in ran.words
+    assert "is empty; name a user, or leave the option out" in ran.words
+    assert cli("federation peer list -g home --json").json["peers"]
+
+
 def test_an_ambiguous_beginning_names_the_peers(cli: Cli, peer: str) -> None:
     """Two names that begin alike are both named, and neither is removed."""
     enroll(cli, "adas-home")
