@@ -9,7 +9,7 @@ from federation.scope import Scope
 from federation.scope_words import scope_words
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["grant", "opens", "words"]
+__all__ = ["grant", "open_resources", "opens", "words"]
 
 
 def grant(message: pb.GrantInfo) -> dict[str, Any]:
@@ -33,6 +33,14 @@ def opens(previews: Iterable[pb.ResourcePreview]) -> list[dict[str, Any]]:
         {"resource": one.resource, "rows": one.rows, "more": one.more, "newest_ids": list(one.newest_ids)}
         for one in previews
     ]
+
+
+def open_resources(message: pb.GrantInfo) -> tuple[str, ...] | None:
+    """Return what a call may name; `None` for a scope that only a gateway of another version understands."""
+    try:
+        return Scope.parse(message.scope).open_resources
+    except InputError:
+        return None
 
 
 def words(message: pb.GrantInfo) -> tuple[str, ...]:

@@ -32,10 +32,19 @@ def show(grant: pb.GrantInfo) -> None:
 
 def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
     """Print how many rows each resource has for the peer at this moment, and the newest of them."""
-    resources = {one.resource for one in opens}
-    if not opens:
+    if grant.status not in {pb.GRANT_STATUS_PENDING, pb.GRANT_STATUS_ACTIVE}:
         render.say(f"it opens nothing: it is {shapes.enum_word(grant, 'status')}")
         return
+    if opens:
+        _opens_table(grant, opens)
+    resources, counted = grant_shapes.open_resources(grant), {one.resource for one in opens}
+    if resources == ():
+        render.say("it opens nothing: every resource that it names is excluded")
+    if missing := [name for name in resources or () if name not in counted]:
+        render.say(f"not counted: {', '.join(missing)}; the gateway's log may say why")
+
+
+def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
     render.out("")
     render.table(
         ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
@@ -44,8 +53,6 @@ def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None
     )
     if any(one.more for one in opens):
         render.say("+: there are more than were counted")
-    if missing := [name for name in _open_resources(grant) if name not in resources]:
-        render.say(f"not counted: {', '.join(missing)}; the gateway's log may say why")
 
 
 def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
@@ -118,13 +125,3 @@ def _end(grant: pb.GrantInfo) -> Iterator[Fact]:
     if grant.HasField("revoked_at"):
         yield "revoked", moment(grant, "revoked_at")
         yield "reason", grant.revoked_reason or "-"
-
-
-def _open_resources(grant: pb.GrantInfo) -> tuple[str, ...]:
-    from federation.errors import InputError
-    from federation.scope import Scope
-
-    try:
-        return Scope.parse(grant.scope).open_resources
-    except InputError:  # a gateway of another version has said it
-        return ()

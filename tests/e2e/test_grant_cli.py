@@ -172,6 +172,33 @@ def test_a_slip_in_a_filter_names_what_was_meant(cli: Cli, line: str, code: int,
     assert (ran.out, ran.words.count("\n")) == ("", 1)
 
 
+def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: Cli) -> None:
+    """It is the scope that keeps everything closed, whether the grant is tried, pending, or in use."""
+    scope = '{"resources": ["tasks"], "excluded_resources": ["tasks"]}'
+    grant = create(cli, scope, peer="closed.example")["grant"]["id"]
+    why = "it opens nothing: every resource that it names is excluded\n"
+
+    assert why in cli(f"{CREATE} --dry-run --scope", scope).words
+    assert cli(f"federation grant show {grant} -g work").words == why
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--expires", "", "--scope", TEAM_ONE), 2, "'' is not a time such as 90d, 12h or 30m"),
+        (("--scope", ""), 1, "error: scope: is empty; give a file, - for standard input, or the JSON\n"),
+        (("--scope", "{}"), 1, "error: scope.resources: name at least one resource, such as tasks\n"),
+    ],
+    ids=["end", "scope", "resources"],
+)
+def test_an_empty_value_is_no_value(cli: Cli, arguments: tuple[str, ...], code: int, words: str) -> None:
+    """A variable that holds nothing makes no grant, and none without an end above all."""
+    before = count(cli)
+
+    assert words in cli(CREATE, *arguments, code=code).words
+    assert count(cli) == before
+
+
 def test_an_id_may_be_given_by_its_beginning(cli: Cli) -> None:
     """Four characters do; fewer do not, and a slip is suggested."""
     grant = create(cli)["grant"]["id"]

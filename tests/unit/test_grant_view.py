@@ -1,0 +1,40 @@
+"""Grants for people: what is said where a grant opens nothing, or where that could not be counted."""
+
+import pytest
+
+from cli.grant_view import show_opens
+from federation.v1 import admin_pb2 as pb
+
+TASKS = pb.ResourcePreview(resource="tasks", rows=3, newest_ids=("c", "b", "a"))
+LOG = "the gateway's log may say why"
+
+
+@pytest.mark.parametrize(
+    ("scope", "status", "opens", "words"),
+    [
+        ('{"resources": ["tasks"]}', pb.GRANT_STATUS_ACTIVE, (TASKS,), ""),
+        ('{"resources": ["tasks", "notes"]}', pb.GRANT_STATUS_ACTIVE, (TASKS,), f"not counted: notes; {LOG}\n"),
+        ('{"resources": ["tasks"]}', pb.GRANT_STATUS_ACTIVE, (), f"not counted: tasks; {LOG}\n"),
+        ('{"resources": ["tasks"]}', pb.GRANT_STATUS_EXPIRED, (), "it opens nothing: it is expired\n"),
+        (
+            '{"resources": ["tasks"], "excluded_resources": ["tasks"]}',
+            pb.GRANT_STATUS_PENDING,
+            (),
+            "it opens nothing: every resource that it names is excluded\n",
+        ),
+        ('{"of another": "version"}', pb.GRANT_STATUS_ACTIVE, (), ""),
+    ],
+)
+def test_nothing_is_said_to_be_closed_that_is_not(
+    capsys: pytest.CaptureFixture[str],
+    scope: str,
+    status: pb.GrantStatus.ValueType,
+    opens: tuple[pb.ResourcePreview, ...],
+    words: str,
+) -> None:
+    """What was not counted is said to be that; a grant opens nothing by its status, or because all is excluded."""
+    show_opens(pb.GrantInfo(scope=scope, status=status), opens)
+
+    shown = capsys.readouterr()
+    assert shown.err == words
+    assert ("c, b, a" in shown.out) == bool(opens)
