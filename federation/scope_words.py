@@ -1,13 +1,17 @@
 """What a scope opens, in words for people. Pure."""
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from federation.scope import EVERYTHING, SENSITIVE_RESOURCES, RowFilter, Scope
 
-__all__ = ["filter_words", "reads_words", "scope_line", "scope_words", "team_words"]
+__all__ = ["filter_words", "name_words", "reads_words", "scope_line", "scope_words", "team_words"]
 
 SOMEBODY: Final = "the subject"
+_PLAIN: Final = re.compile(r"\w[\w.@/+-]*\Z")
+"""Names that read as one word. Any other stands in quotes: it may hold a comma, or words like the ones round it."""
 
 
 def scope_words(scope: Scope, subject: str = "") -> tuple[str, ...]:
@@ -28,7 +32,7 @@ def reads_words(scope: Scope, subject: str = "") -> tuple[str, ...]:
     alike: dict[RowFilter, list[str]] = {}
     for resource in scope.open_resources:
         alike.setdefault(scope.filters.get(resource, EVERYTHING), []).append(resource)
-    who = subject or SOMEBODY
+    who = _quoted(subject) if subject else SOMEBODY
     found = [_reads(_listed(resources), row_filter, who) for row_filter, resources in alike.items()]
     return tuple(found) or ("reads nothing: every resource that it names is excluded",)
 
@@ -44,13 +48,18 @@ def filter_words(row_filter: RowFilter) -> str:
 def team_words(teams: Iterable[str]) -> str:
     """Name one team, or several."""
     names = sorted(teams)
-    return f"team {names[0]}" if len(names) == 1 else f"teams {', '.join(names)}"
+    return f"{'team' if len(names) == 1 else 'teams'} {name_words(names)}"
+
+
+def name_words(names: Iterable[str]) -> str:
+    """List names such that each can be told from the next one."""
+    return ", ".join(map(_quoted, sorted(names)))
 
 
 def _reads(resources: str, row_filter: RowFilter, who: str) -> str:
     teams, personal = row_filter.include_teams, row_filter.include_personal
     if teams is None:
-        return f"reads {resources}{f': all that {who} may' if personal else ' of every team, no personal rows'}"
+        return f"reads {resources}: all that {who} may{'' if personal else ', no personal rows'}"
     if teams:
         besides = f" and {who}'s personal rows" if personal else ", no personal rows"
         return f"reads {resources} of {team_words(teams)}{besides}"
@@ -73,6 +82,10 @@ def _closed(scope: Scope) -> Iterator[str]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.match(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,10 +1,10 @@
 """What a peer gains and loses when its grant's scope is edited, in words. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from federation.scope import EVERYTHING, RowFilter, Scope
-from federation.scope_words import filter_words, team_words
+from federation.scope_words import filter_words, name_words, team_words
 
 __all__ = ["ScopeChange", "scope_change"]
 
@@ -56,6 +56,5 @@ def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
         yield "personal rows"
 
 
-def _but(teams: Iterable[str]) -> str:
-    names = sorted(teams)
-    return f" but {', '.join(names)}" if names else ""
+def _but(teams: Collection[str]) -> str:
+    return f" but {name_words(teams)}" if teams else ""

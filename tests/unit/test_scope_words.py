@@ -1,6 +1,8 @@
 """A scope in words: exact for the usual ones, and complete for any."""
 
 import json
+import re
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.scope import KNOWN_RESOURCES, SENSITIVE_RESOURCES, RowFilter, Scope
-from federation.scope_words import reads_words, scope_line, scope_words
+from federation.scope_words import filter_words, reads_words, scope_line, scope_words
 
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
 RESOURCES = st.lists(st.sampled_from(sorted(KNOWN_RESOURCES | SENSITIVE_RESOURCES)), unique=True)
@@ -57,7 +59,7 @@ TABLE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         },
         (
             "reads tasks of teams T1, T2, no personal rows",
-            "reads notes of every team, no personal rows",
+            "reads notes: all that ada may, no personal rows",
             "at most 1 row a query",
             "1 call a minute",
         ),
@@ -114,9 +116,92 @@ def test_any_scope_is_named_whole(scope: Scope, subject: str) -> None:
         ]
         row_filter = scope.check(name)
         assert said, (name, sentences)
-        assert all(any(team in words for words in said) for team in row_filter.include_teams or ())
+        assert all(any(spelled(team) in words for words in said) for team in row_filter.include_teams or ())
     for name in set(scope.open_resources) & SENSITIVE_RESOURCES:
         assert any(name in words and words.endswith(" never cached") for words in sentences)
+
+
+NASTY = (
+    "T1",
+    "T2",
+    "T1, T2",
+    "and",
+    "T1 and ada's personal rows",
+    "T1, no personal rows",
+    'T1"',
+    "T1: all that ada may",
+)
+RESTS = {
+    ": all that ada may": (True, True),
+    ": all that ada may, no personal rows": (True, False),
+    " and ada's personal rows": (False, True),
+    ", no personal rows": (False, False),
+    ": ada's personal rows alone": (False, True),
+    ": no team is named, and personal rows are left out": (False, False),
+}
+"""How a sentence may end; whether rows of any team are read, and whether personal ones are."""
+TEAM = r'(?:\w+|"(?:[^"\\]|\\.)*")'
+READS = re.compile(
+    r"reads (?:no row of )?(?P<names>\w+(?:, \w+)*(?: and \w+)?)"
+    rf"(?: of teams? (?P<teams>{TEAM}(?:, {TEAM})*))?(?P<rest>{'|'.join(map(re.escape, RESTS))})"
+)
+
+
+def spelled(team: str) -> str:
+    """A team's name as a sentence has it: an odd one in quotes."""
+    return team if re.fullmatch(r"\w[\w.@/+-]*", team) else json.dumps(team, ensure_ascii=False)
+
+
+def claimed(words: tuple[str, ...]) -> dict[str, tuple[bool, frozenset[str], bool]]:
+    """What a reader takes the words for: of each resource whether every team, which teams, and personal rows."""
+    claims = {}
+    for sentence in words:
+        said = READS.fullmatch(sentence)
+        assert said, sentence
+        named = frozenset(json.loads(team) if '"' in team else team for team in re.findall(TEAM, said["teams"] or ""))
+        every, personal = RESTS[said["rest"]]
+        for name in re.split(r", | and ", said["names"]):
+            claims[name] = (every, named, personal)
+    return claims
+
+
+FILTERS = [
+    RowFilter(None if teams is None else frozenset(teams), personal)
+    for teams in (None, *(chosen for size in range(4) for chosen in combinations(NASTY, size)))
+    for personal in (True, False)
+]
+
+
+def test_words_claim_what_the_server_lets_through() -> None:
+    """For every filter, with names that imitate the words round them: the same rows, of the same resources."""
+    for number, row_filter in enumerate(FILTERS):
+        other = FILTERS[(7 * number + 1) % len(FILTERS)]
+        scope = Scope(
+            resources=("tasks", "notes", "memory"),
+            filters={"tasks": row_filter, "notes": other},
+            excluded_resources=("memory",) if number % 2 else (),
+        )
+        claims = claimed(reads_words(scope, "ada"))
+        assert set(claims) == set(scope.open_resources)
+        for name, (every, named, personal) in claims.items():
+            decides = scope.check(name)
+            assert personal == decides.admits("")
+            assert [every or team in named for team in (*NASTY, "T9")] == [
+                decides.admits(team) for team in (*NASTY, "T9")
+            ], (name, decides)
+
+
+def test_words_of_a_filter_are_of_no_other() -> None:
+    """What is gained or lost is told by words that only one filter has."""
+    assert len({filter_words(row_filter) for row_filter in FILTERS}) == len(FILTERS)
+
+
+@pytest.mark.parametrize("subject", ["no body", "ada may, no personal rows", 'a"da'])
+def test_an_odd_subject_stands_in_quotes(subject: str) -> None:
+    """A name that imitates the words round it is seen to be a name."""
+    (sentence,) = reads_words(Scope(resources=("tasks",)), subject)
+
+    assert sentence == f"reads tasks: all that {json.dumps(subject)} may"
 
 
 @given(scopes())
