@@ -44,14 +44,10 @@ def method_for(verb: str) -> Method:
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """What all sources of one request share.
-
-    `deadline` is that of the peers, monotonic; `whole` tells that it leaves each its whole budget.
-    """
+    """What all sources of one request share. `deadline` is that of the peers, monotonic."""
 
     verb: str
     deadline: float
-    whole: bool
     clock: Clock
     span: Span
 
@@ -77,7 +73,7 @@ class PeerAsk:
         self._call: FlowCall | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn = 0
-        self._whole = occasion.whole
+        self._whole = True
         self._given_s = 0.0
         self._over = False
 

@@ -52,8 +52,7 @@ class FanOut:
         self._loop = asyncio.get_running_loop()
         self._began = reach.clock.monotonic()
         budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
-        whole = budget_s == peer_budget_s
-        self._occasion = Occasion(course.verb, self._began + budget_s, whole, reach.clock, span=get_current_span())
+        self._occasion = Occasion(course.verb, self._began + budget_s, reach.clock, span=get_current_span())
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}

@@ -332,14 +332,17 @@ async def test_an_own_certificate_that_ended_is_told_apart(
 
 
 @pytest.mark.asyncio
-async def test_a_budget_that_others_cut_short_is_no_proof(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A request with less time than the peer's own budget reports it offline, and asks it again next time."""
-    scripted.service.script("search", Reply(delay_s=0.3), Reply())
-    config = SessionConfig(peer_budget_s=2.0, request_budget_s=0.1)
+async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Where a whole request has less time than a peer, that is what a peer that is away costs, and it is told."""
+    scripted.service.script("search", Reply(delay_s=5))
+    config = SessionConfig(peer_budget_s=2.0, request_budget_s=0.2)
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
         result = await session.search("own")
-        assert (states(result)[WORK], result.signals) == ("offline", ())
-        assert states(await session.search("own"))[WORK] == "ok"
+        assert states(result)[WORK] == "offline"
+        assert [signal.reason for signal in result.signals] == [Reason.PEER_TIMEOUT]
+        began = time.monotonic()
+        assert states(await session.search("own"))[WORK] == "skipped"
+        assert time.monotonic() - began < 0.1
 
 
 @pytest.mark.asyncio
