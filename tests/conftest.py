@@ -20,6 +20,8 @@ pytest_plugins = [
     "tests.support.otlp",
     "tests.support.processes",
     "tests.support.outages",  # stands on processes
+    "tests.support.outputs",
+    "tests.support.documents",
     "tests.support.renewals",
     "tests.support.scripted",
     "tests.support.serving",
