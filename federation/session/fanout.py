@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -62,7 +63,7 @@ class FanOut:
         self._asks: list[PeerAsk] = []
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
-        self._waiting: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
         self._error: Exception | None = None
         self.cancelled = False
         self._start()
@@ -74,11 +75,8 @@ class FanOut:
                 raise self._error
             if not self._left:
                 return None
-            self._waiting = self._loop.create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
+            self._news.clear()
+            await self._news.wait()
         return self.answers.popleft()
 
     def cancel(self, error: Exception | None = None) -> None:
@@ -94,7 +92,13 @@ class FanOut:
         for ask in self._asks:
             ask.cancel()
         self._asks.clear()
-        self._wake()
+        self._news.set()
+
+    def drop(self) -> None:
+        """Cancel in a later turn of the loop: finalizers run anywhere, also inside the locks that a call takes."""
+        if self._left:
+            with suppress(RuntimeError):  # the loop is closed, and all that was under way with it
+                self._loop.call_soon_threadsafe(self.cancel)
 
     def merged(self) -> Result:
         """Return the answers in the order of all, up to the limit, and the token that goes on behind them."""
@@ -187,8 +191,4 @@ class FanOut:
         self._left -= 1
         if not self._left:
             self._asks.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        self._news.set()

@@ -84,14 +84,14 @@ def checked(request: Request, *, here: bool) -> None:
 
 
 def course_of(request: Request, user: str, source: str) -> Course:
-    """Return the course of a request. Raises `TypeError` for a message that is none."""
+    """Return the course of a request as it is now. Raises `TypeError` for a message that is none."""
     match request:
         case pb.ListRequest():
-            return ListCourse(request, user, source)
+            return ListCourse(_copied(request), user, source)
         case pb.GetRequest():
-            return GetCourse(request, user, source)
+            return GetCourse(_copied(request), user, source)
         case pb.SearchRequest():
-            return SearchCourse(request, user, source)
+            return SearchCourse(_copied(request), user, source)
         case pb.CapabilitiesRequest():
             return CapabilitiesCourse(request, user, source)
     raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
@@ -106,6 +106,12 @@ def as_input_error(refusal: Refusal) -> InputError:
     """Return an INVALID_REQUEST of this gateway's own as the fault of a field."""
     field, _, problem = refusal.message.partition(": ")
     return InputError(field, problem) if problem else InputError("request", refusal.message)
+
+
+def _copied(request: R) -> R:
+    copy = type(request)()
+    copy.CopyFrom(request)
+    return copy
 
 
 def _check(request: Request) -> None:

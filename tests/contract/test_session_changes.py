@@ -11,10 +11,11 @@ from federation.config import CircuitConfig, SessionConfig
 from federation.errors import InputError
 from federation.session.results import SourceState
 from federation.session.signals import SignalKind
+from federation.session.stream import AnswerStream
 from federation.v1 import federation_pb2 as pb
 from tests.support.pki import GRANT_ID
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import WORK, report, states, with_data
+from tests.support.sessions import WORK, own_rows, report, states, with_data
 
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
@@ -127,3 +128,57 @@ async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path,
             session.warm(["tasks"], page_size=-1)
         with pytest.raises(InputError, match="resources"):
             session.warm("tasks")
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A message may be changed and sent again at once: each stream keeps to what it was given."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        request = pb.GetRequest(resource="tasks", id="own-1")
+        answers = session.stream(request, source="local")
+        request.id = "own-2"
+        rows = [row.id async for answer in answers for row in answer.rows]
+        assert rows == ["own-1"]
+
+
+@pytest.mark.asyncio
+async def test_two_readers_of_one_stream_share_its_answers(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Each answer goes to one of them, and both hear of the end."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    provider = own_rows()
+    provider.gate = asyncio.Event()
+    async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
+        answers = session.stream(pb.ListRequest(resource="tasks"))
+        both = [asyncio.ensure_future(_sources(answers)) for _ in range(2)]
+        await eventually(lambda: scripted.service.active == 1)
+        provider.gate.set()
+        gate.set()
+        async with asyncio.timeout(5):
+            heard = await asyncio.gather(*both)
+        assert sorted(heard[0] + heard[1]) == [WORK, "local"]
+
+
+async def _sources(answers: AnswerStream) -> list[str]:
+    return [answer.source async for answer in answers]
+
+
+@pytest.mark.asyncio
+async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The collector drops it in any thread, and inside any lock; the peer's call is cancelled all the same."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        held = [session.stream(pb.ListRequest(resource="tasks"))]
+        await eventually(lambda: scripted.service.active == 1)
+        cache = fed.peer("work.example").cache
+        assert cache is not None
+
+        def collect() -> None:
+            with cache._lock:
+                held.clear()
+
+        collector = threading.Thread(target=collect, daemon=True)
+        collector.start()
+        collector.join(2)
+        assert not collector.is_alive()
+        await eventually(lambda: scripted.service.cancelled == 1)
