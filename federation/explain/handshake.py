@@ -58,12 +58,16 @@ def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:
-        tls = context.wrap_socket(connection, server_hostname=record.gateway)
-    except ssl.SSLCertVerificationError as e:
-        raise unverified(record, e, _shown(address, record, deadline)) from None
+        tls = context.wrap_socket(connection, server_hostname=record.gateway, do_handshake_on_connect=False)
     except (OSError, ValueError) as e:
         raise failed(record, e, timeout_s, greeted=False) from None
     with tls:
+        try:
+            tls.do_handshake()
+        except ssl.SSLCertVerificationError as e:
+            raise unverified(record, e, _shown(address, record, deadline)) from None
+        except (OSError, ValueError) as e:
+            raise failed(record, e, timeout_s, greeted=_is_judged(tls)) from None
         if tls.selected_alpn_protocol() != ALPN:
             raise BrokenLink(
                 f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
@@ -90,6 +94,15 @@ def lend(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
         file.write(certificate_pem.encode() + b"\n" + sealed)
         file.flush()
         yield file.name, password
+
+
+def _is_judged(tls: ssl.SSLSocket) -> bool:
+    """Tell whether a handshake got as far as the peer's judgement of the own certificate, as it does before TLS 1.3.
+
+    The peer's part of it comes in one piece and is verified at once: where a cipher is agreed on, the own part is out.
+    """
+    agreed = tls.cipher()
+    return agreed is not None and agreed[1] != "TLSv1.3"
 
 
 def _hear(tls: ssl.SSLSocket, deadline: float) -> None:

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from federation.errors import Reason, Refusal
-from federation.explain.handshake import lend
+from federation.explain.handshake import client_context, lend
 from federation.explain.network import connect
 from federation.explain.steps import Link, State, Step, first_broken
 from federation.explain.walk import walk
@@ -57,13 +57,20 @@ class Walked:
 
 @contextmanager
 def tls_server(
-    leaf: Leaf, roots: str = "", *, alpn: bool = True, answer: bytes = b"", greeted: bool = False
+    leaf: Leaf,
+    roots: str = "",
+    *,
+    alpn: bool = True,
+    answer: bytes = b"",
+    greeted: bool = False,
+    newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> Iterator[str]:
     """A server of the standard library, which sends the alerts that gRPC's keeps to itself; yield its endpoint.
 
     It says `answer` and nothing else; once it was greeted, where it waits for that.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = newest
     with lend(leaf.certificate_pem, leaf.key_pem) as (path, password):
         context.load_cert_chain(path, password=password)
     if roots:
@@ -287,13 +294,51 @@ def test_an_own_certificate_of_another_authority_is_named(scripted: ScriptedPeer
     assert "peer add --user ada TOKEN" in cure
 
 
-def test_the_peers_alert_is_told(scripted: ScriptedPeer) -> None:
-    """A server that sends one, after the handshake as TLS 1.3 has it, is quoted."""
-    with tls_server(scripted.pki.server("work.example"), Pki("x.example").trust_bundle) as endpoint:
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_peers_alert_is_told(scripted: ScriptedPeer, newest: ssl.TLSVersion) -> None:
+    """A server that sends one is quoted: within the handshake, or after it as TLS 1.3 has it."""
+    with tls_server(scripted.pki.server("work.example"), Pki("x.example").trust_bundle, newest=newest) as endpoint:
         link, cause, cure = Walked(replace(scripted.record(), endpoint=endpoint)).named
 
     assert (link, "(TLS alert unknown ca)" in cause) == ("tls", True)
     assert "its authority was replaced" in cure
+
+
+def test_an_older_peer_that_takes_everything_holds(scripted: ScriptedPeer) -> None:
+    """With TLS 1.2 the certificate is judged before the handshake ends; its version is told."""
+    leaf, roots = scripted.pki.server("work.example"), scripted.pki.trust_bundle
+    with tls_server(leaf, roots, answer=b"settings", newest=ssl.TLSVersion.TLSv1_2) as endpoint:
+        walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.5)
+
+    assert walked[Link.TLS].state is State.OK
+    assert walked[Link.TLS].detail.startswith("TLSv1.2, the certificate is work.example's")
+
+
+def test_an_older_peer_does_not_hide_an_expired_own_certificate(scripted: ScriptedPeer) -> None:
+    """What it minds is the next link."""
+    leaf, roots = scripted.pki.server("work.example"), scripted.pki.trust_bundle
+    with tls_server(leaf, roots, newest=ssl.TLSVersion.TLSv1_2) as endpoint:
+        record = replace(scripted.record(identity=scripted.pki.client(**ENDED)), endpoint=endpoint)
+        walked = Walked(record, timeout_s=0.5)
+
+    assert (walked.states, walked.named[0]) == ("ooobnn", "certificate")
+
+
+def test_an_older_peer_that_only_closes_is_understood(scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gRPC server sends no alert: with TLS 1.2 its end of the handshake is its judgement of the own certificate."""
+
+    def older(record: PeerRecord) -> ssl.SSLContext:
+        context = client_context(record)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    monkeypatch.setattr("federation.explain.walk.client_context", older)
+    stranger = Walked(scripted.record(identity=Pki().client()))
+    ended = Walked(scripted.record(identity=scripted.pki.client(**ENDED)))
+
+    link, cause, _ = stranger.named
+    assert (link, "refuses this gateway's own certificate" in cause, "(unknown CA)" in cause) == ("tls", True, True)
+    assert (ended.states, ended.named[0]) == ("ooobnn", "certificate")
 
 
 def test_a_refusal_without_a_fault_here_points_at_the_clocks(scripted: ScriptedPeer) -> None:
