@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.scope import DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT
 from federation.server.conversion import MAX_SECONDS, MIN_SECONDS
+from federation.server.validate import MAX_ID
 from federation.session.merge import DONE, Done, Page
 from federation.session.places import ListPlace, Place, SearchPlace, context_of
 from federation.session.results import SessionRow
@@ -84,7 +85,9 @@ class ListCourse:
         orders = [(-_nanoseconds(row.created_at), row.id) for row in reply.rows]
         before = (-place.created_ns, place.id) if isinstance(place, ListPlace) else None
         for order in orders:
-            if not order[1] or (before is not None and order <= before):
+            if not 0 < len(order[1].encode()) <= MAX_ID:
+                raise DisorderError("a row's id is out of its bounds")
+            if before is not None and order <= before:
                 raise DisorderError("the rows are not in the order of a list")
             before = order
         keys = tuple((created, tags.source, row_id) for created, row_id in orders)
@@ -161,6 +164,8 @@ class GetCourse:
     def page(self, reply: pb.GetResponse, _place: Place, tags: Tags) -> Page:
         """Return the row as a page."""
         row = reply.row
+        if (row.resource, row.id) != (self._request.resource, self._request.id):
+            raise DisorderError("the row is not the one that was asked for")
         return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
 
     def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:

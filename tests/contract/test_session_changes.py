@@ -15,7 +15,7 @@ from federation.session.stream import AnswerStream
 from federation.v1 import federation_pb2 as pb
 from tests.support.pki import GRANT_ID
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import WORK, own_rows, report, states, with_data
+from tests.support.sessions import WORK, ids, own_rows, peer_rows, report, states, with_data
 
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
@@ -182,3 +182,36 @@ async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: Scri
         collector.join(2)
         assert not collector.is_alive()
         await eventually(lambda: scripted.service.cancelled == 1)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["x" * 1_025, "é" * 700_000])
+async def test_a_peers_endless_id_breaks_no_paging(tmp_path: Path, scripted: ScriptedPeer, name: str) -> None:
+    """An id out of its bounds is the peer's fault: no token is made that nobody could open again."""
+    reply = peer_rows(name, "b")
+    reply.next_page_token = "more"
+    scripted.service.script("list", Reply(message=reply))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        result = await session.list("tasks", page_size=1)
+        assert states(result)[WORK] == "failed"
+        again = await session.list("tasks", page_size=1, page_token=result.next_page_token)
+        assert ids(again) == ["own-1"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pb.GetResponse(),
+        pb.GetResponse(row=pb.Row(id="t2", resource="tasks")),
+        pb.GetResponse(row=pb.Row(id="t1", resource="notes")),
+    ],
+)
+async def test_another_row_than_was_asked_for_is_no_answer(
+    tmp_path: Path, scripted: ScriptedPeer, reply: pb.GetResponse
+) -> None:
+    """A peer that answers `get` with no row, or with another one, has failed."""
+    scripted.service.script("get", Reply(message=reply))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        result = await session.get("tasks", "t1")
+        assert (states(result)[WORK], result.rows) == ("failed", ())
