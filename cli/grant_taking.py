@@ -31,6 +31,7 @@ def scope(
     """Put another scope in force, from the next call on, and show what the peer gains and loses.
 
     What it loses is also taken out of its caches: the command then ends with a receipt, as `grant revoke` does.
+    With --dry-run nothing changes, and it shows how many rows each resource has for the peer now, and would have then.
 
     \b
     Examples:
@@ -58,6 +59,8 @@ def scope(
             "warnings": list(first.warnings),
             "gains": list(first.gains),
             "losses": list(first.losses),
+            "opened": grant_shapes.opens(first.opened),
+            "opens": grant_shapes.opens(first.opens),
             "applied": first.applied,
             "receipt": shapes.taken(taken[0]) if taken else None,
         }
@@ -106,7 +109,7 @@ def revoke(
 
 
 def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run: bool) -> None:
-    from cli import render
+    from cli import grant_view, render
     from federation.scope import Scope
     from federation.scope_words import scope_line
 
@@ -115,7 +118,9 @@ def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run
     for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
         for word in words:
             render.out(f"{sign}  {word}")
+    scope = Scope.parse(document)
     if dry_run:
+        grant_view.show_opened(reply, scope.open_resources)
         render.say("nothing was changed")
     elif not reply.applied:
         render.say("this scope is in force already")
@@ -123,4 +128,4 @@ def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run
         render.say("the new scope is in force; it opens what the old one did")
     else:
         render.say("the new scope is in force from the next call on")
-    render.say(f"{'it would be' if dry_run else 'it is now'}: {scope_line(Scope.parse(document), reply.grant.subject)}")
+    render.say(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")

@@ -7,7 +7,7 @@ from cli.moments import moment
 from cli.words import duration
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["show", "show_opens", "show_receipts", "table"]
+__all__ = ["show", "show_opened", "show_opens", "show_receipts", "table"]
 
 Fact = tuple[str, render.Cell]
 
@@ -44,11 +44,38 @@ def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None
         render.say(f"not counted: {', '.join(missing)}; the gateway's log may say why")
 
 
+def show_opened(change: pb.UpdateGrantScopeResponse, then_open: Sequence[str]) -> None:
+    """Print how many rows each resource has for the peer at this moment, and would have under another scope."""
+    now_open = grant_shapes.open_resources(change.grant) or ()
+    now, then = ({one.resource: one for one in opens} for opens in (change.opened, change.opens))
+    if not (now_open or then_open):
+        return
+    render.out("")
+    render.table(
+        ("resource", "rows now", "rows then", "newest then"),
+        (
+            (
+                name,
+                _rows(now.get(name)) if name in now_open else "-",
+                _rows(then.get(name)) if name in then_open else "-",
+                (", ".join(then[name].newest_ids) if name in then else "") or "-",
+            )
+            for name in dict.fromkeys((*now_open, *then_open))
+        ),
+        shrink="newest then",
+    )
+    render.say("-: closed")
+
+
+def _rows(one: pb.ResourcePreview | None) -> str:
+    return f"{one.rows}{'+' if one.more else ''}" if one else "not counted"
+
+
 def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
     render.out("")
     render.table(
         ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
-        ((one.resource, f"{one.rows}{'+' if one.more else ''}", ", ".join(one.newest_ids) or "-") for one in opens),
+        ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
         shrink="newest",
     )
     if any(one.more for one in opens):

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from federation.admin.advice import scope_advice
 from federation.admin.messages import grant_message, instant, stamp
 from federation.admin.parts import GatewayParts
+from federation.admin.preview import preview
 from federation.admin.users import require_user
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope import Scope
@@ -52,10 +53,8 @@ class RevocationDesk:
     async def edit_scope(self, request: pb.UpdateGrantScopeRequest) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
         """Put a scope in force, or only say what that would change. Of a narrowing, the last message is the receipt."""
         scope = Scope.parse(request.scope)
-        grant = self._parts.grants.require(request.id)
         if request.validate_only:
-            change = scope_change(grant.scope, scope)
-            yield await self._first(grant, scope, change.gains, change.losses, applied=False)
+            yield await self._tried(self._parts.grants.require_standing(request.id), scope)
             return
         edit = await self._to_the_end(self._edit(request.id, scope))
         yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
@@ -146,6 +145,14 @@ class RevocationDesk:
         return pb.UpdateGrantScopeResponse(
             grant=self._message(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
         )
+
+    async def _tried(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
+        change = scope_change(grant.scope, scope)
+        reply = await self._first(grant, scope, change.gains, change.losses, applied=False)
+        provider = self._parts.provider
+        reply.opened.extend(await preview(provider, grant.subject, grant.scope))
+        reply.opens.extend(await preview(provider, grant.subject, scope))
+        return reply
 
     def _message(self, grant: Grant) -> pb.GrantInfo:
         upkeep = self._parts.upkeep

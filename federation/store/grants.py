@@ -156,9 +156,7 @@ class GrantBook:
 
     def narrow(self, grant_id: str, scope: Scope) -> Grant:
         """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
-        self.require(grant_id)
-        self._refuse_revoked(grant_id)
-        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
+        self._grants[grant_id] = replace(self.require_standing(grant_id), scope=scope)
         return self._grants[grant_id]
 
     async def store_scope(self, grant_id: str, *, within: Within | None = None) -> Grant:
@@ -171,8 +169,7 @@ class GrantBook:
 
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
         """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
-        self.require(grant_id)
-        self._refuse_revoked(grant_id)
+        self.require_standing(grant_id)
         return await self._durably(self._widen(grant_id, scope))
 
     def note_use(self, grant_id: str, serial: str = "") -> None:
@@ -226,6 +223,13 @@ class GrantBook:
             raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
         return grant
 
+    def require_standing(self, grant_id: str) -> Grant:
+        """Return the grant as it stands now; raise `ConflictError` for a revoked one, and what `require` raises."""
+        grant = self.require(grant_id)
+        if grant.status is GrantStatus.REVOKED:
+            raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
+        return grant
+
     async def _durably(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)
         self._writes.add(task)
@@ -248,7 +252,7 @@ class GrantBook:
         within: Within | None,
     ) -> Grant:
         async with self._lock:
-            self._refuse_revoked(grant_id)
+            self.require_standing(grant_id)
             last = self._grants[grant_id].newest
             number = 0 if last is None else last.number + 1
             certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
@@ -265,7 +269,7 @@ class GrantBook:
 
     async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
         async with self._lock:
-            self._refuse_revoked(grant_id)
+            self.require_standing(grant_id)
             _check_fingerprint(self._grants[grant_id], fingerprint)
             with storing(f"the confirmation of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
@@ -304,10 +308,6 @@ class GrantBook:
                 if within is not None:
                     await within(connection)
         return self._grants[grant.id]
-
-    def _refuse_revoked(self, grant_id: str) -> None:
-        if self._grants[grant_id].status is GrantStatus.REVOKED:
-            raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
 
     def _publish(self, grant: Grant, *, active: bool) -> Grant:
         if active and grant.status is GrantStatus.PENDING:

@@ -972,6 +972,8 @@ class UpdateGrantScopeResponse(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     """False where it was only asked what would change, and where nothing does."""
     @_builtins.property
@@ -988,6 +990,12 @@ class UpdateGrantScopeResponse(_message.Message):
     def progress(self) -> Global___RevocationProgress: ...
     @_builtins.property
     def receipt(self) -> Global___RevocationReceipt: ...
+    @_builtins.property
+    def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]:
+        """Where it was only asked: what the scope in force opens at this moment, and what the other one would."""
+
+    @_builtins.property
+    def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
     def __init__(
         self,
         *,
@@ -998,10 +1006,12 @@ class UpdateGrantScopeResponse(_message.Message):
         applied: _builtins.bool = ...,
         progress: Global___RevocationProgress | None = ...,
         receipt: Global___RevocationReceipt | None = ...,
+        opened: _abc.Iterable[Global___ResourcePreview] | None = ...,
+        opens: _abc.Iterable[Global___ResourcePreview] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "progress", b"progress", "receipt", b"receipt", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "gains", b"gains", "grant", b"grant", "losses", b"losses", "progress", b"progress", "receipt", b"receipt", "step", b"step", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "gains", b"gains", "grant", b"grant", "losses", b"losses", "opened", b"opened", "opens", b"opens", "progress", b"progress", "receipt", b"receipt", "step", b"step", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["progress", "receipt"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015

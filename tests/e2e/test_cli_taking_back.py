@@ -219,6 +219,24 @@ def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) ->
     run(pair, "federation peer remove r6 -g home")
 
 
+def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Served) -> None:
+    """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
+    made = run(
+        pair,
+        "federation grant create --peer home.example --subject ada --json -g work --scope",
+        '{"resources": ["tasks"]}',
+    )
+    grant = json.loads(made.stdout)["grant"]["id"]
+    run(pair, f"federation grant revoke {grant} -g work")
+    edit = f"federation grant scope {grant} -g work --scope"
+
+    tried = run(pair, edit, NARROWER, "--dry-run", code=1)
+    done = run(pair, edit, NARROWER, code=1)
+
+    assert tried == done
+    assert done == Done("", f"error: grant {grant} is revoked, which is final; make a new one\n")
+
+
 def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
     """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
     grant = enroll(pair, "s1")
@@ -230,14 +248,24 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
         "loses  tasks: personal rows",
         "loses  notes: rows of every team and personal rows",
         "loses  3 rows a query, before 100",
+        "",
+        "RESOURCE  ROWS NOW  ROWS THEN  NEWEST THEN",
+        "tasks     12        6          task-10, task-8, task-6, task-4, task-2",
+        "notes     1         -          -",
     ]
     assert dry.stderr.splitlines() == [
+        "-: closed",
         "nothing was changed",
         "it would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
     ]
     assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
 
+    tried = json.loads(run(pair, f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).stdout)
+    assert [(one["resource"], one["rows"]) for one in tried["opened"]] == [("tasks", 12), ("notes", 1)]
+    assert [(one["resource"], one["rows"]) for one in tried["opens"]] == [("tasks", 6)]
+
     edited = json.loads(run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).stdout)
+    assert (edited["opened"], edited["opens"]) == ([], [])
     assert (edited["applied"], edited["gains"], len(edited["losses"])) == (True, [], 4)
     assert edited["receipt"]["kind"] == "narrowed"
     assert edited["receipt"]["effective_at"] is not None

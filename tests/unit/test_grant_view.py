@@ -1,8 +1,10 @@
 """Grants for people: what is said where a grant opens nothing, or where that could not be counted."""
 
+import re
+
 import pytest
 
-from cli.grant_view import show_opens
+from cli.grant_view import show_opened, show_opens
 from federation.v1 import admin_pb2 as pb
 
 TASKS = pb.ResourcePreview(resource="tasks", rows=3, newest_ids=("c", "b", "a"))
@@ -38,3 +40,19 @@ def test_nothing_is_said_to_be_closed_that_is_not(
     shown = capsys.readouterr()
     assert shown.err == words
     assert ("c, b, a" in shown.out) == bool(opens)
+
+
+def test_what_a_scope_would_open_is_told_from_what_it_closes_and_what_was_not_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A count is a count; closed is a dash, and a count that could not be had is said to be missing."""
+    grant = pb.GrantInfo(scope='{"resources": ["tasks", "notes"]}', status=pb.GRANT_STATUS_ACTIVE)
+    more = pb.ResourcePreview(resource="memory", rows=1_000, more=True)
+
+    show_opened(pb.UpdateGrantScopeResponse(grant=grant, opened=(TASKS,), opens=(more,)), ("tasks", "memory"))
+
+    assert [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[2:]] == [
+        ["tasks", "3", "not counted", "-"],
+        ["notes", "not counted", "-", "-"],
+        ["memory", "-", "1000+", "-"],
+    ]
