@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from cli.status_lines import Line, Span, cells, columns, plain, span, wrapped
-from cli.status_words import ORDER, Verdict, distance, ends_soon, judge, meaning, moment, plural, seconds
+from cli.status_words import ORDER, Verdict, ends_soon, judge, meaning, moment, plural, seconds, seen
 from cli.words import duration
 from federation.v1 import admin_pb2 as pb
 
@@ -76,8 +76,8 @@ def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, li
 def _stacked(one: Judged, now: float, width: int) -> list[Line]:
     first = state(one.verdict)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
-    seen = _seen(one.peer, now).text
-    return [(first, Span("  "), *name[1:]), *more, *wrapped(f"for {one.peer.user}, seen {seen}", width, indent=NOTE)]
+    words = f"for {one.peer.user}, seen {seen(one.peer, now)}"
+    return [(first, Span("  "), *name[1:]), *more, *wrapped(words, width, indent=NOTE)]
 
 
 def _width(grid: Sequence[Sequence[Span]]) -> int:
@@ -101,8 +101,8 @@ def notes(one: Judged, now: float, width: int) -> list[Line]:
 def card(one: Judged, now: float, width: int) -> list[Line]:
     """Return all there is to say of a peer."""
     peer, verdict = one
-    seen = f"seen {distance(seconds(peer.seen_at) - now)}" if peer.HasField("seen_at") else "not seen yet"
-    title: Line = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {seen}"))
+    when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
+    title: Line = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     facts = [(name, "; ".join(make(peer, now))) for name, make in _FACTS]
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
     lines += _labelled("why", verdict.why, width)
@@ -214,10 +214,6 @@ _FACTS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], list[str]]], ...
 )
 
 
-def _seen(peer: pb.PeerStatus, now: float) -> Span:
-    return Span(distance(seconds(peer.seen_at) - now) if peer.HasField("seen_at") else "never")
-
-
 def _renews(peer: pb.PeerStatus, now: float) -> Span:
     if not peer.certificate.HasField("renews_at"):
         return Span("never", "yellow")
@@ -249,7 +245,7 @@ def _ms(value: float) -> str:
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
-    ("SEEN", _seen),
+    ("SEEN", lambda peer, now: Span(seen(peer, now))),
     ("RENEWS", _renews),
     ("WATCH", _watching),
     ("HITS", lambda peer, _: Span(_share(peer))),

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cli.words import clean, duration
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["ENDED", "ORDER", "Verdict", "ends_soon", "judge", "meaning", "moment", "plural", "seconds"]
+__all__ = ["ENDED", "ORDER", "Verdict", "ends_soon", "judge", "meaning", "moment", "plural", "seconds", "seen"]
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The words for a peer, best first."""
@@ -75,7 +75,9 @@ def judge(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Verdict:
     if not peer.HasField("seen_at"):
         started = moment(gateway.started_at, now)
         why = f"nothing was heard of it since this gateway started {started}"
-        return Verdict("not seen", None, why, f"ask it: mosaic federation query capabilities {_source(peer)}")
+        return Verdict("not seen", None, why, _ask(peer))
+    if seconds(peer.seen_at) > now + GRACE_S:
+        return Verdict("not seen", None, "nothing was heard of it since the clock here was set back", _ask(peer))
     down = seconds(peer.watch.since)
     if peer.watch.state == "connecting" and down >= seconds(peer.seen_at) and now - down > GRACE_S:
         why = f"its watch went down {moment(peer.watch.since, now)}, and nothing was heard of it since"
@@ -132,6 +134,14 @@ def distance(ahead_s: float) -> str:
     return f"in {duration(ahead_s)}" if ahead_s > 0 else f"{duration(-ahead_s)} ago"
 
 
+def seen(peer: pb.PeerStatus, now: float) -> str:
+    """Return when a peer last showed that it is there: `3 s ago`, `never`; `?` where the clock was set back since."""
+    if not peer.HasField("seen_at"):
+        return "never"
+    ahead_s = seconds(peer.seen_at) - now
+    return distance(min(ahead_s, 0.0)) if ahead_s <= GRACE_S else "?"
+
+
 def plural(count: int, noun: str, many: str = "") -> str:
     """Return a count with its noun."""
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
@@ -177,12 +187,12 @@ def _look(peer: pb.PeerStatus) -> str:
     return f"what is broken: mosaic federation status --explain {_named(peer)}"
 
 
+def _ask(peer: pb.PeerStatus) -> str:
+    return f"ask it: mosaic federation query capabilities --user {peer.user} --source federated:{peer.name}"
+
+
 def _named(peer: pb.PeerStatus) -> str:
     return f"{peer.name} --user {peer.user}"
-
-
-def _source(peer: pb.PeerStatus) -> str:
-    return f"--user {peer.user} --source federated:{peer.name}"
 
 
 _REASONS: Final = {"offline": _offline, "revoked": _revoked, "expired": _expired, "degraded": _degraded}

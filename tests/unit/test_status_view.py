@@ -104,6 +104,9 @@ def shown(status: pb.StatusResponse, width: int = 80, height: int = 24) -> list[
     [
         ({}, "active", True),
         ({"seen_at": None}, "not seen", None),
+        ({"seen_at": at(600)}, "not seen", None),
+        ({"seen_at": at(600), "watch": pb.WatchStatus(state="connecting", since=at(-9))}, "not seen", None),
+        ({"seen_at": at(1)}, "active", True),
         ({"circuit": pb.CircuitStatus(state=CLOSED, consecutive_failures=1)}, "failing", False),
         ({"seen_at": None, "circuit": pb.CircuitStatus(state=CLOSED, consecutive_failures=1)}, "failing", False),
         ({"watch": pb.WatchStatus(state="connecting", since=at(-4)), "seen_at": at(-4)}, "failing", False),
@@ -138,6 +141,13 @@ def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: s
 
     assert (verdict.word, verdict.healthy) == (word, healthy)
     assert bool(verdict.why) == bool(verdict.next_step) == (healthy is not True)
+
+
+def test_a_clock_that_was_set_back_makes_no_peer_seen_in_the_future() -> None:
+    """What was noted before is not told as a distance; one that is ahead by less than a moment was seen just now."""
+    assert "not seen  work.example for ada, seen ?" in text(reply(peer(seen_at=at(600))))
+    assert "since the clock here was set back" in text(reply(peer(seen_at=at(600))))
+    assert "active  work.example for ada, seen 0 s ago" in text(reply(peer(seen_at=at(1))))
 
 
 def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_not_wait_for_the_network() -> None:
