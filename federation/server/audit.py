@@ -1,8 +1,8 @@
 """The audit trail of the serving side: written off the request path, in batches, visible within a second.
 
 Reads that were allowed are never dropped: where they cannot be queued, the reply is held for a moment, and then the
-read is not served. Refusals are counted together by source, reason and grant, so that a flood of them costs little;
-beyond a bound they are dropped, and the drops are counted.
+read is not served. Refusals are counted together by source, verb, reason and grant, so that a flood of
+them costs little; beyond a bound they are dropped, and the drops are counted.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import FederationError, Reason, Refusal
-from federation.server.audit_words import VARIOUS
+from federation.server.audit_words import OWN, VARIOUS
 from federation.store.audit import AuditEvent
 from federation.trust.enrollment import EnrollmentEvent
 
@@ -35,7 +35,7 @@ FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 STOP_S: Final = 5.0
 
-RefusalKey = tuple[str, str, str | None, str]
+RefusalKey = tuple[str, str, str | None, str, str]
 
 
 class AuditWriter(Protocol):
@@ -133,7 +133,7 @@ class AuditTrail:
 
     def refuse(self, event: AuditEvent) -> None:
         """Queue a call that was not served; like ones that wait are counted together."""
-        key = (event.source, event.reason, event.grant_id, event.outcome)
+        key = (event.source, event.reason, event.grant_id, event.outcome, event.verb)
         like = self._refusals.get(key)
         if like is not None:
             self._refusals[key] = _merged(like, event)
@@ -160,8 +160,8 @@ class AuditTrail:
     ) -> None:
         """Queue an act other than a read: enroll, renew, grant, revoke, and what the operator does.
 
-        `source` is an address, or gRPC's name of one. An act that was refused (`outcome` other than `ok`) may come
-        from anybody, and is counted with like ones.
+        `source` is an address, or gRPC's name of one, or one of `OWN`. An act from an address that was refused
+        (`outcome` other than `ok`) may come from anybody, and is counted with like ones.
         """
         event = AuditEvent(
             at_us=self._clock.now_us(),
@@ -175,7 +175,7 @@ class AuditTrail:
             resource=resource,
             trace_id=trace_id,
         )
-        if outcome == "ok":
+        if outcome == "ok" or source in OWN:
             self._acts.append(event)
             self._work.set()
         else:
@@ -283,8 +283,8 @@ def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:
     return replace(
         like,
         count=like.count + event.count,
-        verb=like.verb if like.verb == event.verb else VARIOUS,
         resource=like.resource if like.resource == event.resource else VARIOUS,
+        peer=like.peer if like.peer == event.peer else VARIOUS,
         subject=like.subject if like.subject == event.subject else VARIOUS,
         query_hash=like.query_hash if like.query_hash == event.query_hash else "",
         trace_id=like.trace_id if like.trace_id == event.trace_id else "",

@@ -6,10 +6,12 @@ from federation.errors import InputError
 from federation.near import near_matches
 from federation.telemetry.spans import OutcomeWord
 
-__all__ = ["OUTCOMES", "VARIOUS", "VERBS", "check_outcome", "unknown_verb"]
+__all__ = ["OUTCOMES", "OWN", "VARIOUS", "VERBS", "check_outcome", "unknown_verb"]
 
 VARIOUS: Final = "*"
-"""The verb, resource or subject of refusals that are counted together and differ in it."""
+"""The resource, peer or subject of refusals that are counted together and differ in it."""
+OWN: Final = frozenset({"admin", "gateway"})
+"""Sources that are no address: the operator, and the gateway by itself."""
 OUTCOMES: Final = tuple(word.value for word in OutcomeWord)
 READS: Final = ("list", "get", "search", "capabilities")
 ACTS: Final = (

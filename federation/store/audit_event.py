@@ -31,7 +31,7 @@ class AuditEvent:
 
     `at_us` is Unix microseconds. `grant_id` is `None` for a call that was refused before its grant was known: then
     `source` (an address without its port) and `reason` tell what there is to tell. `query_hash` is SHA-256 in
-    hexadecimal; `verb` and `resource` are `*` where `count` events differ in them.
+    hexadecimal; `resource`, `peer` and `subject` are `*` where `count` events differ in them.
     """
 
     at_us: int

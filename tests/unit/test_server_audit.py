@@ -116,6 +116,34 @@ async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, 
     assert (events[0].verb, events[0].resource, events[0].query_hash) == ("list", "*", "")
 
 
+async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditTrail, writer: ScriptedWriter):
+    """Whoever asks who was refused a search hears of it, though a list was refused at the same moment."""
+    for verb in ("list", "search", "list"):
+        trail.refuse(denial(verb=verb))
+
+    assert [(event.verb, event.count) for event in await writer.seen(2)] == [("list", 2), ("search", 1)]
+
+
+async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail, writer: ScriptedWriter):
+    """Two peers that could not be added at one moment are both on record, each for its user."""
+    for peer, user in (("alpha", "ada"), ("beta", "bob")):
+        trail.record_act("peer.add", "error", peer=peer, subject=user, source="admin", reason="EnrollmentError")
+
+    events = await writer.seen(2)
+
+    assert [(event.peer, event.subject, event.count) for event in events] == [("alpha", "ada", 1), ("beta", "bob", 1)]
+
+
+async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTrail, writer: ScriptedWriter):
+    """What is counted together is not laid at the door of whoever came first."""
+    for peer in ("alpha", "beta"):
+        trail.refuse(denial(grant_id=None, peer=peer))
+
+    (event,) = await writer.seen(1)
+
+    assert (event.peer, event.count) == ("*", 2)
+
+
 async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
 ):
