@@ -106,7 +106,7 @@ class Typist:
             command, shell=True, cwd=self.directory, env=self.environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
         )  # fmt: skip
-        if re.match(r"kill\b", command):
+        if command.startswith("kill $"):
             self._wait_for_ends()
         self._learn(command, done.stdout)
         return done.returncode, done.stdout
