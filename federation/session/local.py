@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -63,6 +64,7 @@ def _as_local(refusal: Refusal) -> FederationError:
     return as_input_error(refusal) if refusal.reason is Reason.INVALID_REQUEST else refusal
 
 
+@cache
 def _version() -> str:
     try:
         return importlib.metadata.version("mosaic-federation")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
@@ -40,6 +41,8 @@ class Session:
         config: SessionConfig,
         on_signal: Callable[[PeerSignal], object] | None = None,
     ) -> None:
+        if iscoroutinefunction(on_signal):
+            raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
         self._reach = reach
         self._outlook = Outlook(reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored)
@@ -57,9 +60,8 @@ class Session:
         source: str = ALL,
     ) -> Result:
         """Return rows of a resource, newest first; `where` compares fields, a page size of 0 means 50."""
-        request = built(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size)
-        if page_token:
-            request.page_token = page_token
+        place = {"page_token": page_token} if page_token else {}  # the field is one of two: empty, it would be set
+        request = built(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size, **place)
         return await self.ask(request, source=source)
 
     async def get(self, resource: str, row_id: str, *, source: str = ALL) -> Result:

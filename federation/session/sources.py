@@ -11,6 +11,8 @@ __all__ = ["ALL", "FEDERATED", "LOCAL", "Chosen", "choose", "name_of", "source_o
 LOCAL: Final = "local"
 ALL: Final = "all"
 FEDERATED: Final = "federated:"
+MOST_NAMED: Final = 5
+"""Peers of one host that an error names."""
 
 
 class Reachable(Protocol):
@@ -67,7 +69,10 @@ def _found(name: str, peers: Sequence[Reachable]) -> str:
     if len(at_host) == 1:
         return at_host[0]
     if at_host:
-        raise InputError("source", f"{name!r} is the host of {' and '.join(at_host)}; name one of them")
+        more = f" and {len(at_host) - MOST_NAMED} more" if len(at_host) > MOST_NAMED else ""
+        raise InputError(
+            "source", f"{name!r} is the host of {' and '.join(at_host[:MOST_NAMED])}{more}; name one of them"
+        )
     near = near_matches(name, {*names, *(_host(peer.endpoint) for peer in peers)})
     raise NotFoundError("peer", name[:80], near, "`mosaic federation peer add` enrolls this gateway at another")
 

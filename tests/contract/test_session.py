@@ -16,6 +16,7 @@ from federation.founding import found_gateway
 from federation.resources.importing import parse
 from federation.resources.sql import SqlProvider
 from federation.session.results import SourceState
+from federation.session.signals import PeerSignal
 from federation.store.database import Database
 from federation.v1 import federation_pb2 as pb
 from tests.support.clients import config_of
@@ -379,6 +380,20 @@ async def test_odd_budgets_are_refused(tmp_path: Path) -> None:
         async with fed.session("ada") as session:
             with pytest.raises(InputError, match="budget_s"):
                 await session.ask(pb.ListRequest(resource="tasks"), budget_s=0.0)
+
+
+@pytest.mark.asyncio
+async def test_values_of_another_kind_name_their_field(tmp_path: Path) -> None:
+    """A token that is no text, and a listener that nobody would await, are faults of their field."""
+
+    async def listen(_: PeerSignal) -> None: ...
+
+    async with with_data(tmp_path) as fed, fed.session("ada") as session:
+        for token in (7, "\ud800"):
+            with pytest.raises(InputError, match="page_token"):
+                await session.list("tasks", page_token=token)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="on_signal"):
+            fed.session("ada", on_signal=listen)
 
 
 @pytest.mark.asyncio

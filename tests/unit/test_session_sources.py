@@ -58,6 +58,14 @@ def test_a_host_of_several_peers_is_no_choice() -> None:
         choose("federated:lab-host", PEERS)
 
 
+def test_an_error_names_few_of_many() -> None:
+    """A thousand peers at one host do not make a page of an error."""
+    peers = [At(f"p{number}.example", "lab-host:7443") for number in range(1_000)]
+    with pytest.raises(InputError, match=r"p4\.example and 995 more") as caught:
+        choose("federated:lab-host", peers)
+    assert len(str(caught.value)) < 200
+
+
 def test_an_unknown_peer_gets_near_matches() -> None:
     """The error names what may have been meant, among this user's peers alone."""
     with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
