@@ -14,6 +14,7 @@ from federation.errors import ConfigError
 from federation.founding import found_gateway
 from federation.gateway import Gateway
 from federation.v1 import admin_pb2 as pb
+from federation.v1 import federation_pb2
 from tests.support.gateways import Running, Start, enroll, fill
 
 pytestmark = pytest.mark.asyncio
@@ -93,3 +94,34 @@ async def test_a_peer_that_revoked_has_no_certificate_to_renew(start: Start, sho
     shown = await samples(url)
     assert shown["federation_certificate_remaining_seconds"] == [{"kind": "server"}]
     assert {"peer": "work.example", "kind": "grant_revoked"} in shown["federation_watch_events_total"]
+
+
+async def test_a_removed_peer_keeps_only_what_was_counted_of_its_calls_and_watches(
+    start: Start, short_path: Path
+) -> None:
+    """Its states, certificate and cache are gone from the page at once; counters of calls never go back."""
+    config = config_of(short_path / "home.example", "127.0.0.1:0")
+    await found_gateway(config)
+    toml = config.directory / "gateway.toml"
+    toml.write_text(toml.read_text().replace("# prometheus = ", "prometheus = ").replace(":9464", ":0"))
+    home, work = await start("home.example"), await start("work.example")
+    await fill(home)
+    await fill(work)
+    await enroll(home, work)
+    federation, url = home.gateway.federation, home.gateway.metrics_url
+    await federation.armed()
+    await federation.stub("work.example", "ada").List(federation_pb2.ListRequest(resource="tasks"))
+    before = await _told_of_work(url)
+
+    await home.admin.RemovePeer(pb.RemovePeerRequest(name="work.example", user="ada"))
+
+    stays = {"federation_client_requests_total", "federation_watch_events_total"}
+    stays |= {f"federation_client_duration_seconds_{part}" for part in ("bucket", "count", "sum")}
+    states = {"federation_circuit_state", "federation_watch_state", "federation_certificate_remaining_seconds"}
+    assert before > stays | states | {"federation_cache_bytes", "federation_cache_misses_total"}
+    assert await _told_of_work(url) == stays
+
+
+async def _told_of_work(url: str) -> set[str]:
+    """Names of the samples about that peer."""
+    return {name for name, found in (await samples(url)).items() if any(one.get("peer") for one in found)}
