@@ -79,13 +79,14 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
 def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
     """Return what else the operator should know, as sentences."""
     from cli.status_words import plural
+    from federation.explain.certificate import named
     from federation.v1 import admin_pb2 as pb
 
     if seen is None:
         return []
     peer, notes = seen.peers[0], []
     if broken is None and peer.circuit.state == pb.CIRCUIT_STATE_OPEN:
-        reset = f"mosaic federation peer reset {record.name} --user {record.user}"
+        reset = f"mosaic federation peer reset {named(record)}"
         notes.append(
             f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
         )

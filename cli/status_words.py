@@ -1,6 +1,7 @@
 """What the status of a peer means, in words for people. Pure: times are told from the reply's own now."""
 
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -188,11 +189,12 @@ def _look(peer: pb.PeerStatus) -> str:
 
 
 def _ask(peer: pb.PeerStatus) -> str:
-    return f"ask it: mosaic federation query capabilities --user {peer.user} --source federated:{peer.name}"
+    source = quote(f"federated:{peer.name}")
+    return f"ask it: mosaic federation query capabilities --user {quote(peer.user)} --source {source}"
 
 
 def _named(peer: pb.PeerStatus) -> str:
-    return f"{peer.name} --user {peer.user}"
+    return f"{quote(peer.name)} --user {quote(peer.user)}"
 
 
 _REASONS: Final = {"offline": _offline, "revoked": _revoked, "expired": _expired, "degraded": _degraded}

@@ -1,5 +1,6 @@
 """The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
 
+from shlex import quote
 from typing import Final
 
 from cryptography import x509
@@ -12,7 +13,7 @@ from federation.store.peers import PeerRecord
 from federation.trust.certificates import certificates_of, fingerprint_of, serial_of, validity_us
 from federation.trust.schedule import AFTER_EXPIRY_US, Validity, due_at_us
 
-__all__ = ["COMPARE_CLOCKS", "enroll_anew", "instant", "is_of_bundle", "judge"]
+__all__ = ["COMPARE_CLOCKS", "enroll_anew", "instant", "is_of_bundle", "judge", "named", "replaced"]
 
 COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
 
@@ -59,10 +60,22 @@ def is_of_bundle(record: PeerRecord) -> bool:
 def enroll_anew(record: PeerRecord) -> str:
     """Return how to begin again with a peer."""
     return (
-        f"ask the operator of {record.gateway} for a new token (`mosaic federation grant token`), then "
-        f"`mosaic federation peer remove {record.name} --user {record.user}` and "
-        f"`mosaic federation peer add --user {record.user} TOKEN`"
+        f"ask the operator of {record.gateway} for a new token (`mosaic federation grant token`), "
+        f"then {replaced(record)}"
     )
+
+
+def replaced(record: PeerRecord) -> str:
+    """Return the commands by which an enrollment gives way to another one."""
+    return (
+        f"`mosaic federation peer remove {named(record)}` and "
+        f"`mosaic federation peer add --user {quote(record.user)} TOKEN`"
+    )
+
+
+def named(record: PeerRecord) -> str:
+    """Return how a command names an enrollment; a user's name may hold blanks and whatever a shell minds."""
+    return f"{quote(record.name)} --user {quote(record.user)}"
 
 
 def instant(micros: int) -> str:
@@ -99,4 +112,4 @@ def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bo
 
 
 def _rotate(record: PeerRecord) -> str:
-    return f"mosaic federation peer rotate {record.name} --user {record.user}"
+    return f"mosaic federation peer rotate {named(record)}"

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from federation.config import parse_address
 from federation.errors import ConfigError
+from federation.explain.certificate import replaced
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
@@ -106,9 +107,7 @@ def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
 def _other_endpoint(record: PeerRecord) -> str:
     return (
         f"ask the operator of {record.gateway} for its address; if {record.endpoint} is wrong, they set `advertise` in "
-        "gateway.toml and make a new token, with which "
-        f"`mosaic federation peer remove {record.name} --user {record.user}` and "
-        f"`mosaic federation peer add --user {record.user} TOKEN` enroll anew"
+        f"gateway.toml and make a new token, with which {replaced(record)} enroll anew"
     )
 
 

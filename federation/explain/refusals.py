@@ -10,7 +10,7 @@ import grpc
 from federation.client.health import printable
 from federation.client.outcomes import from_wire
 from federation.errors import Reason
-from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, instant
+from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, instant, replaced
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
@@ -78,11 +78,7 @@ def wider(record: PeerRecord) -> str:
 
 
 def _new_grant(record: PeerRecord) -> str:
-    return (
-        f"this is final; ask the operator of {record.gateway} for a new grant and its token, then "
-        f"`mosaic federation peer remove {record.name} --user {record.user}` and "
-        f"`mosaic federation peer add --user {record.user} TOKEN`"
-    )
+    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {replaced(record)}"
 
 
 def _revoked(refused: _Refused) -> BrokenLink:

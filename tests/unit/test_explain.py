@@ -1,6 +1,7 @@
 """What the walk says of instants, failed look-ups and several addresses, without a network of its own."""
 
 import errno
+import shlex
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,9 +10,10 @@ import pytest
 
 from federation.clock import to_micros
 from federation.errors import InputError, NotFoundError
-from federation.explain.certificate import judge
+from federation.explain.certificate import enroll_anew, judge
 from federation.explain.network import connect, unconnected, unresolved
 from federation.explain.records import choose
+from federation.explain.refusals import remembered_revocation
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 from federation.trust.certificates import fingerprint_of
@@ -135,3 +137,16 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
         choose([record], "work", "zzz")
     with pytest.raises(NotFoundError, match="peer add"):
         choose([], "work")
+
+
+def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
+    """A user's name may hold blanks and quotes: each command names the enrollment in one word of the shell."""
+    odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
+    revoked = remembered_revocation(odd)
+    assert revoked is not None
+    cures = [unresolved(odd, "x.example", OSError()).cure, revoked.cure, enroll_anew(odd)]
+
+    for cure in cures:
+        removing, adding = [part for part in cure.split("`") if part.startswith("mosaic federation peer")]
+        assert shlex.split(removing)[3:] == ["remove", odd.name, "--user", odd.user]
+        assert shlex.split(adding)[3:] == ["add", "--user", odd.user, "TOKEN"]

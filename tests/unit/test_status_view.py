@@ -1,5 +1,6 @@
 """The page of a status: what it says, in which order, and how much of it a small screen shows."""
 
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,6 +161,15 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
     assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
     assert "grant show g-1" in step("GRANT_INVALID")
     assert step("PEER_UNREACHABLE").startswith("it renews by itself once the peer can be reached")
+
+
+@pytest.mark.parametrize("changes", [{"seen_at": None}, {"state": pb.PEER_STATE_DEGRADED}], ids=["ask", "look"])
+def test_a_next_step_can_be_typed_whatever_the_user_is_called(changes: dict[str, Any]) -> None:
+    """A user's name may hold blanks and quotes: it stays one word of the shell."""
+    user = "ada o'lace; true"
+    words = shlex.split(judge(peer(user=user, **changes), gateway()).next_step.partition(": ")[2])
+
+    assert words[words.index("--user") + 1] == user
 
 
 def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
