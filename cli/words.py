@@ -35,7 +35,7 @@ def explain(error: FederationError) -> str:
     text = clean(plainly(str(error)))
     if not isinstance(error, Refusal):
         return text
-    if error.retry_after_s is not None:
+    if error.retry_after_s is not None and "try again in" not in text:
         return f"{error.reason}: {text}; try again in {duration(error.retry_after_s)}"
     cure = CURES.get(error.reason)
     return f"{error.reason}: {text}; {cure}" if cure else f"{error.reason}: {text}"

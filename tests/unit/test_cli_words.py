@@ -53,6 +53,13 @@ def test_a_refusal_that_says_when_is_told_with_the_time() -> None:
     )
 
 
+def test_a_refusal_that_names_the_time_itself_is_not_told_twice() -> None:
+    """A peer's own words about when to ask again are enough."""
+    said = "more than 1 calls a minute under this grant; try again in 29.2 s"
+
+    assert explain(Refusal(Reason.RATE_LIMITED, said, retry_after_s=29.2)) == f"RATE_LIMITED: {said}"
+
+
 def test_reasons_without_a_cure_are_those_that_speak_for_themselves() -> None:
     """A new reason has to be thought about."""
     assert set(Reason) - set(CURES) == {
