@@ -7,6 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
+from cli.status import healthy
+from cli.status_words import judge
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from tests.support.gateways import Running, Start, enroll, fill
@@ -199,3 +201,31 @@ async def test_a_listener_that_leaves_leaves_nothing_behind(home_gateway: Runnin
     async with asyncio.timeout(10):
         while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110 - nothing tells when a task is gone
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
+    home_gateway: Running, work_gateway: Running
+) -> None:
+    """It answers, and its circuit stays closed; nothing can be read there before its operator confirms the grant."""
+    home, work = home_gateway, work_gateway
+    made = await work.admin.CreateGrant(
+        pb.CreateGrantRequest(peer="home.example", subject="ada", scope='{"resources": ["tasks"]}')
+    )
+    invited = await work.admin.CreateEnrollmentToken(
+        pb.CreateEnrollmentTokenRequest(grant_id=made.grant.id, confirm=True)
+    )
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+
+    await ask(home, "tasks")
+    shut = await home.admin.Status(pb.StatusRequest())
+    await work.admin.ConfirmGrant(
+        pb.ConfirmGrantRequest(id=made.grant.id, fingerprint=added.peer.certificate.fingerprint)
+    )
+    await ask(home, "tasks")
+    opened = await home.admin.Status(pb.StatusRequest())
+
+    assert shut.peers[0].state == opened.peers[0].state == pb.PEER_STATE_ACTIVE
+    assert (shut.peers[0].circuit.consecutive_failures, shut.peers[0].last_failure.reason) == (0, "GRANT_INVALID")
+    assert (judge(shut.peers[0], shut.gateway).word, healthy(shut)) == ("failing", False)
+    assert (judge(opened.peers[0], opened.gateway).word, healthy(opened)) == ("active", True)
