@@ -11,15 +11,20 @@ from sqlalchemy import Row, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import MICROSECONDS
-from federation.errors import InputError, StoreError
+from federation.config import is_gateway_name
+from federation.errors import ConflictError, InputError, StoreError
 from federation.scope import Scope
 from federation.store import schema
 from federation.trust.authority import IssuedCertificate
+from federation.trust.extensions import is_subject
 
-__all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "read_certificate", "read_grants"]
+__all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "check_fingerprint", "check_new"]
+__all__ += ["read_certificate", "read_grants"]
 
 SUPERSEDED_US: Final = 600 * MICROSECONDS
 """How long a certificate is still accepted after the first call with one issued later."""
+LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
+"""The end of the year 9999, the last that a certificate can name."""
 REVOKED_TEXT: Final = "the serving gateway's operator revoked this grant; that is final"
 _NONE: Final[Mapping[str, "CertificateRecord"]] = MappingProxyType({})
 
@@ -220,3 +225,25 @@ def _grant(row: Row[Any], certificates: Mapping[str, CertificateRecord]) -> Gran
         last_used_at_us=row.last_used_at,
         certificates=certificates,
     )
+
+
+def check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:
+    """Raise `InputError` that names what is wrong with a grant that somebody wants to make."""
+    if not is_gateway_name(peer):
+        raise InputError("peer", f"{peer[:64]!r} is not a gateway's name: a DNS name in lower case, like home.example")
+    if not is_subject(subject):
+        raise InputError("subject", "must be 1 to 127 printable ASCII characters")
+    if expires_at_us is not None and not now_us < expires_at_us <= LAST_INSTANT_US:
+        raise InputError("expires_at", "must lie in the future, and before the year 10000")
+
+
+def check_fingerprint(grant: Grant, fingerprint: str) -> None:
+    """Raise unless this is the fingerprint of the certificate that awaits confirmation."""
+    if grant.newest is None:
+        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
+    if fingerprint != grant.newest.fingerprint:
+        raise InputError(
+            "fingerprint",
+            f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
+            "somebody else has used the token: revoke the grant",
+        )

@@ -11,20 +11,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import insert, or_, update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
-from federation.config import is_gateway_name
+from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, InputError, NotFoundError
 from federation.near import near_ids
 from federation.scope import Scope
 from federation.store import schema
 from federation.store.database import Database
 from federation.store.faults import storing
-from federation.store.grant import CertificateRecord, Grant, GrantStatus, read_certificate, read_grants
+from federation.store.grant import (
+    CertificateRecord,
+    Grant,
+    GrantStatus,
+    check_fingerprint,
+    check_new,
+    read_certificate,
+    read_grants,
+)
+from federation.store.grant_uses import GrantUses
 from federation.trust.authority import IssuedCertificate
-from federation.trust.extensions import is_subject
 
 __all__ = ["CertificateRecord", "Grant", "GrantBook", "GrantStatus"]
 
@@ -32,9 +39,6 @@ T = TypeVar("T")
 Within = Callable[[AsyncConnection], Awaitable[None]]
 """Work to be done in the same transaction; its exception undoes both."""
 MAX_REASON: Final = 500
-LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
-"""The end of the year 9999, the last that a certificate can name."""
-USE_RESOLUTION_US: Final = MICROSECONDS
 _SEPARATORS: Final = re.compile(r"[\s:]")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -49,8 +53,7 @@ class GrantBook:
     def __init__(self, database: Database, clock: Clock, grants: Iterable[Grant]) -> None:
         self._database, self._clock = database, clock
         self._grants = {grant.id: grant for grant in grants}
-        self._uses: dict[str, int] = {}
-        self._superseded: dict[str, int] = {}
+        self._uses = GrantUses(database)
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
 
@@ -73,7 +76,7 @@ class GrantBook:
     def draft(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
         """Return what `create` would store. Raises what it raises for a wrong value."""
         now = self._clock.now_us()
-        _check_new(peer, subject, expires_at_us, now)
+        check_new(peer, subject, expires_at_us, now)
         return Grant(
             id=str(uuid.uuid4()),
             peer=peer,
@@ -178,37 +181,12 @@ class GrantBook:
         Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
         precise to a second.
         """
-        now, grant = self._clock.now_us(), self._grants.get(grant_id)
-        if grant is None:
-            return
-        if (used := grant.after_use(serial, now)) is not grant:
-            self._superseded.update((old.serial, old.accepted_until_us) for old in used.certificates.values())
-            self._grants[grant_id] = grant = used
-        if grant.last_used_at_us and 0 <= now - grant.last_used_at_us < USE_RESOLUTION_US:
-            return
-        self._grants[grant_id] = replace(grant, last_used_at_us=now)
-        self._uses[grant_id] = now
+        if (grant := self._grants.get(grant_id)) is not None:
+            self._grants[grant_id] = self._uses.note(grant, serial, self._clock.now_us())
 
     async def flush_uses(self) -> None:
         """Write the uses noted since the last flush; where that fails they stay noted."""
-        if not (self._uses or self._superseded):
-            return
-        uses, self._uses = self._uses, {}
-        superseded, self._superseded = self._superseded, {}
-        try:
-            with storing("the last uses of grants cannot be stored"):
-                async with self._database.write() as connection:
-                    for grant_id, at in uses.items():
-                        known = schema.grants.c.last_used_at
-                        where = (schema.grants.c.id == grant_id, or_(known.is_(None), known < at))
-                        await connection.execute(update(schema.grants).where(*where).values(last_used_at=at))
-                    for serial, until in superseded.items():
-                        mine = (schema.certificates.c.serial == serial, schema.certificates.c.accepted_until > until)
-                        await connection.execute(update(schema.certificates).where(*mine).values(accepted_until=until))
-        except BaseException:
-            self._uses = uses | self._uses
-            self._superseded = superseded | self._superseded
-            raise
+        await self._uses.flush()
 
     async def close(self) -> None:
         """Wait for writes under way and flush the uses."""
@@ -270,7 +248,7 @@ class GrantBook:
     async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
         async with self._lock:
             self.require_standing(grant_id)
-            _check_fingerprint(self._grants[grant_id], fingerprint)
+            check_fingerprint(self._grants[grant_id], fingerprint)
             with storing(f"the confirmation of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
                     await _set_active(connection, grant_id)
@@ -314,26 +292,6 @@ class GrantBook:
             grant = replace(grant, status=GrantStatus.ACTIVE)
         self._grants[grant.id] = grant
         return grant
-
-
-def _check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:
-    if not is_gateway_name(peer):
-        raise InputError("peer", f"{peer[:64]!r} is not a gateway's name: a DNS name in lower case, like home.example")
-    if not is_subject(subject):
-        raise InputError("subject", "must be 1 to 127 printable ASCII characters")
-    if expires_at_us is not None and not now_us < expires_at_us <= LAST_INSTANT_US:
-        raise InputError("expires_at", "must lie in the future, and before the year 10000")
-
-
-def _check_fingerprint(grant: Grant, fingerprint: str) -> None:
-    if grant.newest is None:
-        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
-    if fingerprint != grant.newest.fingerprint:
-        raise InputError(
-            "fingerprint",
-            f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
-            "somebody else has used the token: revoke the grant",
-        )
 
 
 async def _set_active(connection: AsyncConnection, grant_id: str) -> None:
