@@ -40,8 +40,15 @@ def audit(
     peer: Annotated[
         str, typer.Option("--peer", metavar="NAME", help="Only this gateway.", autocompletion=completion.gateways)
     ] = "",
-    verb: Annotated[str, typer.Option("--verb", help="Only list, get, search, … or an act such as grant.revoke.")] = "",
-    outcome: Annotated[str, typer.Option("--outcome", help="Only ok, denied, …")] = "",
+    verb: Annotated[
+        str,
+        typer.Option(
+            "--verb", help="Only list, get, search, … or an act such as grant.revoke.", autocompletion=completion.verbs
+        ),
+    ] = "",
+    outcome: Annotated[
+        str, typer.Option("--outcome", help="Only ok, denied, …", autocompletion=completion.outcomes)
+    ] = "",
     since: Annotated[str, typer.Option("--since", metavar="WHEN", help=f"From then on: {FORMS}.")] = "",
     until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Before then.")] = "",
     limit: Annotated[

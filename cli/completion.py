@@ -13,7 +13,8 @@ import typer
 
 from cli.options import named_gateway
 
-__all__ = ["GrantId", "PeerName", "gateways", "grants", "peers", "resources", "run", "sources", "users"]
+__all__ = ["GrantId", "PeerName", "gateways", "grants", "outcomes", "peers", "resources", "run", "sources", "users"]
+__all__ += ["verbs"]
 
 VARIABLE: Final = "_MOSAIC_COMPLETE"
 ANSWER_S: Final = 0.3
@@ -55,6 +56,20 @@ def sources(ctx: typer.Context, incomplete: str) -> Suggestions:
 def gateways(ctx: typer.Context, incomplete: str) -> Suggestions:
     """Complete the name of a gateway that grants are for."""
     return _names(ctx, "NAME_KIND_GATEWAY", incomplete)
+
+
+def verbs(incomplete: str) -> list[str]:
+    """Complete what an audit event is about."""
+    from federation.server.audit_words import VERBS
+
+    return [word for word in VERBS if word.startswith(incomplete)]
+
+
+def outcomes(incomplete: str) -> list[str]:
+    """Complete how an audit event ended."""
+    from federation.server.audit_words import OUTCOMES
+
+    return [word for word in OUTCOMES if word.startswith(incomplete)]
 
 
 GrantId = Annotated[

@@ -75,6 +75,8 @@ def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None
     assert offered(served, *federation, "home", "peer", "list", "--state", "") == [
         "active", "offline", "degraded", "revoked", "expired"
     ]  # fmt: skip
+    assert offered(served, *federation, "work", "audit", "--verb", "grant.r") == ["grant.revoke"]
+    assert offered(served, *federation, "work", "audit", "--outcome", "d") == ["denied"]
     assert offered(served, *federation, "home", "query", "list", "t") == ["tasks"]
     assert offered(served, "user", "remove", "-g", "home", "b") == ["bob"]
     assert offered(served, "federation", "grant", "re") == ["revoke"]
