@@ -95,7 +95,7 @@ class Federation:
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[ResourceProvider] | None = None
         self._reach: Reach | None = None
         self._sessions: WeakSet[Session] = WeakSet()
 
@@ -263,12 +263,20 @@ class Federation:
         )
 
     async def _own_data(self) -> "ResourceProvider":
-        async with self._opening:
-            if self._provider is None:
-                from federation.resources.sql import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
+        if self._provider is not None:
+            return self._provider
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open_own_data())
+        return await asyncio.shield(self._opening)  # whoever stops waiting leaves no database half open
 
-                self._database = await Database.open(self.config.database_url, new=False)
-                self._provider = SqlProvider(self._database, self.clock)
+    async def _open_own_data(self) -> "ResourceProvider":
+        from federation.resources.sql import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
+
+        try:
+            self._database = await Database.open(self.config.database_url, new=False)
+            self._provider = SqlProvider(self._database, self.clock)
+        finally:
+            self._opening = None
         return self._provider
 
     async def _end_sessions(self) -> None:
@@ -277,6 +285,8 @@ class Federation:
         reach, self._reach = self._reach, None
         if reach is not None:
             reach.probes.close()
+        if self._opening is not None:
+            await asyncio.gather(self._opening, return_exceptions=True)
         database, self._database = self._database, None
         if database is not None:
             self._provider = None

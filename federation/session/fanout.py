@@ -94,6 +94,11 @@ class FanOut:
         self._asks.clear()
         self._news.set()
 
+    async def rest(self) -> None:
+        """Wait until a cancelled read of the own data has let go of them."""
+        if self._local is not None:
+            await asyncio.wait([self._local])
+
     def drop(self) -> None:
         """Cancel in a later turn of the loop: finalizers run anywhere, also inside the locks that a call takes."""
         if self._left:

@@ -152,13 +152,14 @@ class Session:
     async def close(self) -> None:
         """End what is under way, and give no signal any more. Twice is fine."""
         self._closed = True
-        for fan_out in list(self._under_way):
+        under_way = list(self._under_way)
+        for fan_out in under_way:
             fan_out.cancel(FederationError("the session is closed"))
         self._outlook.close()
         warming = list(self._warming)
         for task in warming:
             task.cancel()
-        await asyncio.gather(*warming, return_exceptions=True)
+        await asyncio.gather(*(fan_out.rest() for fan_out in under_way), *warming, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from federation.config import CircuitConfig, SessionConfig
-from federation.errors import InputError
-from federation.session.results import SourceState
+from federation.errors import FederationError, InputError, Reason
+from federation.federation import Federation
+from federation.founding import found_gateway
+from federation.session.results import Result, SourceState
 from federation.session.signals import SignalKind
 from federation.session.stream import AnswerStream
 from federation.v1 import federation_pb2 as pb
+from tests.support.clients import config_of
 from tests.support.pki import GRANT_ID
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import WORK, ids, own_rows, peer_rows, report, states, with_data
+from tests.support.sessions import QUICK, WORK, ids, own_rows, peer_rows, report, states, with_data
 
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
@@ -215,3 +218,34 @@ async def test_another_row_than_was_asked_for_is_no_answer(
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         result = await session.get("tasks", "t1")
         assert (states(result)[WORK], result.rows) == ("failed", ())
+
+
+@pytest.mark.asyncio
+async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that is skipped has its rows from memory; once its grant is revoked it has none, and is denied."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        assert states(await session.list("tasks"))[WORK] == "ok"
+        scripted.service.script("search", Reply(gate=threading.Event()))
+        assert states(await session.search("own"))[WORK] == "offline"
+        assert states(await session.list("tasks"))[WORK] == "cached"
+        fed.peer("work.example").revoked("by its operator")
+        for result in (await session.list("tasks"), await session.search("own")):
+            assert (states(result)[WORK], report(result, WORK).reason) == ("denied", Reason.GRANT_REVOKED)
+            assert {row.source for row in result.rows} == {"local"}
+            assert not result.signals
+
+
+@pytest.mark.asyncio
+async def test_a_federation_that_closes_lets_go_of_its_data(tmp_path: Path) -> None:
+    """Whatever moment it is closed at, no read goes on and no connection of the database is left behind."""
+    home = tmp_path / "home"
+    await found_gateway(config_of(home))
+    before = set(threading.enumerate())
+    for moment in range(6):
+        async with Federation.open(home) as fed:
+            session = fed.session("ada")
+            reads = [asyncio.ensure_future(session.list("tasks")) for _ in range(3)]
+            await asyncio.sleep(0.003 * moment)
+        ends = await asyncio.gather(*reads, return_exceptions=True)
+        assert all(isinstance(end, Result | FederationError) for end in ends)
+    await eventually(lambda: not {each for each in threading.enumerate() if "connection_worker" in each.name} - before)
