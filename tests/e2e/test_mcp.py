@@ -266,6 +266,25 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: Pair, mode: str) -> None:
+    """An agent that cancels its calls to a silent peer loses nothing: its next one is told of the outage, once."""
+    async with start("ada", "--budget", "1", mode=mode) as agent:
+        with pair.silence():
+            given_up = [asyncio.ensure_future(agent.call("search", query="number")) for _ in range(4)]
+            await asyncio.wait(given_up, timeout=0.3)
+            for call in given_up:
+                assert call.cancel()
+            await asyncio.wait(given_up)
+            first = await agent.call("search", query="number")
+            second = await agent.call("search", query="number")
+
+    assert [one["text"] for one in first["signals"]] == ["federation offline for work.example"]
+    assert (second["signals"], second["sources"][1]["state"]) == ([], "skipped")
+    assert agent.signals == [("warning", "federation offline for work.example")]
+
+
+@pytest.mark.asyncio
 async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair) -> None:
     """Above the level of a signal nothing is sent; the answer has it all the same."""
     async with start(mode="legacy") as agent:
