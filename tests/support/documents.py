@@ -81,6 +81,8 @@ class Typist:
         self.words = {port: _free_port() for port in PORTS}
         self.printed = ""
         """Everything that was printed so far."""
+        self.max_lease_s = ""
+        """What gateways get as `server.max_lease_s`, if not the default."""
         self.serving: list[subprocess.Popen[bytes]] = []
         (directory / "cli").symlink_to(ROOT / "cli")
         (directory / "bin").mkdir()
@@ -149,6 +151,10 @@ class Typist:
 
     def _learn(self, command: str, printed: str) -> None:
         self.printed += printed
+        if self.max_lease_s and (made := re.search(r"gateway init (\w+)", command)):
+            settings = self.directory / made[1] / "gateway.toml"
+            text = settings.read_text(encoding="utf-8")
+            settings.write_text(text.replace("# max_lease_s = 30.0", f"max_lease_s = {self.max_lease_s}"))
         if "grant create" in command and "--dry-run" not in command and (grants := ID.findall(printed)):
             self.words["GRANT_ID"] = grants[-1]
         if "peer add" in command and (found := FINGERPRINT.search(printed)):
