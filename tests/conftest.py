@@ -1,5 +1,6 @@
 """Fixtures for every test, and what a test run must not take from whatever started it."""
 
+import os
 import signal
 
 from hypothesis import settings
@@ -7,6 +8,9 @@ from hypothesis import settings
 # Whoever starts a run in the background has it ignore SIGINT, and its children with it: no Ctrl-C would reach them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Whoever runs tests side by side tells each the size of a terminal that it has not; commands would believe it.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # A machine that is busy elsewhere is no fault of the code; pytest's own time limit holds for hangs.
 settings.register_profile("steady", deadline=None)
