@@ -1,5 +1,6 @@
 """`mosaic federation peer`: the gateways that this one may read. Added and looked at here; acted upon next door."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -75,7 +76,8 @@ def add(
     if reply.awaiting_confirmation:
         render.say("the grant is closed until the other operator confirms this fingerprint; read it to them")
     else:
-        render.say(f"next: mosaic federation query list tasks --user {peer.user} --source federated:{peer.name}")
+        user, source = quote(peer.user), quote(f"federated:{peer.name}")
+        render.say(f"next: mosaic federation query list tasks --user {user} --source {source}")
 
 
 @app.command("list")

@@ -1,5 +1,6 @@
 """`mosaic user`: the users of this gateway, as far as others read as them."""
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,4 +77,6 @@ def _show(removal: "pb.UserRemoval") -> None:
     if not removal.from_data:
         render.say("remove the user there as well: this gateway only revoked what others could read")
     for name in removal.peers:
-        render.say(f"still enrolled for this user: mosaic federation peer remove {name} --user {removal.user}")
+        render.say(
+            f"still enrolled for this user: mosaic federation peer remove {quote(name)} --user {quote(removal.user)}"
+        )

@@ -1,5 +1,7 @@
 """Dialling with an enrollment: its key, its certificate, and the one authority that it trusts."""
 
+from shlex import quote
+
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -45,7 +47,7 @@ class EnrolledDialer:
         return refused(Refusal(Reason.CERTIFICATE_INVALID, text))
 
     def _cure(self) -> str:
-        name, user = self._record.name, self._record.user
+        name, user = quote(self._record.name), quote(self._record.user)
         if not self._fault and self._clock.now_us() <= self._not_after_us + AFTER_EXPIRY_US:
             return f"it is being renewed; `mosaic federation peer rotate {name} --user {user}` tries at once"
         return (

@@ -1,5 +1,6 @@
 """What the end of a call to a peer means to a session, in words for a person. Pure."""
 
+from shlex import quote
 from typing import Final, NamedTuple
 
 from federation.errors import Reason
@@ -55,11 +56,13 @@ def gone(source: str) -> SourceReport:
 
 def next_step(reason: str, state: SourceState, peer: str, user: str) -> str:
     """Return what a person can do; empty where there is nothing."""
+    explain = f"mosaic federation status --explain {quote(peer)} --user {quote(user)}"
+    reset = f"mosaic federation peer reset {quote(peer)} --user {quote(user)}"
     steps = {
-        Reason.PEER_UNREACHABLE: f"`mosaic federation status --explain {peer}` names the link that is broken",
-        Reason.PEER_TIMEOUT: f"it answers too slowly or not at all; `mosaic federation status --explain {peer}` looks",
-        Reason.CIRCUIT_OPEN: f"it is tried again by itself; `mosaic federation peer reset {peer} --user {user}` now",
-        Reason.GRANT_REVOKED: f"ask the operator of {peer} for a new enrollment token",
+        Reason.PEER_UNREACHABLE: f"`{explain}` names the link that is broken",
+        Reason.PEER_TIMEOUT: f"it answers too slowly or not at all; `{explain}` looks",
+        Reason.CIRCUIT_OPEN: f"it is tried again by itself; `{reset}` now",
+        Reason.GRANT_REVOKED: f"this is final; ask the operator of {peer} for a new grant and its token",
         Reason.GRANT_INVALID: f"ask the operator of {peer} whether the grant stands",
         Reason.SCOPE_VIOLATION: "`query capabilities` shows what the grant opens",
         Reason.RATE_LIMITED: "ask again later, or less often",
@@ -67,5 +70,6 @@ def next_step(reason: str, state: SourceState, peer: str, user: str) -> str:
     }
     if reason == Reason.CERTIFICATE_INVALID:
         mine = state is SourceState.OFFLINE
-        return f"`mosaic federation peer rotate {peer} --user {user}`" if mine else f"enroll at {peer} again"
+        rotate = f"`mosaic federation peer rotate {quote(peer)} --user {quote(user)}`"
+        return rotate if mine else f"enroll at {peer} again"
     return steps.get(Reason(reason), "") if reason in Reason.__members__ else ""
