@@ -2,7 +2,10 @@
 
 from collections.abc import Generator, Hashable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import grpc
 
 from federation.client.flow import Outcome
 from federation.errors import Refusal
@@ -17,11 +20,12 @@ from federation.server.verbs import Reply
 from federation.server.watch import _armed, _message
 from federation.server.withdrawing import Keep, Step, Store, withdraw
 from federation.store.grants import CertificateRecord, Grant, GrantBook, GrantStatus
+from federation.store.receipts import ReceiptKind
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import INSTANCE
 from federation.wire.status import refusal_status
 from tests.support.clock import ManualClock
-from tests.support.manual import rows
+from tests.support.manual import ids, rows
 
 LEASE_S = 30.0
 SCOPES = (Scope(("tasks",), max_rows_per_query=10), Scope(("tasks",), max_rows_per_query=5))
@@ -49,6 +53,17 @@ class Answer:
         grant, sent, version, scope = text.split("/")
         return cls(grant, float(sent), int(version), int(scope))
 
+    @classmethod
+    @lru_cache(maxsize=10_000)
+    def of(cls, body: bytes) -> "Answer":
+        """Read it from the bytes of an answer."""
+        [text] = ids(Outcome(grpc.StatusCode.OK, body))
+        return cls.read(text)
+
+    def relative(self, passed_s: float, known: int) -> Hashable:
+        """Write it relative to now, and to the version that everybody knows."""
+        return self.grant, self.sent - passed_s, self.version - known, self.scope
+
 
 @dataclass
 class Taken:
@@ -65,15 +80,37 @@ class Taken:
         return not isinstance(self.step, Store)
 
     @property
+    def over(self) -> bool:
+        """Whether the receipt is stored."""
+        return isinstance(self.step, Keep)
+
+    @property
     def effective(self) -> bool:
         """Whether nobody is awaited any more: from here on the receipt may be written at any moment."""
         now = self.withdrawal._clock.elapsed()
         return self.told and all(hold.end <= now for hold in self.withdrawal._held.values())
 
+    @property
+    def final(self) -> bool:
+        """Whether the whole grant ends."""
+        return self.act.kind is ReceiptKind.REVOKED
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the next step can be done."""
+        return not self.over and (not self.told or self.effective)
+
     def how(self, instance: str) -> str:
         """How an instance was released; empty where it was not awaited, or is still."""
         release = self.withdrawal._released.get(instance)
         return release.how.value if release else ""
+
+    def digest(self, passed_s: float) -> Hashable:
+        """Whom it awaits until when, relative to now, and who was released how."""
+        holds = () if self.effective else self.withdrawal._held.items()
+        held = tuple(sorted((instance, hold.end - passed_s, hold.noted) for instance, hold in holds))
+        released = tuple(sorted((i, r.how.value) for i, r in self.withdrawal._released.items()))
+        return (self.final, self.told, self.over, self.effective, held, released)
 
 
 @dataclass
@@ -99,18 +136,18 @@ class Grantor:
         table: type[LeaseTable] = LeaseTable,
         steps: Withdrawing = withdraw,
     ) -> None:
-        self.clock = time.clock
+        self.clock, self._time, self._start_s = time.clock, time, time.elapsed_s
         self._table, self._steps = table, steps
         self.version = 0
         self.stored = {name: _grant(name) for name in grants}
-        self.unfinished: StoredAct | None = None
-        self.taken: Taken | None = None
+        self.unfinished: list[StoredAct] = []
+        self.taken: list[Taken] = []
         self._boot(())
 
     def _boot(self, inherited: Iterable[str]) -> None:
         self.grants = GrantBook(None, self.clock, self.stored.values())  # type: ignore[arg-type]
         self.leases = self._table(self.clock, inherited=inherited)
-        self.hub = WatchHub(self.leases.leave)
+        self.hub = WatchHub(self.leases.leave, awaited=self.leases.awaits)
         self.working: dict[int, Working] = {}
         self._service = FederationService(
             gateway="work.example",
@@ -167,37 +204,27 @@ class Grantor:
 
     def begin(self, kind: str, grant_id: str) -> None:
         """Refuse and begin to wait: one step, nothing comes in between."""
-        act: StoredAct
         if kind == "revoke":
-            act = Revoking(self.grants, self.hub, grant_id, "over")
+            self._run(Revoking(self.grants, self.hub, grant_id, "over"))
         else:
-            act = Narrowing(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock)
-        self._run(act, final=kind == "revoke")
+            self._run(Narrowing(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
 
-    def _run(self, act: StoredAct, *, final: bool) -> None:
-        steps = self._steps(act, self.leases, act.grant_id, final=final)
+    def _run(self, act: StoredAct) -> None:
+        steps = self._steps(act, self.leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
         step = next(steps)
         assert isinstance(step, Store)
-        self.taken = Taken(act, steps, step, step.withdrawal)
+        self.taken.append(Taken(act, steps, step, step.withdrawal))
 
-    def go_on(self) -> None:
+    def go_on(self, number: int) -> None:
         """Do the next step: it was stored, somebody was released, or time has passed."""
-        assert self.taken is not None
-        taken = self.taken
+        taken = self.taken[number]
         if isinstance(taken.step, Store):
             self.stored[taken.act.grant_id] = self.grants.require(taken.act.grant_id)
-            self.unfinished = taken.act
+            self.unfinished.append(taken.act)
         taken.step = next(taken.steps)
         if isinstance(taken.step, Keep):
-            self.unfinished = None
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether the next step can be done."""
-        taken = self.taken
-        if taken is None or isinstance(taken.step, Keep):
-            return False
-        return isinstance(taken.step, Store) or taken.effective
+            self.unfinished.remove(taken.act)
+            next(taken.steps, None)
 
     def change_rows(self, grants: Iterable[str]) -> None:
         """Commit a write, and tell the watchers."""
@@ -208,42 +235,40 @@ class Grantor:
     # -- streams
 
     def arm(self, grant_id: str, instance: str) -> Watcher | Outcome:
-        """Arm a watch, or refuse it."""
+        """Arm a watch, or refuse it; while a revocation is under way it is let in, as by the watch service."""
         grant = self.grants.require(grant_id)
-        if grant.status is GrantStatus.REVOKED:
+        if grant.status is GrantStatus.REVOKED and not self._withdrawing(grant_id):
             return self._refused(grant)
         return self.hub.add(grant_id, instance)
 
+    def _withdrawing(self, grant_id: str) -> bool:
+        return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
+
     def crash(self) -> None:
         """Lose the process; start again from the database, as `Upkeep` does it."""
-        kept = isinstance(self.taken.step, Keep) if self.taken else False
+        over, unfinished = [taken for taken in self.taken if taken.over], self.unfinished
         self._boot(self.stored)
-        if self.unfinished is not None:
-            act = self.unfinished
-            receipt = act.receipt
-            final = self.grants.require(act.grant_id).status is GrantStatus.REVOKED
-            self._run(Resuming(self.hub, receipt), final=final)
-        elif not kept:
-            self.taken = None
+        self.taken, self.unfinished = over, []
+        for act in unfinished:
+            self._run(Resuming(self.hub, act.receipt))
+            self.unfinished.append(self.taken[-1].act)
 
-    def digest(self) -> Hashable:
-        """Everything that bears on the future."""
-        table = self.leases
-        taken = self.taken
+    def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:
+        """Everything that bears on the future: there may come a crash, and something may be taken back still.
+
+        Instants are relative to now, versions to the one that everybody knows.
+        """
+        table, passed_s = self.leases, self._time.elapsed_s - self._start_s
+        inherited = table._inherited_end - passed_s if table._inherited and takes else 0
+        notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._notes.items() if n]
         return (
-            self.version,
-            tuple((g.status.value, g.scope.max_rows_per_query) for g in self.grants._grants.values()),
-            tuple((g.status.value, g.scope.max_rows_per_query) for g in self.stored.values()),
-            tuple(sorted((g, tuple(sorted(n.items()))) for g, n in table._notes.items() if n)),
-            (table._inherited_end if table._inherited else 0, tuple(sorted(table._closed.items()))),
-            tuple(w.answer for _, w in sorted(self.working.items())),
-            None
-            if taken is None
-            else (
-                type(taken.step).__name__,
-                tuple(sorted((i, h.end, h.noted) for i, h in taken.withdrawal._held.items())),
-                tuple(sorted((i, r.how.value) for i, r in taken.withdrawal._released.items())),
-            ),
+            self.version - known,
+            tuple(map(_standing, self.grants._grants.values())),
+            tuple(map(_standing, self.stored.values())) if crashes else (),
+            inherited,
+            tuple(sorted(notes)) if takes else (),
+            tuple(sorted(table._closed)),
+            tuple(taken.digest(passed_s) for taken in self.taken),
         )
 
 
@@ -258,6 +283,10 @@ def sent_by(watcher: Watcher) -> list[pb.WatchResponse]:
 def armed_by(watcher: Watcher) -> pb.WatchResponse:
     """The first message of a stream."""
     return pb.WatchResponse.FromString(_armed(watcher))
+
+
+def _standing(grant: Grant) -> tuple[str, int]:
+    return grant.status.value, grant.scope.max_rows_per_query
 
 
 def _grant(name: str) -> Grant:

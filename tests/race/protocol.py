@@ -6,6 +6,7 @@ run and handler of the watch's events on the other. What is promised is decided 
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,10 +18,24 @@ from federation.client.watch_events import EventHandler
 from federation.server.leases import How, LeaseTable
 from federation.server.withdrawing import withdraw
 from tests.race.explorer import Violation
-from tests.race.granting import LEASE_S, SCOPES, Answer, Grantor, armed_by, sent_by
+from tests.race.granting import LEASE_S, SCOPES, Answer, Grantor, Taken, armed_by, sent_by
 from tests.race.reading import DEADLINE_S, BlockingPort, Caller, Side, Stream
+from tests.race.world import Names
 from tests.support.clock import ManualClock
 from tests.support.manual import ids
+
+B_ALONE = ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
+"""Events that touch no cache of A."""
+APART = frozenset(
+    [(a, b) for a in ("call", "receive", "cancel", "rotate") for b in B_ALONE]
+    + [("hear", b) for b in ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop")]
+    + [("admit", b) for b in ("admit", "dismiss", "go", "ack", "acked", "drop", "cut", "arm")]
+    + [("dismiss", b) for b in ("dismiss", "change", "go", "ack", "acked", "drop", "cut", "arm")]
+    + [("change", b) for b in ("ack", "acked", "drop", "cut")]
+    + [("cut", b) for b in ("go", "acked", "drop")]
+)
+"""Events that do not touch each other, whichever comes first."""
+DELIVERING = {"call", "receive"}
 
 
 @dataclass(frozen=True)
@@ -29,14 +44,15 @@ class Protocol:
 
     calls: Sequence[tuple[int, str]] = ((0, "list"), (0, "list"))
     sides: Sequence[tuple[str, str]] = (("a", "g1"),)
-    takes: str = "revoke"
-    """`revoke`, `narrow`, or nothing: what B takes back, of the first side's grant."""
+    takes: Sequence[str] = ("revoke",)
+    """What B takes back of the first side's grant, in this order: `narrow`, `revoke`."""
     armed: bool = True
     cuts: int = 0
     arms: int = 0
     changes: int = 0
     crash: bool = False
     cancel: bool = False
+    rotate: bool = False
     blocking: bool = False
     ticks: Sequence[float] = ()
     rate: float = 1.0
@@ -46,6 +62,8 @@ class Protocol:
     table: type[LeaseTable] = LeaseTable
     steps: Any = withdraw
     one_id: bool = False
+    whole: bool = False
+    """Whether events happen in every order, even where their order makes no difference."""
 
     def __call__(self) -> "ProtocolWorld":
         """Make a fresh world."""
@@ -65,7 +83,8 @@ class ProtocolWorld:
         self.replies: dict[tuple[int, int], Outcome] = {}
         self.admitted: set[tuple[int, int]] = set()
         self.ticks = self.cuts = self.arms = 0
-        self.crashed = False
+        self.crashed = self.rotated = False
+        self._where: Hashable = ()
         self.connected: frozenset[Side] = frozenset()
         """The sides whose watch stood when something was taken back, and stands still."""
         if protocol.armed:
@@ -101,7 +120,41 @@ class ProtocolWorld:
     # -- events
 
     def enabled(self) -> list[str]:
-        """Callers begin in their order; everything else may happen whenever it can."""
+        """Callers begin in their order; everything else may happen whenever it can.
+
+        Two things are left out, which lose no order that matters. Nothing happens any more where nothing can be broken
+        any more: no call is to come, nothing is kept. And an event that does the same now as at any later moment
+        happens now.
+        """
+        if self.protocol.whole:
+            return self._events()
+        if self._settled():
+            return []
+        urgent = self._urgent()
+        return [urgent] if urgent else self._events()
+
+    def _settled(self) -> bool:
+        callers_done = all(caller.run is not None and caller.run.done for caller in self.callers)
+        return callers_done and not any(any(side.kept()) for side in self.sides)
+
+    def _urgent(self) -> str:
+        """Return an event that nothing to come can change, and that changes nothing to come but its own call."""
+        waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
+        if waiting and self.sides[self.callers[waiting[0]].side].fate.refusal is not None:
+            return f"call {waiting[0]}"
+        if self._may_begin() or self._may_crash() or hasattr(self.grantor.leases, "late"):
+            return ""
+        names = ("dismiss",) if self.grantor.version < self.protocol.changes else ("admit", "dismiss")
+        events = (event for n, side in enumerate(self.sides) for event in self._of_wires(n, side))
+        return next((event for event in events if event.startswith(names)), "")
+
+    def _may_begin(self) -> bool:
+        return len(self.grantor.taken) < len(self.protocol.takes)
+
+    def _may_crash(self) -> bool:
+        return self.protocol.crash and not self.crashed
+
+    def _events(self) -> list[str]:
         events: list[str] = []
         for n, side in enumerate(self.sides):
             events += self._of_wires(n, side)
@@ -109,18 +162,28 @@ class ProtocolWorld:
         waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
         events += [f"call {waiting[0]}"] if waiting else []
         grantor, protocol = self.grantor, self.protocol
-        once = {
-            "begin": bool(protocol.takes) and grantor.taken is None,
-            "go": grantor.may_go_on,
-            "change": grantor.version < protocol.changes,
-            "tick": self.ticks < len(protocol.ticks),
-            "crash": protocol.crash and not self.crashed,
-            "note": bool(getattr(grantor.leases, "late", ())),
-        }
-        events += [name for name, possible in once.items() if possible]
+        events += [f"go {n}" for n, taken in enumerate(grantor.taken) if taken.may_go_on and self._matters(taken)]
         if protocol.cancel:
             events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
-        return events
+        once = {
+            "note": bool(getattr(grantor.leases, "late", ())),
+            "begin": self._may_begin(),
+            "change": grantor.version < protocol.changes,
+            "rotate": protocol.rotate and not self.rotated,
+            "tick": self.ticks < len(protocol.ticks),
+            "crash": self._may_crash(),
+        }
+        events += [name for name, possible in once.items() if possible]
+        # What needs no cause comes last: a state with more of it left is seen first then, and covers the others.
+        return sorted(events, key=lambda event: event.startswith(("arm", "cut", "rotate", "tick", "crash")))
+
+    def _matters(self, taken: Taken) -> bool:
+        """Tell whether a next step can be noticed: to store the receipt decides on restarts and late watches alone."""
+        return self.protocol.whole or not taken.told or self.protocol.crash or self.arms < self.protocol.arms
+
+    def _awaits(self) -> bool:
+        """Tell whether B waits for anybody, or may come to."""
+        return self.protocol.whole or self._may_begin() or not all(taken.effective for taken in self.grantor.taken)
 
     def _of_wires(self, n: int, side: Side) -> list[str]:
         events = []
@@ -141,13 +204,13 @@ class ProtocolWorld:
         stream = side.stream
         if stream is not None:
             events += [f"hear {n}"] if stream.events else []
-            events += [f"ack {n}"] if stream.acks else []
+            events += [f"ack {n}"] if stream.acks and self._awaits() else []
             events += [f"cut {n}"] if self.cuts < self.protocol.cuts else []
         elif side.arming is not None:
             events.append(f"refused {n}")
-        elif self.arms < self.protocol.arms and side.fate.refusal is None:
+        elif self.arms < self.protocol.arms and (side.fate.refusal is None or side.owes):
             events.append(f"arm {n}")
-        for number, old in enumerate(side.old):
+        for number, old in enumerate(side.old if self._awaits() else ()):
             events += [f"acked {n} {number}"] if old.acks else []
             events.append(f"drop {n} {number}")
         return events
@@ -165,7 +228,7 @@ class ProtocolWorld:
             if caller.run is not None and caller.run.done and not caller.judged:
                 caller.judged = True
                 if not again:
-                    self._judge_delivery(caller, caller.run.outcome, was_effective=effective)
+                    self._judge_delivery(caller, caller.run.outcome, effective=effective)
         if not again:
             for side in self.sides:
                 for answer in side.kept():
@@ -209,10 +272,15 @@ class ProtocolWorld:
 
     def _begin(self) -> None:
         self.connected = frozenset(side for side in self.sides if side.stream is not None)
-        self.grantor.begin(self.protocol.takes, self.sides[0].grant)
+        self.grantor.begin(self.protocol.takes[len(self.grantor.taken)], self.sides[0].grant)
 
-    def _go(self) -> None:
-        self.grantor.go_on()
+    def _go(self, number: int) -> None:
+        self.grantor.go_on(number)
+
+    def _rotate(self) -> None:
+        self.rotated = True
+        for side in self.sides:
+            side.rotate()
 
     def _change(self) -> None:
         self.grantor.change_rows({side.grant for side in self.sides})
@@ -296,10 +364,10 @@ class ProtocolWorld:
 
     # -- promises
 
-    def _effective(self) -> bool:
-        return self.grantor.taken is not None and self.grantor.taken.effective
+    def _effective(self) -> list[Taken]:
+        return [taken for taken in self.grantor.taken if taken.effective]
 
-    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, was_effective: bool) -> None:
+    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[Taken]) -> None:
         if outcome is None or not outcome.ok:
             return
         side, [text] = self.sides[caller.side], ids(outcome)
@@ -316,7 +384,7 @@ class ProtocolWorld:
             raise Violation("freshness: rows from before a change that was known when the call began")
         if answer.scope < side.scope:
             raise Violation("scope: rows of a scope that was known to be over")
-        if was_effective and self._is_taken(side, answer) and self._is_promised(side, caller):
+        if any(_holds(side, answer, taken) and self._is_promised(side, caller, taken) for taken in effective):
             raise Violation("P1: rows were delivered after the receipt")
 
     def _judge_kept(self, side: Side, answer: Answer) -> None:
@@ -326,21 +394,12 @@ class ProtocolWorld:
             raise Violation("P1: an entry is left at a gateway that knew of the revocation")
         if answer.version < side.version or answer.scope < side.kept_scope:
             raise Violation("an entry is kept from before a change that A was told of")
-        if self._effective() and self._is_taken(side, answer):
+        if any(_holds(side, answer, taken) for taken in self._effective()):
             raise Violation("P1: an entry outlives the receipt")
 
-    def _is_taken(self, side: Side, answer: Answer) -> bool:
-        """Tell whether an answer holds what was taken back."""
-        taken = self.grantor.taken
-        if taken is None or taken.act.grant_id != side.grant:
-            return False
-        return self.protocol.takes != "narrow" or not answer.scope
-
-    def _is_promised(self, side: Side, caller: Caller) -> bool:
+    def _is_promised(self, side: Side, caller: Caller, taken: Taken) -> bool:
         """Tell whether an answer under way is promised to be stopped: with a lease, or at a connected gateway."""
-        assert self.grantor.taken is not None
-        connected = side in self.connected or self.grantor.taken.how(side.instance) == How.ACKED
-        return caller.verb == "list" or connected
+        return caller.verb == "list" or side in self.connected or taken.how(side.instance) == How.ACKED
 
     def finish(self) -> None:
         """Nobody sleeps for ever, and nothing is left lying about."""
@@ -355,26 +414,101 @@ class ProtocolWorld:
                 raise Violation(f"flights are left: {stats}")
             if any(wire.open for wire in side.wires):
                 raise Violation("a wire call is left open")
-        taken = self.grantor.taken
-        if taken is not None and sum(self.protocol.ticks) > 1.1 * LEASE_S + 1 and not self._effective():
+        self._check_receipts()
+
+    def _check_receipts(self) -> None:
+        """Let everything else happen, in some order: each receipt comes, and changes nothing any more."""
+        if sum(self.protocol.ticks) <= 1.1 * LEASE_S + 1:
+            return
+        while events := [event for event in self._events() if event.startswith(("tick", "begin", "go", "note"))]:
+            self.do(events[0], again=True)
+        if len(self._effective()) < len(self.protocol.takes):
             raise Violation("the receipt never came")
 
     def digest(self) -> Hashable:
-        """Return what may still happen and what may still be broken, as values."""
-        numbers = {n: [i for i, wire in enumerate(side.wires) if wire.open] for n, side in enumerate(self.sides)}
+        """Return what may still happen and what may still be broken, as values. Callers in the same state are alike."""
+        known = self._known()
+        names = [Names(side.partition, side.passed_s, partial(_relative, known)) for side in self.sides]
         return (
-            (self.ticks, self.cuts, self.arms, self.crashed),
+            self.ticks if len(self.protocol.ticks) > 1 else 0,
             tuple(side in self.connected for side in self.sides),
-            self.grantor.digest(),
-            tuple(side.digest() for side in self.sides),
-            tuple((caller.run is None, caller.version_known, caller.judged) for caller in self.callers),
-            tuple(
-                (at in self.admitted, self._reply(at))
-                for n, open_ones in numbers.items()
-                for at in ((n, number) for number in open_ones)
-            ),
+            self.grantor.digest(known, crashes=self._may_crash(), takes=self._may_begin()),
+            tuple(self._wire_digests(n, side, names[n], known) for n, side in enumerate(self.sides)),
+            self._caller_digests(names, known),
+            tuple(side.digest(names[n], known) for n, side in enumerate(self.sides)),
+            tuple(name.flights() for name in names),
         )
 
-    def _reply(self, at: tuple[int, int]) -> Hashable:
-        reply = self.replies.get(at)
-        return None if reply is None else (reply.code.name, reply.body, reply.trailing)
+    def _known(self) -> int:
+        """Return the version that everything has come to, or 0: what was before makes no difference then."""
+        if not self.grantor.version:
+            return 0
+        versions = {self.grantor.version, *(caller.version_known for caller in self._under_way if self._cares(caller))}
+        for n, side in enumerate(self.sides):
+            versions.update(side.versions())
+            for number, wire in enumerate(side.wires):
+                if wire.open:
+                    reply, working = self.replies.get((n, number)), self.grantor.working.get(self._name((n, number)))
+                    versions |= {Answer.of(reply.body).version} if reply is not None and reply.ok else set()
+                    versions |= {working.answer.version} if working is not None else set()
+        return self.grantor.version if len(versions) == 1 else 0
+
+    @property
+    def _under_way(self) -> list[Caller]:
+        return [caller for caller in self.callers if caller.run is not None and not caller.run.done]
+
+    def _cares(self, caller: Caller) -> bool:
+        return self.sides[caller.side].fate.refusal is None
+
+    def budget(self) -> tuple[int, ...]:
+        """How often time may pass, a stream may be cut and armed again, and so on."""
+        protocol = self.protocol
+        return (
+            len(protocol.ticks) - self.ticks if len(protocol.ticks) == 1 else 0,
+            protocol.cuts - self.cuts,
+            protocol.arms - self.arms,
+            protocol.crash - self.crashed,
+            protocol.rotate - self.rotated,
+            protocol.changes - self.grantor.version,
+        )
+
+    def names(self) -> Hashable:
+        """Which wires are open, and which caller is where. To be asked for after `digest`."""
+        return tuple(tuple(n for n, wire in enumerate(side.wires) if wire.open) for side in self.sides), self._where
+
+    def apart(self, one: str, other: str) -> bool:
+        """Tell whether two events touch different things. What is effective decides on what may be delivered."""
+        first, second = one.partition(" ")[0], other.partition(" ")[0]
+        if (first, second) not in APART and (second, first) not in APART:
+            return False
+        return not self._effective() or not DELIVERING & {first, second}
+
+    def _wire_digests(self, n: int, side: Side, names: Names, known: int) -> Hashable:
+        digests = []
+        for number, wire in enumerate(side.wires):
+            if wire.open:
+                at = (n, number)
+                reply, working = self.replies.get(at), self.grantor.working.get(self._name(at))
+                said = reply and (reply.code.name, names.answer(reply.body), reply.trailing)
+                read = working and working.answer.relative(side.passed_s, known)
+                digests.append((names.flow(wire.run._flow), at in self.admitted, said, read))
+        return tuple(digests)
+
+    def _caller_digests(self, names: list[Names], known: int) -> Hashable:
+        waiting = sum(caller.run is None for caller in self.callers)
+        under_way = []
+        for caller in self._under_way:
+            assert caller.run is not None
+            version = caller.version_known - known if self._cares(caller) else -1
+            under_way.append((caller.side, caller.verb, version, names[caller.side].flow(caller.run._flow)))
+        self._where = tuple(under_way)
+        return waiting, tuple(sorted(under_way, key=hash))
+
+
+def _relative(known: int, body: bytes, passed_s: float) -> Hashable:
+    return Answer.of(body).relative(passed_s, known)
+
+
+def _holds(side: Side, answer: Answer, taken: Taken) -> bool:
+    """Tell whether an answer holds what was taken back."""
+    return taken.act.grant_id == side.grant and (taken.final or not answer.scope)

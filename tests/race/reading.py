@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 
-from federation.cache import Partition, ResponseCache
+from federation.cache import Cause, Partition, ResponseCache
 from federation.client.flight import Flight
 from federation.client.flow import Outcome, refused
 from federation.client.interceptors.caching import CachingInterceptor
@@ -73,6 +72,18 @@ class Stream:
     lost: bool = False
     """A has noticed that it is gone; B has not."""
 
+    @property
+    def is_arming(self) -> bool:
+        """Whether A has not heard yet that it is armed."""
+        return bool(self.events) and self.events[0][0].WhichOneof("kind") == "armed"
+
+    def digest(self, known: int) -> Hashable:
+        """What is on its way. Of an acknowledgement only what it acknowledges counts, not under which number."""
+        words = tuple((event.WhichOneof("kind"), version - known) for event, version in self.events)
+        acks = tuple(self.watcher._unheard[ack.event_id].word.value for ack in self.acks)
+        at = (self.version - known, self.scope) if self.is_arming else ()
+        return (at, words, acks, self.watcher.ended.done())
+
 
 @dataclass
 class Caller:
@@ -101,6 +112,7 @@ class Side:
         blocking: bool = False,
     ) -> None:
         self.grant, self.instance, self.time = grant, instance, time
+        self._start_s = time.monotonic_s
         self.partition = partition(cache)
         self.fate = Fate()
         self.port = BlockingPort(time) if blocking else ManualPort(time)
@@ -119,6 +131,8 @@ class Side:
         """The scope that A was told of."""
         self.kept_scope = 0
         """The scope under which everything was answered that may be kept."""
+        self.owes = False
+        """Whether B may await an acknowledgement: the watch stood, and was never told of a revocation."""
         self.handler = handler(
             grant, self.partition, revoke=self.fate.revoked, fail=self._fail, rate=EventRate(1_000_000)
         )
@@ -136,6 +150,7 @@ class Side:
         stream = self.stream
         event, version = stream.events.pop(0)
         kind = event.WhichOneof("kind")
+        self.owes = kind != "grant_revoked"
         if kind == "armed":
             self.handler.rearmed()
             self.version, self.kept_scope = max(self.version, stream.version), max(self.kept_scope, stream.scope)
@@ -154,7 +169,11 @@ class Side:
         self.port.wires[-1].answer(self.arming)
         self.port.wires.pop()
         assert run.done
-        self.arming = None
+        self.arming, self.owes = None, False
+
+    def rotate(self) -> None:
+        """Take another certificate."""
+        self.partition.flush(Cause.ROTATION)
 
     def _fail(self) -> int:
         under_way = [run for run in self.runs if not run.done]
@@ -177,43 +196,30 @@ class Side:
                     [text] = ids(Outcome(grpc.StatusCode.OK, entry.body))
                     yield Answer.read(text)
 
-    def digest(self) -> Hashable:
-        """Everything that bears on the future."""
-        names = Names(self.partition)
+    def digest(self, names: Names, known: int) -> Hashable:
+        """Everything of the cache and its watch that bears on the future. Who knows of the end has nothing to lose."""
+        told = () if self.fate.refusal is not None else (self.version - known, self.scope, self.kept_scope)
         return (
-            (self.version, self.scope, self.kept_scope, self.fate.refusal is not None, self.arming is not None),
-            tuple(self._wire(wire, names) for wire in self.wires if wire.open),
-            tuple(names.flow(run._flow) if not run.done else None for run in self.runs),
-            self._kept_digest(names),
-            names.flights(),
+            (told, self.owes, self.arming is not None),
+            tuple((grant.revoked, names.shelves(grant.shelves)) for grant in self.partition._grants.values()),
             len(self.port.late) if isinstance(self.port, BlockingPort) else 0,
-            _stream(self.stream),
-            tuple(_stream(stream) for stream in self.old),
+            self.stream and self.stream.digest(known),
+            tuple(stream.digest(known) for stream in self.old),
         )
 
-    @staticmethod
-    def _wire(wire: Wire, names: Names) -> Hashable:
-        return names.flow(wire.run._flow)
+    def versions(self) -> Iterator[int]:
+        """The versions of the rows that this side, its watch and what it keeps speak of."""
+        if self.fate.refusal is None:
+            yield self.version
+        for shelf in self.partition._shelves():
+            yield from (Answer.of(entry.body).version for entry in shelf._entries.values())
+        for stream in (self.stream, *self.old):
+            if stream is not None:
+                yield from (version for _, version in stream.events)
+                if stream.is_arming:
+                    yield stream.version
 
-    def _kept_digest(self, names: Names) -> Hashable:
-        grants: Any = self.partition._grants.values()
-        found = []
-        for grant in grants:
-            for resource, shelf in sorted(grant.shelves.items()):
-                entries = tuple((key, entry.body, entry.elapsed, entry.life) for key, entry in shelf._entries.items())
-                flights = tuple((key, names.flight(flight)) for key, flight in shelf.flights.items())
-                found.append((resource, entries, flights))
-        return tuple(found), tuple(grant.revoked for grant in grants)
-
-
-def _stream(stream: Stream | None) -> Hashable:
-    if stream is None:
-        return None
-    return (
-        (stream.lost, stream.version, stream.scope),
-        tuple((event.WhichOneof("kind"), version) for event, version in stream.events),
-        tuple(ack.event_id for ack in stream.acks),
-        tuple(sorted(stream.watcher._unheard)),
-        stream.watcher._last_id,
-        stream.watcher.ended.done(),
-    )
+    @property
+    def passed_s(self) -> float:
+        """How much time has passed on its clock."""
+        return self.time.monotonic_s - self._start_s

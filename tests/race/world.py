@@ -7,12 +7,13 @@ decided from the answer and the history alone, never by asking the cache.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 import grpc
 
-from federation.cache import Cause, Key, Partition, ResponseCache, Ticket
+from federation.cache import Cause, Key, Partition, ResponseCache, Ticket, Verdict
 from federation.client.flight import Flight
 from federation.client.flow import Call, Flow, Outcome
 from federation.client.interceptors.caching import CachingInterceptor, cut
@@ -28,6 +29,8 @@ LEASE_S = 30.0
 NOTE_S = 1.1 * LEASE_S
 """How long B holds a lease for noted, on its own clock."""
 TICK_S = 20.0
+NEVER = 1e5
+"""Later than anything that is explored."""
 
 MakePartition = Callable[[ResponseCache[Flight]], Partition[Flight]]
 
@@ -42,11 +45,13 @@ class Scenario:
     change: bool = False
     scope: bool = False
     rotate: bool = False
+    rearm: bool = False
     cancel: bool = False
     cuts: bool = True
     """False: as with blocking calls, which nobody can cut; they are refused when their answer arrives."""
     detach: bool = False
     ticks: int = 0
+    tick_s: float = TICK_S
     partition: MakePartition = Partition
     caching: Callable[[Partition[Flight], Any], CachingInterceptor] = CachingInterceptor
 
@@ -66,7 +71,15 @@ class Answer:
     @classmethod
     def of(cls, outcome: Outcome | None) -> "Answer":
         """Read it back from the rows."""
-        [text] = ids(outcome)
+        assert outcome is not None
+        assert outcome.ok, outcome
+        return cls.read(outcome.body)
+
+    @classmethod
+    @lru_cache(maxsize=10_000)
+    def read(cls, body: bytes) -> "Answer":
+        """Read it from the bytes of an answer."""
+        [text] = ids(Outcome(grpc.StatusCode.OK, body))
         sent, version, scope = text.split("/")
         return cls(float(sent), int(version), int(scope))
 
@@ -97,7 +110,9 @@ class GatewayWorld:
     told_version: int = 0
     told_scope: int = 0
     rotated: bool = False
+    rearmed: bool = False
     ticks: int = 0
+    where: Hashable = ()
 
     def __post_init__(self) -> None:
         self.start = self.time.monotonic_s
@@ -113,11 +128,19 @@ class GatewayWorld:
     # -- events
 
     def enabled(self) -> list[str]:
-        """Callers are alike, so they begin in their order; everything else may happen whenever it can."""
+        """Callers are alike, so they begin in their order; everything else may happen whenever it can.
+
+        Nothing happens any more where nothing can be broken any more: no call is to come, nothing is kept. What needs
+        no cause comes last: a state with more of it left is seen first then, and covers those with less.
+        """
+        if self._settled():
+            return []
         events = [f"receive {n}" for n, wire in enumerate(self.wires) if wire.open and n in self.served]
         events += [f"serve {n}" for n, wire in enumerate(self.wires) if wire.open and n not in self.served]
         waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
         events += [f"call {waiting[0]}"] if waiting else []
+        if self.scenario.cancel:
+            events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
         once = {
             "told revoke": self.revoked and not self.told_revoked,
             "told change": self.told_version < self.version,
@@ -126,12 +149,14 @@ class GatewayWorld:
             "change": self.scenario.change and not self.version and not self.revoked,  # nothing is served after it
             "scope": self.scenario.scope and not self.scope and not self.revoked,
             "rotate": self.scenario.rotate and not self.rotated,
+            "rearm": self.scenario.rearm and not self.rearmed,
             "tick": self.ticks < self.scenario.ticks,
         }
-        events += [name for name, possible in once.items() if possible]
-        if self.scenario.cancel:
-            events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
-        return events
+        return events + [name for name, possible in once.items() if possible]
+
+    def _settled(self) -> bool:
+        done = all(caller.run is not None and caller.run.done for caller in self.callers)
+        return done and not any(wire.open for wire in self.wires) and not any(self._kept())
 
     def do(self, event: str, *, again: bool = False) -> None:
         """Let an event happen, then hold everything that was delivered or kept against the promises.
@@ -197,6 +222,11 @@ class GatewayWorld:
         self.partition.flush(Cause.ROTATION)
         self.rotated = True
 
+    def _rearm(self, _: str) -> None:
+        """The watch stands again after a gap, in which nothing was told."""
+        cut(self.partition.flush(Cause.WATCH_REARMED))
+        self.rearmed = True
+
     def _cancel(self, which: str) -> None:
         run = self.callers[int(which)].run
         assert run is not None
@@ -204,7 +234,7 @@ class GatewayWorld:
 
     def _tick(self, _: str) -> None:
         self.ticks += 1
-        self.port.advance(TICK_S)
+        self.port.advance(self.scenario.tick_s)
 
     # -- promises
 
@@ -260,56 +290,126 @@ class GatewayWorld:
     def digest(self) -> Hashable:
         """Flights are named in the order in which they are met here, so that equal states look equal.
 
-        Of epochs only what they decide is taken: two flushes in either order leave tickets that may do the same.
+        Of epochs only what they decide is taken: two flushes in either order leave tickets that may do the same. Of
+        callers who wait alike only how many there are counts.
         """
-        names = Names(self.partition)
+        known = self._known()
+        names = Names(self.partition, self.time.monotonic_s - self.start, partial(_relative, known))
+        open_wires = tuple(n for n, wire in enumerate(self.wires) if wire.open)
+        said = {n: self.served[n] for n in open_wires if n in self.served}
+        wires = tuple((names.flow(self.wires[n].run._flow), names.age(self.sent[n])) for n in open_wires)
+        under_way = [self._caller_digest(c, names, known) for c in self._under_way]
+        self.where = open_wires, tuple(under_way)
         return (
-            (self.revoked, self.version, self.scope, self.rotated, self._noted()),
-            (self.told_revoked, self.told_version, self.told_scope, self.ticks),
-            tuple(self._caller_digest(caller, names) for caller in self.callers),
-            tuple(
-                (names.flow(wire.run._flow), self.sent[n], self._served_digest(n))
-                for n, wire in enumerate(self.wires)
-                if wire.open
-            ),
+            (self.revoked, self.told_revoked, names.age(self.noted_until) if self.scenario.revoke else 0.0),
+            (self.version - known.version, self.told_version - known.version),
+            (self.scope - known.scope, self.told_scope - known.scope),
+            sum(caller.run is None for caller in self.callers),
+            tuple(sorted(under_way, key=hash)),
+            wires,
+            tuple(names.answer(said[n].body) if said[n].ok else said[n].code.name for n in said),
+            tuple(n in said for n in open_wires),
             self._partition_digest(names),
             names.flights(),
         )
 
-    def _noted(self) -> float:
-        return self.noted_until if self.scenario.revoke else 0.0
+    @property
+    def _under_way(self) -> list[Caller]:
+        return [caller for caller in self.callers if caller.run is not None and not caller.run.done]
 
-    def _caller_digest(self, caller: Caller, names: "Names") -> Hashable:
-        if caller.run is None or caller.run.done:
-            return caller.run is None
-        return (caller.version_known, names.flow(caller.run._flow))
+    def _known(self) -> Answer:
+        """Return version and scope that everything has come to, or zeros: what was before makes no difference then."""
+        if not (self.version or self.scope):
+            return Answer(0.0, 0, 0)
+        answers = [Answer.of(self.served[n]) for n, w in enumerate(self.wires) if w.open and self._is_served(n)]
+        answers += self._kept()
+        versions = {self.told_version, *(a.version for a in answers), *(c.version_known for c in self._under_way)}
+        scopes = {self.told_scope, *(a.scope for a in answers)}
+        return Answer(
+            0.0, self.version if versions == {self.version} else 0, self.scope if scopes == {self.scope} else 0
+        )
 
-    def _served_digest(self, n: int) -> Hashable:
-        outcome = self.served.get(n)
-        return None if outcome is None else (outcome.code.name, Answer.of(outcome) if outcome.ok else None)
+    def _is_served(self, n: int) -> bool:
+        return n in self.served and self.served[n].ok
+
+    def budget(self) -> tuple[int, ...]:
+        """How often time may pass, and what concerns A alone may happen."""
+        scenario = self.scenario
+        return (
+            scenario.ticks - self.ticks,
+            scenario.rotate - self.rotated,
+            scenario.rearm - self.rearmed,
+            scenario.change - self.version,
+            scenario.scope - self.scope,
+        )
+
+    def names(self) -> Hashable:
+        """Which wires are open, and which caller is where. To be asked for after `digest`."""
+        return self.where
+
+    def apart(self, one: str, other: str) -> bool:
+        """Tell whether one event is A's alone and the other B's, or both are answers of B."""
+        first, second = one.partition(" ")[0], other.partition(" ")[0]
+        return (first, second) in APART or (second, first) in APART
+
+    @staticmethod
+    def _caller_digest(caller: Caller, names: "Names", known: Answer) -> Hashable:
+        assert caller.run is not None
+        flow = names.flow(caller.run._flow)
+        return (caller.verb, names.age(caller.deadline), caller.version_known - known.version, flow)
 
     def _partition_digest(self, names: "Names") -> Hashable:
         grants = self.partition._grants.values()
         detached = tuple(sorted(names.flight(flight) for flight in self.partition._detached))
-        return tuple((grant.revoked, tuple(self._shelf_digests(grant, names))) for grant in grants), detached
+        return tuple((grant.revoked, names.shelves(grant.shelves)) for grant in grants), detached
 
-    def _shelf_digests(self, grant: Any, names: "Names") -> Iterator[Hashable]:
-        for resource, shelf in sorted(grant.shelves.items()):
-            entries = tuple((key, entry.body, entry.elapsed, entry.life) for key, entry in shelf._entries.items())
-            flights = tuple((key, names.flight(flight)) for key, flight in shelf.flights.items())
-            if entries or flights:
-                yield (resource, entries, flights)
+
+APART = frozenset(
+    [(a, b) for a in ("receive", "call", "cancel", "rotate", "rearm", "told") for b in ("serve", "change", "scope")]
+    + [(a, "revoke") for a in ("cancel", "rotate", "rearm", "told")]
+    + [("serve", "serve")]
+)
+"""Events that do not touch each other, whichever comes first. The revocation decides what A may deliver."""
+
+
+def _relative(known: Answer, body: bytes, passed_s: float) -> Hashable:
+    answer = Answer.read(body)
+    return answer.sent - passed_s, answer.version - known.version, answer.scope - known.scope
 
 
 class Names:
-    """Names objects by the order in which they are met, and writes down where a flow stands."""
+    """Names objects by the order in which they are met, and writes down where a flow stands.
 
-    PLAIN = (int, float, str, bytes, Enum, Key, type(None))
+    Instants are written relative to now, so that what happened alike at another time looks alike.
+    """
 
-    def __init__(self, partition: Partition[Flight]) -> None:
-        self._partition = partition
+    PLAIN = frozenset({int, bool, float, str, bytes, Key, Verdict, type(None)})
+
+    def __init__(self, partition: Partition[Flight], passed_s: float, read: Callable[[bytes, float], Hashable]) -> None:
+        self._partition, self._passed_s, self._read = partition, passed_s, read
         self._flights: dict[int, int] = {}
         self._met: list[Flight] = []
+
+    def age(self, instant: float) -> float:
+        """Return an instant relative to now; one that is never reached as such."""
+        return instant - self._passed_s if instant < NEVER else inf
+
+    def answer(self, body: bytes) -> Hashable:
+        """Return what an answer says, relative to now and to what everybody knows."""
+        return self._read(body, self._passed_s) if body else None
+
+    def shelves(self, shelves: Any) -> Hashable:
+        """Return what is kept and under way, by resource."""
+        found = []
+        for resource, shelf in sorted(shelves.items()):
+            entries = tuple(
+                (key, self.answer(entry.body), self.age(entry.elapsed), entry.life)
+                for key, entry in shelf._entries.items()
+            )
+            flights = tuple((key, self.flight(flight)) for key, flight in shelf.flights.items())
+            if entries or flights:
+                found.append((resource, entries, flights))
+        return tuple(found)
 
     def flight(self, flight: Flight) -> int:
         """Return the number of a flight."""
@@ -321,7 +421,8 @@ class Names:
     def flights(self) -> Hashable:
         """Return the state of every flight that was met."""
         return tuple(
-            (f.deadline, f._waiters, f._landed, f._ended, f._flow is None, len(f._subscribers)) for f in self._met
+            (self.age(f.deadline), f._waiters, f._landed, f._ended, f._flow is None, len(f._subscribers))
+            for f in self._met
         )
 
     def flow(self, flow: Flow) -> Hashable:
@@ -330,21 +431,23 @@ class Names:
         generator: Any = flow
         while generator is not None and getattr(generator, "gi_frame", None) is not None:
             frame = generator.gi_frame
-            remembered = tuple((name, self._value(value)) for name, value in sorted(frame.f_locals.items()))
+            remembered = tuple([self._value(value) for _, value in sorted(frame.f_locals.items())])
             frames.append((frame.f_code.co_name, frame.f_lasti, remembered))
             generator = generator.gi_yieldfrom
         return tuple(frames)
 
     def _value(self, value: Any) -> Hashable:
-        if isinstance(value, self.PLAIN):
-            return value
+        if type(value) in self.PLAIN:
+            return self.age(value) if type(value) is float else value  # type: ignore[no-any-return]
         if isinstance(value, Flight):
             return self.flight(value)
         if isinstance(value, Call):
-            return (value.verb, value.deadline)
+            return (value.verb, self.age(value.deadline))
         if isinstance(value, Ticket):
             may_insert = self._partition._fenced(value) is not None
-            return (value.key, value.elapsed, may_insert, self._partition.verdict(value))
+            return (value.key, self.age(value.elapsed), may_insert, self._partition.verdict(value))
+        if isinstance(value, Outcome):
+            return (value.code.name, self.answer(value.body))
         if isinstance(value, tuple):
-            return tuple(self._value(part) for part in value)
+            return tuple([self._value(part) for part in value])
         return type(value).__name__
