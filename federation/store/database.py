@@ -1,6 +1,7 @@
 """Opening a gateway's database: engine, pragmas, migrations, one serving process."""
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -142,6 +143,7 @@ def _engine(url: str, *, new: bool) -> AsyncEngine:
                     f"this Python has SQLite {sqlite3.sqlite_version}; {oldest} or later is needed: "
                     "use a newer Python, or set store.url to a PostgreSQL database"
                 )
+            _keep_values_out_of_logs()
             engine = create_async_engine(parsed, hide_parameters=True)
             event.listen(engine.sync_engine, "connect", _sqlite_connect)
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
@@ -154,6 +156,13 @@ def _engine(url: str, *, new: bool) -> AsyncEngine:
         lost = isinstance(e, FileNotFoundError) and not new
         cure = "; restore it from a backup, or make the gateway anew" if lost else ""
         raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}{cure}") from e
+
+
+def _keep_values_out_of_logs() -> None:
+    """Have the driver write no statements at DEBUG, values and all, unless a program asked for just that."""
+    logger = logging.getLogger("aiosqlite")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 async def _check_encoding(connection: AsyncConnection) -> None:

@@ -152,9 +152,9 @@ _ANSWERS = {
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
-    """A running collector on a port of its own."""
-    made = Collector()
+def collecting(made: Collector | None = None) -> Iterator[Collector]:
+    """A running collector on a port of its own; one of a test's own kind where that is given."""
+    made = made or Collector()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(made, server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(made, server)

@@ -62,7 +62,7 @@ def pair() -> Iterator[Pair]:
     """Two gateways in processes of their own; ada reads work from home."""
     pair = Pair(Path(tempfile.mkdtemp(prefix="m")))
     try:
-        for name, ports in (("home", {}), ("work", _ports())):
+        for name, ports in (("home", {}), ("work", free_ports())):
             pair.found(name, **ports)
             pair.start(name)
         pair.enroll("ada")
@@ -73,7 +73,8 @@ def pair() -> Iterator[Pair]:
         shutil.rmtree(pair.directory, ignore_errors=True)
 
 
-def _ports() -> dict[str, str]:
+def free_ports() -> dict[str, str]:
+    """What a gateway listens on that comes back where it was."""
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
