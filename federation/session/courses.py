@@ -12,9 +12,10 @@ from federation.scope import DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT
 from federation.server.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.server.validate import MAX_ID
 from federation.session.merge import DONE, Done, Page
-from federation.session.places import ListPlace, Place, SearchPlace, context_of
+from federation.session.places import ListPlace, Place, SearchPlace
 from federation.session.results import SessionRow
 from federation.v1 import federation_pb2 as pb
+from federation.wire.tokens import context_of
 
 __all__ = ["CapabilitiesCourse", "Course", "DisorderError", "GetCourse", "ListCourse", "SearchCourse", "Tags"]
 

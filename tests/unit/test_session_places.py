@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from federation.errors import InputError
 from federation.session.courses import ListCourse, SearchCourse
-from federation.session.places import ListPlace, Place, PlaceTokens, SearchPlace, context_of
+from federation.session.places import ListPlace, Place, PlaceTokens, SearchPlace
 from federation.v1 import federation_pb2 as pb
+from federation.wire.tokens import context_of
 
 TOKENS = PlaceTokens(b"k" * 32)
 CONTEXT = context_of("list", "ada", "all", "tasks")
