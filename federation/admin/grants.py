@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from federation.admin.advice import grant_advice, scope_advice
-from federation.admin.messages import advertised, grant_message, stamp, status_value
+from federation.admin.messages import advertised, stamp, status_value
 from federation.admin.naming import find_grant
 from federation.admin.paging import page_of
 from federation.admin.parts import GatewayParts
@@ -53,7 +53,9 @@ class GrantDesk:
         opens = await preview(self._parts.provider, grant.subject, scope)
         advice = await scope_advice(self._parts, grant.subject, scope)
         reply = pb.CreateGrantResponse(
-            grant=self._message(grant), warnings=(*advice, *grant_advice(self._parts, grant, opens)), opens=opens
+            grant=self._parts.grant_info(grant),
+            warnings=(*advice, *grant_advice(self._parts, grant, opens)),
+            opens=opens,
         )
         if request.validate_only:
             reply.grant.ClearField("id")
@@ -65,7 +67,9 @@ class GrantDesk:
         receipts = await self._parts.upkeep.revocations.receipts(grant.id)
         counts = request.preview and grant.status_at(self._now_us()) in {GrantStatus.PENDING, GrantStatus.ACTIVE}
         opens = await preview(self._parts.provider, grant.subject, grant.scope) if counts else ()
-        return pb.GetGrantResponse(grant=self._message(grant), opens=opens, receipts=map(receipt_message, receipts))
+        return pb.GetGrantResponse(
+            grant=self._parts.grant_info(grant), opens=opens, receipts=map(receipt_message, receipts)
+        )
 
     async def list(self, request: pb.ListGrantsRequest) -> pb.ListGrantsResponse:
         """Return grants that pass every filter, newest first.
@@ -82,7 +86,7 @@ class GrantDesk:
             and request.status in {0, status_value(grant, now_us)}
         ]
         page, token = page_of(sorted(wanted, key=_newest_first), _newest_first, request)
-        return pb.ListGrantsResponse(grants=map(self._message, page), next_page_token=token)
+        return pb.ListGrantsResponse(grants=map(self._parts.grant_info, page), next_page_token=token)
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Make an enrollment token; raise `ConflictError` for a grant that cannot be enrolled any more."""
@@ -96,12 +100,12 @@ class GrantDesk:
         """Open a grant that awaits confirmation."""
         grant = await self._parts.grants.confirm(request.id, request.fingerprint)
         self._record("grant.confirm", grant)
-        return pb.ConfirmGrantResponse(grant=self._message(grant))
+        return pb.ConfirmGrantResponse(grant=self._parts.grant_info(grant))
 
     def messages(self) -> Sequence[pb.GrantInfo]:
         """Return every grant for the status, by peer, subject and id."""
         grants = sorted(self._parts.grants.all(), key=lambda grant: (grant.peer, grant.subject, grant.id))
-        return [self._message(grant) for grant in grants]
+        return [self._parts.grant_info(grant) for grant in grants]
 
     async def _check_filters(self, request: pb.ListGrantsRequest, grants: Iterable[Grant]) -> None:
         """Tell a slip in a filter from a filter that nothing passes."""
@@ -112,12 +116,6 @@ class GrantDesk:
             )
         if request.subject and request.subject not in subjects:
             await require_user(self._parts, request.subject)
-
-    def _message(self, grant: Grant) -> pb.GrantInfo:
-        upkeep = self._parts.upkeep
-        leases, watches = upkeep.leases.count(grant.id), upkeep.hub.count(grant.id)
-        use = upkeep.counters.of(grant.id)
-        return grant_message(grant, self._now_us(), leases=leases, watches=watches, use=use)
 
     def _record(self, verb: str, grant: Grant) -> None:
         self._parts.audit.record_act(

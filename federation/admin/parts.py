@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from federation.admin.messages import grant_message
 from federation.client.peers import Peer, PeerRegistry
 from federation.clock import Clock
 from federation.config import GatewayConfig
@@ -13,11 +14,12 @@ from federation.server.certificate import ServerCertificate
 from federation.server.upkeep import Upkeep
 from federation.session.session import Session
 from federation.store.audit import AuditStore
-from federation.store.grants import GrantBook
+from federation.store.grants import Grant, GrantBook
 from federation.store.peers import PeerStore
 from federation.telemetry.metrics import FederationMetrics
 from federation.trust.issuing import Issuer
 from federation.trust.renewal import Reissuer
+from federation.v1 import admin_pb2 as pb
 
 __all__ = ["Federating", "GatewayParts"]
 
@@ -64,3 +66,10 @@ class GatewayParts:
     metrics: FederationMetrics | None
     page_key: bytes
     addresses: Callable[[], tuple[str, str]]
+
+    def grant_info(self, grant: Grant) -> pb.GrantInfo:
+        """Return a grant with what is known of its use at this moment."""
+        upkeep = self.upkeep
+        leases, watches = upkeep.leases.count(grant.id), upkeep.hub.count(grant.id)
+        use = upkeep.counters.of(grant.id)
+        return grant_message(grant, self.clock.now_us(), leases=leases, watches=watches, use=use)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Coroutine
 from typing import Any, Final, TypeVar
 
 from federation.admin.advice import scope_advice
-from federation.admin.messages import grant_message, instant, stamp
+from federation.admin.messages import instant, stamp
 from federation.admin.parts import GatewayParts
 from federation.admin.preview import preview
 from federation.admin.users import require_user
@@ -78,7 +78,9 @@ class RevocationDesk:
         yield pb.RemoveUserResponse(
             removal=pb.UserRemoval(
                 user=request.user,
-                grants=[self._message(self._parts.grants.require(taking.begun.grant_id)) for taking in takings],
+                grants=[
+                    self._parts.grant_info(self._parts.grants.require(taking.begun.grant_id)) for taking in takings
+                ],
                 teams=removal.teams if removal else (),
                 owned_rows=removal.owned_rows if removal else 0,
                 from_data=removal is not None,
@@ -132,7 +134,7 @@ class RevocationDesk:
         await taking.durable()
         grant_id = taking.begun.grant_id
         async for instances in taking.follow():
-            grant = self._message(self._parts.grants.require(grant_id))
+            grant = self._parts.grant_info(self._parts.grants.require(grant_id))
             yield pb.RevocationProgress(grant=grant, awaited=map(release_message, instances))
             if not wait:
                 return
@@ -143,7 +145,7 @@ class RevocationDesk:
     ) -> pb.UpdateGrantScopeResponse:
         warnings = await scope_advice(self._parts, grant.subject, scope)
         return pb.UpdateGrantScopeResponse(
-            grant=self._message(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
+            grant=self._parts.grant_info(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
         )
 
     async def _tried(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
@@ -153,16 +155,6 @@ class RevocationDesk:
         reply.opened.extend(await preview(provider, grant.subject, grant.scope))
         reply.opens.extend(await preview(provider, grant.subject, scope))
         return reply
-
-    def _message(self, grant: Grant) -> pb.GrantInfo:
-        upkeep = self._parts.upkeep
-        return grant_message(
-            grant,
-            self._parts.clock.now_us(),
-            leases=upkeep.leases.count(grant.id),
-            watches=upkeep.hub.count(grant.id),
-            use=upkeep.counters.of(grant.id),
-        )
 
     def _record(self, verb: str, grant: Grant, reason: str = "") -> None:
         self._parts.audit.record_act(

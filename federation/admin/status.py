@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from federation.admin.messages import grant_message, stamp
+from federation.admin.messages import stamp
 from federation.admin.parts import GatewayParts
 from federation.admin.peer_messages import own_certificate, peer_message
 from federation.admin.users import require_user
@@ -47,7 +47,7 @@ class StatusDesk:
             response.peers.append(peer_message(peer, self._parts.clock))
         for at, grant in enumerate(grants):
             await _give_way(at)
-            response.grants.append(self._grant(grant))
+            response.grants.append(self._parts.grant_info(grant))
         if not request.peer:
             response.warnings.extend(warnings_of(self._parts))
             response.serving.CopyFrom(self._serving())
@@ -138,16 +138,6 @@ class StatusDesk:
             federation_address=federation,
             enrollment_address=enrollment,
             server_certificate=own_certificate(parts.server_certificate.authority.server_certificate_pem),
-        )
-
-    def _grant(self, grant: Grant) -> pb.GrantInfo:
-        upkeep = self._parts.upkeep
-        return grant_message(
-            grant,
-            self._parts.clock.now_us(),
-            leases=upkeep.leases.count(grant.id),
-            watches=upkeep.hub.count(grant.id),
-            use=upkeep.counters.of(grant.id),
         )
 
     def _serving(self) -> pb.ServingStatus:
