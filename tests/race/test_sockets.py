@@ -22,7 +22,7 @@ import pytest
 
 from federation.admin.address import target
 from federation.client.watch_policy import WatchState
-from federation.config import ClientConfig, GatewayConfig
+from federation.config import ClientConfig, GatewayConfig, StoreConfig
 from federation.federation import Federation
 from federation.founding import found_gateway
 from federation.store.grants import Grant
@@ -35,7 +35,7 @@ from federation.v1.federation_pb2_grpc import FederationServiceStub
 from tests.race.history import History, Seen, effective_at
 from tests.support.clients import federation_of, sync_channel_of
 from tests.support.faults import Relay, closed_port
-from tests.support.gateways import Start, enroll, fill
+from tests.support.gateways import NewStore, Start, enroll, fill
 from tests.support.granting import Granting, StartGranting
 from tests.support.processes import ROOT, Served, environment
 from tests.support.scripted import eventually
@@ -164,17 +164,18 @@ async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
 ) -> None:
     """The same while the network between the gateways is reset, or is silent, in the middle of it."""
     granting = await start_granting(max_lease_ms=500)
-    relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
-    try:
-        for seeds in batches(max(1, SEEDS // 8), 1):
-            relay.thaw()
-            async with batch(granting, tmp_path, seeds, relay.endpoint) as (fed, grants):
-                cut = getattr(relay, fault)
-                races = [race(granting, fed, grants[seed], seed, cut) for seed in seeds]
-                await asyncio.gather(*races)
+
+    async def cut_off(seed: int) -> None:
+        relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
+        try:
+            async with batch(granting, tmp_path / str(seed), range(seed, seed + 1), relay.endpoint) as (fed, grants):
+                await race(granting, fed, grants[seed], seed, getattr(relay, fault))
                 relay.thaw()
-    finally:
-        relay.close()
+        finally:
+            relay.close()
+
+    for seeds in batches(max(1, SEEDS // 4), AT_ONCE):
+        await asyncio.gather(*map(cut_off, seeds))
 
 
 async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
@@ -273,12 +274,13 @@ async def test_a_frozen_process_serves_nothing_after_the_receipt(
 
 
 async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
-    tmp_path: Path, short_path: Path, start: Start
+    tmp_path: Path, short_path: Path, start: Start, store: NewStore
 ) -> None:
     """B killed while it waits for leases takes its revocation up again; hits end before the receipt."""
     listen, free = f"127.0.0.1:{closed_port()}", "127.0.0.1:0"
     directory = short_path / "work.example"
-    config = GatewayConfig(directory=directory, name="work.example", listen=listen, enroll=free)
+    url = StoreConfig(url=await store())
+    config = GatewayConfig(directory=directory, name="work.example", listen=listen, enroll=free, store=url)
     await found_gateway(config)
     settings = directory / "gateway.toml"
     settings.write_text(settings.read_text().replace("[server]\n", "[server]\nmax_lease_s = 1.5\n"))
