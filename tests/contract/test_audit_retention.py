@@ -302,6 +302,8 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_o
         while await trail.stored():  # noqa: ASYNC110 - a row is no event
             await asyncio.sleep(0)
     chore.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await chore
 
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("old audit events stay in the database: cannot keep audit files in ")
