@@ -28,11 +28,11 @@ setup: $(STAMP) ## Make the virtual environment and install everything (the othe
 demo: $(STAMP) ## Watch a home gateway read a work gateway's data over mutual TLS
 	@$(BIN)/mosaic demo
 
-test: $(STAMP) ## Run the tests (PostgreSQL: a smoke part)
-	$(TEST) -m "not long and not postgres"
+test: $(STAMP) ## Run the tests (of PostgreSQL and of the documents a part)
+	$(TEST) -m "not long and not postgres and not documents"
 
 long: $(STAMP) ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m long
+	$(TEST) -m long
 
 lint: $(STAMP) ## Check style, format and protos
 	$(BIN)/ruff check .

@@ -158,6 +158,7 @@ def _literals() -> set[str]:
 LITERALS = _literals()
 
 
+@pytest.mark.documents
 @pytest.mark.timeout(400)
 def test_the_quoted_messages_are_met(onboarded: Typist) -> None:
     """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""
