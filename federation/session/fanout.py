@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FanOut"]
 
-TURN_S: Final = 0.001
+TURN_S: Final = 0.002
 """For how long peers are asked before the loop turns: local data shall not wait for the asking of many."""
+HEAD_START_S: Final = 0.02
+"""For how long the asking of many rests after its first turn while local data are read."""
 
 
 class FanOut:
@@ -63,6 +65,7 @@ class FanOut:
         self._asks: list[PeerAsk] = []
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
+        self._resting: deque[str] = deque()
         self._news = asyncio.Event()
         self._error: Exception | None = None
         self.cancelled = False
@@ -131,15 +134,19 @@ class FanOut:
     def _start(self) -> None:
         if LOCAL in self._places:
             self._local = self._loop.create_task(self._read_local())
-        self._ask(deque(source for source in self._places if source != LOCAL))
+        self._ask(deque(source for source in self._places if source != LOCAL), rest=self._local is not None)
 
-    def _ask(self, sources: deque[str]) -> None:
-        self._starting = None
+    def _ask(self, sources: deque[str], *, rest: bool = False) -> None:
+        self._starting, self._resting = None, deque()
         until = self._reach.clock.monotonic() + TURN_S
         while sources and self._left:
             self._ask_peer(sources.popleft())
             if sources and self._reach.clock.monotonic() >= until:
-                self._starting = self._loop.call_soon(self._ask, sources)
+                if rest:
+                    self._resting = sources
+                    self._starting = self._loop.call_later(HEAD_START_S, self._ask, sources)
+                else:
+                    self._starting = self._loop.call_soon(self._ask, sources)
                 return
 
     def _ask_peer(self, source: str) -> None:
@@ -171,6 +178,9 @@ class FanOut:
             return
         took_s = self._reach.clock.monotonic() - self._began
         self._deliver(LOCAL, replace(report, latency_ms=took_s * 1e3), message)
+        if self._resting and self._starting is not None:
+            self._starting.cancel()
+            self._starting = self._loop.call_soon(self._ask, self._resting)
 
     def _deliver(
         self, source: str, report: SourceReport, message: Any, cached: bool = False, age_s: float = 0.0
