@@ -17,6 +17,7 @@ settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 
 pytest_plugins = [
+    "tests.race.reports",
     "tests.support.databases",
     "tests.support.enrollments",
     "tests.support.faults",

@@ -56,7 +56,7 @@ class Explored:
 
     `covered` of the states were not walked on from, because the same with more left to happen was; orders that end
     there count as one each. `known` counts the events whose end was known from another order. `digests` counts states
-    without regard to what is left to happen.
+    without regard to what is left to happen. `seconds` are the processor's.
     """
 
     orders: int = 0
@@ -166,8 +166,8 @@ def _covers(known: tuple[int, ...], budget: tuple[int, ...]) -> bool:
 
 def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True, seconds: float = 120.0) -> Explored:
     """Walk every order of events until a promise breaks, or all are walked, or time is up."""
-    begun = time.monotonic()
-    search = _Search(make, merge, merge and cover, begun + seconds)
+    begun = time.process_time()
+    search = _Search(make, merge, merge and cover, time.monotonic() + seconds)
     result = Explored()
     path: tuple[str, ...] = ()
     pending: list[tuple[int, str]] = []
@@ -211,5 +211,5 @@ def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True
     result.covered, result.steps, result.known = search.covered, search.steps, search.known
     result.states, result.digests = len(search.states), len(search.seen)
     result.orders = search.orders()
-    result.seconds = time.monotonic() - begun
+    result.seconds = time.process_time() - begun
     return result

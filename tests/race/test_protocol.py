@@ -84,6 +84,7 @@ def ends(protocol: Protocol) -> set[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("protocol", SCENARIOS.values(), ids=SCENARIOS)
 async def test_every_order_keeps_the_promises(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
     """P1, P2, P3, scopes and freshness hold in every order of the events of both sides; nobody sleeps."""
