@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from dataclasses import replace
 
@@ -23,7 +24,9 @@ def main() -> None:
     if options.rounds is not None:
         if options.rounds < 1:
             parser.error("--rounds must be at least 1")
-        plan = replace(plan, rounds=options.rounds, growth_rounds=options.rounds, status_rounds=options.rounds)
+        parts = ("rounds", "growth_rounds", "session_rounds", "status_rounds")
+        plan = replace(plan, **dict.fromkeys(parts, options.rounds))
+    logging.getLogger("federation").addHandler(logging.NullHandler())  # peers will be away, and say so
     run = _measured(plan)
     if options.json:
         json.dump(as_json(run), sys.stdout, indent=2)

@@ -1,7 +1,7 @@
 """The goals of the project for these paths, and whether this run met them.
 
-Ratios are judged by their median over rounds, since both sides of a round saw the same machine; times by the best
-round, since nothing else takes out what the machine did beside. The other figure stands with each.
+Ratios and differences are judged by their median over rounds, since both sides of a round saw the same machine; times
+by the best round, since nothing else takes out what the machine did beside. The other figure stands with each.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.bench.run import Run
 from tests.bench.samples import Samples
+from tests.bench.sessions import AWAY, BARE_SLOW, EIGHT, FIRST, LOCAL, SILENT
 from tests.bench.status import PYTHON
 from tests.bench.variants import BARE, BARE_OTEL, BARE_SYNC
 
@@ -33,7 +34,8 @@ class Goal:
 
 def goals(run: Run) -> list[Goal]:
     """Return every goal, in the design's order."""
-    return [*_live(run), *_hits(run), *_circuit(run), *_growth(run), *_sharing(run), *_status(run), *_elsewhere()]
+    measured = (_live, _hits, _circuit, _growth, _sharing, _sessions, _status)
+    return [*(goal for part in measured for goal in part(run)), *_elsewhere()]
 
 
 def _live(run: Run) -> Iterator[Goal]:
@@ -74,6 +76,14 @@ def _sharing(run: Run) -> Iterator[Goal]:
     yield Goal("calls of 100 identical misses at once", "1", measured, max(calls) == 1)
 
 
+def _sessions(run: Run) -> Iterator[Goal]:
+    rows = run.sessions.rows
+    yield _at_most(f"{EIGHT}, against one bare call", rows[EIGHT], rows[BARE_SLOW], 1.3)
+    yield _within(SILENT, rows[SILENT], 5_000)
+    yield _beyond(f"{FIRST}, over local alone", rows[FIRST], rows[LOCAL], 20)
+    yield _beyond(f"{AWAY}, over local alone", rows[AWAY], rows[LOCAL], 1)
+
+
 def _status(run: Run) -> Iterator[Goal]:
     status = run.status
     for name, limit_s in ((status.one, 0.5), (status.many, 2.0)):
@@ -85,13 +95,19 @@ def _status(run: Run) -> Iterator[Goal]:
 
 def _elsewhere() -> Iterator[Goal]:
     yield Goal("open circuit against an ejecting Envoy", "6x faster", "no Envoy in this run", None)
-    yield Goal("8 peers x 20 ms through a session", "1.3x", "sessions are not in this run", None)
 
 
 def _at_most(what: str, row: Samples, base: Samples, limit: float) -> Goal:
     best, middle = row.best_ratio(base), row.ratio(base)
     measured = f"{middle.middle:.2f}x median ({middle.low:.2f}..{middle.high:.2f}); {best:.2f}x best rounds"
     return Goal(what, f"<= {limit:.2f}x", measured, middle.middle <= limit, f"{middle.middle / limit - 1:+.1%}")
+
+
+def _beyond(what: str, row: Samples, base: Samples, limit_ms: float) -> Goal:
+    spread = row.beyond(base)
+    low, middle, high = (us / 1e3 for us in (spread.low, spread.middle, spread.high))
+    measured = f"{middle:.2f} ms median ({low:.2f}..{high:.2f})"
+    return Goal(what, f"<= {limit_ms:g} ms", measured, middle <= limit_ms, f"{middle / limit_ms - 1:+.1%}")
 
 
 def _faster(what: str, row: Samples, base: Samples, factor: float) -> Goal:
@@ -102,5 +118,9 @@ def _faster(what: str, row: Samples, base: Samples, factor: float) -> Goal:
 
 def _within(what: str, row: Samples, micros: float) -> Goal:
     best = row.best_us
-    measured = f"{best:.3g} us best round; {row.p50_us:.3g} us median"
-    return Goal(what, f"<= {micros:g} us", measured, best <= micros, f"{best / micros - 1:+.1%}")
+    measured = f"{_micros(best)} us best round; {_micros(row.p50_us)} us median"
+    return Goal(what, f"<= {micros:,g} us", measured, best <= micros, f"{best / micros - 1:+.1%}")
+
+
+def _micros(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"

@@ -9,9 +9,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.crowd import FIGURES
 from tests.bench.goals import Goal, goals
 from tests.bench.run import Run
 from tests.bench.samples import Samples, Spread
+from tests.bench.sessions import BARE_SLOW
 from tests.bench.sharing import ASKERS
 from tests.bench.status import PYTHON
 
@@ -49,7 +51,7 @@ def show(run: Run, console: Console) -> None:
         f"in {run.took_s:.0f} s",
         highlight=False,
     )
-    for table in (_calls(run), _parts(run), _sizes(run), _goals(run)):
+    for table in (_calls(run), _parts(run), _sizes(run), _sessions(run), _crowd(run), _goals(run)):
         console.print(table)
 
 
@@ -67,6 +69,8 @@ def as_json(run: Run) -> dict[str, Any]:
         "growth": [
             {"peers": s.peers, "entries": s.entries, "fill_us": s.fill_us, "hit_us": s.samples.wall_us} for s in sizes
         ],
+        "sessions": {name: _figures(row, run.sessions.rows[BARE_SLOW]) for name, row in run.sessions.rows.items()},
+        "crowd": {"peers": run.crowd.peers, "rounds": run.crowd.rounds},
         "status": {name: _figures(row, run.status.rows[PYTHON]) for name, row in run.status.rows.items()},
         "goals": [vars(goal) for goal in goals(run)],
     }
@@ -147,8 +151,30 @@ def _sizes(run: Run) -> Table:
     return table
 
 
+def _sessions(run: Run) -> Table:
+    rows = run.sessions.rows
+    table = Table(title=f"Sessions, in {len(rows[BARE_SLOW].wall_us)} rounds of {run.plan.session_calls} calls")
+    for heading in ("", "p50 ms", "best ms", f"x {BARE_SLOW}", "CPU ms"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, row in rows.items():
+        times, cpu_ms = _times(row.ratio(rows[BARE_SLOW])), median(row.cpu_us) / 1e3
+        table.add_row(name, f"{row.p50_us / 1e3:.2f}", f"{row.best_us / 1e3:.2f}", times, f"{cpu_ms:.2f}")
+    return table
+
+
+def _crowd(run: Run) -> Table:
+    crowd = run.crowd
+    table = Table(title=f"{crowd.peers} peers, half of them dead; each round in a new process")
+    for heading in ("", "median", "least", "most"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, what in FIGURES.items():
+        values = [each[name] for each in crowd.rounds]
+        table.add_row(what, *(f"{value:,.0f}" for value in (crowd.middle(name), min(values), max(values))))
+    return table
+
+
 def _goals(run: Run) -> Table:
-    table = Table(title="Goals: ratios judged by the median over rounds, times by the best round")
+    table = Table(title="Goals: ratios and differences judged by the median over rounds, times by the best round")
     for heading in ("goal", "limit", "measured", "", "off by"):
         table.add_column(heading)
     for goal in goals(run):

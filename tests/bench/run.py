@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.bench.breaker import ClosedBreaker
+from tests.bench.crowd import CROWD, Crowd
 from tests.bench.growth import Growth
 from tests.bench.samples import Samples
+from tests.bench.sessions import SessionTimes
 from tests.bench.sharing import Sharing
 from tests.bench.status import StatusTimes
 from tests.bench.variants import Calls, Variant, VoidError, variants
@@ -30,6 +32,10 @@ class Plan:
     growth_calls: int
     entries: int
     peers: int
+    session_rounds: int
+    session_calls: int
+    crowd_rounds: int
+    crowd_peers: int
     status_rounds: int
     status_peers: int
 
@@ -42,6 +48,10 @@ DEFAULT: Final = Plan(
     growth_calls=400,
     entries=6,
     peers=3,
+    session_rounds=30,
+    session_calls=10,
+    crowd_rounds=5,
+    crowd_peers=CROWD,
     status_rounds=10,
     status_peers=1_000,
 )
@@ -53,6 +63,10 @@ QUICK: Final = Plan(
     growth_calls=50,
     entries=3,
     peers=2,
+    session_rounds=3,
+    session_calls=3,
+    crowd_rounds=1,
+    crowd_peers=20,
     status_rounds=1,
     status_peers=20,
 )
@@ -67,6 +81,8 @@ class Run:
     breaker: ClosedBreaker
     sharing: Sharing
     growth: Growth
+    sessions: SessionTimes
+    crowd: Crowd
     status: StatusTimes
     took_s: float
 
@@ -94,7 +110,28 @@ def measure(plan: Plan, progress: Callable[[str, int, int], None]) -> Run:
         progress("growth", number, plan.growth_rounds)
         growth.round(plan.growth_calls)
     progress("growth", plan.growth_rounds, plan.growth_rounds)
-    return Run(plan, rows, breaker, sharing, growth, _status(plan, progress), time.monotonic() - begun)
+    sessions, crowd = _sessions(plan, progress), _crowd(plan, progress)
+    status = _status(plan, progress)
+    return Run(plan, rows, breaker, sharing, growth, sessions, crowd, status, time.monotonic() - begun)
+
+
+def _sessions(plan: Plan, progress: Callable[[str, int, int], None]) -> SessionTimes:
+    progress("sessions", 0, plan.session_rounds)
+    with SessionTimes(plan.session_calls) as sessions:
+        for number in range(plan.session_rounds):
+            gc.collect()
+            sessions.round()
+            progress("sessions", number + 1, plan.session_rounds)
+    return sessions
+
+
+def _crowd(plan: Plan, progress: Callable[[str, int, int], None]) -> Crowd:
+    progress("crowd", 0, plan.crowd_rounds)
+    crowd = Crowd(plan.crowd_peers)
+    for number in range(plan.crowd_rounds):
+        crowd.round()
+        progress("crowd", number + 1, plan.crowd_rounds)
+    return crowd
 
 
 def _status(plan: Plan, progress: Callable[[str, int, int], None]) -> StatusTimes:

@@ -54,6 +54,10 @@ class Samples:
         """Return this variant as a multiple of another, round by round."""
         return Spread.of([mine / theirs for mine, theirs in zip(self.wall_us, base.wall_us, strict=True)])
 
+    def beyond(self, base: "Samples") -> Spread:
+        """Return by how many microseconds this variant took longer than another, round by round."""
+        return Spread.of([mine - theirs for mine, theirs in zip(self.wall_us, base.wall_us, strict=True)])
+
     def best_ratio(self, base: "Samples") -> float:
         """Return the best round of this variant as a multiple of the other's best."""
         return self.best_us / base.best_us

@@ -2,7 +2,8 @@
 
 It reads its certificate, key and trust bundle from stdin as one line of JSON, prints its port, and ends with stdin.
 The answer is made once, so that what is measured is the client; it carries a lease and a `traceresponse`, as a
-gateway's does. `Get` takes `SLOW_S`, and `Capabilities` tells how many `Get` calls there were.
+gateway's does. `Get` takes `SLOW_S`, and `Capabilities` tells how many `Get` calls there were. `List` takes no time,
+or what `delay_s` beside the certificate says.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ def rows(count: int) -> list[pb.Row]:
     data = json.dumps({"title": "Write the quarterly report", "status": "open", "priority": 2, "notes": "x" * 32})
     at = Timestamp(seconds=1_800_000_000, nanos=123_456_000)
     return [
-        pb.Row(id=f"task-{n}", resource="tasks", owner="ada", team="T1", data=data, created_at=at, updated_at=at)
+        pb.Row(id=f"task-{n:03}", resource="tasks", owner="ada", team="T1", data=data, created_at=at, updated_at=at)
         for n in range(count)
     ]
 
@@ -39,8 +40,8 @@ def rows(count: int) -> list[pb.Row]:
 class Peer(grpc.GenericRpcHandler):
     """The federation service on bytes."""
 
-    def __init__(self) -> None:
-        self.gets = 0
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.gets, self._delay_s = 0, delay_s
         self._list = pb.ListResponse(rows=rows(ROWS)).SerializeToString()
         self._get = pb.GetResponse(row=rows(1)[0]).SerializeToString()
         self._handlers: dict[str, Any] = {
@@ -55,6 +56,8 @@ class Peer(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method.rpartition("/")[2])
 
     async def list(self, _: bytes, context: Any) -> bytes:
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
         context.set_trailing_metadata(_TRAILING)
         return self._list
 
@@ -81,7 +84,7 @@ async def main() -> None:
     """Serve until stdin ends."""
     identity = json.loads(sys.stdin.readline())
     server = grpc.aio.server(options=SERVER.to_grpc())
-    server.add_generic_rpc_handlers((Peer(),))
+    server.add_generic_rpc_handlers((Peer(identity.get("delay_s", 0.0)),))
     leaf = Leaf(identity["certificate_pem"], identity["key_pem"])
     port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf, identity["trust_bundle"]))
     await server.start()

@@ -31,7 +31,7 @@ from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.options import CHANNEL
 from tests.support.pki import GRANT_ID, Pki, channel_credentials
 
-__all__ = ["DEADLINE_S", "Client", "World"]
+__all__ = ["DEADLINE_S", "GATEWAY", "Client", "World", "serving"]
 
 DEADLINE_S: Final = 2.0
 """Bare calls get the deadline that the chain gives its own."""
@@ -111,7 +111,7 @@ class World:
         pki = Pki()
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="m")))
-            port = stack.enter_context(_serving(pki))
+            port = stack.enter_context(serving(pki))
             runner = stack.enter_context(asyncio.Runner())
             yield cls(port, pki, directory, runner, stack)
 
@@ -168,9 +168,15 @@ async def _closed(home: Home) -> None:
 
 
 @contextmanager
-def _serving(pki: Pki) -> Iterator[int]:
+def serving(pki: Pki, delay_s: float = 0.0) -> Iterator[int]:
+    """Run the server in a process of its own, and give its port. Each of its lists takes `delay_s`."""
     leaf = pki.server(GATEWAY, "127.0.0.1")
-    identity = {"certificate_pem": leaf.certificate_pem, "key_pem": leaf.key_pem, "trust_bundle": pki.trust_bundle}
+    identity = {
+        "certificate_pem": leaf.certificate_pem,
+        "key_pem": leaf.key_pem,
+        "trust_bundle": pki.trust_bundle,
+        "delay_s": delay_s,
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "tests.bench.server"],
         cwd=ROOT,

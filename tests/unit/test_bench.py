@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.bench.crowd import FIGURES
+
 ROOT = Path(__file__).parents[2]
 CHAIN = {
     f"{face} {what}, span {span}"
@@ -67,19 +69,41 @@ def test_the_status_command_is_timed_against_the_start_of_python(figures: Any) -
     assert all(figures["status"][name]["best_ratio"] > 1 for name in ("status, 1 peer", "status, 20 peers"))
 
 
+def test_sessions_are_timed_against_a_bare_call_that_waits(figures: Any) -> None:
+    """One peer, many, a silent one and one that is away: each has its times; what waits takes 20 ms."""
+    rows = figures["sessions"]
+    assert len(rows) == 9
+    assert all(row["best_us"] > 0 for row in rows.values())
+    waiting = [name for name in rows if "at 20 ms" in name]
+    assert len(waiting) == 4
+    assert all(rows[name]["best_us"] >= 20_000 for name in waiting)
+
+
+def test_a_crowd_is_measured_in_time_tasks_and_memory(figures: Any) -> None:
+    """Half of the peers answered and half did not, and every figure of the table is there."""
+    [crowd] = figures["crowd"]["rounds"]
+    assert (figures["crowd"]["peers"], crowd["first_ok"], crowd["first_offline"]) == (20, 11, 10)
+    assert crowd.keys() >= FIGURES.keys()
+    assert crowd["most_tasks"] >= crowd["open_tasks"] > 0
+
+
 def test_every_goal_has_a_verdict(figures: Any) -> None:
     """Each goal is met, missed by so much, or said not to be measured here."""
     goals = figures["goals"]
-    assert len(goals) == 21
-    assert [goal["what"] for goal in goals if goal["met"] is None] == [
-        "open circuit against an ejecting Envoy",
-        "8 peers x 20 ms through a session",
-    ]
+    assert len(goals) == 24
+    assert [goal["what"] for goal in goals if goal["met"] is None] == ["open circuit against an ejecting Envoy"]
     assert all(goal["measured"] and goal["limit"] for goal in goals)
 
 
 def test_a_terminal_gets_the_same_as_tables() -> None:
     """The rows and goals that JSON has are printed, with a word for each verdict."""
     text = bench()
-    for line in (*CHAIN, *BARE, "closed breaker, net", "100 through the chain, 1 at the server", "not measured"):
+    for line in (
+        *CHAIN,
+        *BARE,
+        "closed breaker, net",
+        "100 through the chain, 1 at the server",
+        "not measured",
+        *FIGURES.values(),
+    ):
         assert line in text
