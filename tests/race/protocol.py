@@ -4,9 +4,8 @@ The real lease table, hub, steps of taking back and last look of the service on 
 run and handler of the watch's events on the other. What is promised is decided from the answers and the history alone.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import grpc
@@ -17,25 +16,12 @@ from federation.client.flow import Outcome
 from federation.client.watch_events import EventHandler
 from federation.server.leases import How, LeaseTable
 from federation.server.withdrawing import withdraw
+from tests.race.alike import Alike
 from tests.race.explorer import Violation
 from tests.race.granting import LEASE_S, SCOPES, Answer, Grantor, Taken, armed_by, sent_by
 from tests.race.reading import DEADLINE_S, BlockingPort, Caller, Side, Stream
-from tests.race.world import Names
 from tests.support.clock import ManualClock
 from tests.support.manual import ids
-
-B_ALONE = ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
-"""Events that touch no cache of A."""
-APART = frozenset(
-    [(a, b) for a in ("call", "receive", "cancel", "rotate") for b in B_ALONE]
-    + [("hear", b) for b in ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop")]
-    + [("admit", b) for b in ("admit", "dismiss", "go", "ack", "acked", "drop", "cut", "arm")]
-    + [("dismiss", b) for b in ("dismiss", "change", "go", "ack", "acked", "drop", "cut", "arm")]
-    + [("change", b) for b in ("ack", "acked", "drop", "cut")]
-    + [("cut", b) for b in ("go", "acked", "drop")]
-)
-"""Events that do not touch each other, whichever comes first."""
-DELIVERING = {"call", "receive"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class Protocol:
         return ProtocolWorld(self)
 
 
-class ProtocolWorld:
+class ProtocolWorld(Alike):
     """The state of B and of every side, and the promises that hold between them. Needs a running event loop."""
 
     def __init__(self, protocol: Protocol) -> None:
@@ -84,7 +70,6 @@ class ProtocolWorld:
         self.admitted: set[tuple[int, int]] = set()
         self.ticks = self.cuts = self.arms = 0
         self.crashed = self.rotated = False
-        self._where: Hashable = ()
         self.connected: frozenset[Side] = frozenset()
         """The sides whose watch stood when something was taken back, and stands still."""
         if protocol.armed:
@@ -147,12 +132,6 @@ class ProtocolWorld:
         names = ("dismiss",) if self.grantor.version < self.protocol.changes else ("admit", "dismiss")
         events = (event for n, side in enumerate(self.sides) for event in self._of_wires(n, side))
         return next((event for event in events if event.startswith(names)), "")
-
-    def _may_begin(self) -> bool:
-        return len(self.grantor.taken) < len(self.protocol.takes)
-
-    def _may_crash(self) -> bool:
-        return self.protocol.crash and not self.crashed
 
     def _events(self) -> list[str]:
         events: list[str] = []
@@ -247,10 +226,6 @@ class ProtocolWorld:
     def _call(self, which: int) -> None:
         caller = self.callers[which]
         self.sides[caller.side].call(caller)
-
-    @staticmethod
-    def _name(at: tuple[int, int]) -> int:
-        return at[0] * 1_000 + at[1]
 
     def _admit(self, n: int, number: int) -> None:
         side, at = self.sides[n], (n, number)
@@ -364,9 +339,6 @@ class ProtocolWorld:
 
     # -- promises
 
-    def _effective(self) -> list[Taken]:
-        return [taken for taken in self.grantor.taken if taken.effective]
-
     def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[Taken]) -> None:
         if outcome is None or not outcome.ok:
             return
@@ -424,89 +396,6 @@ class ProtocolWorld:
             self.do(events[0], again=True)
         if len(self._effective()) < len(self.protocol.takes):
             raise Violation("the receipt never came")
-
-    def digest(self) -> Hashable:
-        """Return what may still happen and what may still be broken, as values. Callers in the same state are alike."""
-        known = self._known()
-        names = [Names(side.partition, side.passed_s, partial(_relative, known)) for side in self.sides]
-        return (
-            self.ticks if len(self.protocol.ticks) > 1 else 0,
-            tuple(side in self.connected for side in self.sides),
-            self.grantor.digest(known, crashes=self._may_crash(), takes=self._may_begin()),
-            tuple(self._wire_digests(n, side, names[n], known) for n, side in enumerate(self.sides)),
-            self._caller_digests(names, known),
-            tuple(side.digest(names[n], known) for n, side in enumerate(self.sides)),
-            tuple(name.flights() for name in names),
-        )
-
-    def _known(self) -> int:
-        """Return the version that everything has come to, or 0: what was before makes no difference then."""
-        if not self.grantor.version:
-            return 0
-        versions = {self.grantor.version, *(caller.version_known for caller in self._under_way if self._cares(caller))}
-        for n, side in enumerate(self.sides):
-            versions.update(side.versions())
-            for number, wire in enumerate(side.wires):
-                if wire.open:
-                    reply, working = self.replies.get((n, number)), self.grantor.working.get(self._name((n, number)))
-                    versions |= {Answer.of(reply.body).version} if reply is not None and reply.ok else set()
-                    versions |= {working.answer.version} if working is not None else set()
-        return self.grantor.version if len(versions) == 1 else 0
-
-    @property
-    def _under_way(self) -> list[Caller]:
-        return [caller for caller in self.callers if caller.run is not None and not caller.run.done]
-
-    def _cares(self, caller: Caller) -> bool:
-        return self.sides[caller.side].fate.refusal is None
-
-    def budget(self) -> tuple[int, ...]:
-        """How often time may pass, a stream may be cut and armed again, and so on."""
-        protocol = self.protocol
-        return (
-            len(protocol.ticks) - self.ticks if len(protocol.ticks) == 1 else 0,
-            protocol.cuts - self.cuts,
-            protocol.arms - self.arms,
-            protocol.crash - self.crashed,
-            protocol.rotate - self.rotated,
-            protocol.changes - self.grantor.version,
-        )
-
-    def names(self) -> Hashable:
-        """Which wires are open, and which caller is where. To be asked for after `digest`."""
-        return tuple(tuple(n for n, wire in enumerate(side.wires) if wire.open) for side in self.sides), self._where
-
-    def apart(self, one: str, other: str) -> bool:
-        """Tell whether two events touch different things. What is effective decides on what may be delivered."""
-        first, second = one.partition(" ")[0], other.partition(" ")[0]
-        if (first, second) not in APART and (second, first) not in APART:
-            return False
-        return not self._effective() or not DELIVERING & {first, second}
-
-    def _wire_digests(self, n: int, side: Side, names: Names, known: int) -> Hashable:
-        digests = []
-        for number, wire in enumerate(side.wires):
-            if wire.open:
-                at = (n, number)
-                reply, working = self.replies.get(at), self.grantor.working.get(self._name(at))
-                said = reply and (reply.code.name, names.answer(reply.body), reply.trailing)
-                read = working and working.answer.relative(side.passed_s, known)
-                digests.append((names.flow(wire.run._flow), at in self.admitted, said, read))
-        return tuple(digests)
-
-    def _caller_digests(self, names: list[Names], known: int) -> Hashable:
-        waiting = sum(caller.run is None for caller in self.callers)
-        under_way = []
-        for caller in self._under_way:
-            assert caller.run is not None
-            version = caller.version_known - known if self._cares(caller) else -1
-            under_way.append((caller.side, caller.verb, version, names[caller.side].flow(caller.run._flow)))
-        self._where = tuple(under_way)
-        return waiting, tuple(sorted(under_way, key=hash))
-
-
-def _relative(known: int, body: bytes, passed_s: float) -> Hashable:
-    return Answer.of(body).relative(passed_s, known)
 
 
 def _holds(side: Side, answer: Answer, taken: Taken) -> bool:

@@ -16,7 +16,7 @@ from federation.errors import Reason, Refusal
 from federation.server.hub import Watcher
 from federation.v1 import federation_pb2 as pb
 from tests.race.granting import Answer
-from tests.race.world import Names
+from tests.race.names import Names
 from tests.support.clock import ManualClock
 from tests.support.manual import ManualChain, ManualPort, Wire, ids, make_call
 

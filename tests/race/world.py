@@ -8,19 +8,19 @@ decided from the answer and the history alone, never by asking the cache.
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from math import inf
 from typing import Any
 
 import grpc
 
-from federation.cache import Cause, Key, Partition, ResponseCache, Ticket, Verdict
+from federation.cache import Cause, Partition, ResponseCache
 from federation.client.flight import Flight
-from federation.client.flow import Call, Flow, Outcome
+from federation.client.flow import Outcome
 from federation.client.interceptors.caching import CachingInterceptor, cut
 from federation.client.run import Run
 from federation.errors import Reason, Refusal
 from federation.wire.status import refusal_status
 from tests.race.explorer import Violation
+from tests.race.names import Names
 from tests.support.clock import ManualClock
 from tests.support.manual import ManualChain, ManualPort, Wire, ids, make_call, rows
 
@@ -29,8 +29,6 @@ LEASE_S = 30.0
 NOTE_S = 1.1 * LEASE_S
 """How long B holds a lease for noted, on its own clock."""
 TICK_S = 20.0
-NEVER = 1e5
-"""Later than anything that is explored."""
 
 MakePartition = Callable[[ResponseCache[Flight]], Partition[Flight]]
 
@@ -353,12 +351,12 @@ class GatewayWorld:
         return (first, second) in APART or (second, first) in APART
 
     @staticmethod
-    def _caller_digest(caller: Caller, names: "Names", known: Answer) -> Hashable:
+    def _caller_digest(caller: Caller, names: Names, known: Answer) -> Hashable:
         assert caller.run is not None
         flow = names.flow(caller.run._flow)
         return (caller.verb, names.age(caller.deadline), caller.version_known - known.version, flow)
 
-    def _partition_digest(self, names: "Names") -> Hashable:
+    def _partition_digest(self, names: Names) -> Hashable:
         grants = self.partition._grants.values()
         detached = tuple(sorted(names.flight(flight) for flight in self.partition._detached))
         return tuple((grant.revoked, names.shelves(grant.shelves)) for grant in grants), detached
@@ -375,79 +373,3 @@ APART = frozenset(
 def _relative(known: Answer, body: bytes, passed_s: float) -> Hashable:
     answer = Answer.read(body)
     return answer.sent - passed_s, answer.version - known.version, answer.scope - known.scope
-
-
-class Names:
-    """Names objects by the order in which they are met, and writes down where a flow stands.
-
-    Instants are written relative to now, so that what happened alike at another time looks alike.
-    """
-
-    PLAIN = frozenset({int, bool, float, str, bytes, Key, Verdict, type(None)})
-
-    def __init__(self, partition: Partition[Flight], passed_s: float, read: Callable[[bytes, float], Hashable]) -> None:
-        self._partition, self._passed_s, self._read = partition, passed_s, read
-        self._flights: dict[int, int] = {}
-        self._met: list[Flight] = []
-
-    def age(self, instant: float) -> float:
-        """Return an instant relative to now; one that is never reached as such."""
-        return instant - self._passed_s if instant < NEVER else inf
-
-    def answer(self, body: bytes) -> Hashable:
-        """Return what an answer says, relative to now and to what everybody knows."""
-        return self._read(body, self._passed_s) if body else None
-
-    def shelves(self, shelves: Any) -> Hashable:
-        """Return what is kept and under way, by resource."""
-        found = []
-        for resource, shelf in sorted(shelves.items()):
-            entries = tuple(
-                (key, self.answer(entry.body), self.age(entry.elapsed), entry.life)
-                for key, entry in shelf._entries.items()
-            )
-            flights = tuple((key, self.flight(flight)) for key, flight in shelf.flights.items())
-            if entries or flights:
-                found.append((resource, entries, flights))
-        return tuple(found)
-
-    def flight(self, flight: Flight) -> int:
-        """Return the number of a flight."""
-        if id(flight) not in self._flights:
-            self._flights[id(flight)] = len(self._met)
-            self._met.append(flight)
-        return self._flights[id(flight)]
-
-    def flights(self) -> Hashable:
-        """Return the state of every flight that was met."""
-        return tuple(
-            (self.age(f.deadline), f._waiters, f._landed, f._ended, f._flow is None, len(f._subscribers))
-            for f in self._met
-        )
-
-    def flow(self, flow: Flow) -> Hashable:
-        """Return where a suspended generator and those it delegates to stand, with what they remember."""
-        frames: list[Hashable] = []
-        generator: Any = flow
-        while generator is not None and getattr(generator, "gi_frame", None) is not None:
-            frame = generator.gi_frame
-            remembered = tuple([self._value(value) for _, value in sorted(frame.f_locals.items())])
-            frames.append((frame.f_code.co_name, frame.f_lasti, remembered))
-            generator = generator.gi_yieldfrom
-        return tuple(frames)
-
-    def _value(self, value: Any) -> Hashable:
-        if type(value) in self.PLAIN:
-            return self.age(value) if type(value) is float else value  # type: ignore[no-any-return]
-        if isinstance(value, Flight):
-            return self.flight(value)
-        if isinstance(value, Call):
-            return (value.verb, self.age(value.deadline))
-        if isinstance(value, Ticket):
-            may_insert = self._partition._fenced(value) is not None
-            return (value.key, self.age(value.elapsed), may_insert, self._partition.verdict(value))
-        if isinstance(value, Outcome):
-            return (value.code.name, self.answer(value.body))
-        if isinstance(value, tuple):
-            return tuple([self._value(part) for part in value])
-        return type(value).__name__
