@@ -47,8 +47,10 @@ SCENARIOS = {
     "a search beside a list": Protocol(calls=(LIST, SEARCH), cuts=1, arms=1),
 }
 LONG = {
-    "two callers, all events, narrowed": replace(ALL, takes=("narrow",), rotate=False),
-    "two callers, narrowed, then revoked, armed again": Protocol(takes=("narrow", "revoke"), cuts=1, arms=1),
+    "two callers, all events, narrowed": replace(ALL, takes=("narrow",)),
+    "two callers, narrowed, then revoked, armed again, until the end of the note": Protocol(
+        takes=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
+    ),
     "three callers, all that cuts": Protocol(calls=(LIST,) * 3, cuts=1, arms=1, cancel=True),
     "two cuts": Protocol(cuts=2, arms=2),
     "a slow clock, armed again": Protocol(cuts=1, arms=1, ticks=(31, 1, 1.5), rate=0.95),
