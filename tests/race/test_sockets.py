@@ -200,6 +200,30 @@ async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
         relay.close()
 
 
+async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: Granting) -> None:
+    """Silent while B revokes, then cut: it arms again, hears of it, and the receipt waits for no lease of 30 s."""
+    relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
+    try:
+        async with (
+            batch(granting, tmp_path, range(1), relay.endpoint) as (fed, grants),
+            callers(fed, "u0", random.Random(0)) as history,
+        ):
+            await eventually(lambda: history.hits_before(float("inf")) > 0)
+            relay.freeze()
+            revoking = asyncio.create_task(revoked(granting, grants[0]))
+            await asyncio.sleep(0.2)
+            assert not revoking.done()
+            relay.reset()
+            relay.thaw()
+            receipt = await revoking
+            await asyncio.sleep(0.05)
+        holds(history, receipt, 0)
+        assert {one.how for one in receipt.instances} == {"acked"}
+        assert history.seen[-1].reason == "GRANT_REVOKED"
+    finally:
+        relay.close()
+
+
 LISTING = textwrap.dedent(
     """
     import sys, threading
