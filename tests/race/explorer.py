@@ -96,7 +96,6 @@ class _Search:
     make: Callable[[], World]
     merge: bool
     cover: bool
-    swap: bool
     until: float
     seen: dict[Hashable, list[tuple[tuple[int, ...], int]]] = field(default_factory=dict)
     states: list[_State] = field(default_factory=list)
@@ -124,7 +123,7 @@ class _Search:
     def is_known(self, world: World, number: int, event: str) -> bool:
         """Find out where an event leads from the order in which it came before the one that led here."""
         state = self.states[number]
-        if not self.swap or not state.path:
+        if not self.cover or not state.path:
             return False
         before, last = self.states[state.parent], state.path[-1]
         if not before.alike.get(event) or not world.apart(event, last):
@@ -165,15 +164,10 @@ def _covers(known: tuple[int, ...], budget: tuple[int, ...]) -> bool:
     return all(more >= less for more, less in zip(known, budget, strict=True))
 
 
-def explore(
-    make: Callable[[], World], *, merge: bool = True, cover: bool = True, swap: bool = True, seconds: float = 120.0
-) -> Explored:
-    """Walk every order of events until a promise breaks, or all are walked, or time is up.
-
-    `merge` states that are alike, `cover` those with less left to happen, `swap` events that do not touch each other.
-    """
+def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True, seconds: float = 120.0) -> Explored:
+    """Walk every order of events until a promise breaks, or all are walked, or time is up."""
     begun = time.process_time()
-    search = _Search(make, merge, merge and cover, merge and swap, time.monotonic() + seconds)
+    search = _Search(make, merge, merge and cover, time.monotonic() + seconds)
     result = Explored()
     path: tuple[str, ...] = ()
     pending: list[tuple[int, str]] = []

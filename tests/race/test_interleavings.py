@@ -74,7 +74,7 @@ def test_every_order_of_more_events_keeps_the_promises(
 def test_merging_equal_states_skips_no_order() -> None:
     """The count of orders is the same whether equal states are merged or every order is walked by itself."""
     scenario = Scenario(revoke=True, cancel=True, ticks=1)
-    merged, one_by_one = explore(scenario, cover=False, swap=False), explore(scenario, merge=False)
+    merged, one_by_one = explore(scenario, cover=False), explore(scenario, merge=False)
 
     assert merged.orders == one_by_one.orders
     assert merged.states < one_by_one.states
@@ -91,25 +91,12 @@ def test_merging_equal_states_skips_no_order() -> None:
 )
 def test_what_is_covered_by_other_orders_reaches_nothing_new(scenario: Scenario) -> None:
     """Walking on from every state finds the same states, but for what is left to happen."""
-    covered, full = explore(scenario), explore(scenario, cover=False, swap=False)
+    covered, full = explore(scenario), explore(scenario, cover=False)
 
     assert covered.digests == full.digests
     assert covered.covered > 0
     assert covered.known > 0
     assert covered.steps < full.steps
-
-
-@pytest.mark.parametrize(
-    "scenario",
-    [Scenario(change=True, scope=True, cancel=True, cuts=False), Scenario(revoke=True, rotate=True, ticks=1)],
-)
-def test_events_that_do_not_touch_each_other_lead_where_they_led_the_other_way_round(scenario: Scenario) -> None:
-    """What is known of the second order without doing it is what doing it shows: states and counts are the same."""
-    swapped, done = explore(scenario), explore(scenario, swap=False)
-
-    assert (swapped.orders, swapped.states, swapped.digests) == (done.orders, done.states, done.digests)
-    assert swapped.known > 0
-    assert done.known == 0
 
 
 # -- the explorer finds what it is for
