@@ -10,6 +10,7 @@ from federation.errors import UnknownReferencesError
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.provider import Change
 from federation.resources.rights import one_of, texts
+from federation.store.advisory_keys import AdvisoryKey
 from federation.store.schema import memberships, rows, teams, users
 
 __all__ = ["WRITE_LOCK", "write_batch"]
@@ -17,7 +18,7 @@ __all__ = ["WRITE_LOCK", "write_batch"]
 T = TypeVar("T")
 CHUNK: Final = 2_000
 """Names, or rows, of one statement."""
-WRITE_LOCK: Final = "SELECT pg_advisory_xact_lock(20746024)"
+WRITE_LOCK: Final = f"SELECT pg_advisory_xact_lock({AdvisoryKey.WRITE_ROWS:d})"
 """On PostgreSQL, makes the writes of rows, users and memberships wait for one another."""
 _OLD: Final = select(
     rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data

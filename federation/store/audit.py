@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, insert, select, text, tuple_
 
 from federation.errors import InputError
+from federation.store.advisory_keys import AdvisoryKey
 from federation.store.audit_event import AuditEvent, AuditFilter, AuditPage, Followed, Place, place_of, place_token
 from federation.store.database import Database
 from federation.store.faults import storing
@@ -33,8 +34,8 @@ class AuditStore:
             return
         async with self._database.write() as connection:
             if self._database.dialect == "postgresql":
-                # Numbers become visible in their order, or whoever follows the trail would pass over some.
-                await connection.execute(text("SELECT pg_advisory_xact_lock(20746024)"))
+                # Event numbers must become visible in ascending order, or a follower of the trail would skip some.
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({AdvisoryKey.APPEND_AUDIT:d})"))
             await connection.execute(insert(audit_events), [_values(event) for event in events])
 
     async def page(self, wanted: AuditFilter, page_size: int = 50, page_token: str = "") -> AuditPage:

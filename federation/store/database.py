@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from federation.errors import ConfigError, LockedError, StoreError
+from federation.store.advisory_keys import AdvisoryKey
 
 __all__ = ["Database", "FileLock"]
 
@@ -44,8 +45,7 @@ class Database:
             async with engine.execution_options(mosaic_write=True).begin() as connection:
                 if engine.dialect.name == "postgresql":
                     await _check_encoding(connection)
-                    # Two processes that start together must not migrate together.
-                    await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20746023)")
+                    await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({AdvisoryKey.MIGRATION:d})")
                 await connection.run_sync(_migrate)
         except (SQLAlchemyError, OSError) as e:
             await engine.dispose()

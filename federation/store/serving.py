@@ -11,13 +11,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.errors import LockedError, StoreError
+from federation.store.advisory_keys import AdvisoryKey
 from federation.store.database import Database, FileLock
 
 __all__ = ["LOCK_FILE", "ServingLock"]
 
 LOCK_FILE: Final = "gateway.lock"
-ADVISORY_KEY: Final = 20_746_100
-"""Advisory locks belong to one database, and a database to one gateway, so one number serves for all."""
 RETRY_S: Final = 0.5
 PING_S: Final = 5.0
 _FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
@@ -67,7 +66,7 @@ class ServingLock:
         try:
             connection = await database.engine.connect()
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({ADVISORY_KEY})"))
+            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
         except _FAULTS as e:
             raise StoreError(f"cannot lock the database: {str(e).splitlines()[0]}") from e
         if not taken:

@@ -10,6 +10,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.event import listen
 
 from federation.errors import InputError
+from federation.resources.batch import Batch
+from federation.resources.writing import write_batch
+from federation.store.advisory_keys import AdvisoryKey
 from federation.store.audit import AuditEvent, AuditFilter, AuditStore
 from federation.store.audit_event import Place, follow_token, followed_to
 from federation.store.database import MIGRATIONS, Database
@@ -191,7 +194,7 @@ async def test_numbers_become_visible_in_their_order(postgres_url: str):
     """A batch waits for one that another process has begun, so that no follower passes over the slower one."""
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
     async with first.write() as slow:
-        await slow.execute(text("SELECT pg_advisory_xact_lock(20746024)"))
+        await slow.execute(text(f"SELECT pg_advisory_xact_lock({AdvisoryKey.APPEND_AUDIT:d})"))
         await slow.execute(insert(audit_events).values(at=1, verb="list", outcome="ok"))
         quick = asyncio.create_task(AuditStore(second).insert_many([event(2)]))
         async with first.read() as watching:
@@ -206,6 +209,19 @@ async def test_numbers_become_visible_in_their_order(postgres_url: str):
     await second.close()
 
     assert [(one.id, one.at_us) for one in found.events] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.postgres
+async def test_an_import_in_progress_does_not_delay_the_audit(postgres_url: str):
+    """Audit events are appended while another connection holds the lock that the writes of rows wait for."""
+    database = await Database.open(postgres_url)
+    store = AuditStore(database)
+    async with database.write() as importing:
+        await write_batch(importing, Batch(users=("ada",)), 1)
+        async with asyncio.timeout(5):
+            await store.insert_many([event(1)])
+        assert [found.at_us for found in await store.newest(AuditFilter(), 9)] == [1]
+    await database.close()
 
 
 @pytest.mark.parametrize(
