@@ -3,12 +3,12 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
 
 from sqlalchemy import delete
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.config import CONFIG_FILE, GatewayConfig, StoreConfig
+from federation.config import CONFIG_FILE, GatewayConfig
+from federation.config_template import render_config
 from federation.errors import ConfigError, ConflictError, InputError
 from federation.store.database import Database
 from federation.store.identity import save_identity
@@ -17,60 +17,6 @@ from federation.trust.authority import Authority
 from federation.trust.sealing import Sealer
 
 __all__ = ["found_gateway"]
-
-TEMPLATE: Final = """\
-# Settings of this gateway. What is commented out shows the default; a restart applies changes.
-
-# The name by which other gateways know this one. Its certificate carries it: it cannot be changed.
-name = {name}
-# host:port of the federation service (mutual TLS) and of the enrollment service (server TLS).
-listen = {listen}
-enroll = {enroll}
-# The host by which other gateways reach this one, where it is not the host of `listen`.
-{advertise}
-# The operator's Unix socket. Its directory must keep everybody else out (mode 0700).
-{admin_socket}
-
-[store]
-# SQLite, gateway.db in this directory, while there is no URL.
-{url}
-
-[server]
-# graceful_stop_s = 5.0
-# audit_queue = 4096
-# max_lease_s = 30.0
-
-[client]
-# deadline_s = 2.0
-
-[cache]
-# ttl_s = 30.0
-# max_bytes = 67108864
-
-[circuit]
-# failure_threshold = 5
-# cooldown_s = 30.0
-# max_cooldown_s = 300.0
-# jitter = 0.1
-# slow_call_s = 5.0
-
-[certificates]
-# client_lifetime_s = 86400
-# server_lifetime_s = 31536000
-# token_lifetime_s = 900
-
-[audit]
-# What is older than so many days moves from the database to files; 0: nothing does.
-# retention_days = 90
-
-[telemetry]
-# Where spans, metrics and logs are sent is set by the standard OTEL_* variables.
-# enabled = true
-# hit_spans = true
-# rpc_spans = false
-# log_format = "text"
-# prometheus = "127.0.0.1:9464"
-"""
 
 
 async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
@@ -115,7 +61,7 @@ def _check_free(directory: Path, socket_path: Path) -> None:
 
 async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
     (staged / "run").mkdir(mode=0o700)
-    (staged / CONFIG_FILE).write_text(_settings(config), encoding="utf-8")
+    (staged / CONFIG_FILE).write_text(render_config(config), encoding="utf-8")
     (staged / CONFIG_FILE).chmod(0o600)
     sealer = Sealer.create(staged)
     url = config.store.url or f"sqlite+aiosqlite:///{staged / 'gateway.db'}"
@@ -166,38 +112,3 @@ async def _forget(config: GatewayConfig) -> None:
                 await connection.execute(delete(gateway_identity))
         finally:
             await database.close()
-
-
-def _settings(config: GatewayConfig) -> str:
-    defaults = GatewayConfig(directory=Path("/"), name="x")
-    return TEMPLATE.format(
-        name=_toml(config.name),
-        listen=_toml(config.listen),
-        enroll=_toml(config.enroll),
-        advertise=_setting("advertise", config.advertise, "gateway.example.org", given=bool(config.advertise)),
-        admin_socket=_setting(
-            "admin_socket",
-            config.admin_socket,
-            defaults.admin_socket,
-            given=config.admin_socket != defaults.admin_socket,
-        ),
-        url=_setting(
-            "url", config.store.url, "postgresql+asyncpg://mosaic@db.example/work", given=config.store != StoreConfig()
-        ),
-    )
-
-
-def _setting(name: str, value: str, example: str, *, given: bool) -> str:
-    return f"{name} = {_toml(value)}" if given else f"# {name} = {_toml(example)}"
-
-
-def _toml(value: str) -> str:
-    """Return a TOML basic string. `repr` of a Python string is not one."""
-    escaped = "".join(_escape(character) for character in value)
-    return f'"{escaped}"'
-
-
-def _escape(character: str) -> str:
-    if character in {'"', "\\"}:
-        return f"\\{character}"
-    return character if character.isprintable() else f"\\u{ord(character):04x}"

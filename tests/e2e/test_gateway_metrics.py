@@ -78,7 +78,7 @@ async def test_a_peer_that_revoked_has_no_certificate_to_renew(start: Start, sho
     config = config_of(short_path / "home.example", "127.0.0.1:0")
     await found_gateway(config)
     toml = config.directory / "gateway.toml"
-    toml.write_text(toml.read_text().replace("# prometheus = ", "prometheus = ").replace(":9464", ":0"))
+    toml.write_text(toml.read_text().replace('# prometheus = ""', 'prometheus = "127.0.0.1:0"'))
     home, work = await start("home.example"), await start("work.example")
     await fill(home)
     await fill(work)
@@ -103,7 +103,7 @@ async def test_a_removed_peer_keeps_only_what_was_counted_of_its_calls_and_watch
     config = config_of(short_path / "home.example", "127.0.0.1:0")
     await found_gateway(config)
     toml = config.directory / "gateway.toml"
-    toml.write_text(toml.read_text().replace("# prometheus = ", "prometheus = ").replace(":9464", ":0"))
+    toml.write_text(toml.read_text().replace('# prometheus = ""', 'prometheus = "127.0.0.1:0"'))
     home, work = await start("home.example"), await start("work.example")
     await fill(home)
     await fill(work)

@@ -1,0 +1,123 @@
+"""The settings of a gateway as documentation: one entry per setting, and the template of `gateway.toml`.
+
+Both are made from the dataclasses of `federation.config`, which declare each setting once: type, default and, in the
+docstring below the field, meaning.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, Final, get_args, get_type_hints
+
+from federation.config import GatewayConfig
+
+__all__ = ["Section", "Setting", "render_config", "sections"]
+
+_HEADER: Final = """\
+# Settings of this gateway. A setting that is commented out shows its default. Restart the gateway to apply changes.
+"""
+_ALWAYS_SET: Final = frozenset({"listen", "enroll"})
+"""Settings that are never commented out, because an operator edits them most."""
+_WIDTH: Final = 118
+_NOT_SETTINGS: Final = frozenset({"directory"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as its dataclass field declares it."""
+
+    name: str
+    """The key inside its section."""
+    default: object
+    """The default, `None` where the setting is unset by default, `MISSING` where it must be given."""
+    meaning: str
+    kind: str
+    """The name of the type of a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One TOML table of settings. The first section has no name: its settings are top-level keys."""
+
+    name: str
+    meaning: str
+    settings: tuple[Setting, ...]
+
+
+def sections() -> tuple[Section, ...]:
+    """Return all sections in their order in `gateway.toml`, the top-level settings first."""
+    hints = get_type_hints(GatewayConfig)
+    tables = [_section(kind, name) for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)]
+    return (_section(GatewayConfig, ""), *tables)
+
+
+def render_config(config: GatewayConfig) -> str:
+    """Return the text of a `gateway.toml` that loads as `config`, with every default in a comment."""
+    lines = [_HEADER]
+    for section in sections():
+        values = getattr(config, section.name) if section.name else config
+        if section.name:
+            lines += [*_comment(section.meaning), f"[{section.name}]"]
+        for setting in section.settings:
+            lines += [*_comment(setting.meaning), _line(setting, getattr(values, setting.name))]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _section(kind: type[Any], name: str) -> Section:
+    meanings, hints = _docstrings(kind), get_type_hints(kind)
+    settings = tuple(
+        Setting(field.name, field.default, meanings[field.name], _kind(hints[field.name]))
+        for field in fields(kind)
+        if field.default_factory is MISSING and field.name not in _NOT_SETTINGS
+    )
+    meaning = (kind.__doc__ or "").removeprefix(f"`[{name}]`: ")
+    return Section(name, f"{meaning[:1].upper()}{meaning[1:]}", settings)
+
+
+def _docstrings(kind: type[Any]) -> dict[str, str]:
+    """Return the docstring below each field of a class; Python itself keeps none of them."""
+    definition = ast.parse(inspect.getsource(kind)).body[0]
+    return dict(_documented(definition.body)) if isinstance(definition, ast.ClassDef) else {}
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            yield field.target.id, " ".join(ast.literal_eval(text.value).split())
+
+
+def _kind(hint: Any) -> str:
+    return " or ".join(kind.__name__ for kind in get_args(hint) or (hint,) if kind is not type(None))
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+
+
+def _line(setting: Setting, value: object) -> str:
+    if value != setting.default or setting.name in _ALWAYS_SET:
+        return f"{setting.name} = {_toml(value)}"
+    if value is None:
+        return f"# {setting.name} ({setting.kind}) is unset by default."
+    return f"# {setting.name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    """Return a TOML value. `repr` of a Python string is not a TOML string."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{"".join(_escape(character) for character in value)}"'
+        case _:
+            return repr(value)
+
+
+def _escape(character: str) -> str:
+    if character in {'"', "\\"}:
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\u{ord(character):04x}"
