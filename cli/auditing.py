@@ -14,6 +14,7 @@ import typer
 from cli import render, shapes
 from cli.audit_view import AuditLines
 from cli.naming import whole_id
+from cli.words import explain
 from federation.admin.client import connect
 from federation.admin.statuses import error_of
 from federation.errors import GatewayUnavailableError, NotFoundError, StoreError
@@ -88,7 +89,7 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
                 if not request.page_token:
                     raise
                 if not away:
-                    render.say(f"{e}. Waiting for it, nothing will be missed; Ctrl-C ends this")
+                    render.say(f"{explain(e)}. Waiting for it, nothing will be missed; Ctrl-C ends this")
                 away = True
                 time.sleep(RETRY_S)
     except KeyboardInterrupt:

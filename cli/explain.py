@@ -58,6 +58,7 @@ def explain(
 
 
 def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float) -> _Told:
+    from cli import words
     from federation.admin.client import connect, is_serving
     from federation.errors import FederationError
     from federation.v1 import admin_pb2 as pb
@@ -70,7 +71,7 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
         with connect(config.directory) as admin:
             reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
     except FederationError as e:
-        return _Told(running, silence=str(e))
+        return _Told(running, silence=words.explain(e))
     if not reply.peers:
         return _Told(running, silence="the running gateway does not know this peer yet")
     return _Told(running, reply)
@@ -79,14 +80,15 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
 def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
     """Return what else the operator should know, as sentences."""
     from cli.status_words import plural
-    from federation.explain.certificate import named
+    from cli.words import command
+    from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
 
     if seen is None:
         return []
     peer, notes = seen.peers[0], []
     if broken is None and peer.circuit.state == pb.CIRCUIT_STATE_OPEN:
-        reset = f"mosaic federation peer reset {named(record)}"
+        reset = command(Remedy(action=Action.RESET_CIRCUIT, peer=record.name, user=record.user))
         notes.append(
             f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
         )
@@ -98,9 +100,11 @@ def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step
 
 def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[str]) -> dict[str, Any]:
     from cli import shapes
+    from cli.words import advised
     from federation.explain.steps import first_broken
 
     broken = first_broken(steps)
+    fault = broken.fault if broken else None
     seen = told.reply
     live = shapes.peer(seen.peers[0], seen.gateway.now) if seen else {}
     return {
@@ -116,8 +120,8 @@ def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[s
             }
             for step in steps
         ],
-        "broken": {"step": broken.link.value, "cause": broken.fault.cause, "cure": broken.fault.cure}
-        if broken and broken.fault
+        "broken": {"step": broken.link.value, "cause": fault.cause, "cure": advised(fault.cure, fault.remedy)}
+        if broken and fault
         else None,
         "gateway": {"running": told.running, "detail": told.silence or None},
         "circuit": live.get("circuit"),
@@ -144,12 +148,14 @@ def _show(step: "Step", *, first: bool) -> None:
 
 def _sum_up(broken: "Step | None", told: _Told, notes: list[str]) -> None:
     from cli import render
+    from cli.words import advised
 
     if broken is None or broken.fault is None:
         pairs = [("result", "every link holds")]
     else:
         name = NAMES.get(broken.link.value, broken.link.value)
-        pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", broken.fault.cure)]
+        cure = advised(broken.fault.cure, broken.fault.remedy)
+        pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
     unknown = [("gateway", f"{told.silence}; its circuit and watch are not known")]
     pairs += _live(told.reply.peers[0]) if told.reply else unknown
     render.out("")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from cli.words import explain
 from federation.admin.client import connect
 from federation.errors import FederationError, GatewayUnavailableError
 from federation.v1 import admin_pb2 as pb
@@ -118,7 +119,7 @@ def _messages(
                 yield message.status
         yield STOPPED
     except GatewayUnavailableError as e:
-        yield str(e)
+        yield explain(e)
 
 
 def _now() -> datetime:

@@ -5,6 +5,7 @@ from typing import Final
 from cli import shapes
 from cli.answers import Answers
 from cli.shapes import Shape
+from cli.words import advised, remedy_in
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["capabilities", "found", "report", "rows", "signal"]
@@ -45,7 +46,7 @@ def report(message: pb.SourceReport) -> Shape:
         "state": message.state,
         "reason": message.reason or None,
         "message": message.message or None,
-        "next_step": message.next_step or None,
+        "next_step": advised(message.next_step, remedy_in(message)) or None,
         "latency_ms": round(message.latency_ms, DECIMALS),
         "rows": message.rows,
         "retry_after_s": round(message.retry_after_s, DECIMALS) or None,
@@ -60,7 +61,7 @@ def signal(message: pb.PeerSignal) -> Shape:
         "text": message.text,
         "reason": message.reason or None,
         "message": message.message or None,
-        "next_step": message.next_step or None,
+        "next_step": advised(message.next_step, remedy_in(message)) or None,
         "since": shapes.instant(message, "since"),
         "retry_at": shapes.instant(message, "retry_at"),
     }

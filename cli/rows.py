@@ -7,7 +7,7 @@ import orjson
 
 from cli import render, shapes
 from cli.answers import ANSWERED, Answers
-from cli.words import duration, plainly
+from cli.words import advised, duration, plainly, remedy_in
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 
@@ -136,7 +136,7 @@ def _miss(report: pb.SourceReport) -> None:
     if report.retry_after_s:
         line += f"; {'asked' if skipped else 'try'} again in {duration(report.retry_after_s)}"
     elif report.next_step and not skipped:
-        line += f"; {report.next_step}"
+        line += f"; {advised(report.next_step, remedy_in(report))}"
     render.say(line)
 
 

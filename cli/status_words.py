@@ -1,12 +1,12 @@
 """What the status of a peer means, in words for people. Pure: times are told from the reply's own now."""
 
 from datetime import UTC, datetime
-from shlex import quote
 from typing import Final, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cli.words import clean, duration
+from cli.words import clean, command, duration
+from federation.errors import Action, Actor, Remedy
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["ENDED", "ORDER", "Verdict", "ends_soon", "judge", "meaning", "moment", "plural", "seconds", "seen"]
@@ -164,18 +164,19 @@ def _in(circuit: pb.CircuitStatus, now: float) -> str:
 
 def _revoked(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     reason = clean(peer.revocation.reason) or "no reason given"
-    step = f"ask its operator for another grant; to forget this one: mosaic federation peer remove {_named(peer)}"
+    step = f"ask its operator for another grant; to forget this one: {_command(Action.REMOVE_PEER, peer)}"
     return f"it revoked the grant {moment(peer.revocation.at, now)}: {reason}", step
 
 
 def _expired(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     why = f"this gateway's certificate for it ended {moment(peer.certificate.not_after, now)}"
     if peer.renewal.last_failure.reason in _REFUSED:
-        grant = f"mosaic federation grant show {peer.grant_id}"
-        return why, f"the peer refuses to renew it: ask its operator to look at the grant, {grant}; {_look(peer)}"
+        grant = Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=peer.grant_id)
+        ask = f"ask its operator to look at the grant, {command(grant)}"
+        return why, f"the peer refuses to renew it: {ask}; {_look(peer)}"
     if peer.renewal.HasField("next_at"):
         return why, f"it renews by itself once the peer can be reached; {_look(peer)}"
-    return why, "ask its operator for a token, and enroll again: mosaic federation peer add"
+    return why, f"ask its operator for a token, and enroll again: {command(Remedy(action=Action.ADD_PEER))}"
 
 
 def _degraded(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
@@ -185,16 +186,15 @@ def _degraded(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
 
 
 def _look(peer: pb.PeerStatus) -> str:
-    return f"what is broken: mosaic federation status --explain {_named(peer)}"
+    return f"what is broken: {_command(Action.EXPLAIN_PEER, peer)}"
 
 
 def _ask(peer: pb.PeerStatus) -> str:
-    source = quote(f"federated:{peer.name}")
-    return f"ask it: mosaic federation query capabilities --user {quote(peer.user)} --source {source}"
+    return f"ask it: {_command(Action.SHOW_CAPABILITIES, peer)}"
 
 
-def _named(peer: pb.PeerStatus) -> str:
-    return f"{quote(peer.name)} --user {quote(peer.user)}"
+def _command(action: Action, peer: pb.PeerStatus) -> str:
+    return command(Remedy(action=action, peer=peer.name, user=peer.user))
 
 
 _REASONS: Final = {"offline": _offline, "revoked": _revoked, "expired": _expired, "degraded": _degraded}

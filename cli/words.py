@@ -1,22 +1,69 @@
-"""Errors and instants in words for people."""
+"""Errors, remedies and instants in words for people. This is the one place where a remedy becomes a command."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from shlex import quote
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from federation.errors import FederationError, Reason, Refusal
+from federation.errors import Action, Actor, FederationError, Reason, Refusal, Remedy
 
-__all__ = ["ago", "clean", "duration", "explain", "plainly"]
+if TYPE_CHECKING:
+    from federation.v1 import admin_pb2 as pb
 
-CURES: Final = {
-    Reason.CERTIFICATE_INVALID: "enroll again with a new token: mosaic federation peer add",
-    Reason.GRANT_REVOKED: "the peer's operator took the grant back; ask them for a new one",
-    Reason.GRANT_INVALID: "ask the peer's operator to look at the grant: mosaic federation grant list",
-    Reason.SCOPE_VIOLATION: "what the grant opens: mosaic federation query capabilities",
-    Reason.CIRCUIT_OPEN: "see: mosaic federation status",
-    Reason.PEER_UNREACHABLE: "is the peer's gateway running? See: mosaic federation status",
-    Reason.PEER_TIMEOUT: "the peer is slow or away; see: mosaic federation status",
+__all__ = ["ADVICE", "advised", "ago", "clean", "command", "duration", "explain", "plainly", "remedy_in"]
+
+
+class _Command(NamedTuple):
+    """The words of a command after `mosaic`, or options alone. A word in braces stands for a parameter of the remedy.
+
+    A parameter that is empty is left out, together with the option before it. `there`: the peer's operator types it,
+    whoever the actor of the remedy is.
+    """
+
+    words: str
+    there: bool = False
+
+
+_REMOVE: Final = _Command("federation peer remove {peer} --user {user}")
+_ADD: Final = _Command("federation peer add --user {user} TOKEN")
+ADVICE: Final[Mapping[Action, tuple[_Command, ...]]] = {
+    Action.INIT_GATEWAY: (_Command("gateway init {directory}"),),
+    Action.START_GATEWAY: (_Command("gateway serve --gateway {directory}"),),
+    Action.IMPORT_DATA: (_Command("gateway import"),),
+    Action.LIST_GRANTS: (_Command("federation grant list"),),
+    Action.SHOW_GRANT: (
+        _Command("federation grant show {grant_id}"),
+        _Command("federation audit --grant {grant_id}"),
+    ),
+    Action.EDIT_SCOPE: (_Command("federation grant scope {grant_id}"),),
+    Action.ADD_PEER: (_Command("federation peer add"),),
+    Action.LIST_PEERS: (_Command("federation peer list"),),
+    Action.REMOVE_PEER: (_REMOVE,),
+    Action.REPLACE_PEER: (_REMOVE, _ADD),
+    Action.ENROLL_AGAIN: (_Command("federation grant token", there=True), _REMOVE, _ADD),
+    Action.ROTATE_PEER: (_Command("federation peer rotate {peer} --user {user}"),),
+    Action.RESET_CIRCUIT: (_Command("federation peer reset {peer} --user {user}"),),
+    Action.EXPLAIN_PEER: (_Command("federation status --explain {peer} --user {user}"),),
+    Action.SHOW_STATUS: (_Command("federation status"),),
+    Action.SHOW_CAPABILITIES: (_Command("federation query capabilities --user {user} --source {source}"),),
+    Action.CHOOSE_USER: (_Command("--user USER"),),
+    Action.CHOOSE_RESOURCE: (_Command("--resource RESOURCE"),),
+    Action.ALLOW_MORE_TIME: (_Command("--timeout SECONDS"),),
 }
+"""The commands of each action, in the order in which they are typed."""
+_STATUS: Final = Remedy(action=Action.SHOW_STATUS)
+_LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
+CURES: Final[Mapping[Reason, tuple[str, Remedy | None]]] = {
+    Reason.CERTIFICATE_INVALID: ("enroll again with a new token", Remedy(action=Action.ADD_PEER)),
+    Reason.GRANT_REVOKED: ("the peer's operator took the grant back; ask them for a new one", None),
+    Reason.GRANT_INVALID: ("ask the peer's operator to look at the grant", _LOOK_AT_GRANT),
+    Reason.SCOPE_VIOLATION: ("what the grant opens", Remedy(action=Action.SHOW_CAPABILITIES)),
+    Reason.CIRCUIT_OPEN: ("see", _STATUS),
+    Reason.PEER_UNREACHABLE: ("is the peer's gateway running? See", _STATUS),
+    Reason.PEER_TIMEOUT: ("the peer is slow or away; see", _STATUS),
+}
+"""What to do about a refusal that has no remedy of its own."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What could move a terminal's cursor, set its title or turn its text round. A peer's row may hold it."""
 _UNCONNECTED: Final = re.compile(r"failed to connect to all addresses; last error: (?:[A-Z_]+: )?(?:ipv[46]:)?")
@@ -32,13 +79,56 @@ def clean(text: str) -> str:
 
 def explain(error: FederationError) -> str:
     """Return the one line that tells a person what happened and what to do."""
-    text = clean(plainly(str(error)))
+    text = clean(advised(plainly(str(error)), error.remedy))
     if not isinstance(error, Refusal):
         return text
     if error.retry_after_s is not None and "try again in" not in text:
         return f"{error.reason}: {text}; try again in {duration(error.retry_after_s)}"
-    cure = CURES.get(error.reason)
-    return f"{error.reason}: {text}; {cure}" if cure else f"{error.reason}: {text}"
+    if error.remedy is not None or error.reason not in CURES:
+        return f"{error.reason}: {text}"
+    return f"{error.reason}: {text}; {advised(*CURES[error.reason])}"
+
+
+def advised(text: str, remedy: Remedy | None) -> str:
+    """Return a sentence with the command that carries out its last clause, where there is one."""
+    return text if remedy is None else f"{text}: {command(remedy)}"
+
+
+def command(remedy: Remedy) -> str:
+    """Return what to type for a remedy. Several commands, and those of the peer's operator, stand in backticks."""
+    commands, parameters = ADVICE[remedy.action], _parameters(remedy)
+    there = [one for one in commands if one.there or remedy.actor is Actor.PEER_OPERATOR]
+    here = [_typed(one.words, parameters) for one in commands if one not in there]
+    if len(here) == 1 and not there:
+        return here[0]
+    groups = [" and ".join(f"`{words}`" for words in here)] if here else []
+    if there:
+        groups.insert(0, " and ".join(f"`{_typed(one.words, parameters)}`" for one in there) + " there")
+    return ", then ".join(groups)
+
+
+def remedy_in(message: "pb.SourceReport | pb.PeerSignal") -> Remedy | None:
+    """Return the remedy of a message, `None` where it has none that this version knows."""
+    return Remedy.parse(message.remedy.action, message.remedy.parameters)
+
+
+def _parameters(remedy: Remedy) -> dict[str, str]:
+    """Return the parameters of a remedy as words of the shell."""
+    given = dict(remedy.parameters)
+    if remedy.peer:
+        given["source"] = f"federated:{remedy.peer}"
+    return {name: quote(value) for name, value in given.items()}
+
+
+def _typed(words: str, parameters: Mapping[str, str]) -> str:
+    typed: list[str] = []
+    for word in words.split():
+        value = parameters.get(word[1:-1], "") if word.startswith("{") else word
+        if value:
+            typed.append(value)
+        elif typed[-1].startswith("--"):
+            typed.pop()
+    return " ".join(typed if words.startswith("--") else ["mosaic", *typed])
 
 
 def plainly(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, get_args, get_type_hints
 
-from federation.errors import ConfigError
+from federation.errors import Action, ConfigError, Remedy
 from federation.near import near_matches
 
 __all__ = [
@@ -229,7 +229,8 @@ class GatewayConfig:
         except FileNotFoundError:
             raise ConfigError(
                 "gateway",
-                f"{directory} is not a gateway's directory; `mosaic gateway init {directory}` makes one",
+                f"{directory} is not a gateway's directory; make one",
+                remedy=Remedy(action=Action.INIT_GATEWAY, directory=str(directory)),
             ) from None
         except OSError as e:
             raise ConfigError("gateway", f"cannot read {path}: {e.strerror}") from e

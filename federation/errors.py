@@ -16,16 +16,21 @@
     └── Refusal                an answer to a federation call: a reason, and from it the gRPC status
 
 A `Refusal` is what policy raises and returns; only the gRPC adapters know status codes' classes.
+
+An error that an operator can act on carries a `Remedy`: the act as a value. The package spells no command; a command
+line program turns the remedy into its own command.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 __all__ = [
     "CODE_OF",
+    "Action",
+    "Actor",
     "ChangesLostError",
     "ConfigError",
     "ConflictError",
@@ -39,40 +44,130 @@ __all__ = [
     "NotFoundError",
     "Reason",
     "Refusal",
+    "Remedy",
     "SealError",
     "StoreError",
     "UnknownReferencesError",
+    "unknown_grant",
+    "unknown_peer",
 ]
 
 
+class Action(StrEnum):
+    """An act of an operator that remedies a fault."""
+
+    INIT_GATEWAY = "INIT_GATEWAY"
+    START_GATEWAY = "START_GATEWAY"
+    IMPORT_DATA = "IMPORT_DATA"
+    LIST_GRANTS = "LIST_GRANTS"
+    SHOW_GRANT = "SHOW_GRANT"
+    """Show a grant and what the audit trail has of it."""
+    EDIT_SCOPE = "EDIT_SCOPE"
+    ADD_PEER = "ADD_PEER"
+    LIST_PEERS = "LIST_PEERS"
+    REMOVE_PEER = "REMOVE_PEER"
+    REPLACE_PEER = "REPLACE_PEER"
+    """Remove a peer, and enroll at the same gateway again with a token that is at hand."""
+    ENROLL_AGAIN = "ENROLL_AGAIN"
+    """Replace a peer after its operator has made a new token."""
+    ROTATE_PEER = "ROTATE_PEER"
+    RESET_CIRCUIT = "RESET_CIRCUIT"
+    EXPLAIN_PEER = "EXPLAIN_PEER"
+    """Find the broken link of the way to a peer."""
+    SHOW_STATUS = "SHOW_STATUS"
+    SHOW_CAPABILITIES = "SHOW_CAPABILITIES"
+    CHOOSE_USER = "CHOOSE_USER"
+    """Repeat the request for one of several users."""
+    CHOOSE_RESOURCE = "CHOOSE_RESOURCE"
+    """Repeat the request for another resource."""
+    ALLOW_MORE_TIME = "ALLOW_MORE_TIME"
+    """Repeat the request with a longer timeout."""
+
+
+class Actor(StrEnum):
+    """The operator who acts."""
+
+    OPERATOR = "OPERATOR"
+    """The operator of this gateway."""
+    PEER_OPERATOR = "PEER_OPERATOR"
+    """The operator of the peer's gateway."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """An act that remedies a fault, with its parameters; a parameter that the act does not need is empty."""
+
+    action: Action
+    actor: Actor = Actor.OPERATOR
+    peer: str = ""
+    user: str = ""
+    grant_id: str = ""
+    directory: str = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The actor and every other parameter that is not empty, by name."""
+        return {name: str(value) for name, value in asdict(self).items() if value and name != "action"}
+
+    @classmethod
+    def parse(cls, action: str, parameters: Mapping[str, str]) -> "Remedy | None":
+        """Return the remedy of an action's name and its `parameters`; `None` for an act that this version lacks."""
+        actor = parameters.get("actor", Actor.OPERATOR)
+        if action not in Action.__members__ or actor not in Actor.__members__:
+            return None
+        named = {name: parameters.get(name, "") for name in ("peer", "user", "grant_id", "directory")}
+        return cls(action=Action(action), actor=Actor(actor), **named)
+
+
 class FederationError(Exception):
-    """Root of every error that this package raises by itself."""
+    """Root of every error that this package raises by itself.
+
+    `remedy` is the act that completes the last clause of the message; `None` where the message names none.
+    """
+
+    def __init__(self, *args: object, remedy: Remedy | None = None) -> None:
+        super().__init__(*args)
+        self.remedy = remedy
 
 
 class ConfigError(FederationError):
     """A setting is missing or wrong."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+    def __init__(self, field: str, problem: str, *, remedy: Remedy | None = None) -> None:
+        super().__init__(f"{field}: {problem}", remedy=remedy)
         self.field = field
 
 
 class InputError(FederationError):
     """A value given by a person or a file is wrong; `field` says which."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+    def __init__(self, field: str, problem: str, *, remedy: Remedy | None = None) -> None:
+        super().__init__(f"{field}: {problem}", remedy=remedy)
         self.field, self.problem = field, problem
 
 
 class NotFoundError(FederationError):
-    """Something named does not exist."""
+    """Something named does not exist. The message has the near matches, and without any the cure with its remedy."""
 
-    def __init__(self, what: str, name: str, near: Iterable[str] = (), cure: str = "") -> None:
+    def __init__(
+        self, what: str, name: str, near: Iterable[str] = (), cure: str = "", *, remedy: Remedy | None = None
+    ) -> None:
         near = tuple(near)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; {cure}" if cure else ""
-        super().__init__(f"no {what} {name!r}{hint}")
+        super().__init__(f"no {what} {name!r}{hint}", remedy=None if near else remedy)
         self.what, self.name, self.near = what, name, near
+
+
+def unknown_grant(given: str, near: Iterable[str] = ()) -> NotFoundError:
+    """Return the error for an id that no grant has."""
+    remedy = Remedy(action=Action.LIST_GRANTS)
+    return NotFoundError("grant", given, near, "list the grants to find its id", remedy=remedy)
+
+
+def unknown_peer(given: str, near: Iterable[str] = ()) -> NotFoundError:
+    """Return the error for a name that no peer has."""
+    remedy = Remedy(action=Action.ADD_PEER)
+    return NotFoundError("peer", given, near, "enroll this gateway at it with a token", remedy=remedy)
 
 
 class ConflictError(FederationError):
@@ -185,8 +280,16 @@ class Refusal(FederationError):  # noqa: N818 - it is an answer, not a malfuncti
     the answer must not (`grant expired`, `unknown serial`).
     """
 
-    def __init__(self, reason: Reason, message: str, *, retry_after_s: float | None = None, detail: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        detail: str = "",
+        remedy: Remedy | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
         self.reason, self.message, self.retry_after_s, self.detail = reason, message, retry_after_s, detail
 
     @property

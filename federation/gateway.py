@@ -16,7 +16,7 @@ from federation.admin.parts import GatewayParts
 from federation.admin.server import AdminServer
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
-from federation.errors import ConfigError, FederationError, LockedError
+from federation.errors import Action, ConfigError, FederationError, LockedError, Remedy
 from federation.federation import Federation
 from federation.resources.provider import ResourceProvider
 from federation.resources.sql import SqlProvider
@@ -306,7 +306,9 @@ async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, 
     authority = await load_identity(database, sealer, clock)
     if authority is None:
         raise ConfigError(
-            "store.url", f"the database holds no gateway; {config.directory} was not made by `mosaic gateway init`"
+            "store.url",
+            f"the database holds no gateway, so {config.directory} cannot be served; make a gateway",
+            remedy=Remedy(action=Action.INIT_GATEWAY),
         )
     if authority.name != config.name:
         raise ConfigError(

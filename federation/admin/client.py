@@ -9,7 +9,7 @@ import grpc
 
 from federation.admin.address import answers, target
 from federation.config import GatewayConfig
-from federation.errors import GatewayUnavailableError
+from federation.errors import Action, GatewayUnavailableError, Remedy
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 
 __all__ = ["OPTIONS", "connect", "is_serving", "require_serving"]
@@ -31,7 +31,8 @@ def require_serving(config: GatewayConfig, directory: Path) -> None:
     """Raise `GatewayUnavailableError` unless the gateway in `directory` runs."""
     if not is_serving(config):
         raise GatewayUnavailableError(
-            f"the gateway {config.name} does not run; start it: mosaic gateway serve --gateway {directory}"
+            f"the gateway {config.name} does not run; start it",
+            remedy=Remedy(action=Action.START_GATEWAY, directory=str(directory)),
         )
 
 

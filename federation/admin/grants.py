@@ -12,7 +12,7 @@ from federation.admin.preview import preview
 from federation.admin.revocations import receipt_message
 from federation.admin.users import require_user
 from federation.clock import MICROSECONDS
-from federation.errors import InputError, NotFoundError
+from federation.errors import Action, InputError, NotFoundError, Remedy
 from federation.near import near_matches
 from federation.scope import Scope
 from federation.store.grants import Grant, GrantStatus
@@ -22,7 +22,6 @@ __all__ = ["GrantDesk"]
 
 SHOWN: Final = 64
 """Characters of a wrong name that an error repeats."""
-SHOWS_THEM: Final = "`mosaic federation grant list` shows them"
 LONGEST_S: Final = 100 * 366 * 86_400
 """A hundred years: what is longer was meant otherwise."""
 
@@ -111,9 +110,9 @@ class GrantDesk:
         """Tell a slip in a filter from a filter that nothing passes."""
         peers, subjects = {grant.peer for grant in grants}, {grant.subject for grant in grants}
         if request.peer and request.peer not in peers:
-            raise NotFoundError(
-                "grant for the gateway", request.peer[:SHOWN], near_matches(request.peer, peers, most=1), SHOWS_THEM
-            )
+            near, remedy = near_matches(request.peer, peers, most=1), Remedy(action=Action.LIST_GRANTS)
+            cure = "list all grants to find it"
+            raise NotFoundError("grant for the gateway", request.peer[:SHOWN], near, cure, remedy=remedy)
         if request.subject and request.subject not in subjects:
             await require_user(self._parts, request.subject)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from federation.client.peers import Peer, PeerRegistry
-from federation.errors import InputError, NotFoundError
+from federation.errors import Action, InputError, NotFoundError, Remedy, unknown_grant
 from federation.near import LEAST_BEGINNING, near_ids
 from federation.store.grants import Grant, GrantBook
 
@@ -14,7 +14,6 @@ NAMED: Final = 4
 """Candidates that an error names."""
 SHOWN: Final = 64
 """Characters of a wrong id that an error repeats."""
-GRANTS: Final = "`mosaic federation grant list` shows them"
 
 
 def find_grant(book: GrantBook, given: str) -> Grant:
@@ -27,13 +26,14 @@ def find_grant(book: GrantBook, given: str) -> Grant:
         return grant
     grants = [grant for grant in book.all() if wanted and grant.id.startswith(wanted)]
     if grants and len(wanted) < LEAST_BEGINNING:
-        raise NotFoundError("grant", given, cure=f"give {LEAST_BEGINNING} characters of its id or more; {GRANTS}")
+        cure = f"give {LEAST_BEGINNING} characters of its id or more; list the grants to find its id"
+        raise NotFoundError("grant", given, cure=cure, remedy=Remedy(action=Action.LIST_GRANTS))
     if len(grants) > 1:
         named = [f"{grant.id} ({grant.peer} as {grant.subject})" for grant in reversed(grants)]
         raise InputError("grant", _ambiguous(given, named))
     if grants:
         return grants[0]
-    raise NotFoundError("grant", given[:SHOWN], near_ids(given, (grant.id for grant in book.all())), GRANTS)
+    raise unknown_grant(given[:SHOWN], near_ids(given, (grant.id for grant in book.all())))
 
 
 def find_peer(peers: PeerRegistry, given: str, user: str) -> Peer:

@@ -8,9 +8,9 @@ from federation.admin.messages import instant
 from federation.admin.parts import GatewayParts
 from federation.admin.sessions import NamedSessions
 from federation.admin.users import require_user
-from federation.errors import FederationError, InputError, Reason, Refusal
+from federation.errors import FederationError, InputError, Reason, Refusal, Remedy
 from federation.session.requests import Request
-from federation.session.results import Answer, Result, SessionRow, SourceReport
+from federation.session.results import Answer, Result, SessionRow, SourceReport, SourceState
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL
@@ -76,7 +76,10 @@ def _refusal(answer: Answer, asked: pb.QueryRequest) -> FederationError | None:
         return None
     text = f"{report.source}: {report.message}" if report.source != LOCAL else report.message
     if report.reason in Reason.__members__:
-        return Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s)
+        own = report.state is SourceState.OFFLINE and report.reason == Reason.CERTIFICATE_INVALID
+        # This gateway wrote that message itself, and the remedy completes it; other remedies complete the next step.
+        remedy = report.remedy if own else None
+        return Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s, remedy=remedy)
     return FederationError(text)
 
 
@@ -123,6 +126,7 @@ def _report(report: SourceReport) -> pb.SourceReport:
         reason=report.reason,
         message=report.message,
         next_step=report.next_step,
+        remedy=_remedy(report.remedy),
         latency_ms=report.latency_ms,
         rows=report.rows,
         retry_after_s=report.retry_after_s or 0.0,
@@ -137,8 +141,13 @@ def _signal(signal: PeerSignal) -> pb.PeerSignal:
         reason=signal.reason,
         message=signal.message,
         next_step=signal.next_step,
+        remedy=_remedy(signal.remedy),
         since=instant(signal.since_us),
     )
     if signal.retry_at_us is not None:
         message.retry_at.CopyFrom(instant(signal.retry_at_us))
     return message
+
+
+def _remedy(remedy: Remedy | None) -> pb.Remedy | None:
+    return None if remedy is None else pb.Remedy(action=remedy.action.value, parameters=remedy.parameters)

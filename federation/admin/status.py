@@ -11,7 +11,7 @@ from federation.admin.users import require_user
 from federation.admin.warnings import warnings_of
 from federation.client.peers import Peer
 from federation.client.standing import state_of
-from federation.errors import NotFoundError
+from federation.errors import NotFoundError, unknown_peer
 from federation.near import near_matches
 from federation.store.grants import Grant
 from federation.v1 import admin_pb2 as pb
@@ -92,8 +92,7 @@ class StatusDesk:
         if name and not peers and not grants:
             known = {peer.name for peer in self._parts.federation.peers.all()}
             known.update(grant.peer for grant in self._parts.grants.all())
-            cure = "`mosaic federation peer add` enrolls this gateway at another"
-            raise NotFoundError("peer", name, near_matches(name, known), cure)
+            raise unknown_peer(name, near_matches(name, known))
         if user:
             peers, grants = [one for one in peers if one.user == user], [one for one in grants if one.subject == user]
             if not peers and not grants:

@@ -25,7 +25,7 @@ from federation.errors import (
     StoreError,
 )
 from federation.wire.metadata import Metadata
-from federation.wire.status import error_detail, refusal_status
+from federation.wire.status import error_detail, pack_remedy, refusal_status, unpack_remedy
 
 __all__ = ["ADMIN_DOMAIN", "error_of", "status_of"]
 
@@ -74,6 +74,7 @@ def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
     for key in _CARRIED:
         if (value := getattr(error, key, None)) is not None:
             info.metadata[key] = str(value)[:200]
+    pack_remedy(error.remedy, info)
     status = Status(code=code.value[0], message=message)
     status.details.add().Pack(info)
     return code, message, ((STATUS_KEY, status.SerializeToString()),)
@@ -89,7 +90,7 @@ def error_of(error: grpc.RpcError) -> FederationError:
         return rebuilt
     detail = error_detail(trailing)
     if detail.reason in Reason.__members__:
-        return Refusal(Reason(detail.reason), message, retry_after_s=detail.retry_after_s)
+        return Refusal(Reason(detail.reason), message, retry_after_s=detail.retry_after_s, remedy=detail.remedy)
     if code is grpc.StatusCode.UNAVAILABLE:
         return GatewayUnavailableError(f"the gateway does not answer: {message}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -112,7 +113,7 @@ def _rebuilt(message: str, trailing: Metadata) -> FederationError | None:
             error = build(message, dict(info.metadata))
         except (DecodeError, ValueError):
             return None
-        error.args = (message,)
+        error.args, error.remedy = (message,), unpack_remedy(info.metadata)
         return error
     return None
 

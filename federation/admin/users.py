@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from federation.admin.parts import GatewayParts
-from federation.errors import NotFoundError
+from federation.errors import Action, NotFoundError, Remedy
 from federation.near import near_matches
 
 __all__ = ["require_user"]
@@ -24,4 +24,5 @@ async def require_user(parts: GatewayParts, user: str) -> None:
     if user and await parts.provider.has_user(user):
         return
     known = (await parts.provider.names())[0] if isinstance(parts.provider, KnowsNames) else ()
-    raise NotFoundError("user", user, near_matches(user, known), "users come with `mosaic gateway import`")
+    cure, remedy = "users come with the gateway's data, which an import loads", Remedy(action=Action.IMPORT_DATA)
+    raise NotFoundError("user", user, near_matches(user, known), cure, remedy=remedy)

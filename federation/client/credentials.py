@@ -1,7 +1,5 @@
 """Dialling with an enrollment: its key, its certificate, and the one authority that it trusts."""
 
-from shlex import quote
-
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -9,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from federation.client.flow import Outcome, refused
 from federation.client.unpatched import aio_secure_channel, secure_channel
 from federation.clock import Clock, from_micros, to_micros
-from federation.errors import Reason, Refusal
+from federation.errors import Action, Reason, Refusal, Remedy
 from federation.store.peers import PeerRecord
 from federation.trust.schedule import AFTER_EXPIRY_US
 from federation.wire.options import CHANNEL, ChannelOptions
@@ -43,17 +41,12 @@ class EnrolledDialer:
             return None
         fault = self._fault or f"expired at {from_micros(self._not_after_us):%Y-%m-%dT%H:%M:%SZ}"
         name, user = self._record.name, self._record.user
-        text = f"this gateway's own certificate for {name} (user {user}) {fault}; {self._cure()}"
-        return refused(Refusal(Reason.CERTIFICATE_INVALID, text))
-
-    def _cure(self) -> str:
-        name, user = quote(self._record.name), quote(self._record.user)
         if not self._fault and self._clock.now_us() <= self._not_after_us + AFTER_EXPIRY_US:
-            return f"it is being renewed; `mosaic federation peer rotate {name} --user {user}` tries at once"
-        return (
-            f"`mosaic federation peer remove {name} --user {user}` and `mosaic federation peer add` "
-            f"with a new token of {name} enroll it again"
-        )
+            cure, action = "it is being renewed; rotate it to try at once", Action.ROTATE_PEER
+        else:
+            cure, action = f"remove the peer and enroll at it again with a new token of {name}", Action.REPLACE_PEER
+        text = f"this gateway's own certificate for {name} (user {user}) {fault}; {cure}"
+        return refused(Refusal(Reason.CERTIFICATE_INVALID, text, remedy=Remedy(action=action, peer=name, user=user)))
 
     def aio(self) -> grpc.aio.Channel:
         """Open a channel on the running loop."""

@@ -9,7 +9,7 @@ from federation.client.flow import Call, Flow, Interceptor, Outcome, compose, re
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.run import Run
 from federation.clock import from_micros
-from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal
+from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal, unknown_peer
 from federation.near import near_matches
 from federation.store.peers import PeerRecord
 
@@ -200,7 +200,7 @@ class PeerRegistry:
         if users:
             raise NotFoundError("enrollment at " + name + " for user", user or "", near_matches(user or "", users))
         near = near_matches(name, {peer.name for peer in self.all()})
-        raise NotFoundError("peer", name, near, "`mosaic federation peer add` enrolls this gateway at another")
+        raise unknown_peer(name, near)
 
     def add(self, record: PeerRecord) -> Peer:
         """Take in an enrollment; nothing where `load` was quicker.

@@ -3,7 +3,8 @@
 import ssl
 from typing import Final
 
-from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, is_of_bundle
+from federation.errors import Action, Actor, Remedy
+from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, is_of_bundle, to_do
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
@@ -25,6 +26,7 @@ _ALERTS: Final = {
     "ACCESS_DENIED": "it lets nobody in with it",
 }
 """TLS alerts that speak of the client's certificate."""
+_SHOW_STATUS: Final = Remedy(action=Action.SHOW_STATUS, actor=Actor.PEER_OPERATOR)
 
 
 class OwnRefused(BrokenLink):
@@ -40,18 +42,21 @@ def unverified(record: PeerRecord, error: ssl.SSLCertVerificationError, shown: s
             f"{record.gateway} (unknown CA){shown}",
             f"ask {there} whether the gateway was founded anew or stands at another address; "
             f"if it was founded anew, {enroll_anew(record)}",
+            to_do(Action.ENROLL_AGAIN, record),
         )
     if code in {OTHER_NAME, OTHER_ADDRESS}:
         return BrokenLink(
             f"the certificate at {record.endpoint} is not for the name {record.gateway} (name mismatch){shown}",
             f"another gateway answers there: ask {there} for its address; "
             f"if it took another name, {enroll_anew(record)}",
+            to_do(Action.ENROLL_AGAIN, record),
         )
     if code == EXPIRED:
         return BrokenLink(
             f"the certificate of {record.gateway} has expired, by this machine's clock{shown}",
-            f"ask {there} to look at `mosaic federation status` there: a gateway that runs renews its own; "
-            f"else {COMPARE_CLOCKS}",
+            f"{COMPARE_CLOCKS}; if both are right, ask {there} why its gateway, which renews its own certificate while "
+            "it runs, did not",
+            _SHOW_STATUS,
         )
     if code == NOT_YET_VALID:
         return BrokenLink(
@@ -70,8 +75,9 @@ def failed(record: PeerRecord, error: OSError | ValueError, timeout_s: float, *,
         what = "lets itself be spoken to, and then says nothing" if greeted else "takes connections and says nothing"
         return BrokenLink(
             f"{record.endpoint} {what} ({timeout_s:g} s)",
-            f"ask {there} whether its gateway hangs (`mosaic federation status` there); "
-            "or something between here and there only takes connections, as some firewalls do",
+            "something between here and there may only take connections, as some firewalls do; "
+            f"else ask {there} whether its gateway hangs",
+            _SHOW_STATUS,
         )
     reason = getattr(error, "reason", None) or ""
     if reason in NO_TLS:
@@ -102,9 +108,11 @@ def _refused(record: PeerRecord, why: str) -> OwnRefused:
         return OwnRefused(
             f"{cause}; it is not of an authority of {record.gateway}, as this gateway knows them (unknown CA)",
             enroll_anew(record),
+            to_do(Action.ENROLL_AGAIN, record),
         )
     return OwnRefused(
         cause,
         f"{COMPARE_CLOCKS}, for the peer judges by its own; if both are right, its authority was replaced: "
         f"{enroll_anew(record)}",
+        to_do(Action.ENROLL_AGAIN, record),
     )

@@ -11,7 +11,7 @@ import grpc
 
 from federation.client.health import printable
 from federation.client.unpatched import secure_channel
-from federation.explain.refusals import OutOfScope, fault_of, wider
+from federation.explain.refusals import OutOfScope, fault_of, scope_there, wider
 from federation.explain.steps import BrokenLink
 from federation.near import near_matches
 from federation.store.peers import PeerRecord
@@ -55,7 +55,7 @@ def list_one(
     Raises `BrokenLink`.
     """
     if not resource and not opened.resources:
-        raise BrokenLink(f"the grant {record.grant_id} opens no resource at all", wider(record))
+        raise BrokenLink(f"the grant {record.grant_id} opens no resource at all", wider(record), scope_there(record))
     resource = resource or opened.resources[0]
     try:
         answer = stub.List(pb.ListRequest(resource=resource, page_size=1), timeout=timeout_s)
@@ -74,7 +74,8 @@ def _closed(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) 
         near = near_matches(resource, opened.resources[:MOST_NAMES], most=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         cause = f"the grant {record.grant_id} does not name the resource {resource}{hint}"
-    return BrokenLink(printable(cause), f"ask for what it opens ({_named(opened) or 'nothing'}), or {wider(record)}")
+    cure = f"ask for what it opens ({_named(opened) or 'nothing'}), or {wider(record)}"
+    return BrokenLink(printable(cause), cure, scope_there(record))
 
 
 def _named(opened: pb.CapabilitiesResponse) -> str:

@@ -1,6 +1,5 @@
 """The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
 
-from shlex import quote
 from typing import Final
 
 from cryptography import x509
@@ -8,14 +7,25 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.clock import Clock, from_micros
+from federation.errors import Action, Remedy
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 from federation.trust.certificates import certificates_of, fingerprint_of, serial_of, validity_us
 from federation.trust.schedule import AFTER_EXPIRY_US, Validity, due_at_us
 
-__all__ = ["COMPARE_CLOCKS", "enroll_anew", "instant", "is_of_bundle", "judge", "named", "replaced"]
+__all__ = [
+    "COMPARE_CLOCKS",
+    "TO_REPLACE",
+    "enroll_anew",
+    "instant",
+    "is_of_bundle",
+    "judge",
+    "to_do",
+]
 
 COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
+TO_REPLACE: Final = "remove the enrollment and enroll with that token"
+"""What `REPLACE_PEER` does, for the end of a sentence that speaks of a token."""
 
 
 def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
@@ -31,13 +41,14 @@ def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str
             f"this gateway's own certificate is valid from {instant(validity.not_before_us)} on, "
             f"and this machine's clock says {instant(now_us)}",
             f"the clock here is behind, or that of {record.gateway} was ahead: compare `date -u` on both machines, "
-            f"set the one that is wrong, then `{_rotate(record)}`",
+            "set the one that is wrong, then rotate the certificate",
+            to_do(Action.ROTATE_PEER, record),
         )
     if now_us >= validity.not_after_us:
         raise BrokenLink(
             f"this gateway's own certificate ended at {instant(validity.not_after_us)}, "
             f"and this machine's clock says {instant(now_us)}",
-            _renewal(record, validity, now_us, serving=serving),
+            *_renewal(record, validity, now_us, serving=serving),
         )
     due_us = due_at_us(validity)
     if now_us < due_us:
@@ -58,24 +69,13 @@ def is_of_bundle(record: PeerRecord) -> bool:
 
 
 def enroll_anew(record: PeerRecord) -> str:
-    """Return how to begin again with a peer."""
-    return (
-        f"ask the operator of {record.gateway} for a new token (`mosaic federation grant token`), "
-        f"then {replaced(record)}"
-    )
+    """Return how to begin again with a peer; `ENROLL_AGAIN` is its act."""
+    return f"ask the operator of {record.gateway} for a new token, then {TO_REPLACE}"
 
 
-def replaced(record: PeerRecord) -> str:
-    """Return the commands by which an enrollment gives way to another one."""
-    return (
-        f"`mosaic federation peer remove {named(record)}` and "
-        f"`mosaic federation peer add --user {quote(record.user)} TOKEN`"
-    )
-
-
-def named(record: PeerRecord) -> str:
-    """Return how a command names an enrollment; a user's name may hold blanks and whatever a shell minds."""
-    return f"{quote(record.name)} --user {quote(record.user)}"
+def to_do(action: Action, record: PeerRecord) -> Remedy:
+    """Return an act of this gateway's operator on an enrollment."""
+    return Remedy(action=action, peer=record.name, user=record.user)
 
 
 def instant(micros: int) -> str:
@@ -88,9 +88,11 @@ def _read(record: PeerRecord) -> x509.Certificate:
         certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
-        raise BrokenLink("this gateway's own certificate or its key cannot be read", enroll_anew(record)) from None
+        cause = "this gateway's own certificate or its key cannot be read"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
     if certificate.public_key() != key.public_key():
-        raise BrokenLink("this gateway's own certificate does not fit the stored key", enroll_anew(record))
+        cause = "this gateway's own certificate does not fit the stored key"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record))
     return certificate
 
 
@@ -102,14 +104,12 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
-def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> str:
+def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:
     if now_us > validity.not_after_us + AFTER_EXPIRY_US:
-        return f"it ended more than 7 days ago and cannot be renewed any more: {enroll_anew(record)}"
+        ended = "it ended more than 7 days ago and cannot be renewed any more"
+        return f"{ended}; {enroll_anew(record)}", to_do(Action.ENROLL_AGAIN, record)
     until = instant(validity.not_after_us + AFTER_EXPIRY_US)
     if serving:
-        return f"it can be renewed until {until}: `{_rotate(record)}` tries at once"
-    return f"it can be renewed until {until}: start the gateway (`mosaic gateway serve`), which renews it by itself"
-
-
-def _rotate(record: PeerRecord) -> str:
-    return f"mosaic federation peer rotate {named(record)}"
+        return f"it can be renewed until {until}; rotate it to try at once", to_do(Action.ROTATE_PEER, record)
+    start = Remedy(action=Action.START_GATEWAY)
+    return f"it can be renewed until {until}; the gateway renews it by itself once you start it", start

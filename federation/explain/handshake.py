@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from federation.client.health import printable
+from federation.errors import Action
 from federation.explain.alerts import failed, unverified
-from federation.explain.certificate import enroll_anew
+from federation.explain.certificate import enroll_anew, to_do
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
@@ -54,7 +55,8 @@ def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext
     try:
         context.load_verify_locations(cadata=record.trust_bundle)
     except (ssl.SSLError, ValueError):
-        raise BrokenLink(f"the stored authority of {record.gateway} cannot be read", enroll_anew(record)) from None
+        cause = f"the stored authority of {record.gateway} cannot be read"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:

@@ -9,8 +9,8 @@ import time
 from typing import Any, Final
 
 from federation.config import parse_address
-from federation.errors import ConfigError
-from federation.explain.certificate import replaced
+from federation.errors import Action, Actor, ConfigError, Remedy
+from federation.explain.certificate import TO_REPLACE, to_do
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 
@@ -30,7 +30,8 @@ def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
     try:
         host, port = parse_address(record.endpoint, "endpoint")
     except ConfigError as e:
-        raise BrokenLink(f"the stored endpoint is no address: {e}", _other_endpoint(record)) from None
+        cause = f"the stored endpoint is no address: {e}"
+        raise BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record)) from None
     addresses = _addresses(record, host, port, timeout_s)
     if _is_ip(host):
         return addresses, f"{host} is an IP address; there is no name to look up"
@@ -100,14 +101,16 @@ def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
         return BrokenLink(
             f"the name {host} cannot be looked up now: {error.strerror}",
             f"check the name servers of this machine (/etc/resolv.conf) and its network; {_other_endpoint(record)}",
+            to_do(Action.REPLACE_PEER, record),
         )
-    return BrokenLink(f"there is no machine of the name {host}: {error.strerror or error}", _other_endpoint(record))
+    cause = f"there is no machine of the name {host}: {error.strerror or error}"
+    return BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record))
 
 
 def _other_endpoint(record: PeerRecord) -> str:
     return (
         f"ask the operator of {record.gateway} for its address; if {record.endpoint} is wrong, they set `advertise` in "
-        f"gateway.toml and make a new token, with which {replaced(record)} enroll anew"
+        f"gateway.toml and make a new token; then {TO_REPLACE}"
     )
 
 
@@ -152,8 +155,8 @@ def unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) ->
     if errno.ECONNREFUSED in numbers:
         return BrokenLink(
             f"{record.endpoint} refuses connections ({each}): the machine answers, and nothing listens on port {port}",
-            f"ask the operator of {record.gateway} whether its gateway runs (`mosaic gateway serve`), "
-            f"and whether it listens on port {port}",
+            f"ask the operator of {record.gateway} whether its gateway listens on port {port}, and whether it runs",
+            Remedy(action=Action.START_GATEWAY, actor=Actor.PEER_OPERATOR),
         )
     if SILENT in numbers or errno.ETIMEDOUT in numbers:
         return BrokenLink(

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from federation.client.stored import StoredPeers
 from federation.config import GatewayConfig
-from federation.errors import ConfigError, GatewayUnavailableError, InputError, NotFoundError, SealError, StoreError
+from federation.errors import (
+    Action,
+    ConfigError,
+    GatewayUnavailableError,
+    InputError,
+    NotFoundError,
+    Remedy,
+    SealError,
+    StoreError,
+    unknown_peer,
+)
 from federation.near import near_matches
 from federation.store.peers import PeerRecord
 
@@ -22,7 +32,7 @@ def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
         config = GatewayConfig.load(directory)
         return config, asyncio.run(StoredPeers(config).all())
     except (ConfigError, StoreError, SealError) as e:
-        raise GatewayUnavailableError(f"nothing can be said of any peer: {e}") from e
+        raise GatewayUnavailableError(f"nothing can be said of any peer: {e}", remedy=e.remedy) from e
 
 
 def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerRecord:
@@ -33,9 +43,10 @@ def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerReco
     users = {record.user: record for record in records if record.name == name}
     if not users:
         near = near_matches(name, {record.name for record in records})
-        raise NotFoundError("peer", name, near, "`mosaic federation peer add` enrolls this gateway at another")
+        raise unknown_peer(name, near)
     if not user and len(users) > 1:
-        raise InputError("user", f"{', '.join(sorted(users))} are enrolled at {name}; say which with --user")
+        enrolled = f"{', '.join(sorted(users))} are enrolled at {name}"
+        raise InputError("user", f"{enrolled}; say which", remedy=Remedy(action=Action.CHOOSE_USER))
     if user and user not in users:
         raise NotFoundError(
             f"enrollment at {name} for user", user, near_matches(user, users), f"enrolled: {', '.join(sorted(users))}"

@@ -9,13 +9,13 @@ import grpc
 
 from federation.client.health import printable
 from federation.client.outcomes import from_wire
-from federation.errors import Reason
-from federation.explain.certificate import COMPARE_CLOCKS, enroll_anew, instant, replaced
+from federation.errors import Action, Actor, Reason, Remedy
+from federation.explain.certificate import COMPARE_CLOCKS, TO_REPLACE, enroll_anew, instant, to_do
 from federation.explain.steps import BrokenLink
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 
-__all__ = ["Limited", "OutOfScope", "fault_of", "remembered_revocation", "wider"]
+__all__ = ["Limited", "OutOfScope", "fault_of", "remembered_revocation", "scope_there", "wider"]
 
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 """gRPC connects through the first of these that is set, which a plain connection does not."""
@@ -69,22 +69,28 @@ def remembered_revocation(record: PeerRecord) -> BrokenLink | None:
         f"{record.gateway} revoked the grant {record.grant_id}, as this gateway heard at "
         f"{instant(record.revoked_at_us)}{why}",
         _new_grant(record),
+        to_do(Action.REPLACE_PEER, record),
     )
 
 
 def wider(record: PeerRecord) -> str:
-    """Return how a grant comes to open more."""
-    return f"ask the operator of {record.gateway} to widen it there (`mosaic federation grant scope {record.grant_id}`)"
+    """Return how a grant comes to open more; `scope_there` is the act."""
+    return f"ask the operator of {record.gateway} to widen the grant"
+
+
+def scope_there(record: PeerRecord) -> Remedy:
+    """Return the edit of the grant's scope by the peer's operator."""
+    return Remedy(action=Action.EDIT_SCOPE, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id)
 
 
 def _new_grant(record: PeerRecord) -> str:
-    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {replaced(record)}"
+    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {TO_REPLACE}"
 
 
 def _revoked(refused: _Refused) -> BrokenLink:
     record = refused.record
     cause = f"{record.gateway} has revoked the grant {record.grant_id}: {refused.message}"
-    return BrokenLink(cause, _new_grant(record))
+    return BrokenLink(cause, _new_grant(record), to_do(Action.REPLACE_PEER, record))
 
 
 def _invalid(refused: _Refused) -> BrokenLink:
@@ -92,8 +98,8 @@ def _invalid(refused: _Refused) -> BrokenLink:
     return BrokenLink(
         f"{record.gateway} does not let the grant {record.grant_id} be used: it awaits its confirmation, has ended, "
         "is not known, or knows another certificate; which one, it tells only its own operator",
-        f"ask {refused.there} to look at `mosaic federation grant show {record.grant_id}` and "
-        f"`mosaic federation audit --grant {record.grant_id}` there",
+        f"ask {refused.there} to look at the grant and at its audit trail",
+        Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id),
     )
 
 
@@ -102,6 +108,7 @@ def _certificate(refused: _Refused) -> BrokenLink:
     return BrokenLink(
         f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
         f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {enroll_anew(record)}",
+        to_do(Action.ENROLL_AGAIN, record),
     )
 
 
@@ -110,8 +117,8 @@ def _limited(refused: _Refused) -> BrokenLink:
     again = f"wait {max(wait, 0.1):.1f} s" if wait is not None else "wait a minute"
     return Limited(
         f"{record.gateway} limits the calls under the grant {record.grant_id}: {refused.message}",
-        f"{again}; if that is too few for its use, ask {refused.there} to raise `rate_limit_per_minute` "
-        f"(`mosaic federation grant scope {record.grant_id}`)",
+        f"{again}; if that is too few for its use, ask {refused.there} to raise `rate_limit_per_minute`",
+        scope_there(record),
     )
 
 
@@ -124,13 +131,14 @@ def _incident(refused: _Refused) -> BrokenLink:
 
 def _malformed(refused: _Refused) -> BrokenLink:
     cause = f"{refused.record.gateway} does not understand what was asked for: {refused.message}"
-    return BrokenLink(cause, "give a --resource that the grant opens, or none")
+    return BrokenLink(cause, "name no resource, or one that the grant opens", Remedy(action=Action.CHOOSE_RESOURCE))
 
 
 def _late(refused: _Refused) -> BrokenLink:
     return BrokenLink(
         f"{refused.record.gateway} did not answer the call within {refused.timeout_s:g} s",
-        f"try a longer --timeout; ask {refused.there} whether its gateway is overloaded",
+        f"ask {refused.there} whether its gateway is overloaded, or allow more time",
+        Remedy(action=Action.ALLOW_MORE_TIME),
     )
 
 
@@ -145,7 +153,9 @@ def _unreachable(refused: _Refused) -> BrokenLink:
 
 
 def _out_of_scope(refused: _Refused) -> BrokenLink:
-    return OutOfScope(f"the grant {refused.record.grant_id} does not open it: {refused.message}", wider(refused.record))
+    record = refused.record
+    cause = f"the grant {record.grant_id} does not open it: {refused.message}"
+    return OutOfScope(cause, wider(record), scope_there(record))
 
 
 _MEANINGS: Final[Mapping[str, Callable[[_Refused], BrokenLink]]] = {

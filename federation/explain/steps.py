@@ -6,6 +6,8 @@ from enum import StrEnum
 from time import perf_counter
 from typing import TypeVar
 
+from federation.errors import Remedy
+
 __all__ = ["BrokenLink", "Link", "State", "Step", "first_broken", "not_reached", "tried"]
 
 T = TypeVar("T")
@@ -33,11 +35,14 @@ class State(StrEnum):
 
 
 class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
-    """A link does not hold: why, in plain words, and the command to type or whom to ask."""
+    """A link does not hold: why, and what to do or whom to ask, in plain words.
 
-    def __init__(self, cause: str, cure: str) -> None:
+    `remedy` is the act that completes the last clause of the cure; `None` where the cure names none.
+    """
+
+    def __init__(self, cause: str, cure: str, remedy: Remedy | None = None) -> None:
         super().__init__(cause)
-        self.cause, self.cure = cause, cure
+        self.cause, self.cure, self.remedy = cause, cure, remedy
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from federation.session.outlook import Outlook
 from federation.session.results import SourceReport, SourceState
 from federation.session.signals import Absence
 from federation.session.sources import source_of
-from federation.session.verdicts import LEAST_PROOF_S, next_step, verdict_of
+from federation.session.verdicts import LEAST_PROOF_S, NextStep, next_step, verdict_of
 from federation.wire.query import SERVICE
 from federation.wire.status import error_detail
 
@@ -148,17 +148,21 @@ class PeerAsk:
             if self._wait(detail.retry_after_s):
                 return
         text = "" if outcome.ok else _words(outcome, verdict.reason)
+        step = next_step(verdict.reason, verdict.state, self._peer.name, self._peer.user)
+        if detail.local and detail.remedy is not None:
+            step = step._replace(remedy=detail.remedy)
         if verdict.away:
-            cure = next_step(verdict.reason, verdict.state, self._peer.name, self._peer.user)
-            self._outlook.failed(self._peer, self._turn, verdict.reason, text, cure, self._span)
+            absence = Absence(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
+            self._outlook.failed(self._peer, self._turn, absence, self._span)
         state = SourceState.CACHED if outcome.cached else verdict.state
-        self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome)
+        self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome, step=step)
 
     def _skip(self, absence: Absence) -> None:
         retry_s = None
         if absence.retry_at_us is not None:
             retry_s = max(absence.retry_at_us - self._now_us(), 0) / MICROSECONDS
-        self._finish(SourceState.SKIPPED, absence.reason, absence.message, retry_s, cure=absence.next_step)
+        step = NextStep(absence.next_step, absence.remedy)
+        self._finish(SourceState.SKIPPED, absence.reason, absence.message, retry_s, step=step)
 
     def _finish(
         self,
@@ -169,16 +173,19 @@ class PeerAsk:
         message: Any = None,
         outcome: Outcome | None = None,
         *,
-        cure: str = "",
+        step: NextStep | None = None,
     ) -> None:
         self._over = True
         self._call = None
+        if step is None:
+            step = next_step(reason, state, self._peer.name, self._peer.user)
         report = SourceReport(
             source=source_of(self._peer.name),
             state=state,
             reason=str(reason),
             message=text,
-            next_step=cure or next_step(reason, state, self._peer.name, self._peer.user),
+            next_step=step.text,
+            remedy=step.remedy,
             latency_ms=(self._now() - self._began) * 1e3,
             retry_after_s=retry_after_s,
         )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final
 
 from opentelemetry.trace import Span, get_current_span
@@ -45,14 +46,15 @@ class Outlook:
         self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
         return None
 
-    def failed(self, peer: Peer, turn: int, reason: str, message: str, cure: str, span: Span) -> None:
-        """Note that a peer is away; give the signal the first time, and have the peer probed."""
+    def failed(self, peer: Peer, turn: int, absence: Absence, span: Span) -> None:
+        """Note that a peer is away; give the signal the first time, and have the peer probed.
+
+        `since_us` and `retry_at_us` of the absence are set here.
+        """
         if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
             return
         retry_at_us = self._probes.wait(peer, self)
-        absence = Absence(
-            reason=reason, message=message, next_step=cure, since_us=self._clock.now_us(), retry_at_us=retry_at_us
-        )
+        absence = replace(absence, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
         self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span)
 
     def be_patient(self, peer: Peer, seconds: float) -> None:

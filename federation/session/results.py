@@ -6,6 +6,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from federation.errors import Remedy
 from federation.session.signals import PeerSignal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.rows import fields
@@ -40,7 +41,8 @@ class SourceState(StrEnum):
 class SourceReport:
     """One source of a result. `source` is `local` or `federated:<peer>`; `reason` is a `Reason` word or empty.
 
-    `next_step` says what a person can do. `retry_after_s` is when it makes sense to ask again, `None` if unknown.
+    `next_step` says what a person can do, and `remedy` is that step as a value where an operator can take it.
+    `retry_after_s` is when it makes sense to ask again, `None` if unknown.
     """
 
     source: str
@@ -48,6 +50,7 @@ class SourceReport:
     reason: str = ""
     message: str = ""
     next_step: str = ""
+    remedy: Remedy | None = None
     latency_ms: float = 0.0
     rows: int = 0
     retry_after_s: float | None = None

@@ -4,6 +4,8 @@ import threading
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from federation.errors import Remedy
+
 __all__ = ["Absence", "Board", "PeerSignal", "SignalKind"]
 
 
@@ -19,8 +21,9 @@ class PeerSignal:
     """A peer went away, or came back. Exactly one of each kind a session and peer at most.
 
     `reason` is `PEER_UNREACHABLE`, `PEER_TIMEOUT`, `CIRCUIT_OPEN` or `CERTIFICATE_INVALID` (this gateway's own one has
-    ended), and empty when it came back. `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is when the
-    session asks the peer again by itself, `None` where it never will.
+    ended), and empty when it came back. `next_step` says what a person can do, and `remedy` is that step as a value.
+    `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is when the session asks the peer again by itself,
+    `None` where it never will.
     """
 
     kind: SignalKind
@@ -28,6 +31,7 @@ class PeerSignal:
     reason: str = ""
     message: str = ""
     next_step: str = ""
+    remedy: Remedy | None = None
     since_us: int = 0
     retry_at_us: int | None = None
 
@@ -44,6 +48,7 @@ class Absence:
     reason: str
     message: str = ""
     next_step: str = ""
+    remedy: Remedy | None = None
     since_us: int = 0
     retry_at_us: int | None = None
 
@@ -86,6 +91,7 @@ class Board:
             reason=absence.reason,
             message=absence.message,
             next_step=absence.next_step,
+            remedy=absence.remedy,
             since_us=absence.since_us,
             retry_at_us=absence.retry_at_us,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from federation.errors import InputError, NotFoundError
+from federation.errors import InputError, unknown_peer
 from federation.near import near_matches
 
 __all__ = ["ALL", "FEDERATED", "LOCAL", "Chosen", "choose", "name_of", "source_of"]
@@ -74,7 +74,7 @@ def _found(name: str, peers: Sequence[Reachable]) -> str:
             "source", f"{name!r} is the host of {' and '.join(at_host[:MOST_NAMED])}{more}; name one of them"
         )
     near = near_matches(name, {*names, *(_host(peer.endpoint) for peer in peers)})
-    raise NotFoundError("peer", name[:80], near, "`mosaic federation peer add` enrolls this gateway at another")
+    raise unknown_peer(name[:80], near)
 
 
 def _host(endpoint: str) -> str:

@@ -1,13 +1,12 @@
 """What the end of a call to a peer means to a session, in words for a person. Pure."""
 
-from shlex import quote
 from typing import Final, NamedTuple
 
-from federation.errors import Reason
+from federation.errors import Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
-__all__ = ["LEAST_PROOF_S", "Verdict", "gone", "next_step", "verdict_of"]
+__all__ = ["LEAST_PROOF_S", "NextStep", "Verdict", "gone", "next_step", "verdict_of"]
 
 LEAST_PROOF_S: Final = 1.0
 """A peer that had at least so long and did not answer counts as away, even where its budget was larger."""
@@ -15,6 +14,21 @@ _OWN_FAULTS: Final = frozenset(
     {Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT, Reason.CIRCUIT_OPEN, Reason.CERTIFICATE_INVALID}
 )
 _BARE: Final = {"UNAVAILABLE": Reason.PEER_UNREACHABLE, "DEADLINE_EXCEEDED": Reason.PEER_TIMEOUT}
+
+_LOCAL_STEPS: Final = {
+    Reason.PEER_UNREACHABLE: ("find the link that is broken", Action.EXPLAIN_PEER),
+    Reason.PEER_TIMEOUT: ("it answers too slowly or not at all; find the link that is slow", Action.EXPLAIN_PEER),
+    Reason.CIRCUIT_OPEN: ("it is tried again by itself; reset its circuit to try now", Action.RESET_CIRCUIT),
+    Reason.SCOPE_VIOLATION: ("ask what the grant opens", Action.SHOW_CAPABILITIES),
+}
+"""The steps that the operator of this gateway takes, each with its act."""
+_OTHER_STEPS: Final = {
+    Reason.GRANT_REVOKED: "this is final; ask the operator of {peer} for a new grant and its token",
+    Reason.GRANT_INVALID: "ask the operator of {peer} whether the grant stands",
+    Reason.RATE_LIMITED: "ask again later, or less often",
+    Reason.INTERNAL: "the operator of {peer} finds the cause in its log",
+}
+"""The steps of the user and of the peer's operator."""
 
 
 class Verdict(NamedTuple):
@@ -54,22 +68,22 @@ def gone(source: str) -> SourceReport:
     return SourceReport(source=source, state=SourceState.SKIPPED, message=text)
 
 
-def next_step(reason: str, state: SourceState, peer: str, user: str) -> str:
-    """Return what a person can do; empty where there is nothing."""
-    explain = f"mosaic federation status --explain {quote(peer)} --user {quote(user)}"
-    reset = f"mosaic federation peer reset {quote(peer)} --user {quote(user)}"
-    steps = {
-        Reason.PEER_UNREACHABLE: f"`{explain}` names the link that is broken",
-        Reason.PEER_TIMEOUT: f"it answers too slowly or not at all; `{explain}` looks",
-        Reason.CIRCUIT_OPEN: f"it is tried again by itself; `{reset}` now",
-        Reason.GRANT_REVOKED: f"this is final; ask the operator of {peer} for a new grant and its token",
-        Reason.GRANT_INVALID: f"ask the operator of {peer} whether the grant stands",
-        Reason.SCOPE_VIOLATION: "`query capabilities` shows what the grant opens",
-        Reason.RATE_LIMITED: "ask again later, or less often",
-        Reason.INTERNAL: f"the operator of {peer} finds the cause in its log",
-    }
+class NextStep(NamedTuple):
+    """The step that a person can take, in words; `remedy` is the act of an operator that it names."""
+
+    text: str = ""
+    remedy: Remedy | None = None
+
+
+def next_step(reason: str, state: SourceState, peer: str, user: str) -> NextStep:
+    """Return what a person can do; the text is empty where there is nothing."""
     if reason == Reason.CERTIFICATE_INVALID:
-        mine = state is SourceState.OFFLINE
-        rotate = f"`mosaic federation peer rotate {quote(peer)} --user {quote(user)}`"
-        return rotate if mine else f"enroll at {peer} again"
-    return steps.get(Reason(reason), "") if reason in Reason.__members__ else ""
+        if state is SourceState.DENIED:
+            return NextStep(f"enroll at {peer} again")
+        return NextStep(
+            "replace this gateway's own certificate", Remedy(action=Action.ROTATE_PEER, peer=peer, user=user)
+        )
+    if reason in _LOCAL_STEPS:
+        text, action = _LOCAL_STEPS[Reason(reason)]
+        return NextStep(text, Remedy(action=action, peer=peer, user=user))
+    return NextStep(_OTHER_STEPS[Reason(reason)].format(peer=peer) if reason in _OTHER_STEPS else "")

@@ -15,7 +15,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.errors import ConflictError, InputError, NotFoundError
+from federation.errors import ConflictError, InputError, unknown_grant
 from federation.near import near_ids
 from federation.scope import Scope
 from federation.store import schema
@@ -198,7 +198,7 @@ class GrantBook:
         grant = self._grants.get(grant_id)
         if grant is None:
             near = near_ids(grant_id, self._grants)
-            raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
+            raise unknown_grant(grant_id, near)
         return grant
 
     def require_standing(self, grant_id: str) -> Grant:

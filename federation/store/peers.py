@@ -9,7 +9,7 @@ from sqlalchemy import Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
-from federation.errors import ConflictError, InputError, NotFoundError
+from federation.errors import Action, ConflictError, InputError, NotFoundError, Remedy
 from federation.store.database import Database
 from federation.store.faults import storing
 from federation.store.schema import peers, pending_enrollments
@@ -20,6 +20,7 @@ __all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"
 
 PENDING_KEPT_US: Final = 30 * 86_400 * MICROSECONDS
 """How long the key of an enrollment that never ended is kept."""
+LIST_PEERS: Final = Remedy(action=Action.LIST_PEERS)
 _NAME: Final = re.compile(r"[!-~]{1,127}\Z")
 
 Versions = frozenset[tuple[str, int]]
@@ -148,7 +149,7 @@ class PeerStore:
             async with self._database.write() as connection:
                 result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
         if not result.rowcount:
-            raise NotFoundError("peer", peer_id, cure="`mosaic federation peer list` shows them")
+            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
         """Return the key and request of a renewal under way, or make and keep them before they are used.
@@ -167,7 +168,7 @@ class PeerStore:
                 wanted = select(peers.c.pending_key_sealed, peers.c.pending_csr).where(peers.c.id == peer_id)
                 row = (await connection.execute(wanted)).one_or_none()
         if row is None:
-            raise NotFoundError("peer", peer_id, cure="`mosaic federation peer list` shows them")
+            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
         key_pem = self._sealer.open(row.pending_key_sealed, _renewal_key(peer_id)).decode("ascii")
         return PendingRenewal(key_pem, row.pending_csr)
 
@@ -256,5 +257,5 @@ def _pending_key(secret_hash: str) -> str:
 
 def _conflict(name: str, user: str, grant_id: str, *, known_grant: bool) -> ConflictError:
     if known_grant:
-        return ConflictError(f"grant {grant_id} is enrolled here already; `mosaic federation peer list` shows it")
+        return ConflictError(f"grant {grant_id} is enrolled here already; list the peers to find it", remedy=LIST_PEERS)
     return ConflictError(f"{user} has a peer named {name} already; give another name, or remove that peer first")

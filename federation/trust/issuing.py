@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
-from federation.errors import ConflictError, InputError, NotFoundError, Reason, Refusal
+from federation.errors import ConflictError, InputError, Reason, Refusal, unknown_grant
 from federation.near import near_ids
 from federation.store.grant import CertificateRecord, Grant, GrantStatus
 from federation.store.grants import GrantBook
@@ -65,7 +65,7 @@ class Issuer:
         grant = self._grants.get(grant_id)
         if grant is None:
             near = near_ids(grant_id, (known.id for known in self._grants.all()))
-            raise NotFoundError("grant", grant_id, near, "`mosaic federation grant list` shows them")
+            raise unknown_grant(grant_id, near)
         now = self._clock.now_us()
         status = grant.status_at(now)
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:

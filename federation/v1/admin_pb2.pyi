@@ -1787,6 +1787,54 @@ class QuerySummary(_message.Message):
 Global___QuerySummary: _TypeAlias = QuerySummary  # noqa: Y015
 
 @_typing.final
+class Remedy(_message.Message):
+    """An act that remedies a fault, as a value: a client spells its own command of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """Such as ROTATE_PEER; a client passes over one that it does not know."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Such as peer, user, grant_id and directory. actor is OPERATOR or PEER_OPERATOR: whose operator acts."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
+
+@_typing.final
 class SourceReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1798,6 +1846,7 @@ class SourceReport(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     state: _builtins.str
     """ok, cached, offline, denied, rate_limited, skipped or failed."""
@@ -1810,6 +1859,10 @@ class SourceReport(_message.Message):
     rows: _builtins.int
     retry_after_s: _builtins.float
     """When it makes sense to ask again; 0 where that is not known."""
+    @_builtins.property
+    def remedy(self) -> Global___Remedy:
+        """The act that completes next_step; absent where an operator of a gateway can do nothing."""
+
     def __init__(
         self,
         *,
@@ -1821,10 +1874,11 @@ class SourceReport(_message.Message):
         latency_ms: _builtins.float = ...,
         rows: _builtins.int = ...,
         retry_after_s: _builtins.float = ...,
+        remedy: Global___Remedy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remedy", b"remedy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "message", b"message", "next_step", b"next_step", "reason", b"reason", "retry_after_s", b"retry_after_s", "rows", b"rows", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "message", b"message", "next_step", b"next_step", "reason", b"reason", "remedy", b"remedy", "retry_after_s", b"retry_after_s", "rows", b"rows", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1842,6 +1896,7 @@ class PeerSignal(_message.Message):
     NEXT_STEP_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     RETRY_AT_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """offline or restored."""
     peer: _builtins.str
@@ -1854,6 +1909,10 @@ class PeerSignal(_message.Message):
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def retry_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def remedy(self) -> Global___Remedy:
+        """As in SourceReport."""
+
     def __init__(
         self,
         *,
@@ -1865,10 +1924,11 @@ class PeerSignal(_message.Message):
         next_step: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         retry_at: _timestamp_pb2.Timestamp | None = ...,
+        remedy: Global___Remedy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_at", b"retry_at", "since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remedy", b"remedy", "retry_at", b"retry_at", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "next_step", b"next_step", "peer", b"peer", "reason", b"reason", "retry_at", b"retry_at", "since", b"since", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "next_step", b"next_step", "peer", b"peer", "reason", b"reason", "remedy", b"remedy", "retry_at", b"retry_at", "since", b"since", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

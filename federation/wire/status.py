@@ -1,5 +1,6 @@
 """Rich errors (`google.rpc.Status`) in one shape for both ends, whoever made them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,13 +10,26 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from federation.errors import Refusal
+from federation.errors import Refusal, Remedy
 from federation.wire.metadata import Metadata
 
-__all__ = ["DOMAIN", "ErrorDetail", "error_detail", "error_detail_of", "refusal_status", "status_code"]
+__all__ = [
+    "DOMAIN",
+    "ErrorDetail",
+    "error_detail",
+    "error_detail_of",
+    "pack_remedy",
+    "refusal_status",
+    "status_code",
+    "unpack_remedy",
+]
 
 DOMAIN: Final = "federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
+REMEDY: Final = "remedy"
+"""The key of a remedy's action in an `ErrorInfo`; `remedy_` begins the keys of its parameters."""
+MAX_PARAMETER: Final = 200
+"""Characters of a remedy's parameter on the wire. A longer one cannot be cut, so that remedy is left out."""
 MAX_MESSAGE_BYTES: Final = 1_000
 """Of a message in UTF-8: it travels twice, once percent-encoded, and all of it must stay below 4 kB."""
 
@@ -36,6 +50,7 @@ def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.Statu
     info = ErrorInfo(reason=refusal.reason.value, domain=DOMAIN)
     if local:
         info.metadata["origin"] = "local"
+    pack_remedy(refusal.remedy, info)
     status.details.add().Pack(info)
     if refusal.retry_after_s is not None:
         retry = Duration()
@@ -46,11 +61,15 @@ def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.Statu
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """What a rich error says: `reason` is empty when it carries none of this domain."""
+    """What a rich error says: `reason` is empty when it carries none of this domain.
+
+    `remedy` counts only where `local` is true or the error came over the admin socket: a peer may send anything.
+    """
 
     reason: str = ""
     local: bool = False
     retry_after_s: float | None = None
+    remedy: Remedy | None = None
 
 
 def error_detail(trailing: Metadata | None) -> ErrorDetail:
@@ -67,17 +86,34 @@ def error_detail_of(error: grpc.RpcError) -> ErrorDetail:
     return error_detail(tuple((key, value) for key, value in metadata or ()))
 
 
+def pack_remedy(remedy: Remedy | None, info: ErrorInfo) -> None:
+    """Add a remedy, where there is one, to the metadata of an error."""
+    if remedy is None or any(len(value) > MAX_PARAMETER for value in remedy.parameters.values()):
+        return
+    info.metadata[REMEDY] = remedy.action.value
+    for name, value in remedy.parameters.items():
+        info.metadata[f"{REMEDY}_{name}"] = value
+
+
+def unpack_remedy(metadata: Mapping[str, str]) -> Remedy | None:
+    """Return the remedy in the metadata of an error, `None` where there is none that this version knows."""
+    prefix = f"{REMEDY}_"
+    parameters = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    return Remedy.parse(metadata.get(REMEDY, ""), parameters)
+
+
 def _read(value: bytes) -> ErrorDetail:
     status = Status()
-    reason, local, retry = "", False, None
+    reason, local, retry, remedy = "", False, None, None
     try:
         status.ParseFromString(value)
         for packed in status.details:
             info, delay = ErrorInfo(), RetryInfo()
             if packed.Unpack(info) and info.domain == DOMAIN:
                 reason, local = info.reason, info.metadata.get("origin") == "local"
+                remedy = unpack_remedy(info.metadata)
             elif packed.Unpack(delay):
                 retry = delay.retry_delay.ToNanoseconds() / 1e9
     except (DecodeError, ValueError):  # a peer may send anything here
         return ErrorDetail()
-    return ErrorDetail(reason, local, retry)
+    return ErrorDetail(reason, local, retry, remedy)

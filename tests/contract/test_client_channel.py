@@ -16,7 +16,7 @@ import pytest_asyncio
 from federation.breaker import CircuitState
 from federation.client.credentials import EnrolledDialer
 from federation.clock import Clock
-from federation.errors import Reason
+from federation.errors import Action, Reason, Remedy
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
@@ -63,7 +63,9 @@ async def test_expired_own_certificate_is_told_before_dialling(
             assert (detail.reason, detail.local) == (Reason.CERTIFICATE_INVALID, True)
             assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "expired at" in (failed.value.details() or "")
-        assert "mosaic federation peer rotate work.example --user ada" in (failed.value.details() or "")
+        assert "rotate it to try at once" in (failed.value.details() or "")
+        remedy = Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
+        assert error_detail_of(failed.value).remedy == remedy
         with pytest.raises(grpc.RpcError) as watch:
             await stub.Watch().read()
         assert error_detail_of(watch.value).reason == Reason.CERTIFICATE_INVALID

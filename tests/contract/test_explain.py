@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cli.words import advised
 from federation.errors import Reason, Refusal
 from federation.explain.handshake import client_context, lend
 from federation.explain.network import connect
@@ -48,11 +49,11 @@ class Walked:
 
     @property
     def named(self) -> tuple[str, str, str]:
-        """Link, cause and cure of what is named."""
+        """Link, cause and cure of what is named, the cure as the command line prints it."""
         step = first_broken(self.steps)
         assert step is not None, self.steps
         assert step.fault is not None
-        return step.link.value, step.fault.cause, step.fault.cure
+        return step.link.value, step.fault.cause, advised(step.fault.cure, step.fault.remedy)
 
 
 @contextmanager
@@ -197,7 +198,7 @@ def test_a_closed_port_is_named(scripted: ScriptedPeer) -> None:
     link, cause, cure = walked.named
     assert walked.states == "obnonn"
     assert (link, "refuses connections" in cause) == ("tcp", True)
-    assert "whether its gateway runs" in cure
+    assert cure.endswith("and whether it runs: `mosaic gateway serve` there")
 
 
 def test_a_black_hole_is_named_and_not_mistaken_for_a_closed_port(scripted: ScriptedPeer) -> None:

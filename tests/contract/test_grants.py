@@ -101,7 +101,7 @@ async def test_an_unknown_grant_is_named(database: Database):
     assert book.get(typo) is None
     with pytest.raises(NotFoundError, match=f"did you mean {known.id}"):
         await book.revoke(typo)
-    with pytest.raises(NotFoundError, match="no grant 'x'; `mosaic federation grant list`"):
+    with pytest.raises(NotFoundError, match="no grant 'x'; list the grants"):
         await book.confirm("x", "0" * 64)
     with pytest.raises(NotFoundError):
         await book.add_certificate("x", PKI.client().issued, activate=True)

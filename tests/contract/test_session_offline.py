@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from federation.breaker import Evidence
 from federation.config import CircuitConfig, SessionConfig
-from federation.errors import Reason, Refusal
+from federation.errors import Action, Reason, Refusal, Remedy
 from federation.federation import Federation
 from federation.session.results import Result, SourceState
 from federation.session.session import Session
@@ -78,7 +78,7 @@ async def test_a_stopped_peer_costs_once_and_is_told_once(
         assert heard == [signal]
         assert await anext(session.signals()) == signal
         assert (signal.text, signal.reason) == ("federation offline for work.example", Reason.PEER_UNREACHABLE)
-        assert "--explain work.example" in signal.next_step
+        assert signal.remedy == Remedy(action=Action.EXPLAIN_PEER, peer="work.example", user="ada")
         assert signal.retry_at_us is not None
         assert signal.retry_at_us >= signal.since_us + 29_000_000
         logged = [record for record in caplog.records if "federation offline" in record.getMessage()]
@@ -308,7 +308,7 @@ async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: Scripte
         result = await session.list("tasks")
         [signal] = result.signals
         assert (states(result)[WORK], signal.reason) == ("offline", Reason.CIRCUIT_OPEN)
-        assert "peer reset work.example" in signal.next_step
+        assert signal.remedy == Remedy(action=Action.RESET_CIRCUIT, peer="work.example", user="ada")
         assert (report(result, WORK).retry_after_s or 0) > 25
         assert scripted.service.calls() == 0
 
@@ -325,7 +325,7 @@ async def test_an_own_certificate_that_ended_is_told_apart(
         [signal] = result.signals
         assert (signal.peer, signal.reason) == ("work.example", Reason.CERTIFICATE_INVALID)
         assert "own certificate" in signal.message
-        assert "peer rotate work.example --user ada" in signal.next_step
+        assert signal.remedy == Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
         assert states(result) == {"local": "ok", LAB: "ok", WORK: "offline"}
         assert states(await session.list("notes")) == {"local": "ok", LAB: "ok", WORK: "skipped"}
         assert scripted.service.calls() == 0

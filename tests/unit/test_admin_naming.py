@@ -58,11 +58,11 @@ def test_a_beginning_that_several_have_names_them() -> None:
     ("given", "words"),
     [
         ("6f1", "give 4 characters of its id or more"),
-        ("", "`mosaic federation grant list` shows them"),
-        ("2f0e", "`mosaic federation grant list` shows them"),
+        ("", "list the grants to find its id"),
+        ("2f0e", "list the grants to find its id"),
         ("6f1d", f"did you mean 6f1c2f0e{REST}?"),
-        ("x" * 5_000, "`mosaic federation grant list` shows them"),
-        ("\x1b[2J", "`mosaic federation grant list` shows them"),
+        ("x" * 5_000, "list the grants to find its id"),
+        ("\x1b[2J", "list the grants to find its id"),
     ],
 )
 def test_what_no_id_begins_with_is_not_found(given: str, words: str) -> None:

@@ -1,13 +1,24 @@
 """Errors on the admin socket: out as a status, back as the same error."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc
 import pytest
 
 from federation import errors
 from federation.admin.statuses import error_of, status_of
-from federation.errors import FederationError, InputError, LineFault, NotFoundError, Reason, Refusal
+from federation.errors import (
+    Action,
+    Actor,
+    FederationError,
+    InputError,
+    LineFault,
+    NotFoundError,
+    Reason,
+    Refusal,
+    Remedy,
+)
 
 
 class Answer(grpc.RpcError):
@@ -35,7 +46,7 @@ SAMPLES = [
     errors.ConfigError("listen", "is taken"),
     errors.InputError("scope.resources", "name at least one"),
     errors.NotFoundError("peer", "wrok.example", ("work.example",)),
-    errors.NotFoundError("grant", "x", (), "`mosaic federation grant list` shows them"),
+    errors.NotFoundError("grant", "x", (), "list the grants", remedy=Remedy(action=Action.LIST_GRANTS)),
     errors.ConflictError("it is there already"),
     errors.GatewayUnavailableError("nobody answers"),
     errors.LockedError("served already"),
@@ -53,6 +64,7 @@ def test_an_error_crosses_the_socket_with_its_kind_and_words(error: FederationEr
 
     assert type(back) is type(error)
     assert str(back) == str(error)
+    assert back.remedy == error.remedy
 
 
 def test_every_error_of_the_package_has_a_sample_here() -> None:
@@ -79,6 +91,37 @@ def test_a_refusal_crosses_with_reason_and_patience() -> None:
 
     assert isinstance(back, Refusal)
     assert (back.reason, back.message, back.retry_after_s) == (Reason.RATE_LIMITED, "too many", 2.5)
+
+
+REMEDY = Remedy(
+    action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, peer="work", user="a b", grant_id="g-1", directory="/x"
+)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.ConflictError("no", remedy=REMEDY), Refusal(Reason.INTERNAL, "no", remedy=REMEDY)]
+)
+def test_a_remedy_crosses_the_socket_as_a_value(error: FederationError) -> None:
+    """The action and every parameter are there on the other side, and the message has no command."""
+    back = crossed(error)
+
+    assert back.remedy == REMEDY
+    assert str(back) == "no"
+
+
+def test_a_remedy_whose_parameter_is_too_long_is_left_out() -> None:
+    """A parameter that was cut would name another user."""
+    assert crossed(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters"),
+    [("", {}), ("DO_MORE", {}), ("SHOW_GRANT", {"actor": "NOBODY"})],
+    ids=["none", "action", "actor"],
+)
+def test_a_remedy_of_another_version_is_none(action: str, parameters: dict[str, str]) -> None:
+    """What this version does not know is left out; the sentence says it in words."""
+    assert Remedy.parse(action, parameters) is None
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "🙂"])

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cli.words import CURES, ago, clean, duration, explain
-from federation.errors import InputError, Reason, Refusal
+from cli.words import ADVICE, CURES, advised, ago, clean, command, duration, explain
+from federation.errors import Action, Actor, GatewayUnavailableError, InputError, Reason, Refusal, Remedy
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,55 @@ def test_reasons_without_a_cure_are_those_that_speak_for_themselves() -> None:
         Reason.RATE_LIMITED,
         Reason.INTERNAL,
     }
+
+
+def test_every_action_has_its_commands() -> None:
+    """A new action has to be thought about."""
+    assert set(ADVICE) == set(Action)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "words"),
+    [
+        (Remedy(action=Action.LIST_GRANTS), "mosaic federation grant list"),
+        (Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR), "`mosaic federation grant list` there"),
+        (Remedy(action=Action.START_GATEWAY, directory="my gateway"), "mosaic gateway serve --gateway 'my gateway'"),
+        (Remedy(action=Action.START_GATEWAY), "mosaic gateway serve"),
+        (Remedy(action=Action.ROTATE_PEER, peer="work", user="a;b"), "mosaic federation peer rotate work --user 'a;b'"),
+        (
+            Remedy(action=Action.SHOW_CAPABILITIES, peer="work", user="ada"),
+            "mosaic federation query capabilities --user ada --source federated:work",
+        ),
+        (Remedy(action=Action.SHOW_CAPABILITIES), "mosaic federation query capabilities"),
+        (
+            Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id="g-1"),
+            "`mosaic federation grant show g-1` and `mosaic federation audit --grant g-1` there",
+        ),
+        (
+            Remedy(action=Action.ENROLL_AGAIN, peer="work", user="ada"),
+            (
+                "`mosaic federation grant token` there, then `mosaic federation peer remove work --user ada` and "
+                "`mosaic federation peer add --user ada TOKEN`"
+            ),
+        ),
+        (Remedy(action=Action.ALLOW_MORE_TIME), "--timeout SECONDS"),
+    ],
+)
+def test_a_remedy_becomes_what_is_typed(remedy: Remedy, words: str) -> None:
+    """Each parameter is one word of the shell; one that is not known takes its option with it."""
+    assert command(remedy) == words
+    assert advised("do it", remedy) == f"do it: {words}"
+    assert advised("do it", None) == "do it"
+
+
+def test_an_error_with_a_remedy_ends_with_the_command() -> None:
+    """The command follows the library's sentence, and takes the place of the reason's general cure."""
+    start = Remedy(action=Action.START_GATEWAY, directory="home")
+    rotate = Remedy(action=Action.ROTATE_PEER, peer="work", user="ada")
+
+    assert explain(GatewayUnavailableError("it does not run; start it", remedy=start)) == (
+        "it does not run; start it: mosaic gateway serve --gateway home"
+    )
+    assert explain(Refusal(Reason.CERTIFICATE_INVALID, "it ended; rotate it", remedy=rotate)) == (
+        "CERTIFICATE_INVALID: it ended; rotate it: mosaic federation peer rotate work --user ada"
+    )

@@ -63,7 +63,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str):
 
 def test_a_directory_of_something_else_is_told_how_to_become_a_gateway(tmp_path: Path):
     """A directory without settings names the command that makes a gateway."""
-    with pytest.raises(ConfigError, match="mosaic gateway init"):
+    with pytest.raises(ConfigError, match="is not a gateway's directory; make one"):
         GatewayConfig.load(tmp_path)
 
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cli.words import command
 from federation.clock import to_micros
-from federation.errors import InputError, NotFoundError
-from federation.explain.certificate import enroll_anew, judge
+from federation.errors import Action, InputError, NotFoundError, Remedy
+from federation.explain.certificate import judge, to_do
 from federation.explain.network import connect, unconnected, unresolved
 from federation.explain.records import choose
 from federation.explain.refusals import remembered_revocation
@@ -127,16 +128,18 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
 
     assert choose([record], "work") is record
     assert choose([record, other], "work", "bob") is other
-    with pytest.raises(InputError, match="ada, bob are enrolled at work"):
+    with pytest.raises(InputError, match="ada, bob are enrolled at work; say which") as several:
         choose([other, record], "work")
+    assert several.value.remedy == Remedy(action=Action.CHOOSE_USER)
     with pytest.raises(NotFoundError, match="did you mean work"):
         choose([record], "wrok")
     with pytest.raises(NotFoundError, match="did you mean bob"):
         choose([record, other], "work", "bobb")
     with pytest.raises(NotFoundError, match="enrolled: ada"):
         choose([record], "work", "zzz")
-    with pytest.raises(NotFoundError, match="peer add"):
+    with pytest.raises(NotFoundError, match="enroll this gateway at it with a token") as unknown:
         choose([], "work")
+    assert unknown.value.remedy == Remedy(action=Action.ADD_PEER)
 
 
 def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
@@ -144,9 +147,10 @@ def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> 
     odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
     revoked = remembered_revocation(odd)
     assert revoked is not None
-    cures = [unresolved(odd, "x.example", OSError()).cure, revoked.cure, enroll_anew(odd)]
+    remedies = [unresolved(odd, "x.example", OSError()).remedy, revoked.remedy, to_do(Action.ENROLL_AGAIN, odd)]
 
-    for cure in cures:
-        removing, adding = [part for part in cure.split("`") if part.startswith("mosaic federation peer")]
+    for remedy in remedies:
+        assert remedy is not None
+        removing, adding = [part for part in command(remedy).split("`") if part.startswith("mosaic federation peer")]
         assert shlex.split(removing)[3:] == ["remove", odd.name, "--user", odd.user]
         assert shlex.split(adding)[3:] == ["add", "--user", odd.user, "TOKEN"]

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from federation.errors import Action, Remedy
 from federation.session.signals import Absence, Board, PeerSignal, SignalKind
 
-GONE = Absence(reason="PEER_UNREACHABLE", message="no route", next_step="look", since_us=5, retry_at_us=35)
+LOOK = Remedy(action=Action.EXPLAIN_PEER, peer="work.example", user="ada")
+GONE = Absence(reason="PEER_UNREACHABLE", message="no route", next_step="look", remedy=LOOK, since_us=5, retry_at_us=35)
 
 
 def together(count: int, work: Callable[[int], PeerSignal | None]) -> list[PeerSignal]:
@@ -39,6 +41,7 @@ def test_the_first_failure_alone_gives_the_signal() -> None:
         reason="PEER_UNREACHABLE",
         message="no route",
         next_step="look",
+        remedy=LOOK,
         since_us=5,
         retry_at_us=35,
     )

@@ -10,7 +10,7 @@ from federation.errors import ConfigError, InputError, NotFoundError, Reason, Re
 from federation.session.requests import RESOURCES, as_input_error, built, checked, course_of, plain_user
 from federation.session.results import Result, SourceReport, SourceState
 from federation.session.sources import Chosen, choose
-from federation.session.verdicts import Verdict, next_step, verdict_of
+from federation.session.verdicts import NextStep, Verdict, next_step, verdict_of
 from federation.v1 import federation_pb2 as pb
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_peer_gets_near_matches() -> None:
     """The error names what may have been meant, among this user's peers alone."""
     with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
         choose("federated:wrok.example", PEERS)
-    with pytest.raises(NotFoundError, match="peer add"):
+    with pytest.raises(NotFoundError, match="enroll this gateway at it with a token"):
         choose("federated:work.example", [])
 
 
@@ -202,11 +202,16 @@ def test_every_state_of_away_has_a_next_step() -> None:
         next_step(reason, SourceState.OFFLINE, "work.example", "ada")
         for reason in ("PEER_UNREACHABLE", "PEER_TIMEOUT", "CIRCUIT_OPEN", "CERTIFICATE_INVALID")
     }
-    assert len(steps) == 4
-    assert all("work.example" in step for step in steps)
-    assert next_step("CERTIFICATE_INVALID", SourceState.DENIED, "work.example", "ada") == "enroll at work.example again"
-    assert next_step("", SourceState.FAILED, "work.example", "ada") == ""
-    assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == ""
+    assert len({step.text for step in steps}) == 4
+    for step in steps:
+        assert step.remedy is not None
+        assert (step.remedy.peer, step.remedy.user) == ("work.example", "ada")
+    denied = next_step("CERTIFICATE_INVALID", SourceState.DENIED, "work.example", "ada")
+    assert denied == NextStep("enroll at work.example again")
+    assert next_step("", SourceState.FAILED, "work.example", "ada") == NextStep()
+    assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == NextStep()
+    asked = next_step("GRANT_INVALID", SourceState.DENIED, "work.example", "ada")
+    assert asked == NextStep("ask the operator of work.example whether the grant stands")
 
 
 def test_partial_is_when_a_source_is_missing() -> None:
