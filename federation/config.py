@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, Final, get_args, get_type_hints
 
 from federation.errors import Action, ConfigError, Remedy
-from federation.near import near_matches
+from federation.suggest import near_matches
 
 __all__ = [
     "CONFIG_FILE",

@@ -9,33 +9,33 @@ from weakref import WeakSet
 
 import grpc
 
-from federation.client.aio import AioChannel
-from federation.client.home import Home
-from federation.client.outcomes import closed
-from federation.client.peers import Peer, PeerRegistry
-from federation.client.renewal import OnRenewal, RenewalStore, Renewer
-from federation.client.standard import aio_interceptors
-from federation.client.standing import PeerStanding, standing_of
-from federation.client.stored import StoredPeers
-from federation.client.sync import SyncChannel
-from federation.client.sync_ports import Wire
-from federation.client.sync_standard import sync_interceptors
+from federation.client.aio.channel import AioChannel
+from federation.client.aio.interceptors import aio_interceptors
+from federation.client.chain.outcomes import closed
+from federation.client.peer_status import PeerStanding, standing_of
+from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.store import StoredPeers
+from federation.client.renewer import OnRenewal, RenewalStore, Renewer
+from federation.client.runtime import Home
+from federation.client.sync.channel import SyncChannel
+from federation.client.sync.drivers import Wire
+from federation.client.sync.interceptors import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import FederationError, NotFoundError
+from federation.pki.sealing import Sealer
+from federation.session.context import Reach
 from federation.session.local import LocalData
-from federation.session.reach import Reach
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
-from federation.telemetry.handle import Telemetry, ambient_telemetry
-from federation.trust.sealing import Sealer
+from federation.telemetry.telemetry import Telemetry, ambient_telemetry
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.rows import fields
 
 if TYPE_CHECKING:
-    from federation.client.watch_hosts import Host
+    from federation.client.watch.loops import Host
     from federation.resources.provider import ResourceProvider
     from federation.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
@@ -270,7 +270,7 @@ class Federation:
         return await asyncio.shield(self._opening)  # whoever stops waiting leaves no database half open
 
     async def _open_own_data(self) -> "ResourceProvider":
-        from federation.resources.sql import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
+        from federation.resources.sql.provider import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
 
         try:
             self._database = await Database.open(self.config.database_url, new=False)

@@ -11,39 +11,39 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from federation.admin.messages import advertised
-from federation.admin.parts import GatewayParts
+from federation.admin.context import GatewayParts
+from federation.admin.messages.common import advertised
 from federation.admin.server import AdminServer
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
+from federation.enrollment.issuer import Issuer
+from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.servicer import EnrollmentServicer
 from federation.errors import Action, ConfigError, FederationError, LockedError, Remedy
 from federation.federation import Federation
+from federation.pki.authority import Authority
+from federation.pki.sealing import Sealer
 from federation.resources.provider import ResourceProvider
-from federation.resources.sql import SqlProvider
-from federation.server.audit import AuditTrail
-from federation.server.audit_retention import AuditRetention
-from federation.server.certificate import ServerCertificate
-from federation.server.renewal import RenewalService
-from federation.server.rpc_spans import RpcSpanServerInterceptor
-from federation.server.server import MAX_CALLS, GatewayServer
-from federation.server.service import FederationService
-from federation.server.tracing import ServerTracing
-from federation.server.upkeep import Upkeep
-from federation.server.watch import MAX_STREAMS
-from federation.store.audit import AuditStore
-from federation.store.audit_files import AuditFiles
+from federation.resources.sql.provider import SqlProvider
+from federation.server.audit.retention import AuditRetention
+from federation.server.audit.trail import AuditTrail
+from federation.server.pipeline.renewal_service import RenewalService
+from federation.server.pipeline.rpc_spans import RpcSpanServerInterceptor
+from federation.server.pipeline.service import FederationService
+from federation.server.pipeline.tracing import ServerTracing
+from federation.server.revocation.coordinator import Upkeep
+from federation.server.transport.server import MAX_CALLS, GatewayServer
+from federation.server.transport.server_certificate import ServerCertificate
+from federation.server.watch.service import MAX_STREAMS
+from federation.store.audit.archive import AuditFiles
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from federation.store.grants import GrantBook
+from federation.store.enrollment_tokens import TokenStore
+from federation.store.grants.registry import GrantBook
 from federation.store.identity import load_identity, save_server_certificate
+from federation.store.locks import ServingLock
 from federation.store.peers import PeerStore
-from federation.store.serving import ServingLock
-from federation.store.tokens import TokenStore
 from federation.telemetry.setup import Telemetry, setup_telemetry
-from federation.trust.authority import Authority
-from federation.trust.enrollment import EnrollmentServicer
-from federation.trust.issuing import Issuer
-from federation.trust.renewal import Reissuer
-from federation.trust.sealing import Sealer
 
 __all__ = ["Gateway", "version"]
 

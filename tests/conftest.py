@@ -17,21 +17,21 @@ settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 
 pytest_plugins = [
-    "tests.race.reports",
+    "tests.interleaving.report",
     "tests.support.databases",
     "tests.support.enrollments",
-    "tests.support.faults",
-    "tests.support.gateways",
-    "tests.support.otlp",
-    "tests.support.processes",
-    "tests.support.outages",  # stands on processes
-    "tests.support.outputs",
-    "tests.support.documents",
+    "tests.support.network_faults",
+    "tests.support.gateway_pair",
+    "tests.support.otlp_collector",
+    "tests.support.gateway_processes",
+    "tests.support.outage_world",  # stands on processes
+    "tests.support.json_walk",
+    "tests.support.documented_commands",
     "tests.support.renewals",
     "tests.support.scripted",
-    "tests.support.serving",
-    "tests.support.granting",
-    "tests.support.spans",
-    "tests.support.states",
+    "tests.support.server_in_memory",
+    "tests.support.server_on_database",
+    "tests.support.memory_exporters",
+    "tests.support.status_walk",
     "tests.support.watching",
 ]

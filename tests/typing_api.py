@@ -7,12 +7,12 @@ from typing import Any, assert_type
 import grpc
 
 from federation import Federation, fields, sync_channel
-from federation.client.aio import AioChannel
-from federation.client.peers import Peer
+from federation.client.aio.channel import AioChannel
+from federation.client.peers.registry import Peer
 from federation.config import GatewayConfig, SessionConfig
 from federation.session.results import Answer, Result
 from federation.session.signals import PeerSignal
-from federation.session.warming import WarmReport
+from federation.session.warmup import WarmReport
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from federation.admin.address import answers, target
+from federation.admin.socket import answers, target
 from federation.config import GatewayConfig
 from federation.errors import Action, GatewayUnavailableError, Remedy
 from federation.v1.admin_pb2_grpc import AdminServiceStub
@@ -48,6 +48,6 @@ def connect(directory: Path) -> Iterator[AdminServiceStub]:
         try:
             yield AdminServiceStub(channel)
         except grpc.RpcError as e:
-            from federation.admin.statuses import error_of  # noqa: PLC0415 - its 15 ms are for those who need it
+            from federation.admin.errors import error_of  # noqa: PLC0415 - its 15 ms are for those who need it
 
             raise error_of(e) from None

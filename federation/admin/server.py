@@ -5,10 +5,9 @@ from pathlib import Path
 
 import grpc
 
-from federation.admin.address import target
-from federation.admin.parts import GatewayParts
+from federation.admin.context import GatewayParts
 from federation.admin.service import AdminServicer
-from federation.admin.socket import claimed, private_umask
+from federation.admin.socket import claimed, private_umask, target
 from federation.errors import ConfigError
 from federation.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 

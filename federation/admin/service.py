@@ -2,16 +2,16 @@
 
 from collections.abc import AsyncIterator
 
-from federation.admin.auditing import AuditDesk
-from federation.admin.grants import GrantDesk
-from federation.admin.guard import Context, guarded, guarded_stream
-from federation.admin.importing import import_rows
-from federation.admin.parts import GatewayParts
-from federation.admin.peers import PeerDesk
-from federation.admin.query import QueryDesk
-from federation.admin.revocations import RevocationDesk
-from federation.admin.status import StatusDesk
-from federation.admin.suggesting import suggest
+from federation.admin.context import GatewayParts
+from federation.admin.error_boundary import Context, guarded, guarded_stream
+from federation.admin.handlers.audit import AuditDesk
+from federation.admin.handlers.completion import suggest
+from federation.admin.handlers.grants import GrantDesk
+from federation.admin.handlers.import_rows import import_rows
+from federation.admin.handlers.peers import PeerDesk
+from federation.admin.handlers.queries import QueryDesk
+from federation.admin.handlers.revocations import RevocationDesk
+from federation.admin.handlers.status import StatusDesk
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceServicer
 

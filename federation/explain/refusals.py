@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import grpc
 
-from federation.client.health import printable
-from federation.client.outcomes import from_wire
+from federation.client.chain.call_stats import printable
+from federation.client.chain.outcomes import from_wire
 from federation.errors import Action, Actor, Reason, Remedy
-from federation.explain.certificate import COMPARE_CLOCKS, TO_REPLACE, enroll_anew, instant, to_do
-from federation.explain.steps import BrokenLink
+from federation.explain.checks import BrokenLink
+from federation.explain.own_certificate import COMPARE_CLOCKS, TO_REPLACE, enroll_anew, instant, to_do
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from federation.clock import from_micros
 from federation.errors import InputError
-from federation.near import near_matches
-from federation.resources.document import Document, storable
-from federation.scope import KNOWN_RESOURCES, SENSITIVE_RESOURCES
+from federation.resources.documents import Document, storable
+from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
+from federation.suggest import near_matches
 
 __all__ = ["RESOURCES", "Batch", "Member", "NewRow", "check_name"]
 

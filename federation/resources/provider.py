@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from federation.scope import RowFilter
+from federation.scope.model import RowFilter
 
 __all__ = [
     "Change",

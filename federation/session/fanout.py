@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.trace import get_current_span
 
 from federation.errors import Reason, Refusal
-from federation.session.asking import Occasion, PeerAsk
-from federation.session.courses import Course, DisorderError, Tags, unmerged
-from federation.session.merge import Page, merge, remaining_places
-from federation.session.places import Place
+from federation.session.classification import gone
+from federation.session.paging.cursors import Place
+from federation.session.paging.merge import Page, merge, remaining_places
+from federation.session.paging.query_plans import Course, DisorderError, Tags, unmerged
+from federation.session.peer_request import Occasion, PeerAsk
 from federation.session.results import Answer, Result, SourceReport, SourceState
 from federation.session.sources import LOCAL
-from federation.session.verdicts import gone
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from federation.client.peers import Peer
-    from federation.session.outlook import Outlook
-    from federation.session.reach import Reach
+    from federation.client.peers.registry import Peer
+    from federation.session.availability.availability import Outlook
+    from federation.session.context import Reach
     from federation.session.signals import PeerSignal
 
 __all__ = ["FanOut"]

@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 
 from federation.errors import FederationError, InputError, Reason, Refusal
 from federation.resources.provider import ResourceProvider
-from federation.scope import MAX_ROWS_LIMIT, Scope
-from federation.server.paging import PageTokens
-from federation.server.verbs import Verbs
-from federation.session.requests import RESOURCES, as_input_error
-from federation.store.grants import Grant, GrantStatus
+from federation.scope.model import MAX_ROWS_LIMIT, Scope
+from federation.session.validation import RESOURCES, as_input_error
+from federation.store.grants.registry import Grant, GrantStatus
+from federation.verbs.handlers import Verbs
+from federation.verbs.page_tokens import PageTokens
 
 __all__ = ["LocalData"]
 

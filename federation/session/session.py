@@ -8,20 +8,20 @@ from weakref import WeakSet
 
 from federation.config import SessionConfig
 from federation.errors import FederationError, InputError, NotFoundError
+from federation.session.availability.availability import Outlook
+from federation.session.classification import gone
+from federation.session.context import Reach
 from federation.session.fanout import FanOut
-from federation.session.outlook import Outlook
-from federation.session.reach import Reach
-from federation.session.requests import Request, built, checked, course_of, page_token_of, plain_user, several
 from federation.session.results import Result, SourceReport
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL, choose, source_of
 from federation.session.stream import AnswerStream
-from federation.session.verdicts import gone
-from federation.session.warming import WarmReport, warm
+from federation.session.validation import Request, built, checked, course_of, page_token_of, plain_user, several
+from federation.session.warmup import WarmReport, warm
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from federation.session.places import Place
+    from federation.session.paging.cursors import Place
 
 __all__ = ["Session"]
 

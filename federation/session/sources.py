@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from federation.errors import InputError, unknown_peer
-from federation.near import near_matches
+from federation.suggest import near_matches
 
 __all__ = ["ALL", "FEDERATED", "LOCAL", "Chosen", "choose", "name_of", "source_of"]
 

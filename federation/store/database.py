@@ -1,11 +1,11 @@
-"""Opening a gateway's database: engine, pragmas, migrations, one serving process."""
+"""How a database's own errors become the package's."""
 
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -20,7 +20,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from federation.errors import ConfigError, LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
 
-__all__ = ["Database", "FileLock"]
+__all__ = ["Database", "FileLock", "storing"]
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Raise `StoreError` that begins with `what` (a whole clause) for whatever the database or its driver raises.
+
+    The message holds neither SQL nor values.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as e:
+        cause = str(getattr(e, "orig", None) or e).splitlines() or [type(e).__name__]
+        raise StoreError(f"{what}: the database says: {cause[0]}") from e
+
 
 OLDEST_SQLITE: Final = (3, 38, 0)
 """The first with the `->` operators that comparing fields of a row needs."""

@@ -5,11 +5,10 @@ from sqlalchemy.exc import IntegrityError
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError
-from federation.store.database import Database
-from federation.store.faults import storing
+from federation.pki.authority import Authority
+from federation.pki.sealing import Sealer
+from federation.store.database import Database, storing
 from federation.store.schema import gateway_identity
-from federation.trust.authority import Authority
-from federation.trust.sealing import Sealer
 
 __all__ = ["load_identity", "save_identity", "save_server_certificate"]
 

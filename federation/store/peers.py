@@ -10,11 +10,10 @@ from sqlalchemy.exc import IntegrityError
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.errors import Action, ConflictError, InputError, NotFoundError, Remedy
-from federation.store.database import Database
-from federation.store.faults import storing
+from federation.pki.identity_extensions import is_subject
+from federation.pki.sealing import Sealer
+from federation.store.database import Database, storing
 from federation.store.schema import peers, pending_enrollments
-from federation.trust.extensions import is_subject
-from federation.trust.sealing import Sealer
 
 __all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
 

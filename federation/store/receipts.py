@@ -10,8 +10,7 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.store import schema
-from federation.store.database import Database
-from federation.store.faults import storing
+from federation.store.database import Database, storing
 
 __all__ = ["InstanceRecord", "LeaseBound", "Receipt", "ReceiptKind", "ReceiptStore"]
 

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
-from federation.telemetry import catalogue
-from federation.telemetry.catalogue import Kind, Metric
+from federation.telemetry import metric_definitions as catalogue
+from federation.telemetry.metric_definitions import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeWord
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Final
 
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
-from federation.telemetry.logs import encodable
+from federation.telemetry.log_format import encodable
 
 __all__ = ["OURS", "OtlpLogHandler"]
 

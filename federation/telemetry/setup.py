@@ -30,11 +30,11 @@ from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, TracerP
 
 from federation.config import TelemetryConfig
 from federation.errors import ConfigError
-from federation.telemetry.environment import Environment, asked_for, is_disabled, resource_of, sampler_of
-from federation.telemetry.handle import Telemetry
 from federation.telemetry.metrics import metrics_for
+from federation.telemetry.otel_env import Environment, asked_for, is_disabled, resource_of, sampler_of
 from federation.telemetry.otlp_logs import OtlpLogHandler
 from federation.telemetry.spans import SpanSource
+from federation.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from federation.telemetry.prometheus import MetricsPage

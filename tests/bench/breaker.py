@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 
 from federation.breaker import CircuitBreaker, Evidence, Permit
-from federation.client.flow import Call, Outcome, Proceed, compose
-from federation.client.health import PeerHealth
+from federation.client.chain.call_stats import PeerHealth
+from federation.client.chain.flow import Call, Outcome, Proceed, compose
 from federation.client.interceptors.breaking import BreakingInterceptor
 from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig

@@ -17,7 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from federation.cache import Cause
+from federation.cache.response_cache import Cause
 from federation.config import SessionConfig
 from federation.session.session import Session
 from federation.v1 import federation_pb2 as pb

@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 from math import inf
 
 from federation.breaker import CircuitBreaker
-from federation.cache import Key, ResponseCache
-from federation.client.chain import build_chain
-from federation.client.flight import Flight
-from federation.client.flow import Proceed, compose
-from federation.client.health import PeerHealth
+from federation.cache.response_cache import Key, ResponseCache
+from federation.client.chain.call_stats import PeerHealth
+from federation.client.chain.chain import build_chain
+from federation.client.chain.flow import Flight, Proceed, compose
+from federation.client.chain.methods import METHODS
 from federation.client.interceptors.breaking import BreakingInterceptor
 from federation.client.interceptors.caching import CachingInterceptor
 from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.tagging import TaggingInterceptor
-from federation.client.verbs import METHODS
 from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig
 from federation.v1 import federation_pb2 as pb
-from federation.wire.query import SERVICE, query_hash, serialize
+from federation.wire.requests import SERVICE, query_hash, serialize
 from tests.bench.samples import Samples
 from tests.bench.server import ROWS, rows
 

@@ -16,8 +16,8 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import federation_pb2 as pb
+from federation.wire.channel_args import SERVER
 from federation.wire.metadata import LEASE_MS, TRACERESPONSE
-from federation.wire.options import SERVER
 from tests.support.pki import Leaf, server_credentials
 
 __all__ = ["ROWS", "SLOW_S", "rows"]

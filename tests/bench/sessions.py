@@ -15,24 +15,24 @@ from typing import Any, Final, Self
 
 import grpc
 
-from federation.cache import Cause
+from federation.bootstrap import found_gateway
+from federation.cache.response_cache import Cause
 from federation.config import ClientConfig, GatewayConfig, SessionConfig
 from federation.federation import Federation
-from federation.founding import found_gateway
 from federation.resources.batch import Batch, NewRow
-from federation.resources.document import Document
-from federation.resources.sql import SqlProvider
+from federation.resources.documents import Document
+from federation.resources.sql.provider import SqlProvider
 from federation.session.session import Session
 from federation.store.database import Database
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
-from federation.wire.options import CHANNEL
+from federation.wire.channel_args import CHANNEL
 from tests.bench.samples import Samples
 from tests.bench.server import ROWS, SLOW_S
 from tests.bench.variants import VoidError
 from tests.bench.world import DEADLINE_S, GATEWAY, serving
-from tests.support.clients import ListedPeers
+from tests.support.federations import ListedPeers
 from tests.support.pki import Pki, channel_credentials
 
 __all__ = [

@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Self
 
+from federation.bootstrap import found_gateway
 from federation.config import GatewayConfig
-from federation.founding import found_gateway
+from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
-from federation.trust.sealing import Sealer
 from tests.bench.samples import Samples
 from tests.support.pki import Pki
 
@@ -67,7 +67,7 @@ class StatusTimes:
     def _time(self, name: str) -> tuple[int, float]:
         words = ["-c", "pass"]
         if name in self._directories:
-            words = ["-m", "cli", "federation", "status", "--gateway", str(self._directories[name])]
+            words = ["-m", "mosaic_cli", "federation", "status", "--gateway", str(self._directories[name])]
         cpu = _children_s()
         begun = time.perf_counter_ns()
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -117,7 +117,7 @@ def _record(pki: Pki, number: int) -> PeerRecord:
 
 @contextmanager
 def _serving(directory: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "cli", "gateway", "serve", "--gateway", str(directory)]
+    command = [sys.executable, "-m", "mosaic_cli", "gateway", "serve", "--gateway", str(directory)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

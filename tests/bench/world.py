@@ -17,18 +17,18 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from federation.breaker import Denied, Evidence
-from federation.client.aio import AioChannel
-from federation.client.home import Home
-from federation.client.sync import SyncChannel
-from federation.client.sync_ports import Wire
+from federation.client.aio.channel import AioChannel
+from federation.client.runtime import Home
+from federation.client.sync.channel import SyncChannel
+from federation.client.sync.drivers import Wire
 from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig, GatewayConfig
 from federation.store.peers import PeerRecord
-from federation.telemetry.handle import Telemetry
 from federation.telemetry.metrics import metrics_for
 from federation.telemetry.spans import SpanSource
+from federation.telemetry.telemetry import Telemetry
 from federation.v1.federation_pb2_grpc import FederationServiceStub
-from federation.wire.options import CHANNEL
+from federation.wire.channel_args import CHANNEL
 from tests.support.pki import GRANT_ID, Pki, channel_credentials
 
 __all__ = ["DEADLINE_S", "GATEWAY", "Client", "World", "serving"]

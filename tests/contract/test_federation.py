@@ -15,18 +15,18 @@ import pytest
 
 import federation
 from federation import Federation, fields, sync_channel
-from federation.client.home import Home
-from federation.client.stored import StoredPeers
+from federation.client.peers.store import StoredPeers
+from federation.client.runtime import Home
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, ConflictError, FederationError, InputError, NotFoundError, Reason
+from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
-from federation.trust.sealing import Sealer
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.metadata import CACHED
 from federation.wire.status import error_detail_of
-from tests.support.clients import ListedPeers, config_of, federation_of
+from tests.support.federations import ListedPeers, config_of, federation_of
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 
 LIST = pb.ListRequest(resource="tasks")
@@ -39,7 +39,7 @@ FORKED = textwrap.dedent(
     from federation.store.peers import PeerRecord
     from federation.v1 import federation_pb2 as pb
     from federation.v1.federation_pb2_grpc import FederationServiceStub
-    from tests.support.clients import home_of, sync_channel_of
+    from tests.support.federations import home_of, sync_channel_of
 
     record = PeerRecord(**eval(sys.stdin.read()))
     request = pb.ListRequest(resource="tasks")

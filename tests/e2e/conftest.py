@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.gateways import Running
+from tests.support.gateway_pair import Running
 
 
 @pytest.fixture

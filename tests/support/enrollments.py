@@ -10,23 +10,23 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.scope import Scope
-from federation.server.guard import IncidentGuard
-from federation.server.renewal import RenewalService
+from federation.enrollment.enroll import EnrolledPeer, enroll
+from federation.enrollment.issuer import Issuer
+from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.servicer import EnrollmentEvent, EnrollmentServicer
+from federation.pki.authority import Authority
+from federation.pki.csr import make_request
+from federation.pki.enrollment_token import EnrollmentToken
+from federation.pki.sealing import Sealer
+from federation.scope.model import Scope
+from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.server.pipeline.renewal_service import RenewalService
 from federation.store.database import Database
-from federation.store.grants import Grant, GrantBook
+from federation.store.enrollment_tokens import TokenStore
+from federation.store.grants.registry import Grant, GrantBook
 from federation.store.peers import PeerStore
-from federation.store.tokens import TokenStore
-from federation.trust.authority import Authority
-from federation.trust.enrolling import EnrolledPeer, enroll
-from federation.trust.enrollment import EnrollmentEvent, EnrollmentServicer
-from federation.trust.issuing import Issuer
-from federation.trust.renewal import Reissuer
-from federation.trust.requests import make_request
-from federation.trust.sealing import Sealer
-from federation.trust.tokens import EnrollmentToken
 from federation.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
-from federation.wire.options import SERVER
+from federation.wire.channel_args import SERVER
 from tests.support.pki import PEER, Leaf, new_key, server_credentials
 
 WORK = "work.example"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from federation.telemetry.catalogue import METRICS
+from federation.telemetry.metric_definitions import METRICS
 
 PAGE = Path(__file__).parents[2] / "docs" / "OBSERVABILITY.md"
 BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation.trust.authority import Authority, IssuedCertificate
-from federation.trust.certificates import fingerprint_of, validity_us
-from federation.wire.options import CHANNEL
+from federation.pki.authority import Authority, IssuedCertificate
+from federation.pki.certificates import fingerprint_of, validity_us
+from federation.wire.channel_args import CHANNEL
 
 GRANT_ID: Final = "11111111-2222-4333-8444-555555555555"
 SUBJECT: Final = "ada"

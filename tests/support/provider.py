@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from federation.resources.provider import Change, ListQuery, Page, Row, SearchHit, SearchQuery
-from federation.scope import RowFilter
+from federation.scope.model import RowFilter
 
 START_US = 1_750_000_000_000_000
 

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.clock import MICROSECONDS
+from federation.enrollment.renew import renew
+from federation.pki.authority import Authority
+from federation.pki.renewal_proof import make_proof
 from federation.store.database import Database
-from federation.store.grants import Grant
+from federation.store.grants.registry import Grant
 from federation.store.peers import PeerRecord, PeerStore
-from federation.trust.authority import Authority
-from federation.trust.proof import make_proof
-from federation.trust.renewing import renew
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from tests.support.clock import ManualClock

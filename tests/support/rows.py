@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import event
 
 from federation.resources.batch import Batch, Member, NewRow
-from federation.resources.document import Document
+from federation.resources.documents import Document
 from federation.resources.provider import ListQuery, Position, Row, SearchQuery
-from federation.resources.sql import SqlProvider
-from federation.scope import RowFilter
+from federation.resources.sql.provider import SqlProvider
+from federation.scope.model import RowFilter
 from federation.store.database import Database
 
 EVERYTHING = RowFilter()

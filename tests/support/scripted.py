@@ -20,8 +20,8 @@ from federation.errors import Refusal
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc
+from federation.wire.channel_args import SERVER, ServerOptions
 from federation.wire.metadata import LEASE_MS, Metadata
-from federation.wire.options import SERVER, ServerOptions
 from federation.wire.status import refusal_status
 from tests.support.pki import GRANT_ID, Leaf, Pki, channel_credentials, server_credentials
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from federation.cache import Cause
+from federation.cache.response_cache import Cause
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import SessionConfig
 from federation.federation import Federation
 from federation.session.results import Result, SourceReport
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
-from tests.support.clients import ListedPeers, config_of
+from tests.support.federations import ListedPeers, config_of
 from tests.support.provider import START_US, ListedProvider, row
 
 WORK = "federated:work.example"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from federation.client.home import Home
-from federation.client.watch_policy import WatchSettings, WatchState
+from federation.client.runtime import Home
+from federation.client.watch.policy import WatchSettings, WatchState
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import ClientConfig
 from federation.errors import Refusal
@@ -19,7 +19,7 @@ from federation.federation import Federation
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.wire.status import refusal_status
-from tests.support.clients import ListedPeers, config_of
+from tests.support.federations import ListedPeers, config_of
 from tests.support.scripted import ScriptedPeer, eventually
 
 QUICK = WatchSettings(

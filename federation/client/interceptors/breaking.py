@@ -7,8 +7,8 @@ from typing import Final
 import grpc
 
 from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Transition, judge
-from federation.client.flow import Call, Flow, Outcome, Proceed, refused
-from federation.client.health import PeerHealth
+from federation.client.chain.call_stats import PeerHealth
+from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics

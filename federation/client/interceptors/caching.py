@@ -7,14 +7,13 @@ from typing import Final, Protocol, TypeAlias, assert_never
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from federation.cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
-from federation.client.flight import Flight
-from federation.client.flow import Call, Flow, Join, Outcome, Proceed, refused
+from federation.cache.response_cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.client.chain.flow import Call, Flight, Flow, Join, Outcome, Proceed, refused
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import LEASE_MS, Metadata, first
-from federation.wire.query import query_hash
+from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
 
 __all__ = ["KEPT", "PASSED", "CachingInterceptor", "Fate", "cut", "lease_s"]

@@ -5,7 +5,7 @@ from typing import Final
 
 from opentelemetry import trace
 
-from federation.client.flow import Call, Flow, Proceed
+from federation.client.chain.flow import Call, Flow, Proceed
 from federation.telemetry.traceparent import TraceParent
 from federation.wire.metadata import INSTANCE, TRACEPARENT, Metadata
 

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.trace import TracerProvider
 
-from federation.client.flow import Call, Flow, Proceed
+from federation.client.chain.flow import Call, Flow, Proceed
 from federation.telemetry.spans import remote_parent, traceparent_of
 from federation.wire.metadata import TRACEPARENT, Metadata, first
 

@@ -2,8 +2,8 @@
 
 from urllib.parse import quote
 
-from federation.client.flow import Call, Flow, Outcome, Proceed, refused
-from federation.client.interceptors.headers import fault_of
+from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
+from federation.client.interceptors.metadata_check import fault_of
 from federation.errors import Reason, Refusal
 from federation.wire.metadata import CACHED, RESERVED_FOR_TAGS, SOURCE, Metadata, is_sendable
 

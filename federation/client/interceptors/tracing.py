@@ -12,7 +12,7 @@ import grpc
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Link, Span, SpanKind, Tracer
 
-from federation.client.flow import Call, Cancelled, Flow, Outcome, Proceed
+from federation.client.chain.flow import Call, Cancelled, Flow, Outcome, Proceed
 from federation.clock import Clock
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (

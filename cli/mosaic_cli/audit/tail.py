@@ -1,0 +1,118 @@
+"""Asking a gateway for its audit: pages up to a number of events, or the trail as it is written."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import orjson
+import typer
+
+from federation.admin.client import connect
+from federation.admin.errors import error_of
+from federation.errors import GatewayUnavailableError, NotFoundError, StoreError
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.audit.view import AuditLines
+from mosaic_cli.lookup import whole_id
+from mosaic_cli.output import console as render
+from mosaic_cli.output import shapes
+from mosaic_cli.output.errors import explain
+
+if TYPE_CHECKING:
+    from federation.v1.admin_pb2_grpc import AdminServiceStub
+
+__all__ = ["follow", "page"]
+
+PAGE: Final = 1_000
+POLL_S: Final = 0.25
+RETRY_S: Final = 0.5
+INCOMPLETE: Final = 1
+Show = Callable[[Iterable[pb.AuditEvent]], None]
+
+
+def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_json: bool) -> None:
+    """Print at most so many events. Ends with exit code 1 where some of the history could not be read."""
+    events: list[pb.AuditEvent] = []
+    warnings: dict[str, None] = {}
+    with connect(gateway) as admin:
+        _complete(admin, request)
+        while True:
+            request.page_size = min(PAGE, limit - len(events))
+            reply = admin.ListAuditEvents(request)
+            events += reply.events
+            warnings |= dict.fromkeys(reply.warnings)
+            request.page_token = reply.next_page_token
+            if not request.page_token or len(events) >= limit:
+                break
+    token = request.page_token
+    if as_json:
+        shown = [shapes.audit_event(event) for event in events]
+        render.out(shapes.dump({"events": shown, "next_page_token": token or None, "warnings": list(warnings)}))
+    else:
+        AuditLines().show(events)
+        if not events:
+            render.say("nothing yet" if not _is_filtered(request) else "nothing that these filters let through")
+        if token:
+            render.say(f"there are more: --limit, or the same filters with --page-token {token}")
+    for warning in warnings:
+        render.say(f"warning: {warning}")
+    if warnings:
+        raise typer.Exit(INCOMPLETE)
+
+
+def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_json: bool) -> None:
+    """Print the newest events, and then each new one, until Ctrl-C.
+
+    A gateway that goes away is waited for. Raises `GatewayUnavailableError` where it does not run to begin with.
+    """
+    show: Show = _lines if as_json else AuditLines().show
+    request.follow, request.page_size = True, first
+    away = False
+    try:
+        while True:
+            try:
+                with connect(gateway) as admin:
+                    if not request.page_token:
+                        _complete(admin, request)
+                    while True:
+                        reply = admin.ListAuditEvents(request)
+                        if away:
+                            render.say("the gateway answers again")
+                            away = False
+                        show(reply.events)
+                        if reply.next_page_token == request.page_token:
+                            time.sleep(POLL_S)
+                        request.page_token, request.follow, request.page_size = reply.next_page_token, False, PAGE
+            except (GatewayUnavailableError, StoreError) as e:
+                if not request.page_token:
+                    raise
+                if not away:
+                    render.say(f"{explain(e)}. Waiting for it, nothing will be missed; Ctrl-C ends this")
+                away = True
+                time.sleep(RETRY_S)
+    except KeyboardInterrupt:
+        render.flush()
+
+
+def _complete(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> None:
+    """Put the whole id of a grant in the place of its beginning. One that no grant bears may be that of a peer's."""
+    if request.grant_id:
+        with suppress(NotFoundError):
+            try:
+                request.grant_id = whole_id(admin, request.grant_id)
+            except grpc.RpcError as e:
+                raise error_of(e) from None
+
+
+def _lines(events: Iterable[pb.AuditEvent]) -> None:
+    for event in events:
+        sys.stdout.write(f"{orjson.dumps(shapes.audit_event(event)).decode()}\n")
+    render.flush()
+
+
+def _is_filtered(request: pb.ListAuditEventsRequest) -> bool:
+    named = request.grant_id or request.peer or request.verb or request.outcome
+    return bool(named) or request.HasField("since") or request.HasField("until")

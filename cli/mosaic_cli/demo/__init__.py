@@ -1,0 +1,1 @@
+"""The demo: two gateways on one machine."""

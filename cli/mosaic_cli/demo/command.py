@@ -1,0 +1,37 @@
+"""`mosaic demo`: two real gateways on this machine, and every step as the command that it is."""
+
+from typing import Annotated, Final
+
+import typer
+
+__all__ = ["HELP", "demo"]
+
+HELP: Final = """Watch a home gateway read a work gateway's data over mutual TLS.
+
+Starts two gateways as processes of their own in a temporary directory, on free loopback ports, and shows each step as
+the command that a person would type, with its real output. Leaves nothing running and nothing behind.
+
+\b
+Examples:
+  mosaic demo
+  mosaic demo --keep
+"""
+
+
+def demo(
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the directory, to go on by hand.")] = False,
+) -> int:
+    """Run the demo; return 1 where a step did not do what the narration says."""
+    from mosaic_cli.demo.environment import Stage, StepError
+    from mosaic_cli.demo.script import tell
+
+    with Stage(keep=keep) as stage:
+        try:
+            tell(stage)
+        except StepError as e:
+            stage.fail(str(e))
+            return 1
+    if keep:
+        typer.echo(f"kept: {stage.directory}", err=True)
+    return 0

@@ -1,0 +1,237 @@
+"""Where the demo plays: a temporary directory, the gateways' processes, and the real command line."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+__all__ = ["Ran", "Stage", "StepError"]
+
+START_S: Final = 20.0
+STOP_S: Final = 10.0
+COMMAND_S: Final = 30.0
+WIDEST: Final = 100
+MOSAIC: Final = (sys.executable, "-m", "mosaic_cli")
+ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+
+
+class StepError(Exception):
+    """A step did not do what the narration says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    words: str
+
+
+class Stage:
+    """A context in which gateways run; whatever happens, none of them outlives it."""
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._served: dict[str, subprocess.Popen[str]] = {}
+        self._handlers: dict[int, Any] = {}
+        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        self._gateway = ""
+        self.directory = Path()
+
+    def __enter__(self) -> Self:
+        self.directory = Path(tempfile.mkdtemp(prefix="mosaic-demo-"))
+        if threading.current_thread() is threading.main_thread():
+            for number in ENDING:
+                self._handlers[number] = signal.signal(number, _interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _uninterrupted():
+            for name in tuple(self._served):
+                self._end(name)
+            if not self._keep:
+                shutil.rmtree(self.directory, ignore_errors=True)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def say(self, text: str) -> None:
+        """Print a paragraph of the narration."""
+        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+        self._print(f"\n{textwrap.fill(text, width)}\n", "1")
+
+    def fail(self, problem: str) -> None:
+        """Say what went wrong, and show what the gateways logged."""
+        sys.stdout.flush()
+        sys.stderr.write(f"\nerror: the demo went wrong: {problem}\n")
+        for log in sorted(self.directory.glob("*.log")):
+            text = log.read_text(errors="replace").strip()
+            if text:
+                sys.stderr.write(f"--- {log.name}\n{text[-2_000:]}\n")
+
+    def export(self, gateway: str) -> None:
+        """Let commands that name no gateway mean this one."""
+        self._command(f"export MOSAIC_GATEWAY={gateway}")
+        self._gateway = gateway
+
+    def put(self, name: str, content: bytes) -> None:
+        """Put a file into the directory."""
+        (self.directory / name).write_bytes(content)
+
+    def show_file(self, name: str, text: str) -> None:
+        """Write a file and show it."""
+        (self.directory / name).write_text(text, encoding="utf-8")
+        self._command(f"cat {name}")
+        self._print(text.rstrip())
+
+    def check(self, holds: object, claim: str) -> None:
+        """Raise `StepError` unless what was told is true."""
+        if not holds:
+            raise StepError(f"it is not true that {claim}")
+
+    def run(self, command: str, *, code: int = 0, expect: Sequence[str] = (), quiet: bool = False) -> Ran:
+        """Run `mosaic …` as a process, show it with its output, and check its exit code and words.
+
+        `< FILE` and `> FILE` at the end do what a shell would do. `quiet` shows neither command nor output.
+        """
+        if not quiet:
+            self._command(command)
+        words, source, target = shlex.split(command), "", ""
+        while len(words) > 2 and words[-2] in {"<", ">"}:  # noqa: PLR2004 - the sign and the file
+            *words, sign, file = words
+            source, target = (file, target) if sign == "<" else (source, file)
+        done = subprocess.run(  # noqa: S603 - our own command
+            [*MOSAIC, *words[1:]],
+            cwd=self.directory,
+            env=self._environment(),
+            input=(self.directory / source).read_text(encoding="utf-8") if source else "",
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+        ran = Ran(done.returncode, done.stdout, done.stderr)
+        if target:
+            (self.directory / target).write_text(ran.out, encoding="utf-8")
+        if not quiet:
+            self._print("".join(part for part in ("" if target else ran.out, ran.words)).rstrip())
+        self._check(command, ran, code, expect)
+        if code and not quiet:
+            self._print(f"[exit code {ran.code}]", "2")
+        return ran
+
+    def serve(self, name: str) -> None:
+        """Start a gateway in a process of its own, and wait until it serves."""
+        command = f"mosaic gateway serve --gateway {name}"
+        self._command(f"{command} &")
+        with (self.directory / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                [*MOSAIC, *shlex.split(command)[1:]],
+                cwd=self.directory,
+                env=self._environment(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self._served[name] = process
+        for line in _lines(process):
+            self._print(line)
+            if line.startswith("  admin"):
+                return
+        raise StepError(f"{command}: it did not come up")
+
+    def stop(self, name: str) -> None:
+        """Stop a gateway as Ctrl-C would."""
+        self._command(f"kill -INT $(cat {name}/gateway.lock)")
+        code = self._end(name, signal.SIGINT)
+        if code:
+            raise StepError(f"the gateway {name} ended with exit code {code}")
+
+    def _end(self, name: str, number: int = signal.SIGTERM) -> int:
+        process = self._served.pop(name)
+        process.send_signal(number)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+        return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
+        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+        named = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
+        colour = {"FORCE_COLOR": "1"} if self._colour else {}
+        return {**kept, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **named}
+
+    def _check(self, command: str, ran: Ran, code: int, expect: Sequence[str]) -> None:
+        if ran.code != code:
+            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.words.strip()}")
+        missing = [word for word in expect if word not in ran.out and word not in ran.words]
+        if missing:
+            raise StepError(f"`{command}` did not say {', '.join(missing)}")
+
+    def _command(self, command: str) -> None:
+        self._print(f"$ {command}", "36")
+
+    def _print(self, text: str, style: str = "") -> None:
+        sys.stdout.write(f"\x1b[{style}m{text}\x1b[0m\n" if style and self._colour else f"{text}\n" if text else "")
+        sys.stdout.flush()
+
+
+def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
+    """Yield lines until the process ends or says nothing for too long."""
+    lines: Queue[str | None] = Queue()
+
+    def read() -> None:
+        assert process.stdout is not None  # noqa: S101 - it was asked for
+        with contextlib.suppress(ValueError):  # closed under it when the stage ends
+            for line in process.stdout:
+                lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=START_S)
+        except Empty:
+            return
+        if line is None:
+            return
+        yield line
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let nobody's second Ctrl-C cut the cleaning short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept: list[tuple[int, Callable[..., Any] | int | None]] = [
+        (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, *ENDING)
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in kept:
+            signal.signal(number, handler)

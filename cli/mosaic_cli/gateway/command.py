@@ -1,0 +1,133 @@
+"""`mosaic gateway`: make, run and fill a gateway."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Make, run and fill a gateway.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+    """Make, run and fill a gateway."""
+
+
+@app.command("init")
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="A DNS name, such as work.example.")],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="H:P", help="Address of the federation service.")
+    ] = "127.0.0.1:7443",
+    enroll: Annotated[
+        str, typer.Option("--enroll", metavar="H:P", help="Address of the enrollment service.")
+    ] = "127.0.0.1:7444",
+    advertise: Annotated[
+        str, typer.Option("--advertise", metavar="HOST", help="Host by which others reach it, if not that of --listen.")
+    ] = "",
+    database: Annotated[
+        str, typer.Option("--database", metavar="URL", help="postgresql+asyncpg://…; default: SQLite in DIR.")
+    ] = "",
+    admin_socket: Annotated[
+        str, typer.Option("--admin-socket", metavar="PATH", help="Unix socket of the operator's commands.")
+    ] = "run/admin.sock",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a gateway: settings, keys, database and its own certificate authority.
+
+    \b
+    Examples:
+      mosaic gateway init home --name home.example
+      mosaic gateway init work --name work.example --listen 0.0.0.0:7443 \\
+          --enroll 0.0.0.0:7444 --advertise work.example.org
+    """
+    import asyncio
+
+    from federation.bootstrap import found_gateway
+    from federation.config import GatewayConfig, StoreConfig
+    from federation.errors import ConfigError, InputError
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    try:
+        config = GatewayConfig(
+            directory=directory,
+            name=name,
+            listen=listen,
+            enroll=enroll,
+            advertise=advertise,
+            admin_socket=admin_socket,
+            store=StoreConfig(url=database),
+        )
+        asyncio.run(found_gateway(config))
+    except ConfigError as e:
+        option = {"store.url": "--database", "admin_socket": "--admin-socket"}.get(e.field, f"--{e.field}")
+        # There is no gateway.toml yet in which the cure could be written.
+        cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
+        words = str(e).removeprefix(f"{e.field}: ")
+        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, words)) from None
+    if as_json:
+        render.out(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
+        return
+    render.say(f"made the gateway {name} in {directory}")
+    render.say(f"next: mosaic gateway serve --gateway {directory}")
+
+
+@app.command("serve")
+def serve(
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    standby: Annotated[bool, typer.Option("--standby", help="Wait while another process serves this gateway.")] = False,
+) -> None:
+    """Run a gateway until it is told to stop (Ctrl-C, or SIGTERM).
+
+    \b
+    Examples:
+      mosaic gateway serve --gateway work
+      MOSAIC_GATEWAY=work mosaic gateway serve --standby
+    """
+    import asyncio
+
+    from mosaic_cli.gateway.serve import run
+
+    asyncio.run(run(gateway, standby=standby))
+
+
+@app.command("import")
+def import_rows(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines, or - for standard input.")],
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Load users, teams, members and rows. A file with a wrong line changes nothing.
+
+    One JSON object a line:
+
+    \b
+      {"kind": "user", "id": "ada"}
+      {"kind": "team", "id": "T1"}
+      {"kind": "member", "user": "ada", "team": "T1"}
+      {"kind": "row", "resource": "tasks", "id": "T-1", "owner": "ada", "team": "T1",
+       "data": {"title": "Renew the certificate", "status": "open"}}
+
+    \b
+    Example:
+      mosaic gateway import rows.jsonl --gateway work
+    """
+    from mosaic_cli.gateway import import_rows as importing
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    summary = importing.load(gateway, file)
+    if as_json:
+        render.out(shapes.dump({"imported": summary}))
+    else:
+        render.out(", ".join(f"{count} {name}" for name, count in summary.items()))

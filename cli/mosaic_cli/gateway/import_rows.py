@@ -1,0 +1,114 @@
+"""`mosaic gateway import`: through the gateway where it runs, else straight into its database."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from federation.admin.handlers.import_rows import IMPORT_ACT
+from federation.clock import SYSTEM_CLOCK
+from federation.config import GatewayConfig
+from federation.errors import InputError
+from federation.resources.importing.importer import Importer, ImportSummary
+from federation.resources.sql.provider import SqlProvider
+from federation.store.audit.table import AuditEvent, AuditStore
+from federation.store.database import Database
+from federation.store.locks import ServingLock
+
+__all__ = ["load", "load_directly"]
+
+
+CHUNK: Final = 64 * 1024
+"""Bytes of one message."""
+
+
+def load(directory: Path, file: str) -> dict[str, int]:
+    """Load a file (`-`: standard input) all or nothing, and return what was loaded by kind."""
+    from federation.admin.client import is_serving
+    from federation.config import GatewayConfig
+
+    config = GatewayConfig.load(directory)
+    with _opened(file) as (source, size), _progress(size) as advance:
+        chunks = _chunks(source, advance)
+        if is_serving(config):
+            return _through_gateway(directory, chunks)
+        from federation.resources.importing.importer import Importer
+        from mosaic_cli.gateway.import_rows import load_directly
+
+        importer = Importer()
+        for chunk in chunks:  # outside the event loop, whose first Ctrl-C a blocked read would not hear
+            importer.feed(chunk)
+        return _counts(asyncio.run(load_directly(config, importer)))
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    if file == "-":
+        # A thread of gRPC reads; a lock of the buffer that it holds when Ctrl-C ends all would be a fatal error.
+        yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), None
+        return
+    path = Path(file)
+    try:
+        with path.open("rb", buffering=0) as source:
+            yield source, path.stat().st_size
+    except FileNotFoundError:
+        raise InputError("FILE", f"there is no file {file}") from None
+    except IsADirectoryError:
+        raise InputError("FILE", f"{file} is a directory; name a file of JSON lines") from None
+    except PermissionError:
+        raise InputError("FILE", f"this user may not read {file}") from None
+
+
+@contextmanager
+def _progress(size: int | None) -> Iterator[Any]:
+    console = Console(file=sys.stderr)
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=size)
+        yield lambda read: progress.advance(task, read)
+
+
+def _chunks(source: BinaryIO, advance: Any) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk
+        advance(len(chunk))
+
+
+def _through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+
+    summary = pb.ImportSummary()
+    with connect(directory) as admin:
+        for reply in admin.ImportRows(pb.ImportRowsRequest(lines=chunk) for chunk in chunks):
+            if reply.HasField("summary"):
+                summary = reply.summary
+    return _counts(summary)
+
+
+def _counts(summary: Any) -> dict[str, int]:
+    return {kind: int(getattr(summary, kind)) for kind in ("users", "teams", "members", "rows")}
+
+
+async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSummary:
+    """Load what was read, all or nothing, holding the right to serve meanwhile. Raises what an import raises."""
+    lock = ServingLock(config.directory, config.name)
+    async with AsyncExitStack() as stack:
+        await lock.acquire()
+        stack.push_async_callback(lock.release)
+        database = await Database.open(config.database_url, new=False)
+        stack.push_async_callback(database.close)
+        await lock.acquire_database(database)
+        stack.push_async_callback(lock.release)
+        summary = await importer.commit(SqlProvider(database))
+        act = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
+        await AuditStore(database).insert_many([act])
+    return summary

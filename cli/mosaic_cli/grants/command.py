@@ -1,0 +1,219 @@
+"""`mosaic federation grant`: what others may read here. Made and looked at here; opened and taken back next door."""
+
+import re
+from typing import Annotated, Final
+
+import typer
+
+from mosaic_cli import completion
+from mosaic_cli.completion import GrantId
+from mosaic_cli.grants import enroll as grant_opening
+from mosaic_cli.grants import revoke as grant_taking
+from mosaic_cli.options import (
+    GATEWAY_HERE,
+    GRANT_STATUSES,
+    Gateway,
+    GroupGateway,
+    Json,
+    one_of,
+    read_argument,
+    suggesting,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Let another gateway read this one's data, within a scope.", no_args_is_help=True, rich_markup_mode=None
+)
+UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+PAGE: Final = 100
+LARGEST_PAGE: Final = 1_000
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and show what it would open.")]
+
+
+@app.callback()
+def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+    """Let another gateway read this one's data, within a scope."""
+
+
+@app.command("create")
+def create(
+    peer: Annotated[
+        str,
+        typer.Option("--peer", metavar="NAME", help="The gateway that may enroll.", autocompletion=completion.gateways),
+    ],
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject", metavar="USER", help="The user here as whom it reads.", autocompletion=completion.users
+        ),
+    ],
+    scope: Annotated[str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")],
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="TIME", help="Such as 90d, 12h; default: never.")
+    ] = None,
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Create a grant. It opens nothing until its peer has enrolled with a token.
+
+    Shows the scope in words, and how many rows it would open at this moment. What is allowed and worth a second
+    thought is warned about: a team that does not exist or holds nothing, a resource that holds secrets.
+
+    \b
+    Examples:
+      mosaic federation grant create --peer home.example --subject ada --scope scope.json --dry-run
+      mosaic federation grant create --peer home.example --subject ada --scope scope.json
+      mosaic federation grant create --peer home.example --subject ada --expires 90d \\
+          --scope '{"resources": ["tasks"]}'
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import shapes as grant_shapes
+    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    request = pb.CreateGrantRequest(
+        peer=peer,
+        subject=subject,
+        scope=read_argument(scope, "scope"),
+        expires_in_s=_seconds(expires),
+        validate_only=dry_run,
+    )
+    with connect(gateway) as admin:
+        reply = admin.CreateGrant(request)
+    for warning in reply.warnings:
+        render.say(f"warning: {warning}")
+    if as_json:
+        shape = {
+            "grant": grant_shapes.grant(reply.grant),
+            "warnings": list(reply.warnings),
+            "opens": grant_shapes.opens(reply.opens),
+            "created": not dry_run,
+        }
+        render.out(shapes.dump(shape))
+        return
+    grant_view.show(reply.grant)
+    grant_view.show_opens(reply.grant, reply.opens)
+    if dry_run:
+        render.say("nothing was created; without --dry-run it is")
+    else:
+        render.say(f"next: mosaic federation grant token {reply.grant.id}")
+
+
+@app.command("list")
+def list_grants(
+    peer: Annotated[
+        str, typer.Option("--peer", metavar="NAME", help="Only this gateway's.", autocompletion=completion.gateways)
+    ] = "",
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="USER", help="Only as this user.", autocompletion=completion.users)
+    ] = "",
+    status: Annotated[
+        str,
+        typer.Option(
+            "--status",
+            metavar="|".join(GRANT_STATUSES),
+            help="Only those that are so.",
+            autocompletion=suggesting(GRANT_STATUSES),
+        ),
+    ] = "",
+    page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
+    page_token: Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier list gave it.")] = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, however many there are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the grants, newest first.
+
+    \b
+    Examples:
+      mosaic federation grant list
+      mosaic federation grant list --peer home.example --status active
+      mosaic federation grant list --subject ada --all --json
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import shapes as grant_shapes
+    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    request = pb.ListGrantsRequest(
+        page_size=LARGEST_PAGE if everything else page_size, page_token=page_token, peer=peer, subject=subject
+    )
+    if status:
+        request.status = pb.GrantStatus.Value(f"GRANT_STATUS_{one_of(status, GRANT_STATUSES, '--status').upper()}")
+    with connect(gateway) as admin:
+        reply = admin.ListGrants(request)
+        grants = list(reply.grants)
+        while everything and reply.next_page_token:
+            request.page_token = reply.next_page_token
+            reply = admin.ListGrants(request)
+            grants += reply.grants
+    if as_json:
+        shown = [grant_shapes.grant(grant) for grant in grants]
+        render.out(shapes.dump({"grants": shown, "next_page_token": reply.next_page_token or None}))
+        return
+    if grants:
+        grant_view.table(grants)
+    elif page_token:
+        render.say("there are no more")
+    elif peer or subject or status:
+        render.say("no grant is like that")
+    else:
+        render.say("no grants yet; make one: mosaic federation grant create --help")
+    if reply.next_page_token:
+        render.say(f"there are more: --all, or --page-token {reply.next_page_token}")
+
+
+@app.command("show")
+def show(grant: GrantId, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+    """Show one grant: its scope in words, the rows that it opens at this moment, who uses it, and its receipts.
+
+    The beginning of an id, four characters or more, stands for it where no other grant begins so.
+
+    \b
+    Examples:
+      mosaic federation grant show 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b
+      mosaic federation grant show 6f1c --json
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import shapes as grant_shapes
+    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    with connect(gateway) as admin:
+        reply = admin.GetGrant(pb.GetGrantRequest(id=grant, preview=True))
+    if as_json:
+        shape = {
+            "grant": grant_shapes.grant(reply.grant),
+            "opens": grant_shapes.opens(reply.opens),
+            "receipts": [shapes.receipt(receipt) for receipt in reply.receipts],
+        }
+        render.out(shapes.dump(shape))
+        return
+    grant_view.show(reply.grant)
+    grant_view.show_opens(reply.grant, reply.opens)
+    grant_view.show_receipts(reply.receipts)
+
+
+app.command("token")(grant_opening.token)
+app.command("confirm")(grant_opening.confirm)
+app.command("scope")(grant_taking.scope)
+app.command("revoke")(grant_taking.revoke)
+
+
+def _seconds(text: str | None) -> int:
+    if text is None:
+        return 0
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
+    if not match:
+        raise typer.BadParameter(f"{text!r} is not a time such as 90d, 12h or 30m", param_hint="--expires")
+    return int(match[1]) * UNITS[match[2]]

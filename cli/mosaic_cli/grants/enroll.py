@@ -1,0 +1,83 @@
+"""`grant token` and `grant confirm`: how a peer comes to use its grant."""
+
+from typing import Annotated
+
+import typer
+
+from mosaic_cli.completion import GrantId
+from mosaic_cli.options import GATEWAY_HERE, Gateway, Json
+
+__all__ = ["confirm", "token"]
+
+
+def token(
+    grant: GrantId,
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Keep the grant closed until `grant confirm` names the fingerprint.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the token with which the peer enrolls. It works once, and only for a short time.
+
+    The token is a secret: it is printed alone on standard output, and never shown again. Making another one ends the
+    one before.
+
+    \b
+    Examples:
+      mosaic federation grant token 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b > token
+      mosaic federation grant token 6f1c --confirm
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    with connect(gateway) as admin:
+        grant = whole_id(admin, grant)
+        reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
+    if as_json:
+        render.out(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
+        return
+    render.out(reply.token)
+    render.say(f"it works once, and ends {render.when(reply, 'expires_at')}")
+    render.say("next, at the other gateway: mosaic federation peer add --user USER TOKEN")
+    if confirm:
+        render.say(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the other side prints it)")
+
+
+def confirm(
+    grant: GrantId,
+    fingerprint: Annotated[str, typer.Argument(help="SHA-256 of the certificate, as the peer's operator reads it.")],
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Open a grant whose token was made with --confirm, once both sides have compared the fingerprint.
+
+    Let the peer's operator read the fingerprint to you, by another way than this gateway's: what `grant show` prints
+    here is the certificate of whoever has used the token.
+
+    \b
+    Examples:
+      mosaic federation grant confirm 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b \\
+          3b1f9a0c5d7e2f4861a0b9c8d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8
+      mosaic federation grant confirm 6f1c 3B:1F:9A:0C:...
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import shapes as grant_shapes
+    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    with connect(gateway) as admin:
+        grant = whole_id(admin, grant)
+        reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=fingerprint))
+    if as_json:
+        render.out(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
+    else:
+        grant_view.show(reply.grant)

@@ -1,0 +1,161 @@
+"""Who is awaited while something is taken back: a live line on a terminal, plain lines elsewhere; then receipts."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output import console as render
+from mosaic_cli.output import shapes
+from mosaic_cli.output.errors import duration
+
+__all__ = ["Taken", "follow", "going_on", "show"]
+
+SHOWN: Final = 8
+"""Characters of an instance id that tell it from others."""
+REFRESH: Final = 4
+HOW: Final = {
+    "acked": "its own word",
+    "lease_ended": "the end of its lease",
+    "disconnected": "going away; it held no lease",
+}
+News = Any
+"""A message with the fields `progress` and `receipt`."""
+Taken = pb.RevocationProgress | pb.RevocationReceipt
+"""What is known at the end: a receipt, or who is still awaited."""
+
+
+def follow(replies: Iterable[News], *, no_wait: bool = False) -> list[Taken]:
+    """Show who is awaited while the messages come; return what is known of each grant at the end.
+
+    With `no_wait` the gateway awaits nobody either, so there is nothing to show meanwhile.
+    """
+    known: dict[str, Taken] = {}
+    with _line() as show:
+        for reply in replies:
+            if reply.HasField("receipt"):
+                known[reply.receipt.grant_id] = reply.receipt
+                show(None)
+            elif reply.HasField("progress"):
+                known[reply.progress.grant.id] = reply.progress
+                show(None if no_wait else reply.progress)
+    return list(known.values())
+
+
+@contextmanager
+def going_on(again: str) -> Iterator[None]:
+    """Say what an interrupted command leaves behind; `again` is the command that shows it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        render.say(f"stopped waiting; the gateway goes on by itself, and refuses already. To see it: {again}")
+        raise
+
+
+def show(taken: Taken) -> None:
+    """Print a receipt in words, or for whoever did not want to wait who is still awaited."""
+    if isinstance(taken, pb.RevocationReceipt):
+        _show_receipt(taken)
+    else:
+        _show_pending(taken)
+
+
+def _show_pending(progress: pb.RevocationProgress) -> None:
+    waiting = _awaited(progress.awaited)
+    status = render.state_text(shapes.enum_word(progress.grant, "status"))
+    render.facts((("grant", progress.grant.id), ("status", status)))
+    render.say(f"in force for every new call; {_words(waiting) if waiting else 'nobody is awaited'}")
+
+
+def _show_receipt(receipt: pb.RevocationReceipt) -> None:
+    begun, effective = _seconds(receipt.revoked_at), _seconds(receipt.effective_at)
+    narrowed = receipt.kind == "narrowed"
+    render.facts(
+        (
+            ("grant", receipt.grant_id),
+            ("narrowed" if narrowed else "revoked", shapes.instant(receipt, "revoked_at") or "-"),
+            ("effective", f"{shapes.instant(receipt, 'effective_at') or '-'} ({_after(effective - begun)} later)"),
+            ("lost" if narrowed else "reason", receipt.reason or "-"),
+        )
+    )
+    if receipt.instances:
+        render.out("")
+        render.table(
+            ("cache", "released by", "after", "calls failed"),
+            (
+                (
+                    _name(one.instance_id),
+                    HOW.get(one.how, one.how),
+                    _after(_seconds(one.at) - begun),
+                    str(one.failed_in_flight),
+                )
+                for one in receipt.instances
+            ),
+        )
+    what = "what was taken back" if narrowed else "anything of this grant"
+    render.say(f"no cache of the peer can serve {what} any more")
+
+
+def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
+    return [one for one in instances if one.how == "awaited"]
+
+
+@contextmanager
+def _line() -> Iterator[Any]:
+    if not sys.stderr.isatty():
+        yield _plain()
+        return
+    state: list[pb.RevocationProgress | None] = [None]
+
+    def show(progress: pb.RevocationProgress | None) -> None:
+        state[0] = progress
+
+    def text() -> Text:
+        waiting = _awaited(state[0].awaited) if state[0] is not None else []
+        return Text(f"{_words(waiting)}  (Ctrl-C: stop waiting; it goes on)" if waiting else "")
+
+    console = Console(file=sys.stderr, highlight=False)
+    with Live(get_renderable=text, console=console, refresh_per_second=REFRESH, transient=True):
+        yield show
+
+
+def _plain() -> Any:
+    before: list[tuple[str, ...]] = [()]
+
+    def show(progress: pb.RevocationProgress | None) -> None:
+        waiting = _awaited(progress.awaited) if progress is not None else []
+        names = tuple(one.instance_id for one in waiting)
+        if waiting and names != before[0]:
+            render.say(_words(waiting))
+        before[0] = names
+
+    return show
+
+
+def _words(waiting: Sequence[pb.LeaseRelease]) -> str:
+    """Say who is awaited, and until when at the latest."""
+    until = max(_seconds(one.until) for one in waiting)
+    clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")
+    left = duration(max(0.0, until - datetime.now(UTC).timestamp()))
+    names = ", ".join(_name(one.instance_id) for one in waiting[:3])
+    more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""  # noqa: PLR2004 - as many as are named
+    caches = "one cache" if len(waiting) == 1 else f"{len(waiting)} caches"
+    return f"awaiting {caches} of the peer ({names}{more}), until {clock} UTC at the latest (in {left})"
+
+
+def _name(instance: str) -> str:
+    return instance[:SHOWN] if instance else "any from before the last start"
+
+
+def _seconds(stamp: Any) -> float:
+    return float(stamp.seconds) + float(stamp.nanos) / 1e9
+
+
+def _after(seconds: float) -> str:
+    return f"{seconds * 1_000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

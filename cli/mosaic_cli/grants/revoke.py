@@ -1,0 +1,137 @@
+"""`grant scope` and `grant revoke`: how a grant opens something else, or nothing any more."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaic_cli.completion import GrantId
+from mosaic_cli.options import GATEWAY_HERE, Gateway, Json, read_argument
+
+if TYPE_CHECKING:
+    from federation.v1 import admin_pb2 as pb
+
+__all__ = ["revoke", "scope"]
+
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="End as soon as it is durable; do not wait until no cache holds anything.")
+]
+
+
+def scope(
+    grant: GrantId,
+    document: Annotated[
+        str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
+    ],
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the peer would gain and lose.")] = False,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:
+    """Put another scope in force, from the next call on, and show what the peer gains and loses.
+
+    What it loses is also taken out of its caches: the command then ends with a receipt, as `grant revoke` does.
+    With --dry-run nothing changes, and it shows how many rows each resource has for the peer now, and would have then.
+
+    \b
+    Examples:
+      mosaic federation grant scope 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b --scope narrower.json --dry-run
+      mosaic federation grant scope 6f1c --scope '{"resources": ["tasks"]}'
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.grants import shapes as grant_shapes
+    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    text = read_argument(document, "scope")
+    with connect(gateway) as admin:
+        grant = whole_id(admin, grant)
+        request = pb.UpdateGrantScopeRequest(id=grant, scope=text, validate_only=dry_run, no_wait=no_wait)
+        with waiting.going_on(f"mosaic federation grant scope {grant} with the same scope"):
+            replies = iter(admin.UpdateGrantScope(request))
+            first = next(replies)
+            if not as_json:
+                _show_change(first, text, dry_run=dry_run)
+            taken = waiting.follow(replies, no_wait=no_wait)
+    if as_json:
+        shape = {
+            "grant": grant_shapes.grant(first.grant),
+            "warnings": list(first.warnings),
+            "gains": list(first.gains),
+            "losses": list(first.losses),
+            "opened": grant_shapes.opens(first.opened),
+            "opens": grant_shapes.opens(first.opens),
+            "applied": first.applied,
+            "receipt": shapes.taken(taken[0]) if taken else None,
+        }
+        render.out(shapes.dump(shape))
+        return
+    for one in taken:
+        waiting.show(one)
+
+
+def revoke(
+    grant: GrantId,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and told to the peer.")] = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    no_wait: NoWait = False,
+    as_json: Json = False,
+) -> None:
+    """Take a grant back, for good. From the first moment on, this gateway refuses every call under it.
+
+    The command ends with a receipt: from which instant on no cache of the peer can serve anything of it, and why.
+    That takes one round trip while the peer is connected, and its lease (about 33 seconds at most) where it is not.
+    Interrupting the command does not stop the revocation; asking again shows the same one.
+
+    The beginning of an id stands for it where no other grant begins so; the whole id is told before it is revoked.
+
+    \b
+    Examples:
+      mosaic federation grant revoke 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b --reason "contract ended"
+      mosaic federation grant revoke 6f1c --no-wait --json
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    with connect(gateway) as admin:
+        grant = whole_id(admin, grant)
+        request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
+        with waiting.going_on(f"mosaic federation grant revoke {grant}"):
+            taken = waiting.follow(admin.RevokeGrant(request), no_wait=no_wait)
+    for one in taken:
+        if as_json:
+            render.out(shapes.dump({"receipt": shapes.taken(one)}))
+        else:
+            waiting.show(one)
+
+
+def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run: bool) -> None:
+    from federation.scope.describe import scope_line
+    from federation.scope.model import Scope
+    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.output import console as render
+
+    for warning in reply.warnings:
+        render.say(f"warning: {warning}")
+    for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
+        for word in words:
+            render.out(f"{sign}  {word}")
+    scope = Scope.parse(document)
+    if dry_run:
+        grant_view.show_opened(reply, scope.open_resources)
+        render.say("nothing was changed")
+    elif not reply.applied:
+        render.say("this scope is in force already")
+    elif not (reply.gains or reply.losses):
+        render.say("the new scope is in force; it opens what the old one did")
+    else:
+        render.say("the new scope is in force from the next call on")
+    render.say(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")

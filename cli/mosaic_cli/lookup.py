@@ -1,0 +1,35 @@
+"""What the beginning of an id or name stands for, asked of the gateway and told to whoever typed it."""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from federation.v1 import admin_pb2 as pb
+    from federation.v1.admin_pb2_grpc import AdminServiceStub
+
+__all__ = ["the_peer", "whole_id"]
+
+_WHOLE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+
+def whole_id(admin: "AdminServiceStub", given: str) -> str:
+    """Return the grant id that `given` is or begins; a beginning is told in full before anything happens to it."""
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.output import console as render
+
+    if _WHOLE.match(given):
+        return given
+    grant = admin.GetGrant(pb.GetGrantRequest(id=given)).grant
+    render.say(f"{given} is grant {grant.id}: {grant.peer} reads as {grant.subject}")
+    return grant.id
+
+
+def the_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
+    """Return the peer that `given` names or begins; a beginning is told in full before anything happens to it."""
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.output import console as render
+
+    peer = admin.GetPeer(pb.GetPeerRequest(name=given, user=user or "")).peer
+    if peer.name != given:
+        render.say(f"{given} is {peer.name}, enrolled for {peer.user}")
+    return peer

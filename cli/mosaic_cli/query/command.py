@@ -1,0 +1,185 @@
+"""`mosaic federation query`: read rows, here and at peers, as one of this gateway's users."""
+
+from typing import Annotated
+
+import typer
+
+from mosaic_cli import completion
+from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Read rows, here and at peers, as one of your users.", no_args_is_help=True, rich_markup_mode=None
+)
+User = Annotated[
+    str,
+    typer.Option("--user", "-u", metavar="USER", help="The user here who asks.", autocompletion=completion.users),
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        "-s",
+        metavar="SOURCE",
+        help="local, federated:PEER, or all.",
+        autocompletion=completion.sources,
+    ),
+]
+PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1_000, help="Rows; 0 means 50. A grant may cap it.")]
+PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier answer gave it.")]
+Resource = Annotated[
+    str,
+    typer.Argument(help="tasks, notes, memory, or another that is open.", autocompletion=completion.resources),
+]
+Session = Annotated[
+    str,
+    typer.Option(
+        "--session", metavar="ID", help="Any word: queries of one session skip a peer that was away, and say so once."
+    ),
+]
+Budget = Annotated[
+    float,
+    typer.Option(
+        "--budget", metavar="SECONDS", min=0, max=300, help="What each peer may take; 0: as the gateway is set."
+    ),
+]
+
+
+@app.callback()
+def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+    """Read rows, here and at peers, as one of your users."""
+
+
+@app.command("list")
+def list_rows(
+    resource: Resource,
+    user: User,
+    source: Source = "local",
+    where: Annotated[
+        list[str] | None, typer.Option("--where", "-w", metavar="FIELD=VALUE", help="May be given several times.")
+    ] = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    session: Session = "",
+    budget: Budget = 0.0,
+    as_json: Json = False,
+) -> None:
+    """List rows of a resource, newest first.
+
+    On a terminal, `--source all` shows the rows of each source as it answers; in a pipe, one table in one order.
+    A source that does not answer is told on standard error, and fails nothing.
+
+    \b
+    Examples:
+      mosaic federation query list tasks --user ada --source all
+      mosaic federation query list tasks --user ada --source federated:work.example --budget 0.5
+      mosaic federation query list tasks --user ada --where status=open --page-size 10
+    """
+    from federation.v1 import federation_pb2
+    from mosaic_cli.query.run import Asking
+
+    request = federation_pb2.ListRequest(resource=resource, where=_pairs(where or []), page_size=page_size)
+    if page_token:
+        request.page_token = page_token
+    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking.print_rows(list=request)
+
+
+@app.command("get")
+def get(
+    resource: Resource,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The row's id.")],
+    user: User,
+    source: Source = "local",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    session: Session = "",
+    budget: Budget = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Show one row; of all sources, each that has it.
+
+    \b
+    Example:
+      mosaic federation query get tasks T-17 --user ada --source federated:work.example
+    """
+    from federation.v1 import federation_pb2
+    from mosaic_cli.query.run import Asking
+
+    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking.print_found(federation_pb2.GetRequest(resource=resource, id=row_id))
+
+
+@app.command("search")
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="What to look for.")],
+    user: User,
+    source: Source = "local",
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resource",
+            "-r",
+            help="Search only here; may be given several times.",
+            autocompletion=completion.resources,
+        ),
+    ] = None,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    session: Session = "",
+    budget: Budget = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Search rows for words, best match first.
+
+    \b
+    Example:
+      mosaic federation query search certificate renewal --user ada --source all --session morning
+    """
+    from federation.v1 import federation_pb2
+    from mosaic_cli.query.run import Asking
+
+    request = federation_pb2.SearchRequest(
+        query=" ".join(words), resources=resources or [], page_size=page_size, page_token=page_token
+    )
+    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking.print_rows(search=request)
+
+
+@app.command("capabilities")
+def capabilities(
+    user: User,
+    source: Source = "local",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    session: Session = "",
+    budget: Budget = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Show what may be read there.
+
+    \b
+    Example:
+      mosaic federation query capabilities --user ada --source all
+    """
+    from mosaic_cli.query.run import Asking
+
+    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking.print_opened()
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        field, equals, value = text.partition("=")
+        if not (field and equals):
+            raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as status=open", param_hint="--where")
+        if field in pairs:
+            raise typer.BadParameter(f"{field} is given twice; rows must equal all of them", param_hint="--where")
+        pairs[field] = value
+    return pairs

@@ -1,0 +1,173 @@
+"""Rows as people read them, and words about the sources that they came from."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from federation.v1 import admin_pb2 as pb
+from federation.v1 import federation_pb2
+from mosaic_cli.output import console as render
+from mosaic_cli.output import shapes
+from mosaic_cli.output.errors import advised, duration, plainly, remedy_in
+from mosaic_cli.query.answers import ANSWERED, Answers
+
+__all__ = ["Sheet", "close", "learnt", "listing", "opened", "show"]
+
+HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "content")
+"""Fields of a row that say what it is about, in the order of preference."""
+
+
+def listing(answers: Answers, *, search: bool) -> None:
+    """Print the rows of all sources as one table, in their common order."""
+    _table(answers.rows, search=search, tagged=True)
+
+
+class Sheet:
+    """Prints what each source answers at the moment when it does, under a heading of its own."""
+
+    def __init__(self, *, search: bool) -> None:
+        self._search, self._begun = search, False
+        self._rows: dict[str, list[pb.QueryRow]] = {}
+
+    def show(self, part: pb.QueryResponse) -> None:
+        """Print a source's answer once it is whole; what did not answer is told in words."""
+        rows = self._rows.setdefault(part.source, [])
+        rows.extend(part.rows)
+        if not part.HasField("report"):
+            return
+        del self._rows[part.source]
+        if part.report.state not in ANSWERED:
+            _miss(part.report)
+            return
+        if self._begun:
+            render.out("")
+        self._begun = True
+        render.heading(part.source, _how(part.report, rows))
+        if rows:
+            _table(rows, search=self._search, tagged=False)
+        render.flush()
+
+
+def show(rows: Iterable[pb.QueryRow]) -> None:
+    """Print rows field by field."""
+    for number, row in enumerate(rows):
+        if number:
+            render.out("")
+        shape = shapes.row(row)
+        data: Any = shape.pop("data")
+        pairs = [(name, _text(value)) for name, value in shape.items()]
+        own = data.items() if isinstance(data, dict) else [("data", str(data))]
+        render.facts(pairs + [(name, _text(value)) for name, value in own])
+
+
+def opened(capabilities: federation_pb2.CapabilitiesResponse) -> None:
+    """Print what a source opens."""
+    shape = shapes.capabilities(capabilities)
+    render.facts(
+        (
+            ("gateway", f"{shape['gateway']} ({shape['gateway_version'] or 'version unknown'})"),
+            ("resources", ", ".join(shape["resources"]) or "-"),
+            ("excluded", ", ".join(shape["excluded_resources"]) or "-"),
+            ("rows a query", str(shape["max_rows_per_query"])),
+            ("verbs", ", ".join(shape["verbs"])),
+        )
+    )
+
+
+def close(answers: Answers, *, told: bool = False, count: bool = True) -> None:
+    """Say how many rows came from where, what is missing and why, what the session learnt, and how to go on.
+
+    `told` leaves out the sources that were spoken of already.
+    """
+    if count:
+        render.say(f"{_count(len(answers.rows))} from {_whence(answers)}")
+    learnt(answers)
+    for report in [] if told else answers.missing:
+        _miss(report)
+    if answers.next_page_token:
+        render.say(f"more: --page-token {answers.next_page_token}")
+
+
+def learnt(answers: Answers) -> None:
+    """Say what the session was told of peers by this query."""
+    for signal in answers.signals:
+        render.say(_news(signal))
+
+
+def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
+    """Print rows; `tagged` where they are of several sources."""
+    last = "match" if search else "about"
+    render.table(
+        ("id", *(("source",) if tagged else ()), "cached", "owner", "team", last),
+        (
+            (
+                row.row.id,
+                *((row.source,) if tagged else ()),
+                "yes" if row.cached else "no",
+                row.row.owner,
+                row.row.team or "-",
+                _one_line(row.snippet) if search else _headline(row.row.data),
+            )
+            for row in rows
+        ),
+        shrink=last,
+    )
+
+
+def _how(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:
+    if report.state == "cached" and rows:
+        return f"{_count(len(rows))} from memory, {duration(rows[0].age_s)} old"
+    return f"{_count(len(rows))} in {report.latency_ms:.0f} ms"
+
+
+def _whence(answers: Answers) -> str:
+    slowest = max((report.latency_ms for report in answers.sources), default=0.0)
+    if len(answers.sources) == 1:
+        return f"{answers.sources[0].source} in {slowest:.0f} ms"
+    present = len(answers.sources) - len(answers.missing)
+    return f"{present} of {len(answers.sources)} sources in {slowest:.0f} ms"
+
+
+def _miss(report: pb.SourceReport) -> None:
+    """Say in one line why a source is missing, and what a person can do."""
+    skipped = report.state == "skipped"  # it was told in full before, and is asked again by itself
+    message = "" if skipped else plainly(report.message.removeprefix(f"{report.source}: "))
+    line = f"{report.source}: {': '.join(part for part in (report.state, report.reason, message) if part)}"
+    if report.retry_after_s:
+        line += f"; {'asked' if skipped else 'try'} again in {duration(report.retry_after_s)}"
+    elif report.next_step and not skipped:
+        line += f"; {advised(report.next_step, remedy_in(report))}"
+    render.say(line)
+
+
+def _news(signal: pb.PeerSignal) -> str:
+    if signal.kind != "offline" or not signal.HasField("retry_at"):
+        return signal.text
+    return f"{signal.text}; asked again {render.when(signal, 'retry_at')}"
+
+
+def _count(number: int) -> str:
+    return f"{number} row{'' if number == 1 else 's'}"
+
+
+def _headline(text: str) -> str:
+    try:
+        data = orjson.loads(text)
+    except orjson.JSONDecodeError:  # a peer may send anything
+        return _one_line(text)
+    if isinstance(data, dict):
+        for name in HEADLINES:
+            if isinstance(data.get(name), str):
+                return _one_line(data[name])
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

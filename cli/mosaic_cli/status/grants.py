@@ -1,0 +1,99 @@
+"""The grants of a status as lines: who may read here, and what they did. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output.layout import Line, Span, cells, columns, plain, span, wrapped
+from mosaic_cli.status.health import ENDED, distance, moment, plural, seconds
+
+__all__ = ["grant_lines", "grant_summary", "requests_line", "shown_grants"]
+
+LOOKS: Final = {
+    pb.GRANT_STATUS_PENDING: ("yellow", "◌", "pending"),
+    pb.GRANT_STATUS_ACTIVE: ("green", "●", "active"),
+    pb.GRANT_STATUS_REVOKED: ("red", "✕", "revoked"),
+    pb.GRANT_STATUS_EXPIRED: ("red", "✕", "expired"),
+}
+LISTED: Final = 10
+"""Of more grants than this, those that ended and are not asked under any more are only counted."""
+NOTE: Final = 4
+
+
+def grant_summary(reply: pb.StatusResponse, now: float) -> Line:
+    """Return `2 grants: 1 active, 1 revoked; 1 watch, 3 leases; 120 requests, the last 3 s ago`."""
+    counts = Counter(grant.status for grant in reply.grants)
+    parts = [Span(plural(len(reply.grants), "grant"), "bold")]
+    for status in (status for status in LOOKS if counts[status]):
+        colour, _, word = LOOKS[status]
+        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[status]} {word}", colour)]
+    if reply.HasField("serving"):
+        serving = reply.serving
+        parts.append(Span(f"; {plural(serving.watches, 'watch', 'watches')}, {plural(serving.leases, 'lease')}"))
+        parts.append(Span(f"; {_traffic(serving, now)}"))
+    return tuple(parts)
+
+
+def requests_line(serving: pb.ServingStatus, width: int) -> list[Line]:
+    """Return the requests by verb and outcome since the start; nothing where there were none."""
+    verbs: dict[str, list[str]] = defaultdict(list)
+    for one in serving.requests:
+        verbs[one.verb].append(f"{one.count:,} {one.outcome}")
+    told = "; ".join(f"{verb} {', '.join(outcomes)}" for verb, outcomes in verbs.items())
+    lines = wrapped(f"since the start: {told}", width, indent=2, style="dim") if told else []
+    if serving.audit_dropped:
+        dropped = f"{plural(serving.audit_dropped, 'denial')} came too fast to be recorded one by one"
+        lines += wrapped(dropped, width, indent=2, style="yellow")
+    return lines
+
+
+def shown_grants(grants: Sequence[pb.GrantInfo]) -> list[pb.GrantInfo]:
+    """Return the grants worth a line each; quiet ended ones are left out where there are many."""
+    if len(grants) <= LISTED:
+        return list(grants)
+    return [one for one in grants if one.status not in ENDED or one.requests or one.leases or one.watches]
+
+
+def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[Line]:
+    """Return a heading, and for each grant a row, its id and its last denial."""
+    if not grants:
+        return []
+    titles = ("GRANT", "PEER", "AS USER", "USED", "WATCHES", "LEASES", "CALLS", "DENIED")
+    grid = [[Span(title, "bold") for title in titles], *(_row(grant, now) for grant in grants)]
+    beside = max(cells(plain(line)) for line in columns(grid)) + 2 + max(len(one.id) for one in grants) <= width
+    if beside:
+        ids = [Span("ID", "bold"), *(span(grant.id) for grant in grants)]
+        grid = [[*row, extra] for row, extra in zip(grid, ids, strict=True)]
+    heading, *rows = columns(grid)
+    lines = [heading]
+    for grant, row in zip(grants, rows, strict=True):
+        lines += [row] if beside else [row, (Span(" " * NOTE), span(grant.id, "dim"))]
+        lines += _notes(grant, now, width)
+    return lines
+
+
+def _row(grant: pb.GrantInfo, now: float) -> list[Span]:
+    colour, symbol, word = LOOKS.get(grant.status, ("", "·", "unknown"))
+    used = distance(seconds(grant.last_used_at) - now) if grant.HasField("last_used_at") else "never"
+    numbers = (grant.watches, grant.leases, grant.requests, grant.denials)
+    return [
+        Span(f"{symbol} {word}", colour),
+        span(grant.peer),
+        span(grant.subject),
+        Span(used),
+        *(Span(f"{number:,}") for number in numbers),
+    ]
+
+
+def _notes(grant: pb.GrantInfo, now: float, width: int) -> list[Line]:
+    if not grant.HasField("last_denied_at"):
+        return []
+    return wrapped(f"last denied {moment(grant.last_denied_at, now)}: {grant.last_denied_reason}", width, indent=NOTE)
+
+
+def _traffic(serving: pb.ServingStatus, now: float) -> str:
+    total = sum(one.count for one in serving.requests)
+    if not total:
+        return "no requests since the start"
+    return f"{plural(total, 'request')}, the last {distance(seconds(serving.last_request_at) - now)}"

@@ -1,0 +1,111 @@
+"""A status as a page of lines, and as much of it as a screen of few lines holds. Pure."""
+
+from collections import Counter
+from typing import Final, NamedTuple
+
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output.errors import duration
+from mosaic_cli.output.layout import Line, Span, span, wrapped
+from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
+from mosaic_cli.status.health import ORDER, ends_soon, moment, seconds
+from mosaic_cli.status.peers import Judged, card, judged, notes, peer_rows, peer_summary
+
+__all__ = ["page", "screen"]
+
+CARDS: Final = 3
+"""So many peers have all told of them; of more, each has one row."""
+BLANK: Final[Line] = ()
+
+
+class _Peer(NamedTuple):
+    row: list[Line]
+    notes: list[Line]
+    word: str
+
+
+def page(reply: pb.StatusResponse, width: int) -> list[Line]:
+    """Return the whole status; nothing is left out or cut off."""
+    now, peers = seconds(reply.gateway.now), judged(reply)
+    lines = _gateway(reply.gateway, now, width)
+    if peers:
+        lines += [BLANK, peer_summary(peers)]
+        if len(peers) <= CARDS:
+            for one in peers:
+                lines += [BLANK, *card(one, now, width)]
+        else:
+            heading, rows = _rows(peers, now, width)
+            lines += [BLANK, heading, *(line for one in rows for line in (*one.row, *one.notes))]
+    if reply.grants or reply.serving.requests:
+        lines += [BLANK, grant_summary(reply, now), *requests_line(reply.serving, width)]
+    if reply.grants:
+        lines += [BLANK, *grant_lines(shown_grants(reply.grants), now, width)]
+    return lines
+
+
+def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
+    """Return at most so many lines: the most urgent first, and how much is hidden."""
+    whole = page(reply, width)
+    whole += [line for text in reply.warnings for line in (BLANK, *wrapped(f"warning: {text}", width, style="yellow"))]
+    if len(whole) <= height:
+        return whole
+    now, peers = seconds(reply.gateway.now), judged(reply)
+    gateway = reply.gateway
+    lines: list[Line] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
+    if reply.grants and height > 4:  # noqa: PLR2004 - below that the peers alone have room
+        lines.append(grant_summary(reply, now))
+    if not peers:
+        return lines[:height]
+    lines.append(peer_summary(peers))
+    heading, rows = _rows(peers, now, width)
+    return [*lines, *_bounded(heading, rows, height - len(lines))][:height]
+
+
+def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
+    """Return rows in their order, notes only while every unhealthy peer has its row, and the rest in one line."""
+    if room <= 1:
+        return []
+    room -= 1  # the heading
+    if sum(len(one.row) for one in rows) > room:
+        fits = max(room - 1, 0) // max(len(one.row) for one in rows)
+        shown, hidden = rows[:fits], rows[fits:]
+        counts = Counter(one.word for one in hidden)
+        told = ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
+        return [
+            heading,
+            *(line for one in shown for line in one.row),
+            (Span(f"… {len(hidden)} more hidden: {told}", "bold"),),
+        ]
+    spare, lines = room - sum(len(one.row) for one in rows), [heading]
+    for one in rows:
+        kept = one.notes if len(one.notes) <= spare else []
+        spare -= len(kept)
+        lines += [*one.row, *kept]
+    return lines
+
+
+def _rows(peers: list[Judged], now: float, width: int) -> tuple[Line, list[_Peer]]:
+    heading, rows = peer_rows(peers, now, width)
+    return heading, [_Peer(row, notes(one, now, width), one.verdict.word) for one, row in zip(peers, rows, strict=True)]
+
+
+def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
+    certificate = gateway.server_certificate
+    due = seconds(certificate.renews_at) - now
+    renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
+    soon = "yellow" if ends_soon(certificate, now) else ""
+    facts = (
+        ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
+        ("as of", _clock(gateway, now), ""),
+        ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
+        ("certificate", f"its own: {renews}, ends {moment(certificate.not_after, now)}", soon),
+    )
+    lines: list[Line] = []
+    for name, text, style in facts:
+        first, *more = wrapped(text, width, indent=13, style=style)
+        lines += [(Span(name.ljust(13), "bold"), *first[1:]), *more]
+    return lines
+
+
+def _clock(gateway: pb.GatewayInfo, now: float) -> str:
+    text = moment(gateway.now, now).partition("(")[2].rstrip(")")
+    return f"{gateway.now.ToDatetime():%Y-%m-%d} {text}"

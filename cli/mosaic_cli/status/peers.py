@@ -1,0 +1,255 @@
+"""The peers of a status as lines: one row each, or all there is to say where there are few. Pure."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output.errors import duration
+from mosaic_cli.output.layout import Line, Span, cells, columns, plain, span, wrapped
+from mosaic_cli.status.health import ORDER, Verdict, ends_soon, judge, meaning, moment, plural, seconds, seen
+
+__all__ = ["LOOKS", "Judged", "card", "judged", "notes", "peer_rows", "peer_summary"]
+
+LOOKS: Final = {
+    "active": ("green", "●"),
+    "not seen": ("yellow", "◌"),
+    "failing": ("yellow", "◑"),
+    "degraded": ("yellow", "◐"),
+    "offline": ("red", "○"),
+    "revoked": ("red", "✕"),
+    "expired": ("red", "✕"),
+}
+NOTE: Final = 4
+"""Columns by which what is said of a row is indented."""
+LABEL: Final = 14
+_RANK: Final = {False: 0, None: 1, True: 2}
+
+
+class Judged(NamedTuple):
+    """A peer and what is to be said of it."""
+
+    peer: pb.PeerStatus
+    verdict: Verdict
+
+
+def judged(reply: pb.StatusResponse) -> list[Judged]:
+    """Return the peers with their verdicts: unhealthy ones first, then those not seen yet; by name and user."""
+    found = [Judged(peer, judge(peer, reply.gateway)) for peer in reply.peers]
+    return sorted(found, key=lambda one: (_RANK[one.verdict.healthy], one.peer.name, one.peer.user))
+
+
+def peer_summary(peers: Sequence[Judged]) -> Line:
+    """Return `50 peers: 47 active, 2 offline, 1 revoked`."""
+    counts = Counter(one.verdict.word for one in peers)
+    parts = [Span(plural(len(peers), "peer"), "bold")]
+    for word in (word for word in ORDER if counts[word]):
+        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[word]} {word}", LOOKS[word][0])]
+    return tuple(parts)
+
+
+def state(verdict: Verdict) -> Span:
+    """Return the word with its symbol, in its colour: the colour alone never tells anything."""
+    colour, symbol = LOOKS[verdict.word]
+    return Span(f"{symbol} {verdict.word}", colour)
+
+
+def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, list[list[Line]]]:
+    """Return a heading, and for each peer its row with as many columns as fit.
+
+    Where state, name and user do not fit side by side, every row takes several lines, and nothing is cut off.
+    """
+    grid: list[list[Span]] = [[Span(title, "bold") for title in ("STATE", "PEER", "USER")]]
+    grid += [[state(one.verdict), span(one.peer.name), span(one.peer.user)] for one in peers]
+    if _width(grid) > width:
+        return tuple(columns(grid[:1])[0]), [_stacked(one, now, width) for one in peers]
+    for title, cell in _COLUMNS:
+        column = [Span(title, "bold"), *(cell(one.peer, now) for one in peers)]
+        wider = [[*row, extra] for row, extra in zip(grid, column, strict=True)]
+        if _width(wider) > width:
+            break
+        grid = wider
+    heading, *rows = columns(grid)
+    return heading, [[row] for row in rows]
+
+
+def _stacked(one: Judged, now: float, width: int) -> list[Line]:
+    first = state(one.verdict)
+    name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
+    words = f"for {one.peer.user}, seen {seen(one.peer, now)}"
+    return [(first, Span("  "), *name[1:]), *more, *wrapped(words, width, indent=NOTE)]
+
+
+def _width(grid: Sequence[Sequence[Span]]) -> int:
+    return sum(max(cells(row[at].text) for row in grid) + 2 for at in range(len(grid[0]))) - 2
+
+
+def notes(one: Judged, now: float, width: int) -> list[Line]:
+    """Return what an operator needs to know of a peer that is not well: why, the last failure, the next step."""
+    peer, verdict = one
+    lines = []
+    if verdict.healthy is False:
+        lines += wrapped(verdict.why, width, indent=NOTE)
+        if verdict.word != "revoked" and peer.HasField("last_failure"):
+            lines += wrapped(f"last failure {_failure(peer.last_failure, now)}", width, indent=NOTE)
+    lines += [line for text in _renewal(peer, now) for line in wrapped(text, width, indent=NOTE)]
+    if verdict.healthy is False:
+        lines += wrapped(verdict.next_step, width, indent=NOTE, style="dim")
+    return lines
+
+
+def card(one: Judged, now: float, width: int) -> list[Line]:
+    """Return all there is to say of a peer."""
+    peer, verdict = one
+    when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
+    title: Line = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
+    facts = [(name, "; ".join(make(peer, now))) for name, make in _FACTS]
+    lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
+    lines += _labelled("why", verdict.why, width)
+    lines += [line for name, text in facts for line in _labelled(name, text, width)]
+    return [*lines, *_labelled("next step", verdict.next_step, width)]
+
+
+def _labelled(name: str, text: str, width: int) -> list[Line]:
+    if not text:
+        return []
+    lines = wrapped(text, width, indent=LABEL + 2)
+    first = (Span("  "), Span(name.ljust(LABEL), "dim"), *lines[0][1:])
+    return [first, *lines[1:]]
+
+
+def _failure(failure: pb.CallFailure, now: float) -> str:
+    word, says = failure.reason or failure.code, meaning(failure)
+    parts = [": ".join(filter(None, (moment(failure.at, now), word)))]
+    parts += [text for text in (says, f"“{failure.message}”" if failure.message else "") if text]
+    return ", ".join(parts)
+
+
+def _renewal(peer: pb.PeerStatus, now: float) -> list[str]:
+    """Say what is the matter with a certificate that is used still."""
+    if peer.state in {pb.PEER_STATE_REVOKED, pb.PEER_STATE_UNSPECIFIED}:
+        return []
+    texts = []
+    if peer.state != pb.PEER_STATE_EXPIRED and ends_soon(peer.certificate, now):
+        texts.append(f"its certificate ends {moment(peer.certificate.not_after, now)} and is not renewed yet")
+    if peer.renewal.HasField("last_failure"):
+        times = plural(peer.renewal.consecutive_failures, "time")
+        again = f"tried again {_next(peer.renewal, now)}" if peer.renewal.HasField("next_at") else "given up"
+        texts.append(f"renewal failed {times} in a row, {again}; last {_failure(peer.renewal.last_failure, now)}")
+    return texts
+
+
+def _next(renewal: pb.RenewalStatus, now: float) -> str:
+    return moment(renewal.next_at, now) if seconds(renewal.next_at) > now else "now"
+
+
+def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
+    circuit = peer.circuit
+    if not peer.HasField("circuit"):
+        return ["switched off"]
+    if circuit.state == pb.CIRCUIT_STATE_OPEN:
+        left = duration(max(seconds(circuit.retry_at) - now, 1.0))
+        return [f"open since {moment(circuit.opened_at, now)}; next probe in {left}"]
+    if circuit.state == pb.CIRCUIT_STATE_HALF_OPEN:
+        return [f"half-open, left closed {moment(circuit.opened_at, now)}; the next call is the probe"]
+    failed = circuit.consecutive_failures
+    return [f"closed; {plural(failed, 'failure')} in a row" if failed else "closed"]
+
+
+def _watch(peer: pb.PeerStatus, now: float) -> list[str]:
+    word = peer.watch.state or "off"
+    since = f" since {moment(peer.watch.since, now)}" if peer.watch.HasField("since") else ""
+    late = "; what is taken back is heard late" if word != "armed" and peer.state == pb.PEER_STATE_ACTIVE else ""
+    return [f"{word}{since}{late}"]
+
+
+def _certificate(peer: pb.PeerStatus, now: float) -> list[str]:
+    certificate, ended = peer.certificate, seconds(peer.certificate.not_after) <= now
+    ends = f"{'ended' if ended else 'ends'} {moment(certificate.not_after, now)}"
+    if not certificate.HasField("renews_at"):
+        return [f"{ends}; it is not renewed"]
+    due = seconds(certificate.renews_at) - now
+    renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
+    return [f"{renews}, {ends}"]
+
+
+def _cache(peer: pb.PeerStatus, _now: float) -> list[str]:
+    cache, asked = peer.cache, peer.cache.hits + peer.cache.misses
+    if not peer.HasField("cache"):
+        return ["switched off"]
+    kept = f"{plural(cache.entries, 'answer')} kept ({cache.bytes / 1_024:,.1f} KiB)"
+    return [
+        f"{_share(peer)} hits ({cache.hits:,} of {asked:,} since the start), {kept}" if asked else f"unasked; {kept}"
+    ]
+
+
+def _latency(peer: pb.PeerStatus, _now: float) -> list[str]:
+    if not peer.HasField("latency"):
+        return []
+    return [f"p50 {_ms(peer.latency.p50_ms)}, p99 {_ms(peer.latency.p99_ms)}, of the last answers (512 at most)"]
+
+
+def _success(peer: pb.PeerStatus, now: float) -> list[str]:
+    return [moment(peer.last_success, now) if peer.HasField("last_success") else "none since the start"]
+
+
+def _last_failure(peer: pb.PeerStatus, now: float) -> list[str]:
+    return [_failure(peer.last_failure, now)] if peer.HasField("last_failure") else []
+
+
+def _endpoint(peer: pb.PeerStatus, _now: float) -> list[str]:
+    return [f"{peer.endpoint}, under grant {peer.grant_id}"]
+
+
+_FACTS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], list[str]]], ...]] = (
+    ("endpoint", _endpoint),
+    ("circuit", _circuit),
+    ("watch", _watch),
+    ("certificate", _certificate),
+    ("renewal", _renewal),
+    ("cache", _cache),
+    ("latency", _latency),
+    ("last success", _success),
+    ("last failure", _last_failure),
+)
+
+
+def _renews(peer: pb.PeerStatus, now: float) -> Span:
+    if not peer.certificate.HasField("renews_at"):
+        return Span("never", "yellow")
+    due = seconds(peer.certificate.renews_at) - now
+    return Span(f"in {duration(due)}") if due > 0 else Span("due", "yellow")
+
+
+def _watching(peer: pb.PeerStatus, _now: float) -> Span:
+    word = peer.watch.state or "off"
+    return Span(word, "" if word == "armed" else "yellow")
+
+
+def _turned(peer: pb.PeerStatus, _now: float) -> Span:
+    words = {pb.CIRCUIT_STATE_CLOSED: "closed", pb.CIRCUIT_STATE_OPEN: "open", pb.CIRCUIT_STATE_HALF_OPEN: "half-open"}
+    return Span(words.get(peer.circuit.state, "-"))
+
+
+def _share(peer: pb.PeerStatus) -> str:
+    asked = peer.cache.hits + peer.cache.misses
+    return f"{100 * peer.cache.hits // asked}%" if asked else "-"
+
+
+def _p50(peer: pb.PeerStatus, _now: float) -> Span:
+    return Span(_ms(peer.latency.p50_ms) if peer.HasField("latency") else "-")
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004 - three digits tell enough
+
+
+_COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
+    ("SEEN", lambda peer, now: Span(seen(peer, now))),
+    ("RENEWS", _renews),
+    ("WATCH", _watching),
+    ("HITS", lambda peer, _: Span(_share(peer))),
+    ("P50", _p50),
+    ("CIRCUIT", _turned),
+    ("ENDPOINT", lambda peer, _: span(peer.endpoint)),
+)

@@ -1,0 +1,126 @@
+"""The gateway's stream of its status, across its restarts: the newest message, or since when there is none."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from federation.admin.client import connect
+from federation.errors import FederationError, GatewayUnavailableError
+from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output.errors import explain
+
+__all__ = ["Board", "Feed", "json_lines"]
+
+RETRY_S: Final = 0.5
+STOPPED: Final = "the gateway has stopped"
+
+
+class Board(NamedTuple):
+    """What is known at one moment. `at` is when the newest message came, on the monotonic clock."""
+
+    reply: pb.StatusResponse | None = None
+    at: float = 0.0
+    lost_at: datetime | None = None
+    """Since when the gateway does not answer; `None` while it does."""
+    trouble: str = ""
+    fault: FederationError | None = None
+    """What waiting cannot mend: the peer that was asked for is unknown, the directory holds no gateway."""
+
+
+def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
+    """Print one JSON object a line for every message, and one for each time that the gateway goes away; until Ctrl-C.
+
+    Raises `FederationError` for what waiting cannot mend.
+    """
+    import orjson
+
+    from mosaic_cli.status import shapes as status_shapes
+
+    lost = False
+    try:
+        while True:
+            for reply in _messages(directory, request):
+                if isinstance(reply, pb.StatusResponse):
+                    lost, shape = False, status_shapes.status(reply)
+                elif lost:
+                    continue
+                else:
+                    lost, shape = True, status_shapes.unreachable(_now(), reply)
+                sys.stdout.write(f"{orjson.dumps(shape).decode()}\n")
+                sys.stdout.flush()
+            time.sleep(RETRY_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+class Feed:
+    """Keeps a board up to date from a thread of its own; `wake` gets a byte after each change. Use it as a context."""
+
+    def __init__(self, directory: Path, request: pb.WatchStatusRequest, wake: int) -> None:
+        self._directory, self._request, self._wake = directory, request, wake
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._cancel: Callable[[], object] = bool
+        self.board = Board()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._cancel()
+        self._thread.join(2 * RETRY_S)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                for reply in _messages(self._directory, self._request, self._hold):
+                    self._put(reply)
+            except FederationError as e:
+                if not self._over.is_set():
+                    self._tell(self.board._replace(fault=e))
+                return
+            self._over.wait(RETRY_S)
+
+    def _put(self, reply: pb.StatusResponse | str) -> None:
+        if isinstance(reply, pb.StatusResponse):
+            self._tell(Board(reply, time.monotonic()))
+        else:
+            self._tell(self.board._replace(lost_at=self.board.lost_at or _now(), trouble=reply))
+
+    def _tell(self, board: Board) -> None:
+        self.board = board
+        if not self._over.is_set():
+            with suppress(BlockingIOError):  # so many bytes wait there that it wakes anyhow
+                os.write(self._wake, b".")
+
+    def _hold(self, call: Any) -> None:
+        self._cancel = call.cancel
+        if self._over.is_set():
+            call.cancel()
+
+
+def _messages(
+    directory: Path, request: pb.WatchStatusRequest, hold: Callable[[Any], None] = lambda _: None
+) -> Iterator[pb.StatusResponse | str]:
+    """Yield statuses while one connection lasts, and at last why it ended. Raises what waiting cannot mend."""
+    try:
+        with connect(directory) as admin:
+            call = admin.WatchStatus(request)
+            hold(call)
+            for message in call:
+                yield message.status
+        yield STOPPED
+    except GatewayUnavailableError as e:
+        yield explain(e)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,84 @@
+"""`mosaic user`: the users of this gateway, as far as others read as them."""
+
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mosaic_cli import completion
+from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+
+if TYPE_CHECKING:
+    from federation.v1 import admin_pb2 as pb
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Remove a user, and everything that others may read as that user.", no_args_is_help=True)
+
+
+@app.callback()
+def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+    """Remove a user, and everything that others may read as that user."""
+
+
+@app.command("remove")
+def remove(
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="The user's id, as it was imported.", autocompletion=completion.users)
+    ],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Kept with the grants, and told to their peers.")
+    ] = "",
+    gateway: Gateway = GATEWAY_HERE,
+    *,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until no cache holds anything.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke every grant that reads as a user, for good, and take the user out of every team.
+
+    Rows that the user owns stay, with their teams. The command ends with a receipt for each grant, as
+    `grant revoke` does; interrupting it does not stop what it began.
+
+    \b
+    Examples:
+      mosaic user remove ada
+      mosaic user remove ada --reason "left the company" --no-wait
+    """
+    from federation.admin.client import connect
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.output import console as render
+    from mosaic_cli.output import shapes
+
+    with connect(gateway) as admin, waiting.going_on("mosaic federation grant revoke GRANT"):
+        replies = iter(admin.RemoveUser(pb.RemoveUserRequest(user=user, reason=reason, no_wait=no_wait)))
+        removal = next(replies).removal
+        if not as_json:
+            _show(removal)
+        news = waiting.follow(replies, no_wait=no_wait)
+    if as_json:
+        render.out(shapes.dump({"removal": shapes.removal(removal), "receipts": [shapes.taken(one) for one in news]}))
+        return
+    for one in news:
+        render.out("")
+        waiting.show(one)
+
+
+def _show(removal: "pb.UserRemoval") -> None:
+    from mosaic_cli.output import console as render
+
+    rows = f"{removal.owned_rows} rows stay, with this name as their owner" if removal.owned_rows else "none are left"
+    render.facts(
+        (
+            ("user", removal.user),
+            ("grants", f"{len(removal.grants)} revoked"),
+            ("teams", ", ".join(removal.teams) or "-"),
+            ("rows", rows if removal.from_data else "this gateway's data come from a program of its own"),
+        )
+    )
+    if not removal.from_data:
+        render.say("remove the user there as well: this gateway only revoked what others could read")
+    for name in removal.peers:
+        render.say(
+            f"still enrolled for this user: mosaic federation peer remove {quote(name)} --user {quote(removal.user)}"
+        )

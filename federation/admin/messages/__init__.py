@@ -1,0 +1,1 @@
+"""Messages of the Admin RPCs, built from the records of the gateway."""

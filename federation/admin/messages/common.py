@@ -1,0 +1,119 @@
+"""Grants, peers and audit events as messages of the admin service."""
+
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from federation.clock import MICROSECONDS
+from federation.config import GatewayConfig, parse_address
+from federation.pki.rotation_policy import renewal_point_us
+from federation.server.call_stats import UNUSED, GrantUse
+from federation.store.audit.table import AuditEvent
+from federation.store.grants.registry import CertificateRecord, Grant, GrantStatus
+from federation.v1 import admin_pb2 as pb
+
+__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "instant", "stamp", "status_value"]
+
+_STATUS: Final = {
+    GrantStatus.PENDING: pb.GRANT_STATUS_PENDING,
+    GrantStatus.ACTIVE: pb.GRANT_STATUS_ACTIVE,
+    GrantStatus.REVOKED: pb.GRANT_STATUS_REVOKED,
+    GrantStatus.EXPIRED: pb.GRANT_STATUS_EXPIRED,
+}
+
+
+def advertised(config: GatewayConfig, bound: str, name: str) -> str:
+    """Return host:port by which others reach an address that this gateway has bound."""
+    _, port = parse_address(bound, name)
+    host = config.advertised_host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def stamp(micros: int | None) -> Timestamp | None:
+    """Return an instant as a message; `None` leaves the field absent."""
+    return None if micros is None else instant(micros)
+
+
+def instant(micros: int) -> Timestamp:
+    """Return an instant as a message."""
+    seconds, rest = divmod(micros, MICROSECONDS)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000)
+
+
+def grant_message(
+    grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0, use: GrantUse = UNUSED
+) -> pb.GrantInfo:
+    """Return a grant as it stands at an instant, with the number of its leases and armed watches, and its calls."""
+    return pb.GrantInfo(
+        id=grant.id,
+        peer=grant.peer,
+        subject=grant.subject,
+        status=status_value(grant, now_us),
+        scope=grant.scope.to_json(),
+        created_at=stamp(grant.created_at_us),
+        expires_at=stamp(grant.expires_at_us),
+        revoked_at=stamp(grant.revoked_at_us),
+        revoked_reason=grant.revoked_reason,
+        certificate=_issued(grant.newest),
+        last_used_at=stamp(grant.last_used_at_us),
+        leases=leases,
+        watches=watches,
+        requests=use.requests,
+        denials=use.denials,
+        last_denied_at=stamp(use.last_denied_at_us),
+        last_denied_reason=use.last_denied_reason,
+    )
+
+
+def status_value(grant: Grant, now_us: int) -> pb.GrantStatus.ValueType:
+    """Return the status of a grant at an instant."""
+    return _STATUS[grant.status_at(now_us)]
+
+
+def _issued(certificate: CertificateRecord | None) -> pb.CertificateInfo | None:
+    if certificate is None:
+        return None
+    message = certificate_message(
+        certificate.serial,
+        certificate.fingerprint,
+        (certificate.not_before_us, certificate.not_after_us),
+        # The peer renews it; exactly when, only the peer knows.
+        renewal_point_us(certificate.not_before_us, certificate.not_after_us),
+    )
+    message.after_expiry = certificate.after_expiry
+    return message
+
+
+def certificate_message(
+    serial: str, fingerprint: str, validity_us: tuple[int, int], renews_at_us: int
+) -> pb.CertificateInfo:
+    """Return a certificate, with the instant at which it is due for renewal."""
+    not_before_us, not_after_us = validity_us
+    return pb.CertificateInfo(
+        serial=serial,
+        fingerprint=fingerprint,
+        not_before=stamp(not_before_us),
+        not_after=stamp(not_after_us),
+        renews_at=stamp(renews_at_us),
+    )
+
+
+def audit_message(event: AuditEvent) -> pb.AuditEvent:
+    """Return one audit event."""
+    return pb.AuditEvent(
+        id=event.id,
+        at=stamp(event.at_us),
+        grant_id=event.grant_id or "",
+        peer=event.peer,
+        subject=event.subject,
+        verb=event.verb,
+        resource=event.resource,
+        query_hash=event.query_hash,
+        outcome=event.outcome,
+        reason=event.reason,
+        bytes_out=event.bytes_out,
+        latency_ms=event.latency_ms,
+        trace_id=event.trace_id,
+        count=event.count,
+        source=event.source,
+    )

@@ -1,0 +1,114 @@
+"""Making a gateway's directory: settings, seal key, database, authority. All of it, or nothing."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import delete
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import CONFIG_FILE, GatewayConfig
+from federation.config_template import render_config
+from federation.errors import ConfigError, ConflictError, InputError
+from federation.pki.authority import Authority
+from federation.pki.sealing import Sealer
+from federation.store.database import Database
+from federation.store.identity import save_identity
+from federation.store.schema import gateway_identity
+
+__all__ = ["found_gateway"]
+
+
+async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
+    """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
+
+    The directory appears only when it is complete; one that is there and empty stays the same directory, which a shell
+    may stand in or a disk be mounted on, and gets its settings last. Raises `ConflictError` where a gateway is there
+    already, or anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot
+    work.
+    """
+    directory = config.directory.absolute()
+    _check_free(directory, config.socket_path)
+    beside = directory if directory.is_dir() else directory.parent
+    try:
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=beside))
+    except OSError as e:
+        raise InputError("directory", f"cannot write in {beside}: {e.strerror}") from e
+    try:
+        authority = await _fill(staged, config, clock)
+        try:
+            _place(staged, directory)
+        except InputError:
+            await _forget(config)
+            raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return authority
+
+
+def _check_free(directory: Path, socket_path: Path) -> None:
+    if (directory / CONFIG_FILE).exists():
+        raise ConflictError(f"{directory} is a gateway's directory already; name another one")
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise ConflictError(f"{directory} exists and is not a directory; name another one")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ConflictError(f"{directory} is not empty and not a gateway's; name a new or an empty directory")
+    if socket_path.is_dir():
+        raise ConfigError("admin_socket", f"{socket_path} is a directory; name the file of a socket")
+    if not directory.parent.is_dir():
+        raise InputError("directory", f"there is no directory {directory.parent}; make it first")
+
+
+async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
+    (staged / "run").mkdir(mode=0o700)
+    (staged / CONFIG_FILE).write_text(render_config(config), encoding="utf-8")
+    (staged / CONFIG_FILE).chmod(0o600)
+    sealer = Sealer.create(staged)
+    url = config.store.url or f"sqlite+aiosqlite:///{staged / 'gateway.db'}"
+    database = await Database.open(url)
+    try:
+        authority = Authority.create(
+            config.name, (config.advertised_host,), clock, config.certificates.server_lifetime_s
+        )
+        await save_identity(database, sealer, authority)
+    finally:
+        await database.close()
+    return authority
+
+
+def _place(staged: Path, directory: Path) -> None:
+    try:
+        if staged.parent == directory:
+            _move_up(staged)
+        else:
+            staged.replace(directory)
+    except OSError as e:
+        raise InputError("directory", f"cannot make {directory}: {e.strerror}") from e
+
+
+def _move_up(staged: Path) -> None:
+    """Move everything one directory up, the settings last: without them nobody takes it for a gateway."""
+    directory = staged.parent
+    (staged / "run").rmdir()
+    (directory / "run").mkdir(mode=0o700)  # of two that come this far at once, one fails here
+    moved = [directory / "run"]
+    try:
+        directory.chmod(0o700)
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == CONFIG_FILE):
+            path.rename(directory / path.name)
+            moved.append(directory / path.name)
+    except OSError:
+        for path in reversed(moved):
+            path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+async def _forget(config: GatewayConfig) -> None:
+    """Undo what is not inside the staged directory."""
+    if config.store.url:
+        database = await Database.open(config.store.url, new=False)
+        try:
+            async with database.write() as connection:
+                await connection.execute(delete(gateway_identity))
+        finally:
+            await database.close()

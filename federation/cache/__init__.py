@@ -1,0 +1,1 @@
+"""The response cache: pure policy over an injected clock."""

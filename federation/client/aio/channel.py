@@ -1,0 +1,269 @@
+"""The chain as a `grpc.aio.Channel`, for the generated stubs."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
+from math import inf
+from typing import Any, Self
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+from federation.client.aio.call import FlowCall, soon
+from federation.client.aio.stream import FlowStream, StreamPort
+from federation.client.chain.flow import Call, Flow, Outcome, refused
+from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
+from federation.client.chain.outcomes import UNPROVEN, closed, from_wire, timed_out
+from federation.client.chain.runner import Run, Step
+from federation.client.peers.registry import Peer
+from federation.client.transport.connections import Line
+from federation.clock import Clock
+from federation.errors import Reason, Refusal
+
+__all__ = ["AioChannel", "AioPort"]
+
+
+class AioPort:
+    """Sends calls on one loop, by hand-driving gRPC's own call as `asyncio.Task` would: no task of ours."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, peer: Peer, clock: Clock) -> None:
+        self.loop = loop
+        self._thread = threading.get_ident()
+        self.channel = peer.channel
+        self.now = clock.monotonic
+
+    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Have `function` called on the loop: at once in its own thread. A loop that has ended calls nothing."""
+
+        def call() -> None:
+            if threading.get_ident() == self._thread:
+                function()
+            else:
+                self.soon(function)
+
+        return call
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call `function` in a later turn of the loop."""
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed; whoever lived there is gone
+            return
+
+    def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
+        """Call `function` on the loop at a monotonic instant."""
+        return self.loop.call_at(self.loop.time() + max(0.0, at - self.now()), function).cancel
+
+    def ending(self, cancel: Callable[[], object]) -> Callable[[], object]:
+        """Return how to cancel something of this loop, which fails in a loop that was closed under it."""
+        return lambda: None if self.loop.is_closed() else cancel()
+
+    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+        """Start gRPC's own call; its end resumes the run."""
+        refusal = self.channel.refusal()
+        if refusal is not None:
+            return refusal
+        left = remaining(self.now(), call.deadline)
+        if left == 0.0:
+            return timed_out()
+        line = self.channel.acquire(self.loop, fresh=call.probe)
+        try:
+            wire = line.unary(call.method)(call.request, timeout=left, metadata=Metadata(*call.metadata))
+        except grpc.aio.UsageError:
+            self.channel.release(self.loop, line, fresh=call.probe)
+            return closed()
+        waiting = wire.__await__()
+        future = waiting.send(None)
+        future._asyncio_future_blocking = False  # asyncio's protocol: we wait for it without a task
+        step.on_claim(self.ending(wire.cancel))
+        future.add_done_callback(partial(self._arrived, run, step, call, line, wire, waiting))
+        return None
+
+    def _arrived(
+        self, run: Run, step: Step, call: Call, line: Line, wire: Any, waiting: Generator[Any, None, Any], _: object
+    ) -> None:
+        outcome = _outcome(wire, waiting)
+        proven = outcome.code not in UNPROVEN
+        self.channel.release(self.loop, line, fresh=call.probe, proven=proven)
+        run.answer(step, outcome)
+
+
+def _outcome(wire: Any, waiting: Generator[Any, None, Any]) -> Outcome:
+    """Read a call whose response task has ended. `code()` and done callbacks never fire for an unsendable request."""
+    try:
+        waiting.send(None)
+    except StopIteration as end:
+        initial, trailing = soon(wire.initial_metadata()), soon(wire.trailing_metadata())
+        return from_wire(grpc.StatusCode.OK, end.value, "", initial or (), trailing or ())
+    except AioRpcError as e:
+        initial, trailing = e.initial_metadata() or (), e.trailing_metadata() or ()
+        return from_wire(e.code(), b"", e.details() or "", initial, trailing)
+    except asyncio.CancelledError:  # not by the run, which no longer listens then: the channel was closed
+        return closed()
+    except Exception as e:  # noqa: BLE001 - gRPC's own errors outside RpcError: the request could not be sent
+        return refused(Refusal(Reason.INTERNAL, f"the request could not be sent: {e}"))
+    return refused(Refusal(Reason.INTERNAL, "the call has no end"))
+
+
+class AioChannel(grpc.aio.Channel):
+    """A channel to one peer through the chain: List, Get, Search and Capabilities, and Watch as a stream.
+
+    It is bound to no loop; each loop has its own connection beneath. Per-call credentials, `wait_for_ready` and
+    `compression` are refused by `ValueError`: the channel has one identity, and waiting is what the circuit bounds.
+    Other channels may share the connections, so `close` ends this channel's own calls only.
+    """
+
+    def __init__(self, peer: Peer, *, clock: Clock, deadline_s: float) -> None:
+        self.peer = peer
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._closed = False
+        self._ports: dict[asyncio.AbstractEventLoop, AioPort] = {}
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+        """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
+        return _UnaryMultiCallable(self, method_of(method, streams=False))
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
+        """Return the multicallable of `Watch`. The chain sees the stream as one call that lasts until it ends."""
+        return _StreamMultiCallable(self, method_of(method, streams=True))
+
+    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
+        """Refuse: the federation service has no such method."""
+        return method_of(method, streams=True, arity="unary_stream")
+
+    def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
+        """Refuse: the federation service has no such method."""
+        return method_of(method, streams=True, arity="stream_unary")
+
+    def start(
+        self,
+        method: Method,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        *,
+        detach: bool = False,
+        hit_only: bool = False,
+    ) -> FlowCall:
+        """Start a unary call: its flow is stepped here and now, as far as it goes without the wire.
+
+        `detach` and `hit_only` are those of `Call`; a call that is `hit_only` has ended when this returns.
+        """
+        port = self._port()
+        deadline = deadline_of(self._clock.monotonic(), timeout, self._deadline_s)
+        call = method.call(self.peer, request, as_metadata(metadata), deadline)
+        if detach or hit_only:
+            call = call._replace(detach=detach, hit_only=hit_only)
+        run = Run(port, self._flow(call), self)
+        run.start()
+        self.peer.track(run)
+        return FlowCall(run, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
+
+    def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> FlowStream:
+        """Start a stream. It has no deadline unless the caller sets one."""
+        deadline = deadline_of(self._clock.monotonic(), timeout, inf)
+        port = StreamPort(self._port(), method, requests)
+        run = Run(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
+        run.start()
+        self.peer.track(run)
+        return FlowStream(run, port, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no more calls, wait up to `grace` seconds for those under way, and end the rest with UNAVAILABLE."""
+        self._closed = True
+        own = [run for run in self.peer.runs.copy() if run.owner is self]
+        if grace and own:
+            left = asyncio.get_running_loop().create_future()
+            waiting = set(own)
+            for run in own:
+                run.when_done(partial(_count_off, waiting, run, left))
+            await asyncio.wait([left], timeout=grace)
+        self.peer.cut(closed(), owner=self)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Return the state of this loop's connection; IDLE where none is open."""
+        loop = asyncio.get_running_loop()
+        line = self.peer.channel.current(loop)
+        if line is None and try_to_connect:
+            line = self._dialled(loop)
+        if line is None:
+            return grpc.ChannelConnectivity.IDLE
+        state: grpc.ChannelConnectivity = line.channel.get_state(try_to_connect)
+        return state
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Wait until the connection of this moment leaves a state."""
+        line = self._dialled(asyncio.get_running_loop())
+        await line.channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Wait until there is a connection."""
+        await self._dialled(asyncio.get_running_loop()).channel.channel_ready()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _flow(self, call: Call) -> Flow:
+        return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
+
+    def _port(self) -> AioPort:
+        loop = asyncio.get_running_loop()
+        port = self._ports.get(loop)
+        if port is None:
+            self._ports = {known: kept for known, kept in self._ports.items() if not known.is_closed()}
+            port = self._ports[loop] = AioPort(loop, self.peer, self._clock)
+        return port
+
+    def _dialled(self, loop: asyncio.AbstractEventLoop) -> Line:
+        line = self.peer.channel.acquire(loop)
+        self.peer.channel.release(loop, line)
+        return line
+
+
+def _count_off(waiting: set[Run], run: Run, left: asyncio.Future[None]) -> None:
+    waiting.discard(run)
+    if not waiting and not left.done():
+        left.set_result(None)
+
+
+class _UnaryMultiCallable(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+    def __init__(self, channel: AioChannel, method: Method) -> None:
+        self._channel, self._method = channel, method
+
+    def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **options: Any) -> FlowCall:
+        if options:
+            check_options(options)
+        return self._channel.start(self._method, request, timeout, metadata)
+
+
+class _StreamMultiCallable(grpc.aio.StreamStreamMultiCallable[Any, Any]):
+    def __init__(self, channel: AioChannel, method: Method) -> None:
+        self._channel, self._method = channel, method
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        *refused: Any,
+        **options: Any,
+    ) -> FlowStream:
+        check_options(options, refused)
+        return self._channel.open(self._method, request_iterator, timeout, metadata)

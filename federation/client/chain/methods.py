@@ -1,0 +1,117 @@
+"""The methods that the chain knows, and how a request becomes a `Call`."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from federation.client.chain.flow import Call
+from federation.v1 import federation_pb2 as pb
+from federation.wire.metadata import Metadata
+from federation.wire.requests import SERVICE, VERB_OF_METHOD, resource_of, serialize
+
+__all__ = ["METHODS", "Method", "Whose", "as_metadata", "check_options", "deadline_of", "method_of", "remaining"]
+
+_LONGEST_S: Final = 86_400.0 * 365
+"""gRPC's clock overflows on absurd timeouts; a year is as good as for ever."""
+
+
+_OPTIONS: Final = ("credentials", "wait_for_ready", "compression")
+"""What else gRPC's multicallables take, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of the federation service."""
+
+    path: str
+    verb: str
+    request: type[Message]
+    response: type[Message]
+    streams: bool
+
+    def call(self, whose: "Whose", request: Any, metadata: Metadata, deadline: float) -> Call:
+        """Parse a request into a call, once. Raises `TypeError` for a message of another type."""
+        if not isinstance(request, self.request):
+            raise TypeError(f"{self.path} takes a {self.request.__name__}, not {type(request).__name__}")
+        body, resource = serialize(request), resource_of(request)
+        return Call(self.path, self.verb, resource, whose.grant_id, whose.name, whose.user, body, metadata, deadline)
+
+    def stream(self, whose: "Whose", metadata: Metadata, deadline: float) -> Call:
+        """Return the call that opens a stream; its requests follow on the wire."""
+        return Call(self.path, self.verb, "", whose.grant_id, whose.name, whose.user, b"", metadata, deadline)
+
+    def decode(self, body: bytes) -> Message:
+        """Read a response. Raises `DecodeError`."""
+        return self.response.FromString(body)
+
+
+class Whose(Protocol):
+    """Who calls whom: the part of an enrollment that a call needs."""
+
+    @property
+    def grant_id(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def user(self) -> str: ...  # noqa: D102
+
+
+def _methods() -> dict[str, Method]:
+    service = pb.DESCRIPTOR.services_by_name["FederationService"]
+    return {
+        f"{SERVICE}{m.name}": Method(
+            f"{SERVICE}{m.name}",
+            VERB_OF_METHOD[f"{SERVICE}{m.name}"],
+            GetMessageClass(m.input_type),
+            GetMessageClass(m.output_type),
+            m.client_streaming or m.server_streaming,
+        )
+        for m in service.methods
+    }
+
+
+METHODS: Final = _methods()
+"""Every method of the service by its path."""
+
+
+def method_of(path: str, *, streams: bool, arity: str = "") -> Method:
+    """Return the method of a path. The chain knows no other: `ValueError` says so, rather than going past it."""
+    method = METHODS.get(path)
+    if method is None or method.streams is not streams or arity:
+        raise ValueError(
+            f"{path} is not a method of the federation service{' of arity ' + arity if arity else ''}; "
+            "use a channel of your own for it"
+        )
+    return method
+
+
+def check_options(options: Mapping[str, Any], positional: tuple[Any, ...] = ()) -> None:
+    """Raise `ValueError` for an option of gRPC's calls that the chain would have to ignore."""
+    for name, value in {**dict(zip(_OPTIONS, positional, strict=False)), **options}.items():
+        if name not in _OPTIONS:
+            raise TypeError(f"a call has no argument {name!r}")
+        if value:
+            raise ValueError(f"{name} is not supported through the federation chain")
+
+
+def deadline_of(now: float, timeout: float | None, default_s: float) -> float:
+    """Return the absolute deadline of a call that begins `now`. Raises `ValueError` for NaN."""
+    seconds = default_s if timeout is None else timeout
+    if math.isnan(seconds):
+        raise ValueError("timeout must be a number of seconds, not NaN")
+    return now + seconds
+
+
+def remaining(now: float, deadline: float) -> float | None:
+    """Return the seconds left, for gRPC: never negative, `None` for a call without a deadline."""
+    left = deadline - now
+    return None if left > _LONGEST_S else max(0.0, left)
+
+
+def as_metadata(metadata: Iterable[Any] | None) -> Metadata:
+    """Return metadata as the chain passes it on, whatever sequence the caller gave."""
+    return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in metadata) if metadata else ()

@@ -1,0 +1,88 @@
+"""How a peer stands, in one value: for programs, and for the operator's status."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+
+from cryptography import x509
+
+from federation.breaker import CircuitSnapshot, CircuitState
+from federation.client.chain.call_stats import CallFailure
+from federation.client.peers.registry import Peer, Revocation
+from federation.client.watch.policy import WatchState
+from federation.clock import Clock, to_micros
+
+__all__ = ["PeerStanding", "PeerState", "standing_of", "state_of"]
+
+
+class PeerState(StrEnum):
+    """One word for a peer. Where several fit, the first of this order counts: revoked, expired, offline, degraded."""
+
+    ACTIVE = "active"
+    OFFLINE = "offline"
+    """The circuit is not closed."""
+    DEGRADED = "degraded"
+    """It works, but not for long: its certificate could not be renewed."""
+    REVOKED = "revoked"
+    """The peer has revoked the grant. Final."""
+    EXPIRED = "expired"
+    """This gateway's own certificate for the peer has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStanding:
+    """A peer at one instant. `*_us` are Unix microseconds; what is not known since the process started is `None`."""
+
+    name: str
+    user: str
+    grant_id: str
+    state: PeerState
+    revocation: Revocation | None
+    """When and why the peer revoked the grant, if it has."""
+    watch: WatchState
+    watch_since_us: int | None
+    circuit: CircuitSnapshot | None
+    last_success_us: int | None
+    seen_us: int | None
+    """The last proof of life: an answer, or a message on the watch."""
+    last_failure: CallFailure | None
+
+
+def standing_of(peer: Peer, clock: Clock) -> PeerStanding:
+    """Return how a peer stands now."""
+    watch, health = peer.watch, peer.health
+    watching = watch.standing if watch is not None else None
+    circuit = peer.circuit.snapshot(clock.monotonic()) if peer.circuit is not None else None
+    return PeerStanding(
+        name=peer.name,
+        user=peer.user,
+        grant_id=peer.grant_id,
+        state=state_of(peer, circuit, clock.now_us()),
+        revocation=peer.revocation,
+        watch=watching.state if watching else WatchState.OFF,
+        watch_since_us=watching.since_us if watching else None,
+        circuit=circuit,
+        last_success_us=health.last_success_us if health is not None else None,
+        seen_us=health.seen_us if health is not None else None,
+        last_failure=health.last_failure if health is not None else None,
+    )
+
+
+def state_of(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerState:
+    """Return the word for a peer whose circuit is as it was just read."""
+    if peer.revocation is not None:
+        return PeerState.REVOKED
+    if _not_after_us(peer.record.certificate_pem) <= now_us:
+        return PeerState.EXPIRED
+    if circuit is not None and circuit.state is not CircuitState.CLOSED:
+        return PeerState.OFFLINE
+    renewal = peer.renewal
+    return PeerState.DEGRADED if renewal is not None and renewal.degraded else PeerState.ACTIVE
+
+
+@lru_cache(maxsize=4_096)
+def _not_after_us(pem: str) -> int:
+    try:
+        return to_micros(x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc)
+    except ValueError:  # the store was tampered with; the peer shows as expired
+        return 0

@@ -1,0 +1,1 @@
+"""Peers of a gateway directory: one enrollment each."""

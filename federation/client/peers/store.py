@@ -1,0 +1,74 @@
+"""The enrollments in a gateway's database, for programs beside the gateway: open only for a moment, on any loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from federation.config import GatewayConfig
+from federation.pki.sealing import Sealer
+from federation.store.database import Database
+from federation.store.peers import PeerRecord, PeerStore, PendingRenewal, Versions
+
+__all__ = ["StoredPeers"]
+
+T = TypeVar("T")
+
+
+class StoredPeers:
+    """A `PeerStore` that opens the database for each call. Every method raises `StoreError` or `SealError`.
+
+    A call goes on to its end when its caller is cancelled, and only then tells: a loop that ends next must not leave
+    the database's own thread behind.
+    """
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._migrated = False
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        """Return every peer."""
+        return await self._do(lambda store: store.all())
+
+    async def get(self, peer_id: str) -> PeerRecord | None:
+        """Return one peer by its id."""
+        return await self._do(lambda store: store.get(peer_id))
+
+    async def versions(self) -> Versions:
+        """Return what tells whether `all` would bring something else than before."""
+        return await self._do(lambda store: store.versions())
+
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        """Remember that a peer has revoked its grant."""
+        await self._do(lambda store: store.revoke(peer_id, at_us, reason))
+
+    async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
+        """Return the key and request of a renewal under way, or make and keep them."""
+        return await self._do(lambda store: store.pending_renewal(peer_id, make))
+
+    async def renew(self, record: PeerRecord, *, replaces: str) -> None:
+        """Store a peer's new certificate and key."""
+        await self._do(lambda store: store.renew(record, replaces=replaces))
+
+    async def _do(self, work: Callable[[PeerStore], Awaitable[T]]) -> T:
+        task = asyncio.create_task(self._within(work))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _within(self, work: Callable[[PeerStore], Awaitable[T]]) -> T:
+        async with self._opened() as store:
+            return await work(store)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[PeerStore]:
+        sealer = Sealer.load(self._config.directory)
+        url = self._config.database_url
+        database = Database.attach(url) if self._migrated else await Database.open(url, new=False)
+        self._migrated = True
+        try:
+            yield PeerStore(database, sealer)
+        finally:
+            await database.close()

@@ -1,0 +1,285 @@
+"""What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
+
+import gc
+import logging
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from federation.breaker import CircuitBreaker, CircuitState, Transition
+from federation.cache.response_cache import Cause, ResponseCache
+from federation.client.chain.call_stats import PeerHealth, printable
+from federation.client.chain.chain import build_chain
+from federation.client.chain.flow import Interceptor, refused
+from federation.client.interceptors.breaking import BreakingInterceptor
+from federation.client.interceptors.caching import CachingInterceptor, cut
+from federation.client.interceptors.propagation import PropagationInterceptor
+from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
+from federation.client.interceptors.tracing import TracingInterceptor
+from federation.client.peers.registry import Peer, PeerRegistry, Revocation
+from federation.client.renewer import Renewer, validity_of
+from federation.client.transport.background_loop import BackgroundLoop
+from federation.client.transport.connections import Dialer, PeerChannel
+from federation.client.transport.credentials import EnrolledDialer
+from federation.client.watch.loops import PATIENCE_S, WatchHosts
+from federation.client.watch.policy import WatchSettings
+from federation.client.watch.watch import PeerWatch
+from federation.clock import MICROSECONDS, Clock
+from federation.config import GatewayConfig
+from federation.errors import Reason, Refusal
+from federation.store.peers import PeerRecord
+from federation.telemetry.metrics import CacheReading, Remaining
+from federation.telemetry.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from federation.client.chain.flow import Flight
+
+__all__ = ["Home", "Records"]
+
+LOGGER: Final = logging.getLogger(__name__)
+
+Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
+"""Reads every enrollment of the gateway."""
+
+
+class Home:
+    """Peers, response cache, circuits, connections and the background thread of one gateway's directory.
+
+    `share` returns the one that the process has, so that a federation and a sync channel, or two of either, hit the
+    same cache under the same instance id. The last `release` ends it.
+    """
+
+    def __init__(self, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> None:
+        self.config, self.clock = config, clock
+        self.cache: ResponseCache[Flight] = ResponseCache(
+            clock, ttl_s=config.cache.ttl_s, max_bytes=config.cache.max_bytes
+        )
+        self.background = BackgroundLoop()
+        self.peers = PeerRegistry(self, lambda dialer: PeerChannel(dialer, self.background))
+        self.watches = WatchHosts(self.background, self.peers.all)
+        self.watch_settings = WatchSettings()
+        """In force for peers that come after; whoever changes it does so first."""
+        self.loaded = False
+        self._telemetry = telemetry if config.telemetry.enabled else None
+        metrics = self._telemetry.metrics if self._telemetry else None
+        self._unread = (
+            (
+                metrics.read_cache(self._cache_readings),
+                metrics.read_circuits(self._circuit_states),
+                metrics.read_watches(self._watch_states),
+                metrics.read_certificates(self._certificates),
+                metrics.read_renewals(self._renewals),
+            )
+            if metrics
+            else ()
+        )
+        self._users = 0
+        self._renewer: Renewer | None = None
+        _EVERY.add(self)
+
+    @classmethod
+    def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "Home":
+        """Return the home of a directory, made at the first asking; its settings and clock are the first one's."""
+        key = config.directory.resolve()
+        with _LOCK:
+            home = _HOMES.get(key)
+            if home is None:
+                home = _HOMES[key] = cls(config, clock, telemetry)
+            home._users += 1
+            return home
+
+    def release(self) -> bool:
+        """Count one user less. `True` for the last one, who must `end` the home."""
+        key = self.config.directory.resolve()
+        with _LOCK:
+            self._users -= 1
+            if self._users == 0 and _HOMES.get(key) is self:
+                del _HOMES[key]
+                return True
+        return False
+
+    def end(self) -> None:
+        """Close every connection at once and end the background thread."""
+        for unread in self._unread:
+            unread()
+        self.watches.end()
+        renewer, self._renewer = self._renewer, None
+        if renewer is not None and self.background.running:
+            with suppress(TimeoutError):
+                self.background.submit(renewer.stop()).result(PATIENCE_S)
+        for peer in self.peers.all():
+            peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
+            peer.channel.kill()
+        self.background.stop()
+
+    def renew_for_threads(self, renewer: Renewer) -> None:
+        """Keep certificates fresh in the background thread until the end; nothing where that is done already."""
+        with _LOCK:
+            if self._renewer is None:
+                self._renewer = renewer
+                self.background.post(renewer.start)
+
+    def forsake(self) -> None:
+        """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
+        text = "this process was forked from the one that opened the federation; open it again in this one"
+        outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
+        for peer in self.peers.all():
+            peer.forsake(outcome)
+            if peer.watch is not None:
+                peer.watch.forsake()
+        self._renewer = None
+        self.background = BackgroundLoop()
+        self.watches.forsake(self.background)
+
+    def dialer(self, record: PeerRecord) -> Dialer:
+        """Return how to dial with these credentials."""
+        return EnrolledDialer(record, self.clock)
+
+    def equip(self, peer: Peer) -> tuple[Interceptor, ...]:
+        """Return the chain of a new peer, and set its circuit, cache, health and watch."""
+        telemetry, settings = self._telemetry, self.config.telemetry
+        metrics = telemetry.metrics if telemetry else None
+        peer.circuit = CircuitBreaker(self.config.circuit)
+        peer.cache = self.cache.partition(peer.record.id)
+        peer.health = PeerHealth(self.clock)
+        if self.config.client.watch:
+            peer.watch = PeerWatch(
+                peer,
+                self.clock,
+                self.watch_settings,
+                lambda: self.cache.instance_id,
+                heard=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
+            )
+        on_transition = partial(_rest_when_open, peer)
+        return build_chain(
+            tracing=TracingInterceptor(telemetry.spans, self.clock, metrics, hit_spans=settings.hit_spans)
+            if telemetry
+            else None,
+            tagging=peer.tagging,
+            caching=CachingInterceptor(peer.cache, self.clock, peer),
+            breaking=BreakingInterceptor(peer.circuit, peer.health, self.clock, on_transition, metrics),
+            propagation=PropagationInterceptor(lambda: self.cache.instance_id),
+            rpc_spans=RpcSpansInterceptor(telemetry.tracer_provider) if telemetry and settings.rpc_spans else None,
+        )
+
+    def added(self, peer: Peer) -> None:
+        """Watch a new peer."""
+        self.watches.added(peer)
+
+    def revoked(self, peer: Peer, reason: str) -> None:
+        """Refuse every call to a peer that says it has revoked the grant, from here on and after a restart."""
+        revocation = Revocation(self.clock.now_us(), printable(reason))
+        if peer.settle(revocation):
+            LOGGER.warning(
+                "%s revoked the grant of %s: %s", peer.name, peer.user, revocation.reason or "no reason given"
+            )
+            self.watches.remember(peer)
+            if peer.watch is not None:
+                peer.watch.nudge()
+
+    def settled(self, peer: Peer) -> None:
+        """Do what remains for a peer whose revocation neither its watch nor a call has brought."""
+        if peer.cache is not None:
+            cut(peer.cache.flush(Cause.GRANT_REVOKED, peer.grant_id))
+        if peer.refusal is not None:
+            peer.cut(peer.refusal)
+        if peer.watch is not None:
+            peer.watch.nudge()
+
+    def renewed(self, peer: Peer) -> None:
+        """Keep nothing that was asked for with the old credentials, and move the watch to the new ones."""
+        if peer.cache is not None:
+            cut(peer.cache.flush(Cause.ROTATION))
+        if peer.watch is not None:
+            peer.watch.move()
+
+    def drop(self, peer: Peer) -> None:
+        """Let go of what `equip` made; the peer was removed."""
+        self.watches.removed(peer)
+        cut(self.cache.remove(peer.record.id))
+
+    def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
+        for peer in self.peers.all():
+            if peer.cache is not None:
+                stats = peer.cache.stats()
+                flushes = {cause.value: count for cause, count in peer.cache.flushes().items()}
+                yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
+
+    def _circuit_states(self) -> Iterable[tuple[str, str]]:
+        now = self.clock.monotonic()
+        for peer in self.peers.all():
+            if peer.circuit is not None:
+                yield peer.name, peer.circuit.snapshot(now).state.value
+
+    def _watch_states(self) -> Iterable[tuple[str, str]]:
+        for peer in self.peers.all():
+            if peer.watch is not None:
+                yield peer.name, peer.watch.standing.state.value
+
+    def _certificates(self) -> Iterable[tuple[str, Remaining]]:
+        now_us = self.clock.now_us()
+        for peer in self.peers.all():
+            if peer.revocation is None:
+                left_us = validity_of(peer.record.certificate_pem).not_after_us - now_us
+                yield peer.name, Remaining("client", left_us / MICROSECONDS)
+
+    def _renewals(self) -> Iterable[tuple[str, Mapping[str, int]]]:
+        for peer in self.peers.all():
+            if peer.renewal is not None:
+                yield peer.name, peer.renewal.attempts.copy()
+
+
+def _rest_when_open(peer: Peer, transition: Transition) -> None:
+    """Give up the connections of a peer whose circuit opened: an idle channel would redial by itself."""
+    if transition.after is CircuitState.OPEN:
+        peer.channel.rest()
+    if peer.watch is not None:
+        peer.watch.nudge()
+
+
+_LOCK = threading.Lock()
+_HOMES: Final[dict[Path, Home]] = {}
+_EVERY: Final["WeakSet[Home]"] = WeakSet()
+_FORSAKEN: Final[list[Home]] = []
+"""Homes that a fork copied, kept for ever: gRPC's objects of the parent must not even be collected."""
+_COLLECTS: Final[list[bool]] = []
+"""Whether garbage was collected before the fork that is under way."""
+
+
+def _after_fork() -> None:
+    global _LOCK  # noqa: PLW0603 - another thread of the parent may have held it
+    _LOCK = threading.Lock()
+    _HOMES.clear()
+    for home in list(_EVERY):
+        home.forsake()
+        _FORSAKEN.append(home)
+    if _COLLECTS:
+        gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
+        _collect_again()
+
+
+def _before_fork() -> None:
+    if _EVERY:
+        _COLLECTS.append(gc.isenabled())
+        gc.disable()
+    for home in list(_EVERY):
+        home.watches.park()
+
+
+def _collect_again() -> None:
+    if _COLLECTS and _COLLECTS.pop():
+        gc.enable()
+
+
+def _after_fork_in_parent() -> None:
+    _collect_again()
+    for home in list(_EVERY):
+        home.watches.unpark()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

@@ -1,0 +1,178 @@
+"""The call object of sync gRPC over a run: future, call, and what is raised."""
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from federation.client.aio.call import final_outcome
+from federation.client.chain.flow import Cancelled, Outcome
+from federation.client.chain.methods import Method
+from federation.client.chain.outcomes import undecodable
+from federation.client.chain.runner import Run
+from federation.client.interceptors.tagging import tags
+from federation.wire.metadata import Metadata
+
+__all__ = ["FlowFuture", "SyncEnd"]
+
+_LOG: Final = logging.getLogger(__name__)
+_UNSET: Final = object()
+
+
+class SyncEnd(grpc.RpcError, grpc.Call):
+    """What unary calls and streams of threads share: how they ended. It is what a failed one raises, too."""
+
+    def __init__(self, run: Run, peer: str, remaining_s: Callable[[], float | None]) -> None:
+        super().__init__()
+        self._run, self._peer, self._remaining = run, peer, remaining_s
+
+    def __del__(self) -> None:
+        run: Run | None = getattr(self, "_run", None)
+        if run is not None:
+            run.drop()
+
+    def __str__(self) -> str:
+        if not self._run.done:
+            return f"<call to {self._peer} under way>"
+        outcome = self._outcome()
+        return f"<call to {self._peer} that ended with {outcome.code.name}: {outcome.details}>"
+
+    __repr__ = __str__
+
+    def is_active(self) -> bool:
+        """Whether the call has not ended yet."""
+        return not self._run.done
+
+    def time_remaining(self) -> float | None:  # type: ignore[override] # gRPC returns None, too
+        """Return the seconds of the budget that are left."""
+        return self._remaining()
+
+    def cancel(self) -> bool:
+        """Cancel the call at the peer as well; `False` if it has ended."""
+        return self._run.cancel()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Call `callback` at the end; `False`, and no call, if it has come."""
+        if self._run.done:
+            return False
+        self._run.when_done(lambda: _guarded(callback))
+        return True
+
+    def initial_metadata(self) -> Metadata:
+        """Return the peer's initial metadata; waits for the end."""
+        return self._ended().initial
+
+    def trailing_metadata(self) -> Metadata:  # type: ignore[override] # the stubs name a class of their own
+        """Return the trailing metadata with `_source` and `_cached`; waits for the end."""
+        return self._ended().trailing
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status code; waits for the end."""
+        return self._ended().code
+
+    def details(self) -> str:
+        """Return the status text; waits for the end."""
+        return self._ended().details
+
+    def debug_error_string(self) -> str:
+        """Return the status text: there is no other."""
+        return self._ended().details
+
+    def _ended(self) -> Outcome:
+        self._wait(None)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        return final_outcome(self._run, self._peer)
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for the end; raise `grpc.FutureTimeoutError` when it does not come in time."""
+        if self._run.done:
+            return
+        ended = threading.Lock()
+        ended.acquire()
+        self._run.when_done(ended.release)
+        if not ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            raise grpc.FutureTimeoutError
+
+    def _raise_interrupt(self) -> None:
+        error = self._run.error
+        if error is not None and not isinstance(error, Cancelled):
+            raise error
+
+
+class FlowFuture(SyncEnd, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
+    """A unary call: the result of `.future()`, the second value of `.with_call()`, and what either raises."""
+
+    def __init__(self, run: Run, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
+        super().__init__(run, peer, remaining_s)
+        self._method = method
+        self._message: Any = _UNSET
+
+    def cancelled(self) -> bool:
+        """Whether the call ended by being cancelled here."""
+        return self._run.done and isinstance(self._run.error, Cancelled)
+
+    def running(self) -> bool:
+        """Whether the call has not ended yet."""
+        return not self._run.done
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return self._run.done
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the message.
+
+        Raises this call itself when it failed, `grpc.FutureCancelledError` when it was cancelled here, and
+        `grpc.FutureTimeoutError` when `timeout` seconds did not bring the end.
+        """
+        self._wait(timeout)
+        if self._message is _UNSET:
+            self._message = self._decoded()
+        return self._message
+
+    def exception(self, timeout: float | None = None) -> Exception | None:
+        """Return what `result` raises, or `None`."""
+        try:
+            self.result(timeout)
+        except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
+            raise
+        except Exception as e:  # noqa: BLE001 - it is the answer
+            return e
+        return None
+
+    def traceback(self, timeout: float | None = None) -> TracebackType | None:
+        """Return the traceback of what `result` raises, or `None`."""
+        error = self.exception(timeout)
+        return None if error is None else error.__traceback__
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+        """Call `fn` with this call at its end; at once if it has come."""
+        self._run.when_done(lambda: _guarded(lambda: fn(self)))
+
+    def _decoded(self) -> Any:
+        self._raise_interrupt()
+        outcome = self._outcome()
+        if self.cancelled():
+            raise grpc.FutureCancelledError
+        if not outcome.ok:
+            raise self
+        try:
+            return self._method.decode(outcome.body)
+        except DecodeError:
+            broken = undecodable(self._peer, self._method.response.__name__)
+            trailing = (*broken.trailing, *tags(self._peer, cached=outcome.cached))
+            self._run.outcome = broken._replace(trailing=trailing)
+            raise self from None
+
+
+def _guarded(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:  # noqa: BLE001 - as gRPC does: a callback's fault is not the call's
+        _LOG.exception("exception in a call's done callback")

@@ -1,0 +1,176 @@
+"""The chain as a `grpc.Channel`, for the generated stubs in threads."""
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Any, Self
+
+import grpc
+
+from federation.client.chain.flow import Call, Flow
+from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
+from federation.client.chain.outcomes import closed
+from federation.client.chain.runner import Run
+from federation.client.peers.registry import Peer
+from federation.client.sync.call import FlowFuture
+from federation.client.sync.drivers import BlockingPort, FuturePort, Wire
+from federation.client.sync.stream import StreamPort, SyncStream
+
+__all__ = ["SyncChannel"]
+
+
+class SyncChannel(grpc.Channel):
+    """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`, and `Watch`.
+
+    A plain `stub.Verb(...)` returns the message alone; `with_call` and `future` also give the call with `_source` and
+    `_cached`. Per-call credentials, `wait_for_ready` and `compression` are refused by `ValueError`. Other channels may
+    share the connections, so `close` ends this channel's own futures and streams; a blocking call that another
+    thread has on the wire ends by its deadline.
+    """
+
+    def __init__(
+        self, peer: Peer, wire: Wire, *, deadline_s: float, on_close: Callable[[], object] | None = None
+    ) -> None:
+        self.peer = peer
+        self._wire = wire
+        self._deadline_s = deadline_s
+        self._closed = False
+        self._on_close = on_close
+        self._subscribed: list[tuple[Callable[[grpc.ChannelConnectivity], None], grpc.Channel]] = []
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
+        """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
+        return _UnaryMultiCallable(self, method_of(method, streams=False))
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = False,
+    ) -> "grpc.StreamStreamMultiCallable[Any, Any]":
+        """Return the multicallable of `Watch`. The chain sees the stream as one call that lasts until it ends."""
+        return _StreamMultiCallable(self, method_of(method, streams=True))
+
+    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
+        """Refuse: the federation service has no such method."""
+        return method_of(method, streams=True, arity="unary_stream")
+
+    def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
+        """Refuse: the federation service has no such method."""
+        return method_of(method, streams=True, arity="stream_unary")
+
+    def subscribe(
+        self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
+    ) -> None:
+        """Report the state of the connection of this moment; a swapped or rested connection reports no more."""
+        line = self.peer.channel.acquire(None)
+        self._subscribed.append((callback, line.channel))
+        line.channel.subscribe(callback, try_to_connect)
+        self.peer.channel.release(None, line)
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        """Report to `callback` no more."""
+        for known, channel in [entry for entry in self._subscribed if entry[0] is callback]:
+            self._subscribed.remove((known, channel))
+            channel.unsubscribe(known)
+
+    def close(self) -> None:
+        """Take no more calls, and end the futures and streams under way with UNAVAILABLE. Doing so twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self.peer.cut(closed(), owner=self)
+        if self._on_close is not None:
+            self._on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def block(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
+        """Make a call in this thread and return it finished. An interrupt ends it at the peer as well."""
+        call = self._call(method, request, timeout, metadata)
+        port = BlockingPort(self._wire)
+        run = Run(port, self._flow(call), self)
+        self.peer.track(run)
+        try:
+            run.start()
+            port.wait(run)
+        except BaseException:
+            run.kill()
+            raise
+        return self._future(run, method, call)
+
+    def future(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
+        """Start a call and return at once."""
+        call = self._call(method, request, timeout, metadata)
+        run = Run(FuturePort(self._wire), self._flow(call), self)
+        run.start()
+        self.peer.track(run)
+        return self._future(run, method, call)
+
+    def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> SyncStream:
+        """Start a stream. It has no deadline unless the caller sets one."""
+        deadline = deadline_of(self._wire.now(), timeout, inf)
+        port = StreamPort(self._wire, method, requests)
+        run = Run(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
+        run.start()
+        self.peer.track(run)
+        return SyncStream(run, port, self.peer.name, partial(self._remaining, deadline))
+
+    def _call(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> Call:
+        deadline = deadline_of(self._wire.now(), timeout, self._deadline_s)
+        return method.call(self.peer, request, as_metadata(metadata), deadline)
+
+    def _flow(self, call: Call) -> Flow:
+        return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
+
+    def _future(self, run: Run, method: Method, call: Call) -> FlowFuture:
+        return FlowFuture(run, method, self.peer.name, partial(self._remaining, call.deadline))
+
+    def _remaining(self, deadline: float) -> float | None:
+        return remaining(self._wire.now(), deadline)
+
+
+class _UnaryMultiCallable(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg] # generic in its stubs alone
+    def __init__(self, channel: SyncChannel, method: Method) -> None:
+        self._channel, self._method = channel, method
+
+    def __call__(
+        self, request: Any, timeout: float | None = None, metadata: Any = None, *refused: Any, **options: Any
+    ) -> Any:
+        check_options(options, refused)
+        return self._channel.block(self._method, request, timeout, metadata).result()
+
+    def with_call(
+        self, request: Any, timeout: float | None = None, metadata: Any = None, *refused: Any, **options: Any
+    ) -> tuple[Any, FlowFuture]:
+        check_options(options, refused)
+        call = self._channel.block(self._method, request, timeout, metadata)
+        return call.result(), call
+
+    def future(  # type: ignore[override] # the stubs want a class of their own
+        self, request: Any, timeout: float | None = None, metadata: Any = None, *refused: Any, **options: Any
+    ) -> FlowFuture:
+        check_options(options, refused)
+        return self._channel.future(self._method, request, timeout, metadata)
+
+
+class _StreamMultiCallable(grpc.StreamStreamMultiCallable):  # type: ignore[type-arg] # generic in its stubs alone
+    def __init__(self, channel: SyncChannel, method: Method) -> None:
+        self._channel, self._method = channel, method
+
+    def __call__(  # type: ignore[override] # the stubs want a class of their own
+        self, request_iterator: Any, timeout: float | None = None, metadata: Any = None, *refused: Any, **options: Any
+    ) -> SyncStream:
+        check_options(options, refused)
+        return self._channel.open(self._method, request_iterator, timeout, metadata)

@@ -1,0 +1,152 @@
+"""The chain as standard gRPC client interceptors for threads, for `grpc.intercept_channel`.
+
+The flows are the same as behind `SyncChannel`. What a channel of somebody else does not allow is different, as in
+`federation.client.standard`: no fresh channel for a probe, no rest for the connection of an open circuit, no check of
+the own certificate before dialling. An interceptor is not told whether it serves a blocking call or a future, so a
+waiter of a shared call goes on in a thread of its own when the shared call ends.
+
+Put them innermost: the last argument of `grpc.intercept_channel` is next to the wire.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Any, TypeAlias
+
+import grpc
+
+from federation.client.chain.flow import Call, Outcome
+from federation.client.chain.methods import METHODS, Method, as_metadata, deadline_of, remaining
+from federation.client.chain.outcomes import timed_out
+from federation.client.chain.runner import Run, Step
+from federation.client.peers.registry import Peer
+from federation.client.sync.call import FlowFuture
+from federation.client.sync.drivers import FuturePort, Wire, failed, succeeded
+from federation.client.sync.stream import StreamPort, SyncStream
+
+__all__ = ["SyncFederationStreamInterceptor", "SyncFederationUnaryInterceptor", "sync_interceptors"]
+
+Continuation: TypeAlias = Callable[[Any, Any], Any]
+
+
+def sync_interceptors(
+    peer: Peer, wire: Wire, *, deadline_s: float, owner: object
+) -> "list[SyncFederationUnaryInterceptor | SyncFederationStreamInterceptor]":
+    """Return one interceptor an arity, for `grpc.intercept_channel(channel, *…)`."""
+    return [
+        SyncFederationUnaryInterceptor(peer, wire, deadline_s, owner),
+        SyncFederationStreamInterceptor(peer, wire, owner),
+    ]
+
+
+class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
+    """Runs List, Get, Search and Capabilities through the chain."""
+
+    def __init__(self, peer: Peer, wire: Wire, deadline_s: float, owner: object) -> None:
+        self._peer, self._wire, self._deadline_s, self._owner = peer, wire, deadline_s, owner
+
+    def intercept_unary_unary(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
+        """Start the flow, and return its call; gRPC waits for it where the caller blocks."""
+        method = METHODS.get(client_call_details.method)
+        if method is None or method.streams:
+            return continuation(client_call_details, request)
+        deadline = deadline_of(self._wire.now(), client_call_details.timeout, self._deadline_s)
+        call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
+        port = _UnaryPort(self._wire, method, continuation, client_call_details)
+        run = Run(port, self._peer.flow(call), self._owner)
+        run.start()
+        self._peer.track(run)
+        return FlowFuture(run, method, self._peer.name, partial(_left, self._wire, deadline))
+
+
+class SyncFederationStreamInterceptor(grpc.StreamStreamClientInterceptor):
+    """Runs `Watch` through the chain, as one call that lasts until the stream ends."""
+
+    def __init__(self, peer: Peer, wire: Wire, owner: object) -> None:
+        self._peer, self._wire, self._owner = peer, wire, owner
+
+    def intercept_stream_stream(
+        self, continuation: Continuation, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        """Start the flow, and return the stream under the chain."""
+        method = METHODS.get(client_call_details.method)
+        if method is None or not method.streams:
+            return continuation(client_call_details, request_iterator)
+        deadline = deadline_of(self._wire.now(), client_call_details.timeout, inf)
+        call = method.stream(self._peer, as_metadata(client_call_details.metadata), deadline)
+        port = _StreamPort(self._wire, method, request_iterator, continuation, client_call_details)
+        run = Run(port, self._peer.flow(call), self._owner)
+        run.start()
+        self._peer.track(run)
+        return SyncStream(run, port, self._peer.name, partial(_left, self._wire, deadline))
+
+
+class _UnaryPort(FuturePort):
+    """Sends by the continuation, which blocks or not, as the caller does."""
+
+    def __init__(self, wire: Wire, method: Method, continuation: Continuation, details: Any) -> None:
+        super().__init__(wire)
+        self._method, self._continuation, self._details = method, continuation, details
+
+    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Have `function` called in a thread that may block: the one that brings the news may be a loop's."""
+        return lambda: threading.Thread(target=function, name="mosaic-waiter", daemon=True).start()
+
+    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+        """Go on by the continuation, which may block."""
+        left = _left(self._wire, call.deadline)
+        if left == 0.0:
+            return timed_out()
+        message = self._method.request.FromString(call.request)
+        inner = self._continuation(_changed(self._details, left, call), message)
+        if inner.done():
+            return _outcome(inner)
+        step.on_claim(inner.cancel)
+        inner.add_done_callback(lambda ended: self._came(run, step, ended))
+        return None
+
+    def _came(self, run: Run, step: Step, ended: Any) -> None:
+        try:
+            outcome = _outcome(ended)
+        except Exception as e:  # noqa: BLE001 - what broke inside the given channel is thrown into the flow
+            run.fail(step, e)
+        else:
+            run.answer(step, outcome)
+
+
+class _StreamPort(StreamPort):
+    def __init__(self, wire: Wire, method: Method, requests: Any, continuation: Continuation, details: Any) -> None:
+        super().__init__(wire, method, requests)
+        self._continuation, self._details = continuation, details
+
+    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+        """Open the stream by the continuation."""
+        left = _left(self._wire, call.deadline)
+        if left == 0.0:
+            return timed_out()
+        inner = self._continuation(_changed(self._details, left, call), self._requests)
+        self.attach(run, step, inner, lambda _: None)
+        return None
+
+
+def _outcome(ended: Any) -> Outcome:
+    """Read a finished call. What is no RPC error, but a fault inside the given channel, is raised."""
+    if ended.code() is grpc.StatusCode.OK:
+        return succeeded(ended.result().SerializeToString(), ended)
+    error = ended if isinstance(ended, grpc.RpcError) and not _broke(ended) else ended.exception()
+    if not isinstance(error, grpc.RpcError):
+        raise error
+    return failed(error)
+
+
+def _broke(ended: Any) -> bool:
+    return hasattr(ended, "_exception")  # gRPC's wrapper of an exception that was no RPC error
+
+
+def _changed(details: Any, left: float | None, call: Call) -> Any:
+    return details._replace(timeout=left, metadata=call.metadata)
+
+
+def _left(wire: Wire, deadline: float) -> float | None:
+    return remaining(wire.now(), deadline)

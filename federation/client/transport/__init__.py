@@ -1,0 +1,1 @@
+"""Connections, credentials and the background loop of the client."""

@@ -1,0 +1,1 @@
+"""Watches: one stream a peer that receives revocations and changes."""

@@ -1,0 +1,338 @@
+"""The watch of one peer: keeps one stream armed, moves it before it ages, and redials it when it is lost."""
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple
+
+import grpc
+
+from federation.client.peers.registry import Peer
+from federation.client.watch.events import KINDS, EventHandler
+from federation.client.watch.loops import Host
+from federation.client.watch.policy import Backoff, EventRate, WatchSettings, WatchState
+from federation.client.watch.stream import StreamEnd, WatchStream
+from federation.clock import Clock
+from federation.errors import Reason
+from federation.v1 import federation_pb2 as pb
+
+__all__ = ["PeerWatch", "WatchStanding"]
+
+LOGGER: Final = logging.getLogger(__name__)
+
+
+class WatchStanding(NamedTuple):
+    """Whether the watch stands, and since when (Unix microseconds)."""
+
+    state: WatchState
+    since_us: int
+
+
+class PeerWatch:
+    """The watch of a peer, on one host loop at a time.
+
+    Losing the stream drops nothing: the leases bound how long anything is served. Each arming after a gap does, once.
+    `nudge` and `move` may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        clock: Clock,
+        settings: WatchSettings,
+        instance_id: Callable[[], str],
+        *,
+        heard: Callable[[str], None] = lambda _: None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        assert peer.cache is not None  # noqa: S101 - whoever equips a peer makes its cache first
+        self._peer, self._clock, self._settings, self._instance_id = peer, clock, settings, instance_id
+        self._heard, self._chance = heard, chance
+        self._rate = EventRate(settings.most_events)
+        self._events = EventHandler(
+            peer.grant_id, peer.cache, revoke=peer.revoked, fail=self._fail_calls, rate=self._rate
+        )
+        self._backoff = Backoff(settings, chance)
+        self._standing = WatchStanding(WatchState.OFF, clock.now_us())
+        self._lock = threading.Lock()
+        self._host: Host | None = None
+        self._attending: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._rung = self._moving = self._leaving = False
+        self._owing = False
+        """Whether the peer may await the acknowledgement of a revocation: it was watched, and never told of one."""
+        self._told = ""
+        self._tried: Future[None] = Future()
+        self._streams: set[WatchStream] = set()
+
+    @property
+    def standing(self) -> WatchStanding:
+        """How the watch stands now."""
+        return self._standing
+
+    @property
+    def host(self) -> Host | None:
+        """Where it runs, if it does."""
+        return self._host
+
+    async def tried(self, timeout_s: float) -> bool:
+        """Wait until the watch stands, or its first attempt has failed; tell whether it stands. Any loop may ask."""
+        if not self.over():
+            await asyncio.wait({asyncio.wrap_future(self._tried)}, timeout=timeout_s)
+        return self._standing.state is WatchState.ARMED
+
+    def begin(self, host: Host) -> None:
+        """Keep a stream armed from now on, on the loop of `host`; nothing where it runs already."""
+        with self._lock:
+            if self._host is not None or self._peer.revocation is not None:
+                return
+            self._host, self._leaving = host, False
+            host.watches.add(self)
+        host.post(self._launch, host)
+
+    async def end(self) -> None:
+        """Give the stream up and wait until nothing of it is left. Call this on the host's loop."""
+        self._leaving = True
+        attending, host = self._attending, self._host
+        if attending is not None:
+            attending.cancel()
+            await asyncio.wait({attending})
+        elif host is not None:
+            self._release(host)
+
+    async def disconnected(self) -> None:
+        """Wait until the connections that were given up here are closed."""
+        await self._peer.channel.closed()
+
+    def dismiss(self) -> None:
+        """Give the stream up, from any thread."""
+        self._leaving = True
+        host = self._host
+        if host is not None:
+            host.post(self._cancel)
+
+    def forsake(self) -> None:
+        """Forget the stream without touching it: this is a forked child."""
+        self._lock = threading.Lock()
+        self._host = self._attending = self._waiter = None
+        self._standing = WatchStanding(WatchState.OFF, self._clock.now_us())
+        self._streams = set()
+
+    def nudge(self) -> None:
+        """Look again whether to dial or to rest: the circuit has turned, or the grant was revoked."""
+        host = self._host
+        if host is not None:
+            host.post(self._ring)
+
+    def move(self) -> None:
+        """Let a new stream take over from the one that is armed: the credentials have changed."""
+        self._moving = True
+        self.nudge()
+
+    # -- what a stream tells
+
+    def armed(self, *, planned: bool) -> None:
+        """Drop what was kept, unless another stream has listened all the while."""
+        self._owing = True
+        if not planned:
+            self._events.rearmed()
+            self._turn(WatchState.ARMED)
+            self._told = ""
+            self._have_tried()
+
+    def take(self, event: pb.WatchResponse) -> pb.WatchAck | None:
+        """Act on an event."""
+        kind = event.WhichOneof("kind")
+        if self._peer.health is not None:
+            self._peer.health.seen()
+        if kind in KINDS:
+            self._heard(kind)
+        if kind == "grant_revoked":
+            self._owing = False
+        return self._events.take(event, self._clock.monotonic())
+
+    def pause_s(self) -> float:
+        """Read a flood no faster than its share."""
+        return self._rate.pause_s if self._rate.flooded else 0.0
+
+    def over(self) -> bool:
+        """Tell whether the grant was revoked."""
+        return self._peer.revocation is not None
+
+    # -- the task
+
+    def _launch(self, host: Host) -> None:
+        if self._host is host:
+            host.thread = threading.get_ident()
+            self._attending = asyncio.get_running_loop().create_task(self._attend(host), name="watch")
+            self._attending.add_done_callback(lambda task: self._gone(host, task))
+
+    def _cancel(self) -> None:
+        if self._attending is not None:
+            self._attending.cancel()
+
+    def _gone(self, host: Host, task: asyncio.Task[None]) -> None:
+        self._release(host)
+        self._turn(WatchState.OFF)
+        self._have_tried()
+        if task.cancelled():
+            if not self._leaving:  # the loop is being ended by somebody else
+                host.lost(host)
+        elif (error := task.exception()) is not None:
+            LOGGER.error("the watch of %s broke", self._peer.name, exc_info=error)
+
+    def _release(self, host: Host) -> None:
+        with self._lock:
+            self._host = self._attending = None
+            host.watches.discard(self)
+
+    async def _attend(self, host: Host) -> None:
+        try:
+            while not self.over():
+                await self._rest()
+                pause_s = await self._watch_once(host)
+                if not self.over():
+                    await self._until(timeout_s=pause_s)
+            await self._settle(host)
+        finally:
+            for stream in self._streams.copy():
+                await self._close(stream)
+
+    async def _settle(self, host: Host) -> None:
+        """Arm once more where a call heard of the revocation and the stream was lost before the event came on it.
+
+        The peer lets such a stream in as long as it awaits the acknowledgement, and it would wait out the lease.
+        """
+        give_up_at = self._clock.monotonic() + self._settings.patience_s
+        while self._owing and self._clock.monotonic() < give_up_at and self._denied_s() is None:
+            await self._until(timeout_s=await self._watch_once(host))
+
+    async def _watch_once(self, host: Host) -> float:
+        """Arm a stream and stand by it until it is lost; return how long to pause."""
+        self._turn(WatchState.CONNECTING)
+        stream = await self._open(host, planned=False)
+        if stream.armed.done() and not stream.armed.cancelled():
+            armed_at = self._clock.monotonic()
+            last = await self._stand(host, stream)
+            self._events.lost()
+            pause_s = self._backoff.lost(self._clock.monotonic() - armed_at)
+        else:
+            last = await self._ended(stream)
+            pause_s = self._pause_after(last)
+        self._owing = self._owing and last.reason != Reason.GRANT_REVOKED
+        self._report(last)
+        self._have_tried()
+        return pause_s
+
+    async def _rest(self) -> None:
+        """Wait while the circuit is not closed."""
+        while not self.over() and (retry_s := self._denied_s()) is not None:
+            self._turn(WatchState.OFF)
+            self._have_tried()
+            await self._until(timeout_s=min(retry_s, self._settings.rest_s))
+
+    def _denied_s(self) -> float | None:
+        circuit = self._peer.circuit
+        denied = circuit.look(self._clock.monotonic()) if circuit is not None else None
+        return None if denied is None else denied.retry_after_s
+
+    async def _open(self, host: Host, *, planned: bool) -> WatchStream:
+        """Dial, and return the stream once it is armed or has ended."""
+        async with host.gate:
+            stream = WatchStream(
+                self._peer,
+                self._clock,
+                self._settings,
+                instance_id=self._instance_id(),
+                listener=self,
+                planned=planned,
+            )
+            self._streams.add(stream)
+            while not (stream.armed.done() or stream.ended.done()):
+                await self._until(stream.armed, stream.ended)
+                if self._denied_s() is not None and not stream.armed.done():
+                    await self._close(stream)
+        return stream
+
+    async def _stand(self, host: Host, stream: WatchStream) -> StreamEnd:
+        """Stay armed, moving from stream to stream, until the armed one is lost; return how that ended."""
+        move_at = self._next_move()
+        while not stream.ended.done() and not self.over():
+            await self._until(stream.ended, timeout_s=max(0.0, move_at - self._clock.monotonic()))
+            due = self._moving or self._clock.monotonic() >= move_at
+            if due and not stream.ended.done() and not self.over() and self._denied_s() is None:
+                self._moving = False
+                stream, moved = await self._succeed(host, stream)
+                move_at = self._next_move() if moved else self._clock.monotonic() + self._backoff.failed()
+        if self.over():  # the event may still be on its way, and somebody waits for its acknowledgement
+            await asyncio.wait({stream.ended}, timeout=self._settings.patience_s)
+        return await self._ended(stream)
+
+    def _next_move(self) -> float:
+        return self._clock.monotonic() + self._settings.move_after_s(self._chance())
+
+    async def _succeed(self, host: Host, old: WatchStream) -> tuple[WatchStream, bool]:
+        """Arm a new stream, then end the old one. Nothing is dropped if the old one said all it had to say."""
+        new = await self._open(host, planned=True)
+        if not new.armed.done() or new.armed.cancelled():
+            await self._close(new)
+            return old, False
+        if not await old.leave():
+            self._events.rearmed()
+        self._streams.discard(old)
+        return new, True
+
+    async def _ended(self, stream: WatchStream) -> StreamEnd:
+        await self._close(stream)
+        if stream.ended.cancelled():
+            return StreamEnd(grpc.StatusCode.CANCELLED, "", "the watch was given up")
+        return stream.ended.result()
+
+    async def _close(self, stream: WatchStream) -> None:
+        await stream.abandon()
+        self._streams.discard(stream)
+
+    def _pause_after(self, end: StreamEnd) -> float:
+        if end.code is grpc.StatusCode.UNIMPLEMENTED:
+            self._turn(WatchState.OFF)
+            return self._backoff.unoffered()
+        pause_s = self._backoff.failed()
+        asked_s = end.retry_after_s if end.reason != Reason.CIRCUIT_OPEN else None
+        return max(pause_s, min(asked_s or 0.0, self._settings.longest_pause_s))
+
+    async def _until(self, *tasks: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+        """Wait for a nudge, for one of the tasks, or for a time."""
+        if not self._rung:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._waiter, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        self._rung, self._waiter = False, None
+
+    def _ring(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _have_tried(self) -> None:
+        if not self._tried.done():
+            self._tried.set_result(None)
+
+    # -- its effects
+
+    def _fail_calls(self) -> int:
+        refusal = self._peer.refusal
+        return self._peer.cut(refusal) if refusal is not None else 0
+
+    def _turn(self, state: WatchState) -> None:
+        if state is not self._standing.state:
+            self._standing = WatchStanding(state, self._clock.now_us())
+
+    def _report(self, end: StreamEnd) -> None:
+        """Log what keeps the watch from standing, once for each cause."""
+        self._turn(WatchState.OFF if end.code is grpc.StatusCode.UNIMPLEMENTED else WatchState.CONNECTING)
+        told = end.reason or end.code.name
+        if told != self._told:
+            self._told = told
+            LOGGER.info("%s (user %s) is not watched: %s; it is tried again", self._peer.name, self._peer.user, end)

@@ -1,0 +1,1 @@
+"""Enrollment and renewal of certificates: the issuing side and the asking side."""

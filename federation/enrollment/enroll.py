@@ -1,0 +1,122 @@
+"""The enrolling side: dials the gateway that a token names, and believes nothing of its answer unchecked."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.enrollment.verification import check_answer
+from federation.errors import EnrollmentError, Reason
+from federation.pki.authority import private_key_pem
+from federation.pki.csr import make_request
+from federation.pki.enrollment_token import EnrollmentToken
+from federation.store.enrollment_tokens import hash_secret
+from federation.store.peers import PeerRecord, PeerStore
+from federation.v1 import enrollment_pb2 as pb
+from federation.v1 import enrollment_pb2_grpc
+from federation.wire.channel_args import CHANNEL
+from federation.wire.status import error_detail_of
+
+__all__ = ["EnrolledPeer", "enroll"]
+
+TIMEOUT_S: Final = 15.0
+MAX_QUOTED: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPeer:
+    """An enrollment that succeeded. `fingerprint` (SHA-256, hexadecimal) is what the two operators compare."""
+
+    record: PeerRecord
+    fingerprint: str
+    awaiting_confirmation: bool
+
+
+async def enroll(
+    token: EnrollmentToken,
+    *,
+    gateway_name: str,
+    user: str,
+    peers: PeerStore,
+    name: str = "",
+    clock: Clock = SYSTEM_CLOCK,
+    timeout_s: float = TIMEOUT_S,
+) -> EnrolledPeer:
+    """Enroll this gateway, `gateway_name`, for its local user `user`, and store the peer as `name`.
+
+    The key is kept, sealed, before anything is sent; asking again with the same token uses it again, so an answer that
+    was lost costs nothing. Raises `InputError` or `ConflictError` before the token is spent, `EnrollmentError` that
+    says what was tried, where, and what to do, and `StoreError` or `SealError` of the store.
+    """
+    name = name or token.gateway
+    await peers.check_new(name=name, user=user, grant_id=token.grant_id)
+    secret_hash = hash_secret(token.secret)
+    key_pem = await peers.pending_key(secret_hash, lambda: private_key_pem(ec.generate_private_key(ec.SECP256R1())))
+    key = serialization.load_pem_private_key(key_pem.encode(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise EnrollmentError("the key kept for this enrollment is of another kind; ask for a new token")
+    request = pb.EnrollRequest(secret=token.secret, csr=make_request(key, gateway_name))
+    try:
+        answer = await _ask(token, request, timeout_s)
+    except grpc.RpcError as e:
+        if error_detail_of(e).reason == Reason.GRANT_INVALID:
+            await peers.drop_pending(secret_hash)
+        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_explained(e, gateway_name)}") from e
+    try:
+        checked = check_answer(answer, token, key.public_key(), clock.now_us())
+    except ValueError as e:
+        problem = f"its answer was refused, because {e}; ask the operator of {token.gateway}, and for a new token"
+        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {problem}") from e
+    record = PeerRecord(
+        id=str(uuid.uuid4()),
+        name=name,
+        user=user,
+        gateway=token.gateway,
+        endpoint=checked.endpoint,
+        grant_id=checked.grant_id,
+        subject=checked.subject,
+        certificate_pem=checked.certificate_pem,
+        key_pem=key_pem,
+        trust_bundle=checked.trust_bundle,
+        created_at_us=clock.now_us(),
+        enrollment_endpoint=token.endpoint,
+    )
+    await peers.add(record, settles=secret_hash)
+    return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)
+
+
+async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:
+    credentials = grpc.ssl_channel_credentials(token.ca_certificate_pem.encode())
+    options = CHANNEL.to_grpc(token.gateway)
+    async with grpc.aio.secure_channel(token.endpoint, credentials, options=options) as channel:
+        stub = enrollment_pb2_grpc.EnrollmentServiceStub(channel)
+        answer: pb.EnrollResponse = await stub.Enroll(request, timeout=timeout_s)
+        return answer
+
+
+def _explained(error: grpc.RpcError, gateway_name: str) -> str:
+    code: grpc.StatusCode = error.code()
+    details = _quoted(error.details() or "")
+    again = "then give the same command again: the token is not lost"
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return "the server there is not of the authority that the token names; check the address, and " + again
+    if "Hostname Verification" in details:
+        return "the server there has the certificate of another gateway; check the address, and " + again
+    if error_detail_of(error).reason == Reason.GRANT_INVALID:
+        return f"refused: {details}"
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return f"refused: {details}; this gateway's name is {gateway_name}, which the grant must have been made for"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"it cannot be reached ({details}); see that it is being served, {again}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer in time; see that it is being served, {again}"
+    return f"{code.name}: {details}; wait a little, {again}"
+
+
+def _quoted(text: str) -> str:
+    """Words of another gateway, safe to show on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

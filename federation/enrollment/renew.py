@@ -1,0 +1,162 @@
+"""The renewing side: asks for a certificate on a new key, and believes nothing of the answer unchecked."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Protocol
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from federation.clock import SYSTEM_CLOCK, Clock, from_micros
+from federation.enrollment.verification import check_renewal
+from federation.errors import EnrollmentError, Reason, Refusal
+from federation.pki.authority import private_key_pem
+from federation.pki.certificates import serial_of, validity_us
+from federation.pki.csr import make_request
+from federation.pki.renewal_proof import make_proof
+from federation.pki.rotation_policy import AFTER_EXPIRY_US
+from federation.store.peers import PeerRecord, PendingRenewal
+from federation.v1 import enrollment_pb2 as pb
+from federation.v1 import enrollment_pb2_grpc
+from federation.wire.channel_args import CHANNEL
+from federation.wire.status import error_detail_of
+
+__all__ = ["Renewable", "renew"]
+
+TIMEOUT_S: Final = 15.0
+MAX_QUOTED: Final = 300
+BELIEVED: Final = frozenset(
+    {
+        Reason.GRANT_REVOKED,
+        Reason.GRANT_INVALID,
+        Reason.CERTIFICATE_INVALID,
+        Reason.RATE_LIMITED,
+        Reason.INVALID_REQUEST,
+        Reason.INTERNAL,
+    }
+)
+"""Reasons that another gateway may give; the rest this gateway finds out by itself."""
+
+
+class Renewable(Protocol):
+    """Where a renewal keeps its keys; a `PeerStore` is one."""
+
+    async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
+        """Return the key and request of a renewal under way, or make and keep them before they are used."""
+        ...
+
+    async def renew(self, record: PeerRecord, *, replaces: str) -> None:
+        """Store a peer's new certificate, key and trust bundle in place of the old ones."""
+        ...
+
+
+async def renew(
+    record: PeerRecord,
+    *,
+    gateway_name: str,
+    peers: Renewable,
+    clock: Clock = SYSTEM_CLOCK,
+    timeout_s: float = TIMEOUT_S,
+) -> PeerRecord:
+    """Get a new certificate for a peer of this gateway, `gateway_name`, store it, and return the changed record.
+
+    The new key is kept, sealed, before anything is sent, and used again until its certificate is stored, so an answer
+    that was lost costs nothing. A certificate that has expired is renewed on the word of its key, for 7 days.
+
+    Raises `Refusal`, with the peer's own reason or a local one (`PEER_UNREACHABLE`, `PEER_TIMEOUT`,
+    `CERTIFICATE_INVALID` when it is too late); `EnrollmentError` for an answer that does not hold; `ConflictError`
+    where somebody else renewed or removed the peer meanwhile; `StoreError` or `SealError` of the store.
+    """
+    old_key, old = _key(record.key_pem, record), _certificate(record)
+    _, end = validity_us(old)
+    expired = clock.now_us() >= end
+    if expired and (clock.now_us() > end + AFTER_EXPIRY_US or not record.enrollment_endpoint):
+        raise Refusal(Reason.CERTIFICATE_INVALID, _too_late(record, end))
+    pending = await peers.pending_renewal(record.id, lambda: _made(gateway_name))
+    request = pb.RenewRequest(csr=pending.csr_der)
+    if expired:
+        proof = make_proof(
+            old_key, grant_id=record.grant_id, serial=serial_of(old), csr_der=pending.csr_der, now_us=clock.now_us()
+        )
+        request.proof.CopyFrom(proof)
+    key = _key(pending.key_pem, record)
+    try:
+        answer = await _ask(record, request, timeout_s, expired=expired)
+    except grpc.RpcError as e:
+        raise _refusal(e, record) from e
+    try:
+        checked = check_renewal(answer, record, key.public_key(), clock.now_us())
+    except ValueError as e:
+        problem = f"its answer was refused, because {e}; ask the operator of {record.gateway}"
+        raise EnrollmentError(f"renewing the certificate for {record.name}: {problem}") from e
+    renewed = replace(
+        record,
+        certificate_pem=checked.certificate_pem,
+        key_pem=pending.key_pem,
+        trust_bundle=checked.trust_bundle,
+    )
+    await peers.renew(renewed, replaces=record.certificate_pem)
+    return renewed
+
+
+def _made(gateway_name: str) -> PendingRenewal:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return PendingRenewal(private_key_pem(key), make_request(key, gateway_name))
+
+
+def _certificate(record: PeerRecord) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(record.certificate_pem.encode())
+    except ValueError:
+        raise EnrollmentError(f"the certificate kept for {record.name} cannot be read; enroll again") from None
+
+
+def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
+    try:
+        key: object = serialization.load_pem_private_key(pem.encode(), None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise EnrollmentError(f"the key kept for {record.name} cannot be used; enroll again with a new token")
+    return key
+
+
+async def _ask(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *, expired: bool) -> pb.RenewResponse:
+    roots = record.trust_bundle.encode()
+    if expired:
+        target, credentials = record.enrollment_endpoint, grpc.ssl_channel_credentials(roots)
+    else:
+        pair = (record.key_pem.encode(), record.certificate_pem.encode())
+        target, credentials = record.endpoint, grpc.ssl_channel_credentials(roots, *pair)
+    async with grpc.aio.secure_channel(target, credentials, options=CHANNEL.to_grpc(record.gateway)) as channel:
+        stub = enrollment_pb2_grpc.EnrollmentServiceStub(channel)
+        answer: pb.RenewResponse = await stub.Renew(request, timeout=timeout_s)
+        return answer
+
+
+def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentError:
+    what = f"renewing the certificate for {record.name}"
+    details = _quoted(error.details() or "")
+    detail = error_detail_of(error)
+    if detail.reason in BELIEVED and not detail.local:
+        return Refusal(Reason(detail.reason), f"{what}: refused: {details}", retry_after_s=detail.retry_after_s)
+    code: grpc.StatusCode = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Refusal(Reason.PEER_TIMEOUT, f"{what}: no answer in time")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Refusal(Reason.PEER_UNREACHABLE, f"{what}: it cannot be reached ({details})")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return EnrollmentError(f"{what}: the gateway {record.gateway} does not renew certificates; is it older?")
+    return EnrollmentError(f"{what}: {code.name}: {details}")
+
+
+def _too_late(record: PeerRecord, end_us: int) -> str:
+    at = f"{from_micros(end_us):%Y-%m-%dT%H:%M:%SZ}"
+    return f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; enroll again"
+
+
+def _quoted(text: str) -> str:
+    """Words of another gateway, safe to show on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

@@ -1,0 +1,152 @@
+"""The issuing side of renewal, without the wire: a new certificate for a peer that proves to hold an old one."""
+
+import asyncio
+from typing import Final
+
+from cryptography import x509
+
+from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.enrollment.issuer import EnrollmentRefusal, Issued
+from federation.errors import ConflictError, InputError, Reason
+from federation.pki.authority import Authority
+from federation.pki.certificates import key_hash
+from federation.pki.csr import CertificateRequest, read_request
+from federation.pki.renewal_proof import PROOF_SKEW_US, RenewalClaim, read_proof
+from federation.pki.rotation_policy import AFTER_EXPIRY_US
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
+from federation.store.grants.registry import GrantBook
+from federation.v1 import enrollment_pb2 as pb
+
+__all__ = ["Reissuer"]
+
+MAX_ACCEPTED: Final = 32
+"""Certificates of a grant that are accepted at once; a peer that asks for more waits until one has ended."""
+CLOSED: Final = "the grant does not allow this call; ask the operator of the serving gateway"
+ENROLL_AGAIN: Final = "enroll again with a new token"
+
+
+class Reissuer:
+    """Renews. Whoever asks has shown a certificate of the grant; the same request brings the same certificate again.
+
+    Raises `EnrollmentRefusal`; `StoreError` passes through where the database refuses.
+    """
+
+    def __init__(
+        self, authority: Authority, grants: GrantBook, *, certificate_lifetime_s: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.authority = authority
+        self._grants, self._clock = grants, clock
+        self._certificate_lifetime_s = certificate_lifetime_s
+        self._turn = asyncio.Lock()
+
+    async def renew(self, grant: Grant, serial: str, csr_der: bytes) -> Issued:
+        """Renew for a caller whose connection and grant were checked as for any call; `serial` is what it shows."""
+        return await self._renew(grant, grant.certificates[serial], csr_der, after_expiry=False)
+
+    async def renew_expired(self, proof: pb.RenewProof, csr_der: bytes) -> Issued:
+        """Renew for a caller who has no valid certificate any more, on the word of the old key.
+
+        Who cannot show the key learns nothing. The certificate must be the grant's newest and have ended at most 7
+        days ago; or the request be the very one that the newest was issued for, whose answer was lost.
+        """
+        try:
+            claim = read_proof(proof)
+        except ValueError as e:
+            raise _invalid(f"proof: {e}") from None
+        grant = self._grants.get(claim.grant_id)
+        shown = await self._grants.find_certificate(grant.id, claim.serial) if grant else None
+        if grant is None or shown is None or not claim.is_signed_by(shown.pem, csr_der):
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail="unproved renewal")
+        self._check_time(claim, shown, grant)
+        request = _read(csr_der, grant)
+        newest = grant.newest
+        if newest is not None and newest.serial != shown.serial and newest.csr_hash != request.hash:
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail="not the newest serial", grant=grant)
+        return await self._renew(grant, shown, csr_der, after_expiry=True)
+
+    async def _renew(self, grant: Grant, shown: CertificateRecord, csr_der: bytes, *, after_expiry: bool) -> Issued:
+        request = _read(csr_der, grant)
+        if request.hash != shown.csr_hash and key_hash(request.public_key) == _key_hash(shown):
+            raise _invalid("csr: its key is that of the certificate in use; make a new one", grant)
+        async with self._turn:
+            grant = self._current(grant)
+            known = _issued_for(grant, request, self._clock.now_us())
+            if known is not None:
+                return Issued(grant, known, again=True)
+            self._check_room(grant)
+            issued = self.authority.issue_client(
+                csr_der,
+                grant_id=grant.id,
+                subject=grant.subject,
+                peer=grant.peer,
+                lifetime_s=self._certificate_lifetime_s,
+                not_after_us=grant.expires_at_us,
+            )
+            try:
+                await self._grants.add_certificate(grant.id, issued, activate=False, after_expiry=after_expiry)
+            except ConflictError:
+                raise _revoked(self._grants.get(grant.id) or grant) from None
+        grant = self._current(grant)
+        return Issued(grant, grant.certificates[issued.serial], again=False)
+
+    def _current(self, grant: Grant) -> Grant:
+        latest = self._grants.get(grant.id) or grant
+        self._check_open(latest)  # it may have been revoked meanwhile
+        return latest
+
+    def _check_open(self, grant: Grant) -> None:
+        status = grant.status_at(self._clock.now_us())
+        if status is GrantStatus.REVOKED:
+            raise _revoked(grant)
+        if status is not GrantStatus.ACTIVE:
+            raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail=f"grant {status}", grant=grant)
+
+    def _check_time(self, claim: RenewalClaim, shown: CertificateRecord, grant: Grant) -> None:
+        now = self._clock.now_us()
+        off = claim.signed_at_us - now
+        if abs(off) > PROOF_SKEW_US:
+            text = f"proof: signed_at is {off / MICROSECONDS:+.0f} s from this gateway's clock; compare both clocks"
+            raise _invalid(text, grant, detail="stale proof")
+        if now < shown.not_after_us - PROOF_SKEW_US:
+            raise _invalid("proof: its certificate has not expired; renew with it on the federation address", grant)
+        if now > shown.not_after_us + AFTER_EXPIRY_US:
+            message = f"the certificate expired more than 7 days ago; {ENROLL_AGAIN}"
+            raise EnrollmentRefusal(Reason.CERTIFICATE_INVALID, message, detail="expired too long ago", grant=grant)
+
+    def _check_room(self, grant: Grant) -> None:
+        now = self._clock.now_us()
+        ends = [each.accepted_until_us for each in grant.certificates.values() if each.is_accepted(now)]
+        if len(ends) >= MAX_ACCEPTED:
+            refusal = EnrollmentRefusal(
+                Reason.RATE_LIMITED,
+                f"{MAX_ACCEPTED} certificates of this grant are accepted at this moment; use one of them",
+                detail="too many certificates",
+                grant=grant,
+            )
+            refusal.retry_after_s = (min(ends) - now) / MICROSECONDS
+            raise refusal
+
+
+def _read(csr_der: bytes, grant: Grant) -> CertificateRequest:
+    try:
+        return read_request(csr_der, grant.peer)
+    except InputError as e:
+        raise _invalid(str(e), grant) from None
+
+
+def _issued_for(grant: Grant, request: CertificateRequest, now_us: int) -> CertificateRecord | None:
+    """Return the certificate that this very request brought before, if it is still accepted."""
+    known = (each for each in grant.certificates.values() if each.csr_hash == request.hash)
+    return next((each for each in known if each.is_accepted(now_us)), None)
+
+
+def _key_hash(certificate: CertificateRecord) -> str:
+    return key_hash(x509.load_pem_x509_certificate(certificate.pem.encode()).public_key())
+
+
+def _invalid(message: str, grant: Grant | None = None, *, detail: str = "") -> EnrollmentRefusal:
+    return EnrollmentRefusal(Reason.INVALID_REQUEST, message, detail=detail or message, grant=grant)
+
+
+def _revoked(grant: Grant) -> EnrollmentRefusal:
+    return EnrollmentRefusal(Reason.GRANT_REVOKED, grant.revoked_text, detail="grant revoked", grant=grant)

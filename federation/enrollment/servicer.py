@@ -1,0 +1,113 @@
+"""`EnrollmentService` on the wire: server TLS alone, so everything that arrives here may be hostile.
+
+It stands behind the server's incident guard, which turns what is raised here into statuses.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from federation.enrollment.issuer import EnrollmentRefusal, Issued, Issuer
+from federation.enrollment.renewal_issuer import Reissuer
+from federation.errors import Reason
+from federation.pki.authority import Authority
+from federation.store.grants.model import Grant, GrantStatus
+from federation.v1 import enrollment_pb2 as pb
+from federation.v1 import enrollment_pb2_grpc
+
+__all__ = ["EnrollmentAudit", "EnrollmentEvent", "EnrollmentServicer", "renewal_response"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentEvent:
+    """One attempt to enroll or to renew, for the audit log.
+
+    `grant_id`, `peer` and `subject` are empty while nobody has shown the secret of a token or an old key. `outcome` is
+    an outcome word (`ok`, `denied`, `invalid`, `error`); `reason` tells the attempts apart more finely than the caller
+    is told; `source` is gRPC's name of the caller's address.
+    """
+
+    verb: str
+    outcome: str
+    reason: str
+    source: str
+    grant_id: str = ""
+    peer: str = ""
+    subject: str = ""
+
+
+EnrollmentAudit = Callable[[EnrollmentEvent], Awaitable[None]]
+"""Takes each event before its answer leaves; a `Refusal` that it raises is answered instead."""
+
+
+class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
+    """Answers `Enroll`, and `Renew` for certificates that have expired. Valid ones are renewed on the federation port.
+
+    `endpoint` gives host:port of the federation service as peers reach it. Without a `reissuer` nothing is renewed.
+    """
+
+    def __init__(
+        self, issuer: Issuer, *, endpoint: Callable[[], str], audit: EnrollmentAudit, reissuer: Reissuer | None = None
+    ) -> None:
+        self._issuer, self._endpoint, self._audit, self._reissuer = issuer, endpoint, audit, reissuer
+
+    async def Enroll(  # noqa: N802 - the name in the contract
+        self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EnrollResponse:
+        """Turn a token's secret and a certificate request into a certificate, or raise a `Refusal`."""
+        work = self._issuer.enroll(request.secret, request.csr)
+        return self._response(await self._audited("enroll", work, context.peer()))
+
+    async def Renew(  # noqa: N802 - the name in the contract
+        self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RenewResponse:
+        """Renew a certificate that has expired, on the word of its key, or raise a `Refusal`."""
+        if self._reissuer is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
+            raise AssertionError  # abort always raises
+        work = self._reissuer.renew_expired(request.proof, request.csr)
+        issued = await self._audited("renew", work, context.peer(), "after expiry")
+        if not issued.again:
+            _log.warning("grant %s was renewed after its certificate had expired (%s)", issued.grant.id, context.peer())
+        return renewal_response(self._reissuer.authority, issued)
+
+    async def _audited(self, verb: str, work: Awaitable[Issued], source: str, note: str = "") -> Issued:
+        try:
+            issued = await work
+        except EnrollmentRefusal as refusal:
+            outcome = "invalid" if refusal.reason is Reason.INVALID_REQUEST else "denied"
+            if refusal.grant is not None:
+                _log.warning("%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source)
+            await self._audit(_event(verb, outcome, refusal.detail, source, refusal.grant))
+            raise
+        reason = "same certificate again" if issued.again else note
+        await self._audit(_event(verb, "ok", reason, source, issued.grant))
+        return issued
+
+    def _response(self, issued: Issued) -> pb.EnrollResponse:
+        authority = self._issuer.authority
+        return pb.EnrollResponse(
+            certificate=issued.certificate.pem,
+            trust_bundle=authority.trust_bundle,
+            grant_id=issued.grant.id,
+            subject=issued.grant.subject,
+            gateway=authority.name,
+            endpoint=self._endpoint(),
+            awaiting_confirmation=issued.grant.status is GrantStatus.PENDING,
+        )
+
+
+def renewal_response(authority: Authority, issued: Issued) -> pb.RenewResponse:
+    """Return the answer to a renewal; with it go the roots to trust from now on, so that a root can be replaced."""
+    return pb.RenewResponse(certificate=issued.certificate.pem, trust_bundle=authority.trust_bundle)
+
+
+def _event(verb: str, outcome: str, reason: str, source: str, grant: Grant | None) -> EnrollmentEvent:
+    if grant is None:
+        return EnrollmentEvent(verb, outcome, reason, source)
+    return EnrollmentEvent(verb, outcome, reason, source, grant.id, grant.peer, grant.subject)

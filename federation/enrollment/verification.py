@@ -1,0 +1,168 @@
+"""What the enrolling side checks in an answer before it keeps anything of it. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from federation.clock import MICROSECONDS
+from federation.config import parse_address
+from federation.errors import ConfigError
+from federation.pki.certificates import certificates_of, fingerprint_of, key_hash, pem_of, validity_us
+from federation.pki.enrollment_token import EnrollmentToken
+from federation.pki.identity_extensions import read_identity
+from federation.store.peers import PeerRecord
+from federation.v1 import enrollment_pb2 as pb
+
+__all__ = ["CheckedAnswer", "CheckedRenewal", "check_answer", "check_certificate", "check_renewal", "check_roots"]
+
+SKEW_US: Final = 300 * MICROSECONDS
+"""How far this clock may be behind the issuer's."""
+MAX_LIFETIME_US: Final = 400 * 86_400 * MICROSECONDS
+
+_NOT_NOW: Final = "is not valid now by the clock of this machine (compare both clocks)"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnswer:
+    """The parts of an answer that hold; PEM as this side writes it, not as it came."""
+
+    certificate_pem: str
+    fingerprint: str
+    trust_bundle: str
+    grant_id: str
+    subject: str
+    endpoint: str
+
+
+def check_answer(
+    answer: pb.EnrollResponse, token: EnrollmentToken, key: ec.EllipticCurvePublicKey, now_us: int
+) -> CheckedAnswer:
+    """Check an answer to the request for `key` against the token; raise `ValueError`: a clause that tells the fault."""
+    if answer.gateway != token.gateway:
+        raise ValueError(f"it comes from the gateway {answer.gateway[:64]!r}, not the token's")
+    if answer.grant_id != token.grant_id:
+        raise ValueError("it is for another grant than the token's")
+    try:
+        _, port = parse_address(answer.endpoint, "endpoint")
+    except ConfigError:
+        port = 0
+    if not port:
+        raise ValueError(f"its endpoint {answer.endpoint[:64]!r} is not host:port")
+    roots = check_roots(answer.trust_bundle, token.ca_certificate_pem, now_us)
+    identity = (answer.grant_id, answer.subject)
+    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
+    return CheckedAnswer(
+        certificate_pem=pem_of(certificate),
+        fingerprint=fingerprint_of(certificate),
+        trust_bundle="".join(map(pem_of, roots)),
+        grant_id=answer.grant_id,
+        subject=answer.subject,
+        endpoint=answer.endpoint,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRenewal:
+    """The parts of an answer to a renewal that hold."""
+
+    certificate_pem: str
+    fingerprint: str
+    trust_bundle: str
+    not_after_us: int
+
+
+def check_renewal(
+    answer: pb.RenewResponse, record: PeerRecord, key: ec.EllipticCurvePublicKey, now_us: int
+) -> CheckedRenewal:
+    """Check an answer to the renewal of a peer for `key`; raise `ValueError`: a clause that tells the fault.
+
+    It may name other roots than those known, so that an authority can be replaced, but one of them must be known.
+    """
+    roots = check_roots(answer.trust_bundle, record.trust_bundle, now_us)
+    identity = (record.grant_id, record.subject)
+    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
+    _, end = validity_us(certificate)
+    return CheckedRenewal(pem_of(certificate), fingerprint_of(certificate), "".join(map(pem_of, roots)), end)
+
+
+def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
+    """Read a trust bundle: valid roots, among them one of those known already; raise `ValueError`."""
+    try:
+        roots = certificates_of(bundle)
+    except ValueError as e:
+        raise ValueError("its trust bundle cannot be read") from e
+    for root in roots:
+        begin, end = validity_us(root)
+        if not _is_authority(root):
+            raise ValueError("its trust bundle holds a certificate that is not an authority's")
+        if not begin - SKEW_US <= now_us < end:
+            raise ValueError(f"the authority of its trust bundle {_NOT_NOW}")
+    if not any(known in roots for known in certificates_of(known_pem)):
+        raise ValueError("its trust bundle lacks the authority that this gateway knows")
+    return roots
+
+
+def check_certificate(
+    pem: str,
+    roots: tuple[x509.Certificate, ...],
+    key: ec.EllipticCurvePublicKey,
+    identity: tuple[str, str],
+    now_us: int,
+) -> x509.Certificate:
+    """Read an issued client certificate and check key, identity, issuer, usage and validity; raise `ValueError`.
+
+    `identity` is the grant id and the subject that both extensions must say.
+    """
+    try:
+        found = certificates_of(pem)
+        hash_found = key_hash(found[0].public_key())
+    except (ValueError, UnsupportedAlgorithm) as e:
+        raise ValueError("its certificate cannot be read") from e
+    if len(found) != 1:
+        raise ValueError("it holds more than one certificate")
+    certificate = found[0]
+    if hash_found != key_hash(key):
+        raise ValueError("its certificate is for another key than the one sent")
+    try:
+        found_identity = read_identity(certificate)
+    except ValueError as e:
+        raise ValueError(f"of its certificate {e}") from e
+    if found_identity != identity:
+        raise ValueError("its certificate is for another grant or subject than it says")
+    if not any(_is_issued_by(certificate, root) for root in roots):
+        raise ValueError("its certificate is not signed by an authority of its trust bundle")
+    if _is_authority(certificate) or not _is_for_clients(certificate):
+        raise ValueError("its certificate is not one for TLS clients")
+    begin, end = validity_us(certificate)
+    if begin > now_us + SKEW_US or end <= now_us:
+        raise ValueError(f"its certificate {_NOT_NOW}")
+    if end - begin > MAX_LIFETIME_US:
+        raise ValueError("its certificate is valid for longer than 400 days")
+    return certificate
+
+
+def _is_issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+
+
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]

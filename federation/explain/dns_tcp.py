@@ -1,0 +1,175 @@
+"""The name of the peer's machine, and a connection to it: DNS and TCP."""
+
+import errno
+import ipaddress
+import selectors
+import socket
+import threading
+import time
+from typing import Any, Final
+
+from federation.config import parse_address
+from federation.errors import Action, Actor, ConfigError, Remedy
+from federation.explain.checks import BrokenLink
+from federation.explain.own_certificate import TO_REPLACE, to_do
+from federation.store.peers import PeerRecord
+
+__all__ = ["Address", "connect", "resolve", "unconnected", "unresolved"]
+
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+"""What `socket` needs to connect: the family, and the address in its form."""
+
+UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
+RESOLVER_FAILS: Final = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
+SILENT: Final = -1
+"""Stands for the error number of an attempt that nothing answered."""
+
+
+def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
+    """Return the addresses of the endpoint's host; raise `BrokenLink` where there is none."""
+    try:
+        host, port = parse_address(record.endpoint, "endpoint")
+    except ConfigError as e:
+        cause = f"the stored endpoint is no address: {e}"
+        raise BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record)) from None
+    addresses = _addresses(record, host, port, timeout_s)
+    if _is_ip(host):
+        return addresses, f"{host} is an IP address; there is no name to look up"
+    return addresses, f"{host} is {', '.join(str(address[0]) for _, address in addresses)}"
+
+
+def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> tuple[socket.socket, str]:
+    """Return a connection to the first address that takes one, all being tried at once; raise `BrokenLink`."""
+    deadline = time.monotonic() + timeout_s
+    failed: dict[str, int] = {}
+    with selectors.DefaultSelector() as selector:
+        for family, address in addresses:
+            _begin(selector, family, address, failed)
+        try:
+            while (left := deadline - time.monotonic()) > 0 and selector.get_map():
+                for key, _ in selector.select(left):
+                    number = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[union-attr]
+                    selector.unregister(key.fileobj)
+                    if not number:
+                        return _connected(key.fileobj, key.data, failed)
+                    failed[key.data] = number
+                    key.fileobj.close()  # type: ignore[union-attr]
+            failed |= {key.data: SILENT for key in selector.get_map().values()}
+        finally:
+            for key in list(selector.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+    raise unconnected(record, failed, timeout_s)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> list[Address]:
+    """Look a name up in a thread of its own: the system's resolver takes its time, and cannot be told to stop."""
+    found: list[list[Address] | OSError] = []
+
+    def look_up() -> None:
+        try:
+            # As bytes: for text, Python would load its tables of international names, and their time would count.
+            entries = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+            found.append(list(dict.fromkeys((family, address) for family, _, _, _, address in entries)))
+        except OSError as e:
+            found.append(e)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not found:
+        raise BrokenLink(
+            f"the look-up of {host} got no answer within {timeout_s:g} s",
+            "check the name servers of this machine (/etc/resolv.conf) and its network",
+        )
+    result = found[0]
+    if isinstance(result, list):
+        return result
+    raise unresolved(record, host, result)
+
+
+def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
+    """Return what the failure of a look-up means."""
+    if isinstance(error, socket.gaierror) and error.errno in RESOLVER_FAILS:
+        return BrokenLink(
+            f"the name {host} cannot be looked up now: {error.strerror}",
+            f"check the name servers of this machine (/etc/resolv.conf) and its network; {_other_endpoint(record)}",
+            to_do(Action.REPLACE_PEER, record),
+        )
+    cause = f"there is no machine of the name {host}: {error.strerror or error}"
+    return BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record))
+
+
+def _other_endpoint(record: PeerRecord) -> str:
+    return (
+        f"ask the operator of {record.gateway} for its address; if {record.endpoint} is wrong, they set `advertise` in "
+        f"gateway.toml and make a new token; then {TO_REPLACE}"
+    )
+
+
+def _begin(
+    selector: selectors.BaseSelector, family: socket.AddressFamily, address: tuple[Any, ...], failed: dict[str, int]
+) -> None:
+    shown = str(address[0])
+    try:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as e:  # such as IPv6 on a machine without it
+        failed[shown] = e.errno or errno.EAFNOSUPPORT
+        return
+    connection.setblocking(False)
+    try:
+        number = connection.connect_ex(address)
+    except OSError:  # an address that does not fit the family
+        number = errno.EADDRNOTAVAIL
+    if number not in {0, errno.EINPROGRESS}:
+        connection.close()
+        failed[shown] = number
+        return
+    selector.register(connection, selectors.EVENT_WRITE, shown)
+
+
+def _connected(connection: Any, shown: str, failed: dict[str, int]) -> tuple[socket.socket, str]:
+    others = "".join(f"; {other}: {_word(number)}" for other, number in failed.items())
+    return connection, f"{shown} port {connection.getpeername()[1]} takes connections{others}"
+
+
+def _word(number: int) -> str:
+    if number == errno.ECONNREFUSED:
+        return "refused"
+    if number == SILENT:
+        return "no answer"
+    return errno.errorcode.get(number, str(number)) if number not in UNREACHABLE else "unreachable"
+
+
+def unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
+    """Return the cause that tells most: a refusal comes from the machine itself, silence from anywhere before it."""
+    numbers, port = set(failed.values()), record.endpoint.rpartition(":")[2]
+    each = ", ".join(f"{address}: {_word(number)}" for address, number in failed.items())
+    if errno.ECONNREFUSED in numbers:
+        return BrokenLink(
+            f"{record.endpoint} refuses connections ({each}): the machine answers, and nothing listens on port {port}",
+            f"ask the operator of {record.gateway} whether its gateway listens on port {port}, and whether it runs",
+            Remedy(action=Action.START_GATEWAY, actor=Actor.PEER_OPERATOR),
+        )
+    if SILENT in numbers or errno.ETIMEDOUT in numbers:
+        return BrokenLink(
+            f"{record.endpoint} does not answer ({each}, {timeout_s:g} s): a firewall drops the packets, "
+            "or the machine is off",
+            f"check the firewalls and the VPN between here and there for port {port}, "
+            f"and ask the operator of {record.gateway} whether the machine is up",
+        )
+    if numbers & UNREACHABLE:
+        return BrokenLink(
+            f"this machine has no way to {record.endpoint} ({each})", "check this machine's network, VPN and routes"
+        )
+    return BrokenLink(
+        f"no connection to {record.endpoint} can be made ({each})",
+        "check this machine's network and its firewall for outgoing connections",
+    )

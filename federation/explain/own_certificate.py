@@ -1,0 +1,115 @@
+"""The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
+
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from federation.clock import Clock, from_micros
+from federation.errors import Action, Remedy
+from federation.explain.checks import BrokenLink
+from federation.pki.certificates import certificates_of, fingerprint_of, serial_of, validity_us
+from federation.pki.rotation_policy import AFTER_EXPIRY_US, Validity, due_at_us
+from federation.store.peers import PeerRecord
+
+__all__ = [
+    "COMPARE_CLOCKS",
+    "TO_REPLACE",
+    "enroll_anew",
+    "instant",
+    "is_of_bundle",
+    "judge",
+    "to_do",
+]
+
+COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
+TO_REPLACE: Final = "remove the enrollment and enroll with that token"
+"""What `REPLACE_PEER` does, for the end of a sentence that speaks of a token."""
+
+
+def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
+    """Return how long the own certificate holds; raise `BrokenLink` where it cannot serve.
+
+    `serving` tells whether the gateway runs, which is what renews certificates.
+    """
+    certificate = _read(record)
+    validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
+    now_us = clock.now_us()
+    if now_us < validity.not_before_us:
+        raise BrokenLink(
+            f"this gateway's own certificate is valid from {instant(validity.not_before_us)} on, "
+            f"and this machine's clock says {instant(now_us)}",
+            f"the clock here is behind, or that of {record.gateway} was ahead: compare `date -u` on both machines, "
+            "set the one that is wrong, then rotate the certificate",
+            to_do(Action.ROTATE_PEER, record),
+        )
+    if now_us >= validity.not_after_us:
+        raise BrokenLink(
+            f"this gateway's own certificate ended at {instant(validity.not_after_us)}, "
+            f"and this machine's clock says {instant(now_us)}",
+            *_renewal(record, validity, now_us, serving=serving),
+        )
+    due_us = due_at_us(validity)
+    if now_us < due_us:
+        renewed = f"renewed at {instant(due_us)}"
+    else:
+        renewed = f"its renewal is due since {instant(due_us)}" + ("" if serving else ", and the gateway does not run")
+    return None, f"serial {serial_of(certificate)}, valid until {instant(validity.not_after_us)}, {renewed}"
+
+
+def is_of_bundle(record: PeerRecord) -> bool:
+    """Tell whether the own certificate was issued by an authority of the peer, as this gateway knows them."""
+    try:
+        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        authorities = certificates_of(record.trust_bundle)
+    except ValueError:
+        return False
+    return any(_issued(certificate, authority) for authority in authorities)
+
+
+def enroll_anew(record: PeerRecord) -> str:
+    """Return how to begin again with a peer; `ENROLL_AGAIN` is its act."""
+    return f"ask the operator of {record.gateway} for a new token, then {TO_REPLACE}"
+
+
+def to_do(action: Action, record: PeerRecord) -> Remedy:
+    """Return an act of this gateway's operator on an enrollment."""
+    return Remedy(action=action, peer=record.name, user=record.user)
+
+
+def instant(micros: int) -> str:
+    """Return an instant for people."""
+    return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _read(record: PeerRecord) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        key = load_pem_private_key(record.key_pem.encode(), None)
+    except (ValueError, TypeError):
+        cause = "this gateway's own certificate or its key cannot be read"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
+    if certificate.public_key() != key.public_key():
+        cause = "this gateway's own certificate does not fit the stored key"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record))
+    return certificate
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:
+    if now_us > validity.not_after_us + AFTER_EXPIRY_US:
+        ended = "it ended more than 7 days ago and cannot be renewed any more"
+        return f"{ended}; {enroll_anew(record)}", to_do(Action.ENROLL_AGAIN, record)
+    until = instant(validity.not_after_us + AFTER_EXPIRY_US)
+    if serving:
+        return f"it can be renewed until {until}; rotate it to try at once", to_do(Action.ROTATE_PEER, record)
+    start = Remedy(action=Action.START_GATEWAY)
+    return f"it can be renewed until {until}; the gateway renews it by itself once you start it", start

@@ -1,0 +1,54 @@
+"""Which enrollment an operator means, read straight from the gateway's store, whether the gateway runs or not."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from federation.client.peers.store import StoredPeers
+from federation.config import GatewayConfig
+from federation.errors import (
+    Action,
+    ConfigError,
+    GatewayUnavailableError,
+    InputError,
+    NotFoundError,
+    Remedy,
+    SealError,
+    StoreError,
+    unknown_peer,
+)
+from federation.store.peers import PeerRecord
+from federation.suggest import near_matches
+
+__all__ = ["choose", "read"]
+
+
+def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
+    """Return a gateway's settings and its peers with their keys. Do not call it on a running loop.
+
+    Raises `GatewayUnavailableError`, which says why, where nothing can be read.
+    """
+    try:
+        config = GatewayConfig.load(directory)
+        return config, asyncio.run(StoredPeers(config).all())
+    except (ConfigError, StoreError, SealError) as e:
+        raise GatewayUnavailableError(f"nothing can be said of any peer: {e}", remedy=e.remedy) from e
+
+
+def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerRecord:
+    """Return one enrollment. `user` may be empty where only one is enrolled there.
+
+    Raises `NotFoundError` with near matches, and `InputError` where `user` is needed.
+    """
+    users = {record.user: record for record in records if record.name == name}
+    if not users:
+        near = near_matches(name, {record.name for record in records})
+        raise unknown_peer(name, near)
+    if not user and len(users) > 1:
+        enrolled = f"{', '.join(sorted(users))} are enrolled at {name}"
+        raise InputError("user", f"{enrolled}; say which", remedy=Remedy(action=Action.CHOOSE_USER))
+    if user and user not in users:
+        raise NotFoundError(
+            f"enrollment at {name} for user", user, near_matches(user, users), f"enrolled: {', '.join(sorted(users))}"
+        )
+    return users[user] if user else next(iter(users.values()))

@@ -1,0 +1,152 @@
+"""The encrypted connection, by the standard library: it tells what gRPC hides behind "socket closed"."""
+
+import contextlib
+import secrets
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from federation.client.chain.call_stats import printable
+from federation.errors import Action
+from federation.explain.checks import BrokenLink
+from federation.explain.own_certificate import enroll_anew, to_do
+from federation.explain.tls_alerts import failed, unverified
+from federation.store.peers import PeerRecord
+
+__all__ = ["client_context", "lend", "shake"]
+
+ALPN: Final = "h2"
+GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What an HTTP/2 client says first: the preface and empty settings. A server answers with its own settings."""
+
+
+def client_context(record: PeerRecord) -> ssl.SSLContext:
+    """Return a context that shows the own certificate, where key and certificate can be used, and trusts nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN])
+    # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
+    with (
+        contextlib.suppress(ValueError, TypeError, ssl.SSLError),
+        lend(record.certificate_pem, record.key_pem) as (path, password),
+    ):
+        context.load_cert_chain(path, password=password)
+    return context
+
+
+def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float) -> tuple[None, str]:
+    """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
+
+    Raises `BrokenLink`; it is an `OwnRefused` where that certificate is what the peer minds.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        context.load_verify_locations(cadata=record.trust_bundle)
+    except (ssl.SSLError, ValueError):
+        cause = f"the stored authority of {record.gateway} cannot be read"
+        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
+    connection.settimeout(timeout_s)
+    address = connection.getpeername()
+    try:
+        tls = context.wrap_socket(connection, server_hostname=record.gateway, do_handshake_on_connect=False)
+    except (OSError, ValueError) as e:
+        raise failed(record, e, timeout_s, greeted=False) from None
+    with tls:
+        try:
+            tls.do_handshake()
+        except ssl.SSLCertVerificationError as e:
+            raise unverified(record, e, _shown(address, record, deadline)) from None
+        except (OSError, ValueError) as e:
+            raise failed(record, e, timeout_s, greeted=_is_judged(tls)) from None
+        if tls.selected_alpn_protocol() != ALPN:
+            raise BrokenLink(
+                f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
+                f"something stands before the gateway: ask the operator of {record.gateway} for a port that is passed "
+                "on as it is (TCP, without ending TLS)",
+            )
+        try:
+            _hear(tls, deadline)
+        except (OSError, ValueError) as e:
+            raise failed(record, e, timeout_s, greeted=True) from None
+        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_end(tls)}"
+
+
+@contextmanager
+def lend(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
+    """Lend certificate and key as a file, the only form `ssl` takes: its path, and the password for this once.
+
+    Raises `ValueError` or `TypeError` for a key that cannot be read.
+    """
+    password = secrets.token_hex(32).encode()
+    key = load_pem_private_key(key_pem.encode(), None)
+    sealed = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password))
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(certificate_pem.encode() + b"\n" + sealed)
+        file.flush()
+        yield file.name, password
+
+
+def _is_judged(tls: ssl.SSLSocket) -> bool:
+    """Tell whether a handshake got as far as the peer's judgement of the own certificate, as it does before TLS 1.3.
+
+    The peer's part of it comes in one piece and is verified at once: where a cipher is agreed on, the own part is out.
+    """
+    agreed = tls.cipher()
+    return agreed is not None and agreed[1] != "TLSv1.3"
+
+
+def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
+    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises.
+
+    A peer that says nothing by itself is greeted after half of the time. Not sooner: it might have ended the
+    connection meanwhile, and what arrives at its closed end would cost the alert that is on its way here.
+    """
+    tls.settimeout(max((deadline - time.monotonic()) / 2, 0.001))
+    try:
+        first = tls.recv(1)
+    except TimeoutError:
+        tls.settimeout(max(deadline - time.monotonic(), 0.001))
+        tls.sendall(GREETING)
+        first = tls.recv(1)
+    if not first:
+        raise ssl.SSLEOFError
+
+
+def _end(tls: ssl.SSLSocket) -> str:
+    der = tls.getpeercert(binary_form=True) or b""
+    return f"{x509.load_der_x509_certificate(der).not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _shown(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
+    """Return, for people, whose certificate is shown at an address where none can be trusted. Best effort."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent, and nothing believed
+    context.set_alpn_protocols([ALPN])
+    try:
+        with (
+            socket.create_connection(address[:2], max(deadline - time.monotonic(), 0.001)) as connection,
+            context.wrap_socket(connection, server_hostname=record.gateway) as tls,
+        ):
+            certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+        issuer = certificate.issuer.rfc4514_string()
+        try:
+            carried = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            names = [str(name.value) for name in carried]
+        except x509.ExtensionNotFound:
+            names = [certificate.subject.rfc4514_string()]
+    except (OSError, ValueError):
+        return ""
+    return printable(f"; it shows one for {', '.join(names)} of {issuer}")

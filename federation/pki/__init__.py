@@ -1,0 +1,1 @@
+"""X.509 certificates, tokens and sealing, without database and network."""

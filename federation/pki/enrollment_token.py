@@ -1,0 +1,102 @@
+"""The enrollment token: one string that an operator pastes, and all that the enrolling side needs to begin."""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from federation.config import is_gateway_name, parse_address
+from federation.errors import ConfigError, InputError
+from federation.pki.certificates import pem_of
+from federation.pki.identity_extensions import is_grant_id
+
+__all__ = ["EnrollmentToken", "is_secret"]
+
+PREFIX: Final = "mosaic1_"
+CHECKSUM_BYTES: Final = 8
+MAX_TEXT: Final = 8_192
+_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+_FIELDS: Final = ("endpoint", "secret", "gateway", "grant_id")
+_GARBLED: Final = "is garbled or cut off: copy the whole token, from mosaic1_ to its end"
+
+
+def is_secret(text: str) -> bool:
+    """Tell whether a text has the form of a token's secret: 256 bits as base64url."""
+    return _SECRET.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollmentToken:
+    """What a token says. Who holds it may enroll, so it is shown once and stored only as a hash.
+
+    `endpoint` is host:port of the enrollment service, whose server certificate must be of `ca_certificate_pem` and
+    carry the name `gateway`. `grant_id` lets the enrolling side refuse a grant that it knows before the token is spent.
+    """
+
+    endpoint: str
+    ca_certificate_pem: str
+    secret: str = field(repr=False)
+    gateway: str
+    grant_id: str
+
+    def encode(self) -> str:
+        """Return the pasteable string; `decode` of it gives an equal token."""
+        certificate = x509.load_pem_x509_certificate(self.ca_certificate_pem.encode())
+        head = json.dumps([getattr(self, name) for name in _FIELDS], separators=(",", ":")).encode()
+        body = head + b"\n" + certificate.public_bytes(serialization.Encoding.DER)
+        return PREFIX + base64.urlsafe_b64encode(_checksum(body) + body).decode("ascii").rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str) -> "EnrollmentToken":
+        """Read a pasted string, broken into lines or not; raise `InputError` that names `token`."""
+        text = "".join(text.split())
+        if not text.startswith(PREFIX):
+            raise InputError("token", f"is not an enrollment token: one begins with {PREFIX}")
+        body = _checked(text)
+        head, _, der = body.partition(b"\n")
+        try:
+            fields: Any = json.loads(head)
+            certificate = pem_of(x509.load_der_x509_certificate(der))
+        except (ValueError, RecursionError):
+            raise InputError("token", _GARBLED) from None
+        if not isinstance(fields, list) or len(fields) != len(_FIELDS) or not all(isinstance(f, str) for f in fields):
+            raise InputError("token", _GARBLED)
+        values = dict(zip(_FIELDS, fields, strict=True))
+        _check(values)
+        return cls(ca_certificate_pem=certificate, **values)
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(b"mosaic enrollment token\0" + body).digest()[:CHECKSUM_BYTES]
+
+
+def _checked(text: str) -> bytes:
+    encoded = text[len(PREFIX) :]
+    try:
+        data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("token", _GARBLED) from None
+    canonical = base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
+    body = data[CHECKSUM_BYTES:]
+    # Base64 has spare bits at its end, which a checksum of the decoded bytes does not see.
+    if len(text) > MAX_TEXT or canonical != encoded or _checksum(body) != data[:CHECKSUM_BYTES]:
+        raise InputError("token", _GARBLED)
+    return body
+
+
+def _check(values: dict[str, str]) -> None:
+    """Refuse what a checksum cannot: a token whose maker meant harm."""
+    try:
+        _, port = parse_address(values["endpoint"], "token")
+    except ConfigError as e:
+        raise InputError("token", f"its endpoint is unusable: {e}") from None
+    if not port or not is_gateway_name(values["gateway"]):
+        raise InputError("token", "its endpoint or gateway name is unusable")
+    if not is_secret(values["secret"]) or not is_grant_id(values["grant_id"]):
+        raise InputError("token", "its secret or grant id has a wrong form")

@@ -1,0 +1,137 @@
+"""The data of a row: one JSON object that both databases, and every reader, can hold. Pure."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from federation.errors import InputError
+from federation.resources.fulltext import index_text
+
+__all__ = ["MAX_DEPTH", "Document", "decode", "printable", "storable", "strings"]
+
+MAX_DEPTH: Final = 64
+"""Levels of nesting that data may have, its own object included."""
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Checked data: `text` is the JSON object as it is stored and returned, `words` what full-text search knows of it.
+
+    Make one with `parse` or `of`.
+    """
+
+    text: str
+    words: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Document":
+        """Check the JSON text of one object and keep it byte for byte. Raises `InputError` that names the field."""
+        return cls(text, index_text(_checked(decode(text, "data"))))
+
+    @classmethod
+    def of(cls, value: object) -> "Document":
+        """Check a value that `decode` returned and write it compactly, numbers as they were written.
+
+        Raises `InputError` that names the field.
+        """
+        words = index_text(_checked(value))
+        return cls(orjson.dumps(value).decode(), words)
+
+
+def decode(text: str, name: str) -> Any:
+    """Read JSON strictly; a number is kept as its own text.
+
+    Raises `InputError` that names the field: not JSON, a key that stands twice, NaN or Infinity, nesting too deep.
+    """
+    try:
+        return _DECODER.decode(text)
+    except _DuplicateKeyError as e:
+        raise InputError(name, f"the key '{printable(e.key)}' stands twice in one object") from None
+    except json.JSONDecodeError as e:
+        raise InputError(name, f"not JSON: {e.msg} at column {e.colno}") from None
+    except RecursionError:
+        raise InputError(name, f"nests deeper than {MAX_DEPTH} levels") from None
+
+
+def strings(value: object) -> Iterator[str]:
+    """Yield every string value of a decoded document, nested ones too, in the order of the text; keys are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+
+
+def storable(text: str) -> bool:
+    """Tell whether both databases can hold `text`: PostgreSQL has no NUL, UTF-8 no lone surrogate."""
+    return _UNSTORABLE.search(text) is None
+
+
+def printable(name: str) -> str:
+    """Return a name out of somebody's input so that it may stand in a message: short, ASCII, nothing invisible."""
+    return name[:64].encode("unicode_escape").decode() or "(empty)"
+
+
+class _DuplicateKeyError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateKeyError(key)
+            seen.add(key)
+    return result
+
+
+def _constant(name: str) -> Any:
+    raise json.JSONDecodeError(f"{name} is no JSON number", name, 0)
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_int=orjson.Fragment,
+    parse_float=orjson.Fragment,
+    parse_constant=_constant,
+)
+
+
+def _checked(value: object) -> list[str]:
+    if not isinstance(value, dict):
+        raise InputError("data", "must be a JSON object")
+    found: list[str] = []
+    _check(value, "data", 1, found)
+    return found
+
+
+def _check(value: object, name: str, depth: int, found: list[str]) -> None:
+    if isinstance(value, str):
+        if not storable(value):
+            raise InputError(name, "holds a NUL character or half a surrogate pair, which cannot be stored")
+        found.append(value)
+        return
+    if not isinstance(value, dict | list):
+        return
+    if depth > MAX_DEPTH:
+        raise InputError("data", f"nests deeper than {MAX_DEPTH} levels")
+    if isinstance(value, list):
+        for item in value:
+            _check(item, name, depth + 1, found)
+        return
+    for key, item in value.items():
+        if not storable(key):
+            raise InputError(name, "has a key with a NUL character or half a surrogate pair, which cannot be stored")
+        _check(item, f"{name}.{printable(key)}" if depth == 1 else name, depth + 1, found)

@@ -1,0 +1,1 @@
+"""Import of JSON lines into the SQL resource provider."""

@@ -1,0 +1,184 @@
+"""Import of JSON lines: everything is read and checked first, then loaded in one transaction, or not at all."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from federation.errors import ImportFailedError, InputError, LineFault, UnknownReferencesError
+from federation.resources.batch import Batch, Member, NewRow
+from federation.resources.importing.lines import Entry, TeamLine, UserLine, read_line
+from federation.resources.sql.provider import SqlProvider
+from federation.suggest import near_matches
+
+__all__ = ["MAX_BYTES", "MAX_FAULTS", "MAX_LINE", "ImportSummary", "Importer", "parse"]
+
+MAX_LINE: Final = 1024 * 1024
+"""Bytes of one line."""
+MAX_BYTES: Final = 512 * 1024 * 1024
+"""Bytes of one import: all of it is held in memory until it is known to be good."""
+MAX_FAULTS: Final = 20
+"""Faults that are kept word for word; the others are counted."""
+_TOO_LONG: Final = f"is longer than {MAX_LINE >> 20} MiB"
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """What an import held: different users, teams, memberships and rows, whether they were new or not."""
+
+    users: int
+    teams: int
+    members: int
+    rows: int
+
+
+class _Faults:
+    """The first faults, and how many there were."""
+
+    def __init__(self) -> None:
+        self.first: list[LineFault] = []
+        self.total = 0
+
+    def add(self, line: int, field: str, problem: str) -> None:
+        self.total += 1
+        if len(self.first) < MAX_FAULTS:
+            self.first.append(LineFault(line, field, problem))
+
+    def raise_any(self) -> None:
+        if self.total:
+            raise ImportFailedError(self.first, self.total)
+
+
+class _Collection:
+    """What the lines said so far."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, None] = {}
+        self.teams: dict[str, None] = {}
+        self.members: dict[Member, int] = {}
+        self.rows: dict[tuple[str, str], tuple[NewRow, int]] = {}
+
+    def add(self, entry: Entry, line: int) -> None:
+        """Take one entry; raise `InputError` for a row that was there before."""
+        match entry:
+            case UserLine():
+                self.users[entry.id] = None
+            case TeamLine():
+                self.teams[entry.id] = None
+            case Member():
+                self.members.setdefault(entry, line)
+            case NewRow():
+                _, before = self.rows.setdefault((entry.resource, entry.id), (entry, line))
+                if before != line:
+                    raise InputError("id", f"{entry.resource} {entry.id!r} stands in line {before} already")
+
+    def batch(self) -> Batch:
+        return Batch(tuple(self.users), tuple(self.teams), tuple(self.members), [row for row, _ in self.rows.values()])
+
+    def references(self) -> Iterator[tuple[int, str, str, str]]:
+        """Yield line, field, kind and name of every reference to a user or team."""
+        for member, line in self.members.items():
+            yield line, "user", "user", member.user
+            yield line, "team", "team", member.team
+        for row, line in self.rows.values():
+            yield line, "owner", "user", row.owner
+            if row.team:
+                yield line, "team", "team", row.team
+
+
+class Importer:
+    """Takes the bytes of a file piece by piece, then loads all of it.
+
+    Pieces may be cut anywhere; those of about 64 KiB keep the event loop free. `progress` hears the number of lines
+    read so far after each piece. Faults are collected, the first `MAX_FAULTS` word for word, and raised by `commit`.
+    """
+
+    def __init__(self, progress: Callable[[int], None] | None = None) -> None:
+        self.lines_read = 0
+        self._progress = progress
+        self._found = _Collection()
+        self._faults = _Faults()
+        self._rest = bytearray()
+        self._rest_is_skipped = False
+        self._bytes = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Read the lines that the piece completes. Faults are kept for `commit`, but more than `MAX_BYTES` raise."""
+        self._bytes += len(piece)
+        if self._bytes > MAX_BYTES:
+            self._faults.add(self.lines_read + 1, "file", f"is longer than {MAX_BYTES >> 20} MiB; import it in parts")
+            self._faults.raise_any()
+        self._rest += piece
+        if b"\n" in piece:
+            *whole, rest = bytes(self._rest).split(b"\n")
+            for line in whole:
+                self._line(line)
+            self._rest = bytearray(rest)
+        self._bound_rest()
+        if self._progress:
+            self._progress(self.lines_read)
+
+    def finish(self) -> Batch:
+        """Return what all lines say together; raise `ImportFailedError`. References are left to the writing."""
+        if self._rest or self._rest_is_skipped:
+            self._line(bytes(self._rest))
+            self._rest.clear()
+        self._faults.raise_any()
+        return self._found.batch()
+
+    async def commit(self, provider: SqlProvider) -> ImportSummary:
+        """Load everything in one transaction, and return what there was.
+
+        Raises `ImportFailedError` with the faults of the lines, or, where each line is good in itself, of those that
+        name a user or team that neither the file nor the provider has. Nothing is loaded then.
+        """
+        batch = self.finish()
+        try:
+            await provider.apply(batch)
+        except UnknownReferencesError as e:
+            users, teams = await provider.names()
+            self._add_unknown(e, {"user": {*users, *batch.users}, "team": {*teams, *batch.teams}})
+            self._faults.raise_any()
+            raise
+        return ImportSummary(len(batch.users), len(batch.teams), len(batch.members), len(batch.rows))
+
+    def _bound_rest(self) -> None:
+        if len(self._rest) > MAX_LINE and not self._rest_is_skipped:
+            self._faults.add(self.lines_read + 1, "line", _TOO_LONG)
+            self._rest_is_skipped = True
+        if self._rest_is_skipped:
+            self._rest.clear()
+
+    def _line(self, line: bytes) -> None:
+        self.lines_read += 1
+        if self._rest_is_skipped:
+            self._rest_is_skipped = False
+            return
+        if self.lines_read == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) > MAX_LINE:
+            self._faults.add(self.lines_read, "line", _TOO_LONG)
+            return
+        try:
+            if line.strip():
+                self._found.add(read_line(line.decode()), self.lines_read)
+        except UnicodeDecodeError as e:
+            self._faults.add(self.lines_read, "json", f"is not UTF-8 at byte {e.start + 1}")
+        except InputError as e:
+            self._faults.add(self.lines_read, e.field, e.problem)
+
+    def _add_unknown(self, unknown: UnknownReferencesError, known: dict[str, set[str]]) -> None:
+        missing = {"user": unknown.users, "team": unknown.teams}
+        for line, field, kind, name in sorted(self._found.references()):
+            if name in missing[kind]:
+                near = near_matches(name, known[kind], most=1) if self._faults.total < MAX_FAULTS else ()
+                hint = f"did you mean {near[0]}?" if near else f"neither this file nor the gateway has such a {kind}"
+                self._faults.add(line, field, f"no {kind} {name!r}; {hint}")
+
+
+def parse(lines: Iterable[bytes]) -> Batch:
+    """Return what a file's lines say together; raise `ImportFailedError`. References are left to the writing."""
+    importer = Importer()
+    for line in lines:
+        importer.feed(line)
+    return importer.finish()

@@ -1,0 +1,1 @@
+"""The SQL resource provider: access rules, queries, writes and change events."""

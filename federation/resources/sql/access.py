@@ -1,0 +1,115 @@
+"""Who sees which row, as SQL: the subject's own rights, and the narrowing by a grant's filter.
+
+A subject sees the rows that it owns, in a team or not, and the rows of the teams that it is a member of. A row of
+no team is its owner's alone. A user that does not exist owns nothing and is a member of nothing.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+)
+
+from federation.resources.documents import storable
+from federation.scope.model import RowFilter
+from federation.store.schema import memberships
+
+__all__ = [
+    "LIMIT",
+    "PERSONAL",
+    "SUBJECT",
+    "admitted",
+    "filter_values",
+    "instant",
+    "one_of",
+    "plain_id",
+    "team_admitted",
+    "text",
+    "texts",
+    "visible",
+    "whole",
+]
+
+PERSONAL: Final = literal_column("''", Text())
+"""The team of a row that belongs to none. No team has this id."""
+
+
+def text(name: str) -> ColumnElement[str]:
+    """Return a text parameter."""
+    return bindparam(name, type_=Text())
+
+
+def whole(name: str) -> ColumnElement[int]:
+    """Return a whole-number parameter."""
+    return bindparam(name, type_=Integer())
+
+
+def instant(name: str) -> ColumnElement[int]:
+    """Return a parameter for an instant in microseconds."""
+    return bindparam(name, type_=BigInteger())
+
+
+SUBJECT: Final = text("subject")
+LIMIT: Final = whole("limit")
+
+
+def plain_id(value: str) -> str:
+    """Return an id, or the id that nothing has for text that the database cannot hold."""
+    return value if storable(value) else ""
+
+
+def visible(table: FromClause) -> ColumnElement[bool]:
+    """Tell whether the subject's own rights show it a row."""
+    teams = select(memberships.c.team_id).where(memberships.c.user_id == SUBJECT)
+    return or_(table.c.owner == SUBJECT, and_(table.c.team != PERSONAL, table.c.team.in_(teams)))
+
+
+def admitted(table: FromClause, dialect: str, suffix: str = "") -> ColumnElement[bool]:
+    """Tell whether a filter admits a row, as `RowFilter.admits` does."""
+    personal: ColumnElement[bool] = bindparam(f"personal{suffix}", type_=Boolean())
+    return or_(
+        and_(table.c.team == PERSONAL, personal),
+        and_(table.c.team != PERSONAL, team_admitted(table.c.team, dialect, suffix)),
+    )
+
+
+def team_admitted(team: ColumnElement[str], dialect: str, suffix: str = "") -> ColumnElement[bool]:
+    """Tell whether a filter admits the rows of a team."""
+    everything: ColumnElement[bool] = bindparam(f"all_teams{suffix}", type_=Boolean())
+    return or_(everything, one_of(team, f"teams{suffix}", dialect))
+
+
+def one_of(column: ColumnElement[str], name: str, dialect: str) -> ColumnElement[bool]:
+    """Tell whether a column holds one of the texts of a single parameter, however many they are."""
+    if dialect == "postgresql":
+        return column == any_(bindparam(name, type_=ARRAY(Text())))
+    return column.in_(select(func.json_each(text(name)).table_valued("value").c.value))
+
+
+def texts(values: Iterable[str], dialect: str) -> Any:
+    """Return the value of a parameter that `one_of` reads."""
+    return list(values) if dialect == "postgresql" else json.dumps(list(values))
+
+
+def filter_values(row_filter: RowFilter, dialect: str, suffix: str = "") -> Mapping[str, Any]:
+    """Return the parameters that `admitted` and `team_admitted` read."""
+    return {
+        f"personal{suffix}": row_filter.include_personal,
+        f"all_teams{suffix}": row_filter.include_teams is None,
+        f"teams{suffix}": texts(sorted(filter(storable, row_filter.include_teams or ())), dialect),
+    }

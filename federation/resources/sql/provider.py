@@ -1,0 +1,137 @@
+"""The embedded `ResourceProvider`: rows, users and teams in the gateway's own database."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.resources.batch import Batch
+from federation.resources.documents import decode, strings
+from federation.resources.fulltext import snippet
+from federation.resources.provider import Change, ListQuery, Page, Removal, Row, SearchHit, SearchQuery
+from federation.resources.sql.access import filter_values, plain_id
+from federation.resources.sql.changes import ChangeFeed, ChangeStream
+from federation.resources.sql.list_query import get_statement, list_question, list_statement
+from federation.resources.sql.search_query import search_question, search_statement
+from federation.resources.sql.writes import delete_user, write_batch
+from federation.scope.model import RowFilter
+from federation.store.database import Database, storing
+from federation.store.schema import memberships, teams, users
+
+__all__ = ["SqlProvider"]
+
+LEAST_SCORE = 1e-6
+
+
+class SqlProvider:
+    """Rows in SQLite or PostgreSQL.
+
+    A subject sees the rows that it owns, and those of the teams that it is a member of; a row of no team is its
+    owner's alone. An owner keeps seeing its rows after it has left their team. An unknown subject sees nothing.
+    """
+
+    def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database, self._clock = database, clock
+        self._feed = ChangeFeed()
+        self._writing = asyncio.Lock()
+
+    async def list(self, subject: str, query: ListQuery) -> Page[Row]:
+        """Return rows in the order `(created_at descending, id ascending)`, ids by code point.
+
+        `where` compares `id`, `owner`, `team` (empty: personal), and any other name with the top-level field of the
+        data: a string by its characters, a whole number by its digits as written, `true` and `false` by these words.
+        A field that is absent, or something else, equals nothing. Raises `Refusal` INVALID_REQUEST for a name that is
+        no plain field name, and for text that no row can hold.
+        """
+        shape, values = list_question(subject, query, self._database.dialect)
+        found = await self._read(list_statement(shape), values)
+        return Page(tuple(Row(*row) for row in found[: query.limit]), len(found) > query.limit)
+
+    async def get(self, subject: str, resource: str, row_id: str, row_filter: RowFilter) -> Row | None:
+        """Return the row, or `None` by the same statement for absent, not visible and filtered out."""
+        dialect = self._database.dialect
+        values = {"subject": plain_id(subject), "resource": plain_id(resource), "id": plain_id(row_id)}
+        found = await self._read(get_statement(dialect), {**values, **filter_values(row_filter, dialect)})
+        return Row(*found[0]) if found else None
+
+    async def search(self, subject: str, query: SearchQuery) -> Page[SearchHit]:
+        """Return rows that hold every word of the query, by falling score, ties by `(created_at descending, id)`.
+
+        Words are runs of letters and digits, compared without regard to case and accents; everything else in the
+        query only parts them. The best hit scores 1 and the others relative to it. Raises `Refusal` INVALID_REQUEST
+        for a query without a word, or with too many.
+        """
+        words, values = search_question(subject, query, self._database.dialect)
+        if not query.filters:
+            return Page((), more=False)
+        found = await self._read(search_statement(self._database.dialect, len(query.filters)), values)
+        wanted = frozenset(words)
+        return Page(tuple(_hit(row, wanted) for row in found[: query.limit]), len(found) > query.limit)
+
+    async def has_user(self, subject: str) -> bool:
+        """Tell whether the gateway knows this user."""
+        return bool(await self._read(select(users.c.id).where(users.c.id == plain_id(subject)), {}))
+
+    async def teams_of(self, subject: str) -> frozenset[str]:
+        """Return the teams that the user is a member of."""
+        mine = select(memberships.c.team_id).where(memberships.c.user_id == plain_id(subject))
+        return frozenset(row.team_id for row in await self._read(mine, {}))
+
+    async def remove_user(self, subject: str) -> Removal:
+        """Take the user out of every team, and away altogether where it owns no row; then tell those who listen.
+
+        Raises `StoreError` where the database refuses.
+        """
+        changes: tuple[Change, ...] = ()
+        async with self._writing:
+            try:
+                with storing(f"the user {subject} cannot be removed"):
+                    async with self._database.write() as connection:
+                        removal, changes = await delete_user(connection, plain_id(subject))
+            finally:
+                self._feed.publish(changes)
+        return removal
+
+    async def names(self, most: int = 1_000) -> tuple[Sequence[str], Sequence[str]]:
+        """Return users and teams that exist, at most so many of each: what an unknown name may have meant."""
+        async with self._database.read() as connection:
+            known = [(await connection.scalars(select(table.c.id).limit(most))).all() for table in (users, teams)]
+        return known[0], known[1]
+
+    def changes(self) -> ChangeStream:
+        """Return the committed writes of this provider from now on.
+
+        A reader that falls too far behind gets `ChangesLostError`, and must hold everything for changed.
+        """
+        return self._feed.open()
+
+    async def apply(self, batch: Batch) -> None:
+        """Write a batch in one transaction, then tell those who listen to `changes`.
+
+        What is equal to what is stored already is left alone and announces nothing. Raises `UnknownReferencesError`
+        where a row or membership names a user or team that neither the batch nor the database has, `StoreError` where
+        the database refuses; nothing is written.
+        """
+        changes: tuple[Change, ...] = ()
+        async with self._writing:
+            try:
+                with storing("the rows cannot be stored"):
+                    async with self._database.write() as connection:
+                        changes = await write_batch(connection, batch, self._clock.now_us())
+            finally:
+                # Also where the commit was cut off and may or may not have happened: one change too many is harmless.
+                self._feed.publish(changes)
+
+    async def _read(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[Any]:
+        async with self._database.read() as connection:
+            found: Sequence[Any] = (await connection.execute(statement, values)).all()
+            return found
+
+
+def _hit(found: Any, wanted: frozenset[str]) -> SearchHit:
+    *columns, rank, best = found
+    row = Row(*columns)
+    score = max(rank / best, LEAST_SCORE) if best > 0 else 1.0
+    return SearchHit(row, score, snippet(strings(decode(row.data, "data")), wanted))

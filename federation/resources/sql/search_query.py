@@ -1,0 +1,95 @@
+"""The SQL of `search`: one statement, rights and filters inside it.
+
+The caller's text never reaches a query language: it is cut into words, and each word is coded as one plain token
+(`words.py`), so quotes, operators and column names in it are nothing but separators or words.
+"""
+
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    and_,
+    cast,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+)
+from sqlalchemy.dialects.postgresql import TSVECTOR
+
+from federation.errors import Reason, Refusal
+from federation.resources.fulltext import tokens
+from federation.resources.provider import SearchQuery
+from federation.resources.sql.access import LIMIT, admitted, filter_values, plain_id, text, visible, whole
+from federation.resources.sql.list_query import COLUMNS
+from federation.store.schema import rows
+
+__all__ = ["search_question", "search_statement"]
+
+MAX_WORDS: Final = 32
+"""Different words that one search may hold."""
+MAX_OFFSET: Final = 100_000
+"""Hits that a search can page through."""
+_FTS: Final = table("rows_fts", column("rowid", Integer))
+_WORDS: Final = literal_column("rows.words", TSVECTOR)
+
+
+def search_question(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the words that must all match, and the parameters of a search for one hit more than asked for.
+
+    Raises `Refusal` INVALID_REQUEST that names the field.
+    """
+    words = tuple(dict.fromkeys(tokens(query.text)))
+    if not words:
+        raise Refusal(Reason.INVALID_REQUEST, "query: holds no word to search for")
+    if len(words) > MAX_WORDS:
+        raise Refusal(Reason.INVALID_REQUEST, f"query: holds more than {MAX_WORDS} different words")
+    if query.offset > MAX_OFFSET:
+        raise Refusal(Reason.INVALID_REQUEST, f"page_token: a search ends after {MAX_OFFSET} hits")
+    values: dict[str, Any] = {"subject": plain_id(subject), "limit": query.limit + 1, "offset": query.offset}
+    for number, (resource, row_filter) in enumerate(sorted(query.filters.items())):
+        values[f"resource_{number}"] = plain_id(resource)
+        values.update(filter_values(row_filter, dialect, f"_{number}"))
+    values["words"] = " ".join(words) if dialect == "postgresql" else " AND ".join(f'"{word}"' for word in words)
+    return words, values
+
+
+@lru_cache(maxsize=16)
+def search_statement(dialect: str, count: int) -> Select[Any]:
+    """Return the search over `count` resources: the columns of a row, its rank, and the best rank of all hits.
+
+    Ranks are relative to the best, because the databases' own numbers mean nothing outside them, and because bm25
+    weighs a word by how many rows hold it, rows that the subject may not see included.
+    """
+    rank, matches, source, resource = _matching(dialect)
+    opened = [and_(resource == text(f"resource_{n}"), admitted(rows, dialect, f"_{n}")) for n in range(count)]
+    hits = select(rows.c.seq, rows.c.created_at, rows.c.id, rank.label("rank")).select_from(source)
+    hits = hits.where(matches, visible(rows), or_(*opened))
+    every = hits.subquery("hits")
+    order = (every.c.rank.desc(), every.c.created_at.desc(), every.c.id)
+    best = func.max(every.c.rank).over().label("best")
+    ranked = select(every.c.seq, every.c.rank, best).order_by(*order)
+    page = ranked.limit(LIMIT).offset(whole("offset")).subquery("page")
+    answer = select(*COLUMNS, page.c.rank, page.c.best).select_from(page.join(rows, rows.c.seq == page.c.seq))
+    return answer.order_by(page.c.rank.desc(), rows.c.created_at.desc(), rows.c.id)
+
+
+def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], FromClause, ColumnElement[str]]:
+    """Return the rank, the condition, the tables, and the resource of a row, as this database wants them."""
+    if dialect == "postgresql":
+        query = func.plainto_tsquery(literal_column("'simple'"), text("words"))
+        rank = func.ts_rank_cd(_WORDS, query, literal_column("1"))  # 1: a long row needs more matches
+        return cast(rank, Float), _WORDS.op("@@")(query), rows, rows.c.resource
+    index: ColumnElement[str] = literal_column("rows_fts")
+    source = rows.join(_FTS, _FTS.c.rowid == rows.c.seq)
+    # The plus hides the column from the indexes: SQLite would ask the full-text index about every row of a resource.
+    resource: ColumnElement[str] = literal_column("+rows.resource", Text())
+    return -func.bm25(index), index.op("MATCH")(text("words")), source, resource

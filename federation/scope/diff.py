@@ -1,0 +1,60 @@
+"""What a peer gains and loses when its grant's scope is edited, in words. Pure."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from federation.scope.describe import filter_words, name_words, team_words
+from federation.scope.model import EVERYTHING, RowFilter, Scope
+
+__all__ = ["ScopeChange", "scope_change"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeChange:
+    """Sentences on what is readable afterwards and was not before, and the reverse.
+
+    `narrows` tells whether an answer given before may hold what an answer afterwards must not.
+    """
+
+    gains: tuple[str, ...]
+    losses: tuple[str, ...]
+    narrows: bool
+
+
+def scope_change(before: Scope, after: Scope) -> ScopeChange:
+    """Compare two scopes by what they open."""
+    gains, losses = list(_more(before, after)), list(_more(after, before))
+    old, new = before.max_rows_per_query, after.max_rows_per_query
+    if old != new:
+        (gains if new > old else losses).append(f"{new} rows a query, before {old}")
+    narrows = bool(losses)
+    old, new = before.rate_limit_per_minute, after.rate_limit_per_minute
+    if old != new:
+        (gains if new > old else losses).append(f"{new} calls a minute, before {old}")
+    return ScopeChange(tuple(gains), tuple(losses), narrows)
+
+
+def _more(less: Scope, more: Scope) -> Iterator[str]:
+    """Say what `more` opens and `less` does not."""
+    known = less.open_resources
+    for resource in more.open_resources:
+        row_filter = more.filters.get(resource, EVERYTHING)
+        if resource not in known:
+            yield f"{resource}: {filter_words(row_filter)}"
+        else:
+            for words in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
+                yield f"{resource}: {words}"
+
+
+def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
+    if less.include_teams is not None:
+        if more.include_teams is None:
+            yield f"rows of every team{_but(less.include_teams)}"
+        elif new := more.include_teams - less.include_teams:
+            yield f"rows of {team_words(new)}"
+    if more.include_personal and not less.include_personal:
+        yield "personal rows"
+
+
+def _but(teams: Collection[str]) -> str:
+    return f" but {name_words(teams)}" if teams else ""

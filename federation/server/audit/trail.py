@@ -1,0 +1,300 @@
+"""The audit trail of the serving side: written off the request path, in batches, visible within a second.
+
+Reads that were allowed are never dropped: where they cannot be queued, the reply is held for a moment, and then the
+read is not served. Refusals are counted together by source, verb, reason and grant, so that a flood of
+them costs little; beyond a bound they are dropped, and the drops are counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.enrollment.servicer import EnrollmentEvent
+from federation.errors import FederationError, Reason, Refusal
+from federation.server.audit.vocabulary import OWN, VARIOUS
+from federation.store.audit.table import AuditEvent
+
+__all__ = ["AuditTrail", "AuditWriter", "source_of"]
+
+LOGGER: Final = logging.getLogger(__name__)
+CAPACITY: Final = 4_096
+MAX_REFUSALS: Final = 1_024
+BATCH: Final = 512
+LINGER_S: Final = 0.1
+"""How long the first event of a batch waits for others, unless a reply is held."""
+HOLD_S: Final = 0.1
+"""How long a reply waits for a place in a full queue."""
+FIRST_RETRY_S: Final = 0.1
+LAST_RETRY_S: Final = 5.0
+STOP_S: Final = 5.0
+
+RefusalKey = tuple[str, str, str | None, str, str]
+
+
+class AuditWriter(Protocol):
+    """Where the trail writes; `federation.store.audit.AuditStore` is one."""
+
+    async def insert_many(self, events: Sequence[AuditEvent]) -> None:
+        """Write events, all or none."""
+        ...
+
+
+class RenewedPeer(Protocol):
+    """Whose certificate it was; `federation.client.peers.Peer` is one."""
+
+    @property
+    def name(self) -> str:
+        """The peer's name."""
+        ...
+
+    @property
+    def user(self) -> str:
+        """The local user whose peer it is."""
+        ...
+
+    @property
+    def grant_id(self) -> str:
+        """The grant at the peer."""
+        ...
+
+
+class AuditTrail:
+    """The queue between calls and the audit table. One event loop uses it; `start` it before the first call.
+
+    `capacity` bounds the allowed reads that wait to be written, those of the batch under way included.
+    """
+
+    def __init__(self, writer: AuditWriter, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
+        self._writer, self._clock = writer, clock
+        self._places = asyncio.Semaphore(capacity)
+        self._reads: deque[AuditEvent] = deque()
+        self._acts: deque[AuditEvent] = deque()
+        self._refusals: dict[RefusalKey, AuditEvent] = {}
+        self._work, self._hurry, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+        self.dropped = 0
+        """Refusals that were not recorded because too many different ones came at once."""
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not written yet."""
+        return len(self._reads) + len(self._acts) + len(self._refusals)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to write failed."""
+        return self._failing
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="audit")
+
+    async def stop(self, timeout_s: float = STOP_S) -> None:
+        """Write what waits, for at most `timeout_s`, and end. Stop the servers first; no read passes afterwards."""
+        self._stopping.set()
+        self._hurry.set()
+        self._work.set()
+        if self._task is None:
+            return
+        _, late = await asyncio.wait({self._task}, timeout=timeout_s)
+        if late:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self.waiting:
+            LOGGER.error("audit ended with %d events unwritten", self.waiting)
+
+    async def keep(self, event: AuditEvent) -> None:
+        """Queue an allowed read. Its reply may leave once this returns.
+
+        Raises `Refusal` RATE_LIMITED where no place came free in time: the read must not be served then.
+        """
+        if self._places.locked():
+            self._hurry.set()
+            try:
+                async with asyncio.timeout(HOLD_S):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise _overloaded() from None
+        else:
+            await self._places.acquire()
+        if self._stopping.is_set():
+            self._places.release()
+            raise _overloaded()
+        self._reads.append(event)
+        self._work.set()
+
+    def refuse(self, event: AuditEvent) -> None:
+        """Queue a call that was not served; like ones that wait are counted together."""
+        key = (event.source, event.reason, event.grant_id, event.outcome, event.verb)
+        like = self._refusals.get(key)
+        if like is not None:
+            self._refusals[key] = _merged(like, event)
+        elif len(self._refusals) < MAX_REFUSALS:
+            self._refusals[key] = event
+        else:
+            if not self.dropped:
+                LOGGER.warning("audit drops refusals: %d different ones wait; drops are counted", MAX_REFUSALS)
+            self.dropped += event.count
+        self._work.set()
+
+    def record_act(
+        self,
+        verb: str,
+        outcome: str = "ok",
+        *,
+        grant_id: str | None = None,
+        peer: str = "",
+        subject: str = "",
+        reason: str = "",
+        source: str = "",
+        resource: str = "",
+        trace_id: str = "",
+    ) -> None:
+        """Queue an act other than a read: enroll, renew, grant, revoke, and what the operator does.
+
+        `source` is an address, or gRPC's name of one, or one of `OWN`. An act from an address that was refused
+        (`outcome` other than `ok`) may come from anybody, and is counted with like ones.
+        """
+        event = AuditEvent(
+            at_us=self._clock.now_us(),
+            verb=verb,
+            outcome=outcome,
+            grant_id=grant_id,
+            peer=peer,
+            subject=subject,
+            reason=reason,
+            source=source_of(source),
+            resource=resource,
+            trace_id=trace_id,
+        )
+        if outcome == "ok" or source in OWN:
+            self._acts.append(event)
+            self._work.set()
+        else:
+            self.refuse(event)
+
+    async def record_enrollment(self, event: EnrollmentEvent) -> None:
+        """Queue an attempt to enroll: the hook of the enrollment service."""
+        self.record_act(
+            event.verb,
+            event.outcome,
+            grant_id=event.grant_id or None,
+            peer=event.peer,
+            subject=event.subject,
+            reason=event.reason,
+            source=event.source,
+        )
+
+    def record_renewal(self, peer: RenewedPeer, fault: FederationError | None) -> None:
+        """Queue that a certificate of this gateway at a peer was renewed by itself, or that this failed."""
+        reason = fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else ""
+        self.record_act(
+            "peer.renew",
+            "error" if fault else "ok",
+            grant_id=peer.grant_id,
+            peer=peer.name,
+            subject=peer.user,
+            reason=reason,
+            source="gateway",
+        )
+
+    async def _run(self) -> None:
+        while not (self._stopping.is_set() and not self.waiting):
+            await self._work.wait()
+            await _wait(self._hurry, LINGER_S)
+            self._work.clear()
+            self._hurry.clear()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while self.waiting:
+            acts, reads = list(islice(self._acts, BATCH)), list(islice(self._reads, BATCH))
+            refusals, self._refusals = self._refusals, {}
+            try:
+                await self._writer.insert_many([*acts, *reads, *refusals.values()])
+            except BaseException as e:
+                self._put_back(refusals)
+                if not isinstance(e, Exception):
+                    raise
+                self._report(e)
+                await (asyncio.sleep(FIRST_RETRY_S) if self._stopping.is_set() else _wait(self._stopping, retry_s))
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                continue
+            self._report(None)
+            self._forget(len(acts), len(reads))
+
+    def _forget(self, acts: int, reads: int) -> None:
+        for _ in range(acts):
+            self._acts.popleft()
+        for _ in range(reads):
+            self._reads.popleft()
+            self._places.release()
+
+    def _put_back(self, refusals: dict[RefusalKey, AuditEvent]) -> None:
+        newer, self._refusals = self._refusals, refusals
+        for event in newer.values():
+            self.refuse(event)
+
+    def _report(self, fault: Exception | None) -> None:
+        """Say once that writing fails, and once that it works again."""
+        if fault is not None and not self._failing:
+            cause = str(getattr(fault, "orig", None) or fault).split("\n", 1)[0]
+            LOGGER.error(
+                "audit rows cannot be written (%s: %s); they are kept and tried again, and reads are refused "
+                "once the queue is full",
+                type(fault).__name__,
+                cause,
+            )
+        elif fault is None and self._failing:
+            LOGGER.warning("audit rows are written again")
+        self._failing = fault is not None
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, but no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+def source_of(peer: str) -> str:
+    """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port.
+
+    Whatever is no such name is returned as it is.
+    """
+    kind, _, rest = unquote(peer).partition(":")
+    if kind == "ipv4":
+        return rest.rpartition(":")[0]
+    if kind == "ipv6":
+        return rest.rpartition(":")[0].strip("[]")
+    return kind if kind == "unix" else peer
+
+
+def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:
+    return replace(
+        like,
+        count=like.count + event.count,
+        resource=like.resource if like.resource == event.resource else VARIOUS,
+        peer=like.peer if like.peer == event.peer else VARIOUS,
+        subject=like.subject if like.subject == event.subject else VARIOUS,
+        query_hash=like.query_hash if like.query_hash == event.query_hash else "",
+        trace_id=like.trace_id if like.trace_id == event.trace_id else "",
+    )
+
+
+def _overloaded() -> Refusal:
+    return Refusal(
+        Reason.RATE_LIMITED,
+        "the serving gateway cannot record reads fast enough, so it serves none; try again",
+        retry_after_s=1.0,
+        detail="audit queue full",
+    )

@@ -1,0 +1,1 @@
+"""The pipeline of one served call: identity, authorization, rate limit, handler."""

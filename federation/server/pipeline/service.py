@@ -1,0 +1,303 @@
+"""The pipeline of every federation call, in one place and one order.
+
+    incident guard → tracing → audit → identity → rate limit → authorize → verb → authorize again → lease
+
+The guard is the server's interceptor; the rest is here. Messages are decoded and encoded within the audit, so that a
+malformed request has its row, and the bytes that leave are the bytes that were counted. An answer that was recorded
+may still be refused on its last step, because its grant was revoked while it was made; then both are on record.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.errors import Reason, Refusal
+from federation.resources.provider import ResourceProvider
+from federation.scope.model import SENSITIVE_RESOURCES
+from federation.server.audit.trail import AuditTrail, source_of
+from federation.server.call_stats import CallCounters
+from federation.server.pipeline.authorization import authorize
+from federation.server.pipeline.error_boundary import Context, add_trailing, incident
+from federation.server.pipeline.hooks import NO_TRACING, UNNOTED, CallTrace, Leases, Tracing
+from federation.server.pipeline.identity import CallerIdentity, caller_of
+from federation.server.pipeline.rate_limit import GrantLimiter
+from federation.server.revocation.leases import MAX_LEASE_MS
+from federation.store.audit.table import AuditEvent
+from federation.store.grants.registry import Grant
+from federation.telemetry.spans import OutcomeWord, outcome_word
+from federation.telemetry.traceparent import parse_traceparent
+from federation.v1 import federation_pb2 as pb
+from federation.verbs.handlers import Reply, Verbs
+from federation.verbs.page_tokens import PageTokens
+from federation.verbs.validation import invalid
+from federation.wire.channel_args import MAX_MESSAGE_BYTES
+from federation.wire.metadata import INSTANCE, LEASE_MS, TRACEPARENT, Metadata, first, is_instance
+from federation.wire.requests import query_hash, resource_of, serialize
+
+__all__ = ["MAX_LEASE_MS", "SERVICE_NAME", "FederationService", "GrantSource"]
+
+SERVICE_NAME: Final = "federation.v1.FederationService"
+ATTEMPTS: Final = 3
+"""How often a call is answered anew because its grant's scope was edited meanwhile."""
+MAX_AUDITED: Final = 256
+"""Characters of a name that a peer made up, as the audit keeps it."""
+
+_NOTHING: Final = Reply(pb.GetResponse())
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[[Grant, Any], Awaitable[Reply]]
+WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+
+
+class GrantSource(Protocol):
+    """The grants as the pipeline needs them: answers from memory. `federation.store.grants.GrantBook` is one."""
+
+    def get(self, grant_id: str, /) -> Grant | None:
+        """Return a grant as it is now."""
+        ...
+
+    def note_use(self, grant_id: str, serial: str, /) -> None:
+        """Hear that a grant was used, with which of its certificates."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Verb:
+    name: str
+    request: type[Message]
+    handler: Handler
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """One call as it came in. Faults are values, so that tracing and audit see every call before it is refused."""
+
+    verb: _Verb
+    metadata: Metadata
+    source: str
+    at_us: int
+    started: float
+    caller: CallerIdentity | Refusal
+    request: Message | Refusal
+    resource: str
+    """What the request names, at a length that may be kept."""
+    grant: Grant | None
+    trace_id: str = ""
+
+    @property
+    def identity(self) -> CallerIdentity | None:
+        """Who calls, where the certificate says so well."""
+        return self.caller if isinstance(self.caller, CallerIdentity) else None
+
+    @property
+    def peer(self) -> str:
+        """The name of the grant's peer, where the grant is known."""
+        return self.grant.peer if self.grant else ""
+
+
+class FederationService:
+    """Serves `FederationService` over mutual TLS.
+
+    `page_key` is the secret of the page tokens (at least 32 bytes). `max_lease_ms` bounds how long a peer may keep an
+    answer. The service looks at a grant when a call comes in, and again when its answer leaves. `counters` hear of the
+    end of every call. `watch` serves the method of that name.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway: str,
+        version: str,
+        provider: ResourceProvider,
+        grants: GrantSource,
+        audit: AuditTrail,
+        page_key: bytes,
+        clock: Clock = SYSTEM_CLOCK,
+        tracing: Tracing = NO_TRACING,
+        leases: Leases = UNNOTED,
+        max_lease_ms: int = MAX_LEASE_MS,
+        counters: CallCounters | None = None,
+        watch: WatchHandler | None = None,
+    ) -> None:
+        self._grants, self._audit, self._clock = grants, audit, clock
+        self._tracing, self._leases, self._max_lease_ms = tracing, leases, max_lease_ms
+        self._counters = counters or CallCounters(clock)
+        self._watch = watch
+        self._limiter = GrantLimiter(clock.monotonic)
+        verbs = Verbs(gateway, version, provider, PageTokens(page_key))
+        self._verbs: Mapping[str, _Verb] = {
+            "List": _Verb("list", pb.ListRequest, verbs.list),
+            "Get": _Verb("get", pb.GetRequest, verbs.get),
+            "Search": _Verb("search", pb.SearchRequest, verbs.search),
+            "Capabilities": _Verb("capabilities", pb.CapabilitiesRequest, verbs.capabilities),
+        }
+
+    def rpc_handler(self) -> grpc.GenericRpcHandler:
+        """Return what a server registers. A method that is not served is UNIMPLEMENTED by gRPC's own word."""
+        methods: dict[str, Any] = {
+            method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
+            for method, verb in self._verbs.items()
+        }
+        if self._watch is not None:
+            methods["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    async def _serve(self, verb: _Verb, raw: bytes, context: Context) -> bytes:
+        call = self._arrive(verb, raw, context)
+        with self._tracing(call.metadata, verb.name, call.resource, call.identity, call.peer) as trace:
+            call.trace_id = trace.trace_id or _trace_id(call.metadata)
+            if trace.trailing:
+                add_trailing(context, trace.trailing)
+            try:
+                body, lease_ms = await self._audited(call, trace)
+            except Refusal:
+                raise
+            except Exception as fault:  # what the guard would do, while the span is current for the log
+                raise incident(fault, verb.name) from fault
+        if lease_ms is not None:
+            add_trailing(context, ((LEASE_MS, str(lease_ms)),))
+        return body
+
+    def _arrive(self, verb: _Verb, raw: bytes, context: Context) -> _Arrival:
+        now_us = self._clock.now_us()
+        caller = _caught(caller_of, context.auth_context(), now_us)
+        request = _caught(_decode, verb.request, raw)
+        return _Arrival(
+            verb=verb,
+            metadata=context.invocation_metadata() or (),
+            source=source_of(context.peer()),
+            at_us=now_us,
+            started=self._clock.monotonic(),
+            caller=caller,
+            request=request,
+            resource="" if isinstance(request, Refusal) else resource_of(request)[:MAX_AUDITED],
+            grant=None if isinstance(caller, Refusal) else self._grants.get(caller.grant_id),
+        )
+
+    async def _audited(self, call: _Arrival, trace: CallTrace) -> tuple[bytes, int | None]:
+        """Answer a call and record how it ended. A read is on record before it leaves."""
+        reply, body, absent = _NOTHING, b"", None
+        word, reason, recorded = OutcomeWord.ERROR, "", ""
+        try:
+            try:
+                reply, body, word = *await self._answer(call), OutcomeWord.OK
+            except Refusal as refusal:
+                if refusal.reason is not Reason.ROW_NOT_FOUND:
+                    raise
+                absent, word, reason = refusal, OutcomeWord.NOT_FOUND, refusal.reason.value
+            await self._audit.keep(self._event(call, word, reason, len(body)))
+            lease_ms = self._dismiss(call, reply)
+        except BaseException as fault:
+            word, reason, detail = _ending(fault)
+            recorded = f"{reason}: {detail}" if detail else reason
+            self._audit.refuse(self._event(call, word, recorded, 0))
+            raise
+        finally:
+            grant_id = call.grant.id if call.grant else None
+            self._counters.ended(call.verb.name, word, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
+            trace.finish(word.value, reason)
+        if absent is not None:
+            raise absent
+        return body, lease_ms
+
+    async def _answer(self, call: _Arrival) -> tuple[Reply, bytes]:
+        caller, request = call.caller, call.request
+        if isinstance(caller, Refusal):
+            raise caller
+        if call.grant is not None:
+            self._limiter.check(call.grant.id, call.grant.scope.rate_limit_per_minute)
+        call.grant = authorize(call.grant, caller, call.at_us)
+        if isinstance(request, Refusal):
+            raise request
+        for _ in range(ATTEMPTS):
+            reply = await call.verb.handler(call.grant, request)
+            body = reply.message.SerializeToString()
+            if len(body) > MAX_MESSAGE_BYTES:
+                raise ValueError(f"{len(body)} bytes for {call.verb.name} {call.resource}; a row is too large")
+            scope, call.grant = call.grant.scope, authorize(self._grants.get(call.grant.id), caller, call.at_us)
+            if call.grant.scope == scope:
+                return reply, body
+        raise _edited()
+
+    def _dismiss(self, call: _Arrival, reply: Reply) -> int | None:
+        """Let an answer leave, or raise `Refusal`; return the lease to send with it.
+
+        Nothing waits in here, and nothing waits after it: what is taken back is taken back before the whole of it,
+        and refuses the answer, or after the whole of it, and knows of the lease.
+        """
+        assert call.grant is not None  # noqa: S101 - it was found good
+        assert isinstance(call.caller, CallerIdentity)  # noqa: S101 - so was this
+        now_us = self._clock.now_us()
+        latest = authorize(self._grants.get(call.grant.id), call.caller, now_us)
+        if latest.scope != call.grant.scope:
+            raise _edited()
+        self._grants.note_use(latest.id, call.caller.serial)
+        return self._lease(call, latest, call.caller.not_after_us, reply.leasable, now_us) if reply.leasable else None
+
+    def _lease(self, call: _Arrival, grant: Grant, end_us: int, resource: str, now_us: int) -> int:
+        instance = first(call.metadata, INSTANCE) or ""
+        if resource in SENSITIVE_RESOURCES or not is_instance(instance):
+            return 0
+        if grant.expires_at_us is not None:
+            end_us = min(end_us, grant.expires_at_us)
+        lease_ms = min(self._max_lease_ms, (end_us - now_us) * 1_000 // MICROSECONDS)
+        return self._leases.note(grant.id, instance, lease_ms) if lease_ms > 0 else 0
+
+    def _event(self, call: _Arrival, word: OutcomeWord, reason: str, bytes_out: int) -> AuditEvent:
+        return AuditEvent(
+            at_us=call.at_us,
+            grant_id=call.grant.id if call.grant else None,
+            peer=call.peer,
+            subject=call.identity.subject if call.identity else "",
+            verb=call.verb.name,
+            resource=call.resource,
+            query_hash="" if isinstance(call.request, Refusal) else query_hash(serialize(call.request)),
+            outcome=word.value,
+            reason=reason[:MAX_AUDITED],
+            bytes_out=bytes_out,
+            latency_ms=(self._clock.monotonic() - call.started) * 1_000,
+            trace_id=call.trace_id,
+            source=call.source,
+        )
+
+
+def _caught(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refusal:
+    """Return a refusal instead of raising it."""
+    try:
+        return work(*args, **kwargs)
+    except Refusal as refusal:
+        return refusal
+
+
+def _edited() -> Refusal:
+    return Refusal(
+        Reason.RATE_LIMITED, "the scope of the grant was edited meanwhile; ask again", retry_after_s=0.1, detail="scope"
+    )
+
+
+def _decode(kind: type[Message], raw: bytes) -> Message:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise invalid("request", f"not a {kind.DESCRIPTOR.name}") from None
+
+
+def _ending(fault: BaseException) -> tuple[OutcomeWord, str, str]:
+    """Return outcome word, reason, and the detail that only the audit may hold."""
+    if isinstance(fault, Refusal):
+        return outcome_word(fault.code), fault.reason.value, fault.detail
+    if isinstance(fault, asyncio.CancelledError):
+        return OutcomeWord.CANCELLED, "", ""
+    return OutcomeWord.ERROR, Reason.INTERNAL.value, ""
+
+
+def _trace_id(metadata: Metadata) -> str:
+    parent = parse_traceparent(first(metadata, TRACEPARENT))
+    return f"{parent.trace_id:032x}" if parent else ""

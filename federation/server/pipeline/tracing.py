@@ -1,0 +1,168 @@
+"""The span of a served call, as a child of the caller's; what of the caller's trace is believed; the call's figures.
+
+Believed: trace id and parent of a well-formed `traceparent`. Not believed: baggage and trace state, which are dropped.
+The caller's `sampled` flag is a hint to this gateway's own sampler (`federation.telemetry.setup` samples by its own
+rate; an embedding program's sampler decides as it was set up to).
+"""
+
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Final, Self
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
+
+from federation.clock import Clock
+from federation.errors import Refusal
+from federation.server.pipeline.hooks import NO_TRACING, CallTrace
+from federation.server.pipeline.identity import CallerIdentity
+from federation.telemetry.metrics import FederationMetrics
+from federation.telemetry.spans import (
+    SPAN_NAME,
+    OutcomeWord,
+    SpanSource,
+    outcome_word,
+    remote_parent,
+    span_status,
+    traceparent_of,
+)
+from federation.wire.metadata import TRACEPARENT, TRACERESPONSE, Metadata, first
+
+__all__ = ["RPC_SPAN", "ServerTracing"]
+
+RPC_SPAN: Final[ContextVar[Span | None]] = ContextVar("federation_rpc_span", default=None)
+"""The RPC-level SERVER span above ours in this task, where `telemetry.rpc_spans` made one."""
+MAX_RESOURCE: Final = 256
+"""Characters kept of what a caller sent as the resource's name."""
+_WORDS: Final = {word.value: word for word in OutcomeWord}
+
+
+class ServerTracing:
+    """Makes the SERVER span `federation.request` of each call and counts it; the seam `Tracing` of the pipeline.
+
+    Without an SDK there is no span. A watch has neither span nor count: it lasts for hours and is no request.
+    """
+
+    def __init__(self, spans: SpanSource, clock: Clock, metrics: FederationMetrics | None = None) -> None:
+        self._spans = spans
+        self._clock = clock
+        self._metrics = metrics
+
+    def __call__(
+        self, metadata: Metadata, verb: str, resource: str, identity: CallerIdentity | None, peer: str
+    ) -> AbstractContextManager[CallTrace]:
+        """Return the context of one call; its span is current within."""
+        tracer = self._spans.tracer()
+        if verb == "watch" or (tracer is None and self._metrics is None):
+            return NO_TRACING(metadata, verb, resource, identity, peer)
+        span = None
+        if tracer is not None:
+            grant_id = identity.grant_id if identity else ""
+            attributes = {"grant_id": grant_id, "peer": peer, "verb": verb, "resource": resource[:MAX_RESOURCE]}
+            span = _ServerSpan(tracer, _parent(first(metadata, TRACEPARENT)), attributes)
+        return _ServedCall(self._clock, span, self._metrics, peer, verb)
+
+
+class _ServedCall:
+    """One call: from entry to exit, with its span and figures where there are any."""
+
+    __slots__ = ("_clock", "_metrics", "_peer", "_span", "_started", "_verb", "_word")
+
+    def __init__(
+        self, clock: Clock, span: "_ServerSpan | None", metrics: FederationMetrics | None, peer: str, verb: str
+    ) -> None:
+        self._clock = clock
+        self._span = span
+        self._metrics = metrics
+        self._peer, self._verb = peer, verb
+        self._word: OutcomeWord | None = None
+
+    def __enter__(self) -> Self:
+        self._started = self._clock.monotonic()
+        if self._span is not None:
+            self._span.begin()
+        return self
+
+    @property
+    def trace_id(self) -> str:
+        """32 lower-case hexadecimal digits, or empty without a span."""
+        return f"{self._span.context.trace_id:032x}" if self._span is not None else ""
+
+    @property
+    def trailing(self) -> Metadata:
+        """`traceresponse`: the span, for the caller to link."""
+        return ((TRACERESPONSE, traceparent_of(self._span.context)),) if self._span is not None else ()
+
+    def finish(self, outcome: str, reason: str) -> None:
+        """Hear the outcome word of the call."""
+        self._word = _WORDS.get(outcome, OutcomeWord.ERROR)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        word = self._word or _word_of(error)
+        took_s = self._clock.monotonic() - self._started
+        if self._span is not None:
+            self._span.end(word, took_s)
+        if self._metrics is not None:
+            self._metrics.call_served(self._peer, self._verb, word, took_s)
+
+
+class _ServerSpan:
+    """The span of one call: begun on entry, ended once on exit, current in between for logs and the provider."""
+
+    __slots__ = ("_attributes", "_parent", "_span", "_token", "_tracer")
+
+    def __init__(self, tracer: Tracer, parent: Context, attributes: dict[str, str]) -> None:
+        self._tracer = tracer
+        self._parent = parent
+        self._attributes = attributes
+
+    def begin(self) -> None:
+        self._span = self._tracer.start_span(
+            SPAN_NAME,
+            self._parent,
+            SpanKind.SERVER,
+            self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        self._token: Token[Context] = otel_context.attach(trace.set_span_in_context(self._span, self._parent))
+
+    @property
+    def context(self) -> SpanContext:
+        return self._span.get_span_context()
+
+    def end(self, word: OutcomeWord, took_s: float) -> None:
+        otel_context.detach(self._token)
+        self._span.set_attributes({"outcome": word.value, "latency_ms": took_s * 1e3, "cached": False})
+        status = span_status(word)
+        if status:
+            self._span.set_status(status)
+        self._span.end()
+
+
+def _word_of(error: BaseException | None) -> OutcomeWord:
+    if error is None:
+        return OutcomeWord.OK
+    if isinstance(error, Refusal):
+        return outcome_word(error.code)
+    return OutcomeWord.ERROR if isinstance(error, Exception) else OutcomeWord.CANCELLED
+
+
+def _parent(traceparent: str | None) -> Context:
+    """Return the context to start in: below an RPC span of this very call, else below the caller's span, else none.
+
+    Another current span is not the call's: gRPC runs handlers in a copy of the context that started the server.
+    """
+    remote = remote_parent(traceparent)
+    rpc, current = RPC_SPAN.get(), trace.get_current_span()
+    if rpc is not None and rpc.get_span_context().is_valid:
+        return trace.set_span_in_context(rpc, Context())
+    if remote is None:
+        return Context()
+    same_trace = current.get_span_context().trace_id == remote.get_span_context().trace_id
+    return trace.set_span_in_context(current if same_trace else remote, Context())

@@ -1,0 +1,1 @@
+"""Revocation and scope reduction: leases, the protocol and its receipts."""

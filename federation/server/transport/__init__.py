@@ -1,0 +1,1 @@
+"""Ports, TLS and health of the serving gateway."""

@@ -1,0 +1,1 @@
+"""Served watches: subscriptions, events and their acknowledgements."""

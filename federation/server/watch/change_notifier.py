@@ -1,0 +1,109 @@
+"""Tells peers that what they keep is out of date: committed writes become events of the grants that they touch.
+
+A peer hears of a resource only where a row that it may see was, or is, in what was written.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+from federation.errors import ChangesLostError
+from federation.resources.provider import Change, KnowsTeams, ResourceProvider
+from federation.scope.model import EVERYTHING
+from federation.server.pipeline.service import GrantSource
+from federation.server.watch.subscriptions import Event, EventWord, WatchHub
+from federation.store.grants.registry import Grant
+
+__all__ = ["COALESCE_S", "Freshness"]
+
+LOGGER: Final = logging.getLogger(__name__)
+COALESCE_S: Final = 0.1
+"""After an event of a resource, what follows within this time is told once, at its end."""
+FIRST_RETRY_S: Final = 0.5
+LAST_RETRY_S: Final = 30.0
+
+
+class Freshness:
+    """Follows the changes of one provider. One event loop uses it; `run` it for as long as the gateway serves."""
+
+    def __init__(self, provider: ResourceProvider, grants: GrantSource, hub: WatchHub) -> None:
+        self._provider, self._grants, self._hub = provider, grants, hub
+        self._teams: dict[str, frozenset[str]] = {}
+        self._held: dict[tuple[str, str], bool] = {}
+
+    async def run(self) -> None:
+        """Follow the changes for ever, or until the provider ends them because it reports none."""
+        retry_s, failing = FIRST_RETRY_S, False
+        while True:
+            changes = self._provider.changes()
+            if failing:
+                self._forget_all()
+            try:
+                await self._follow(changes)
+            except ChangesLostError as e:
+                LOGGER.warning("%s; every peer is told to ask anew", e)
+                failing, retry_s = True, FIRST_RETRY_S
+            except Exception:
+                LOGGER.exception("the provider's changes cannot be followed; they are opened again in %.1f s", retry_s)
+                failing = True
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+            else:
+                return
+
+    async def _follow(self, changes: AsyncIterator[Change]) -> None:
+        async for change in changes:
+            if change.resource:
+                await self._touched(change)
+            else:
+                self._rights_changed(change)
+
+    async def _touched(self, change: Change) -> None:
+        for grant_id in self._hub.grants:
+            grant = self._grants.get(grant_id)
+            if grant is not None and await self._is_inside(change, grant):
+                self._tell(grant_id, change.resource)
+
+    def _rights_changed(self, change: Change) -> None:
+        for user in change.owners:
+            self._teams.pop(user, None)
+        for grant_id in self._hub.grants:
+            grant = self._grants.get(grant_id)
+            if grant is not None and grant.subject in change.owners:
+                self._hub.publish(grant_id, Event(EventWord.GRANT_CHANGED))
+
+    async def _is_inside(self, change: Change, grant: Grant) -> bool:
+        """Tell whether a row's old or new state is one that the grant opens and its subject sees."""
+        if change.resource not in grant.scope.open_resources:
+            return False
+        row_filter = grant.scope.filters.get(change.resource, EVERYTHING)
+        admitted = {team for team in change.teams if row_filter.admits(team)}
+        if not admitted or grant.subject in change.owners:
+            return bool(admitted)
+        return not admitted.isdisjoint(await self._teams_of(grant.subject))
+
+    async def _teams_of(self, subject: str) -> frozenset[str]:
+        if subject not in self._teams:
+            provider: object = self._provider
+            self._teams[subject] = await provider.teams_of(subject) if isinstance(provider, KnowsTeams) else frozenset()
+        return self._teams[subject]
+
+    def _tell(self, grant_id: str, resource: str) -> None:
+        key = (grant_id, resource)
+        if key in self._held:
+            self._held[key] = True
+            return
+        self._held[key] = False
+        self._hub.publish(grant_id, Event(EventWord.RESOURCE_CHANGED, resource))
+        asyncio.get_running_loop().call_later(COALESCE_S, self._release, key)
+
+    def _release(self, key: tuple[str, str]) -> None:
+        if self._held.pop(key):
+            self._tell(*key)
+
+    def _forget_all(self) -> None:
+        """Tell everybody to ask anew, because changes were missed."""
+        self._teams.clear()
+        for grant_id in self._hub.grants:
+            self._hub.publish(grant_id, Event(EventWord.GRANT_CHANGED))

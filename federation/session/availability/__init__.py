@@ -1,0 +1,1 @@
+"""Availability of peers inside a session."""

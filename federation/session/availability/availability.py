@@ -1,0 +1,126 @@
+"""What one session knows of its peers, and how it says so: once, in every way that somebody may listen."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Final
+
+from opentelemetry.trace import Span, get_current_span
+
+from federation.client.peers.registry import Peer
+from federation.clock import Clock
+from federation.session.availability.probes import Probes
+from federation.session.signals import Absence, Board, PeerSignal, SignalKind
+
+__all__ = ["Outlook"]
+
+LOGGER: Final = logging.getLogger(__name__)
+Listener = Callable[[PeerSignal], object]
+
+
+class Outlook:
+    """The board of a session with what moves it: calls that fail, calls of others that succeed, and probes."""
+
+    def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
+        self._board = Board(announce_restored=announce_restored)
+        self._probes, self._clock, self._on_signal = probes, clock, on_signal
+        self._given: list[PeerSignal] = []
+        self._untold: list[PeerSignal] = []
+        self._listeners: set[asyncio.Future[None]] = set()
+        self._patience: dict[str, float] = {}
+        self._closed = False
+
+    def turn(self, peer: Peer) -> int:
+        """Return what `failed` must be told: how often the peer came back before the call."""
+        return self._board.turn(peer.record.id)
+
+    def absence(self, peer: Peer, span: Span) -> Absence | None:
+        """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
+        absence = self._board.absence(peer.record.id)
+        if absence is None:
+            return None
+        health = peer.health
+        if health is None or (health.last_success_us or 0) <= absence.since_us:
+            return absence
+        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
+        return None
+
+    def failed(self, peer: Peer, turn: int, absence: Absence, span: Span) -> None:
+        """Note that a peer is away; give the signal the first time, and have the peer probed.
+
+        `since_us` and `retry_at_us` of the absence are set here.
+        """
+        if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
+            return
+        retry_at_us = self._probes.wait(peer, self)
+        absence = replace(absence, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
+        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span)
+
+    def be_patient(self, peer: Peer, seconds: float) -> None:
+        """Note for how long a peer asked not to be asked."""
+        self._patience[peer.record.id] = self._clock.monotonic() + seconds
+
+    def patience_s(self, peer: Peer) -> float:
+        """Return for how long a peer is not to be asked; 0 where it may be."""
+        until = self._patience.get(peer.record.id)
+        left = until - self._clock.monotonic() if until is not None else 0.0
+        if until is not None and left <= 0:
+            del self._patience[peer.record.id]
+        return max(left, 0.0)
+
+    def reached(self, peer: Peer, *, well: bool) -> None:
+        """Hear from a probe that a peer answers again."""
+        back = self._board.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
+        self._give(back, get_current_span())
+
+    def postponed(self, peer: Peer, retry_at_us: int) -> None:
+        """Hear from a probe that a peer is still away."""
+        self._board.postpone(peer.record.id, retry_at_us)
+
+    def news(self) -> tuple[PeerSignal, ...]:
+        """Return the signals that no result has told yet; the caller's does now."""
+        untold, self._untold = self._untold, []
+        return tuple(untold)
+
+    async def listen(self) -> AsyncIterator[PeerSignal]:
+        """Yield every signal, those given before first; end when the session is closed."""
+        heard = 0
+        while True:
+            while heard < len(self._given):
+                heard += 1
+                yield self._given[heard - 1]
+            if self._closed:
+                return
+            told = asyncio.get_running_loop().create_future()
+            self._listeners.add(told)
+            try:
+                await told
+            finally:
+                self._listeners.discard(told)
+
+    def close(self) -> None:
+        """Give no signal any more, and end those who listen."""
+        self._closed = True
+        self._probes.leave(self)
+        self._wake()
+
+    def _give(self, signal: PeerSignal | None, span: Span) -> None:
+        if signal is None:
+            return
+        self._given.append(signal)
+        self._untold.append(signal)
+        level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
+        LOGGER.log(level, "%s: %s", signal.text, signal.message)
+        span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})
+        self._wake()
+        if self._on_signal is not None:
+            try:
+                self._on_signal(signal)
+            except Exception:
+                LOGGER.exception("the listener to the signals of a session broke")
+
+    def _wake(self) -> None:
+        for told in self._listeners:
+            if not told.done():
+                told.set_result(None)

@@ -1,0 +1,145 @@
+"""Finding out that a peer is back: one probe a peer for all sessions that wait, and nothing while nobody does."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from federation.client.aio.call import FlowCall
+from federation.client.chain.flow import Outcome
+from federation.client.peers.registry import Peer
+from federation.clock import MICROSECONDS, Clock
+from federation.session.classification import verdict_of
+from federation.session.results import SourceState
+from federation.wire.status import error_detail
+
+__all__ = ["Probes", "Waiter"]
+
+LOGGER: Final = logging.getLogger(__name__)
+
+
+class Waiter(Protocol):
+    """Who waits for a peer."""
+
+    def reached(self, peer: Peer, *, well: bool) -> None:
+        """Hear that the peer answers again; `well` unless what it answered is a refusal."""
+        ...
+
+    def postponed(self, peer: Peer, retry_at_us: int) -> None:
+        """Hear that the peer is still away, and when it is tried next."""
+        ...
+
+
+class Probes:
+    """The probes of one federation. A probe is a `Capabilities` call through the chain, under the circuit's permit."""
+
+    def __init__(self, call: Callable[[Peer], FlowCall], clock: Clock, cooldown_s: float) -> None:
+        self._call, self._clock, self._cooldown_s = call, clock, cooldown_s
+        self._probes: dict[tuple[Peer, asyncio.AbstractEventLoop], _Probe] = {}
+
+    def wait(self, peer: Peer, waiter: Waiter) -> int:
+        """Tell `waiter` when the peer answers again; return when it is tried next, in Unix microseconds."""
+        loop = asyncio.get_running_loop()
+        for key in [key for key in self._probes if key[1].is_closed()]:
+            del self._probes[key]
+        probe = self._probes.get((peer, loop))
+        if probe is None:
+            forget = self._probes.pop
+            probe = _Probe(peer, self._call, self._clock, self._cooldown_s, lambda: forget((peer, loop), None))
+            self._probes[peer, loop] = probe
+        probe.waiters.add(waiter)
+        return probe.due_us
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let `waiter` hear no more; a probe that nobody waits for ends."""
+        for probe in list(self._probes.values()):
+            probe.waiters.discard(waiter)
+            if not probe.waiters:
+                probe.end()
+
+    def close(self) -> None:
+        """End every probe."""
+        for probe in list(self._probes.values()):
+            probe.end()
+
+    def __len__(self) -> int:
+        return len(self._probes)
+
+
+class _Probe:
+    def __init__(
+        self,
+        peer: Peer,
+        call: Callable[[Peer], FlowCall],
+        clock: Clock,
+        cooldown_s: float,
+        forget: Callable[[], object],
+    ) -> None:
+        self.waiters: WeakSet[Waiter] = WeakSet()
+        self.due_us = 0
+        self._peer, self._start, self._clock = peer, call, clock
+        self._cooldown_s, self._forget = cooldown_s, forget
+        self._loop = asyncio.get_running_loop()
+        self._since_us = clock.now_us()
+        self._call: FlowCall | None = None
+        self._schedule(max(cooldown_s, self._circuit_rests_s()))
+
+    def end(self) -> None:
+        """Try no more."""
+        if not self._loop.is_closed():
+            self._handle.cancel()
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+        self._forget()
+
+    def _schedule(self, delay_s: float) -> None:
+        self.due_us = self._clock.now_us() + int(delay_s * MICROSECONDS)
+        self._handle = self._loop.call_later(delay_s, self._fire)
+
+    def _circuit_rests_s(self) -> float:
+        circuit = self._peer.circuit
+        return (circuit.snapshot(self._clock.monotonic()).retry_in_s or 0.0) if circuit is not None else 0.0
+
+    def _fire(self) -> None:
+        if not self.waiters:
+            self.end()
+        elif self._answered_somebody():
+            self._reached(well=True)
+        else:
+            self._call = self._start(self._peer)
+            self._call.add_done_callback(self._arrived)
+
+    def _answered_somebody(self) -> bool:
+        health = self._peer.health
+        return health is not None and (health.last_success_us or 0) > self._since_us
+
+    def _arrived(self, call: FlowCall) -> None:
+        if self._call is None:  # ended
+            return
+        self._call = None
+        state = _state(call.outcome)
+        if state is SourceState.OFFLINE:
+            self._postpone(max(self._cooldown_s, self._circuit_rests_s()))
+        else:
+            self._reached(well=state in {SourceState.OK, SourceState.RATE_LIMITED})
+
+    def _postpone(self, delay_s: float) -> None:
+        self._schedule(delay_s)
+        for waiter in list(self.waiters):
+            waiter.postponed(self._peer, self.due_us)
+
+    def _reached(self, *, well: bool) -> None:
+        waiters = list(self.waiters)
+        self.end()
+        for waiter in waiters:
+            try:
+                waiter.reached(self._peer, well=well)
+            except Exception:
+                LOGGER.exception("a listener to the return of %s broke", self._peer.name)
+
+
+def _state(outcome: Outcome) -> SourceState:
+    detail = error_detail(outcome.trailing)
+    return verdict_of(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", proven=True).state

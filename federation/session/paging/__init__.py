@@ -1,0 +1,1 @@
+"""Paging over several sources: query plans, cursors and the merge."""

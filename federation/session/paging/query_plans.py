@@ -1,0 +1,212 @@
+"""What each verb asks of a source, how its answer becomes a page, and where that source goes on. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Final, Protocol
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from federation.scope.model import DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT
+from federation.session.paging.cursors import ListPlace, Place, SearchPlace
+from federation.session.paging.merge import DONE, Done, Page
+from federation.session.results import SessionRow
+from federation.v1 import federation_pb2 as pb
+from federation.verbs.conversion import MAX_SECONDS, MIN_SECONDS
+from federation.verbs.validation import MAX_ID
+from federation.wire.signed_tokens import context_of
+
+__all__ = ["CapabilitiesCourse", "Course", "DisorderError", "GetCourse", "ListCourse", "SearchCourse", "Tags"]
+
+NANOSECONDS: Final = 1_000_000_000
+MAX_OWN_TOKEN: Final = 4_096
+LEAST_SCORE: Final = 1e-9
+
+
+class DisorderError(Exception):
+    """A source's answer is not what the contract says. The message is for people, and holds nothing of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Where an answer came from."""
+
+    source: str
+    cached: bool = False
+    age_s: float = 0.0
+
+    def row(self, row: pb.Row, score: float = 0.0, snippet: str = "") -> SessionRow:
+        """Return a row with these tags."""
+        return SessionRow(row, self.source, self.cached, self.age_s, score, snippet)
+
+
+class Course(Protocol):
+    """One verb's way through its pages. `limit` is how many rows a page of the whole has at most."""
+
+    verb: str
+    context: bytes
+    limit: int
+
+    def request(self, place: Place) -> Message:
+        """Return what a source is asked for the page that begins at `place`."""
+        ...
+
+    def page(self, reply: Any, place: Place, tags: Tags) -> Page:
+        """Return a source's answer as a page. Raises `DisorderError`."""
+        ...
+
+    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
+        """Return where a source goes on after `taken` rows of a page that began at `place`."""
+        ...
+
+
+class ListCourse:
+    """A list: newest first, then by source, then by id."""
+
+    verb = "list"
+
+    def __init__(self, request: pb.ListRequest, user: str, source: str) -> None:
+        self._request = request
+        self.limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
+        pairs = (part for pair in sorted(request.where.items()) for part in pair)
+        self.context = context_of("list", user, source, request.resource, *pairs)
+
+    def request(self, place: Place) -> pb.ListRequest:
+        """Return the list behind a row. The first page names no place: it shares its cache entry with any stub's."""
+        asked = self._request
+        request = pb.ListRequest(resource=asked.resource, where=asked.where, page_size=asked.page_size)
+        if isinstance(place, ListPlace):
+            request.after.id = place.id
+            request.after.created_at.seconds, request.after.created_at.nanos = divmod(place.created_ns, NANOSECONDS)
+        return request
+
+    def page(self, reply: pb.ListResponse, place: Place, tags: Tags) -> Page:
+        """Return the rows, which must stand in order behind `place`: a list that went round would never end."""
+        orders = [(-_nanoseconds(row.created_at), row.id) for row in reply.rows]
+        before = (-place.created_ns, place.id) if isinstance(place, ListPlace) else None
+        for order in orders:
+            if not 0 < len(order[1].encode()) <= MAX_ID:
+                raise DisorderError("a row's id is out of its bounds")
+            if before is not None and order <= before:
+                raise DisorderError("the rows are not in the order of a list")
+            before = order
+        keys = tuple((created, tags.source, row_id) for created, row_id in orders)
+        return Page(tags.source, tuple(map(tags.row, reply.rows)), keys, bool(reply.next_page_token and orders))
+
+    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
+        """Return the place behind the last row that was taken."""
+        if taken == len(page.rows) and not page.more:
+            return DONE
+        if not taken:
+            return place
+        created, _, row_id = page.keys[taken - 1]
+        return ListPlace(-created, row_id)
+
+
+class SearchCourse:
+    """A search: by score relative to each source's best, then by source, then as the source ranks."""
+
+    verb = "search"
+
+    def __init__(self, request: pb.SearchRequest, user: str, source: str) -> None:
+        self._request = request
+        self.limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
+        self.context = context_of("search", user, source, request.query, *sorted(request.resources))
+
+    def request(self, place: Place) -> pb.SearchRequest:
+        """Return the search for a source's own page; one that was used in part is asked for again as it was."""
+        asked = self._request
+        request = pb.SearchRequest(query=asked.query, resources=asked.resources, page_size=asked.page_size)
+        if isinstance(place, SearchPlace):
+            request.page_token, request.page_size = place.token, place.size
+        return request
+
+    def page(self, reply: pb.SearchResponse, place: Place, tags: Tags) -> Page:
+        """Return the hits behind those that were used, with scores in (0, 1] that never rise, whatever was sent."""
+        if len(reply.next_page_token) > MAX_OWN_TOKEN:
+            raise DisorderError("the page token is too long")
+        start = place if isinstance(place, SearchPlace) else None
+        top = start.top if start else _sound(reply.hits[0].score) if reply.hits else 1.0
+        scores, least = [], 1.0
+        for hit in reply.hits:
+            least = min(least, max(_sound(hit.score) / top, LEAST_SCORE))
+            scores.append(least)
+        skip = start.skip if start else 0
+        rows = tuple(
+            tags.row(hit.row, score, hit.snippet) for hit, score in list(zip(reply.hits, scores, strict=True))[skip:]
+        )
+        keys = tuple((-row.score, tags.source, index) for index, row in enumerate(rows))
+        more = bool(reply.next_page_token and rows)
+        return Page(tags.source, rows, keys, more, reply.next_page_token, top)
+
+    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
+        """Return the source's next page once this one is used up; nobody is asked for one before."""
+        start = place if isinstance(place, SearchPlace) else SearchPlace("", 0, self._request.page_size, page.top)
+        if taken < len(page.rows):
+            return SearchPlace(start.token, start.skip + taken, start.size, page.top)
+        return SearchPlace(page.next_token, 0, self._request.page_size, page.top) if page.more else DONE
+
+
+class GetCourse:
+    """One row, at each source that has it."""
+
+    verb = "get"
+
+    def __init__(self, request: pb.GetRequest, user: str, source: str) -> None:
+        self._request = request
+        self.limit = MAX_ROWS_LIMIT
+        self.context = context_of("get", user, source, request.resource, request.id)
+
+    def request(self, _place: Place) -> pb.GetRequest:
+        """Return the request as it is."""
+        return self._request
+
+    def page(self, reply: pb.GetResponse, _place: Place, tags: Tags) -> Page:
+        """Return the row as a page."""
+        row = reply.row
+        if (row.resource, row.id) != (self._request.resource, self._request.id):
+            raise DisorderError("the row is not the one that was asked for")
+        return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
+
+    def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:
+        """Return that nothing follows."""
+        return DONE
+
+
+class CapabilitiesCourse:
+    """What each source opens: no rows."""
+
+    verb = "capabilities"
+
+    def __init__(self, request: pb.CapabilitiesRequest, user: str, source: str) -> None:
+        self._request = request
+        self.limit = 0
+        self.context = context_of("capabilities", user, source)
+
+    def request(self, _place: Place) -> pb.CapabilitiesRequest:
+        """Return the request as it is."""
+        return self._request
+
+    def page(self, _reply: pb.CapabilitiesResponse, _place: Place, tags: Tags) -> Page:
+        """Return a page without rows."""
+        return Page(tags.source)
+
+    def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:
+        """Return that nothing follows."""
+        return DONE
+
+
+def unmerged(course: Course, pages: Sequence[Page], places: Mapping[str, Place]) -> dict[str, Place | Done]:
+    """Return where each source goes on when all of its page was used."""
+    return {page.source: course.behind(page, len(page.rows), places[page.source]) for page in pages}
+
+
+def _nanoseconds(instant: Timestamp) -> int:
+    if not (0 <= instant.nanos < NANOSECONDS and MIN_SECONDS <= instant.seconds <= MAX_SECONDS):
+        raise DisorderError("a row's created_at is no instant")
+    return int(instant.seconds * NANOSECONDS + instant.nanos)
+
+
+def _sound(score: float) -> float:
+    return min(max(score, LEAST_SCORE), 1.0) if isfinite(score) else LEAST_SCORE

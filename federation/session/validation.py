@@ -1,0 +1,140 @@
+"""What a session may be asked: each fault is an `InputError` that names the field. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeAlias, TypeVar
+
+from federation.errors import InputError, Refusal
+from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
+from federation.session.paging.query_plans import CapabilitiesCourse, Course, GetCourse, ListCourse, SearchCourse
+from federation.suggest import near_matches
+from federation.v1 import federation_pb2 as pb
+from federation.verbs.validation import (
+    MAX_ID,
+    MAX_QUERY,
+    MAX_RESOURCE,
+    bounded_text,
+    checked_page_size,
+    checked_resources,
+    checked_where,
+)
+
+__all__ = [
+    "RESOURCES",
+    "Request",
+    "as_input_error",
+    "built",
+    "checked",
+    "course_of",
+    "page_token_of",
+    "plain_user",
+    "several",
+]
+
+R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
+
+Request: TypeAlias = pb.ListRequest | pb.GetRequest | pb.SearchRequest | pb.CapabilitiesRequest
+RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOURCES))
+"""What this gateway's own data may hold."""
+
+
+def built(kind: type[R], **fields: Any) -> R:
+    """Return a request with these fields. Raises `InputError` that names the one that no message can hold."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError):
+        for name, value in fields.items():
+            try:
+                kind(**{name: value})
+            except (TypeError, ValueError) as e:
+                raise InputError(name, str(e)) from None
+        raise
+
+
+def several(field: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Return words as they are. Raises `InputError` for a single one, which would be taken for its letters."""
+    if isinstance(words, str):
+        raise InputError(field, f"takes a list of words, such as [{words[:40]!r}]")
+    return tuple(words)
+
+
+def plain_user(user: str) -> str:
+    """Return the name of a local user. Raises `InputError` for one that nobody can have."""
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        raise InputError("user", "is not Unicode text") from None
+    if not user:
+        raise InputError("user", "is missing")
+    return user
+
+
+def checked(request: Request, *, here: bool) -> None:
+    """Raise `InputError` unless the request keeps its bounds; `here` tells that local data are among the sources."""
+    try:
+        _check(request)
+    except Refusal as refusal:
+        raise as_input_error(refusal) from None
+    if here:
+        match request:
+            case pb.ListRequest() | pb.GetRequest():
+                _check_known("resource", request.resource)
+            case pb.SearchRequest():
+                for resource in request.resources:
+                    _check_known("resources", resource)
+
+
+def course_of(request: Request, user: str, source: str) -> Course:
+    """Return the course of a request as it is now. Raises `TypeError` for a message that is none."""
+    match request:
+        case pb.ListRequest():
+            return ListCourse(_copied(request), user, source)
+        case pb.GetRequest():
+            return GetCourse(_copied(request), user, source)
+        case pb.SearchRequest():
+            return SearchCourse(_copied(request), user, source)
+        case pb.CapabilitiesRequest():
+            return CapabilitiesCourse(request, user, source)
+    raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
+
+
+def page_token_of(request: Request) -> str:
+    """Return the composite token of a request, which may be empty."""
+    return request.page_token if isinstance(request, pb.ListRequest | pb.SearchRequest) else ""
+
+
+def as_input_error(refusal: Refusal) -> InputError:
+    """Return an INVALID_REQUEST of this gateway's own as the fault of a field."""
+    field, _, problem = refusal.message.partition(": ")
+    return InputError(field, problem) if problem else InputError("request", refusal.message)
+
+
+def _copied(request: R) -> R:
+    copy = type(request)()
+    copy.CopyFrom(request)
+    return copy
+
+
+def _check(request: Request) -> None:
+    match request:
+        case pb.ListRequest():
+            bounded_text("resource", request.resource, MAX_RESOURCE)
+            checked_page_size(request.page_size)
+            checked_where(request.where)
+            if request.HasField("after"):
+                raise InputError("after", "a session goes on by its own page_token, which knows every source's place")
+        case pb.GetRequest():
+            bounded_text("resource", request.resource, MAX_RESOURCE)
+            bounded_text("id", request.id, MAX_ID)
+        case pb.SearchRequest():
+            if not bounded_text("query", request.query, MAX_QUERY).strip():
+                raise InputError("query", "has no words")
+            checked_page_size(request.page_size)
+            checked_resources(request.resources)
+
+
+def _check_known(field: str, resource: str) -> None:
+    if resource in RESOURCES:
+        return
+    near = near_matches(resource, RESOURCES)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(field, f"unknown here; known are {', '.join(RESOURCES)}{hint}")

@@ -1,0 +1,1 @@
+"""Audit events in the database and in day files."""

@@ -1,0 +1,109 @@
+"""The whole audit as one list: the database's events, and behind them those of the files."""
+
+import asyncio
+import heapq
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Final
+
+from federation.store.audit.archive import DAY_US, AuditFiles, DayFile, Reading
+from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, place_of, place_token
+from federation.store.audit.table import AuditStore, check_page_size
+
+__all__ = ["AuditHistory"]
+
+MOST_LINES: Final = 100_000
+"""Lines that one page looks at, so that a rare event in a long history is found in steps that can be given up."""
+AT_ONCE: Final = 2
+
+
+class AuditHistory:
+    """Pages over database and files, in the order of time. `most_lines` bounds what one page reads of the files."""
+
+    def __init__(self, store: AuditStore, files: AuditFiles, *, most_lines: int = MOST_LINES) -> None:
+        self._store, self._files, self._most_lines = store, files, most_lines
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def page(self, wanted: AuditFilter, page_size: int, page_token: str = "") -> AuditPage:
+        """Return events, newest first. Raises `InputError` as `AuditStore.page` does, and `StoreError`.
+
+        The database is asked first: what moves to a file meanwhile is then found twice, and shown once.
+        """
+        check_page_size(page_size)
+        before = place_of(wanted, page_token) if page_token else None
+        recent = await self._store.newest(wanted, page_size + 1, before)
+        floor = recent[-1].place if len(recent) > page_size else None
+        look = _Look(self._files, wanted, before, floor, page_size + 1, self._most_lines)
+        async with self._turns:
+            try:
+                await asyncio.to_thread(look.run)
+            except asyncio.CancelledError:
+                look.given_up.set()
+                raise
+        merged = [next(like) for _, like in groupby(_newest_first((recent, look.events)))]
+        if look.stopped_at is not None:
+            merged = [event for event in merged if event.place >= look.stopped_at]
+        events = merged[:page_size]
+        on = events[-1].place if len(merged) > page_size else look.stopped_at
+        return AuditPage(tuple(events), place_token(wanted, on) if on is not None else "", tuple(look.warnings))
+
+
+class _Look:
+    """One look into the files. `stopped_at` is the place up to which it came, `None` where it came to the end."""
+
+    def __init__(
+        self,
+        files: AuditFiles,
+        wanted: AuditFilter,
+        before: Place | None,
+        floor: Place | None,
+        most: int,
+        most_lines: int,
+    ) -> None:
+        self._files, self._wanted, self._before, self._floor = files, wanted, before, floor
+        self._most, self._lines_left = most, most_lines
+        self.given_up = threading.Event()
+        self.events: list[AuditEvent] = []
+        self.warnings: list[str] = []
+        self.stopped_at: Place | None = None
+
+    def run(self) -> None:
+        """Collect events. Raises `StoreError` where the directory cannot be read."""
+        files, strange = self._files.days()
+        if self._before is None:
+            self.warnings += [f"{self._files.directory / name}: is no audit file; passed over" for name in strange]
+        for _, parts in groupby(filter(self._may_hold, files), key=lambda file: file.day):
+            if not self._read([Reading(file) for file in parts]):
+                return
+
+    def _may_hold(self, file: DayFile) -> bool:
+        begin, end, wanted = file.day * DAY_US, (file.day + 1) * DAY_US, self._wanted
+        return (
+            (self._before is None or begin <= self._before.at_us)
+            and (self._floor is None or end > self._floor.at_us)
+            and (wanted.until_us is None or begin < wanted.until_us)
+            and (wanted.since_us is None or end > wanted.since_us)
+        )
+
+    def _read(self, readings: list[Reading]) -> bool:
+        """Read the files of one day; return whether to go on with the next one."""
+        try:
+            for event in _newest_first(readings):
+                if self.given_up.is_set():
+                    return False
+                if self._before is not None and event.place >= self._before:
+                    continue
+                if self._wanted.admits(event):
+                    self.events.append(event)
+                self._lines_left -= 1
+                if len(self.events) >= self._most or self._lines_left <= 0:
+                    self.stopped_at = event.place
+                    return False
+        finally:
+            self.warnings += [f"{reading.file.path}: {reading.fault}" for reading in readings if reading.fault]
+        return True
+
+
+def _newest_first(sorted_alike: Iterable[Iterable[AuditEvent]]) -> Iterator[AuditEvent]:
+    return heapq.merge(*sorted_alike, key=lambda event: event.place, reverse=True)

@@ -1,0 +1,157 @@
+"""The audit table: who read what, and who was refused. Rows are added and read, and moved away when they are old."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, insert, select, text, tuple_
+
+from federation.errors import InputError
+from federation.store.advisory_keys import AdvisoryKey
+from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Followed, Place, place_of, place_token
+from federation.store.database import Database, storing
+from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
+
+__all__ = ["MAX_PAGE", "AuditEvent", "AuditFilter", "AuditPage", "AuditStore", "check_page_size"]
+
+MAX_PAGE: Final = 1_000
+MAX_TEXT: Final = 256
+"""Characters of a text; what a peer sent as a name may be longer, and is cut."""
+UNREADABLE: Final = "the audit cannot be read"
+Condition = ColumnElement[bool] | TextClause
+
+
+class AuditStore:
+    """Writes and reads the audit table. Reading raises `StoreError` where the database refuses."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert_many(self, events: Sequence[AuditEvent]) -> None:
+        """Write events, all or none, in their order."""
+        if not events:
+            return
+        async with self._database.write() as connection:
+            if self._database.dialect == "postgresql":
+                # Event numbers must become visible in ascending order, or a follower of the trail would skip some.
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({AdvisoryKey.APPEND_AUDIT:d})"))
+            await connection.execute(insert(audit_events), [_values(event) for event in events])
+
+    async def page(self, wanted: AuditFilter, page_size: int = 50, page_token: str = "") -> AuditPage:
+        """Return events, newest first. Raises `InputError` for a size out of range or a token that is none."""
+        check_page_size(page_size)
+        before = place_of(wanted, page_token) if page_token else None
+        found = await self.newest(wanted, page_size + 1, before)
+        events = found[:page_size]
+        return AuditPage(events, place_token(wanted, events[-1].place) if len(found) > page_size else "")
+
+    async def newest(self, wanted: AuditFilter, most: int, before: Place | None = None) -> tuple[AuditEvent, ...]:
+        """Return at most so many events, newest first, from behind a place on."""
+        conditions = _conditions(wanted)
+        if before is not None:
+            conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
+        return await self._newest(conditions, most)
+
+    async def later(self, wanted: AuditFilter, after_id: int, most: int) -> Followed:
+        """Return what is wanted of the next rows, at most so many, behind a row in the order of writing."""
+        columns = audit_events.c
+        query = select(audit_events).where(columns.id > after_id).order_by(columns.id).limit(most)
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query)).all()
+        events = [_event(row) for row in rows]
+        last_id = events[-1].id if events else after_id
+        return Followed(tuple(filter(wanted.admits, events)), last_id)
+
+    async def latest(self, wanted: AuditFilter, most: int) -> Followed:
+        """Return the newest events, at most so many, in the order of writing, and the last row there is."""
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                last_id = await connection.scalar(select(func.max(audit_events.c.id))) or 0
+        events = await self._newest([*_conditions(wanted), audit_events.c.id <= last_id], most)
+        return Followed(tuple(sorted(events, key=lambda event: event.id)), last_id)
+
+    async def count(self, wanted: AuditFilter) -> int:
+        """Return how many events there are, those that one row counts together included."""
+        query = select(func.coalesce(func.sum(audit_events.c.count), 0)).where(*_conditions(wanted))
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                return int((await connection.scalars(query)).one())
+
+    async def oldest_us(self) -> int | None:
+        """Return the instant of the oldest event, `None` where there is none."""
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                found: int | None = await connection.scalar(select(func.min(audit_events.c.at)))
+        return found
+
+    async def last_id(self) -> int:
+        """Return the number of the row that was written last, 0 where there is none."""
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                return await connection.scalar(select(func.max(audit_events.c.id))) or 0
+
+    async def written_by(self, last_id: int, window: AuditFilter, most: int, before: Place | None) -> list[AuditEvent]:
+        """Return events whose number is at most `last_id`, newest first, from behind a place on."""
+        conditions = [*_conditions(window), audit_events.c.id <= last_id]
+        if before is not None:
+            conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
+        return list(await self._newest(conditions, most))
+
+    async def forget(self, last_id: int, window: AuditFilter, most: int) -> int:
+        """Delete events whose number is at most `last_id`, at most so many in one transaction; return how many."""
+        columns = audit_events.c
+        old = select(columns.id).where(*_conditions(window), columns.id <= last_id).limit(most)
+        with storing("old audit events cannot be deleted"):
+            async with self._database.write() as connection:
+                done = await connection.execute(delete(audit_events).where(columns.id.in_(old.scalar_subquery())))
+        return done.rowcount
+
+    async def _newest(self, conditions: list[Condition], most: int) -> tuple[AuditEvent, ...]:
+        columns = audit_events.c
+        query = select(audit_events).where(*conditions).order_by(columns.at.desc(), columns.id.desc()).limit(most)
+        with storing(UNREADABLE):
+            async with self._database.read() as connection:
+                return tuple(_event(row) for row in (await connection.execute(query)).all())
+
+
+def check_page_size(page_size: int) -> None:
+    """Raise `InputError` for a size of a page that is out of range."""
+    if not 1 <= page_size <= MAX_PAGE:
+        raise InputError("page_size", f"must be from 1 to {MAX_PAGE}")
+
+
+def _conditions(wanted: AuditFilter) -> list[Condition]:
+    columns = audit_events.c
+    conditions: list[Condition] = [columns[name] == value for name, value in wanted.equal.items()]
+    # The databases see that a partial index serves only where its own condition stands in the query, word for word.
+    if wanted.outcome not in {"", COMMON_OUTCOME}:
+        conditions.append(RARE_OUTCOME)
+    if wanted.verb and wanted.verb not in COMMON_VERBS:
+        conditions.append(RARE_VERB)
+    if wanted.since_us is not None:
+        conditions.append(columns.at >= wanted.since_us)
+    if wanted.until_us is not None:
+        conditions.append(columns.at < wanted.until_us)
+    return conditions
+
+
+def _values(event: AuditEvent) -> dict[str, Any]:
+    values = {f.name: getattr(event, f.name) for f in fields(AuditEvent)}
+    del values["id"]
+    values["at"] = values.pop("at_us")
+    return {name: _clean(name, value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def _clean(name: str, text: str) -> str:
+    """Cut a text to its column, and make it printable: one odd character must not hold up a whole batch."""
+    kind = audit_events.c[name].type
+    most = kind.length if isinstance(kind, String) and kind.length else MAX_TEXT
+    text = text[:most]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _event(row: Row[Any]) -> AuditEvent:
+    values = dict(row._mapping)
+    values["at_us"] = values.pop("at")
+    return AuditEvent(**values)

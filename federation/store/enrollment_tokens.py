@@ -1,0 +1,110 @@
+"""Enrollment tokens on the issuing side: only the hash of a secret is kept, and one key claims it."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.store import schema
+from federation.store.database import Database, storing
+
+__all__ = ["TokenRecord", "TokenStore", "hash_secret", "settle"]
+
+SECRET_BYTES = 32
+_TABLE = schema.enrollment_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A token as stored. `claimed_key_hash` names the one key that may use it, `serial` what that key got."""
+
+    secret_hash: str
+    grant_id: str
+    confirm: bool
+    created_at_us: int
+    expires_at_us: int
+    claimed_at_us: int | None = None
+    claimed_key_hash: str | None = None
+    serial: str | None = None
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a secret: its SHA-256 in lower-case hexadecimal. 256 random bits need no salt."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class TokenStore:
+    """The tokens that this gateway made. Every method raises `StoreError` where the database refuses."""
+
+    def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database, self._clock = database, clock
+
+    async def create(self, grant_id: str, *, confirm: bool, lifetime_s: float) -> tuple[str, TokenRecord]:
+        """Make a token and return its secret, which is kept nowhere, with its record.
+
+        Earlier tokens of the grant that brought no certificate stop working.
+        """
+        secret, now = secrets.token_urlsafe(SECRET_BYTES), self._clock.now_us()
+        record = TokenRecord(hash_secret(secret), grant_id, confirm, now, now + round(lifetime_s * MICROSECONDS))
+        with storing("the enrollment token cannot be stored"):
+            async with self._database.write() as connection:
+                await connection.execute(delete(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.serial.is_(None)))
+                await connection.execute(
+                    insert(_TABLE).values(
+                        secret_hash=record.secret_hash,
+                        grant_id=grant_id,
+                        confirm=confirm,
+                        created_at=record.created_at_us,
+                        expires_at=record.expires_at_us,
+                    )
+                )
+        return secret, record
+
+    async def find(self, secret_hash: str) -> TokenRecord | None:
+        """Return the token of a secret's hash."""
+        with storing("the enrollment token cannot be read"):
+            async with self._database.read() as connection:
+                return await _find(connection, secret_hash)
+
+    async def claim(self, secret_hash: str, key_hash: str) -> TokenRecord | None:
+        """Give an unclaimed, unexpired token to a key, durably, and return the token as it then stands.
+
+        The caller compares `claimed_key_hash`: of several keys that claim at once, one wins.
+        """
+        now = self._clock.now_us()
+        free = (_TABLE.c.secret_hash == secret_hash, _TABLE.c.claimed_key_hash.is_(None), _TABLE.c.expires_at > now)
+        with storing("the claim of the enrollment token cannot be stored"):
+            async with self._database.write() as connection:
+                values = {"claimed_at": now, "claimed_key_hash": key_hash}
+                await connection.execute(update(_TABLE).where(*free).values(values))
+                return await _find(connection, secret_hash)
+
+
+async def settle(connection: AsyncConnection, token: TokenRecord, serial: str) -> bool:
+    """Note in a transaction what a claimed token brought; false where it was settled or replaced meanwhile."""
+    mine = (
+        _TABLE.c.secret_hash == token.secret_hash,
+        _TABLE.c.claimed_key_hash == token.claimed_key_hash,
+        _TABLE.c.serial.is_(None),
+    )
+    result = await connection.execute(update(_TABLE).where(*mine).values(serial=serial))
+    return result.rowcount == 1
+
+
+async def _find(connection: AsyncConnection, secret_hash: str) -> TokenRecord | None:
+    row = (await connection.execute(select(_TABLE).where(_TABLE.c.secret_hash == secret_hash))).one_or_none()
+    if row is None:
+        return None
+    return TokenRecord(
+        secret_hash=row.secret_hash,
+        grant_id=row.grant_id,
+        confirm=row.confirm,
+        created_at_us=row.created_at,
+        expires_at_us=row.expires_at,
+        claimed_at_us=row.claimed_at,
+        claimed_key_hash=row.claimed_key_hash,
+        serial=row.serial,
+    )

@@ -1,0 +1,1 @@
+"""Grants in the database and in memory."""

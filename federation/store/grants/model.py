@@ -1,0 +1,249 @@
+"""One grant as a value, and its rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Final
+
+from sqlalchemy import Row, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.clock import MICROSECONDS
+from federation.config import is_gateway_name
+from federation.errors import ConflictError, InputError, StoreError
+from federation.pki.authority import IssuedCertificate
+from federation.pki.identity_extensions import is_subject
+from federation.scope.model import Scope
+from federation.store import schema
+
+__all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "check_fingerprint", "check_new"]
+__all__ += ["read_certificate", "read_grants"]
+
+SUPERSEDED_US: Final = 600 * MICROSECONDS
+"""How long a certificate is still accepted after the first call with one issued later."""
+LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
+"""The end of the year 9999, the last that a certificate can name."""
+REVOKED_TEXT: Final = "the serving gateway's operator revoked this grant; that is final"
+_NONE: Final[Mapping[str, "CertificateRecord"]] = MappingProxyType({})
+
+
+class GrantStatus(StrEnum):
+    """Where a grant stands. `EXPIRED` follows from the clock and is never stored."""
+
+    PENDING = "pending"
+    """No certificate yet, or one that awaits confirmation."""
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    """Final."""
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A client certificate issued under a grant.
+
+    It is accepted before `accepted_until_us`: its own end, or sooner once a successor is in use. `number` counts the
+    grant's certificates in the order of issue; `after_expiry` tells that the one before had expired already.
+    """
+
+    serial: str
+    fingerprint: str
+    pem: str
+    csr_hash: str
+    not_before_us: int
+    not_after_us: int
+    accepted_until_us: int
+    number: int = 0
+    after_expiry: bool = False
+
+    @classmethod
+    def of(cls, issued: IssuedCertificate, *, number: int = 0, after_expiry: bool = False) -> "CertificateRecord":
+        """Return the record of a certificate just issued."""
+        return cls(
+            serial=issued.serial,
+            fingerprint=issued.fingerprint,
+            pem=issued.pem,
+            csr_hash=issued.csr_hash,
+            not_before_us=issued.not_before_us,
+            not_after_us=issued.not_after_us,
+            accepted_until_us=issued.not_after_us,
+            number=number,
+            after_expiry=after_expiry,
+        )
+
+    def is_accepted(self, now_us: int) -> bool:
+        """Tell whether calls with this certificate are answered at this instant."""
+        return now_us < self.accepted_until_us
+
+    def to_row(self, grant_id: str) -> dict[str, Any]:
+        """Return the values of the table's columns."""
+        return {
+            "serial": self.serial,
+            "grant_id": grant_id,
+            "fingerprint": self.fingerprint,
+            "pem": self.pem,
+            "csr_hash": self.csr_hash,
+            "not_before": self.not_before_us,
+            "not_after": self.not_after_us,
+            "accepted_until": self.accepted_until_us,
+            "number": self.number,
+            "after_expiry": self.after_expiry,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The gateway `peer` may read as the user `subject` what `scope` opens. Instants are Unix microseconds.
+
+    `certificates` holds, by serial and in the order of issue, those that are still accepted and the newest one.
+    """
+
+    id: str
+    peer: str
+    subject: str
+    scope: Scope
+    status: GrantStatus
+    created_at_us: int
+    expires_at_us: int | None = None
+    revoked_at_us: int | None = None
+    revoked_reason: str = ""
+    last_used_at_us: int | None = None
+    certificates: Mapping[str, CertificateRecord] = field(default_factory=lambda: _NONE)
+
+    @property
+    def newest(self) -> CertificateRecord | None:
+        """The certificate issued last."""
+        return next(reversed(tuple(self.certificates.values())), None)
+
+    @property
+    def revoked_text(self) -> str:
+        """What the peer is told of a revoked grant: that it is final, and the operator's reason."""
+        return f"{REVOKED_TEXT}: {self.revoked_reason}" if self.revoked_reason else REVOKED_TEXT
+
+    def status_at(self, now_us: int) -> GrantStatus:
+        """Return the status at an instant, expiry included; a revoked grant stays revoked."""
+        expired = self.expires_at_us is not None and now_us >= self.expires_at_us
+        return GrantStatus.EXPIRED if expired and self.status is not GrantStatus.REVOKED else self.status
+
+    def is_enrolled(self, now_us: int) -> bool:
+        """Tell whether a certificate of the grant is accepted at this instant."""
+        return any(certificate.is_accepted(now_us) for certificate in self.certificates.values())
+
+    def with_certificate(self, certificate: CertificateRecord, now_us: int) -> "Grant":
+        """Return the grant with one certificate more, and without those that are accepted no longer."""
+        kept = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
+        return replace(self, certificates=MappingProxyType({**kept, certificate.serial: certificate}))
+
+    def after_use(self, serial: str, now_us: int) -> "Grant":
+        """Return the grant after a call with a certificate: older ones then end soon. Often that is this object."""
+        used = self.certificates.get(serial)
+        if used is None or len(self.certificates) == 1:
+            return self
+        until = now_us + SUPERSEDED_US
+        ending = {
+            old.serial: replace(old, accepted_until_us=until)
+            for old in self.certificates.values()
+            if old.number < used.number and old.accepted_until_us > until
+        }
+        if not ending:
+            return self
+        return replace(self, certificates=MappingProxyType({**self.certificates, **ending}))
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the values of the table's columns."""
+        return {
+            "id": self.id,
+            "peer": self.peer,
+            "subject": self.subject,
+            "scope": self.scope.to_json(),
+            "status": self.status.value,
+            "created_at": self.created_at_us,
+            "expires_at": self.expires_at_us,
+            "revoked_at": self.revoked_at_us,
+            "revoked_reason": self.revoked_reason,
+            "last_used_at": self.last_used_at_us,
+        }
+
+
+async def read_grants(connection: AsyncConnection, now_us: int) -> tuple[Grant, ...]:
+    """Read every grant with its certificates; raise `StoreError` that names a grant which cannot be read."""
+    table = schema.certificates
+    last = select(table.c.grant_id, func.max(table.c.number).label("number")).group_by(table.c.grant_id).subquery()
+    found = await connection.execute(
+        select(table)
+        .join(last, last.c.grant_id == table.c.grant_id)
+        .where(or_(table.c.accepted_until > now_us, table.c.number == last.c.number))
+        .order_by(table.c.grant_id, table.c.number)
+    )
+    certificates = {
+        grant_id: MappingProxyType({row.serial: _certificate(row) for row in rows})
+        for grant_id, rows in groupby(found, key=lambda row: str(row.grant_id))
+    }
+    rows = await connection.execute(select(schema.grants))
+    return tuple(_grant(row, certificates.get(row.id, _NONE)) for row in rows)
+
+
+async def read_certificate(connection: AsyncConnection, grant_id: str, serial: str) -> CertificateRecord | None:
+    """Read one certificate of a grant, however long ago it ended."""
+    table = schema.certificates
+    wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)
+    row = (await connection.execute(wanted)).one_or_none()
+    return None if row is None else _certificate(row)
+
+
+def _certificate(row: Row[Any]) -> CertificateRecord:
+    return CertificateRecord(
+        serial=row.serial,
+        fingerprint=row.fingerprint,
+        pem=row.pem,
+        csr_hash=row.csr_hash,
+        not_before_us=row.not_before,
+        not_after_us=row.not_after,
+        accepted_until_us=row.accepted_until,
+        number=row.number,
+        after_expiry=row.after_expiry,
+    )
+
+
+def _grant(row: Row[Any], certificates: Mapping[str, CertificateRecord]) -> Grant:
+    try:
+        scope, status = Scope.parse(row.scope), GrantStatus(row.status)
+    except (InputError, ValueError) as e:
+        raise StoreError(f"grant {row.id} in the database cannot be read: {e}") from e
+    return Grant(
+        id=row.id,
+        peer=row.peer,
+        subject=row.subject,
+        scope=scope,
+        status=status,
+        created_at_us=row.created_at,
+        expires_at_us=row.expires_at,
+        revoked_at_us=row.revoked_at,
+        revoked_reason=row.revoked_reason,
+        last_used_at_us=row.last_used_at,
+        certificates=certificates,
+    )
+
+
+def check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:
+    """Raise `InputError` that names what is wrong with a grant that somebody wants to make."""
+    if not is_gateway_name(peer):
+        raise InputError("peer", f"{peer[:64]!r} is not a gateway's name: a DNS name in lower case, like home.example")
+    if not is_subject(subject):
+        raise InputError("subject", "must be 1 to 127 printable ASCII characters")
+    if expires_at_us is not None and not now_us < expires_at_us <= LAST_INSTANT_US:
+        raise InputError("expires_at", "must lie in the future, and before the year 10000")
+
+
+def check_fingerprint(grant: Grant, fingerprint: str) -> None:
+    """Raise unless this is the fingerprint of the certificate that awaits confirmation."""
+    if grant.newest is None:
+        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
+    if fingerprint != grant.newest.fingerprint:
+        raise InputError(
+            "fingerprint",
+            f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
+            "somebody else has used the token: revoke the grant",
+        )

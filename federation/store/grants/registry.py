@@ -1,0 +1,298 @@
+"""What this gateway lets others read: grants and the client certificates issued under them.
+
+`GrantBook` is the authority of the one serving process: decisions read memory, and writes reach the database before
+memory shows them. A revocation goes the other way round.
+"""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any, Final, Self, TypeVar
+
+from sqlalchemy import insert, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.errors import ConflictError, InputError, unknown_grant
+from federation.pki.authority import IssuedCertificate
+from federation.scope.model import Scope
+from federation.store import schema
+from federation.store.database import Database, storing
+from federation.store.grants.model import (
+    CertificateRecord,
+    Grant,
+    GrantStatus,
+    check_fingerprint,
+    check_new,
+    read_certificate,
+    read_grants,
+)
+from federation.store.grants.usage import GrantUses
+from federation.suggest import near_ids
+
+__all__ = ["CertificateRecord", "Grant", "GrantBook", "GrantStatus"]
+
+T = TypeVar("T")
+Within = Callable[[AsyncConnection], Awaitable[None]]
+"""Work to be done in the same transaction; its exception undoes both."""
+MAX_REASON: Final = 500
+_SEPARATORS: Final = re.compile(r"[\s:]")
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class GrantBook:
+    """Every grant, in memory and in the database. All methods belong to the serving event loop.
+
+    Methods that name a grant raise `NotFoundError` for an unknown one; those that write raise `StoreError` where the
+    database refuses. A write goes on to its end when its caller is cancelled, so that memory and database agree.
+    """
+
+    def __init__(self, database: Database, clock: Clock, grants: Iterable[Grant]) -> None:
+        self._database, self._clock = database, clock
+        self._grants = {grant.id: grant for grant in grants}
+        self._uses = GrantUses(database)
+        self._lock = asyncio.Lock()
+        self._writes: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
+        """Read every grant, with the certificates that are still accepted and each grant's newest one."""
+        with storing("the grants cannot be read"):
+            async with database.read() as connection:
+                grants = await read_grants(connection, clock.now_us())
+        return cls(database, clock, grants)
+
+    def get(self, grant_id: str) -> Grant | None:
+        """Return the grant as it stands now, from memory."""
+        return self._grants.get(grant_id)
+
+    def all(self) -> tuple[Grant, ...]:
+        """Return every grant, oldest first."""
+        return tuple(sorted(self._grants.values(), key=lambda grant: (grant.created_at_us, grant.id)))
+
+    def draft(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
+        """Return what `create` would store. Raises what it raises for a wrong value."""
+        now = self._clock.now_us()
+        check_new(peer, subject, expires_at_us, now)
+        return Grant(
+            id=str(uuid.uuid4()),
+            peer=peer,
+            subject=subject,
+            scope=scope,
+            status=GrantStatus.PENDING,
+            created_at_us=now,
+            expires_at_us=expires_at_us,
+        )
+
+    async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
+        """Make a pending grant: the gateway `peer` may read as the local user `subject`.
+
+        Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
+        """
+        grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
+        return await self._durably(self._insert(grant))
+
+    async def add_certificate(
+        self,
+        grant_id: str,
+        certificate: IssuedCertificate,
+        *,
+        activate: bool,
+        after_expiry: bool = False,
+        within: Within | None = None,
+    ) -> Grant:
+        """Make a certificate known, and a pending grant active where `activate` says so.
+
+        `after_expiry` marks one whose predecessor had expired. `within` runs in the same transaction: what it writes
+        becomes durable together with the certificate, and an exception of it undoes both. Raises `ConflictError` for a
+        revoked grant.
+        """
+        self.require(grant_id)
+        work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
+        return await self._durably(work)
+
+    async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
+        """Return a certificate of a grant, from memory, or one that ended long ago from the database."""
+        grant = self.require(grant_id)
+        if (known := grant.certificates.get(serial)) is not None:
+            return known
+        with storing(f"the certificates of grant {grant_id} cannot be read"):
+            async with self._database.read() as connection:
+                return await read_certificate(connection, grant_id, serial)
+
+    async def confirm(self, grant_id: str, fingerprint: str) -> Grant:
+        """Activate a grant that awaits confirmation; confirming again with the same fingerprint changes nothing.
+
+        Colons, spaces and case of the fingerprint do not matter. Raises `InputError` for a fingerprint that is not
+        the enrolled certificate's, `ConflictError` where nobody enrolled yet or the grant was revoked.
+        """
+        self.require(grant_id)
+        wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
+        if not _FINGERPRINT.match(wanted):
+            raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
+        return await self._durably(self._activate(grant_id, wanted))
+
+    def refuse(self, grant_id: str, reason: str = "") -> Grant:
+        """Revoke a grant in memory, for good: it is refused from this moment on. `revoke` makes that durable.
+
+        Refusing again keeps the first instant and reason.
+        """
+        if len(reason) > MAX_REASON or not reason.isprintable():
+            raise InputError("reason", f"must be one line of at most {MAX_REASON} characters")
+        grant = self.require(grant_id)
+        if grant.status is not GrantStatus.REVOKED:
+            now = self._clock.now_us()
+            grant = replace(grant, status=GrantStatus.REVOKED, revoked_at_us=now, revoked_reason=reason)
+            self._grants[grant_id] = grant
+        return grant
+
+    async def revoke(self, grant_id: str, reason: str = "", *, within: Within | None = None) -> Grant:
+        """Revoke a grant for good: refused from this moment on in memory, then made durable.
+
+        `within` runs in the same transaction. Revoking again repeats a durable write that failed. `StoreError` says
+        that the write failed; the refusal stands in this process all the same.
+        """
+        return await self._durably(self._store_revocation(self.refuse(grant_id, reason), within))
+
+    def narrow(self, grant_id: str, scope: Scope) -> Grant:
+        """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
+        self._grants[grant_id] = replace(self.require_standing(grant_id), scope=scope)
+        return self._grants[grant_id]
+
+    async def store_scope(self, grant_id: str, *, within: Within | None = None) -> Grant:
+        """Make the scope that is in force durable. Where that fails it stays in force all the same."""
+        what = (
+            f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
+            "forgotten by a restart; edit it again"
+        )
+        return await self._durably(self._store_scope(self.require(grant_id), what, within))
+
+    async def widen(self, grant_id: str, scope: Scope) -> Grant:
+        """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
+        self.require_standing(grant_id)
+        return await self._durably(self._widen(grant_id, scope))
+
+    def note_use(self, grant_id: str, serial: str = "") -> None:
+        """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
+
+        Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
+        precise to a second.
+        """
+        if (grant := self._grants.get(grant_id)) is not None:
+            self._grants[grant_id] = self._uses.note(grant, serial, self._clock.now_us())
+
+    async def flush_uses(self) -> None:
+        """Write the uses noted since the last flush; where that fails they stay noted."""
+        await self._uses.flush()
+
+    async def close(self) -> None:
+        """Wait for writes under way and flush the uses."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self.flush_uses()
+
+    def require(self, grant_id: str) -> Grant:
+        """Return the grant as it stands now, or raise `NotFoundError` with a near match."""
+        grant = self._grants.get(grant_id)
+        if grant is None:
+            near = near_ids(grant_id, self._grants)
+            raise unknown_grant(grant_id, near)
+        return grant
+
+    def require_standing(self, grant_id: str) -> Grant:
+        """Return the grant as it stands now; raise `ConflictError` for a revoked one, and what `require` raises."""
+        grant = self.require(grant_id)
+        if grant.status is GrantStatus.REVOKED:
+            raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
+        return grant
+
+    async def _durably(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
+
+    async def _insert(self, grant: Grant) -> Grant:
+        with storing("the grant cannot be stored"):
+            async with self._lock, self._database.write() as connection:
+                await connection.execute(insert(schema.grants).values(grant.to_row()))
+        self._grants[grant.id] = grant
+        return grant
+
+    async def _insert_certificate(
+        self,
+        grant_id: str,
+        issued: IssuedCertificate,
+        activate: bool,
+        after_expiry: bool,
+        within: Within | None,
+    ) -> Grant:
+        async with self._lock:
+            self.require_standing(grant_id)
+            last = self._grants[grant_id].newest
+            number = 0 if last is None else last.number + 1
+            certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
+            with storing(f"the certificate of grant {grant_id} cannot be stored"):
+                async with self._database.write() as connection:
+                    await connection.execute(insert(schema.certificates).values(certificate.to_row(grant_id)))
+                    if activate:
+                        await _set_active(connection, grant_id)
+                    if within is not None:
+                        await within(connection)
+            # Memory is read again: a revocation in the meantime must not be undone.
+            grant = self._grants[grant_id].with_certificate(certificate, self._clock.now_us())
+            return self._publish(grant, active=activate)
+
+    async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
+        async with self._lock:
+            self.require_standing(grant_id)
+            check_fingerprint(self._grants[grant_id], fingerprint)
+            with storing(f"the confirmation of grant {grant_id} cannot be stored"):
+                async with self._database.write() as connection:
+                    await _set_active(connection, grant_id)
+            return self._publish(self._grants[grant_id], active=True)
+
+    async def _store_revocation(self, grant: Grant, within: Within | None) -> Grant:
+        what = (
+            f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
+            "forgotten by a restart; revoke it again"
+        )
+        with storing(what):
+            async with self._lock, self._database.write() as connection:
+                row = grant.to_row()
+                values = {name: row[name] for name in ("status", "revoked_at", "revoked_reason")}
+                where = (schema.grants.c.id == grant.id, schema.grants.c.status != GrantStatus.REVOKED)
+                await connection.execute(update(schema.grants).where(*where).values(values))
+                if within is not None:
+                    await within(connection)
+        return self._grants[grant.id]
+
+    async def _widen(self, grant_id: str, scope: Scope) -> Grant:
+        what = f"the new scope of grant {grant_id} cannot be stored; the old one stays in force"
+        await self._store_scope(replace(self._grants[grant_id], scope=scope), what, None)
+        # Memory is read again: a revocation in the meantime must not be undone.
+        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
+        return self._grants[grant_id]
+
+    async def _store_scope(self, grant: Grant, what: str, within: Within | None) -> Grant:
+        with storing(what):
+            async with self._lock, self._database.write() as connection:
+                scope = grant.scope.to_json()
+                await connection.execute(
+                    update(schema.grants).where(schema.grants.c.id == grant.id).values(scope=scope)
+                )
+                if within is not None:
+                    await within(connection)
+        return self._grants[grant.id]
+
+    def _publish(self, grant: Grant, *, active: bool) -> Grant:
+        if active and grant.status is GrantStatus.PENDING:
+            grant = replace(grant, status=GrantStatus.ACTIVE)
+        self._grants[grant.id] = grant
+        return grant
+
+
+async def _set_active(connection: AsyncConnection, grant_id: str) -> None:
+    where = (schema.grants.c.id == grant_id, schema.grants.c.status == GrantStatus.PENDING)
+    await connection.execute(update(schema.grants).where(*where).values(status=GrantStatus.ACTIVE))

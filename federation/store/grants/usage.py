@@ -1,0 +1,58 @@
+"""When grants were last used, and which of their certificates a use made superfluous: noted now, written in batches."""
+
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy import or_, update
+
+from federation.clock import MICROSECONDS
+from federation.store import schema
+from federation.store.database import Database, storing
+from federation.store.grants.model import Grant
+
+__all__ = ["USE_RESOLUTION_US", "GrantUses"]
+
+USE_RESOLUTION_US: Final = MICROSECONDS
+
+
+class GrantUses:
+    """What uses changed and the database does not know yet."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._uses: dict[str, int] = {}
+        self._superseded: dict[str, int] = {}
+
+    def note(self, grant: Grant, serial: str, now_us: int) -> Grant:
+        """Return the grant as it is after a call with this certificate.
+
+        Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
+        precise to a second.
+        """
+        if (used := grant.after_use(serial, now_us)) is not grant:
+            self._superseded.update((old.serial, old.accepted_until_us) for old in used.certificates.values())
+        if used.last_used_at_us and 0 <= now_us - used.last_used_at_us < USE_RESOLUTION_US:
+            return used
+        self._uses[grant.id] = now_us
+        return replace(used, last_used_at_us=now_us)
+
+    async def flush(self) -> None:
+        """Write what was noted since the last flush; where that fails it stays noted."""
+        if not (self._uses or self._superseded):
+            return
+        uses, self._uses = self._uses, {}
+        superseded, self._superseded = self._superseded, {}
+        try:
+            with storing("the last uses of grants cannot be stored"):
+                async with self._database.write() as connection:
+                    for grant_id, at in uses.items():
+                        known = schema.grants.c.last_used_at
+                        where = (schema.grants.c.id == grant_id, or_(known.is_(None), known < at))
+                        await connection.execute(update(schema.grants).where(*where).values(last_used_at=at))
+                    for serial, until in superseded.items():
+                        mine = (schema.certificates.c.serial == serial, schema.certificates.c.accepted_until > until)
+                        await connection.execute(update(schema.certificates).where(*mine).values(accepted_until=until))
+        except BaseException:
+            self._uses = uses | self._uses
+            self._superseded = superseded | self._superseded
+            raise

@@ -1,1 +1,0 @@
-"""Who may call: the gateway's own authority, enrollment, and keys at rest."""

@@ -1,0 +1,1 @@
+"""The verbs of the federation service, shared by server and sessions."""

@@ -1,0 +1,139 @@
+"""The four reading verbs: check the request, apply the grant's scope, ask the provider as the grant's subject."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
+
+from federation.errors import Reason, Refusal
+from federation.resources.provider import ListQuery, Position, ResourceProvider, Row, SearchHit, SearchQuery
+from federation.store.grants.registry import Grant
+from federation.v1 import federation_pb2 as pb
+from federation.verbs.conversion import add_hit, add_row, fill_row, position_of, size_bound
+from federation.verbs.page_tokens import PageTokens, list_context, search_context
+from federation.verbs.validation import (
+    MAX_ID,
+    MAX_QUERY,
+    MAX_RESOURCE,
+    bounded_text,
+    checked_page_size,
+    checked_resources,
+    checked_where,
+    invalid,
+)
+from federation.wire.channel_args import MEBIBYTE
+
+__all__ = ["SERVED_VERBS", "Reply", "Verbs"]
+
+PAGE_BYTES: Final = MEBIBYTE
+"""Serialized rows of one page; a page holds at least one row, however large."""
+ITEM_OVERHEAD: Final = 8
+"""More bytes than the tag and length of a row within a page take."""
+SERVED_VERBS: Final = ("list", "get", "search", "capabilities")
+Item = TypeVar("Item", Row, SearchHit)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `leasable` names the resource of an answer that its peer may keep, and is empty for any other."""
+
+    message: Message
+    leasable: str = ""
+
+
+class Verbs:
+    """Answers requests under a grant that was found good. Everything raised on purpose is a `Refusal`."""
+
+    def __init__(self, gateway: str, version: str, provider: ResourceProvider, tokens: PageTokens) -> None:
+        self._gateway, self._version = gateway, version
+        self._provider, self._tokens = provider, tokens
+
+    async def list(self, grant: Grant, request: pb.ListRequest) -> Reply:
+        """Return a page of one resource."""
+        resource = bounded_text("resource", request.resource, MAX_RESOURCE)
+        size = checked_page_size(request.page_size)
+        where = checked_where(request.where)
+        context = list_context(grant.id, resource, where)
+        after = self._position(context, request)
+        query = ListQuery(resource, grant.scope.check(resource), grant.scope.cap(size), where, after)
+        page = await self._provider.list(grant.subject, query)
+        response = pb.ListResponse()
+        taken = _fill(response.rows, page.items[: query.limit], lambda row: add_row(response, row))
+        if taken and (page.more or taken < len(page.items)):
+            response.next_page_token = self._tokens.of_position(context, page.items[taken - 1].position)
+        return Reply(response, resource)
+
+    async def get(self, grant: Grant, request: pb.GetRequest) -> Reply:
+        """Return one row; every row that the caller may not read is alike to none."""
+        resource = bounded_text("resource", request.resource, MAX_RESOURCE)
+        row_id = bounded_text("id", request.id, MAX_ID)
+        row = await self._provider.get(grant.subject, resource, row_id, grant.scope.check(resource))
+        if row is None:
+            raise Refusal(Reason.ROW_NOT_FOUND, "no such row that this grant may read")
+        response = pb.GetResponse()
+        fill_row(response.row, row)
+        return Reply(response, resource)
+
+    async def search(self, grant: Grant, request: pb.SearchRequest) -> Reply:
+        """Return a page of hits, best first."""
+        text = bounded_text("query", request.query, MAX_QUERY)
+        if not text.strip():
+            raise invalid("query", "has no words")
+        size = checked_page_size(request.page_size)
+        resources = checked_resources(request.resources)
+        context = search_context(grant.id, text, resources)
+        offset = self._tokens.offset(context, request.page_token) if request.page_token else 0
+        filters = {name: grant.scope.check(name) for name in resources or grant.scope.open_resources}
+        response = pb.SearchResponse()
+        if not filters:
+            return Reply(response)
+        query = SearchQuery(text, filters, grant.scope.cap(size), offset)
+        page = await self._provider.search(grant.subject, query)
+        taken = _fill(response.hits, page.items[: query.limit], lambda hit: add_hit(response, hit))
+        if taken and (page.more or taken < len(page.items)):
+            response.next_page_token = self._tokens.of_offset(context, offset + taken)
+        return Reply(response)
+
+    async def capabilities(self, grant: Grant, _request: pb.CapabilitiesRequest) -> Reply:
+        """Return what the grant opens."""
+        return Reply(
+            pb.CapabilitiesResponse(
+                resources=grant.scope.open_resources,
+                excluded_resources=grant.scope.excluded_resources,
+                max_rows_per_query=grant.scope.max_rows_per_query,
+                verbs=SERVED_VERBS,
+                gateway=self._gateway,
+                gateway_version=self._version,
+            )
+        )
+
+    def _position(self, context: bytes, request: pb.ListRequest) -> Position | None:
+        match request.WhichOneof("position"):
+            case "page_token":
+                return self._tokens.position(context, request.page_token) if request.page_token else None
+            case "after":
+                row_id = bounded_text("after.id", request.after.id, MAX_ID)
+                if not request.after.HasField("created_at"):
+                    raise invalid("after.created_at", "is missing")
+                try:
+                    return position_of(request.after.created_at, row_id)
+                except ValueError as e:
+                    raise invalid("after.created_at", str(e)) from None
+            case _:
+                return None
+
+
+def _fill(messages: Any, items: Sequence[Item], add: Callable[[Item], Message]) -> int:
+    """Add items while they fit into a page, and return how many did."""
+    if sum(map(size_bound, items)) <= PAGE_BYTES:
+        for item in items:
+            add(item)
+        return len(items)
+    total = 0
+    for count, item in enumerate(items):
+        total += add(item).ByteSize() + ITEM_OVERHEAD
+        if total > PAGE_BYTES and count:
+            del messages[count:]
+            return count
+    return len(items)

@@ -1,0 +1,359 @@
+"""How a gateway keeps its peers' certificates fresh: when, by whom, and what becomes of failures."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.breaker import CircuitState, Evidence
+from federation.cache.response_cache import Key, Verdict
+from federation.client.peers.registry import Peer
+from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
+from federation.client.runtime import Home
+from federation.errors import LockedError, Reason, Refusal, StoreError
+from federation.store.database import FileLock
+from federation.store.peers import PeerRecord
+from tests.support.federations import config_of
+from tests.support.renewals import DAY_S, LIFE_S, Renewing
+
+
+@contextmanager
+def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
+    """What one process on a directory has: a home of its own, and who renews for it."""
+    home = Home(config_of(directory), renewing.work.clock, None)
+    home.peers.load(records or (renewing.record,))
+    renewer = Renewer(
+        home.peers,
+        renewing.peers,
+        directory=directory,
+        gateway_name="home.example",
+        clock=renewing.work.clock,
+        chance=lambda: 0.5,
+    )
+    try:
+        yield renewer, home.peers.all()[0]
+    finally:
+        home.end()
+
+
+def due_in_s(renewing: Renewing, peer: Peer) -> float:
+    """Seconds until the peer's next renewal."""
+    now = renewing.work.clock.now_us()
+    at = plan_of(peer).next_at_us(now)
+    assert at is not None
+    return (at - now) / 1e6
+
+
+async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
+    """The stored record, as if the peer's federation service and its enrollment service were at this address."""
+    await renewing.peers.remove(renewing.record.id)
+    renewing.record = replace(renewing.record, endpoint=address, enrollment_endpoint=address)
+    await renewing.peers.add(renewing.record)
+    return renewing.record
+
+
+@pytest.mark.asyncio
+async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: Renewing, tmp_path: Path):
+    """One request at two thirds of the life; the peer has the new certificate, its cache went once."""
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            old, flushes = peer.record, peer.cache.stats().flushes
+            renewing.hands.advance(due_in_s(renewing, peer) - 1)
+            await renewer.step()
+            assert renewing.work.events == []
+
+            renewing.hands.advance(2)
+            await renewer.step()
+            await renewer.step()
+
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+            assert peer.record.certificate_pem == renewing.grant.newest.pem != old.certificate_pem
+            assert peer.cache.stats().flushes == flushes + 1
+            assert plan_of(peer).attempts == {"ok": 1}
+            assert due_in_s(renewing, peer) > DAY_S / 2
+
+
+@pytest.mark.asyncio
+async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_path: Path):
+    """All see the same instant; one asks, the others take its certificate from the store and flush once each."""
+    async with renewing.work.serving_renewals() as address:
+        record = await stored_at(renewing, address)
+        with (
+            process(renewing, tmp_path, record) as (first, one),
+            process(renewing, tmp_path, record) as (second, two),
+            process(renewing, tmp_path, record) as (third, three),
+        ):
+            renewing.hands.advance(due_in_s(renewing, one) + 1)
+            for _ in range(3):
+                await asyncio.gather(first.step(), second.step(), third.step())
+                renewing.hands.advance(6)
+
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+            assert {peer.record.certificate_pem for peer in (one, two, three)} == {renewing.grant.newest.pem}
+            assert {peer.cache.stats().flushes for peer in (one, two, three)} == {1}
+
+
+@pytest.mark.asyncio
+async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
+    """Whoever gets the lock reads the record again before asking."""
+    async with renewing.work.serving_renewals() as address:
+        record = await stored_at(renewing, address)
+        with process(renewing, tmp_path, record) as (first, one), process(renewing, tmp_path, record) as (second, two):
+            renewing.hands.advance(due_in_s(renewing, one) + 1)
+            second._polled_at = renewing.work.clock.monotonic()
+            await first.step()
+            assert two.record == record
+            await second.step()
+
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+            assert two.record == one.record != record
+
+
+@pytest.mark.asyncio
+async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renewing, tmp_path: Path):
+    """Another process at work is no failure; a rotation by hand waits, and then says who is in the way."""
+    lock = FileLock(tmp_path / RENEWAL_LOCK, "x")
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            renewing.hands.advance(due_in_s(renewing, peer) + 1)
+            lock.acquire()
+            await renewer.step()
+            assert (renewing.work.events, plan_of(peer).failures) == ([], 0)
+
+            rotating = asyncio.create_task(renewer.rotate(peer))
+            await asyncio.sleep(0.1)
+            renewing.hands.advance(61)
+            with pytest.raises(LockedError, match="by process"):
+                await rotating
+
+            lock.release()
+            await renewer.step()
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+
+
+@pytest.mark.asyncio
+async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing, tmp_path: Path):
+    """Also when nothing is due, and also right after another."""
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            keys = {peer.record.key_pem}
+            for _ in range(3):
+                await renewer.rotate(peer)
+                keys.add(peer.record.key_pem)
+            assert len(keys) == 4
+            assert peer.cache.stats().flushes == 3
+            assert due_in_s(renewing, peer) > DAY_S / 2
+
+
+@pytest.mark.asyncio
+async def test_failures_are_tried_again_told_once_and_forgotten(
+    renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Unreachable: one log line for the first failure, one for degraded; a success ends it with another."""
+    caplog.set_level(logging.INFO, "federation.client.renewer")
+    await stored_at(renewing, "127.0.0.1:1")
+    with process(renewing, tmp_path) as (renewer, peer):
+        renewing.hands.advance(due_in_s(renewing, peer) + 1)
+        degraded = []
+        for _ in range(6):
+            await renewer.step()
+            await renewer.step()
+            degraded.append(plan_of(peer).degraded)
+            renewing.hands.advance(due_in_s(renewing, peer) + 0.001)
+        plan = plan_of(peer)
+        assert degraded == [False, False, True, True, True, True]
+        assert plan.failures == 6
+        assert plan.attempts == {"offline": 6}
+        assert plan.last_failure.reason == Reason.PEER_UNREACHABLE
+        told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert ["failed" in told[0], "fails time and again" in told[1], len(told)] == [True, True, 2]
+
+        async with renewing.work.serving_renewals() as address:
+            await stored_at(renewing, address)
+            peer.record = replace(peer.record, endpoint=address)
+            await renewer.step()
+        assert (plan.failures, plan.degraded) == (0, False)
+        assert plan.attempts == {"offline": 6, "ok": 1}
+        assert "can be renewed again" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_path: Path):
+    """The refusal is the peer's own word: nothing asked before is kept or delivered, and it is not asked again."""
+    await renewing.work.grants.revoke(renewing.grant.id, "over")
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            under_way = peer.cache.ticket(Key(peer.grant_id, "list", "tasks", "a query"))
+            renewing.hands.advance(due_in_s(renewing, peer) + 1)
+            await renewer.step()
+            renewing.hands.advance(DAY_S)
+            await renewer.step()
+
+            assert peer.revocation is not None
+            assert peer.cache.verdict(under_way) is Verdict.REFUSE
+            assert peer.cache.stats().flushes == 1
+            assert plan_of(peer).next_at_us(0) is None
+            assert [event.reason for event in renewing.work.events] == ["grant revoked"]
+
+
+@pytest.mark.asyncio
+async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_path: Path):
+    """A grant that is not valid is no reason to call the peer revoked; it is asked again later."""
+    renewing.work.grants._grants[renewing.grant.id] = replace(renewing.grant, subject="eve")
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            with pytest.raises(Refusal) as caught:
+                await renewer.rotate(peer)
+            assert caught.value.reason is Reason.GRANT_INVALID
+            assert peer.revocation is None
+            assert plan_of(peer).last_failure.reason == Reason.GRANT_INVALID
+            assert plan_of(peer).next_at_us(0) is not None
+
+
+@pytest.mark.asyncio
+async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Renewing, tmp_path: Path):
+    """A gateway that slept for days comes back by itself."""
+    async with renewing.work.serving() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            renewing.hands.advance(LIFE_S + 3 * DAY_S)
+            assert peer.channel.refusal() is not None
+            await renewer.step()
+            assert peer.channel.refusal() is None
+            assert [event.reason for event in renewing.work.events] == ["after expiry"]
+
+
+@pytest.mark.asyncio
+async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(renewing: Renewing, tmp_path: Path):
+    """While the circuit rests nothing is sent; in the last tenth of the life the renewal goes out all the same."""
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            renewing.hands.advance(due_in_s(renewing, peer) + 1)
+            _open(peer, renewing)
+            await renewer.step()
+            assert renewing.work.events == []
+            assert 0 < due_in_s(renewing, peer) < 40
+
+            left_s = plan_of(peer).certificate.not_after_us / 1e6 - renewing.hands.wall_s
+            renewing.hands.advance(left_s - 3_600)
+            _open(peer, renewing)
+            await renewer.step()
+            assert [event.outcome for event in renewing.work.events] == ["ok"]
+
+
+def _open(peer: Peer, renewing: Renewing) -> None:
+    circuit, now = peer.circuit, renewing.work.clock.monotonic()
+    circuit.reset()
+    while circuit.snapshot(now).state is not CircuitState.OPEN:
+        circuit.record(circuit.allow(now), Evidence.FAILURE, now)
+
+
+@pytest.mark.asyncio
+async def test_what_other_processes_change_is_followed(renewing: Renewing, tmp_path: Path):
+    """New peers come and removed ones go, at the latest at the next poll."""
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, _):
+            await renewer.step()
+            other = replace(renewing.record, id="other", user="bob", grant_id="99999999-2222-4333-8444-555555555555")
+            await renewing.peers.add(other)
+            renewing.hands.advance(6)
+            await renewer.step()
+            assert {peer.user for peer in renewer._peers.all()} == {"bea", "bob"}
+            await renewing.peers.remove("other")
+            renewing.hands.advance(6)
+            await renewer.step()
+            assert {peer.user for peer in renewer._peers.all()} == {"bea"}
+
+
+@pytest.mark.asyncio
+async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, tmp_path: Path):
+    """A peer that was added while the store was read is not dropped for missing in what was read."""
+    with process(renewing, tmp_path) as (renewer, _):
+        registry, read = renewer._peers, renewing.peers.all
+        other = replace(renewing.record, id="other", user="bob", grant_id="99999999-2222-4333-8444-555555555555")
+
+        async def slowly():
+            records = await read()
+            await renewing.peers.add(other)
+            registry.add(other)
+            return records
+
+        renewing.peers.all = slowly
+        await renewer.follow()
+        assert {peer.user for peer in registry.all()} == {"bea", "bob"}
+
+        renewing.peers.all = read
+        await renewer.follow()
+        assert {peer.user for peer in registry.all()} == {"bea", "bob"}
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_fails_is_told_once(
+    renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """The background task goes on, and says once what is wrong."""
+    monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
+
+    async def broken():
+        calls.append(1)
+        if len(calls) == 5:
+            often.set()
+        raise StoreError("the disk is full")
+
+    calls: list[int] = []
+    often = asyncio.Event()
+    with process(renewing, tmp_path) as (renewer, _):
+        renewer._poll_s = 0.0
+        renewing.peers.versions = broken
+        running = asyncio.create_task(renewer.run())
+        await often.wait()
+        running.cancel()
+        await asyncio.wait([running])
+    assert caplog.text.count("the disk is full") == 1
+
+
+FORKING = """
+import os, sys
+from pathlib import Path
+from federation.store.database import FileLock
+
+path = Path(sys.argv[1])
+lock = FileLock(path, "x")
+lock.acquire()
+ready, told = os.pipe()
+if os.fork() == 0:
+    os.close(1)
+    os.write(told, b"x")
+    sys.stdin.read()
+    os._exit(0)
+os.read(ready, 1)
+try:
+    FileLock(path, "x").acquire()
+    print("the parent has lost it")
+except Exception:
+    lock.release()
+    FileLock(path, "x").acquire()
+    print("free")
+"""
+
+
+def test_a_forked_child_does_not_keep_a_lock(tmp_path: Path):
+    """It neither takes the lock from its parent nor holds it when the parent gives it up."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING, str(tmp_path / "l")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "free\n"
+        child.stdin.close()

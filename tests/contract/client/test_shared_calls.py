@@ -1,0 +1,231 @@
+"""Calls that share one flight across tasks, loops and threads, and what is left when many come and go."""
+
+import asyncio
+import gc
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.client.runtime import Home
+from federation.errors import Reason
+from federation.federation import Federation
+from federation.v1 import federation_pb2 as pb
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from federation.wire.status import error_detail_of
+from tests.support.federations import aio_stub, client_threads, federation_of, in_threads, sync_channel_of
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+
+LIST = pb.ListRequest(resource="tasks")
+
+
+def home_beneath(fed: Federation) -> Home:
+    """The shared object of an open federation."""
+    assert fed._home is not None
+    return fed._home
+
+
+async def awaited(call: Any) -> Any:
+    """What a call gives or raises."""
+    try:
+        return await call
+    except (grpc.RpcError, asyncio.CancelledError) as e:
+        return e
+
+
+async def longest_turn(seconds: float) -> float:
+    """For how long the loop did not turn, at worst."""
+    longest, last, end = 0.0, time.monotonic(), time.monotonic() + seconds
+    while last < end:
+        await asyncio.sleep(0.01)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    return longest
+
+
+@pytest.mark.asyncio
+async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Tasks and threads mixed, a hundred at once: the peer sees one call, and everybody gets a message of its own."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
+        threads = asyncio.ensure_future(asyncio.to_thread(in_threads, 50, lambda _: sync_stub.List(LIST)))
+        stub = fed.stub("work.example")
+        tasks = [asyncio.ensure_future(awaited(stub.List(LIST))) for _ in range(50)]
+        peer = fed.peer("work.example")
+        await eventually(lambda: len(peer.runs) >= 100)
+        gate.set()
+
+        replies = await asyncio.gather(*tasks) + await threads
+        assert len({id(reply) for reply in replies}) == 100
+        assert {reply.rows[0].id for reply in replies} == {"t1"}
+        assert scripted.service.calls() == 1
+        await eventually(lambda: not peer.runs)
+
+
+@pytest.mark.asyncio
+async def test_cancelled_leader_leaves_the_others_their_answer(
+    form: str, tmp_path: Path, scripted: ScriptedPeer
+) -> None:
+    """The leader is an ordinary waiter: cancelling it ends its wait alone."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
+        leader, *others = [stub.List(LIST) for _ in range(5)]
+        await eventually(lambda: scripted.service.active == 1)
+        assert leader.cancel()
+        gate.set()
+        assert [reply.rows[0].id for reply in await asyncio.gather(*map(awaited, others))] == ["t1"] * 4
+        assert (scripted.service.calls(), scripted.service.cancelled) == (1, 0)
+
+
+@pytest.mark.asyncio
+async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """When the last waiter gave up, the peer sees the cancellation."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
+        calls = [stub.List(LIST, timeout=30) for _ in range(5)]
+        await eventually(lambda: scripted.service.active == 1)
+        for call in calls:
+            call.cancel()
+        await eventually(lambda: scripted.service.cancelled == 1)
+        await eventually(lambda: not fed.peer("work.example").runs)
+
+
+@pytest.mark.asyncio
+async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A follower with less time fails in its time; one whose leader had less asks again."""
+    scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.1))
+    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
+        begun = time.monotonic()
+        leader = asyncio.ensure_future(awaited(stub.List(LIST, timeout=0.4)))
+        await eventually(lambda: scripted.service.active == 1)
+        hasty, patient = stub.List(LIST, timeout=0.15), stub.List(LIST, timeout=3)
+
+        assert error_detail_of(await awaited(hasty)).reason == Reason.PEER_TIMEOUT
+        assert time.monotonic() - begun < 0.35
+        assert error_detail_of(await leader).reason == Reason.PEER_TIMEOUT
+        assert (await patient).rows
+        assert scripted.service.calls() == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("leads", ["aio", "future"])
+async def test_follower_in_another_world_goes_on_where_it_lives(
+    leads: str, tmp_path: Path, scripted: ScriptedPeer
+) -> None:
+    """When a flight of a loop ends by its leader's deadline, a blocked thread asks again itself; and the reverse."""
+    scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.5))
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        stub = fed.stub("work.example")
+        sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
+        lag = asyncio.ensure_future(longest_turn(1.0))
+        if leads == "aio":
+            leader = asyncio.ensure_future(awaited(stub.List(LIST, timeout=0.3)))
+            await eventually(lambda: scripted.service.active == 1)
+            reply = await asyncio.to_thread(sync_stub.List, LIST, 3)
+        else:
+            future = sync_stub.List.future(LIST, timeout=0.3)
+            await eventually(lambda: scripted.service.active == 1)
+            reply = await stub.List(LIST, timeout=3)
+            leader = asyncio.ensure_future(asyncio.to_thread(future.exception))
+        assert reply.rows
+        assert error_detail_of(await leader).reason == Reason.PEER_TIMEOUT
+        assert scripted.service.calls() == 2
+        assert await lag < 0.35  # the thread's second call did not block the loop
+
+
+def test_follower_of_a_loop_that_died(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A thread that waits for a flight of a loop whose thread stopped turning keeps its own deadline."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    loop = asyncio.new_event_loop()
+    fed = federation_of(tmp_path, scripted.record())
+    loop.run_until_complete(fed.start())
+    stub = fed.stub("work.example")
+
+    async def lead() -> Any:
+        call = stub.List(LIST, timeout=0.2)
+        await eventually(lambda: scripted.service.active == 1)
+        return call
+
+    call = loop.run_until_complete(lead())
+    sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
+    with pytest.raises(grpc.RpcError) as late:
+        sync_stub.List(LIST, timeout=0.4)
+    assert error_detail_of(late.value).reason == Reason.PEER_TIMEOUT
+    call.cancel()
+    loop.run_until_complete(fed.close())
+    loop.close()
+
+
+@pytest.mark.asyncio
+async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A thousand calls in a row, hits and live ones, leave no run, no task and no thread."""
+    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
+        await stub.List(LIST)
+        await stub.Search(pb.SearchRequest(query="x"))
+        tasks, threads = len(asyncio.all_tasks()), client_threads()
+        for index in range(1_000):
+            await (stub.List(LIST) if index % 2 else stub.Search(pb.SearchRequest(query="x")))
+        await asyncio.sleep(0.01)
+        assert not fed.peer("work.example").runs
+        assert len(asyncio.all_tasks()) <= tasks
+        assert client_threads() <= threads + 1
+
+
+@pytest.mark.asyncio
+async def test_hard_close_under_load(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Closing everything under a hundred calls ends each of them with UNAVAILABLE, and none with a cancellation."""
+    scripted.service.script("search", Reply(gate=threading.Event()))
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        stub = fed.stub("work.example")
+        calls = [stub.Search(pb.SearchRequest(query=f"{n}"), timeout=30) for n in range(40)]
+        calls += [stub.List(LIST, timeout=30) for _ in range(60)]  # type: ignore[misc]
+        await eventually(lambda: scripted.service.active >= 41)
+        peer = fed.peer("work.example")
+        await fed.close()
+        ends = await asyncio.gather(*map(awaited, calls))
+    assert {end.code() for end in ends} == {grpc.StatusCode.UNAVAILABLE}
+    assert not peer.runs
+    await eventually(lambda: scripted.service.active == 0)
+
+
+@pytest.mark.asyncio
+async def test_tasks_and_threads_mixed(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Ten threads and ten tasks, each with calls of every kind and some cancelled: all end, and nothing is left."""
+    scripted.service.script("list", Reply(delay_s=0.002, lease_ms=5))
+    async with federation_of(tmp_path, scripted.record()) as fed:
+        sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
+        stub = fed.stub("work.example")
+
+        def in_thread(number: int) -> int:
+            for index in range(30):
+                request = pb.ListRequest(resource="tasks", page_size=1 + index % 3)
+                future = sync_stub.List.future(request)
+                if (number + index) % 4 == 0:
+                    future.cancel()
+                else:
+                    future.result()
+                sync_stub.List(request)
+            return number
+
+        async def in_task(number: int) -> None:
+            for index in range(30):
+                call = stub.List(pb.ListRequest(resource="tasks", page_size=1 + index % 3))
+                if (number + index) % 4 == 0:
+                    call.cancel()
+                end = await awaited(call)
+                assert isinstance(end, asyncio.CancelledError | pb.ListResponse)
+
+        threads = asyncio.ensure_future(asyncio.to_thread(in_threads, 10, in_thread))
+        await asyncio.gather(*(in_task(number) for number in range(10)))
+        assert await threads == list(range(10))
+        peer = fed.peer("work.example")
+        gc.collect()
+        await eventually(lambda: not peer.runs)
+        assert peer.cache is not None
+        assert peer.cache.stats().flights == 0

@@ -1,0 +1,543 @@
+"""The watch against a scripted peer over real mutual TLS: arming, events, acknowledgements, loss, moves and rest."""
+
+import asyncio
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.client.peer_status import PeerState
+from federation.client.watch.policy import WatchState
+from federation.errors import Reason, Refusal
+from federation.federation import Federation
+from federation.v1 import federation_pb2 as pb
+from federation.wire.channel_args import SERVER
+from federation.wire.metadata import CACHED
+from federation.wire.status import error_detail_of
+from tests.support.federations import ListedPeers, aio_stub
+from tests.support.pki import Pki
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+from tests.support.watching import QUICK, WatchDesk, until_watch, watching
+
+TASKS = pb.ListRequest(resource="tasks")
+NOTES = pb.ListRequest(resource="notes")
+SEARCH = pb.SearchRequest(query="x")
+
+
+async def ask(fed: Federation, request: Any = TASKS) -> bool:
+    """List, and tell whether the answer came from the cache."""
+    call = fed.stub("work.example").List(request)
+    await call
+    return (await call.trailing_metadata())[CACHED] == "true"
+
+
+async def refused(call: Any) -> str:
+    """Return the reason for which a call is refused."""
+    with pytest.raises(grpc.RpcError) as error:
+        await call
+    return error_detail_of(error.value).reason
+
+
+def flushes(fed: Federation) -> int:
+    """How often the peer's entries were dropped."""
+    cache = fed.peer("work.example").cache
+    assert cache is not None
+    return cache.stats().flushes
+
+
+@pytest.mark.asyncio
+async def test_opening_arms_the_watch_and_flushes_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A federation that opens watches its peers: the stream names the cache object, and arming drops what was kept."""
+    desk.arms = False
+    async with watching(tmp_path, scripted.record()) as fed:
+        await eventually(lambda: len(desk.streams) == 1 and bool(desk.last.received))
+        assert fed.peer_state("work.example").watch is WatchState.CONNECTING
+        assert [await ask(fed), await ask(fed)] == [False, True]
+
+        desk.last.arm()
+        await until_watch(fed)
+
+        assert desk.last.instance_id == fed.instance_id
+        assert flushes(fed) == 1
+        assert [await ask(fed), await ask(fed)] == [False, True]
+        [seen] = [seen for seen in scripted.service.seen if seen.verb == "watch"]
+        assert seen.header("mosaic-instance") == [fed.instance_id]
+
+
+@pytest.mark.asyncio
+async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """After the event, what was a hit a moment before is GRANT_REVOKED; the peer is told, and is asked no more."""
+    source = ListedPeers(scripted.record())
+    async with watching(tmp_path, source=source) as fed:
+        await until_watch(fed)
+        assert [await ask(fed), await ask(fed)] == [False, True]
+        calls = scripted.service.calls()
+
+        event = desk.last.revoke("project over")
+        await eventually(lambda: bool(desk.last.acks))
+
+        call = fed.stub("work.example").List(TASKS)
+        assert call.done()
+        assert await refused(call) == Reason.GRANT_REVOKED
+        assert "project over" in await call.details()
+        assert await refused(fed.stub("work.example").Search(SEARCH)) == Reason.GRANT_REVOKED
+        assert [(ack.event_id, ack.failed_in_flight) for ack in desk.last.acks] == [(event, 0)]
+        await eventually(desk.last.over.is_set)
+        await until_watch(fed, WatchState.OFF)
+        assert scripted.service.calls() == calls
+        state = fed.peer_state("work.example")
+        assert state.state is PeerState.REVOKED
+        assert state.revocation is not None
+        assert state.revocation.reason == "project over"
+        await eventually(lambda: bool(source.revoked))
+        assert source.revoked == [("peer-work.example-ada", state.revocation.at_us, "project over")]
+
+
+@pytest.mark.asyncio
+async def test_the_acknowledgement_comes_after_the_flush(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """At the instant at which the peer reads the ack, nothing is kept and nothing can be kept or delivered."""
+    seen: list[tuple[int, bool]] = []
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        peer = fed.peer("work.example")
+        assert peer.cache is not None
+        cache = peer.cache
+        desk.heard = lambda request: (
+            seen.append((cache.stats().entries, peer.refusal is not None)) if request.HasField("ack") else None
+        )
+
+        desk.last.revoke()
+        await eventually(lambda: bool(seen))
+
+        assert seen == [(0, True)]
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A call may hear of the revocation before the watch does; the stream stays, for somebody awaits its ack."""
+    settings = replace(QUICK, farewell_s=0.1, beat_s=1.0)
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.last.beat()
+        await asyncio.sleep(0.3)
+
+        event = desk.last.revoke("over")
+        await eventually(lambda: bool(desk.last.acks))
+
+        assert [ack.event_id for ack in desk.last.acks] == [event]
+        await eventually(desk.last.over.is_set)
+
+
+@pytest.mark.asyncio
+async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_acknowledge(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Told by a call and then cut off, A comes back for the event, acks it, and asks for nothing more."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.last.end(Refusal(Reason.INTERNAL, "cut"))
+        await eventually(lambda: len(desk.streams) == 2 and bool(desk.last.received))
+
+        event = desk.last.revoke("over")
+        await eventually(lambda: bool(desk.last.acks))
+
+        assert [ack.event_id for ack in desk.last.acks] == [event]
+        await eventually(desk.last.over.is_set)
+        await until_watch(fed, WatchState.OFF)
+        await asyncio.sleep(0.3)
+        assert len(desk.streams) == 2
+        assert fed.peer_state("work.example").state is PeerState.REVOKED
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
+async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
+    answer: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Coming back to acknowledge ends with the peer's word that it is over, and in any case after the patience."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        desk.refusal = Refusal(answer, "over")
+        desk.last.end(Refusal(Reason.INTERNAL, "cut"))
+
+        await until_watch(fed, WatchState.OFF)
+        await eventually(lambda: fed.peer("work.example").watch.host is None)
+
+        dialled = len(desk.streams)
+        assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
+        await asyncio.sleep(0.3)
+        assert len(desk.streams) == dialled
+
+
+@pytest.mark.asyncio
+async def test_calls_under_way_are_cut_at_once_and_counted(
+    form: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Shared lists and a search that the peer still works on fail at once; the ack says how many calls that were."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    scripted.service.script("search", Reply(gate=threading.Event()))
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        async with aio_stub(form, fed, scripted) as stub:
+            waiting: list[Any] = [stub.List(TASKS, timeout=30) for _ in range(3)]
+            waiting.append(stub.Search(SEARCH, timeout=30))
+            await eventually(lambda: scripted.service.active == 2)
+
+            desk.last.revoke()
+            async with asyncio.timeout(2):
+                reasons = {await refused(call) for call in waiting}
+
+        assert reasons == {Reason.GRANT_REVOKED}
+        await eventually(lambda: bool(desk.last.acks))
+        assert desk.last.acks[0].failed_in_flight == 4
+        await eventually(lambda: scripted.service.cancelled == 2)
+        assert not fed.peer("work.example").runs
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("verb", ["list", "search"])
+async def test_a_refusal_of_any_call_is_as_good_as_the_event(
+    verb: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """GRANT_REVOKED from the peer itself makes it revoked; an event that is still on its way is acknowledged."""
+    refusal = Reply(refusal=Refusal(Reason.GRANT_REVOKED, "taken back\x1b[31m"))
+    scripted.service.script(verb, refusal)
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        stub = fed.stub("work.example")
+        call: Any = stub.List(TASKS) if verb == "list" else stub.Search(SEARCH)
+        assert await refused(call) == Reason.GRANT_REVOKED
+
+        state = fed.peer_state("work.example")
+        assert state.state is PeerState.REVOKED
+        assert state.revocation is not None
+        assert state.revocation.reason == "taken back?[31m"
+        calls = scripted.service.calls()
+        assert await refused(stub.List(TASKS)) == Reason.GRANT_REVOKED
+        assert scripted.service.calls() == calls
+        desk.last.revoke()
+        await eventually(lambda: len(desk.last.acks) == 1)
+        await until_watch(fed, WatchState.OFF)
+
+
+@pytest.mark.asyncio
+async def test_a_refused_subscription_makes_the_peer_revoked(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A grant that was revoked while nobody watched is known as soon as the watch asks; no second dial follows."""
+    desk.refusal = Refusal(Reason.GRANT_REVOKED, "long ago")
+    async with watching(tmp_path, scripted.record()) as fed:
+        await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
+        await until_watch(fed, WatchState.OFF)
+        await asyncio.sleep(0.3)
+        assert len(desk.streams) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("reason", [Reason.GRANT_INVALID, Reason.CERTIFICATE_INVALID, Reason.INTERNAL])
+async def test_no_other_refusal_is_final(
+    reason: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A grant that is not valid (yet) is asked for again, and arms when it is."""
+    desk.refusal = Refusal(reason, "not yet")
+    async with watching(tmp_path, scripted.record()) as fed:
+        await eventually(lambda: len(desk.streams) >= 2)
+        assert fed.peer_state("work.example").revocation is None
+        desk.refusal = None
+        await until_watch(fed)
+
+
+@pytest.mark.asyncio
+async def test_grant_changed_asks_again(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A change of the grant drops everything; an answer that was under way is asked for once more."""
+    gate = threading.Event()
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed, NOTES)
+        scripted.service.script("list", Reply(gate=gate), Reply())
+        waiting = asyncio.ensure_future(ask(fed))
+        await eventually(lambda: scripted.service.active == 1)
+
+        event = desk.last.change()
+        await eventually(lambda: [ack.event_id for ack in desk.last.acks] == [event])
+        gate.set()
+
+        assert await waiting is False
+        assert scripted.service.calls("list") == 3
+        assert await ask(fed, NOTES) is False
+        assert fed.peer_state("work.example").state is PeerState.ACTIVE
+
+
+@pytest.mark.asyncio
+async def test_resource_changed_drops_that_resource_alone(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Changed rows of one resource leave the entries of the others; nobody waits for an acknowledgement."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed, TASKS)
+        await ask(fed, NOTES)
+
+        desk.last.change_rows("tasks")
+        await eventually(lambda: flushes(fed) == 2)
+
+        assert [await ask(fed, TASKS), await ask(fed, NOTES)] == [False, True]
+        assert desk.last.acks == []
+
+
+@pytest.mark.asyncio
+async def test_a_lost_watch_flushes_nothing_and_rearming_once(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Hits go on while the stream is gone; it is redialled, and its arming drops what may have become stale."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        desk.arms = False
+        desk.last.end()
+        await eventually(lambda: len(desk.streams) == 2)
+
+        assert await ask(fed) is True
+        assert fed.peer_state("work.example").watch is WatchState.CONNECTING
+        assert flushes(fed) == 1
+
+        desk.last.arm()
+        await until_watch(fed)
+        assert flushes(fed) == 2
+        assert await ask(fed) is False
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A network fault never makes a peer revoked, and hits are served across it."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        scripted.stop()
+        await until_watch(fed, WatchState.CONNECTING)
+        assert await ask(fed) is True
+        state = fed.peer_state("work.example")
+        assert (state.state, state.revocation) == (PeerState.ACTIVE, None)
+        assert state.circuit is not None
+        assert state.circuit.consecutive_failures == 0
+
+        scripted.start()
+        await until_watch(fed)
+        assert flushes(fed) == 2
+
+
+@pytest.mark.asyncio
+async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A peer that says nothing for three beats is dialled anew; one that beats is not, and hears beats itself."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        first = desk.last
+        for _ in range(8):
+            first.beat()
+            await asyncio.sleep(0.1)
+        assert len(desk.streams) == 1
+        assert first.beats >= 2
+
+        await eventually(lambda: len(desk.streams) == 2)
+        await eventually(first.over.is_set)
+
+
+@pytest.mark.asyncio
+async def test_a_subscription_that_is_never_confirmed_is_given_up(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A peer that accepts the stream and does not arm it is tried again."""
+    desk.arms = False
+    settings = _quick(arm_s=0.2)
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        await eventually(lambda: len(desk.streams) >= 3)
+        assert fed.peer_state("work.example").watch is WatchState.CONNECTING
+        desk.arms = True
+        await until_watch(fed)
+
+
+@pytest.mark.asyncio
+async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """While the circuit is open the watch rests; a circuit that closes wakes it."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.stop()
+        for _ in range(5):
+            await refused(fed.stub("work.example").Search(SEARCH))
+        await until_watch(fed, WatchState.OFF)
+        scripted.start()
+        await asyncio.sleep(0.4)
+        assert len(desk.streams) == 1
+        assert fed.peer_state("work.example").state is PeerState.OFFLINE
+
+        circuit = fed.peer("work.example").circuit
+        assert circuit is not None
+        circuit.reset()
+        await until_watch(fed)
+        assert len(desk.streams) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_circuit_that_opens_ends_a_dial_under_way(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A stream that the peer has not confirmed yet is given up when the circuit opens, not when its patience ends."""
+    desk.arms = False
+    scripted.service.script("search", Reply(code=grpc.StatusCode.UNAVAILABLE))
+    async with watching(tmp_path, scripted.record(), settings=_quick(arm_s=60.0)) as fed:
+        await eventually(lambda: len(desk.streams) == 1)
+        for _ in range(5):
+            await refused(fed.stub("work.example").Search(SEARCH))
+        await until_watch(fed, WatchState.OFF)
+        await eventually(desk.last.over.is_set)
+
+
+@pytest.mark.asyncio
+async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """The new stream is armed before the old one ends, on a connection of its own, and nothing is dropped."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.5)) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        since = fed.peer_state("work.example").watch_since_us
+        await eventually(lambda: len(desk.streams) >= 3 and desk.streams[1].over.is_set())
+
+        assert await ask(fed) is True
+        assert flushes(fed) == 1
+        assert fed.peer_state("work.example").watch_since_us == since
+        [stream] = [stream for stream in desk.streams if not stream.over.is_set()][-1:]
+        stream.revoke()
+        await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
+async def test_moving_in_time_is_what_survives_connection_ageing(
+    move_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
+) -> None:
+    """A peer that ends its connections at an age cuts a stream that stays, and never one that moves before."""
+    ageing = replace(SERVER, max_connection_age_ms=1_000, max_connection_age_grace_ms=200)
+    peer = ScriptedPeer(peer_pki, options=ageing)
+    desk = WatchDesk()
+    peer.service.watches = desk.serve
+    peer.start()
+    try:
+        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, beat_s=5.0)) as fed:
+            await until_watch(fed)
+            await asyncio.sleep(3.0)
+            assert len(desk.streams) >= 2
+            assert (flushes(fed) > 1) is gaps
+    finally:
+        peer.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Where the old stream does not end in peace, something may have been missed between the two."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        old, desk.arms = desk.last, False
+        watch = fed.peer("work.example").watch
+        assert watch is not None
+        watch.move()
+        await eventually(lambda: len(desk.streams) == 2)
+        old.end(Refusal(Reason.RATE_LIMITED, "fell behind"))
+        await eventually(old.over.is_set)
+        desk.last.arm()
+        await eventually(lambda: flushes(fed) == 2)
+        await until_watch(fed)
+
+
+@pytest.mark.asyncio
+async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """While no new stream can be had, the old one goes on to bring events."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.2)) as fed:
+        await until_watch(fed)
+        desk.refusal = Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=0.0)
+        await eventually(lambda: len(desk.streams) >= 3)
+        first = desk.streams[0]
+        assert fed.peer_state("work.example").watch is WatchState.ARMED
+        first.change()
+        await eventually(lambda: len(first.acks) == 1)
+
+
+@pytest.mark.asyncio
+async def test_other_credentials_move_the_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A replaced certificate arms a new stream with it before the old one ends; the cache is dropped once."""
+    source = ListedPeers(scripted.record())
+    async with watching(tmp_path, source=source) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        source.records = (scripted.record(),)
+        await fed.refresh()
+        await eventually(lambda: len(desk.streams) == 2 and desk.streams[0].over.is_set())
+
+        assert flushes(fed) == 2
+        certificates = {seen.certificate_pem for seen in scripted.service.seen if seen.verb == "watch"}
+        assert len(certificates) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_peer_without_watches_is_left_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """UNIMPLEMENTED turns the watch off for a long while; calls go on."""
+
+    def unimplemented(_: Any, context: Any) -> Any:
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        yield from ()
+
+    scripted.service.watches = unimplemented
+    async with watching(tmp_path, scripted.record()) as fed:
+        await eventually(lambda: scripted.service.calls("watch") == 1)
+        await until_watch(fed, WatchState.OFF)
+        await asyncio.sleep(0.2)
+        assert scripted.service.calls("watch") == 1
+        assert [await ask(fed), await ask(fed)] == [False, True]
+
+
+@pytest.mark.asyncio
+async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A restart remembers: no dial, no call, and the same words as before."""
+    record = replace(scripted.record(), revoked_at_us=1_700_000_000_000_000, revoked_reason="project over")
+    async with watching(tmp_path, record) as fed:
+        call = fed.stub("work.example").List(TASKS)
+        assert await refused(call) == Reason.GRANT_REVOKED
+        assert await call.details() == ("work.example revoked the grant of ada at 2023-11-14T22:13:20Z: project over")
+        assert fed.peer_state("work.example").state is PeerState.REVOKED
+        await asyncio.sleep(0.1)
+        assert (desk.streams, scripted.service.calls()) == ([], 0)
+
+
+@pytest.mark.asyncio
+async def test_a_revocation_in_the_store_is_taken_over(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """What another process of this gateway heard ends hits, calls and the watch here too."""
+    source = ListedPeers(scripted.record())
+    async with watching(tmp_path, source=source) as fed:
+        await until_watch(fed)
+        await ask(fed)
+        source.records = (replace(source.records[0], revoked_at_us=1, revoked_reason="elsewhere"),)
+        await fed.refresh()
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        await until_watch(fed, WatchState.OFF)
+        assert source.revoked == []
+
+
+def _quick(**changes: float) -> Any:
+    return replace(QUICK, **changes)

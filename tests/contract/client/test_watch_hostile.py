@@ -1,0 +1,146 @@
+"""A peer that sends whatever it likes on the watch harms nobody but itself."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.client.peer_status import PeerState
+from federation.client.watch.policy import WatchState
+from federation.errors import Reason, Refusal
+from federation.v1 import federation_pb2 as pb
+from tests.contract.client.test_watch import NOTES, ask, flushes
+from tests.support.scripted import ScriptedPeer, eventually
+from tests.support.watching import QUICK, WatchDesk, until_watch, watching
+
+
+@pytest.mark.asyncio
+async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Beyond the bound nothing of the peer is kept, other peers' callers get their turns, and quiet ends it."""
+    settings = replace(QUICK, most_events=20, beat_s=5.0)
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        await until_watch(fed)
+        for _ in range(60):
+            desk.last.change_rows("tasks")
+        await eventually(lambda: flushes(fed) > 20)
+
+        assert [await ask(fed), await ask(fed), await ask(fed, NOTES)] == [False, False, False]
+        peer = fed.peer("work.example")
+        assert peer.cache is not None
+        assert peer.cache.stats().entries == 0
+
+        await eventually(lambda: flushes(fed) >= 61, timeout=10)
+        await asyncio.sleep(1.1)
+        desk.last.beat()
+        await asyncio.sleep(0.1)
+        await ask(fed)
+        assert await ask(fed) is True
+
+
+@pytest.mark.asyncio
+async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A flood delays what stands behind it by no more than its own reading takes."""
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, beat_s=5.0)) as fed:
+        await until_watch(fed)
+        for _ in range(150):
+            desk.last.change_rows("tasks")
+        desk.last.revoke()
+        await eventually(lambda: bool(desk.last.acks))
+        assert fed.peer_state("work.example").state is PeerState.REVOKED
+
+
+@pytest.mark.asyncio
+async def test_a_flood_that_ends_with_its_stream_is_over(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A flood does not outlive the stream that brought it: after the next arming answers are kept again."""
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, most_events=5)) as fed:
+        await until_watch(fed)
+        for _ in range(30):
+            desk.last.change_rows("tasks")
+        await eventually(lambda: flushes(fed) > 6)
+        desk.last.end()
+        await eventually(lambda: len(desk.streams) == 2, timeout=10)
+        await until_watch(fed)
+        await ask(fed)
+        assert await ask(fed) is True
+
+
+@pytest.mark.asyncio
+async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Unknown kinds, ids that repeat or run backwards, a second arming, odd resources: the stream goes on."""
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, beat_s=5.0)) as fed:
+        await until_watch(fed)
+        stream = desk.last
+        stream.send(event_id=2**64 - 1)
+        stream.send(event_id=0, heartbeat=pb.WatchHeartbeat())
+        stream.send(event_id=7, grant_changed=pb.WatchGrantChanged())
+        stream.send(event_id=7, grant_changed=pb.WatchGrantChanged())
+        stream.arm()
+        stream.change_rows("")
+        stream.change_rows("x" * 100_000)
+        stream.change_rows("tasks\x00\n,../..")
+        await eventually(lambda: flushes(fed) == 6)
+
+        assert [ack.event_id for ack in stream.acks] == [7, 7]
+        assert [await ask(fed), await ask(fed)] == [False, True]
+        assert len(desk.streams) == 1
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_read_ends_that_stream_alone(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Bytes that are no message lose the stream, as a broken network would; it is redialled."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        scripted.service.raw = b"\xff\xff\xff"
+        desk.last.beat()
+        await eventually(lambda: len(desk.streams) >= 2)
+        scripted.service.raw = None
+        await until_watch(fed)
+        assert fed.peer_state("work.example").state is PeerState.ACTIVE
+
+
+@pytest.mark.asyncio
+async def test_the_words_of_a_peer_are_made_safe(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reason of any size with control characters is short and printable wherever it is shown."""
+    caplog.set_level(logging.INFO)
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        desk.last.end(Refusal(Reason.INTERNAL, "\x1b[2Jgone\nERROR forged"))
+        await eventually(lambda: len(desk.streams) == 2)
+        await until_watch(fed)
+        desk.last.revoke("\x1b]0;owned\x07\n" + "x" * 1_000_000)
+        await eventually(lambda: bool(desk.last.acks))
+
+        revocation = fed.peer_state("work.example").revocation
+        assert revocation is not None
+        assert len(revocation.reason) == 300
+        assert revocation.reason.isprintable()
+        assert all(line.isprintable() for line in caplog.messages)
+        assert any("is not watched" in line for line in caplog.messages)
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_arms_and_ends_at_once_is_not_dialled_in_a_loop(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """Arming proves nothing unless the stream lasts: the pauses grow all the same."""
+    settings = replace(QUICK, first_pause_s=0.05, longest_pause_s=60.0)
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        seen = 0
+        end = asyncio.get_running_loop().time() + 1.0
+        while asyncio.get_running_loop().time() < end:
+            if len(desk.streams) > seen:
+                seen = len(desk.streams)
+                desk.last.end()
+            await asyncio.sleep(0.005)
+        assert 2 <= seen <= 7
+        assert fed.peer_state("work.example").watch is WatchState.CONNECTING

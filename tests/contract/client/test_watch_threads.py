@@ -1,0 +1,340 @@
+"""The watch beside threads and processes: sync channels, several federations, forks, and what is left at the end."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from federation import Federation
+from federation.client.peer_status import PeerState, standing_of
+from federation.client.runtime import Home
+from federation.client.watch.policy import WatchState
+from federation.clock import SYSTEM_CLOCK
+from federation.config import ClientConfig
+from federation.errors import Reason
+from federation.v1 import federation_pb2 as pb
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from federation.wire.status import error_detail_of
+from tests.support.federations import ListedPeers, client_threads, config_of, sync_channel_of
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+from tests.support.watching import QUICK, WatchDesk, until_watch, watching
+
+TASKS = pb.ListRequest(resource="tasks")
+SEARCH = pb.SearchRequest(query="x")
+FORKED = textwrap.dedent(
+    """
+    import gc, os, sys, time
+    from pathlib import Path
+    import grpc
+    from federation.client.runtime import Home
+    from federation.clock import SYSTEM_CLOCK
+    from federation.config import ClientConfig
+    from federation.store.peers import PeerRecord
+    from federation.v1 import federation_pb2 as pb
+    from federation.v1.federation_pb2_grpc import FederationServiceStub
+    from tests.support.federations import config_of, sync_channel_of
+
+    gc.disable()  # what the parent has for garbage is the child's as well
+    record = PeerRecord(**eval(sys.stdin.readline()))
+    config = config_of(Path(sys.argv[1]), client=ClientConfig(watch=True))
+    home = Home.share(config, SYSTEM_CLOCK, None)
+    home.peers.load([record])
+    home.loaded = True
+    [peer] = home.peers.all()
+    home.watches.follow(peer, None)
+    while peer.watch.standing.state != "armed":
+        time.sleep(0.01)
+    stub = FederationServiceStub(sync_channel_of(home))
+    request = pb.ListRequest(resource="tasks")
+    stub.List(request)
+    child = os.fork()
+    if child == 0:
+        try:
+            stub.List(request)
+            end = "served"
+        except grpc.RpcError as e:
+            end = e.details()
+        again = Home.share(config, SYSTEM_CLOCK, None)
+        print("child", peer.watch.standing.state, again is not home, end, flush=True)
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    while peer.watch.standing.state != "armed":
+        time.sleep(0.01)
+    stub.List(request)
+    print("parent", peer.watch.standing.state, stub.List.with_call(request)[1].trailing_metadata()[-1], flush=True)
+    sys.stdin.readline()
+    while peer.watch.standing.state == "armed":
+        time.sleep(0.01)
+    try:
+        stub.List(request)
+    except grpc.RpcError as e:
+        print("parent", e.details(), flush=True)
+    home.release()
+    home.end()
+    """
+)
+
+
+@contextmanager
+def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) -> Iterator[Home]:
+    """A home that threads use, which watches its peer in the background thread."""
+    home = Home.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
+    home.watch_settings = QUICK
+    home.peers.load([scripted.record()])
+    home.loaded = True
+    [peer] = home.peers.all()
+    home.watches.follow(peer, store)
+    try:
+        _wait(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.ARMED)
+        yield home
+    finally:
+        home.release()
+        home.end()
+
+
+def _wait(condition: Any) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        threading.Event().wait(0.005)
+
+
+def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Without a loop the watch runs in the background; a hit turns into a refusal, and the revocation is stored."""
+    store = ListedPeers()
+    with threads_alone(tmp_path, scripted, store) as home, sync_channel_of(home) as channel:
+        stub: Any = FederationServiceStub(channel)
+        stub.List(TASKS)
+        stub.List(TASKS)
+        assert scripted.service.calls("list") == 1
+        desk.last.revoke("over")
+        desk.last.wait(lambda stream: bool(stream.acks))
+
+        with pytest.raises(grpc.RpcError) as error:
+            stub.List(TASKS)
+        assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
+        assert scripted.service.calls("list") == 1
+        [peer] = home.peers.all()
+        assert standing_of(peer, home.clock).state is PeerState.REVOKED
+    assert [(peer_id, reason) for peer_id, _, reason in store.revoked] == [("peer-work.example-ada", "over")]
+
+
+def test_futures_are_cut_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """`.future()` calls end with the event, not with their deadline, and are counted in the ack."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
+        stub: Any = FederationServiceStub(channel)
+        futures = [stub.List.future(TASKS, timeout=30) for _ in range(2)]
+        futures.append(stub.Search.future(SEARCH, timeout=30))
+        scripted.service.script("search", Reply(gate=threading.Event()))
+        scripted.service.wait(lambda service: service.active >= 1)
+        desk.last.revoke()
+        for future in futures[:2]:
+            error = future.exception(timeout=2)
+            assert error_detail_of(error).reason == Reason.GRANT_REVOKED
+        desk.last.wait(lambda stream: bool(stream.acks))
+        assert desk.last.acks[0].failed_in_flight >= 2
+
+
+def test_a_blocking_call_is_refused_when_its_answer_arrives(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """The ack does not wait for a thread that blocks; the answer that it gets later is delivered to nobody."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    ends: list[str] = []
+    with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
+        stub: Any = FederationServiceStub(channel)
+
+        def call() -> None:
+            try:
+                stub.List(TASKS, timeout=30)
+                ends.append("served")
+            except grpc.RpcError as e:
+                ends.append(error_detail_of(e).reason)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        scripted.service.wait(lambda service: service.active == 1)
+        desk.last.revoke()
+        desk.last.wait(lambda stream: bool(stream.acks))
+        assert desk.last.acks[0].failed_in_flight == 1
+        assert ends == []
+        gate.set()
+        thread.join(5)
+
+        assert ends == [Reason.GRANT_REVOKED]
+        [peer] = home.peers.all()
+        assert peer.cache is not None
+        assert peer.cache.stats().entries == 0
+
+
+@pytest.mark.asyncio
+async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Two federations and a sync channel on a directory share the watch; the last one's closing ends it."""
+    async with watching(tmp_path, scripted.record()) as first:
+        await until_watch(first)
+        async with watching(tmp_path, scripted.record()) as second:
+            assert second.peer_state("work.example").watch is WatchState.ARMED
+            with sync_channel_of(first._opened()) as channel:
+                stub: Any = FederationServiceStub(channel)
+                await asyncio.to_thread(stub.List, TASKS)
+        assert first.peer_state("work.example").watch is WatchState.ARMED
+        assert len(desk.streams) == 1
+    await eventually(desk.last.over.is_set)
+
+
+@pytest.mark.asyncio
+async def test_two_directories_have_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Two caches are two instances: each has a watch, and each acknowledges for itself."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with (
+        watching(tmp_path / "a", scripted.record()) as first,
+        watching(tmp_path / "b", scripted.record()) as second,
+    ):
+        await until_watch(first)
+        await until_watch(second)
+        assert {stream.instance_id for stream in desk.streams} == {first.instance_id, second.instance_id}
+        for stream in desk.streams:
+            stream.revoke()
+        await eventually(lambda: all(stream.acks for stream in desk.streams))
+
+
+@pytest.mark.asyncio
+async def test_closing_leaves_neither_task_nor_thread_nor_stream(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A federation that closes, armed or still dialling, leaves nothing behind."""
+    threads = client_threads()
+    tasks = asyncio.all_tasks()
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+    desk.arms = False
+    async with watching(tmp_path, scripted.record()):
+        await eventually(lambda: len(desk.streams) == 2)
+    async with watching(tmp_path, scripted.record()):
+        pass
+    assert asyncio.all_tasks() == tasks
+    assert client_threads() <= threads + 1  # gRPC's own poller stays
+    await eventually(lambda: all(stream.over.is_set() for stream in desk.streams))
+
+
+def test_closing_threads_leaves_nothing(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """The background thread ends with the last sync channel, and the stream with it."""
+    with threads_alone(tmp_path, scripted):
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "mosaic-federation"]
+    assert desk.last.over.wait(5)
+
+
+@pytest.mark.asyncio
+async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """Removing a peer ends its stream; one that is added is watched from then on."""
+    async with watching(tmp_path) as fed:
+        peer = fed.peers.add(scripted.record())
+        await until_watch(fed)
+        fed.peers.remove("work.example", "ada")
+        await eventually(desk.last.over.is_set)
+        assert peer.watch is not None
+        await eventually(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.OFF)
+        await asyncio.sleep(0.2)
+        assert len(desk.streams) == 1
+
+
+def test_a_loop_that_ends_without_a_word_hands_its_watches_over(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A program that forgets to close its federation does not take the watch from others of the process."""
+
+    async def forget() -> Federation:
+        config = config_of(tmp_path, client=ClientConfig(watch=True))
+        forgotten = await Federation(config, ListedPeers(scripted.record())).start()
+        await until_watch(forgotten)
+        return forgotten
+
+    async def later() -> None:
+        async with watching(tmp_path, scripted.record()) as fed:
+            await until_watch(fed)
+            assert len(desk.streams) == 2
+            forgotten._home = None
+
+    forgotten = asyncio.run(forget())
+    home = forgotten._opened()
+    asyncio.run(later())
+    assert home.release()
+    home.end()
+
+
+@pytest.mark.asyncio
+async def test_a_watch_outlives_the_loop_on_which_it_ran(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """When one of two loops ends without closing its federation, the watch goes on on the other."""
+    joined, homes = threading.Event(), []
+
+    async def forget() -> None:
+        config = config_of(tmp_path, client=ClientConfig(watch=True))
+        forgotten = await Federation(config, ListedPeers(scripted.record())).start()
+        await until_watch(forgotten)
+        homes.append(forgotten._opened())
+        await asyncio.to_thread(joined.wait, 5)
+
+    first = asyncio.ensure_future(asyncio.to_thread(asyncio.run, forget()))
+    await eventually(lambda: bool(homes))
+    async with watching(tmp_path, scripted.record()) as fed:
+        joined.set()
+        await first
+        await eventually(lambda: len(desk.streams) == 2)
+        await until_watch(fed)
+        await asyncio.sleep(0.1)
+        assert fed.peer_state("work.example").watch is WatchState.ARMED
+    assert homes[0].release()
+    homes[0].end()
+
+
+def test_a_forked_child_watches_nothing_and_disturbs_nobody(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """The child refuses calls, has no watch and may collect garbage; the parent arms again and hears what follows."""
+    environment = os.environ | {"GRPC_VERBOSITY": "NONE", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKED, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env=environment,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(repr(asdict(scripted.record())) + "\n")
+        process.stdin.flush()
+        child, parent = process.stdout.readline(), process.stdout.readline()
+        assert child.startswith("child off True this process was forked")
+        assert parent.startswith("parent armed")
+        assert len(desk.streams) == 2  # given up for the fork, and armed again
+        desk.last.revoke("after the fork")
+        desk.last.wait(lambda stream: bool(stream.acks))
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert "after the fork" in process.stdout.readline()
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()

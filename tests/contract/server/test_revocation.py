@@ -1,0 +1,590 @@
+"""Taking back over real mutual TLS and a real database: who is awaited, for how long, and what is remembered."""
+
+import asyncio
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.admin.handlers.revocations import receipt_message
+from federation.errors import ConflictError, InputError, NotFoundError, StoreError
+from federation.server.revocation.handle import Taking
+from federation.server.revocation.leases import How
+from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
+from federation.wire.status import error_detail_of
+from tests.support.clock import ManualClock
+from tests.support.scripted import eventually
+from tests.support.server_on_database import TASKS, A, B, C, Granting, StartGranting, Watching, refusing
+
+pytestmark = pytest.mark.asyncio
+
+
+def real_time() -> ManualClock:
+    """A clock that stands where the certificates are valid, and that the test moves."""
+    return ManualClock(time.time())
+
+
+def how(taking: Taking) -> dict[str, str]:
+    """How everyone stands who was awaited."""
+    return {release.instance: release.how.value for release in taking.instances}
+
+
+def released(receipt: Receipt) -> dict[str, str]:
+    """How everyone was released, as the receipt says."""
+    assert receipt.effective_at_us is not None
+    return {one.instance: one.how for one in receipt.instances}
+
+
+async def soon(taking: Taking) -> Receipt:
+    """The receipt, which must not take long."""
+    async with asyncio.timeout(5):
+        return await taking.receipt()
+
+
+async def is_pending(taking: Taking) -> bool:
+    """Tell whether the receipt is not there, though everything that is due has had its chance."""
+    waiting = asyncio.create_task(taking.receipt())
+    _, pending = await asyncio.wait({waiting}, timeout=0.6)
+    waiting.cancel()
+    return bool(pending)
+
+
+async def reason_of(call: Any) -> str:
+    """The reason for which a call is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error_detail_of(error.value).reason
+
+
+async def stored(granting: Granting, grant: Grant, kind: ReceiptKind = ReceiptKind.REVOKED) -> Receipt | None:
+    """The receipt in the database."""
+    return await ReceiptStore(granting.database).last(grant.id, kind)
+
+
+def read_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let whoever reads the last receipt from here on get what it read only once the event is set."""
+    read, go_on = ReceiptStore.last, asyncio.Event()
+
+    async def slowly(self: ReceiptStore, grant_id: str, kind: ReceiptKind) -> Receipt | None:
+        found = await read(self, grant_id, kind)
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(ReceiptStore, "last", slowly)
+    return go_on
+
+
+async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting: Granting):
+    """The event reaches the watch with the reason; its ack on that stream is all that is awaited."""
+    grant = await granting.grant()
+    assert await granting.lease(grant) == 30_000
+    watch = await granting.watch(grant)
+
+    taking = await granting.revocations.revoke(grant.id, "contract ended")
+    event = await watch.next()
+    assert event.grant_revoked.reason == "contract ended"
+    assert how(taking) == {A: "awaited"}
+    await watch.ack(event, failed=3)
+
+    receipt = await soon(taking)
+    assert (receipt.kind, receipt.reason) == (ReceiptKind.REVOKED, "contract ended")
+    assert [(one.instance, one.how, one.failed_in_flight) for one in receipt.instances] == [(A, "acked", 3)]
+    assert receipt.begun_at_us <= receipt.instances[0].at_us <= (receipt.effective_at_us or 0)
+    assert receipt == await stored(granting, grant)
+    error = await watch.end()
+    assert error is not None
+    assert error_detail_of(error).reason == "GRANT_REVOKED"
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
+    acts = [event.verb for event in await granting.audit.seen(2)]
+    assert "grant.effective" in acts
+
+
+async def test_a_flush_takes_one_round_trip(granting: Granting):
+    """From the durable revocation to the ack: below 10 ms in the middle over loopback."""
+    rounds = []
+    for _ in range(3):
+        took = []
+        for _ in range(9):
+            grant = await granting.grant()
+            stub = granting.stub(grant)
+            await granting.lease(grant, stub=stub)
+            watch = await granting.watch(grant, stub=stub)
+
+            async def answer(watch: Watching = watch) -> None:
+                await watch.ack(await watch.next())
+
+            answering = asyncio.create_task(answer())
+            taking = await granting.revocations.revoke(grant.id)
+            await taking.durable()
+            begun = time.perf_counter()
+            while how(taking) != {A: "acked"}:
+                await taking.next_news(5)
+            took.append(time.perf_counter() - begun)
+            await answering
+            await soon(taking)
+        rounds.append(statistics.median(took))
+    assert min(rounds) < 0.010, rounds
+
+
+async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartGranting):
+    """The receipt comes when the last note ends and not before; from the first moment every call is refused."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    stub = granting.stub(grant)
+    await granting.lease(grant, A, stub)
+    hand.advance(10)
+    await granting.lease(grant, B, stub)
+
+    taking = await granting.revocations.revoke(grant.id)
+    await taking.durable()
+
+    assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
+    hand.advance(32.9)
+    assert await is_pending(taking)
+    assert how(taking) == {A: "lease_ended", B: "awaited"}
+    hand.advance(0.2)
+    receipt = await soon(taking)
+    assert released(receipt) == {A: "lease_ended", B: "lease_ended"}
+    assert receipt.effective_at_us == hand.clock.now_us()
+
+
+async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGranting):
+    """With leases of a second, a peer that is cut off costs a tenth more than that and hardly more."""
+    granting = await start_granting(max_lease_ms=1_000)
+    grant = await granting.grant()
+    assert await granting.lease(grant) == 1_000
+    begun = time.monotonic()
+    receipt = await soon(await granting.revocations.revoke(grant.id))
+    assert 0.9 < time.monotonic() - begun < 2.0
+    assert released(receipt) == {A: "lease_ended"}
+
+
+async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
+    """While the write hangs, calls are refused already, and no watcher, old or new, has heard a word."""
+    grant = await granting.grant()
+    stub = granting.stub(grant)
+    await granting.lease(grant, A, stub)
+    watch = await granting.watch(grant, A, stub)
+    hearing = asyncio.create_task(watch.next())
+    async with granting.grants._lock:
+        taking = await granting.revocations.revoke(grant.id)
+        assert granting.upkeep.leases.note(grant.id, B, 30_000) == 0
+        assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
+        late = await granting.watch(grant, B, stub)
+        hearing_late = asyncio.create_task(late.next())
+        assert await stored(granting, grant) is None
+        await asyncio.sleep(0.1)
+        assert not hearing.done()
+        assert not hearing_late.done()
+    assert (await hearing_late).WhichOneof("kind") == "grant_revoked"
+    await watch.ack(await hearing)
+    receipt = await soon(taking)
+    assert released(receipt) == {A: "acked"}
+
+
+async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartGranting):
+    """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
+    granting = await start_granting(beat_s=0.1)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    async with granting.grants._lock:
+        taking = await granting.revocations.revoke(grant.id)
+        for _ in range(4):
+            await watch.beat()
+            await asyncio.sleep(0.08)
+    await watch.ack(await watch.next())
+    assert released(await soon(taking)) == {A: "acked"}
+
+
+async def test_a_watch_armed_in_the_middle_of_a_revocation_is_told_and_may_ack(start_granting: StartGranting):
+    """Whoever comes back while it is awaited hears of the revocation at once; its ack counts, and then nobody arms."""
+    granting = await start_granting(real_time().clock)
+    grant = await granting.grant()
+    await granting.lease(grant, A)
+    await granting.lease(grant, B)
+    taking = await granting.revocations.revoke(grant.id, "over")
+    await taking.durable()
+    back, stranger = await granting.watch(grant, A), await granting.watch(grant, C)
+    event = await back.next()
+    assert event.grant_revoked.reason == "over"
+    assert (await stranger.next()).WhichOneof("kind") == "grant_revoked"
+    await back.ack(event, failed=2)
+    await eventually(lambda: how(taking) == {A: "acked", B: "awaited"})
+    late = await granting.watch(grant, B)
+    await late.ack(await late.next())
+    receipt = await soon(taking)
+    assert released(receipt) == {A: "acked", B: "acked"}
+    assert await reason_of(Watching(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
+
+
+async def test_a_watch_armed_in_the_middle_of_a_narrowing_is_told_and_one_after_it_is_not(
+    start_granting: StartGranting,
+):
+    """The event of a narrowing reaches whoever arms while it is awaited, and is over with it."""
+    granting = await start_granting(real_time().clock)
+    grant = await granting.grant()
+    await granting.lease(grant, A)
+    taking = (await granting.revocations.edit_scope(grant.id, replace(grant.scope, max_rows_per_query=1))).taking
+    back = await granting.watch(grant, A)
+    event = await back.next()
+    assert event.WhichOneof("kind") == "grant_changed"
+    await back.ack(event)
+    assert released(await soon(taking)) == {A: "acked"}
+    again = await granting.watch(grant, B)
+    assert await again.silent(0.1)
+
+
+async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: Granting):
+    """What was read before the refusal and would leave after it is refused, and holds nothing up."""
+    grant = await granting.grant()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    read = granting.provider.list
+
+    async def slow(*args: Any) -> Any:
+        page = await read(*args)
+        begun.set()
+        await go_on.wait()
+        return page
+
+    granting.provider.list = slow  # type: ignore[method-assign]
+    call = asyncio.ensure_future(granting.lease(grant))
+    await begun.wait()
+    receipt = await soon(await granting.revocations.revoke(grant.id))
+    go_on.set()
+    assert await reason_of(call) == "GRANT_REVOKED"
+    assert receipt.instances == ()
+    assert granting.upkeep.leases.count(grant.id) == 0
+
+
+async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
+    """No ack of another instance, under another grant with the same instance, or of an earlier event releases one."""
+    grant, other = await granting.grant(), await granting.grant()
+    for instance in (A, B):
+        await granting.lease(grant, instance)
+    await granting.lease(other, A)
+    first, second, foreign = (
+        await granting.watch(grant, A),
+        await granting.watch(grant, B),
+        await granting.watch(other, A),
+    )
+    both = await granting.revocations.revoke(other.id), await granting.revocations.revoke(grant.id)
+    elsewhere, mine = await foreign.next(), await first.next()
+    await foreign.ack(elsewhere)
+    await first.ack(1)
+    assert released(await soon(both[0])) == {A: "acked"}
+    assert how(both[1]) == {A: "awaited", B: "awaited"}
+    await second.ack(await second.next())
+    await eventually(lambda: how(both[1]) == {B: "acked", A: "awaited"})
+    await first.ack(mine)
+    assert released(await soon(both[1])) == {A: "acked", B: "acked"}
+
+
+async def test_either_stream_of_one_instance_may_ack(granting: Granting):
+    """Two streams of one cache object, as during a move: both are told, and one ack says it for both."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    old, new = await granting.watch(grant), await granting.watch(grant)
+    taking = await granting.revocations.revoke(grant.id)
+    await old.next()
+    await new.ack(await new.next(), failed=1)
+    receipt = await soon(taking)
+    assert released(receipt) == {A: "acked"}
+    assert receipt.instances[0].failed_in_flight == 1
+
+
+async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_granting: StartGranting):
+    """Who holds a lease is awaited after its stream is gone; who only watched is not."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant, A)
+    holder, onlooker, twice = (
+        await granting.watch(grant, A),
+        await granting.watch(grant, B),
+        await granting.watch(grant, C),
+    )
+    again = await granting.watch(grant, C)
+    taking = await granting.revocations.revoke(grant.id)
+    for watch in (holder, onlooker, twice):
+        watch.call.cancel()
+    await eventually(lambda: granting.upkeep.hub.count(grant.id) == 1)
+    assert how(taking) == {B: "disconnected", A: "awaited", C: "awaited"}
+    again.call.cancel()
+    await eventually(lambda: how(taking)[C] == "disconnected")
+    hand.advance(33.1)
+    assert released(await soon(taking)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
+
+
+async def test_nobody_is_awaited_where_nobody_holds_anything(granting: Granting):
+    """A grant that was never used, or never enrolled, is effective at once."""
+    used_never = await granting.grant()
+    never_enrolled = await granting.grants.create(peer="home.example", subject="ada", scope=used_never.scope)
+    for grant in (used_never, never_enrolled):
+        assert (await soon(await granting.revocations.revoke(grant.id))).instances == ()
+
+
+async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting):
+    """Whoever asks while it goes on waits for the same; afterwards it is read again, first reason and all."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    first = await granting.revocations.revoke(grant.id, "first")
+    joined = await granting.revocations.revoke(grant.id, "second")
+    assert joined is first
+    await watch.ack(await watch.next())
+    receipt = await soon(first)
+    assert await soon(await granting.revocations.revoke(grant.id, "third")) == receipt
+    assert receipt.reason == "first"
+
+
+async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: Granting):
+    """The operator's command may end: the receipt is stored all the same."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    asking = asyncio.create_task((await granting.revocations.revoke(grant.id)).receipt())
+    event = await watch.next()
+    asking.cancel()
+    await watch.ack(event)
+    await eventually(lambda: not granting.revocations.revoking(grant.id))
+    receipt = await stored(granting, grant)
+    assert receipt is not None
+    assert released(receipt) == {A: "acked"}
+
+
+async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
+    """The next process goes on where the last one was; it knows no notes, so it waits for the longest lease."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    taking = await granting.revocations.revoke(grant.id, "leak")
+    await taking.durable()
+
+    hand.advance(5)
+    granting = await start_granting(hand.clock)
+    with pytest.raises(ConflictError, match="goes on when it starts again"):
+        await taking.receipt()
+
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
+    resumed = await granting.revocations.revoke(grant.id)
+    assert how(resumed) == {"": "awaited"}
+    hand.advance(32.9)
+    assert await is_pending(resumed)
+    hand.advance(0.2)
+    receipt = await soon(resumed)
+    assert (receipt.begun_at_us, receipt.reason) == (taking.begun.begun_at_us, "leak")
+    assert released(receipt) == {"": "lease_ended"}
+
+    granting = await start_granting(hand.clock)
+    assert await soon(await granting.revocations.revoke(grant.id)) == receipt
+
+
+async def test_a_restarted_revocation_needs_nobody_to_ask_for_it(start_granting: StartGranting):
+    """The next process goes on by itself, tells whoever learns of it by arming, and stores the receipt."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    await (await granting.revocations.revoke(grant.id)).durable()
+    granting = await start_granting(hand.clock)
+    assert granting.revocations.revoking(grant.id)
+    hand.advance(33.1)
+    await eventually(lambda: not granting.revocations.revoking(grant.id))
+    receipt = await stored(granting, grant)
+    assert receipt is not None
+    assert released(receipt) == {"": "lease_ended"}
+
+
+async def test_after_a_restart_a_grant_is_leased_though_nobody_asked_since(start_granting: StartGranting):
+    """A grant that an earlier process served waits out the restart rule, also after an ack; a new one does not."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    old = await granting.grant()
+    hand.advance(3_600)
+    granting = await start_granting(hand.clock)
+    new = await granting.grant()
+    watch = await granting.watch(old)
+    taking = await granting.revocations.revoke(old.id)
+    await watch.ack(await watch.next())
+    await eventually(lambda: how(taking) == {A: "acked", "": "awaited"})
+    assert (await soon(await granting.revocations.revoke(new.id))).instances == ()
+    hand.advance(33.1)
+    assert released(await soon(taking)) == {A: "acked", "": "lease_ended"}
+
+
+async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartGranting):
+    """What the process before gave out is still out, however short the new leases are, and after a second restart."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    for _ in range(2):
+        granting = await start_granting(hand.clock, max_lease_ms=1_000)
+        assert await granting.lease(grant) == 1_000
+    taking = await granting.revocations.revoke(grant.id)
+    hand.advance(32.9)
+    assert await is_pending(taking)
+    hand.advance(0.2)
+    await soon(taking)
+
+
+async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(start_granting: StartGranting):
+    """Another host's process may answer for a while after it lost the right to serve; its leases count as well."""
+    hand = real_time()
+    granting = await start_granting(hand.clock, served_from="one:/srv/work")
+    grant = await granting.grant()
+    granting = await start_granting(hand.clock, served_from="two:/srv/work")
+    taking = await granting.revocations.revoke(grant.id)
+    hand.advance(33.1 + 19)
+    assert await is_pending(taking)
+    hand.advance(1)
+    await soon(taking)
+
+
+async def test_a_revocation_that_cannot_be_stored_stands_and_is_taken_up_again(start_granting: StartGranting):
+    """The operator hears of it, no watcher does, calls stay refused; asking again goes through all the steps."""
+    hand = real_time()
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    with refusing(granting.database, "UPDATE grants"):
+        taking = await granting.revocations.revoke(grant.id, "leak")
+        with pytest.raises(StoreError, match=r"is refused by the running gateway.*revoke it again.*disk full"):
+            await taking.durable()
+        with pytest.raises(StoreError):
+            await taking.receipt()
+    error = await watch.end()
+    assert error is not None
+    assert error_detail_of(error).reason == "GRANT_REVOKED"
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
+    assert granting.grants.require(grant.id).status is GrantStatus.REVOKED
+
+    again = await granting.revocations.revoke(grant.id, "again")
+    assert how(again) == {A: "awaited"}, "the lease that was out then is out still"
+    hand.advance(33.1)
+    receipt = await soon(again)
+    assert (receipt.reason, released(receipt)) == ("leak", {A: "lease_ended"})
+
+
+async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(granting: Granting):
+    """Revocation and its beginning are one transaction: a crash never leaves a revoked grant without its beginning."""
+    grant = await granting.grant()
+    with refusing(granting.database, "INSERT INTO revocations"), pytest.raises(StoreError):
+        await (await granting.revocations.revoke(grant.id)).durable()
+    assert (await GrantBook.load(granting.database)).require(grant.id).status is GrantStatus.ACTIVE
+    await soon(await granting.revocations.revoke(grant.id))
+
+
+async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Granting):
+    """The operator hears of it; asking again stores and shows that very receipt."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    with refusing(granting.database, "UPDATE revocations"):
+        taking = await granting.revocations.revoke(grant.id)
+        await watch.ack(await watch.next())
+        with pytest.raises(StoreError, match="receipt of grant"):
+            await soon(taking)
+        with pytest.raises(StoreError, match="receipt of grant"):
+            await granting.revocations.revoke(grant.id)
+    receipt = await soon(await granting.revocations.revoke(grant.id))
+    assert released(receipt) == {A: "acked"}
+    assert receipt == await stored(granting, grant)
+
+
+async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+    """Whoever asks just before the last ack, and reads the database slowly, gets the receipt that was given."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    taking = await granting.revocations.revoke(grant.id)
+    event = await watch.next()
+    go_on = read_slowly(monkeypatch)
+    again = asyncio.create_task(granting.revocations.revoke(grant.id))
+    await asyncio.wait({again}, timeout=0.2)
+    await watch.ack(event)
+    receipt = await soon(taking)
+    go_on.set()
+    assert await soon(await again) == receipt
+    assert released(receipt) == {A: "acked"}
+    assert await stored(granting, grant) == receipt
+
+
+async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+    """A receipt that could not be stored is stored once, and all who ask are shown it."""
+    grant = await granting.grant()
+    with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
+        await soon(await granting.revocations.revoke(grant.id))
+    go_on = read_slowly(monkeypatch)
+    asking = asyncio.gather(*(granting.revocations.revoke(grant.id) for _ in range(4)))
+    await asyncio.wait({asking}, timeout=0.2)
+    go_on.set()
+    takings = await asking
+    receipts = {await soon(taking) for taking in takings}
+    assert receipts == {await stored(granting, grant)}
+    assert sum(event.verb == "grant.effective" for event in await granting.audit.seen(1)) == 1
+
+
+async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
+    """Two caches that claim the greatest number of failed calls each: the sum is told as far as it can be told."""
+    grant = await granting.grant()
+    watches = [await granting.watch(grant, instance) for instance in (A, B)]
+    taking = await granting.revocations.revoke(grant.id)
+    for watch in watches:
+        await watch.ack(await watch.next(), failed=2**32 - 1)
+    told = receipt_message(await soon(taking))
+    assert [one.failed_in_flight for one in told.instances] == [2**32 - 1] * 2
+    assert told.failed_in_flight == 2**32 - 1
+
+
+async def test_what_cannot_be_revoked_is_named(granting: Granting):
+    """An unknown grant and an unprintable reason are the operator's errors; nothing is refused then."""
+    grant = await granting.grant()
+    with pytest.raises(NotFoundError):
+        await granting.revocations.revoke("nonsense")
+    with pytest.raises(InputError, match="reason"):
+        await granting.revocations.revoke(grant.id, "two\nlines")
+    assert granting.grants.require(grant.id).status is GrantStatus.ACTIVE
+
+
+async def test_who_follows_sees_each_release(granting: Granting):
+    """Progress comes at once and after each release, and ends with the receipt."""
+    grant = await granting.grant()
+    for instance in (A, B):
+        await granting.lease(grant, instance)
+    first, second = await granting.watch(grant, A), await granting.watch(grant, B)
+    taking = await granting.revocations.revoke(grant.id)
+    seen: list[list[str]] = []
+    async for instances in taking.follow():
+        seen.append(sorted(release.how.value for release in instances))
+        watch = {1: first, 2: second}.get(len(seen))
+        if watch is not None:
+            await watch.ack(await watch.next())
+    assert seen[0] == ["awaited", "awaited"]
+    assert ["acked", "awaited"] in seen
+    assert all(one.how == How.ACKED for one in (await soon(taking)).instances)
+
+
+async def test_a_receipt_is_read_as_it_was_written(granting: Granting):
+    """Every field of a receipt survives the database."""
+    grant = await granting.grant()
+    receipt = Receipt(
+        id="r" * 36,
+        grant_id=grant.id,
+        kind=ReceiptKind.NARROWED,
+        begun_at_us=1,
+        reason="résumé",
+        effective_at_us=2,
+        instances=(InstanceRecord(A, "acked", 2, 7), InstanceRecord("", "lease_ended", 3)),
+    )
+    async with granting.database.write() as connection:
+        await ReceiptStore.beginning(receipt)(connection)
+    assert await stored(granting, grant, ReceiptKind.NARROWED) == receipt

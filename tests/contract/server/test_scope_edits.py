@@ -1,0 +1,187 @@
+"""Scope edits over real mutual TLS and a real database: in force at once, durable, told, receipts for losses."""
+
+import asyncio
+import time
+
+import pytest
+
+from federation.errors import ConflictError, NotFoundError, StoreError
+from federation.scope.model import RowFilter, Scope
+from federation.store.grants.registry import GrantBook
+from federation.store.receipts import ReceiptKind
+from tests.contract.server.test_revocation import how, is_pending, reason_of, released, soon, stored
+from tests.support.clock import ManualClock
+from tests.support.server_on_database import TASKS, WIDE, A, Granting, StartGranting, refusing
+
+pytestmark = pytest.mark.asyncio
+NOTES_ONLY = Scope(("notes",), max_rows_per_query=10)
+WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
+
+
+async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: Granting):
+    """The peer is told that its grant changed, and its ack makes the narrowing effective."""
+    grant = await granting.grant()
+    stub = granting.stub(grant)
+    await granting.lease(grant, stub=stub)
+    watch = await granting.watch(grant, stub=stub)
+
+    edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+
+    assert edit.applied
+    assert edit.grant.scope == NOTES_ONLY
+    assert edit.change.losses == ("tasks: rows of every team and personal rows",)
+    assert await reason_of(stub.List(TASKS)) == "SCOPE_VIOLATION"
+    assert edit.taking is not None
+    assert how(edit.taking) == {A: "awaited"}
+    event = await watch.next()
+    assert event.WhichOneof("kind") == "grant_changed"
+    await watch.ack(event, 2)
+    receipt = await soon(edit.taking)
+    assert (receipt.kind, receipt.reason) == (ReceiptKind.NARROWED, edit.change.losses[0])
+    assert released(receipt) == {A: "acked"}
+    assert receipt == await stored(granting, grant, ReceiptKind.NARROWED)
+    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+    assert granting.upkeep.hub.count(grant.id) == 1, "the watch goes on"
+
+
+async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_granting: StartGranting):
+    """A peer that is cut off holds it up until its lease ends; leases under the new scope do not."""
+    hand = ManualClock(time.time())
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    edit = await granting.revocations.edit_scope(grant.id, Scope(("tasks",), max_rows_per_query=10))
+    assert edit.taking is not None
+    hand.advance(20)
+    assert await granting.lease(grant) == 30_000
+    assert await is_pending(edit.taking)
+    hand.advance(13.1)
+    assert released(await soon(edit.taking)) == {A: "lease_ended"}
+
+
+async def test_a_widening_is_told_and_needs_no_receipt(granting: Granting):
+    """The peer drops what it keeps and sees the new rows; nobody is awaited."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    edit = await granting.revocations.edit_scope(grant.id, WIDER)
+    assert (edit.applied, edit.taking) == (True, None)
+    assert edit.change.gains == ("memory: rows of every team and personal rows",)
+    assert (await watch.next()).WhichOneof("kind") == "grant_changed"
+    assert (await GrantBook.load(granting.database)).require(grant.id).scope == WIDER
+    assert await stored(granting, grant, ReceiptKind.NARROWED) is None
+
+
+async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granting: Granting):
+    """Asking again joins the narrowing that goes on, and shows its receipt once it is over."""
+    grant = await granting.grant()
+    assert not (await granting.revocations.edit_scope(grant.id, WIDE)).applied
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    first = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    again = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    assert not again.applied
+    assert again.taking is first.taking
+    await watch.ack(await watch.next())
+    assert first.taking is not None
+    receipt = await soon(first.taking)
+    later = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    assert later.taking is not None
+    assert await soon(later.taking) == receipt
+
+
+async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: Granting):
+    """Refused stays refused; editing again stores it and goes through all the steps."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError, match=r"in force.*edit it again"):
+        await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "SCOPE_VIOLATION"
+    edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    assert edit.applied
+    assert edit.change.losses
+    await watch.ack(await watch.next())
+    assert edit.taking is not None
+    assert released(await soon(edit.taking)) == {A: "acked"}
+    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+
+
+async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting):
+    """What is gained is opened once it is durable."""
+    grant = await granting.grant(scope=NOTES_ONLY)
+    with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError, match="old one stays in force"):
+        await granting.revocations.edit_scope(grant.id, WIDER)
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "SCOPE_VIOLATION"
+
+
+async def test_edits_come_one_after_the_other(granting: Granting):
+    """A widening whose write hangs does not undo the narrowing that came after it."""
+    grant = await granting.grant()
+    async with granting.grants._lock:
+        widening = asyncio.create_task(granting.revocations.edit_scope(grant.id, WIDER))
+        await asyncio.sleep(0)
+        narrowing = asyncio.create_task(granting.revocations.edit_scope(grant.id, NOTES_ONLY))
+        await asyncio.sleep(0.05)
+    await asyncio.gather(widening, narrowing)
+    assert granting.grants.require(grant.id).scope == NOTES_ONLY
+    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+
+
+async def test_a_scope_edit_never_undoes_a_revocation(granting: Granting):
+    """A grant revoked while its scope is being stored stays revoked, and a revoked one has no scope to edit."""
+    grant = await granting.grant()
+    async with granting.grants._lock:
+        widening = asyncio.create_task(granting.revocations.edit_scope(grant.id, WIDER))
+        await asyncio.sleep(0.05)
+        taking = await granting.revocations.revoke(grant.id)
+    await widening
+    await soon(taking)
+    assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
+    with pytest.raises(ConflictError, match="final"):
+        await granting.revocations.edit_scope(grant.id, WIDE)
+    with pytest.raises(NotFoundError):
+        await granting.revocations.edit_scope("nonsense", WIDE)
+
+
+async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Granting):
+    """The peer that drops everything need not ack twice; both receipts are stored."""
+    grant = await granting.grant()
+    await granting.lease(grant)
+    watch = await granting.watch(grant)
+    edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    await watch.next()
+    taking = await granting.revocations.revoke(grant.id)
+    revoked = await watch.next()
+    await watch.ack(revoked)
+    assert edit.taking is not None
+    assert released(await soon(taking)) == released(await soon(edit.taking)) == {A: "acked"}
+
+
+async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartGranting):
+    """The next process holds the new scope, tells who armed meanwhile, and waits for the longest lease."""
+    hand = ManualClock(time.time())
+    granting = await start_granting(hand.clock)
+    grant = await granting.grant()
+    await granting.lease(grant)
+    await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    granting = await start_granting(hand.clock)
+    assert granting.grants.require(grant.id).scope == NOTES_ONLY
+    again = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+    assert again.taking is not None
+    assert how(again.taking) == {"": "awaited"}
+    hand.advance(33.1)
+    assert released(await soon(again.taking)) == {"": "lease_ended"}
+
+
+async def test_a_filter_narrows_within_a_resource(granting: Granting):
+    """Rows that the new filter takes away are gone at the next call."""
+    grant = await granting.grant()
+    stub = granting.stub(grant)
+    assert [row.id for row in (await stub.List(TASKS)).rows] == ["t1", "t2"]
+    team_only = {"tasks": RowFilter(frozenset({"T1"}), include_personal=False)}
+    edit = await granting.revocations.edit_scope(
+        grant.id, Scope(("tasks", "notes"), max_rows_per_query=10, filters=team_only)
+    )
+    assert edit.change.losses == ("tasks: rows of every team but T1", "tasks: personal rows")
+    assert [row.id for row in (await stub.List(TASKS)).rows] == ["t1"]

@@ -1,0 +1,161 @@
+"""A session with many peers: what stays bounded however many they are, and that local data go before."""
+
+import asyncio
+import gc
+import socket
+import tracemalloc
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.cache.response_cache import Cause
+from federation.session.session import Session
+from federation.session.stream import AnswerStream
+from federation.store.peers import PeerRecord
+from federation.v1 import federation_pb2 as pb
+from tests.support.federations import client_threads
+from tests.support.provider import ListedProvider, row
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+from tests.support.sessions import peer_rows, with_data
+
+CROWD = 200
+REFUSED = "127.0.0.1:9"
+ASKED = pb.ListRequest(resource="tasks")
+SLACK = 256 * 1024
+"""Bytes by which Python's own memory may move between two requests without growing with their number."""
+
+
+def enrollments(scripted: ScriptedPeer, endpoints: list[str]) -> list[PeerRecord]:
+    """An enrollment of ada at each endpoint."""
+    first = scripted.record()
+    return [
+        replace(
+            first,
+            id=f"peer-{number}",
+            name=f"peer-{number:03}.example",
+            grant_id=f"{number:08x}-0000-4000-8000-000000000000",
+            endpoint=endpoint,
+        )
+        for number, endpoint in enumerate(endpoints)
+    ]
+
+
+async def most_tasks(until: "asyncio.Task[object]") -> int:
+    """The most tasks that the loop has until one of them is done, this one left out."""
+    most = 0
+    while not until.done():
+        most = max(most, len(asyncio.all_tasks()) - 1)
+        await asyncio.sleep(0.002)
+    return most
+
+
+async def answered(answers: AnswerStream, silent: socket.socket) -> Counter[str]:
+    """The states in which a request ends whose silent peers fall once all others have answered."""
+    states: Counter[str] = Counter()
+    async for answer in answers:
+        states[answer.report.state] += 1
+        if states.total() == CROWD * 3 // 4 + 1:
+            silent.close()
+    return states
+
+
+async def again(session: Session, times: int = 1) -> Counter[str]:
+    """The states of one request more, of which there are several alike."""
+    for _ in range(times):
+        states = Counter(report.state for report in (await session.list("tasks")).sources)
+    return states
+
+
+@pytest.mark.asyncio
+async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Of 200 peers 50 refuse and 50 are silent: tasks are bounded by the calls under way, memory by nothing that grows.
+
+    What is not asked any more costs no task.
+    """
+    scripted.service.script("list", Reply(message=peer_rows("t1", "t2")))
+    silent = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
+    black_hole = f"127.0.0.1:{silent.getsockname()[1]}"
+    half, quarter = CROWD // 2, CROWD // 4
+    records = enrollments(scripted, [scripted.endpoint] * half + [REFUSED] * quarter + [black_hole] * quarter)
+    with silent:
+        async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
+            before = len(asyncio.all_tasks())
+            asking = asyncio.create_task(answered(session.stream(ASKED, budget_s=60.0), silent))
+            assert await most_tasks(asking) <= before + 2 * CROWD
+            assert await asking == {"ok": half + 1, "offline": half}
+            await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+            threads = client_threads()
+            later = asyncio.create_task(again(session, 20))
+            assert await most_tasks(later) <= before + 2  # the request itself, and local data
+            assert await later == {"ok": 1, "cached": half, "skipped": half}
+
+            async def live() -> None:
+                for peer in fed.peers.all():
+                    assert peer.cache is not None
+                    peer.cache.flush(Cause.GRANT_CHANGED, peer.grant_id)
+                assert await again(session) == {"ok": half + 1, "skipped": half}
+                scripted.service.seen.clear()
+
+            tracemalloc.start()
+            try:
+                await live()
+                await live()
+                gc.collect()
+                kept = tracemalloc.get_traced_memory()[0]
+                for _ in range(6):
+                    await live()
+                gc.collect()
+                assert tracemalloc.get_traced_memory()[0] < kept + SLACK
+            finally:
+                tracemalloc.stop()
+            await eventually(lambda: len(asyncio.all_tasks()) <= before)
+            assert client_threads() <= threads
+
+
+@pytest.mark.asyncio
+async def test_the_asking_of_many_rests_while_local_data_are_read(
+    tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a first turn of asking, the other peers are asked as soon as local data are there."""
+    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
+    monkeypatch.setattr("federation.session.fanout.HEAD_START_S", 3_600.0)
+    own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
+    peers = enrollments(scripted, [scripted.endpoint] * 4)
+    async with (
+        with_data(tmp_path, *peers, provider=own) as fed,
+        fed.session("ada") as session,
+        session.stream(ASKED) as answers,
+    ):
+        await eventually(lambda: scripted.service.finished == 1)
+        assert (await anext(answers)).source == "federated:peer-000.example"
+        assert scripted.service.calls("list") == 1
+        assert own.gate is not None
+        own.gate.set()
+        async with asyncio.timeout(60):
+            rest = [answer.source async for answer in answers]
+    assert rest[0] == "local"
+    assert len(rest) == 4
+
+
+@pytest.mark.asyncio
+async def test_the_asking_of_many_waits_for_no_slow_local_data(
+    tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is short: every peer is asked, and has answered, before local data that take their time."""
+    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
+    own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
+    peers = enrollments(scripted, [scripted.endpoint] * 4)
+    async with (
+        with_data(tmp_path, *peers, provider=own) as fed,
+        fed.session("ada") as session,
+        session.stream(ASKED) as answers,
+    ):
+        first = [(await anext(answers)).source for _ in range(4)]
+        assert own.gate is not None
+        own.gate.set()
+        last = [answer.source async for answer in answers]
+    assert sorted(first) == [f"federated:peer-{number:03}.example" for number in range(4)]
+    assert last == ["local"]

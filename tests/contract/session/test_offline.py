@@ -1,0 +1,500 @@
+"""A peer that is away: told once, paid for once, found again without anybody asking."""
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc.aio import AioRpcError
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from federation.breaker import Evidence
+from federation.config import CircuitConfig, SessionConfig
+from federation.errors import Action, Reason, Refusal, Remedy
+from federation.federation import Federation
+from federation.session.results import Result, SourceState
+from federation.session.session import Session
+from federation.session.signals import PeerSignal, SignalKind
+from federation.v1 import federation_pb2 as pb
+from tests.support.network_faults import Relay
+from tests.support.pki import Pki
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, report, states, with_data
+
+SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
+
+
+async def answered(fed: Federation) -> None:
+    """Call the peer until it answers: gRPC dials a failed connection again after a moment of its own choice."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await fed.stub("work.example", "ada").Search(pb.SearchRequest(query="x"))
+            except AioRpcError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+async def timed(session: Session, source: str, rounds: int = 200) -> float:
+    """The best milliseconds of a list."""
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        await session.list("tasks", source=source)
+        best = min(best, time.perf_counter() - began)
+    return best * 1e3
+
+
+@pytest.mark.asyncio
+async def test_a_stopped_peer_costs_once_and_is_told_once(
+    tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hundred requests at once: within one budget, on local rows, with one signal; later ones cost next to nothing.
+
+    The signal comes in one result, by the callback, by the iterator and in the log, and a second session has its own.
+    """
+    scripted.stop()
+    heard: list[PeerSignal] = []
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", on_signal=heard.append) as session:
+        began = time.monotonic()
+        asked = (
+            (session.list("tasks", page_size=1 + n % 3) for n in range(50)),
+            (session.search("own") for _ in range(50)),
+        )
+        results = await asyncio.gather(*(request for each in asked for request in each))
+        assert time.monotonic() - began < 2.0
+        assert {report(result, WORK).state for result in results} <= {SourceState.OFFLINE, SourceState.SKIPPED}
+        assert all(result.rows and result.partial for result in results)
+
+        [signal] = [signal for result in results for signal in result.signals]
+        assert heard == [signal]
+        assert await anext(session.signals()) == signal
+        assert (signal.text, signal.reason) == ("federation offline for work.example", Reason.PEER_UNREACHABLE)
+        assert signal.remedy == Remedy(action=Action.EXPLAIN_PEER, peer="work.example", user="ada")
+        assert signal.retry_at_us is not None
+        assert signal.retry_at_us >= signal.since_us + 29_000_000
+        logged = [record for record in caplog.records if "federation offline" in record.getMessage()]
+        assert [(record.levelno, signal.message in record.getMessage()) for record in logged] == [
+            (logging.WARNING, True)
+        ]
+
+        skipped = report(await session.list("tasks"), WORK)
+        assert (skipped.state, skipped.reason) == (SourceState.SKIPPED, Reason.PEER_UNREACHABLE)
+        assert 28 < (skipped.retry_after_s or 0) <= 31
+        assert await timed(session, "all") < await timed(session, "local") + 1.0
+
+        async with fed.session("ada") as second:
+            [its_own] = (await second.list("tasks")).signals
+            assert its_own.text == signal.text
+        assert len(heard) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_silent_peer_is_cut_at_its_budget(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
+    """A peer that accepts and never answers: the whole takes one budget; after that, microseconds."""
+    record = replace(scripted.record(), endpoint=silent_port.endpoint)
+    async with with_data(tmp_path, record) as fed:
+        took = []
+        for _ in range(3):
+            async with fed.session("ada", config=QUICK) as each:
+                began = time.monotonic()
+                await each.list("tasks")
+                took.append(time.monotonic() - began)
+        assert 0.29 < min(took) < 0.3 + 0.05
+
+        session = fed.session("ada", config=QUICK)
+        result = await session.list("tasks")
+        assert (report(result, WORK).reason, report(result, WORK).state) == (Reason.PEER_TIMEOUT, SourceState.OFFLINE)
+        assert [signal.reason for signal in result.signals] == [Reason.PEER_TIMEOUT]
+        assert len(ids(result)) == 3
+        assert await timed(session, "all") < await timed(session, "local") + 1.0
+
+
+@pytest.mark.asyncio
+async def test_a_cut_call_fills_the_cache_all_the_same(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A slow peer's answer that comes after the budget is kept: the next request has its rows, though it is away."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        assert states(await session.list("tasks"))[WORK] == "offline"
+        peer = fed.peer("work.example")
+        assert peer.cache is not None
+        assert (peer.cache.stats().detached, scripted.service.cancelled) == (1, 0)
+        gate.set()
+        await eventually(lambda: peer.cache.stats().entries == 1)
+
+        result = await session.list("tasks")
+        assert states(result) == {"local": "ok", WORK: "cached"}
+        assert "t1" in ids(result)
+        assert scripted.service.calls() == 1
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_is_not_kept_ends_with_its_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A search cannot fill anything, so the peer sees it cancelled at the budget."""
+    scripted.service.script("search", Reply(gate=threading.Event()))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        assert states(await session.search("own"))[WORK] == "offline"
+        await eventually(lambda: scripted.service.cancelled == 1)
+
+
+@pytest.mark.asyncio
+async def test_kept_answers_are_given_while_the_peer_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A hit needs no peer: it comes as cached, the request is whole, and nothing is sent or joined."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        scripted.stop()
+        assert states(await session.list("notes"))[WORK] == "offline"
+        peer = fed.peer("work.example")
+        assert peer.circuit is not None
+        assert peer.cache is not None
+        failures, figures = peer.circuit.snapshot(0.0), peer.cache.stats()
+
+        result = await session.list("tasks")
+        assert (states(result)[WORK], result.partial) == ("cached", False)
+        assert states(await session.list("memory"))[WORK] == "skipped"
+        assert states(await session.search("own"))[WORK] == "skipped"
+        assert peer.circuit.snapshot(0.0) == failures
+        after = peer.cache.stats()
+        assert (after.misses, after.flights, after.hits) == (figures.misses, 0, figures.hits + 1)
+
+
+@pytest.mark.asyncio
+async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """While the peer is away one probe a cooldown looks for it, for all sessions; its return is told once to each."""
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
+        async with fed.session("ada") as session, fed.session("ada") as second:
+            await asyncio.gather(session.list("tasks"), second.list("tasks"))
+            assert fed._reach is not None
+            assert len(fed._reach.probes) == 1
+            tasks = asyncio.all_tasks()
+            scripted.start()
+            signals = [session.signals(), second.signals()]
+            both = await asyncio.gather(*(take(each, 2) for each in signals))
+            assert asyncio.all_tasks() == tasks
+            for heard in both:
+                assert [signal.text for signal in heard] == [
+                    "federation offline for work.example",
+                    "federation restored for work.example",
+                ]
+            assert scripted.service.calls("capabilities") == 1
+            assert states(await session.list("tasks"))[WORK] == "ok"
+            assert len(fed._reach.probes) == 0
+
+            forget(fed)
+            scripted.stop()
+            assert states(await session.list("tasks"))[WORK] == "offline"
+            assert (await session.list("tasks")).signals == ()
+            scripted.start()
+            await back(session)
+        assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE, SignalKind.RESTORED]
+
+
+async def take(signals: Any, count: int) -> list[PeerSignal]:
+    """The first signals."""
+    async with asyncio.timeout(5):
+        return [await anext(signals) for _ in range(count)]
+
+
+async def everything(session: Session) -> list[PeerSignal]:
+    """All signals of a closed session."""
+    return [signal async for signal in session.signals()]
+
+
+async def back(session: Session) -> Result:
+    """Ask until the peer is asked again."""
+    async with asyncio.timeout(5):
+        while True:
+            result = await session.list("tasks")
+            if states(result)[WORK] == "ok":
+                return result
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.asyncio
+async def test_a_probe_that_fails_waits_another_cooldown(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The session goes on skipping, and the report's `retry_after_s` follows the probe."""
+    relay = Relay(scripted.port)
+    record = replace(scripted.record(), endpoint=relay.endpoint)
+    relay.freeze()
+    config = SessionConfig(peer_budget_s=0.1)
+    async with with_data(tmp_path, record, circuit=SOON, session=config) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        dialled = relay.accepts
+        await eventually(lambda: relay.accepts > dialled or relay.bytes_in > 4_000)
+        assert states(await session.list("tasks"))[WORK] == "skipped"
+        relay.thaw()
+        await back(session)
+    relay.close()
+
+
+@pytest.mark.asyncio
+async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """When somebody else's call shows that the peer is back, the next request asks it, and carries the signal."""
+    scripted.stop()
+    lasting = CircuitConfig(failure_threshold=10_000)
+    async with with_data(tmp_path, scripted.record(), circuit=lasting) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        scripted.start()
+        await answered(fed)
+        result = await session.list("tasks")
+        assert states(result)[WORK] == "ok"
+        assert [signal.text for signal in result.signals] == ["federation restored for work.example"]
+
+
+@pytest.mark.asyncio
+async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """When the probe's time comes and somebody's call has succeeded, the sessions are told without one more call."""
+    scripted.stop()
+    circuit = CircuitConfig(cooldown_s=1.0, failure_threshold=10_000)
+    async with with_data(tmp_path, scripted.record(), circuit=circuit) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        scripted.start()
+        await answered(fed)
+        heard = await take(session.signals(), 2)
+        assert heard[-1].text == "federation restored for work.example"
+        assert scripted.service.calls("capabilities") == 0
+
+
+@pytest.mark.asyncio
+async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """With `announce_restored` off a peer that is back is asked again, and no signal says so."""
+    config = SessionConfig(announce_restored=False)
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record(), circuit=SOON, session=config) as fed:
+        async with fed.session("ada") as session:
+            await session.list("tasks")
+            scripted.start()
+            assert (await back(session)).signals == ()
+        assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A probe that is refused ends the skipping in silence: what the peer says is in the sources from then on."""
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        refusal = Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over"))
+        for verb in ("capabilities", "list"):
+            scripted.service.script(verb, refusal)
+        scripted.start()
+        await eventually(lambda: scripted.service.calls("capabilities") == 1)
+        await eventually(lambda: fed._reach is not None and len(fed._reach.probes) == 0)
+        result = await session.list("tasks")
+        assert (states(result)[WORK], result.signals) == ("denied", ())
+    assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
+
+
+@pytest.mark.asyncio
+async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A session that meets an open circuit sends nothing, gives its signal, and names the operator's command."""
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        circuit = fed.peer("work.example").circuit
+        assert circuit is not None
+        now = time.monotonic()
+        for _ in range(5):
+            permit = circuit.allow(now)
+            circuit.record(permit, Evidence.FAILURE, now)  # type: ignore[arg-type]
+        result = await session.list("tasks")
+        [signal] = result.signals
+        assert (states(result)[WORK], signal.reason) == ("offline", Reason.CIRCUIT_OPEN)
+        assert signal.remedy == Remedy(action=Action.RESET_CIRCUIT, peer="work.example", user="ada")
+        assert (report(result, WORK).retry_after_s or 0) > 25
+        assert scripted.service.calls() == 0
+
+
+@pytest.mark.asyncio
+async def test_an_own_certificate_that_ended_is_told_apart(
+    tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer, peer_pki: Pki
+) -> None:
+    """It is not the peer that is down: the signal says so, names the cure, and other peers are not concerned."""
+    ended = peer_pki.client(begins_in=timedelta(days=-2), ends_in=timedelta(days=-1))
+    records = scripted.record(identity=ended), other_scripted.record(grant_id="lab")
+    async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
+        result = await session.list("tasks")
+        [signal] = result.signals
+        assert (signal.peer, signal.reason) == ("work.example", Reason.CERTIFICATE_INVALID)
+        assert "own certificate" in signal.message
+        assert signal.remedy == Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
+        assert states(result) == {"local": "ok", LAB: "ok", WORK: "offline"}
+        assert states(await session.list("notes")) == {"local": "ok", LAB: "ok", WORK: "skipped"}
+        assert scripted.service.calls() == 0
+
+
+@pytest.mark.asyncio
+async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Where a whole request has less time than a peer, that is what a peer that is away costs, and it is told."""
+    scripted.service.script("search", Reply(delay_s=5))
+    config = SessionConfig(peer_budget_s=2.0, request_budget_s=0.2)
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
+        result = await session.search("own")
+        assert states(result)[WORK] == "offline"
+        assert [signal.reason for signal in result.signals] == [Reason.PEER_TIMEOUT]
+        began = time.monotonic()
+        assert states(await session.search("own"))[WORK] == "skipped"
+        assert time.monotonic() - began < 0.1
+
+
+@pytest.mark.asyncio
+async def test_a_request_has_a_budget_of_its_own(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`request_budget_s` bounds own data too: what is not there by then is left out, and the rest is answered."""
+    provider = own_rows()
+    provider.gate = asyncio.Event()
+    config = SessionConfig(request_budget_s=0.2)
+    async with with_data(tmp_path, scripted.record(), provider=provider) as fed:
+        async with fed.session("ada", config=config) as session:
+            began = time.monotonic()
+            result = await session.list("tasks")
+            assert time.monotonic() - began < 0.6
+            assert states(result) == {"local": "failed", WORK: "ok"}
+            assert report(result, "local").reason == Reason.PEER_TIMEOUT
+        async with fed.session("ada") as patient:
+            asking = asyncio.ensure_future(patient.list("tasks"))
+            await asyncio.sleep(0.3)
+            provider.gate.set()
+            assert states(await asking)["local"] == "ok"
+
+
+@pytest.mark.asyncio
+async def test_the_signal_is_an_event_of_the_callers_span(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Whoever traces a question sees on its span that a peer went away: peer and reason, and no row."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        with provider.get_tracer("agent").start_as_current_span("question"):
+            await session.list("tasks")
+            await session.list("tasks")
+    [span] = exporter.get_finished_spans()
+    [event] = span.events
+    assert event.name == "federation.offline"
+    assert event.attributes == {"peer": "work.example", "reason": "PEER_UNREACHABLE"}
+
+
+@pytest.mark.asyncio
+async def test_a_listener_that_breaks_costs_nobody_an_answer(
+    tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The callback's fault is logged; the request has its rows and its signal."""
+
+    def breaks(_: PeerSignal) -> None:
+        raise RuntimeError("listener")
+
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", on_signal=breaks) as session:
+        result = await session.list("tasks")
+        assert (len(result.rows), len(result.signals)) == (3, 1)
+        assert "listener" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The probe ends with the last session that waits, closed or forgotten; a later session begins anew."""
+    scripted.stop()
+    async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
+        session = fed.session("ada")
+        await session.list("tasks")
+        reach = fed._reach
+        assert reach is not None
+        assert len(reach.probes) == 1
+        await session.close()
+        assert len(reach.probes) == 0
+
+        forgotten: Any = fed.session("ada")
+        await forgotten.list("tasks")
+        del forgotten
+        await eventually(lambda: len(reach.probes) == 0)
+        scripted.start()
+        await asyncio.sleep(0.3)
+        assert scripted.service.calls("capabilities") == 0
+
+
+@pytest.mark.asyncio
+async def test_a_federation_that_closes_raises_no_alarm(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Calls that end because the federation is closed are nobody's outage."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    heard: list[PeerSignal] = []
+    fed: Federation = await with_data(tmp_path, scripted.record()).start()
+    session = fed.session("ada", on_signal=heard.append)
+    asking = asyncio.ensure_future(session.list("tasks"))
+    await eventually(lambda: scripted.service.active == 1)
+    await fed.close()
+    await asyncio.wait([asking])
+    assert asking.exception() is not None
+    assert heard == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("wait_s", [0.1, 5.0])
+async def test_a_peers_patience_is_kept_within_the_budget(
+    tmp_path: Path, scripted: ScriptedPeer, wait_s: float
+) -> None:
+    """`RetryInfo` that fits is waited for and the rows come; one that does not is reported, and kept to afterwards."""
+    refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=wait_s)
+    scripted.service.script("search", Reply(refusal=refusal), Reply())
+    config = SessionConfig(peer_budget_s=1.0)
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
+        began = time.monotonic()
+        result = await session.search("own")
+        took = time.monotonic() - began
+        assert result.signals == ()
+        if wait_s < config.peer_budget_s:
+            assert states(result)[WORK] == "ok"
+            assert 0.1 <= took < 0.5
+            assert scripted.service.calls() == 2
+            return
+        limited = report(result, WORK)
+        assert (limited.state, limited.reason, limited.retry_after_s) == ("rate_limited", "RATE_LIMITED", 5.0)
+        assert took < 0.5
+        again = report(await session.search("own"), WORK)
+        assert again.state == "rate_limited"
+        assert 4 < (again.retry_after_s or 0) <= 5
+        assert scripted.service.calls() == 1
+
+
+@pytest.mark.asyncio
+async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that asked for patience and then had too little time is offline for this request, not for the session."""
+    limited = Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.2))
+    scripted.service.script("search", limited, Reply(gate=threading.Event()), Reply())
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        result = await session.search("own")
+        assert (report(result, WORK).reason, result.signals) == (Reason.PEER_TIMEOUT, ())
+        assert states(await session.search("own"))[WORK] == "ok"
+
+
+@pytest.mark.asyncio
+async def test_a_limited_peer_still_gives_what_is_kept(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """While the peer asks for patience its kept answers are given."""
+    scripted.service.script(
+        "list", Reply(), Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=60.0))
+    )
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        await session.list("tasks")
+        assert states(await session.list("notes"))[WORK] == "rate_limited"
+        assert states(await session.list("tasks"))[WORK] == "cached"
+        assert states(await session.list("memory"))[WORK] == "rate_limited"
+        assert scripted.service.calls() == 2
+
+
+@pytest.mark.asyncio
+async def test_endless_patience_ends_with_the_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that always asks for a moment more is asked few times, and reported when the budget is up."""
+    refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.0)
+    scripted.service.script("search", Reply(refusal=refusal))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+        began = time.monotonic()
+        assert states(await session.search("own"))[WORK] == "rate_limited"
+        assert time.monotonic() - began < 0.6
+        assert 2 <= scripted.service.calls() <= 7

@@ -1,0 +1,178 @@
+"""Answers as they come: who is first, what an early leave ends, and how to go on."""
+
+import asyncio
+import gc
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from federation.config import SessionConfig
+from federation.errors import FederationError, InputError, Reason, Refusal
+from federation.session.results import SourceState
+from federation.v1 import federation_pb2 as pb
+from tests.support.network_faults import Relay
+from tests.support.scripted import Reply, ScriptedPeer, eventually
+from tests.support.sessions import LAB, WORK, ids, own_rows, peer_rows, states, with_data
+
+LIST = pb.ListRequest(resource="tasks")
+ROUNDS = 5
+
+
+@pytest.mark.asyncio
+async def test_own_rows_wait_for_nobody(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
+    """Beside a peer that never answers, own rows are there as soon as alone, and all ends with the budget."""
+    record = replace(scripted.record(), endpoint=silent_port.endpoint)
+    config = SessionConfig(peer_budget_s=0.3)
+    async with with_data(tmp_path, record) as fed:
+        firsts, alone, wholes = [], [], []
+        for _ in range(ROUNDS):
+            async with fed.session("ada", config=config) as session:
+                began = time.monotonic()
+                await session.list("tasks", source="local")
+                alone.append(time.monotonic() - began)
+
+                began = time.monotonic()
+                async with session.stream(LIST) as answers:
+                    first = await anext(answers)
+                    firsts.append(time.monotonic() - began)
+                    assert (first.source, len(first.rows)) == ("local", 3)
+                    second = await anext(answers)
+                    assert (second.source, second.report.state) == (WORK, SourceState.OFFLINE)
+                    assert [answer async for answer in answers] == []
+                    wholes.append(time.monotonic() - began)
+        assert min(firsts) < min(alone) + 0.02
+        assert 0.29 < min(wholes) < 0.3 + 0.05
+
+
+@pytest.mark.asyncio
+async def test_each_source_comes_as_it_answers(
+    tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
+) -> None:
+    """A slow source holds nobody up; the result at the end has every source, and no rows of its own."""
+    slow, provider = threading.Event(), own_rows()
+    provider.gate = asyncio.Event()
+    scripted.service.script("list", Reply(gate=slow))
+    records = scripted.record(), other_scripted.record(grant_id="lab")
+    async with with_data(tmp_path, *records, provider=provider) as fed, fed.session("ada") as session:
+        answers = session.stream(LIST)
+        with pytest.raises(FederationError, match="end"):
+            _ = answers.result
+        assert (await anext(answers)).source == LAB
+        provider.gate.set()
+        assert (await anext(answers)).source == "local"
+        slow.set()
+        assert (await anext(answers)).source == WORK
+        with pytest.raises(StopAsyncIteration):
+            await anext(answers)
+        result = answers.result
+        assert [each.source for each in result.sources] == ["local", LAB, WORK]
+        assert (result.rows, result.next_page_token, result.partial) == ((), "", False)
+
+
+@pytest.mark.asyncio
+async def test_a_stream_goes_on_behind_every_row_it_gave(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The token of a streamed page stands behind all its rows; the same token serves a merged request."""
+    full = peer_rows(*(f"w{n}" for n in range(4)))
+    first = pb.ListResponse(rows=full.rows[:2], next_page_token="more")
+    later = (pb.ListResponse(rows=full.rows[start:]) for start in (2, 3))
+    scripted.service.script("list", Reply(message=first), *(Reply(message=each) for each in later))
+    request = pb.ListRequest(resource="tasks", page_size=2)
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        async with session.stream(request) as answers:
+            given = {row.id async for answer in answers for row in answer.rows}
+            token = answers.result.next_page_token
+        assert given == {"own-0", "own-1", "w0", "w1"}
+        rest = await session.list("tasks", page_size=2, page_token=token)
+        last = await session.list("tasks", page_size=2, page_token=rest.next_page_token)
+        assert sorted(ids(rest) + ids(last)) == ["own-2", "w2", "w3"]
+        asked = scripted.service.seen[1].request
+        assert (asked.after.id, asked.after.created_at) == ("w1", full.rows[1].created_at)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["block", "close", "drop", "cancel"])
+async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
+    """However a stream is left, the peer sees its call cancelled, the own read ends, and nothing is counted."""
+    provider = own_rows()
+    provider.gate = asyncio.Event()
+    scripted.service.script("list", Reply(gate=threading.Event()))
+    async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
+        before = asyncio.all_tasks()
+        if how == "cancel":
+            asking = asyncio.ensure_future(session.ask(LIST))
+            await eventually(lambda: scripted.service.active == 1)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+        else:
+            answers = session.stream(LIST)
+            await eventually(lambda: scripted.service.active == 1)
+            if how == "block":
+                async with answers:
+                    pass
+            elif how == "close":
+                await answers.aclose()
+            del answers
+            gc.collect()
+        await eventually(lambda: scripted.service.cancelled == 1)
+        await eventually(lambda: asyncio.all_tasks() <= before)
+        peer = fed.peer("work.example")
+        assert not peer.runs
+        assert provider.finished == 0
+        assert peer.circuit is not None
+        assert peer.circuit.snapshot(time.monotonic()).consecutive_failures == 0
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
+    """A closed stream ends, but what it never saw cannot pass for a whole answer."""
+    async with with_data(tmp_path) as fed, fed.session("ada") as session:
+        answers = session.stream(LIST)
+        answers.close()
+        assert [answer async for answer in answers] == []
+        with pytest.raises(FederationError, match="end"):
+            answers.merged()
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """What only the own data can know is raised where the answers are read."""
+    provider = own_rows()
+    provider.fault = Refusal(Reason.INVALID_REQUEST, "query: holds no word to search for")
+    scripted.service.script("search", Reply(gate=threading.Event()))
+    async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
+        answers = session.stream(pb.SearchRequest(query="?"))
+        with pytest.raises(InputError, match="no word"):
+            await anext(answers)
+        assert not fed.peer("work.example").runs
+
+
+@pytest.mark.asyncio
+async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """With sixty peers the own rows are first, every peer is asked once, and no task of ours waits for any."""
+    scripted.service.script("search", Reply(delay_s=0.2))
+    records = [
+        replace(scripted.record(name=f"p{n}.example", grant_id=f"g{n}"), gateway="work.example") for n in range(60)
+    ]
+    async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
+        before = len(asyncio.all_tasks())
+        async with session.stream(pb.SearchRequest(query="own"), budget_s=20.0) as answers:
+            assert (await anext(answers)).source == "local"
+            assert len([task for task in asyncio.all_tasks() if "federation" in repr(task.get_coro())]) == 0
+            rest = [answer.report.state async for answer in answers]
+        assert rest == [SourceState.OK] * 60
+        assert scripted.service.calls() == 60
+        assert len(asyncio.all_tasks()) <= before + 1
+
+
+@pytest.mark.asyncio
+async def test_a_budget_of_one_request(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`budget_s` stands for the peers' budget this once."""
+    scripted.service.script("search", Reply(delay_s=0.4))
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
+        request = pb.SearchRequest(query="own")
+        assert states(await session.ask(request))[WORK] == "ok"
+        assert states(await session.ask(request, budget_s=0.1))[WORK] == "offline"

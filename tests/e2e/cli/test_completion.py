@@ -1,0 +1,216 @@
+"""Completion by the shells' own protocol, against a gateway as a process of its own, and without one."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli_runner import Cli
+from tests.support.gateway_processes import MOSAIC, ROOT, Served, environment, mosaic
+
+SCOPE = '{"resources":["tasks"]}'
+
+
+@pytest.fixture
+def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, in process."""
+    monkeypatch.chdir(served.directory)
+    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
+    return Cli(capsys)
+
+
+@pytest.fixture
+def grant(cli: Cli) -> str:
+    """Home reads work for ada; the grant's id. Enrolled once in this file."""
+    peers = cli("federation peer list -g home --json").json["peers"]
+    if peers:
+        return str(peers[0]["grant_id"])
+    made = cli("federation grant create -g work --peer home.example --subject ada --json --scope", SCOPE).json
+    token = cli(f"federation grant token {made['grant']['id']} -g work").out.strip()
+    cli("federation peer add --user ada -g home", token)
+    return str(made["grant"]["id"])
+
+
+def completed(served: Served, *words: str, **more: str) -> list[str]:
+    """What bash is offered for the last of the words, parted as bash parts them; nothing else is printed."""
+    ran = subprocess.run(
+        MOSAIC,
+        cwd=served.directory,
+        env=environment(
+            COMP_WORDS="\n".join(("mosaic", *words)),
+            COMP_CWORD=str(len(words)),
+            _MOSAIC_COMPLETE="complete_bash",
+            **more,
+        ),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ran.stderr == ""
+    return ran.stdout.split("\n")[:-1]
+
+
+def offered(served: Served, *words: str, **more: str) -> list[str]:
+    """What bash is offered where there is something: a machine that is busy elsewhere may need another try."""
+    return next(filter(None, (completed(served, *words, **more) for _ in range(5))), [])
+
+
+def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None:
+    """Grants, peers, users, resources and sources, each where it belongs, and those alone that begin as typed."""
+    federation = ("federation", "-g")
+
+    assert offered(served, *federation, "work", "grant", "show", grant[:2]) == [grant]
+    assert completed(served, *federation, "work", "grant", "revoke", "x") == []
+    assert offered(served, *federation, "work", "grant", "create", "--subject", "") == ["ada", "bob"]
+    assert offered(served, *federation, "work", "grant", "create", "--peer", "h") == ["home.example"]
+    assert offered(served, *federation, "work", "grant", "list", "--status", "re") == ["revoked"]
+    assert offered(served, *federation, "home", "peer", "show", "") == ["work.example"]
+    assert offered(served, *federation, "home", "peer", "list", "--state", "") == [
+        "active", "offline", "degraded", "revoked", "expired"
+    ]  # fmt: skip
+    assert offered(served, *federation, "work", "audit", "--verb", "grant.r") == ["grant.revoke"]
+    assert offered(served, *federation, "work", "audit", "--outcome", "d") == ["denied"]
+    assert offered(served, *federation, "home", "query", "list", "t") == ["tasks"]
+    assert offered(served, "user", "remove", "-g", "home", "b") == ["bob"]
+    assert offered(served, "federation", "grant", "re") == ["revoke"]
+
+
+def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: Served, grant: str) -> None:
+    """`federated:w` reaches the command as three words; what is offered replaces the last of them."""
+    ask = ("federation", "query", "list", "tasks", "-g", "home", "--user", "ada", "--source")
+
+    assert offered(served, *ask, "") == ["all", "federated:work.example", "local"]
+    assert offered(served, *ask, "fed") == ["federated:work.example"]
+    assert offered(served, *ask, "federated", ":") == ["work.example"]
+    assert offered(served, *ask, "federated", ":", "wo") == ["work.example"]
+    assert offered(served, *ask, "=", "federated", ":", "wo") == ["work.example"]
+    assert offered(served, *ask, "=", "lo") == ["local"]
+    assert offered(served, *ask, "=") == ["all", "federated:work.example", "local"]
+    assert offered(served, *ask[:-2], "bob", "--source", "") == ["all", "local"]
+
+
+def test_the_gateway_may_come_from_the_environment(served: Served, grant: str) -> None:
+    """As for every other command; without any gateway there is nothing to offer."""
+    assert offered(served, "federation", "peer", "show", "w", MOSAIC_GATEWAY="home") == ["work.example"]
+    assert completed(served, "federation", "peer", "show", "w") == []
+    assert offered(served, "federation", "peer", "show", "w", MOSAIC_GATEWAY="~/home", HOME=str(served.directory)) == [
+        "work.example"
+    ]
+
+
+def test_other_shells_see_what_tells_names_apart(served: Served, grant: str) -> None:
+    """Zsh and fish show peer and subject beside a grant's id."""
+    for shell, sign in (("zsh", ":"), ("fish", "\t")):
+        ran = subprocess.run(
+            MOSAIC,
+            cwd=served.directory,
+            env=environment(
+                _TYPER_COMPLETE_ARGS="mosaic federation -g work grant show ",
+                _MOSAIC_COMPLETE=f"complete_{shell}",
+                _TYPER_COMPLETE_FISH_ACTION="get-args",
+            ),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert ran.stderr == ""
+        assert grant in ran.stdout
+        assert "home.example as ada" in ran.stdout.split(grant)[1]
+        assert sign in ran.stdout.split(grant)[1]
+
+
+@pytest.mark.parametrize("gateway", ["stopped", "nowhere", "rows.jsonl", "\x01", "''"])
+def test_without_a_running_gateway_there_is_nothing_and_no_word(served: Served, gateway: str) -> None:
+    """Not running, not a gateway, not a directory: no names, no error, and commands are completed all the same."""
+    if gateway == "stopped" and not (served.directory / "stopped").exists():
+        served.found("stopped")
+
+    assert completed(served, "federation", "grant", "show", "-g", gateway, "") == []
+    assert offered(served, "federation", "-g", gateway, "grant", "sh") == ["show"]
+
+
+def test_a_hanging_gateway_is_not_waited_for(served: Served, grant: str) -> None:
+    """A gateway that is stopped in its tracks takes the third of a second that it has, and nothing is offered."""
+    served.processes["home"].send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert completed(served, "federation", "peer", "show", "-g", "home", "") == []
+        assert time.monotonic() - began < 5
+    finally:
+        served.processes["home"].send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"COMP_WORDS": "mosaic"}, {"COMP_CWORD": "1"}, {"COMP_WORDS": "mosaic", "COMP_CWORD": "x"},
+     {"COMP_WORDS": "mosaic 'x", "COMP_CWORD": "9"}, {"COMP_WORDS": "\n\n", "COMP_CWORD": "-7"}],
+)  # fmt: skip
+def test_a_broken_question_leaves_no_trace(served: Served, more: dict[str, str]) -> None:
+    """Whatever a shell asks, nobody who types sees a traceback."""
+    ran = mosaic(cwd=served.directory, _MOSAIC_COMPLETE="complete_bash", **more)
+
+    assert ran.stderr == ""
+    assert "Traceback" not in ran.stdout
+
+
+@pytest.mark.parametrize(("shell", "file"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish")])
+def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, shell: str, file: str) -> None:
+    """`--show-completion` prints the shell's script, `--install-completion` puts it where the shell finds it."""
+    told = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+    shown = mosaic("--show-completion", shell, cwd=served.directory, **told)
+    installed = mosaic("--install-completion", shell, cwd=served.directory, **told)
+
+    assert (shown.returncode, installed.returncode) == (0, 0), shown.stderr + installed.stderr
+    assert f"_MOSAIC_COMPLETE=complete_{shell}" in shown.stdout
+    assert (tmp_path / file).exists()
+    assert any("_MOSAIC_COMPLETE" in path.read_text() for path in tmp_path.rglob("*mosaic*") if path.is_file())
+
+
+def test_a_real_bash_completes_a_source(served: Served, grant: str, tmp_path: Path) -> None:
+    """In an interactive bash, TAB behind `federated:` writes the peer's name behind the colon."""
+    command = tmp_path / "mosaic"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m cli "$@"\n')
+    command.chmod(0o755)
+    script = tmp_path / "rc"
+    shown = mosaic("--show-completion", "bash", cwd=served.directory, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    script.write_text(f"{shown.stdout}\nbind 'set bell-style none'\nPS1='ready> '\n")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", str(script), "-i"],
+        cwd=served.directory,
+        env=environment(
+            PATH=f"{tmp_path}:{os.environ['PATH']}", MOSAIC_GATEWAY="home", TERM="dumb", HOME=str(tmp_path)
+        ),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        try:
+            seen_until(ours, "ready> ")
+            os.write(ours, b"mosaic federation query list tasks --user ada --source federated:\t")
+            assert "federated:work.example" in seen_until(ours, "work.example")
+        finally:
+            process.kill()
+            os.close(theirs)
+            os.close(ours)
+
+
+def seen_until(terminal: int, words: str, within_s: float = 20) -> str:
+    """Read a terminal until it shows the words."""
+    seen, until = "", time.monotonic() + within_s
+    while words not in seen:
+        left = until - time.monotonic()
+        assert left > 0, seen
+        if select.select([terminal], [], [], left)[0]:
+            seen += os.read(terminal, 4_096).decode(errors="replace")
+    return seen

@@ -1,0 +1,151 @@
+"""`mosaic demo`: it does what it tells, and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from mosaic_cli.demo.environment import Ran, Stage, StepError
+
+from tests.support.gateway_processes import MOSAIC, environment
+
+
+def demo(temporary: Path, *options: str) -> "subprocess.Popen[str]":
+    """Start the demo with its own place for temporary directories."""
+    return subprocess.Popen(
+        [*MOSAIC, "demo", *options],
+        env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1", COLUMNS="80"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def running_in(directory: Path) -> list[str]:
+    """Return the processes whose working directory lies in `directory`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str((process / "cwd").readlink()).startswith(str(directory)):
+                found.append((process / "cmdline").read_text())
+        except OSError:  # it has just ended, or is somebody else's
+            continue
+    return found
+
+
+@pytest.fixture
+def temporary() -> Path:
+    """A short temporary directory, for the sockets within."""
+    return Path(tempfile.mkdtemp(prefix="m"))
+
+
+def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
+    """Each step is shown as a command with its output; in the end there is neither process nor file."""
+    process = demo(temporary)
+
+    out, words = process.communicate(timeout=115)
+
+    assert (process.returncode, words) == (0, "")
+    for shown in (
+        "$ mosaic gateway init work",
+        "$ mosaic federation grant create",
+        "$ mosaic federation peer add --user ada - < token",
+        "federated:work.example  no",
+        "federated:work.example  yes",
+        "error: SCOPE_VIOLATION",
+        "$ kill -INT $(cat work/gateway.lock)",
+        "from 2 of 2 sources in ",
+        "from 1 of 2 sources in ",
+        "federated:work.example: skipped: PEER_UNREACHABLE; asked again in ",
+        "error: PEER_UNREACHABLE",
+        "error: CIRCUIT_OPEN",
+        "$ mosaic federation peer reset work.example",
+        "federation restored for work.example",
+        "○ offline",
+        "[exit code 3]",
+    ):
+        assert shown in out
+    assert out.count("federation offline for work.example") == 1
+    assert "\x1b" not in out
+    assert list(temporary.iterdir()) == []
+    assert running_in(temporary) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(temporary: Path, number: int) -> None:
+    """Ctrl-C, or the terminal closing, in the middle: both gateways end, the directory goes, the code is 130."""
+    process = demo(temporary)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("  admin") and "/home/" in line:
+            break
+
+    process.send_signal(number)
+    process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert list(temporary.iterdir()) == []
+    assert running_in(temporary) == []
+
+
+@pytest.fixture
+def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A stage of its own place."""
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return Stage()
+
+
+@pytest.mark.parametrize(
+    ("code", "expect", "problem"),
+    [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not say no such words")],
+)
+def test_a_step_that_does_something_else_is_told(
+    stage: Stage, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
+) -> None:
+    """The narration cannot lie: a wrong exit code, or words that did not come, end the demo."""
+    with stage, pytest.raises(StepError, match=problem):
+        stage.run("mosaic --version", code=code, expect=expect)
+
+
+def test_a_failed_step_ends_the_demo_with_1(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What went wrong is on stderr with the gateways' logs, and the directory goes all the same."""
+    from mosaic_cli.main import main  # noqa: PLC0415
+
+    def breaks(stage: Stage) -> None:
+        stage.put("work.log", b"something happened")
+        raise StepError("the sky fell")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr("mosaic_cli.demo.script.tell", breaks)
+
+    assert main(["demo"]) == 1
+    assert "error: the demo went wrong: the sky fell\n--- work.log\nsomething happened\n" in capsys.readouterr().err
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_directory_can_be_kept(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --keep a reader can go on by hand, and is told where."""
+    from mosaic_cli.main import main  # noqa: PLC0415
+
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr("mosaic_cli.demo.script.tell", lambda stage: stage.put("file", b""))
+
+    assert main(["demo", "--keep"]) == 0
+    (kept,) = temporary.iterdir()
+    assert f"kept: {kept}" in capsys.readouterr().err
+    assert (kept / "file").exists()
+
+
+def test_redirections_do_what_a_shell_would_do(stage: Stage) -> None:
+    """`> FILE` takes standard output, and nothing of it is shown."""
+    with stage:
+        ran = stage.run("mosaic --version > version")
+        assert (stage.directory / "version").read_text() == ran.out
+    assert ran == Ran(0, ran.out, "")
+    assert not os.path.lexists(stage.directory)

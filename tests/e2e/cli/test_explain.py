@@ -1,0 +1,370 @@
+"""`mosaic federation status --explain` against real gateways: what it prints, its JSON and its exit code."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from jsonschema import Draft202012Validator
+from mosaic_cli.main import main
+from mosaic_cli.status import command as status
+
+from federation.bootstrap import found_gateway
+from federation.client.peers.store import StoredPeers
+from federation.config import GatewayConfig
+from federation.explain.checks import first_broken
+from federation.explain.peer_lookup import read
+from federation.explain.run import walk
+from federation.gateway import Gateway
+from federation.store.peers import PeerRecord
+from federation.v1 import admin_pb2 as pb
+from federation.v1 import federation_pb2
+from tests.support.gateway_pair import SCOPE, Running, enroll
+from tests.support.gateway_processes import ROOT
+from tests.support.pki import Pki
+
+pytestmark = pytest.mark.asyncio
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "schemas" / "status-explain.json").read_text()))
+
+
+class Ran(NamedTuple):
+    """What the command did."""
+
+    code: int
+    out: str
+    words: str
+
+    @property
+    def squeezed(self) -> str:
+        """The output with single blanks."""
+        return " ".join(self.out.split())
+
+
+Explain = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+def explain(home: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Explain:
+    """Run the real command line beside the gateways, in a thread."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def explain(*more: str, peer: str = "work.example") -> Ran:
+        capsys.readouterr()
+        words = ["federation", "status", "--gateway", str(home.gateway.config.directory), "--explain", peer, *more]
+        code = await asyncio.to_thread(main, words)
+        return Ran(code, *capsys.readouterr())
+
+    return explain
+
+
+async def stored(home: Running) -> PeerRecord:
+    """The one enrollment in the gateway's store."""
+    _, (record,) = await asyncio.to_thread(read, home.gateway.config.directory)
+    return record
+
+
+def states(shape: dict[str, Any]) -> str:
+    """One letter a step: o, b or n."""
+    return "".join(step["state"][0] for step in shape["steps"])
+
+
+async def test_a_good_way_is_told_link_by_link(home: Running, work: Running, explain: Explain) -> None:
+    """Six lines with word, symbol and time; what the gateway knows besides; no row; exit code 0."""
+    grant = await enroll(home, work)
+
+    ran = await explain()
+
+    lines = ran.out.split("\n\n")[1].splitlines()
+    assert ran.code == 0
+    assert [line.split()[0] for line in lines] == ["dns", "tcp", "tls", "own", "grant", "verb"]
+    assert all("✓ ok" in line and " ms " in line for line in lines)
+    assert "peer      work.example for ada" in ran.out
+    assert f"{grant} opens tasks, notes; at most 5 rows a query" in ran.out
+    assert "every link holds" in ran.out
+    assert "circuit closed watch armed, since" in ran.squeezed
+    assert "task number" not in ran.out
+    assert "gateway not running" not in ran.out
+
+
+async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain: Explain) -> None:
+    """Scripts find the same keys whether all holds or not."""
+    await enroll(home, work)
+
+    good = await explain("--json")
+    bad = await explain("--json", "--resource", "credentials")
+
+    fine, broken = json.loads(good.out), json.loads(bad.out)
+    for shape in (fine, broken):
+        SCHEMA.validate(shape)
+    assert (good.code, bad.code) == (0, 3)
+    assert set(fine) == set(broken) == {
+        "peer", "user", "endpoint", "steps", "broken", "gateway", "circuit", "watch", "last_failure", "notes",
+    }  # fmt: skip
+    assert (fine["peer"], fine["user"], fine["endpoint"]) == ("work.example", "ada", work.gateway.federation_address)
+    assert [step["name"] for step in fine["steps"]] == ["dns", "tcp", "tls", "certificate", "grant", "verb"]
+    assert all(set(step) == {"name", "state", "took_ms", "detail"} for step in fine["steps"])
+    assert (fine["broken"], fine["circuit"]["state"], fine["gateway"]) == (
+        None,
+        "closed",
+        {"running": True, "detail": None},
+    )
+    assert set(broken["broken"]) == {"step", "cause", "cure"}
+    assert broken["broken"]["step"] == "verb"
+    assert states(broken) == "ooooob"
+
+
+async def test_an_excluded_and_an_unnamed_resource_are_told_apart(
+    home: Running, work: Running, explain: Explain
+) -> None:
+    """Both are the verb's; the cure names what the grant opens."""
+    grant = await enroll(home, work)
+
+    excluded, unnamed = await explain("--resource", "credentials"), await explain("--resource", "note")
+
+    assert (excluded.code, unnamed.code) == (3, 3)
+    assert f"the grant {grant} excludes the resource credentials" in excluded.out
+    assert "does not name the resource note; did you mean notes?" in unnamed.out
+    assert "ask for what it opens (tasks, notes)" in excluded.out
+
+
+async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running, explain: Explain) -> None:
+    """The broken line has a word and a symbol, what follows is not reached, and the cure names whom to ask."""
+    await enroll(home, work)
+    await work.stop()
+
+    ran = await explain()
+
+    assert ran.code == 3
+    assert "tcp      ✗ broken" in ran.out
+    assert ran.out.count("· not reached") == 3
+    assert "own cert ✓ ok" in ran.out
+    assert "broken tcp cause 127.0.0.1:" in ran.squeezed
+    assert "cure ask the operator of work.example whether its gateway runs" in ran.squeezed
+
+
+async def test_a_revoked_grant_is_told_by_the_peer_and_remembered_here(
+    home: Running, work: Running, explain: Explain
+) -> None:
+    """The gateway hears of it and refuses; the walk names the grant, also when the gateway does not run."""
+    grant = await enroll(home, work)
+    async for _ in work.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant, reason="project over")):
+        pass
+
+    running = await explain()
+    await home.stop()
+    stopped = await explain("--json")
+
+    shape = json.loads(stopped.out)
+    assert (running.code, stopped.code) == (3, 3)
+    assert "broken grant" in running.squeezed
+    assert f"revoked the grant {grant}" in running.out
+    assert "mosaic federation peer add --user ada TOKEN" in running.out
+    assert (shape["broken"]["step"], states(shape)) == ("grant", "oooobn")
+
+
+async def test_a_grant_that_awaits_its_confirmation_is_named(home: Running, work: Running, explain: Explain) -> None:
+    """The peer tells only its own operator why; the cure is the command that shows it there."""
+    created = await work.admin.CreateGrant(
+        pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
+    )
+    request = pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id, confirm=True)
+    token = (await work.admin.CreateEnrollmentToken(request)).token
+    await home.admin.AddPeer(pb.AddPeerRequest(token=token, user="ada"))
+
+    shape = json.loads((await explain("--json")).out)
+
+    assert (shape["broken"]["step"], states(shape)) == ("grant", "oooobn")
+    assert f"mosaic federation grant show {created.grant.id}" in shape["broken"]["cure"]
+
+
+async def test_a_rate_limit_is_named_with_the_time_to_wait(home: Running, work: Running, explain: Explain) -> None:
+    """One call a minute: the first walk meets the limit at the verb, the next one before the grant is looked at."""
+    await enroll(home, work, scope={**SCOPE, "rate_limit_per_minute": 1})
+
+    first, second = [json.loads((await explain("--json")).out) for _ in range(2)]
+
+    assert (first["broken"]["step"], states(first)) == ("verb", "ooooob")
+    assert (second["broken"]["step"], states(second)) == ("verb", "oooonb")
+    assert "limits the calls" in second["broken"]["cause"]
+    wait = float(second["broken"]["cure"].split()[1])
+    assert 0 < wait <= 61
+
+
+async def test_an_expired_own_certificate_is_named(home: Running, work: Running, explain: Explain) -> None:
+    """With the gateway stopped: the handshake fails because of it, and it is what is named, with the renewal."""
+    grant = await enroll(home, work)
+    record = await stored(home)
+    await home.stop()
+    pki = Pki.of(work.gateway._certificate.authority)
+    old = pki.client(grant, "ada", begins_in=timedelta(hours=-25), ends_in=timedelta(hours=-1))
+    expired = replace(record, certificate_pem=old.certificate_pem, key_pem=old.key_pem)
+    await StoredPeers(home.gateway.config).renew(expired, replaces=record.certificate_pem)
+
+    ran = await explain("--json")
+
+    shape = json.loads(ran.out)
+    assert (ran.code, shape["broken"]["step"], states(shape)) == (3, "certificate", "ooobnn")
+    assert "start the gateway" in shape["broken"]["cure"]
+
+
+async def test_the_wrong_authority_is_named_in_both_directions(home: Running, work: Running) -> None:
+    """A real gateway refuses a stranger's certificate, and a stranger's gateway is refused here."""
+    grant = await enroll(home, work)
+    record, stranger = await stored(home), Pki()
+    leaf = stranger.client(grant, "ada")
+    unknown_there = replace(record, certificate_pem=leaf.certificate_pem, key_pem=leaf.key_pem)
+    unknown_here = replace(record, trust_bundle=stranger.trust_bundle)
+
+    found = [
+        first_broken(await asyncio.to_thread(lambda it=it: list(walk(it)))) for it in (unknown_there, unknown_here)
+    ]
+
+    assert [step.link.value for step in found if step] == ["tls", "tls"]
+    assert [("refuses" in step.detail, "unknown CA" in step.detail) for step in found if step] == [
+        (True, True),
+        (False, True),
+    ]
+
+
+async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Running, explain: Explain) -> None:
+    """Everything but the circuit and the watch can be told without it."""
+    await enroll(home, work)
+    await home.stop()
+
+    ran, shape = await explain(), json.loads((await explain("--json")).out)
+
+    SCHEMA.validate(shape)
+    assert ran.code == 0
+    assert "gateway not running" in ran.out
+    assert (shape["gateway"], shape["circuit"], shape["watch"]) == (
+        {"running": False, "detail": "gateway not running"},
+        None,
+        None,
+    )
+    assert states(shape) == "oooooo"
+
+
+async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
+    home: Running, work: Running, explain: Explain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk says that it runs and does not answer; the status gives up in time, with the code of no answer."""
+    monkeypatch.setattr(status, "PATIENCE_S", 0.3)
+    await enroll(home, work)
+    await home.stop()
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(home.gateway.config.socket_path))
+        hanging.listen()
+        ran, shape = await explain("--timeout", "0.5"), json.loads((await explain("--timeout", "0.5", "--json")).out)
+        plain = await asyncio.to_thread(main, ["federation", "status", "-g", str(home.gateway.config.directory)])
+
+    SCHEMA.validate(shape)
+    assert (ran.code, plain) == (0, 4)
+    assert "gateway the gateway runs and does not answer in time" in ran.squeezed
+    assert shape["gateway"]["running"] is True
+    assert shape["gateway"]["detail"].startswith("the gateway runs and does not answer in time")
+
+
+@pytest.mark.parametrize("more", [("--resource", "tasks"), ("--timeout", "1")], ids=["resource", "timeout"])
+async def test_what_only_the_walk_takes_is_refused_without_it(
+    home: Running, capsys: pytest.CaptureFixture[str], more: tuple[str, str]
+) -> None:
+    """An option without effect is a slip, as is an empty name of a peer, which an unset variable leaves."""
+    directory = str(home.gateway.config.directory)
+
+    assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, *more]) == 2
+    assert f"{more[0]}: goes with --explain only" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, "--explain", ""]) == 1
+
+
+async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, work: Running, explain: Explain) -> None:
+    """The peer is back and the gateway still rests: exit code 0, and the command that closes the circuit."""
+    await enroll(home, work)
+    directory, address = work.gateway.config.directory, work.gateway.federation_address
+    settings = directory / "gateway.toml"
+    settings.write_text(settings.read_text().replace('listen = "127.0.0.1:0"', f'listen = "{address}"'))
+    await work.stop()
+    stub = home.gateway.federation.stub("work.example", "ada")
+    for number in range(5):
+        with pytest.raises(grpc.RpcError):
+            await stub.List(federation_pb2.ListRequest(resource="tasks", page_size=number + 1))
+    away = await explain("--json")
+    async with Gateway.open(directory) as back:
+        await back.start()
+        ran = await explain()
+
+    assert (json.loads(away.out)["circuit"]["state"], json.loads(away.out)["notes"]) == ("open", [])
+    assert json.loads(away.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(json.loads(away.out))
+    assert ran.code == 0
+    assert "circuit open, 5 failures in a row, tried again in " in ran.squeezed
+    assert "mosaic federation peer reset work.example --user ada" in ran.words
+
+
+async def test_which_of_two_users_is_asked_for(home: Running, work: Running, explain: Explain) -> None:
+    """With two enrollments at one peer the user must be named, and is."""
+    await enroll(home, work)
+    await enroll(home, work, user="bob", subject="bob")
+
+    neither, bob, eve = await explain(), await explain("--user", "bob", "--json"), await explain("--user", "bobb")
+
+    assert (neither.code, bob.code, eve.code) == (1, 0, 1)
+    assert "ada, bob are enrolled at work.example; say which with --user" in neither.words
+    assert json.loads(bob.out)["user"] == "bob"
+    assert "did you mean bob?" in eve.words
+
+
+async def test_an_unknown_peer_is_answered_with_near_matches(home: Running, work: Running, explain: Explain) -> None:
+    """A slip of the finger is no broken link."""
+    await enroll(home, work)
+
+    ran = await explain(peer="wrk.example")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "no peer 'wrk.example'; did you mean work.example?" in ran.words
+
+
+async def test_the_reads_stand_in_the_peers_audit(home: Running, work: Running, explain: Explain) -> None:
+    """B sees a capabilities call and a list, as of any reader."""
+    grant = await enroll(home, work)
+    before = await _reads(work, grant)
+    await explain()
+
+    after: list[str] = []
+    for _ in range(100):
+        after = await _reads(work, grant)
+        if len(after) >= len(before) + 2:
+            break
+        await asyncio.sleep(0.02)
+    assert sorted(after[: len(after) - len(before)]) == ["capabilities", "list"]
+
+
+async def _reads(work: Running, grant: str) -> list[str]:
+    reply = await work.admin.ListAuditEvents(pb.ListAuditEventsRequest(grant_id=grant))
+    return [event.verb for event in reply.events if event.verb in {"capabilities", "list"}]
+
+
+@pytest.mark.parametrize("missing", ["gateway.toml", "gateway.db", "seal.key"])
+async def test_nothing_is_said_where_the_store_cannot_be_read(
+    missing: str, short_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 4, the reason in words, and no empty database left behind."""
+    directory, free = short_path / "alone", "127.0.0.1:0"
+    await found_gateway(GatewayConfig(directory=directory, name="alone.example", listen=free, enroll=free))
+    (directory / missing).unlink()
+
+    code = await asyncio.to_thread(main, ["federation", "status", "-g", str(directory), "--explain", "work.example"])
+
+    assert code == 4
+    assert "error: nothing can be said of any peer: " in capsys.readouterr().err
+    assert not (directory / missing).exists()
+
+
+async def test_a_time_that_is_none_is_a_usage_error(explain: Explain) -> None:
+    """Each link must have some time, and not for ever."""
+    assert [(await explain("--timeout", value)).code for value in ("0", "-1", "1e9", "soon")] == [2, 2, 2, 2]

@@ -1,0 +1,219 @@
+"""`peer list|show|rotate|reset|remove` by the real command line against two gateways as processes."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.cli_runner import Cli
+from tests.support.gateway_processes import Served
+
+SCOPE = '{"resources":["tasks","notes"]}'
+
+
+@pytest.fixture
+def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, in process."""
+    monkeypatch.chdir(served.directory)
+    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    return Cli(capsys)
+
+
+def enroll(cli: Cli, name: str, user: str = "ada") -> str:
+    """Let home read work under a name of its own; the grant's id."""
+    create = f"federation grant create -g work --peer home.example --subject {user} --json --scope"
+    grant = str(cli(create, SCOPE).json["grant"]["id"])
+    token = cli(f"federation grant token {grant} -g work").out.strip()
+    cli(f"federation peer add --user {user} --name {name} -g home", token)
+    return grant
+
+
+@pytest.fixture
+def peer(cli: Cli) -> Iterator[str]:
+    """Ada's peer `adas-work`; its grant's id."""
+    yield enroll(cli, "adas-work")
+    if "adas-work" in cli("federation peer list -g home --json").out:
+        cli("federation peer remove adas-work -g home")
+
+
+def facts(text: str) -> dict[str, str]:
+    """The names and values that a command printed."""
+    pairs = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
+    return {name.strip(): value.strip() for name, value in pairs if name.strip()}
+
+
+def test_a_peer_is_shown_with_all_that_is_known_of_it(cli: Cli, peer: str) -> None:
+    """Endpoint, user, grant, certificate with fingerprint and times, renewal, circuit, watch, cache, last calls."""
+    ask = "federation query list notes --user ada --source federated:adas-work -g home"
+    for _ in range(2):
+        cli(ask)
+
+    shown = facts(cli("federation peer show adas-work -g home").out)
+    shape = cli("federation peer show adas-work --user ada -g home --json").json
+
+    assert (shown["state"], shown["user"], shown["grant"]) == ("● active", "ada", peer)
+    assert shown["endpoint"] == shape["peer"]["endpoint"]
+    assert shown["fingerprint"] == shape["peer"]["certificate"]["fingerprint"]
+    assert shown["ends"].endswith("UTC (in 24 h)")
+    assert "UTC (in " in shown["renewal"]
+    assert (shown["circuit"], shown["watch"].split()[0]) == ("● closed", "armed")
+    assert "1 from memory, 1 asked there" in shown["cache"]
+    assert shown["last success"].endswith("s ago)")
+    assert shown["last failure"] == "none since the gateway started"
+    assert set(shape) == {"peer", "live"}
+    assert set(shape["peer"]["certificate"]) == {
+        "serial", "not_before", "not_after", "expires_in_s", "renews_at", "fingerprint"
+    }  # fmt: skip
+    assert shape["live"] is None
+
+
+def test_a_peer_is_asked_only_when_told_to(cli: Cli, peer: str) -> None:
+    """`--live` shows what the peer opens now; without it no call is made."""
+    quiet = cli("federation peer show adas-work -g home --json").json["peer"]
+    assert quiet["last_success"] is None
+
+    live = cli("federation peer show adas-work -g home --live --json").json
+    human = facts(cli("federation peer show adas-work -g home --live").out)
+
+    assert live["peer"]["last_success"] is not None
+    assert live["live"]["capabilities"]["resources"] == ["tasks", "notes"]
+    assert (live["live"]["error"], live["live"]["reason"]) == (None, None)
+    assert (human["opens"], human["rows a query"]) == ("tasks, notes", "100")
+
+
+def test_a_peer_that_does_not_answer_is_shown_all_the_same(cli: Cli, peer: str) -> None:
+    """The reason comes with the rest, and the exit code is 1."""
+    cli(f"federation grant revoke {peer} -g work --reason over")
+
+    live = cli("federation peer show adas-work -g home --live --json", code=1).json
+    human = cli("federation peer show adas-work -g home --live", code=1)
+
+    assert live["live"]["capabilities"] is None
+    assert live["live"]["reason"] == "GRANT_REVOKED"
+    assert live["peer"]["state"] == "revoked"
+    assert "asked now  GRANT_REVOKED: " in human.out
+    assert facts(human.out)["revoked there"].endswith(": over")
+    assert human.words == ""
+
+
+def test_peers_are_filtered(cli: Cli, peer: str) -> None:
+    """By user and by state; a user without a peer has none, a user who does not exist is told."""
+    enroll(cli, "bobs-work", "bob")
+
+    def names(line: str) -> list[str]:
+        return [one["name"] for one in cli(f"federation peer list -g home --json {line}").json["peers"]]
+
+    assert names("") == ["adas-work", "bobs-work"]
+    assert names("--user bob") == ["bobs-work"]
+    assert names("--state active") == ["adas-work", "bobs-work"]
+    assert names("--state offline") == []
+    assert names("--user bob --state active") == ["bobs-work"]
+    empty = cli("federation peer list -g home --state revoked")
+    assert (empty.out, empty.words) == ("", "no peer is like that\n")
+    assert cli("federation peer list -g home --user adda", code=1).words == "error: no user 'adda'; did you mean ada?\n"
+    assert "'ofline' is none; did you mean offline?" in cli("federation peer list -g home --state ofline", code=2).words
+    cli("federation peer remove bobs-work -g home")
+
+
+def test_a_rotation_says_what_was_replaced(cli: Cli, peer: str) -> None:
+    """The new certificate stands on stdout, what became of the old one on stderr."""
+    before = cli("federation peer show adas-work -g home --json").json["peer"]["certificate"]
+
+    ran = cli("federation peer rotate adas -g home")
+
+    after = cli("federation peer show adas-work -g home --json").json["peer"]["certificate"]
+    assert facts(ran.out)["fingerprint"] == after["fingerprint"] != before["fingerprint"]
+    assert ran.words.splitlines() == [
+        "adas is adas-work, enrolled for ada",
+        f"adas-work is read with a new key from now on; the certificate before was {before['serial']}",
+        "the old certificate is refused there in ten minutes, or sooner",
+    ]
+
+
+def test_a_reset_says_what_the_circuit_was(cli: Cli, peer: str) -> None:
+    """A closed circuit stays closed, and whoever reset it hears so."""
+    ran = cli("federation peer reset adas-work -g home")
+
+    assert ran.words.splitlines() == [
+        "the circuit of adas-work, enrolled for ada, was closed already",
+        "adas-work is active",
+    ]
+
+
+def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str) -> None:
+    """By the beginning of the name the whole one is told; the grant at the other side is named with its end."""
+    cli("federation query list notes --user ada --source federated:adas-work -g home")
+
+    ran = cli("federation peer remove adas -g home")
+
+    assert ran.out == ""
+    words = ran.words.splitlines()
+    assert words[:2] == [
+        "adas is adas-work, enrolled for ada",
+        "removed adas-work, enrolled for ada: its key and certificate are gone",
+    ]
+    assert words[2].startswith("lost with it: 1 answer, ")
+    assert words[3].endswith(f"its operator ends it with: mosaic federation grant revoke {peer}")
+    assert cli(f"federation grant show {peer} -g work --json").json["grant"]["status"] == "active"
+    gone = cli("federation peer show adas-work -g home", code=1)
+    assert gone.words.startswith("error: no peer 'adas-work'")
+
+
+def test_a_removal_is_told_as_json_too(cli: Cli, peer: str) -> None:
+    """`removed` is the name as before; beside it stand the peer as it was and the command that ends its grant."""
+    shape: Any = cli("federation peer remove adas-work -g home --json").json
+
+    assert shape["removed"] == "adas-work"
+    assert shape["peer"]["grant_id"] == peer
+    assert shape["revoke_there"] == f"mosaic federation grant revoke {peer}"
+
+
+def test_a_revoked_peers_removal_asks_for_nothing_more(cli: Cli, peer: str) -> None:
+    """Where the other side has revoked the grant, nobody is sent there again."""
+    cli(f"federation grant revoke {peer} -g work")
+
+    words = cli("federation peer remove adas-work -g home").words
+
+    assert f"its grant {peer} was revoked there before" in words
+    assert "grant revoke" not in words
+
+
+@pytest.mark.parametrize("command", ["show", "rotate", "reset", "remove"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("adas-wrok", "error: no peer 'adas-wrok'; did you mean adas-work?"),
+        ("adas-work --user bob", "error: no enrollment at adas-work for user 'bob'"),
+        ("ada", "error: no peer 'ada'"),
+    ],
+)
+def test_a_wrong_name_touches_nothing(cli: Cli, peer: str, command: str, arguments: str, words: str) -> None:
+    """A slip is suggested, three characters are too few for a beginning, and another user's peer is not taken."""
+    ran = cli(f"federation peer {command} {arguments} -g home", code=1)
+
+    assert ran.words.startswith(words)
+    assert (ran.out, ran.words.count("\n")) == ("", 1)
+    assert json.loads(cli("federation peer list -g home --json").out)["peers"]
+
+
+@pytest.mark.parametrize("command", ["show", "rotate", "reset", "remove"])
+def test_an_empty_user_is_not_whoever_has_the_peer(cli: Cli, peer: str, command: str) -> None:
+    """A variable that holds nothing names nobody: it is a usage error, and nothing happens."""
+    ran = cli(f"federation peer {command} adas-work -g home --user", "", code=2)
+
+    assert "--user" in ran.words
+    assert "is empty; name a user, or leave the option out" in ran.words
+    assert cli("federation peer list -g home --json").json["peers"]
+
+
+def test_an_ambiguous_beginning_names_the_peers(cli: Cli, peer: str) -> None:
+    """Two names that begin alike are both named, and neither is removed."""
+    enroll(cli, "adas-home")
+
+    ran = cli("federation peer remove adas -g home", code=1)
+
+    assert ran.words == "error: peer: 'adas' begins 2 of them: adas-home, adas-work; give more of it\n"
+    assert len(cli("federation peer list -g home --json").json["peers"]) == 2
+    cli("federation peer remove adas-home -g home")

@@ -1,0 +1,316 @@
+"""`mosaic federation query` over several sources, against two gateways in processes of their own."""
+
+import json
+import os
+import pty
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+from mosaic_cli.main import main
+
+from tests.support.gateway_processes import MOSAIC, environment
+from tests.support.outage_world import Pair
+
+WORK = "federated:work.example"
+REPORT = {"source", "state", "reason", "message", "next_step", "latency_ms", "rows", "retry_after_s"}
+SIGNAL = {"kind", "peer", "text", "reason", "message", "next_step", "since", "retry_at"}
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    words: str
+
+    @property
+    def json(self) -> Any:
+        """The JSON that it printed."""
+        return json.loads(self.out)
+
+
+Query = Callable[..., Ran]
+
+
+@pytest.fixture
+def query(pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Query:
+    """Run a query of ada's at home in this process, its output piped."""
+    monkeypatch.chdir(pair.directory)
+    monkeypatch.setenv("MOSAIC_GATEWAY", "home")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def query(line: str, source: str = "all") -> Ran:
+        capsys.readouterr()
+        code = main(["federation", "query", *line.split(), "--user", "ada", "--source", source])
+        return Ran(code, *capsys.readouterr())
+
+    return query
+
+
+@pytest.fixture(scope="class")
+def away(pair: Pair) -> Iterator[None]:
+    """The work gateway is stopped, and comes back afterwards."""
+    pair.leave()
+    yield
+    pair.come_back()
+
+
+@contextmanager
+def terminal(pair: Pair, *arguments: str) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[str], str]]"]:
+    """Run a query on a terminal of its own; the second value reads its screen until a text is there, or the end."""
+    ours, theirs = pty.openpty()
+    command = [*MOSAIC, "federation", "query", *arguments, "--user", "ada", "-g", "home"]
+    with subprocess.Popen(
+        command, cwd=pair.directory, env=environment(COLUMNS="80", TERM="dumb"), stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        screen = ""
+
+        def read(text: str = "") -> str:
+            nonlocal screen
+            with suppress(OSError):  # the end, as Linux tells it of a terminal
+                while (not text or text not in screen) and (data := os.read(ours, 4096)):
+                    screen += data.decode()
+            return screen.replace("\r\n", "\n")
+
+        try:
+            yield process, read
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_all_is_one_object_of_rows_sources_and_signals(query: Query) -> None:
+    """`--json` has the rows of both sources newest first, each tagged, what became of each source, and no surprise."""
+    answer = query("list tasks --page-size 4 --json").json
+
+    assert list(answer) == ["rows", "sources", "signals", "partial", "next_page_token"]
+    assert [(row["id"], row["_source"]) for row in answer["rows"]] == [
+        ("task-11", "local"), ("task-10", WORK), ("task-10", "local"), ("task-9", "local"),
+    ]  # fmt: skip
+    assert {(row["_cached"], row["age_s"]) for row in answer["rows"]} == {(False, 0.0)}
+    assert [(one["source"], one["state"], one["rows"]) for one in answer["sources"]] == [
+        ("local", "ok", 4), (WORK, "ok", 4),
+    ]  # fmt: skip
+    assert set(answer["sources"][1]) == REPORT
+    assert answer["sources"][1]["latency_ms"] > 0
+    assert (answer["signals"], answer["partial"]) == ([], False)
+
+
+def test_a_row_from_memory_tells_its_age(query: Query) -> None:
+    """The second time the peer's rows are cached and some time old, and local ones are neither."""
+    query("list tasks --page-size 3 --json")
+
+    rows = query("list tasks --page-size 3 --json").json["rows"]
+
+    assert {(row["_source"], row["_cached"], row["age_s"] > 0) for row in rows} == {
+        (WORK, True, True), ("local", False, False),
+    }  # fmt: skip
+
+
+def test_one_token_leads_through_all_sources(query: Query) -> None:
+    """Page by page, every row of each source comes exactly once, in one order."""
+    seen: list[tuple[str, str, str]] = []
+    token = ""
+    for _ in range(20):
+        page = query(f"list tasks --page-size 4 --json{token and f' --page-token {token}'}").json
+        seen += [(row["created_at"], row["_source"], row["id"]) for row in page["rows"]]
+        token = page["next_page_token"]
+        if token is None:
+            break
+
+    assert token is None
+    assert sorted(name for _, source, name in seen if source == "local") == sorted(f"task-{n}" for n in range(12))
+    assert sorted(name for _, source, name in seen if source == WORK) == sorted(f"task-{n}" for n in range(0, 12, 2))
+    assert all(before[0] > after[0] or before < after for before, after in pairwise(seen))
+
+
+def test_a_pipe_gets_one_table_of_eighty_columns(query: Query) -> None:
+    """The rows of both sources are one table that says whence each is; how many came from where is on stderr."""
+    ran = query("list tasks --page-size 5")
+
+    header, *lines = ran.out.splitlines()
+    assert header.split() == ["ID", "SOURCE", "CACHED", "OWNER", "TEAM", "ABOUT"]
+    assert [line.split()[:2] for line in lines[:2]] == [["task-11", "local"], ["task-10", WORK]]
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert ran.words.startswith("5 rows from 2 of 2 sources in ")
+    assert "\nmore: --page-token " in ran.words
+
+
+def test_a_terminal_shows_each_source_when_it_answers(pair: Pair) -> None:
+    """Local rows stand there while the peer is silent; its own come under its heading once it speaks."""
+    with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "6", "--budget", "60") as (process, read):
+        with pair.silence():
+            before = read("task-6 ")
+        screen = read()
+        code = process.wait(20)
+
+    assert code == 0
+    assert before.startswith("local  6 rows in ")
+    assert WORK not in before
+    heading, columns, first, *_ = screen.split(f"\n\n{WORK}  ")[1].splitlines()
+    assert heading.startswith("5 rows in ")
+    assert (columns.split(), first.split()[0]) == (["ID", "CACHED", "OWNER", "TEAM", "ABOUT"], "task-10")
+    assert "11 rows from 2 of 2 sources in " in screen
+    assert max(len(line) for line in screen.splitlines() if not line.startswith("more: ")) <= 80
+
+
+def test_a_row_is_shown_of_each_source_that_has_it(query: Query) -> None:
+    """The same id at two sources is two rows; `row` is the first of them."""
+    answer = query("get tasks task-4 --json").json
+    shown = query("get tasks task-4").out
+
+    assert [row["_source"] for row in answer["rows"]] == [WORK, "local"]
+    assert answer["row"] == answer["rows"][0]
+    assert (answer["partial"], {one["state"] for one in answer["sources"]}) == (False, {"ok"})
+    assert shown.count("task number 4") == 2
+    assert "\n\n" in shown
+
+
+def test_a_row_that_nobody_has_ends_with_1(query: Query) -> None:
+    """The object tells which sources were asked, stderr says it in one line."""
+    ran = query("get tasks nothing --json")
+
+    assert ran.code == 1
+    assert (ran.json["row"], ran.json["rows"], ran.json["partial"]) == (None, [], False)
+    assert {one["reason"] for one in ran.json["sources"]} == {"ROW_NOT_FOUND"}
+    assert ran.words == "error: ROW_NOT_FOUND: no such row that this user may read\n"
+
+
+def test_a_search_runs_over_all(query: Query) -> None:
+    """Hits of both sources, best first, with score and snippet; the token leads through all of them."""
+    first = query("search number --resource tasks --json").json
+    rest = query(f"search number --resource tasks --json --page-token {first['next_page_token']}").json
+
+    rows = [*first["rows"], *rest["rows"]]
+    assert {row["_source"] for row in rows} == {"local", WORK}
+    assert len({(row["_source"], row["id"]) for row in rows}) == len(rows)
+    assert all(before["score"] >= after["score"] for before, after in pairwise(rows))
+    assert {"score", "snippet"} <= set(rows[0])
+
+
+def test_capabilities_of_each_source(query: Query) -> None:
+    """`all` lists them by source; of one source they stand where they always stood."""
+    every, one = query("capabilities --json").json, query("capabilities --json", WORK).json
+    shown = query("capabilities").out
+
+    assert {source["_source"]: source["max_rows_per_query"] for source in every["by_source"]} == {
+        "local": 1000, WORK: 5,
+    }  # fmt: skip
+    assert (every["capabilities"], every["_source"]) == (None, "all")
+    assert (one["capabilities"]["max_rows_per_query"], one["_source"]) == (5, WORK)
+    assert [line for line in shown.splitlines() if line in {"local", WORK}] == ["local", WORK]
+
+
+def test_what_a_grant_does_not_open_is_told_and_fails_nothing(query: Query) -> None:
+    """A refusal by one of all sources is a line with the next step, and no signal; the rest is there, and exit 0."""
+    ran, asked = query("list credentials"), query("list credentials --json").json
+
+    assert (ran.code, ran.out.splitlines()[1].split()[:3]) == (0, ["c-1", "local", "no"])
+    assert f"\n{WORK}: denied: SCOPE_VIOLATION: " in ran.words
+    assert (asked["partial"], asked["signals"]) == (True, [])
+    assert asked["sources"][1]["next_step"] is not None
+
+
+@pytest.mark.usefixtures("away")
+class TestAway:
+    """What is said of a peer that is stopped."""
+
+    def test_a_peer_that_is_away_is_told_once_a_session(self, query: Query) -> None:
+        """All commands of a session together say it once, and go on with local rows; another session is told too."""
+        first = query("list tasks --page-size 7 --session a --json")
+        again = query("list tasks --page-size 7 --session a --json")
+        other = query("list tasks --page-size 7 --session b")
+        once_more = query("list tasks --page-size 7 --session b")
+
+        (signal,) = first.json["signals"]
+        assert set(signal) == SIGNAL
+        assert (signal["kind"], signal["text"]) == ("offline", "federation offline for work.example")
+        assert first.json["sources"][1]["state"] == "offline"
+        assert [row["_source"] for row in first.json["rows"]] == ["local"] * 7
+        assert (again.json["signals"], again.json["sources"][1]["state"]) == ([], "skipped")
+        assert {ran.code for ran in (first, again, other, once_more)} == {0}
+        assert first.json["partial"]
+        assert again.json["partial"]
+        assert "7 rows from 1 of 2 sources in " in other.words
+        assert other.words.count("federation offline for work.example; asked again in ") == 1
+        assert f"\n{WORK}: offline: " in other.words
+        assert "federation offline" not in once_more.words
+        assert f"\n{WORK}: skipped: " in once_more.words
+
+    def test_a_terminal_is_told_of_a_peer_that_is_away(self, pair: Pair) -> None:
+        """Local rows, one line about the peer, one signal, exit 0."""
+        with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "8") as (process, read):
+            screen = read()
+            code = process.wait(20)
+
+        assert code == 0
+        assert "local  8 rows in " in screen
+        assert screen.count(f"{WORK}: offline: ") == 1
+        assert screen.count("federation offline for work.example") == 1
+
+    def test_a_single_source_that_is_away_fails(self, query: Query) -> None:
+        """Exit 1 and one line; a session that has a name is told its signal too, and not again by the next query."""
+        alone = query("search gone", WORK)
+        named = query("search gone --session c --json", WORK)
+        later = query("list tasks --session c --json")
+
+        assert {(ran.code, ran.out) for ran in (alone, named)} == {(1, "")}
+        assert alone.words.startswith("error: ")
+        assert alone.words.count("\n") == 1
+        assert named.words.splitlines()[0].startswith("federation offline for work.example")
+        assert named.words.splitlines()[1].startswith("error: ")
+        assert later.json["signals"] == []
+
+
+def test_a_peer_that_is_back_is_told_once(query: Query, pair: Pair) -> None:
+    """A session that heard of the outage hears of its end with its next query, and has the peer's rows again."""
+    pair.leave()
+    try:
+        query("list tasks --page-size 9 --session d")
+    finally:
+        pair.come_back()
+
+    back = query("list tasks --page-size 9 --session d --json").json
+    after = query("list tasks --page-size 9 --session d --json").json
+
+    assert [(one["kind"], one["text"]) for one in back["signals"]] == [
+        ("restored", "federation restored for work.example")
+    ]
+    assert (back["partial"], after["signals"]) == (False, [])
+    assert WORK in {row["_source"] for row in back["rows"]}
+
+
+@pytest.mark.parametrize("budget", ["-1", "soon", "301"])
+def test_a_budget_is_seconds(query: Query, budget: str) -> None:
+    """What is none is wrong usage, named."""
+    ran = query(f"list tasks --budget {budget}")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "--budget" in ran.words
+
+
+def test_a_budget_bounds_the_wait_for_a_silent_peer(query: Query, pair: Pair) -> None:
+    """A peer that does not answer is given up at the budget, however long it would take."""
+    with pair.silence():
+        answer = query("list tasks --page-size 10 --budget 0.2 --json").json
+
+    assert (answer["sources"][1]["state"], answer["sources"][1]["reason"]) == ("offline", "PEER_TIMEOUT")
+    assert 150 <= answer["sources"][1]["latency_ms"] < 2_000
+    assert len(answer["rows"]) == 10
+
+
+@pytest.mark.parametrize("verb", ["list", "get", "search", "capabilities"])
+def test_every_help_has_examples(verb: str) -> None:
+    """Somebody who knows nothing can copy a line."""
+    shown = subprocess.run(
+        [*MOSAIC, "federation", "query", verb, "--help"], env=environment(COLUMNS="80"), capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+
+    assert f"\n    mosaic federation query {verb} " in shown
+    assert "--session" in shown

@@ -1,0 +1,323 @@
+"""`grant revoke`, `grant scope` and `user remove` against two gateways as processes, with leases of 2 s."""
+
+import io
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from mosaic_cli.main import main
+
+from tests.support.gateway_processes import MOSAIC, Served, environment
+
+TASKS = '{"resources": ["tasks", "notes"]}'
+NARROWER = '{"resources": ["tasks"], "filters": {"tasks": {"include_teams": ["T1"]}}, "max_rows_per_query": 3}'
+LEASE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Served]:
+    """`home` and `work`; work gives leases of 2 s."""
+    served = Served(Path(tempfile.mkdtemp(prefix="m")))
+    try:
+        for name in ("home", "work"):
+            served.found(name)
+        config = served.directory / "work" / "gateway.toml"
+        config.write_text(config.read_text().replace("[server]", f"[server]\nmax_lease_s = {LEASE_S}"))
+        for name in ("home", "work"):
+            served.start(name)
+        yield served
+    finally:
+        for name in tuple(served.processes):
+            served.stop(name)
+        shutil.rmtree(served.directory, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def there(pair: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in the directory of the gateways."""
+    monkeypatch.chdir(pair.directory)
+    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+class Done(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def run(_pair: Served, line: str, *more: str, code: int = 0) -> Done:
+    """Run a command in this process; it must end with that exit code."""
+    out, words = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(words):
+        ended = main([*line.split(), *more])
+    done = Done(out.getvalue(), words.getvalue())
+    assert ended == code, done
+    return done
+
+
+def enroll(pair: Served, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
+    """Let home read work, as the peer of that name; the grant's id."""
+    create = f"federation grant create -g work --peer home.example --subject {subject} --json --scope"
+    grant = json.loads(run(pair, create, TASKS).stdout)["grant"]["id"]
+    token = run(pair, f"federation grant token {grant} -g work").stdout
+    run(pair, f"federation peer add --user {user} --name {peer} -g home", token.strip())
+    return str(grant)
+
+
+def listed(pair: Served, peer: str, user: str = "ada", code: int = 0) -> Done:
+    """List tasks of a peer."""
+    return run(pair, f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
+
+
+def receipt(pair: Served, grant: str) -> dict[str, Any]:
+    """The receipt of a grant that is revoked, or is being."""
+    return dict(json.loads(run(pair, f"federation grant revoke {grant} -g work --json").stdout)["receipt"])
+
+
+@contextmanager
+def frozen(pair: Served, name: str) -> Iterator[None]:
+    """Stop a gateway's process for a while, as a suspended machine is stopped."""
+    pair.processes[name].send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        pair.processes[name].send_signal(signal.SIGCONT)
+
+
+def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) -> None:
+    """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
+    grant = enroll(pair, "r1")
+    listed(pair, "r1")
+    assert json.loads(listed(pair, "r1").stdout)["rows"][0]["_cached"] is True
+
+    done = run(pair, f"federation grant revoke {grant} -g work --reason", "contract ended")
+
+    assert "effective" in done.stdout
+    assert "contract ended" in done.stdout
+    assert "its own word" in done.stdout
+    assert done.stderr.endswith("no cache of the peer can serve anything of this grant any more\n")
+    refused = listed(pair, "r1", code=1)
+    assert "GRANT_REVOKED" in refused.stderr
+    assert "contract ended" in refused.stderr
+    shape = receipt(pair, grant)
+    assert shape["kind"] == "revoked"
+    assert shape["effective_at"] >= shape["revoked_at"]
+    assert [one["how"] for one in shape["instances"]] == ["acked"]
+    assert set(shape["instances"][0]) == {"instance_id", "how", "at", "until", "failed_in_flight"}
+    run(pair, "federation peer remove r1 -g home")
+
+
+def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: Served) -> None:
+    """Plain lines say who is awaited and until when; without waiting the command says what it leaves."""
+    grant = enroll(pair, "r2")
+    listed(pair, "r2")
+    with frozen(pair, "home"):
+        begun = time.monotonic()
+        quick = run(pair, f"federation grant revoke {grant} -g work --no-wait --json")
+        pending = json.loads(quick.stdout)["receipt"]
+        done = run(pair, f"federation grant revoke {grant} -g work")
+        assert time.monotonic() - begun > LEASE_S - 1
+    assert pending["effective_at"] is None
+    assert pending["revoked_at"] is not None
+    assert [(one["how"], one["at"]) for one in pending["instances"]] == [("awaited", None)]
+    assert pending["instances"][0]["until"] is not None
+    assert "awaiting one cache of the peer" in done.stderr
+    assert "UTC at the latest" in done.stderr
+    assert "the end of its lease" in done.stdout
+    assert listed(pair, "r2", code=1).stderr.startswith("error: GRANT_REVOKED")
+    run(pair, "federation peer remove r2 -g home")
+
+
+def test_no_wait_says_in_words_what_goes_on(pair: Served) -> None:
+    """Who does not want to wait sees that new calls are refused, and who is awaited."""
+    grant = enroll(pair, "r3")
+    listed(pair, "r3")
+    with frozen(pair, "home"):
+        done = run(pair, f"federation grant revoke {grant} -g work --no-wait")
+    assert "revoked" in done.stdout
+    assert done.stderr.startswith("in force for every new call; awaiting one cache of the peer")
+    run(pair, "federation peer remove r3 -g home")
+
+
+def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> None:
+    """Ctrl-C ends the waiting, with words on how to see it again; the receipt comes all the same."""
+    grant = enroll(pair, "r4")
+    listed(pair, "r4")
+    with frozen(pair, "home"):
+        command = subprocess.Popen(
+            [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
+            cwd=pair.directory,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert command.stderr is not None
+        assert command.stderr.readline().startswith("awaiting one cache")
+        command.send_signal(signal.SIGINT)
+        out, words = command.communicate(timeout=20)
+        assert (command.returncode, out) == (130, "")
+        assert words == (
+            "stopped waiting; the gateway goes on by itself, and refuses already. "
+            f"To see it: mosaic federation grant revoke {grant}\n"
+        )
+        assert [one["how"] for one in receipt(pair, grant)["instances"]] == ["lease_ended"]
+    run(pair, "federation peer remove r4 -g home")
+
+
+def test_a_terminal_shows_a_live_line(pair: Served) -> None:
+    """On a terminal one line counts down, and is gone before the receipt is printed."""
+    grant = enroll(pair, "r5")
+    listed(pair, "r5")
+    ours, theirs = pty.openpty()
+    with frozen(pair, "home"):
+        done = subprocess.run(
+            [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
+            cwd=pair.directory,
+            env=environment(TERM="xterm", COLUMNS="160"),
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    os.close(theirs)
+    seen = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "awaiting one cache of the peer" in seen
+    assert "(in 1 s)" in seen
+    assert "\x1b[2K" in seen
+    assert "effective" in done.stdout
+    assert "\x1b" not in done.stdout
+    run(pair, "federation peer remove r5 -g home")
+
+
+def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) -> None:
+    """The grant stays refused, the log says so, and the receipt waits for what the process before gave out."""
+    grant = enroll(pair, "r6")
+    listed(pair, "r6")
+    with frozen(pair, "home"):
+        run(pair, f"federation grant revoke {grant} -g work --no-wait")
+        pair.stop("work", signal.SIGKILL)
+        pair.start("work")
+        shape = receipt(pair, grant)
+    assert [(one["instance_id"], one["how"]) for one in shape["instances"]] == [(None, "lease_ended")]
+    assert "was not finished; going on" in (pair.directory / "work.log").read_text()
+    assert receipt(pair, grant) == shape
+    run(pair, "federation peer remove r6 -g home")
+
+
+def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Served) -> None:
+    """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
+    made = run(
+        pair,
+        "federation grant create --peer home.example --subject ada --json -g work --scope",
+        '{"resources": ["tasks"]}',
+    )
+    grant = json.loads(made.stdout)["grant"]["id"]
+    run(pair, f"federation grant revoke {grant} -g work")
+    edit = f"federation grant scope {grant} -g work --scope"
+
+    tried = run(pair, edit, NARROWER, "--dry-run", code=1)
+    done = run(pair, edit, NARROWER, code=1)
+
+    assert tried == done
+    assert done == Done("", f"error: grant {grant} is revoked, which is final; make a new one\n")
+
+
+def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
+    """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
+    grant = enroll(pair, "s1")
+    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+
+    dry = run(pair, f"federation grant scope {grant} -g work --dry-run --scope", NARROWER)
+    assert dry.stdout.splitlines() == [
+        "loses  tasks: rows of every team but T1",
+        "loses  tasks: personal rows",
+        "loses  notes: rows of every team and personal rows",
+        "loses  3 rows a query, before 100",
+        "",
+        "RESOURCE  ROWS NOW  ROWS THEN  NEWEST THEN",
+        "tasks     12        6          task-10, task-8, task-6, task-4, task-2",
+        "notes     1         -          -",
+    ]
+    assert dry.stderr.splitlines() == [
+        "-: closed",
+        "nothing was changed",
+        "it would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
+    ]
+    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+
+    tried = json.loads(run(pair, f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).stdout)
+    assert [(one["resource"], one["rows"]) for one in tried["opened"]] == [("tasks", 12), ("notes", 1)]
+    assert [(one["resource"], one["rows"]) for one in tried["opens"]] == [("tasks", 6)]
+
+    edited = json.loads(run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).stdout)
+    assert (edited["opened"], edited["opens"]) == ([], [])
+    assert (edited["applied"], edited["gains"], len(edited["losses"])) == (True, [], 4)
+    assert edited["receipt"]["kind"] == "narrowed"
+    assert edited["receipt"]["effective_at"] is not None
+    rows = json.loads(listed(pair, "s1").stdout)["rows"]
+    assert {row["team"] for row in rows} == {"T1"}
+    assert len(rows) == 3
+
+    again = run(pair, f"federation grant scope {grant} -g work --scope", NARROWER)
+    assert again.stderr.splitlines()[0] == "this scope is in force already"
+    assert "narrowed" in again.stdout
+
+    wider = run(pair, f"federation grant scope {grant} -g work --scope", TASKS)
+    assert "gains  tasks: personal rows" in wider.stdout
+    assert wider.stderr.splitlines()[0] == "the new scope is in force from the next call on"
+    assert "reads tasks and notes: all that ada may" in wider.stderr
+    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+
+    faulty = run(pair, f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
+    assert faulty.stderr.startswith("error: scope.resources: unknown resource")
+    run(pair, f"federation grant revoke {grant} -g work")
+    final = run(pair, f"federation grant scope {grant} -g work --scope", TASKS, code=1)
+    assert "is revoked, which is final" in final.stderr
+    run(pair, "federation peer remove s1 -g home")
+
+
+def test_removing_a_user_revokes_every_grant(pair: Served) -> None:
+    """Every grant of the user ends with its receipt; the teams are left, owned rows stay; others are not touched."""
+    bobs, other = enroll(pair, "u1", user="bob", subject="bob"), enroll(pair, "u2", user="ada", subject="ada")
+    listed(pair, "u1", "bob")
+    never_used = json.loads(
+        run(pair, "federation grant create -g work --peer x.example --subject bob --json --scope", TASKS).stdout
+    )["grant"]["id"]
+
+    done = json.loads(run(pair, "user remove bob -g work --json").stdout)
+
+    removal = done["removal"]
+    assert (removal["user"], set(removal["grants"]), removal["teams"]) == ("bob", {bobs, never_used}, ["T2"])
+    assert (removal["owned_rows"], removal["from_data"], removal["peers"]) == (1, True, [])
+    assert {one["grant_id"] for one in done["receipts"]} == {bobs, never_used}
+    assert all(one["effective_at"] and one["reason"] == "the user was removed" for one in done["receipts"])
+    assert "GRANT_REVOKED" in listed(pair, "u1", "bob", code=1).stderr
+    assert json.loads(listed(pair, "u2").stdout)["rows"]
+    until = time.monotonic() + 5
+    while "user.remove" not in run(pair, "federation audit -g work --json").stdout:  # written off the request path
+        assert time.monotonic() < until
+    words = run(pair, "user remove bob -g work")
+    assert "0 revoked" in words.stdout
+    assert "1 rows stay" in words.stdout
+    peers = run(pair, "user remove bob -g home")
+    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.stderr
+    unknown = run(pair, "user remove nobody -g work", code=1)
+    assert unknown.stderr.startswith("error: no user 'nobody'")
+    run(pair, f"federation grant revoke {other} -g work")
+    for name in ("u1", "u2"):
+        run(pair, f"federation peer remove {name} -g home")

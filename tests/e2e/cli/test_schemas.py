@@ -1,0 +1,137 @@
+"""The published JSON Schemas: every command's `--json` output has one, keeps it, and nothing looser would do."""
+
+import copy
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from jsonschema import Draft202012Validator
+from mosaic_cli.main import app
+from referencing import Registry, Resource
+
+from tests.support.gateway_processes import ROOT
+from tests.support.json_walk import Outputs
+
+pytestmark = pytest.mark.timeout(300)  # the walk through all outputs is the set-up of whichever test comes first
+
+DIRECTORY = ROOT / "docs" / "schemas"
+SHARED = "definitions"
+SCHEMAS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DIRECTORY.glob("*.json"))}
+REGISTRY: Registry[Any] = Registry().with_resources(
+    [(f"{name}.json", Resource.from_contents(schema)) for name, schema in SCHEMAS.items()]
+)
+OPTIONS = {"federation status": ("watch", "explain"), "federation audit": ("follow",)}
+"""Options by which a command prints something else."""
+FREE = frozenset({"data", "scope"})
+"""What a person wrote, and no schema knows."""
+SAME = {"status-watch": "statu", "audit-follow": "event"}
+"""Outputs of the same shape as another one, by its name without an s."""
+NEVER_FILLED = {
+    "statu.warnings": "it takes a peer that renewed only after its certificate had expired",
+    "event.trace_id": "it takes a collector of traces",
+}
+
+
+def validator(name: str) -> Draft202012Validator:
+    """The validator of one published schema."""
+    return Draft202012Validator(SCHEMAS[name], registry=REGISTRY)
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command with `--json`, by its path."""
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from commands(below, (*path, name))
+    elif any("--json" in option.opts for option in command.params):
+        yield path
+
+
+def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Every object in an output that a schema knows, with the names that lead there."""
+    if isinstance(value, dict):
+        yield value, path
+        for key, below in value.items():
+            if key not in FREE:
+                yield from objects(below, (*path, key))
+    elif isinstance(value, list):
+        for below in value:
+            yield from objects(below, path)
+
+
+def test_every_command_with_json_has_a_schema() -> None:
+    """One file for each command, and one for each option that prints something else; no file besides."""
+    wanted = set()
+    for path in commands(typer.main.get_command(app)):
+        name = "-".join(path).removeprefix("federation-")
+        wanted |= {name, *(f"{name}-{option}" for option in OPTIONS.get(" ".join(path), ()))}
+
+    assert set(SCHEMAS) - {SHARED} == wanted
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_one_and_is_named(name: str) -> None:
+    """Each is valid JSON Schema 2020-12, knows its own file name, and leaves no object open but what a person wrote."""
+    schema = SCHEMAS[name]
+
+    Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == f"{name}.json"
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    closed = re.findall(r'"(?:additional|unevaluated)Properties": (\w+)', json.dumps(schema))
+    assert set(closed) <= {"false"}
+
+
+def test_every_output_keeps_its_schema(outputs: Outputs) -> None:
+    """What two real gateways printed, in good and in bad states, is what the schemas say."""
+    faults = [
+        f"{name}: {fault.json_path}: {fault.message}"
+        for name, shapes in outputs.taken.items()
+        for shape in shapes
+        for fault in validator(name).iter_errors(shape)
+    ]
+
+    assert faults == []
+    assert set(outputs.taken) == set(SCHEMAS) - {SHARED}
+
+
+def test_a_field_that_is_missing_or_new_is_refused(outputs: Outputs) -> None:
+    """No object of any output may lose a field or get another one, so the schemas say all there is."""
+    let_through = set()
+    for name, shapes in outputs.taken.items():
+        check = validator(name).is_valid
+        for shape in (copy.deepcopy(shape) for shape in (shapes[0], shapes[-1])):
+            for inner, path in objects(shape, ()):
+                inner["surprise"] = 1
+                if check(shape):
+                    let_through.add((name, *path, "surprise"))
+                del inner["surprise"]
+                for key in list(inner):
+                    kept = dict(inner)
+                    del inner[key]
+                    if check(shape):
+                        let_through.add((name, *path, key))
+                    inner.update(kept)
+
+    assert let_through == set()
+
+
+def test_the_outputs_fill_what_may_be_empty(outputs: Outputs) -> None:
+    """Whatever was null or an empty list somewhere has a value elsewhere, so its schema was put to the test."""
+    seen: dict[str, set[bool]] = defaultdict(set)
+    for name, shapes in outputs.taken.items():
+        for inner, path in objects(shapes, ()):
+            for key, value in inner.items():
+                kind = path[-1] if path else SAME.get(name, name)
+                seen[f"{kind.removesuffix('s')}.{key}"].add(value not in (None, []))
+
+    assert sorted(key for key, filled in seen.items() if True not in filled) == sorted(NEVER_FILLED)
+
+
+def test_the_index_names_every_schema() -> None:
+    """The table in the directory's README has one row for each file."""
+    index = (DIRECTORY / "README.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"\(([a-z-]+)\.json\)", index)) == set(SCHEMAS)

@@ -1,0 +1,410 @@
+"""`federation status` in every state that an operator may find, by the real command in a terminal of 80 columns."""
+
+import json
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support.gateway_processes import MOSAIC, environment, mosaic
+from tests.support.status_walk import States, Told
+from tests.support.terminal import Terminal
+
+pytestmark = pytest.mark.timeout(400)  # the walk through all states is the set-up of whichever test comes first
+
+HEAD = """\
+gateway      home.example VERSION, started N ago (AT)
+as of        NOW
+listens      ADDRESS for peers, ADDRESS for enrollment
+certificate  its own: renews in N, ends in N (AT)
+"""
+CODES = {
+    "healthy": 0,
+    "cached": 0,
+    "watch down": 0,
+    "peer stopped": 3,
+    "circuit open": 3,
+    "half-open": 3,
+    "recovered": 0,
+    "near expiry": 0,
+    "renewal failing": 3,
+    "expired": 3,
+    "gateway down": 4,
+    "not seen": 0,
+    "revoked": 3,
+    "serving": 0,
+    "taken back": 0,
+}
+ACTIVE = "● active  work.example for ada, seen N ago"
+EXPLAIN = "what is broken: mosaic federation status --explain work.example --user ada"
+UNREACHABLE = "PEER_UNREACHABLE, no connection: its gateway does not run, or something on the way keeps it from being"
+
+
+def card(told: Told) -> tuple[str, dict[str, list[str]]]:
+    """The line about the peer, and what follows by its label."""
+    assert told.text.startswith(HEAD)
+    title, *rest = told.text.removeprefix(HEAD).split("\n\n")[1].splitlines()
+    facts: dict[str, list[str]] = {}
+    label = ""
+    for line in rest:
+        label = line[2:16].strip() or label
+        facts.setdefault(label, []).append(line[16:])
+    return title, facts
+
+
+def summary(told: Told) -> str:
+    """The line that counts the peers."""
+    return told.text.removeprefix(HEAD).split("\n")[1]
+
+
+def peer(told: Told) -> dict[str, Any]:
+    """The one peer as JSON has it."""
+    found: dict[str, Any] = told.json["peers"][0]
+    return found
+
+
+def test_the_exit_code_tells_what_was_seen(states: States) -> None:
+    """0 where nothing unhealthy was seen, 3 where something was, 4 where the gateway is away; table and JSON alike."""
+    assert {state: told.code for state, told in states.told.items()} == CODES
+    assert {state: told.json_code for state, told in states.told.items()} == CODES
+
+
+def test_no_line_is_wider_than_the_terminal(states: States) -> None:
+    """Whatever is told fits into 80 columns, and a terminal gets colour with it."""
+    told = {state: one for state, one in states.told.items() if state != "gateway down"}
+
+    assert {state: one.width for state, one in told.items() if one.width > 80} == {}
+    assert all(one.colour for one in told.values())
+
+
+def test_a_healthy_peer_is_told_in_full(states: States) -> None:
+    """The whole page of one peer that was read once."""
+    told = states.told["healthy"]
+
+    assert told.text == HEAD + (
+        "\n1 peer: 1 active\n\n"
+        f"{ACTIVE}\n"
+        "  endpoint      ADDRESS, under grant ID\n"
+        "  circuit       closed\n"
+        "  watch         armed since N ago (AT)\n"
+        "  certificate   renews in N, ends in N (AT)\n"
+        "  cache         0% hits (0 of 1 since the start), 1 answer kept (N KiB)\n"
+        "  latency       p50 N ms, p99 N ms, of the last answers (512 at most)\n"
+        "  last success  N ago (AT)"
+    )
+    shape = peer(told)
+    assert (shape["state"], shape["shown"], shape["healthy"]) == ("active", "active", True)
+    assert (shape["why"], shape["next_step"], shape["last_failure"]) == (None, None, None)
+    assert shape["seen_at"] >= shape["last_success"]
+    assert told.json["serving"]["requests"] == []
+
+
+def test_a_hit_of_the_cache_is_counted(states: States) -> None:
+    """The second question of the same kind shows as a share of hits, and is no new sign of life."""
+    told = states.told["cached"]
+
+    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer kept (N KiB)"]
+    assert peer(told)["cache"] | {"bytes": 0} == {"entries": 1, "bytes": 0, "hits": 1, "misses": 1}
+    assert peer(told)["last_success"] == peer(states.told["healthy"])["last_success"]
+
+
+def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states: States) -> None:
+    """It answered since, so it is active; that revocations are heard late is said beside the watch."""
+    told = states.told["watch down"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == (ACTIVE, "1 peer: 1 active")
+    assert facts["watch"] == ["connecting since N ago (AT); what is taken back is heard late"]
+    assert (peer(told)["watch"]["state"], peer(told)["healthy"]) == ("connecting", True)
+    assert peer(told)["seen_at"] > peer(told)["watch"]["since"]
+
+
+def test_a_stopped_peer_is_failing_before_its_circuit_opens(states: States) -> None:
+    """The state is active still, and the table says that it is failing, with the meaning and the next step."""
+    told = states.told["peer stopped"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == ("◑ failing  work.example for ada, seen N ago", "1 peer: 1 failing")
+    assert facts["why"] == ["the last call failed"]
+    assert facts["circuit"] == ["closed; 1 failure in a row"]
+    assert facts["last failure"][0].startswith(f"N ago (AT): {UNREACHABLE}")
+    assert facts["next step"] == [EXPLAIN]
+    shape = peer(told)
+    assert (shape["state"], shape["shown"], shape["healthy"]) == ("active", "failing", False)
+    assert shape["last_failure"]["meaning"].startswith("no connection: ")
+    assert shape["last_failure"]["reason"] == "PEER_UNREACHABLE"
+
+
+def test_an_open_circuit_says_when_the_next_probe_goes(states: States) -> None:
+    """Offline, since when, after how many failures, and the seconds to the probe."""
+    told = states.told["circuit open"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == ("○ offline  work.example for ada, seen N ago", "1 peer: 1 offline")
+    assert facts["why"] == ["circuit open since N ago (AT) after 3 failures in a row; next probe in N"]
+    assert facts["circuit"] == ["open since N ago (AT); next probe in N"]
+    assert facts["watch"] == ["off since N ago (AT)"]
+    assert facts["next step"] == [EXPLAIN]
+    circuit = peer(told)["circuit"]
+    assert (peer(told)["state"], circuit["state"], circuit["consecutive_failures"]) == ("offline", "open", 3)
+    assert circuit["retry_at"] > told.json["gateway"]["now"]
+
+
+def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: States) -> None:
+    """The cooldown is over and nobody has asked yet."""
+    told = states.told["half-open"]
+    title, facts = card(told)
+
+    assert title == "○ offline  work.example for ada, seen N ago"
+    assert facts["why"] == [
+        "circuit half-open after 3 failures in a row: the next call is the probe, and one that succeeds closes it"
+    ]
+    assert facts["circuit"] == ["half-open, left closed N ago (AT); the next call is the probe"]
+    assert (peer(told)["state"], peer(told)["circuit"]["state"]) == ("offline", "half_open")
+
+
+def test_a_recovered_peer_is_active_and_keeps_its_last_failure(states: States) -> None:
+    """The failure stays with its meaning; nothing is to be done about it."""
+    told = states.told["recovered"]
+    title, facts = card(told)
+
+    assert (title, facts["circuit"]) == (ACTIVE, ["closed"])
+    assert facts["watch"] == ["armed since N ago (AT)"]
+    assert facts["last failure"][0].startswith(f"N ago (AT): {UNREACHABLE}")
+    assert not {"why", "next step"} & set(facts)
+    assert peer(told)["last_failure"]["at"] < peer(told)["last_success"]
+
+
+def test_a_certificate_near_its_end_is_pointed_out(states: States) -> None:
+    """The peer is well, and the line about its certificate has a second one."""
+    told = states.told["near expiry"]
+    title, facts = card(told)
+
+    assert title == ACTIVE
+    assert facts["certificate"] == ["renews in N, ends in N (AT)"]
+    assert facts["renewal"] == ["its certificate ends in N (AT) and is not renewed yet"]
+    assert 0 < peer(told)["certificate"]["expires_in_s"] < 6 * 3_600
+    assert peer(told)["renewal"]["last_failure"] is None
+
+
+def test_a_failing_renewal_degrades_a_peer(states: States) -> None:
+    """After three attempts, with the reason of the last one and when it is tried again."""
+    told = states.told["renewal failing"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
+    assert facts["why"] == ["renewing its certificate failed 3 times in a row; it ends in N (AT)"]
+    told_of = "its certificate ends in N (AT) and is not renewed yet; renewal failed 3 times in a row, tried again "
+    assert facts["renewal"][0].startswith(told_of)
+    assert UNREACHABLE in facts["renewal"][0]
+    renewal = peer(told)["renewal"]
+    assert (peer(told)["state"], renewal["consecutive_failures"]) == ("degraded", 3)
+    assert renewal["last_failure"]["reason"] == "PEER_UNREACHABLE"
+
+
+def test_an_ended_certificate_makes_a_peer_expired(states: States) -> None:
+    """With the hope that is left: it renews by itself on the word of its old key."""
+    told = states.told["expired"]
+    title, facts = card(told)
+
+    assert title == "✕ expired  work.example for ada, seen N ago"
+    assert facts["why"] == ["this gateway's certificate for it ended N ago (AT)"]
+    assert facts["certificate"][0].endswith("ended N ago (AT)")
+    assert facts["next step"] == [f"it renews by itself once the peer can be reached; {EXPLAIN}"]
+    assert (peer(told)["state"], peer(told)["certificate"]["expires_in_s"] < 0) == ("expired", True)
+
+
+def test_a_gateway_that_is_down_is_one_line_with_its_cure(states: States) -> None:
+    """On stderr, as JSON too, and nothing on stdout."""
+    told = states.told["gateway down"]
+    line = "error: the gateway home.example does not run; start it: mosaic gateway serve --gateway home"
+
+    assert told.text == line
+    assert told.json == f"{line}\n"
+
+
+def test_a_peer_that_was_not_seen_is_never_called_healthy(states: States) -> None:
+    """After a start of this gateway with the peer away: not seen yet, which is neither healthy nor a fault."""
+    told = states.told["not seen"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == ("◌ not seen  work.example for ada, not seen yet", "1 peer: 1 not seen")
+    assert facts["why"] == ["nothing was heard of it since this gateway started N ago (AT)"]
+    assert facts["last success"] == ["none since the start"]
+    assert facts["next step"] == [
+        "ask it: mosaic federation query capabilities --user ada --source federated:work.example"
+    ]
+    shape = peer(told)
+    assert (shape["state"], shape["shown"], shape["healthy"], shape["seen_at"]) == ("active", "not_seen", None, None)
+
+
+def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
+    """When and why, and what to do: ask, or forget it."""
+    told = states.told["revoked"]
+    title, facts = card(told)
+
+    assert (title, summary(told)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
+    assert facts["why"] == ["it revoked the grant N ago (AT): project over"]
+    assert facts["next step"] == [
+        "ask its operator for another grant; to forget this one: mosaic federation peer remove work.example --user ada"
+    ]
+    assert peer(told)["revocation"]["reason"] == "project over"
+
+
+def test_the_serving_side_shows_who_reads(states: States) -> None:
+    """The grant with its watchers, leases, calls and its last denial, and all requests by verb and outcome."""
+    told = states.told["serving"]
+
+    summed, listed = told.text.split("\n\n")[1:]
+    assert summed == (
+        "1 grant: 1 active; 1 watch, 0 leases; 2 requests, the last N ago\n  since the start: list 1 denied; watch 1 ok"
+    )
+    assert listed == (
+        "GRANT     PEER          AS USER  USED  WATCHES  LEASES  CALLS  DENIED\n"
+        "● active  home.example  ada      N ago  1        0       2      1\n"
+        "    ID\n"
+        "    last denied N ago (AT): SCOPE_VIOLATION"
+    )
+    grant = told.json["grants"][0]
+    assert (grant["status"], grant["watches"], grant["requests"], grant["denials"]) == ("active", 1, 2, 1)
+    assert grant["last_denied"]["reason"] == "SCOPE_VIOLATION"
+    assert told.json["serving"]["requests"] == [
+        {"verb": "list", "outcome": "denied", "count": 1},
+        {"verb": "watch", "outcome": "ok", "count": 1},
+    ]
+    assert told.json["serving"]["last_request"] is not None
+
+
+def test_a_grant_that_was_taken_back_shows_as_revoked(states: States) -> None:
+    """On the serving side; a revoked grant is no peer that is unhealthy."""
+    told = states.told["taken back"]
+
+    assert "1 grant: 1 revoked" in told.text
+    assert "✕ revoked  home.example  ada" in told.text
+    assert told.json["grants"][0]["status"] == "revoked"
+
+
+def test_the_live_view_survives_a_restart_of_the_gateway(states: States) -> None:
+    """It says since when the gateway is away, above what it said last, shows the new one, and q ends it with 0."""
+    with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
+        terminal.until("✕ revoked  work.example for ada", "q quits")
+        states.stop("home")
+        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "what it said last:", "✕ revoked")
+        states.start_ahead("home")
+        back = terminal.until("not seen yet", "q quits")
+        terminal.type("q")
+
+        assert terminal.wait() == 0
+        assert terminal.restored
+    assert away[0].startswith("✕ gateway not reachable since ")
+    assert not any("not reachable" in line for line in back)
+    assert terminal.output.rstrip().endswith("\x1b[?1049l")
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("\x03", 0), ("Q", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["ctrl-c", "q", "term", "hup"],
+)
+def test_the_terminal_is_restored_however_the_live_view_ends(states: States, how: Any, code: int) -> None:
+    """Modes, cursor and screen are as they were, at a height of five lines too."""
+    with Terminal("federation", "status", "-w", "-g", "home", cwd=states.directory, rows=5) as terminal:
+        frame = terminal.until("home.example, as of", "1 peer: 1 revoked", "✕ revoked  work.example", "q quits")
+        terminal.signal(how) if isinstance(how, signal.Signals) else terminal.type(how)
+
+        assert terminal.wait() == code
+        assert terminal.restored
+    assert len(frame) <= 6
+    assert terminal.output.rstrip().endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_a_suspended_live_view_gives_the_terminal_back_and_takes_it_again(states: States) -> None:
+    """Ctrl-Z leaves the screen in order; what goes on draws anew, in the size that the terminal has then."""
+    with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
+        terminal.until("✕ revoked")
+        terminal.type("\x1a")
+        assert terminal.stopped()
+        assert terminal.restored
+        before = len(terminal.output)
+        terminal.resize(60, 4)
+        terminal.goes_on()
+        terminal.until("home.example, as of")
+        terminal.type("q")
+
+        assert terminal.wait() == 0
+    assert terminal.output[before:].startswith("\x1b[?1049h")
+
+
+def test_json_lines_go_on_over_a_restart(states: States) -> None:
+    """One object a line: the status, once that the gateway is away, and the status again; Ctrl-C ends them with 0."""
+    command = [*MOSAIC, "federation", "status", "--watch", "--json", "-g", "home"]
+    with subprocess.Popen(
+        command, cwd=states.directory, env=environment(), stdout=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        states.stop("home")
+        lines = iter(process.stdout.readline, "")
+        away = next(shape for shape in map(json.loads, lines) if "unreachable" in shape)
+        states.start_ahead("home")
+        again = json.loads(next(lines))
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+
+    assert first["peers"][0]["state"] == again["peers"][0]["state"] == "revoked"
+    assert set(away) == {"unreachable"}
+    assert away["unreachable"]["since"].endswith("Z")
+    assert again["gateway"]["started_at"] > first["gateway"]["started_at"]
+    assert process.returncode == 0
+
+
+def test_the_live_view_needs_a_terminal(states: States) -> None:
+    """Without one it says so in one line, and how to have it otherwise."""
+    ran = mosaic("federation", "status", "--watch", "-g", "home", cwd=states.directory)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        "error: Invalid value for --watch: needs a terminal; with --json it prints one JSON object a line; "
+        "see: mosaic federation status --help\n"
+    )
+
+
+def test_the_live_view_ends_with_what_waiting_cannot_mend(states: States) -> None:
+    """A peer that nobody knows is an error at once, with the terminal in order."""
+    with Terminal(
+        "federation", "status", "--watch", "--peer", "wrok.example", "-g", "home", cwd=states.directory
+    ) as one:
+        code = one.wait()
+
+        assert one.restored
+    assert code == 1
+    assert "error: no peer 'wrok.example'; did you mean work.example?" in one.text
+
+
+def test_the_status_of_one_peer_or_user_leaves_the_others_out(states: States) -> None:
+    """By peer on either side, by user, and one who has neither peer nor grant is told apart from a slip."""
+
+    def status(*more: str, gateway: str = "home") -> Any:
+        return mosaic("federation", "status", "--json", "-g", gateway, *more, cwd=states.directory)
+
+    served = json.loads(status("--peer", "home.example", gateway="work").stdout)
+    assert ([one["peer"] for one in served["grants"]], served["peers"], served["serving"]) == (
+        ["home.example"],
+        [],
+        None,
+    )
+    assert len(json.loads(status("--user", "ada").stdout)["peers"]) == 1
+    nobody = status("--user", "bob")
+    assert (nobody.returncode, json.loads(nobody.stdout)["peers"]) == (0, [])
+    assert "no user 'adda'; did you mean ada?" in status("--user", "adda").stderr
+
+
+def test_a_pipe_gets_no_escape_sequence(states: States) -> None:
+    """Colour is for terminals; the words and symbols are the same."""
+    ran = mosaic("federation", "status", "-g", "home", cwd=states.directory)
+
+    assert "\x1b" not in ran.stdout
+    assert "✕ revoked" in ran.stdout
+    assert os.linesep + os.linesep in ran.stdout

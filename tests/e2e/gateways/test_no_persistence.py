@@ -1,0 +1,200 @@
+"""What a gateway reads from another stays in its memory: a busy day, and then a search of all that it wrote."""
+
+import asyncio
+import base64
+import gzip
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from federation.config import GatewayConfig
+from federation.federation import Federation
+from tests.support.disk_search import found_in, open_files, remains
+from tests.support.gateway_processes import MOSAIC, environment
+from tests.support.marked_rows import MARK, WORK, Day, Spool, logging_to, marked_rows, tracing_to
+from tests.support.otlp_collector import collecting
+from tests.support.outage_world import free_ports
+
+
+def set_up(day: Day) -> None:
+    """Found both gateways, work with marked rows; home tells everything that it can tell."""
+    for name in ("tmpdir", "home", "xdg_cache_home", "otlp"):
+        (day.beside / name).mkdir(parents=True)
+    day.found("home")
+    day.found("work", **free_ports())
+    (day.directory / "marked.jsonl").write_bytes(marked_rows())
+    day.run("gateway import marked.jsonl --gateway work")
+    for name, changes in (
+        ("home", {"log_format": '"json"', "rpc_spans": "true"}),
+        ("work", {"max_lease_s": "1.0"}),
+    ):
+        toml = day.directory / name / "gateway.toml"
+        text = toml.read_text()
+        for key, value in changes.items():
+            text, replaced = re.subn(rf"(?m)^# {key} = .*$", f"{key} = {value}", text)
+            assert replaced == 1, key
+        toml.write_text(text)
+    day.serve_home()
+    day.start("work")
+    day.enroll("ada", resources=["tasks", "notes"], filters={}, max_rows_per_query=12)
+
+
+def by_command(day: Day) -> None:
+    """Ask as a person at a terminal does: pages, hits, searches, refusals."""
+    page = day.query("list tasks --page-size 7 --session s")
+    while page["next_page_token"]:
+        page = day.query(f"list tasks --page-size 7 --session s --page-token {page['next_page_token']}")
+    assert {row["_cached"] for _ in range(2) for row in day.query("list notes", source=WORK)["rows"]} == {False, True}
+    day.query(f"get tasks {MARK}-2", source=WORK)
+    day.query(f"get tasks {MARK}-4")
+    found = day.query("search common --page-size 5", source=WORK)
+    assert MARK in json.dumps(found)
+    day.query(f"search common --page-size 5 --page-token {found['next_page_token']}", source=WORK)
+    day.query("capabilities")
+    day.query("list credentials", source=WORK, code=1)
+    day.query("get tasks absent", source=WORK, code=1)
+    day.query("list tasks --page-token forged", code=1)
+
+
+async def by_agent(day: Day) -> None:
+    """Ask as an agent does."""
+    shell = ["-c", 'exec "$@" 2>>beside/mcp.log', "sh", *MOSAIC, "mcp", "--user", "ada", "--gateway", "home"]
+    server = StdioServerParameters(
+        command="/bin/sh", args=shell, cwd=day.directory, env=environment(**day.surroundings())
+    )
+    async with Client(server) as client:
+        token: str | None = ""
+        while token is not None:
+            arguments = {"resource": "notes", "page_size": 4, "page_token": token}
+            listed = (await client.call_tool("mosaic_list", arguments)).structured_content
+            assert listed is not None
+            token = listed["next_page_token"]
+            day.seen.append(json.dumps(listed))
+        for tool, arguments in (
+            ("get", {"resource": "notes", "id": f"{MARK}-1", "source": WORK}),
+            ("search", {"query": "common title"}),
+            ("status", {}),
+            ("get", {"resource": "tasks", "id": "absent"}),
+            ("list", {"resource": "credentials", "source": WORK}),
+        ):
+            day.seen.append(repr(await client.call_tool(f"mosaic_{tool}", arguments)))
+
+
+async def by_program(day: Day) -> None:
+    """Ask as a program does that embeds the package: warm, in streams, together, in mid-air when the peer crashes."""
+    config = GatewayConfig.load(day.directory / "home")
+    with logging_to(day.beside / "program.log"), tracing_to(day.beside / "spans.json") as telemetry:
+        async with Federation(config, telemetry=telemetry) as fed, fed.session("ada") as session:
+            await fed.armed()
+            await session.warm(["tasks", "notes"])
+            for _ in range(3):
+                results = await asyncio.gather(
+                    session.list("tasks"), session.search("common"), session.get("tasks", f"{MARK}-4", source=WORK)
+                )
+                day.seen += [row.row.data for result in results for row in result.rows]
+            asking = [asyncio.create_task(session.search("common", page_size=3)) for _ in range(20)]
+            await asyncio.sleep(0)
+            await asyncio.to_thread(day.stop, "work", signal.SIGKILL)
+            await asyncio.gather(*asking)
+            assert (await session.list("notes", page_size=3)).partial
+
+
+def damage(day: Day) -> None:
+    """Make a row of work one that cannot be served, with the mark in it."""
+    with closing(sqlite3.connect(day.directory / "work" / "gateway.db", timeout=10)) as database, database:
+        database.execute("UPDATE rows SET data = ? WHERE id = ?", (MARK.encode() + b"\xff", f"{MARK}-6"))
+
+
+@pytest.fixture(scope="module")
+def day() -> Iterator[Day]:
+    """A busy day, with home still running at its end."""
+    directory = Path(tempfile.mkdtemp(prefix="m"))
+    Spool.directory = directory / "beside" / "otlp"
+    with collecting(Spool()) as collector:
+        delays = {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        day = Day(directory, variables={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **delays})
+        try:
+            set_up(day)
+            by_command(day)
+            asyncio.run(by_agent(day))
+            asyncio.run(by_program(day))
+            day.query("list tasks --session away")
+            day.come_back()
+            damage(day)
+            day.query(f"get tasks {MARK}-6", source=WORK, code=1)
+            day.query("list notes")
+            [grant] = json.loads(day.run("federation grant list -g work --json"))["grants"]
+            day.run("federation grant revoke -g work --reason ended", grant["id"])
+            day.query("list notes", source=WORK, code=1)
+            collector.wait(lambda it: {line.logger for line in it.lines} and it.spans and it.points)
+            yield day
+        finally:
+            for name in tuple(day.processes):
+                day.stop(name)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_rows_of_a_peer_are_nowhere_on_disk(day: Day) -> None:
+    """Database, write-ahead log, temporary files, every log line, span and figure: the mark is in none of them."""
+    assert sum(MARK in each for each in day.seen) > 20
+    running = day.processes["home"].pid
+    held = dict(open_files(running))
+    assert any(name.endswith("gateway.db-wal") for name in held)
+    assert not {name: forms for name, data in held.items() if (forms := found_in(data, MARK))}
+    assert not day.everywhere()
+    assert day.stop("home") == 0
+    assert not day.everywhere()
+
+
+def test_the_day_left_what_it_should(day: Day) -> None:
+    """The search looked at logs at every level, of all programs, and at spans and figures: none was empty."""
+    log = (day.beside / "home.log").read_text()
+    levels = {json.loads(line)["level"] for line in log.splitlines() if line.startswith("{")}
+    assert {"DEBUG", "INFO", "WARNING"} <= levels
+    assert "federation offline for work.example" in log
+    program = (day.beside / "program.log").read_text()
+    assert {"DEBUG", "WARNING"} <= {json.loads(line)["level"] for line in program.splitlines()}
+    spans = (day.beside / "spans.json").read_text()
+    assert '"name": "federation.offline"' in spans
+    assert '"name": "federation.request"' in spans
+    kinds = {path.name.partition("-")[0] for path in (day.beside / "otlp").iterdir()}
+    assert kinds == {f"Export{kind}ServiceRequest" for kind in ("Trace", "Metrics", "Logs")}
+
+
+def test_the_search_finds_what_is_there(day: Day) -> None:
+    """The same search finds the mark in the work gateway's own database, and in each form in which it was planted."""
+    forms = remains(day.directory / "work", MARK)["gateway.db"]
+    assert {"plain", "plain in a table"} <= forms
+    planted = day.beside / "planted"
+    planted.mkdir()
+    raw = MARK.encode()
+    token = base64.urlsafe_b64encode(bytes(16) + zlib.compress(json.dumps([["x", f"row {MARK}"]]).encode()))
+    wraps = {
+        "plain": raw.upper(),
+        "utf-16": MARK.encode("utf-16-le"),
+        "hex": raw.hex().encode(),
+        **{f"base64-{n}": b'{"a":"' + base64.b64encode(b"x" * n + raw + b"tail") + b'"}' for n in range(3)},
+        "gzip": b"before" + gzip.compress(b"a line with " + raw),
+        "token": b"asked with " + token.rstrip(b"=") + b" again",
+        f"name-{MARK}": b"",
+    }
+    for name, data in wraps.items():
+        (planted / name).write_bytes(data)
+    with closing(sqlite3.connect(planted / "table.db")) as database, database:
+        database.execute("CREATE TABLE t (value TEXT)")
+        database.execute("INSERT INTO t VALUES (?)", ("x" * 4_000 + MARK,))
+    try:
+        assert set(remains(planted, MARK)) == {*wraps, "table.db"}
+        assert set(day.everywhere()) == {f"planted/{name}" for name in (*wraps, "table.db")}
+    finally:
+        shutil.rmtree(planted)

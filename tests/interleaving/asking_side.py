@@ -1,0 +1,224 @@
+"""One cache of a gateway that asks, for one grant: the real cache, flow, run, and handler of the watch's events."""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+
+import grpc
+
+from federation.cache.response_cache import Cause, Partition, ResponseCache
+from federation.client.chain.flow import Flight, Outcome, refused
+from federation.client.chain.runner import Run
+from federation.client.interceptors.caching import CachingInterceptor
+from federation.client.watch.events import EventHandler
+from federation.client.watch.policy import EventRate
+from federation.errors import Reason, Refusal
+from federation.server.watch.subscriptions import Watcher
+from federation.v1 import federation_pb2 as pb
+from tests.interleaving.granting_side import Answer
+from tests.interleaving.snapshot import Names
+from tests.support.clock import ManualClock
+from tests.support.manual_driver import ManualChain, ManualPort, Wire, ids, make_call
+
+DEADLINE_S = 10.0
+
+
+class BlockingPort(ManualPort):
+    """A port whose callers block in their wire call: nothing reaches them before it returns."""
+
+    def __init__(self, time: ManualClock) -> None:
+        super().__init__(time)
+        self.late: list[Callable[[], object]] = []
+
+    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Keep what shall be done until no call blocks."""
+
+        def call() -> None:
+            if any(wire.open for wire in self.wires):
+                self.late.append(function)
+            else:
+                function()
+
+        return call
+
+    def wake(self) -> None:
+        """Do what was kept."""
+        while self.late and not any(wire.open for wire in self.wires):
+            self.late.pop(0)()
+
+
+class Fate:
+    """What became of the grant, as a `Peer` keeps it."""
+
+    def __init__(self) -> None:
+        self.refusal: Outcome | None = None
+
+    def revoked(self, _reason: str) -> None:
+        """Refuse every call from here on."""
+        self.refusal = self.refusal or refused(Refusal(Reason.GRANT_REVOKED, "revoked"))
+
+
+@dataclass
+class Stream:
+    """A watch stream: its end at B, what is on its way to A, and which acknowledgements are on their way to B."""
+
+    watcher: Watcher
+    version: int
+    """The version of the rows when B armed it."""
+    scope: int
+    events: list[tuple[pb.WatchResponse, int]] = field(default_factory=list)
+    """Each with the version of the rows when it was sent."""
+    acks: list[pb.WatchAck] = field(default_factory=list)
+    lost: bool = False
+    """A has noticed that it is gone; B has not."""
+
+    @property
+    def is_arming(self) -> bool:
+        """Whether A has not heard yet that it is armed."""
+        return bool(self.events) and self.events[0][0].WhichOneof("kind") == "armed"
+
+    def digest(self, known: int) -> Hashable:
+        """What is on its way. Of an acknowledgement only what it acknowledges counts, not under which number."""
+        words = tuple((event.WhichOneof("kind"), version - known) for event, version in self.events)
+        acks = tuple(self.watcher._unheard[ack.event_id].word.value for ack in self.acks)
+        at = (self.version - known, self.scope) if self.is_arming else ()
+        return (at, words, acks, self.watcher.ended.done())
+
+
+@dataclass
+class Caller:
+    """One call of a user of A."""
+
+    side: int
+    verb: str
+    run: Run | None = None
+    version_known: int = 0
+    judged: bool = False
+
+
+class Side:
+    """One cache object, or a second peer's part of it, with its own watch."""
+
+    def __init__(
+        self,
+        grant: str,
+        instance: str,
+        cache: ResponseCache[Flight],
+        name: str,
+        time: ManualClock,
+        *,
+        partition: type[Partition[Flight]] = Partition,
+        handler: type[EventHandler] = EventHandler,
+        blocking: bool = False,
+    ) -> None:
+        self.grant, self.instance, self.time = grant, instance, time
+        self._start_s = time.monotonic_s
+        self.partition = partition(cache)
+        self.fate = Fate()
+        self.port = BlockingPort(time) if blocking else ManualPort(time)
+        self.chain = ManualChain(
+            self.port, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.fate)
+        )
+        self.blocking = blocking
+        self.runs: list[Run] = []
+        self.stream: Stream | None = None
+        self.old: list[Stream] = []
+        self.arming: Outcome | None = None
+        """A refusal of the watch on its way to A."""
+        self.version = 0
+        """The newest version of the rows that A was told of, or that was there when its watch was armed."""
+        self.scope = 0
+        """The scope that A was told of."""
+        self.kept_scope = 0
+        """The scope under which everything was answered that may be kept."""
+        self.owes = False
+        """Whether B may await an acknowledgement: the watch stood, and was never told of a revocation."""
+        self.handler = handler(
+            grant, self.partition, revoke=self.fate.revoked, fail=self._fail, rate=EventRate(1_000_000)
+        )
+
+    def call(self, caller: Caller) -> None:
+        """Begin a call."""
+        caller.version_known = self.version
+        deadline = self.time.monotonic_s + DEADLINE_S
+        caller.run = self.chain.start(make_call(caller.verb, deadline=deadline, grant_id=self.grant))
+        self.runs.append(caller.run)
+
+    def hear(self) -> None:
+        """Act on the next event of the stream, and acknowledge it on that stream."""
+        assert self.stream is not None
+        stream = self.stream
+        event, version = stream.events.pop(0)
+        kind = event.WhichOneof("kind")
+        self.owes = kind != "grant_revoked"
+        if kind == "armed":
+            self.handler.rearmed()
+            self.version, self.kept_scope = max(self.version, stream.version), max(self.kept_scope, stream.scope)
+        ack = self.handler.take(event, self.time.monotonic_s)
+        if kind == "resource_changed":
+            self.version = max(self.version, version)
+        if kind == "grant_changed":
+            self.scope = self.kept_scope = 1
+        if ack is not None:
+            stream.acks.append(ack)
+
+    def hear_refusal(self) -> None:
+        """Hear that the watch is refused: the chain's own way with the peer's refusals."""
+        run = self.chain.start(make_call("watch", b"", resource="", grant_id=self.grant))
+        assert self.arming is not None
+        self.port.wires[-1].answer(self.arming)
+        self.port.wires.pop()
+        assert run.done
+        self.arming, self.owes = None, False
+
+    def rotate(self) -> None:
+        """Take another certificate."""
+        self.partition.flush(Cause.ROTATION)
+
+    def _fail(self) -> int:
+        under_way = [run for run in self.runs if not run.done]
+        for run in under_way:
+            assert self.fate.refusal is not None
+            run.cut(self.fate.refusal)
+        return len(under_way)
+
+    @property
+    def wires(self) -> list[Wire]:
+        """Every call that left."""
+        return self.port.wires
+
+    def kept(self) -> Iterator[Answer]:
+        """What a look-up at this moment could find."""
+        clock = self.time
+        for shelf in self.partition._shelves():
+            for entry in shelf._entries.values():
+                if entry.is_alive(clock.elapsed_s, clock.wall_s):
+                    [text] = ids(Outcome(grpc.StatusCode.OK, entry.body))
+                    yield Answer.read(text)
+
+    def digest(self, names: Names, known: int) -> Hashable:
+        """Everything of the cache and its watch that bears on the future. Who knows of the end has nothing to lose."""
+        told = () if self.fate.refusal is not None else (self.version - known, self.scope, self.kept_scope)
+        return (
+            (told, self.owes, self.arming is not None),
+            tuple((grant.revoked, names.shelves(grant.shelves)) for grant in self.partition._grants.values()),
+            len(self.port.late) if isinstance(self.port, BlockingPort) else 0,
+            self.stream and self.stream.digest(known),
+            tuple(stream.digest(known) for stream in self.old),
+        )
+
+    def versions(self) -> Iterator[int]:
+        """The versions of the rows that this side, its watch and what it keeps speak of."""
+        if self.fate.refusal is None:
+            yield self.version
+        for shelf in self.partition._shelves():
+            yield from (Answer.of(entry.body).version for entry in shelf._entries.values())
+        for stream in (self.stream, *self.old):
+            if stream is not None:
+                yield from (version for _, version in stream.events)
+                if stream.is_arming:
+                    yield stream.version
+
+    @property
+    def passed_s(self) -> float:
+        """How much time has passed on its clock."""
+        return self.time.monotonic_s - self._start_s

@@ -1,0 +1,311 @@
+"""The granting gateway of the explored protocol: the real grants, leases, hub, steps and last look of the service."""
+
+from collections.abc import Generator, Hashable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import grpc
+
+from federation.client.chain.flow import Outcome
+from federation.errors import Refusal
+from federation.scope.model import Scope
+from federation.server.pipeline.authorization import authorize
+from federation.server.pipeline.identity import CallerIdentity
+from federation.server.pipeline.service import FederationService, _Arrival
+from federation.server.revocation.leases import LeaseTable, Withdrawal
+from federation.server.revocation.operations import Narrowing, Resuming, Revoking, StoredAct
+from federation.server.revocation.protocol import Keep, Step, Store, withdraw
+from federation.server.watch.service import _armed, _message
+from federation.server.watch.subscriptions import Event, EventWord, Watcher, WatchHub
+from federation.store.grants.registry import CertificateRecord, Grant, GrantBook, GrantStatus
+from federation.store.receipts import ReceiptKind
+from federation.v1 import federation_pb2 as pb
+from federation.verbs.handlers import Reply
+from federation.wire.metadata import INSTANCE
+from federation.wire.status import refusal_status
+from tests.support.clock import ManualClock
+from tests.support.manual_driver import ids, rows
+
+LEASE_S = 30.0
+SCOPES = (Scope(("tasks",), max_rows_per_query=10), Scope(("tasks",), max_rows_per_query=5))
+"""The scope at first, and the narrower one."""
+END_US = 10**16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What B put into an answer, and when A had asked, on A's clock."""
+
+    grant: str
+    sent: float
+    version: int
+    scope: int
+
+    @property
+    def text(self) -> str:
+        """As the id of a row."""
+        return f"{self.grant}/{self.sent}/{self.version}/{self.scope}"
+
+    @classmethod
+    def read(cls, text: str) -> "Answer":
+        """Read it back."""
+        grant, sent, version, scope = text.split("/")
+        return cls(grant, float(sent), int(version), int(scope))
+
+    @classmethod
+    @lru_cache(maxsize=10_000)
+    def of(cls, body: bytes) -> "Answer":
+        """Read it from the bytes of an answer."""
+        [text] = ids(Outcome(grpc.StatusCode.OK, body))
+        return cls.read(text)
+
+    def relative(self, passed_s: float, known: int) -> Hashable:
+        """Write it relative to now, and to the version that everybody knows."""
+        return self.grant, self.sent - passed_s, self.version - known, self.scope
+
+
+@dataclass
+class Taken:
+    """Something that is being taken back: the act, its steps, and the step that it stands at."""
+
+    act: StoredAct
+    steps: Generator[Step, None, None]
+    step: Step
+    withdrawal: Withdrawal
+
+    @property
+    def told(self) -> bool:
+        """Whether the watchers were told."""
+        return not isinstance(self.step, Store)
+
+    @property
+    def over(self) -> bool:
+        """Whether the receipt is stored."""
+        return isinstance(self.step, Keep)
+
+    @property
+    def effective(self) -> bool:
+        """Whether nobody is awaited any more: from here on the receipt may be written at any moment."""
+        now = self.withdrawal._clock.elapsed()
+        return self.told and all(hold.end <= now for hold in self.withdrawal._held.values())
+
+    @property
+    def final(self) -> bool:
+        """Whether the whole grant ends."""
+        return self.act.kind is ReceiptKind.REVOKED
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the next step can be done."""
+        return not self.over and (not self.told or self.effective)
+
+    def how(self, instance: str) -> str:
+        """How an instance was released; empty where it was not awaited, or is still."""
+        release = self.withdrawal._released.get(instance)
+        return release.how.value if release else ""
+
+    def digest(self, passed_s: float) -> Hashable:
+        """Whom it awaits until when, relative to now, and who was released how."""
+        holds = () if self.effective else self.withdrawal._held.items()
+        held = tuple(sorted((instance, hold.end - passed_s, hold.noted) for instance, hold in holds))
+        released = tuple(sorted((i, r.how.value) for i, r in self.withdrawal._released.items()))
+        return (self.final, self.told, self.over, self.effective, held, released)
+
+
+@dataclass
+class Working:
+    """A call that was let in and read its rows, and has not been answered."""
+
+    arrival: _Arrival
+    answer: Answer
+
+
+Withdrawing = Any
+"""How something is taken back: `withdraw`, or a mutant of it."""
+
+
+class Grantor:
+    """One granting gateway, with what its database holds. `crash` forgets everything else."""
+
+    def __init__(
+        self,
+        time: ManualClock,
+        grants: Iterable[str],
+        *,
+        table: type[LeaseTable] = LeaseTable,
+        steps: Withdrawing = withdraw,
+    ) -> None:
+        self.clock, self._time, self._start_s = time.clock, time, time.elapsed_s
+        self._table, self._steps = table, steps
+        self.version = 0
+        self.stored = {name: _grant(name) for name in grants}
+        self.unfinished: list[StoredAct] = []
+        self.taken: list[Taken] = []
+        self._boot(())
+
+    def _boot(self, inherited: Iterable[str]) -> None:
+        self.grants = GrantBook(None, self.clock, self.stored.values())  # type: ignore[arg-type]
+        self.leases = self._table(self.clock, inherited=inherited)
+        self.hub = WatchHub(self.leases.leave, awaited=self.leases.awaits)
+        self.working: dict[int, Working] = {}
+        self._service = FederationService(
+            gateway="work.example",
+            version="1",
+            provider=None,  # type: ignore[arg-type]
+            grants=self.grants,
+            audit=None,  # type: ignore[arg-type]
+            page_key=b"k" * 32,
+            clock=self.clock,
+            leases=self.leases,
+        )
+
+    # -- calls
+
+    def admit(self, number: int, grant_id: str, instance: str, verb: str, sent: float) -> Outcome | None:
+        """Let a call in and read its rows; the answer where it is refused at once."""
+        grant = self.grants.require(grant_id)
+        if grant.status is GrantStatus.REVOKED:
+            return self._refused(grant)
+        answer = Answer(grant_id, sent, self.version, SCOPES.index(grant.scope))
+        arrival = _Arrival(
+            verb=verb,  # type: ignore[arg-type]
+            metadata=((INSTANCE, instance),),
+            source="",
+            at_us=0,
+            started=0.0,
+            caller=_caller(grant_id),
+            request=pb.ListRequest(),
+            resource="tasks",
+            grant=grant,
+        )
+        self.working[number] = Working(arrival, answer)
+        return None
+
+    def dismiss(self, number: int) -> Outcome:
+        """Let the answer leave, by the service's own last look; return what leaves."""
+        work = self.working.pop(number)
+        resource = "tasks" if work.arrival.verb == "list" else ""
+        try:
+            lease_ms = self._service._dismiss(work.arrival, Reply(pb.GetResponse(), resource))
+        except Refusal as refusal:
+            return _outcome(refusal)
+        return rows(work.answer.text, lease_ms=lease_ms)
+
+    @staticmethod
+    def _refused(grant: Grant) -> Outcome:
+        try:
+            authorize(grant, _caller(grant.id), 0)
+        except Refusal as refusal:
+            return _outcome(refusal)
+        raise AssertionError("a revoked grant was let in")
+
+    # -- what is taken back
+
+    def begin(self, kind: str, grant_id: str) -> None:
+        """Refuse and begin to wait: one step, nothing comes in between."""
+        if kind == "revoke":
+            self._run(Revoking(self.grants, self.hub, grant_id, "over"))
+        else:
+            self._run(Narrowing(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
+
+    def _run(self, act: StoredAct) -> None:
+        steps = self._steps(act, self.leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
+        step = next(steps)
+        assert isinstance(step, Store)
+        self.taken.append(Taken(act, steps, step, step.withdrawal))
+
+    def go_on(self, number: int) -> None:
+        """Do the next step: it was stored, somebody was released, or time has passed."""
+        taken = self.taken[number]
+        if isinstance(taken.step, Store):
+            self.stored[taken.act.grant_id] = self.grants.require(taken.act.grant_id)
+            self.unfinished.append(taken.act)
+        taken.step = next(taken.steps)
+        if isinstance(taken.step, Keep):
+            self.unfinished.remove(taken.act)
+            next(taken.steps, None)
+
+    def change_rows(self, grants: Iterable[str]) -> None:
+        """Commit a write, and tell the watchers."""
+        self.version += 1
+        for grant_id in grants:
+            self.hub.publish(grant_id, Event(EventWord.RESOURCE_CHANGED, "tasks"))
+
+    # -- streams
+
+    def arm(self, grant_id: str, instance: str) -> Watcher | Outcome:
+        """Arm a watch, or refuse it; while a revocation is under way it is let in, as by the watch service."""
+        grant = self.grants.require(grant_id)
+        if grant.status is GrantStatus.REVOKED and not self._withdrawing(grant_id):
+            return self._refused(grant)
+        return self.hub.add(grant_id, instance)
+
+    def _withdrawing(self, grant_id: str) -> bool:
+        return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
+
+    def crash(self) -> None:
+        """Lose the process; start again from the database, as `Upkeep` does it."""
+        over, unfinished = [taken for taken in self.taken if taken.over], self.unfinished
+        self._boot(self.stored)
+        self.taken, self.unfinished = over, []
+        for act in unfinished:
+            self._run(Resuming(self.hub, act.receipt))
+            self.unfinished.append(self.taken[-1].act)
+
+    def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:
+        """Everything that bears on the future: there may come a crash, and something may be taken back still.
+
+        Instants are relative to now, versions to the one that everybody knows.
+        """
+        table, passed_s = self.leases, self._time.elapsed_s - self._start_s
+        inherited = table._inherited_end - passed_s if table._inherited and takes else 0
+        notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._notes.items() if n]
+        return (
+            self.version - known,
+            tuple(map(_standing, self.grants._grants.values())),
+            tuple(map(_standing, self.stored.values())) if crashes else (),
+            inherited,
+            tuple(sorted(notes)) if takes else (),
+            tuple(sorted(table._closed)),
+            tuple(taken.digest(passed_s) for taken in self.taken),
+        )
+
+
+def sent_by(watcher: Watcher) -> list[pb.WatchResponse]:
+    """Take what waits for a watcher, as the messages that leave."""
+    messages = []
+    while watcher._queue:
+        messages.append(pb.WatchResponse.FromString(_message(watcher, watcher._queue.popleft())))
+    return messages
+
+
+def armed_by(watcher: Watcher) -> pb.WatchResponse:
+    """The first message of a stream."""
+    return pb.WatchResponse.FromString(_armed(watcher))
+
+
+def _standing(grant: Grant) -> tuple[str, int]:
+    return grant.status.value, grant.scope.max_rows_per_query
+
+
+def _grant(name: str) -> Grant:
+    record = CertificateRecord("s", "f", "", "", 0, END_US, END_US)
+    return Grant(
+        id=name,
+        peer="home.example",
+        subject="ada",
+        scope=SCOPES[0],
+        status=GrantStatus.ACTIVE,
+        created_at_us=0,
+        certificates={"s": record},
+    )
+
+
+def _outcome(refusal: Refusal) -> Outcome:
+    code, details, trailing = refusal_status(refusal)
+    return Outcome(code, details=details, trailing=trailing)
+
+
+def _caller(grant_id: str) -> CallerIdentity:
+    return CallerIdentity(grant_id, "ada", "s", "f", 0, END_US)

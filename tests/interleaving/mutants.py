@@ -1,0 +1,167 @@
+"""Caches, watches and gateways with one rule broken each."""
+
+from collections.abc import Callable, Generator, Iterable
+
+from federation.cache.entries import Grant, Shelf
+from federation.cache.response_cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.client.chain.flow import Flight
+from federation.client.watch.events import EventHandler
+from federation.server.revocation.leases import LeaseTable, Withdrawal
+from federation.server.revocation.protocol import Act, Keep, Step, Store, Wait
+from federation.v1 import federation_pb2 as pb
+
+
+class NoFence(Partition[Flight]):
+    """Inserts whatever arrives, whenever it was asked for."""
+
+    def _fenced(self, ticket: Ticket) -> Shelf[Flight] | None:
+        return self._shelf(ticket.key)
+
+
+class NoLookAtDelivery(Partition[Flight]):
+    """Delivers whatever arrives."""
+
+    def verdict(self, ticket: Ticket) -> Verdict:
+        return Verdict.DELIVER
+
+
+class NoQuestionAfterAChange(Partition[Flight]):
+    """Knows revocation, but not that a scope has ended."""
+
+    def verdict(self, ticket: Ticket) -> Verdict:
+        found = super().verdict(ticket)
+        return Verdict.DELIVER if found is Verdict.ASK_AGAIN else found
+
+
+class LifeFromReceipt(Partition[Flight]):
+    """Counts an answer's life from its arrival."""
+
+    def insert(self, ticket: Ticket, body: bytes, lease_s: float, filled_by: str = "") -> bool:
+        with self._lock:
+            elapsed, wall = self._read()
+        return super().insert(ticket._replace(elapsed=elapsed, wall=wall), body, lease_s, filled_by)
+
+
+class FlightsOutliveEpochs(Partition[Flight]):
+    """Keys flights by the query alone: a flush leaves them where the next caller finds them."""
+
+    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+        with self._lock:
+            kept = {key: flight for shelf in self._shelves() for key, flight in shelf.flights.items()}
+        flushed = super().flush(cause, grant_id, resource)
+        with self._lock:
+            for key, flight in kept.items():
+                self._shelf(key).flights.setdefault(key, flight)
+        return flushed
+
+
+class HitsExtend(Partition[Flight]):
+    """Gives an entry a new life with every hit."""
+
+    def look(self, key: Key, join: Callable[[Flight], bool], launch: Callable[[Ticket], Flight]) -> Hit | Miss[Flight]:
+        found = super().look(key, join, launch)
+        if isinstance(found, Hit):
+            with self._lock:
+                elapsed, wall = self._read()
+                shelf = self._shelf(key)
+                shelf._entries[key] = shelf._entries[key]._replace(elapsed=elapsed, wall=wall)
+        return found
+
+
+class FlushForgetsEntries(Partition[Flight]):
+    """Moves the epoch but leaves what was kept."""
+
+    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+        with self._lock:
+            kept = [(key, entry) for shelf in self._shelves() for key, entry in shelf._entries.items()]
+        flushed = super().flush(cause, grant_id, resource)
+        with self._lock:
+            for key, entry in kept:
+                self._shelf(key).keep(key, entry)
+        return flushed
+
+
+class FlightsStay(Partition[Flight]):
+    """Never lets a flight go from the register."""
+
+    def forget(self, ticket: Ticket, flight: Flight) -> None:
+        """Forget nothing."""
+
+
+class NothingIsFinal(Partition[Flight]):
+    """Forgets a revocation as soon as it has flushed."""
+
+    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+        flushed = super().flush(cause, grant_id, resource)
+        with self._lock:
+            self._grants[grant_id or next(iter(self._grants), "")] = Grant()
+        return flushed
+
+
+class MissesNothing(EventHandler):
+    """Keeps what it has when the watch stands again after a gap."""
+
+    def rearmed(self) -> None:
+        """Drop nothing."""
+
+
+class AcksAtOnce(EventHandler):
+    """Acknowledges without having dropped anything."""
+
+    def take(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
+        if event.WhichOneof("kind") in {"grant_revoked", "grant_changed"}:
+            return pb.WatchAck(event_id=event.event_id)
+        return super().take(event, now)
+
+
+class NotesLate(LeaseTable):
+    """Notes a lease when its answer has left."""
+
+    late: tuple[tuple[str, str, int], ...] = ()
+
+    def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
+        self.late = (*self.late, (grant_id, instance, lease_ms))
+        return lease_ms
+
+    def note_late(self) -> None:
+        """Note the oldest."""
+        first, *rest = self.late
+        self.late = tuple(rest)
+        super().note(*first)
+
+
+class NotesNoMargin(LeaseTable):
+    """Notes a lease for exactly as long as it lasts, though clocks differ."""
+
+    def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
+        given = super().note(grant_id, instance, lease_ms)
+        if given:
+            self._notes[grant_id][instance] -= given / 10_000
+        return given
+
+
+class ForgetsAtRestart(LeaseTable):
+    """Takes nobody as leased when a process begins."""
+
+    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> Withdrawal:
+        self._inherited = frozenset()
+        return super().begin(grant_id, watching, final=final)
+
+
+class AwaitsNoWatcher(LeaseTable):
+    """Awaits only those with a lease, though a watcher may have a call under way."""
+
+    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> Withdrawal:
+        return super().begin(grant_id, (), final=final)
+
+
+def told_first(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Generator[Step, None, None]:
+    """Tell the watches, and refuse afterwards."""
+    withdrawal = leases.begin(grant_id, act.watching(), final=False)
+    mark = leases.mark
+    act.tell(lambda instance, failed: leases.ack(grant_id, instance, mark, failed))
+    yield Store(withdrawal)
+    act.refuse()
+    while (seconds := withdrawal.wait_s()) is not None:
+        yield Wait(seconds)
+    yield Keep(withdrawal)

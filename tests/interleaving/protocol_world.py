@@ -1,0 +1,402 @@
+"""B and the caches that hold its answers, with every delay in the hands of the explorer.
+
+The real lease table, hub, steps of taking back and last look of the service on one side; the real cache, caching flow,
+run and handler of the watch's events on the other. What is promised is decided from the answers and the history alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from federation.cache.response_cache import Partition, ResponseCache
+from federation.client.chain.flow import Flight, Outcome
+from federation.client.watch.events import EventHandler
+from federation.server.revocation.leases import How, LeaseTable
+from federation.server.revocation.protocol import withdraw
+from tests.interleaving.asking_side import DEADLINE_S, BlockingPort, Caller, Side, Stream
+from tests.interleaving.equivalence import Alike
+from tests.interleaving.explorer import Violation
+from tests.interleaving.granting_side import LEASE_S, SCOPES, Answer, Grantor, Taken, armed_by, sent_by
+from tests.support.clock import ManualClock
+from tests.support.manual_driver import ids
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which events there are. `sides` names cache object and grant of each side, `calls` side and verb of each call."""
+
+    calls: Sequence[tuple[int, str]] = ((0, "list"), (0, "list"))
+    sides: Sequence[tuple[str, str]] = (("a", "g1"),)
+    takes: Sequence[str] = ("revoke",)
+    """What B takes back of the first side's grant, in this order: `narrow`, `revoke`."""
+    armed: bool = True
+    cuts: int = 0
+    arms: int = 0
+    changes: int = 0
+    crash: bool = False
+    cancel: bool = False
+    rotate: bool = False
+    blocking: bool = False
+    ticks: Sequence[float] = ()
+    rate: float = 1.0
+    """How fast the clocks of the sides run, B's being right."""
+    partition: type[Partition[Flight]] = Partition
+    handler: type[EventHandler] = EventHandler
+    table: type[LeaseTable] = LeaseTable
+    steps: Any = withdraw
+    one_id: bool = False
+    whole: bool = False
+    """Whether events happen in every order, even where their order makes no difference."""
+
+    def __call__(self) -> "ProtocolWorld":
+        """Make a fresh world."""
+        return ProtocolWorld(self)
+
+
+class ProtocolWorld(Alike):
+    """The state of B and of every side, and the promises that hold between them. Needs a running event loop."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.grantor_time = ManualClock()
+        grants = sorted({grant for _, grant in protocol.sides})
+        self.grantor = Grantor(self.grantor_time, grants, table=protocol.table, steps=protocol.steps)
+        self.sides = self._make_sides()
+        self.callers = [Caller(side, verb) for side, verb in protocol.calls]
+        self.replies: dict[tuple[int, int], Outcome] = {}
+        self.admitted: set[tuple[int, int]] = set()
+        self.ticks = self.cuts = self.arms = 0
+        self.crashed = self.rotated = False
+        self.connected: frozenset[Side] = frozenset()
+        """The sides whose watch stood when something was taken back, and stands still."""
+        if protocol.armed:
+            for n, side in enumerate(self.sides):
+                self._arm(n)
+                side.hear()
+            self.arms = 0
+
+    def _make_sides(self) -> list[Side]:
+        protocol = self.protocol
+        caches: dict[str, tuple[ManualClock, ResponseCache[Flight]]] = {}
+        sides = []
+        for n, (instance, grant) in enumerate(protocol.sides):
+            if instance not in caches:
+                time = ManualClock()
+                caches[instance] = time, ResponseCache(time.clock, ttl_s=LEASE_S)
+            time, cache = caches[instance]
+            name = next(iter(caches)) if protocol.one_id else instance
+            sides.append(
+                Side(
+                    grant,
+                    name * 32,
+                    cache,
+                    f"peer-{n}",
+                    time,
+                    partition=protocol.partition,
+                    handler=protocol.handler,
+                    blocking=protocol.blocking,
+                )
+            )
+        return sides
+
+    # -- events
+
+    def enabled(self) -> list[str]:
+        """Callers begin in their order; everything else may happen whenever it can.
+
+        Two things are left out, which lose no order that matters. Nothing happens any more where nothing can be broken
+        any more: no call is to come, nothing is kept. And an event that does the same now as at any later moment
+        happens now.
+        """
+        if self.protocol.whole:
+            return self._events()
+        if self._settled():
+            return []
+        urgent = self._urgent()
+        return [urgent] if urgent else self._events()
+
+    def _settled(self) -> bool:
+        callers_done = all(caller.run is not None and caller.run.done for caller in self.callers)
+        return callers_done and not any(any(side.kept()) for side in self.sides)
+
+    def _urgent(self) -> str:
+        """Return an event that nothing to come can change, and that changes nothing to come but its own call."""
+        waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
+        if waiting and self.sides[self.callers[waiting[0]].side].fate.refusal is not None:
+            return f"call {waiting[0]}"
+        if self._may_begin() or self._may_crash() or hasattr(self.grantor.leases, "late"):
+            return ""
+        names = ("dismiss",) if self.grantor.version < self.protocol.changes else ("admit", "dismiss")
+        events = (event for n, side in enumerate(self.sides) for event in self._of_wires(n, side))
+        return next((event for event in events if event.startswith(names)), "")
+
+    def _events(self) -> list[str]:
+        events: list[str] = []
+        for n, side in enumerate(self.sides):
+            events += self._of_wires(n, side)
+            events += self._of_watch(n, side)
+        waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
+        events += [f"call {waiting[0]}"] if waiting else []
+        grantor, protocol = self.grantor, self.protocol
+        events += [f"go {n}" for n, taken in enumerate(grantor.taken) if taken.may_go_on and self._matters(taken)]
+        if protocol.cancel:
+            events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
+        once = {
+            "note": bool(getattr(grantor.leases, "late", ())),
+            "begin": self._may_begin(),
+            "change": grantor.version < protocol.changes,
+            "rotate": protocol.rotate and not self.rotated,
+            "tick": self.ticks < len(protocol.ticks),
+            "crash": self._may_crash(),
+        }
+        events += [name for name, possible in once.items() if possible]
+        # What needs no cause comes last: a state with more of it left is seen first then, and covers the others.
+        return sorted(events, key=lambda event: event.startswith(("arm", "cut", "rotate", "tick", "crash")))
+
+    def _matters(self, taken: Taken) -> bool:
+        """Tell whether a next step can be noticed: to store the receipt decides on restarts and late watches alone."""
+        return self.protocol.whole or not taken.told or self.protocol.crash or self.arms < self.protocol.arms
+
+    def _awaits(self) -> bool:
+        """Tell whether B waits for anybody, or may come to."""
+        return self.protocol.whole or self._may_begin() or not all(taken.effective for taken in self.grantor.taken)
+
+    def _of_wires(self, n: int, side: Side) -> list[str]:
+        events = []
+        for number, wire in enumerate(side.wires):
+            if not wire.open:
+                continue
+            at = (n, number)
+            if at in self.replies:
+                events.append(f"receive {n} {number}")
+            elif at not in self.admitted:
+                events.append(f"admit {n} {number}")
+            elif self._name(at) in self.grantor.working:
+                events.append(f"dismiss {n} {number}")
+        return events
+
+    def _of_watch(self, n: int, side: Side) -> list[str]:
+        events = []
+        stream = side.stream
+        if stream is not None:
+            events += [f"hear {n}"] if stream.events else []
+            events += [f"ack {n}"] if stream.acks and self._awaits() else []
+            events += [f"cut {n}"] if self.cuts < self.protocol.cuts else []
+        elif side.arming is not None:
+            events.append(f"refused {n}")
+        elif self.arms < self.protocol.arms and (side.fate.refusal is None or side.owes):
+            events.append(f"arm {n}")
+        for number, old in enumerate(side.old if self._awaits() else ()):
+            events += [f"acked {n} {number}"] if old.acks else []
+            events.append(f"drop {n} {number}")
+        return events
+
+    def do(self, event: str, *, again: bool = False) -> None:
+        """Let an event happen, then hold everything that was delivered or kept against the promises."""
+        name, *numbers = event.split()
+        effective = self._effective()
+        getattr(self, f"_{name}")(*map(int, numbers))
+        for side in self.sides:
+            if isinstance(side.port, BlockingPort):
+                side.port.wake()
+        self._collect()
+        for caller in self.callers:
+            if caller.run is not None and caller.run.done and not caller.judged:
+                caller.judged = True
+                if not again:
+                    self._judge_delivery(caller, caller.run.outcome, effective=effective)
+        if not again:
+            for side in self.sides:
+                for answer in side.kept():
+                    self._judge_kept(side, answer)
+
+    def _collect(self) -> None:
+        """What B has just said to its watchers is on its way."""
+        for side in self.sides:
+            for stream in (side.stream, *side.old):
+                if stream is not None:
+                    version = self.grantor.version
+                    messages = [(message, version) for message in sent_by(stream.watcher)]
+                    if not stream.lost:
+                        stream.events += messages
+
+    def _call(self, which: int) -> None:
+        caller = self.callers[which]
+        self.sides[caller.side].call(caller)
+
+    def _admit(self, n: int, number: int) -> None:
+        side, at = self.sides[n], (n, number)
+        self.admitted.add(at)
+        wire = side.wires[number]
+        sent = wire.call.deadline - DEADLINE_S
+        refusal = self.grantor.admit(self._name(at), side.grant, side.instance, wire.call.verb, sent)
+        if refusal is not None:
+            self.replies[at] = refusal
+
+    def _dismiss(self, n: int, number: int) -> None:
+        self.replies[n, number] = self.grantor.dismiss(self._name((n, number)))
+
+    def _receive(self, n: int, number: int) -> None:
+        self.sides[n].wires[number].answer(self.replies[n, number])
+
+    def _note(self) -> None:
+        self.grantor.leases.note_late()  # type: ignore[attr-defined]
+
+    def _begin(self) -> None:
+        self.connected = frozenset(side for side in self.sides if side.stream is not None)
+        self.grantor.begin(self.protocol.takes[len(self.grantor.taken)], self.sides[0].grant)
+
+    def _go(self, number: int) -> None:
+        self.grantor.go_on(number)
+
+    def _rotate(self) -> None:
+        self.rotated = True
+        for side in self.sides:
+            side.rotate()
+
+    def _change(self) -> None:
+        self.grantor.change_rows({side.grant for side in self.sides})
+
+    def _tick(self) -> None:
+        seconds = self.protocol.ticks[self.ticks]
+        self.ticks += 1
+        self.grantor_time.advance(seconds)
+        times = {id(side.time): side.time for side in self.sides}
+        for time in times.values():
+            time.advance(seconds * self.protocol.rate)
+        for side in self.sides:
+            side.port.advance(0.0)
+
+    def _cancel(self, which: int) -> None:
+        run = self.callers[which].run
+        assert run is not None
+        run.cancel()
+
+    def _arm(self, n: int) -> None:
+        """A subscribes, B looks and arms: one step at B, whose word is on its way then."""
+        self.arms += 1
+        side = self.sides[n]
+        armed = self.grantor.arm(side.grant, side.instance)
+        if isinstance(armed, Outcome):
+            side.arming = armed
+            return
+        scope = SCOPES.index(self.grantor.grants.require(side.grant).scope)
+        side.stream = Stream(armed, self.grantor.version, scope)
+        side.stream.events.append((armed_by(armed), self.grantor.version))
+
+    def _hear(self, n: int) -> None:
+        self.sides[n].hear()
+
+    def _refused(self, n: int) -> None:
+        self.sides[n].hear_refusal()
+
+    def _ack(self, n: int) -> None:
+        stream = self.sides[n].stream
+        assert stream is not None
+        self._acknowledge(stream)
+
+    def _acked(self, n: int, number: int) -> None:
+        self._acknowledge(self.sides[n].old[number])
+
+    @staticmethod
+    def _acknowledge(stream: Stream) -> None:
+        ack = stream.acks.pop(0)
+        stream.watcher.acked(ack.event_id, ack.failed_in_flight)
+
+    def _cut(self, n: int) -> None:
+        """A's stream is gone, with all that was on its way to A. B notices later."""
+        self.cuts += 1
+        side = self.sides[n]
+        assert side.stream is not None
+        self._lose(side)
+        side.handler.lost()
+
+    def _lose(self, side: Side) -> None:
+        self.connected -= {side}
+        if side.stream is not None:
+            side.stream.lost, side.stream.events = True, []
+            side.old.append(side.stream)
+            side.stream = None
+
+    def _drop(self, n: int, number: int) -> None:
+        """B notices that a stream is gone; acknowledgements on their way are lost."""
+        self.grantor.hub.remove(self.sides[n].old.pop(number).watcher)
+
+    def _crash(self) -> None:
+        self.crashed = True
+        for side in self.sides:
+            self._lose(side)
+            side.old = []
+            side.handler.lost()
+        working = set(self.grantor.working)
+        for at in self.admitted - self.replies.keys():
+            if self._name(at) in working:
+                self.replies[at] = Outcome(grpc.StatusCode.UNAVAILABLE, details="the connection was reset")
+        self.grantor.crash()
+
+    # -- promises
+
+    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[Taken]) -> None:
+        if outcome is None or not outcome.ok:
+            return
+        side, [text] = self.sides[caller.side], ids(outcome)
+        answer, age = Answer.read(text), side.time.monotonic_s - Answer.read(text).sent
+        if answer.grant != side.grant:
+            raise Violation("P2: a caller got what was answered under another grant")
+        if outcome.cached and caller.verb != "list":
+            raise Violation(f"P3: a {caller.verb} was answered from the cache")
+        if outcome.cached and age >= LEASE_S:
+            raise Violation(f"P3: a hit was {age:g} s old")
+        if side.fate.refusal is not None:
+            raise Violation("P1: rows were delivered by a gateway that knew of the revocation")
+        if answer.version < caller.version_known:
+            raise Violation("freshness: rows from before a change that was known when the call began")
+        if answer.scope < side.scope:
+            raise Violation("scope: rows of a scope that was known to be over")
+        if any(_holds(side, answer, taken) and self._is_promised(side, caller, taken) for taken in effective):
+            raise Violation("P1: rows were delivered after the receipt")
+
+    def _judge_kept(self, side: Side, answer: Answer) -> None:
+        if answer.grant != side.grant:
+            raise Violation("P2: an answer is kept under another grant")
+        if side.fate.refusal is not None:
+            raise Violation("P1: an entry is left at a gateway that knew of the revocation")
+        if answer.version < side.version or answer.scope < side.kept_scope:
+            raise Violation("an entry is kept from before a change that A was told of")
+        if any(_holds(side, answer, taken) for taken in self._effective()):
+            raise Violation("P1: an entry outlives the receipt")
+
+    def _is_promised(self, side: Side, caller: Caller, taken: Taken) -> bool:
+        """Tell whether an answer under way is promised to be stopped: with a lease, or at a connected gateway."""
+        return caller.verb == "list" or side in self.connected or taken.how(side.instance) == How.ACKED
+
+    def finish(self) -> None:
+        """Nobody sleeps for ever, and nothing is left lying about."""
+        for n, caller in enumerate(self.callers):
+            if caller.run is None or not caller.run.done:
+                raise Violation(f"caller {n} was never answered")
+            if caller.run.error is not None and not self.protocol.cancel:
+                raise Violation(f"caller {n} got {caller.run.error!r}")
+        for side in self.sides:
+            stats = side.partition.stats()
+            if stats.flights or stats.detached:
+                raise Violation(f"flights are left: {stats}")
+            if any(wire.open for wire in side.wires):
+                raise Violation("a wire call is left open")
+        self._check_receipts()
+
+    def _check_receipts(self) -> None:
+        """Let everything else happen, in some order: each receipt comes, and changes nothing any more."""
+        if sum(self.protocol.ticks) <= 1.1 * LEASE_S + 1:
+            return
+        while events := [event for event in self._events() if event.startswith(("tick", "begin", "go", "note"))]:
+            self.do(events[0], again=True)
+        if len(self._effective()) < len(self.protocol.takes):
+            raise Violation("the receipt never came")
+
+
+def _holds(side: Side, answer: Answer, taken: Taken) -> bool:
+    """Tell whether an answer holds what was taken back."""
+    return taken.act.grant_id == side.grant and (taken.final or not answer.scope)

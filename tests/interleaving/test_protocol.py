@@ -1,0 +1,194 @@
+"""Every order of events between B and the caches that hold its answers, with the real code of both sides."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.interleaving.explorer import explore
+from tests.interleaving.mutants import (
+    AcksAtOnce,
+    AwaitsNoWatcher,
+    FlightsOutliveEpochs,
+    ForgetsAtRestart,
+    HitsExtend,
+    LifeFromReceipt,
+    MissesNothing,
+    NoFence,
+    NoLookAtDelivery,
+    NotesLate,
+    NotesNoMargin,
+    told_first,
+)
+from tests.interleaving.protocol_world import Protocol, ProtocolWorld
+
+pytestmark = pytest.mark.asyncio  # the watchers of the hub are bound to a loop; nothing is awaited on it
+LIST, LIST_B, SEARCH = (0, "list"), (1, "list"), (0, "search")
+TWO_CACHES = (("a", "g1"), ("b", "g1"))
+TWO_GRANTS = (("a", "g1"), ("a", "g2"))
+ALL = Protocol(cuts=1, arms=1, changes=1, cancel=True, rotate=True, ticks=(34,))
+SCENARIOS = {
+    "two callers, all events": ALL,
+    "three callers, revoked, rows change, acknowledgement lost, armed again": Protocol(
+        calls=(LIST,) * 3, cuts=1, arms=1, changes=1
+    ),
+    "two callers, narrowed, then revoked, acknowledgement lost": Protocol(takes=("narrow", "revoke"), cuts=1),
+    "narrowed, the watch cut": Protocol(takes=("narrow",), cuts=1),
+    "revoked while a call blocks": Protocol(blocking=True, cuts=1, changes=1),
+    "rows change while the watch is cut": Protocol(takes=(), cuts=1, arms=1, changes=1),
+    "never watched": Protocol(armed=False, ticks=(29, 5)),
+    "a slow clock": Protocol(cuts=1, ticks=(31, 1, 1.5), rate=0.95),
+    "a fast clock": Protocol(cuts=1, ticks=(28, 1, 5), rate=1.05),
+    "B killed in the middle": Protocol(crash=True, ticks=(29, 5)),
+    "three callers, cancelled": Protocol(calls=(LIST,) * 3, cancel=True),
+    "two caches of one grant": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), ticks=(34,)),
+    "two grants in one cache": Protocol(sides=TWO_GRANTS, calls=(LIST, LIST_B, LIST), cuts=1),
+    "a search beside a list": Protocol(calls=(LIST, SEARCH), cuts=1, arms=1),
+}
+LONG = {
+    "two callers, all events, narrowed": replace(ALL, takes=("narrow",)),
+    "two callers, narrowed, then revoked, armed again, until the end of the note": Protocol(
+        takes=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
+    ),
+    "three callers, all that cuts": Protocol(calls=(LIST,) * 3, cuts=1, arms=1, cancel=True),
+    "two cuts": Protocol(cuts=2, arms=2),
+    "a slow clock, armed again": Protocol(cuts=1, arms=1, ticks=(31, 1, 1.5), rate=0.95),
+    "armed late, rows change": Protocol(armed=False, arms=1, ticks=(29, 5), changes=1),
+    "two caches, cut": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, ticks=(34,)),
+    "B killed in the middle, armed again": Protocol(crash=True, ticks=(29, 5), arms=1),
+    "calls that block, armed again": Protocol(blocking=True, cuts=1, arms=1, changes=1),
+}
+
+
+def holds(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
+    """Explore everything, and print what was seen."""
+    result = explore(protocol, seconds=800)
+    print(result)
+    record_property("explored", str(result))
+    assert not result.violation, str(result)
+    assert result.exhaustive, str(result)
+
+
+def ends(protocol: Protocol) -> set[tuple[Any, ...]]:
+    """What callers got, in every order walked by itself."""
+    found = set()
+
+    class Ending(ProtocolWorld):
+        def finish(self) -> None:
+            super().finish()
+            outcomes = (caller.run.outcome if caller.run else None for caller in self.callers)
+            found.add(tuple((o.code, o.body, o.cached) if o else None for o in outcomes))
+
+    result = explore(lambda: Ending(protocol), merge=False)
+    print(result, len(found))
+    assert result.exhaustive
+    return found
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("protocol", SCENARIOS.values(), ids=SCENARIOS)
+async def test_every_order_keeps_the_promises(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
+    """P1, P2, P3, scopes and freshness hold in every order of the events of both sides; nobody sleeps."""
+    holds(protocol, record_property)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("protocol", LONG.values(), ids=LONG)
+async def test_every_order_of_more_events_keeps_the_promises(
+    protocol: Protocol, record_property: Callable[[str, Any], None]
+) -> None:
+    """The same with more events at once."""
+    holds(protocol, record_property)
+
+
+async def test_merging_equal_states_skips_no_order() -> None:
+    """The count of orders is the same whether equal states are merged or every order is walked by itself."""
+    protocol = Protocol(calls=(LIST,), cuts=1, ticks=(34,))
+    merged, one_by_one = explore(protocol, cover=False), explore(protocol, merge=False)
+    assert merged.orders == one_by_one.orders
+    assert merged.states < one_by_one.states
+    assert not one_by_one.violation
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Protocol(calls=(LIST,), cuts=1),
+        Protocol(calls=(LIST,), changes=1, cancel=True),
+        Protocol(calls=(LIST,), takes=("narrow",), cuts=1),
+        Protocol(calls=(LIST, LIST), armed=False, ticks=(34,)),
+    ],
+)
+async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -> None:
+    """Orders that make no difference are left out: what callers get in the others is all that they can get."""
+    assert ends(protocol) == ends(replace(protocol, whole=True))
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        Protocol(cuts=1, arms=1, rotate=True),
+        Protocol(changes=1, cancel=True, ticks=(34,)),
+        Protocol(takes=("narrow",), rotate=True, ticks=(34,)),
+        Protocol(calls=(LIST,), crash=True, cuts=1, arms=1, ticks=(34,)),
+    ],
+)
+async def test_what_is_covered_by_other_orders_reaches_nothing_new(protocol: Protocol) -> None:
+    """Walking on from every state finds the same states, but for what is left to happen."""
+    covered, full = explore(protocol), explore(protocol, cover=False)
+    assert covered.digests == full.digests
+    assert covered.covered > 0
+    assert covered.known > 0
+    assert covered.steps < full.steps
+
+
+MUTANTS = {
+    "no fence on insert": (Protocol(blocking=True, partition=NoFence), "an entry is left at a gateway that knew"),
+    "no look at delivery": (
+        Protocol(takes=("narrow",), blocking=True, partition=NoLookAtDelivery),
+        "scope: rows of a scope",
+    ),
+    "a life from the receipt": (
+        Protocol(armed=False, ticks=(5, 27, 2), partition=LifeFromReceipt),
+        "P1: an entry outlives the receipt",
+    ),
+    "a hit gives a new life": (
+        Protocol(calls=(LIST,) * 3, armed=False, ticks=(20, 14), partition=HitsExtend),
+        "P1: an entry outlives the receipt",
+    ),
+    "a lease noted after its answer left": (Protocol(table=NotesLate, armed=False), "P1: an entry outlives"),
+    "told before refused": (
+        Protocol(takes=("narrow",), steps=told_first),
+        "scope: rows of a scope",
+    ),
+    "no new epoch when armed again": (
+        Protocol(takes=(), cuts=1, arms=1, changes=1, handler=MissesNothing),
+        "an entry is kept from before a change",
+    ),
+    "flights of any epoch": (Protocol(takes=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
+    "one id for two caches": (
+        Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, one_id=True),
+        "P1: an entry outlives the receipt",
+    ),
+    "acknowledged without a flush": (Protocol(handler=AcksAtOnce), "P1"),
+    "a note without a margin": (
+        Protocol(armed=False, ticks=(31,), rate=0.95, table=NotesNoMargin),
+        "P1: an entry outlives the receipt",
+    ),
+    "leases forgotten at a restart": (Protocol(crash=True, table=ForgetsAtRestart), "P1: an entry outlives"),
+    "watchers without a lease not awaited": (
+        Protocol(calls=(SEARCH,), table=AwaitsNoWatcher),
+        "P1: rows were delivered after the receipt",
+    ),
+}
+
+
+@pytest.mark.parametrize(("protocol", "promise"), MUTANTS.values(), ids=MUTANTS)
+async def test_each_mutant_is_caught(protocol: Protocol, promise: str) -> None:
+    """A protocol with one rule broken violates a promise in some order, and the explorer names the order."""
+    result = explore(protocol)
+    print(result)
+    assert promise in result.violation, str(result)
+    assert result.trace

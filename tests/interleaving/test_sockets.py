@@ -1,0 +1,354 @@
+"""The race over real sockets: threads and tasks list in loops while B takes their grants back.
+
+`MOSAIC_RACE_SEEDS` sets how many grants are revoked, each with delays and queries of its own seed.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.admin.socket import target
+from federation.bootstrap import found_gateway
+from federation.client.watch.policy import WatchState
+from federation.config import ClientConfig, GatewayConfig, StoreConfig
+from federation.federation import Federation
+from federation.store.grants.registry import Grant
+from federation.store.peers import PeerRecord
+from federation.store.receipts import Receipt
+from federation.v1 import admin_pb2
+from federation.v1 import federation_pb2 as pb
+from federation.v1.admin_pb2_grpc import AdminServiceStub
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from tests.interleaving.call_log import History, Seen, effective_at
+from tests.support.federations import federation_of, sync_channel_of
+from tests.support.gateway_pair import NewStore, Start, enroll, fill
+from tests.support.gateway_processes import ROOT, Served, environment
+from tests.support.network_faults import Relay, closed_port
+from tests.support.scripted import eventually
+from tests.support.server_on_database import Granting, StartGranting
+from tests.support.watching import QUICK, watching
+
+pytestmark = pytest.mark.asyncio
+SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "200"))
+BATCH = 25
+"""Grants of one federation at a time."""
+AT_ONCE = 5
+"""Grants that are listed under and revoked at the same time."""
+PATIENT = replace(QUICK, beat_s=5.0)
+"""A busy machine is no reason to give a stream up."""
+AFTER_S = 0.01
+"""How long callers go on after the receipt."""
+
+
+def record_of(granting: Granting, grant: Grant, endpoint: str, user: str) -> PeerRecord:
+    """The enrollment of a local user under a grant."""
+    leaf = granting.leaves[grant.id]
+    return PeerRecord(
+        id=f"peer-{user}",
+        name="work.example",
+        user=user,
+        gateway=granting.authority.name,
+        endpoint=endpoint,
+        grant_id=grant.id,
+        subject=grant.subject,
+        certificate_pem=leaf.certificate_pem,
+        key_pem=leaf.key_pem,
+        trust_bundle=granting.authority.trust_bundle,
+        created_at_us=0,
+    )
+
+
+def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:
+    """Mostly the same query, now and then one that nobody asked before."""
+    return lambda: pb.ListRequest(resource="tasks", page_size=chance.choice((50, 50, 50, chance.randint(1, 9))))
+
+
+@asynccontextmanager
+async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIterator[History]:
+    """Two tasks and a thread that list as `user` until the end."""
+    history, home = History(), fed._home
+    assert home is not None
+    with sync_channel_of(home, user=user) as channel:
+        thread = asyncio.create_task(
+            asyncio.to_thread(history.listing_in_thread, FederationServiceStub(channel), queries(chance))
+        )
+        stub = fed.stub("work.example", user)
+        tasks = [asyncio.create_task(history.listing(stub, queries(chance))) for _ in range(2)]
+        try:
+            yield history
+        finally:
+            history.stopped = True
+            await asyncio.gather(thread, *tasks)
+
+
+async def revoked(granting: Granting, grant_id: str) -> Receipt:
+    """Revoke a grant and wait for its receipt."""
+    taking = await granting.revocations.revoke(grant_id)
+    try:
+        async with asyncio.timeout(10):
+            return await taking.receipt()
+    except TimeoutError:
+        watching = granting.upkeep.hub.watching(grant_id)
+        raise AssertionError(f"no receipt: {taking.instances}, watching {watching}, {taking.begun}") from None
+
+
+def holds(history: History, receipt: Receipt, seed: int) -> None:
+    """Assert that the race was one, and that nothing is served after the receipt."""
+    instant = effective_at(receipt)
+    assert not history.served_after(instant), f"seed {seed}: served after {instant}, {receipt}"
+    assert history.hits_before(instant), f"seed {seed}: nothing was cached before"
+
+
+async def race(granting: Granting, fed: Federation, grant_id: str, seed: int, cut: Callable[[], None]) -> Receipt:
+    """Revoke one grant while its callers list, at an instant of the seed's; hold what they saw against the receipt."""
+    chance = random.Random(seed)
+    async with callers(fed, f"u{seed}", chance) as history:
+        await eventually(lambda: history.hits_before(float("inf")) > 0)
+        await asyncio.sleep(chance.random() * 0.01)
+        taking = asyncio.create_task(revoked(granting, grant_id))
+        await asyncio.sleep(chance.random() * 0.002)
+        cut()
+        receipt = await taking
+        await asyncio.sleep(AFTER_S)
+    holds(history, receipt, seed)
+    return receipt
+
+
+@asynccontextmanager
+async def batch(
+    granting: Granting, directory: Path, seeds: range, endpoint: str
+) -> AsyncIterator[tuple[Federation, dict[int, str]]]:
+    """A federation with one grant a seed, all of them watched."""
+    grants = {seed: await granting.grant() for seed in seeds}
+    records = [record_of(granting, grant, endpoint, f"u{seed}") for seed, grant in grants.items()]
+    async with watching(directory, *records, settings=PATIENT) as fed:
+        for seed in seeds:
+            await eventually(lambda seed=seed: fed.peer_state("work.example", f"u{seed}").watch is WatchState.ARMED)
+        yield fed, {seed: grant.id for seed, grant in grants.items()}
+
+
+def batches(seeds: int, size: int) -> list[range]:
+    """The seeds in batches."""
+    return [range(first, min(first + size, seeds)) for first in range(0, seeds, size)]
+
+
+@pytest.mark.timeout(600)
+async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Granting) -> None:
+    """Of all calls of threads and tasks, none that began after the receipt brought rows, cached or not."""
+    released = []
+    for seeds in batches(SEEDS, BATCH):
+        async with batch(granting, tmp_path, seeds, granting.server.federation_address) as (fed, grants):
+            for few in (seeds[first : first + AT_ONCE] for first in range(0, len(seeds), AT_ONCE)):
+                races = (race(granting, fed, grants[seed], seed, lambda: None) for seed in few)
+                released += await asyncio.gather(*races)
+    assert {one.how for receipt in released for one in receipt.instances} == {"acked"}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", ["reset", "freeze"])
+async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
+    tmp_path: Path, start_granting: StartGranting, granting: Granting, fault: str
+) -> None:
+    """The same while the network between the gateways is reset, or is silent, in the middle of it."""
+    granting = await start_granting(max_lease_ms=500)
+
+    async def cut_off(seed: int) -> None:
+        relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
+        try:
+            async with batch(granting, tmp_path / str(seed), range(seed, seed + 1), relay.endpoint) as (fed, grants):
+                await race(granting, fed, grants[seed], seed, getattr(relay, fault))
+                relay.thaw()
+        finally:
+            relay.close()
+
+    for seeds in batches(max(1, SEEDS // 4), AT_ONCE):
+        await asyncio.gather(*map(cut_off, seeds))
+
+
+async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
+    tmp_path: Path, start_granting: StartGranting, granting: Granting
+) -> None:
+    """Silent from before the revocation, A goes on with hits for a lease at most; the receipt comes a tenth later."""
+    granting = await start_granting(max_lease_ms=800)
+    relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
+    try:
+        async with batch(granting, tmp_path, range(1), relay.endpoint) as (fed, grants):
+            async with callers(fed, "u0", random.Random(0)) as history:
+                await eventually(lambda: history.hits_before(float("inf")) > 0)
+                relay.freeze()
+                begun = time.monotonic()
+                receipt = await revoked(granting, grants[0])
+                await asyncio.sleep(0.05)
+            relay.thaw()
+        holds(history, receipt, 0)
+        assert {one.how for one in receipt.instances} == {"lease_ended"}
+        assert effective_at(receipt) - begun > 0.7
+    finally:
+        relay.close()
+
+
+async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: Granting) -> None:
+    """Silent while B revokes, then cut: it arms again, hears of it, and the receipt waits for no lease of 30 s."""
+    relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
+    try:
+        async with (
+            batch(granting, tmp_path, range(1), relay.endpoint) as (fed, grants),
+            callers(fed, "u0", random.Random(0)) as history,
+        ):
+            await eventually(lambda: history.hits_before(float("inf")) > 0)
+            relay.freeze()
+            revoking = asyncio.create_task(revoked(granting, grants[0]))
+            await asyncio.sleep(0.2)
+            assert not revoking.done()
+            relay.reset()
+            relay.thaw()
+            receipt = await revoking
+            await asyncio.sleep(0.05)
+        holds(history, receipt, 0)
+        assert {one.how for one in receipt.instances} == {"acked"}
+        assert history.seen[-1].reason == "GRANT_REVOKED"
+    finally:
+        relay.close()
+
+
+LISTING = textwrap.dedent(
+    """
+    import sys, threading
+    from pathlib import Path
+    from federation.client.runtime import Home
+    from federation.clock import SYSTEM_CLOCK
+    from federation.config import ClientConfig
+    from federation.store.peers import PeerRecord
+    from federation.v1 import federation_pb2 as pb
+    from federation.v1.federation_pb2_grpc import FederationServiceStub
+    from tests.interleaving.call_log import History
+    from tests.support.federations import config_of, sync_channel_of
+
+    home = Home.share(config_of(Path(sys.argv[1]), client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
+    home.peers.load([PeerRecord(**eval(sys.stdin.readline()))])
+    home.loaded = True
+    [peer] = home.peers.all()
+    home.watches.follow(peer, None)
+    while peer.watch.standing.state != "armed":
+        threading.Event().wait(0.01)
+    history = History()
+    stub = FederationServiceStub(sync_channel_of(home))
+    request = pb.ListRequest(resource="tasks")
+    loops = [
+        threading.Thread(target=history.listing_in_thread, args=(stub, lambda: request), daemon=True) for _ in range(2)
+    ]
+    for loop in loops:
+        loop.start()
+    print("listing", flush=True)
+    sys.stdin.readline()
+    history.stopped = True
+    for loop in loops:
+        loop.join()
+    for seen in history.seen:
+        print(list(seen).__repr__().replace("'", '"').replace("True", "true").replace("False", "false"), flush=True)
+    home.release()
+    home.end()
+    """
+)
+
+
+async def test_a_frozen_process_serves_nothing_after_the_receipt(
+    tmp_path: Path, start_granting: StartGranting, granting: Granting
+) -> None:
+    """A process stopped across the revocation is awaited for its lease; continued, it serves nothing it held."""
+    granting = await start_granting(max_lease_ms=1_000)
+    grant = await granting.grant()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LISTING, str(tmp_path),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        record = record_of(granting, grant, granting.server.federation_address, "ada")
+        process.stdin.write(repr(asdict(record)).encode() + b"\n")
+        assert await process.stdout.readline() == b"listing\n"
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGSTOP)
+        receipt = await revoked(granting, grant.id)
+        process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.5)
+        printed, _ = await process.communicate(b"\n")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    history = History([Seen(*json.loads(line)) for line in printed.splitlines()])
+    holds(history, receipt, 0)
+    assert {one.how for one in receipt.instances} == {"lease_ended"}
+    assert history.seen[-1].reason == "GRANT_REVOKED"
+
+
+async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
+    tmp_path: Path, short_path: Path, start: Start, store: NewStore
+) -> None:
+    """B killed while it waits for leases takes its revocation up again; hits end before the receipt."""
+    listen, free = f"127.0.0.1:{closed_port()}", "127.0.0.1:0"
+    directory = short_path / "work.example"
+    url = StoreConfig(url=await store())
+    config = GatewayConfig(directory=directory, name="work.example", listen=listen, enroll=free, store=url)
+    await found_gateway(config)
+    settings = directory / "gateway.toml"
+    settings.write_text(settings.read_text().replace("[server]\n", "[server]\nmax_lease_s = 1.5\n"))
+    home, work = await start("home.example"), await start("work.example")
+    await fill(home)
+    await fill(work)
+    grant_id = await enroll(home, work)
+    record = home.gateway.federation.peer("work.example", "ada").record
+    await home.stop()
+    await work.stop()
+    served = Served(short_path)
+    try:
+        await asyncio.to_thread(served.start, "work.example")
+        async with (
+            federation_of(tmp_path, record, client=ClientConfig(watch=False)) as fed,
+            callers(fed, "ada", random.Random(1)) as history,
+        ):
+            await eventually(lambda: history.hits_before(float("inf")) > 0)
+            assert await _begun(config, grant_id)
+            await asyncio.to_thread(served.stop, "work.example", signal.SIGKILL)
+            killed = time.monotonic()
+            await asyncio.to_thread(served.start, "work.example")
+            receipt = await _receipt(config, grant_id)
+            await asyncio.sleep(0.1)
+    finally:
+        for name in tuple(served.processes):
+            served.stop(name)
+    instant = receipt.effective_at.ToNanoseconds() / 1e9 - (time.time() - time.monotonic())
+    assert not history.served_after(instant)
+    assert history.hits_before(killed)
+    assert killed + 1.5 < instant < killed + 15
+    assert [(one.instance_id, one.how) for one in receipt.instances] == [("", "lease_ended")]
+
+
+async def _begun(config: GatewayConfig, grant_id: str) -> bool:
+    """Ask B to revoke, and go away once it is durable and somebody is awaited."""
+    async with grpc.aio.insecure_channel(target(config.socket_path)) as channel:
+        stream = AdminServiceStub(channel).RevokeGrant(admin_pb2.RevokeGrantRequest(id=grant_id))
+        async for step in stream:
+            return step.HasField("progress")
+    return False
+
+
+async def _receipt(config: GatewayConfig, grant_id: str) -> Any:
+    async with grpc.aio.insecure_channel(target(config.socket_path)) as channel:
+        stream = AdminServiceStub(channel).RevokeGrant(admin_pb2.RevokeGrantRequest(id=grant_id))
+        return [step async for step in stream][-1].receipt

@@ -1,0 +1,34 @@
+"""Commands run in the test's own process, as a shell would run them."""
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+from mosaic_cli.main import main
+
+
+class Ran(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    words: str
+
+    @property
+    def json(self) -> Any:
+        """The JSON that it printed."""
+        assert self.out, self.words
+        return json.loads(self.out)
+
+
+class Cli:
+    """Runs commands in this process, in the directory of the gateways."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, line: str, *more: str, code: int = 0) -> Ran:
+        self._capsys.readouterr()
+        ran = Ran(main([*line.split(), *more]), *self._capsys.readouterr())
+        assert ran.code == code, ran
+        return ran

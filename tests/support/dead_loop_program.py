@@ -1,0 +1,73 @@
+"""A program that closes a loop under the probe of a half-open circuit, and goes on in threads: run by a test.
+
+It is a process of its own because gRPC's tasks of a loop that was closed complain when they are collected.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from federation.client.aio.channel import AioChannel
+from federation.config import CircuitConfig
+from federation.v1 import federation_pb2 as pb
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from federation.wire.status import error_detail_of
+from tests.support.federations import home_of, sync_channel_of
+from tests.support.pki import Pki
+from tests.support.scripted import Reply, ScriptedPeer
+
+REQUESTS: dict[str, Any] = {"Search": pb.SearchRequest(query="x"), "List": pb.ListRequest(resource="tasks")}
+BUDGET_S = 0.3
+CIRCUIT = CircuitConfig(failure_threshold=1, cooldown_s=0.01, jitter=0.0)
+
+
+def end_of(stub: Any, verb: str) -> str:
+    """The reason that a call fails with, or OK."""
+    try:
+        getattr(stub, verb)(REQUESTS[verb])
+    except grpc.RpcError as e:
+        return error_detail_of(e).reason
+    return "OK"
+
+
+def main(verb: str) -> None:
+    """Print the state under the probe, what is answered during and after it, the state then, and that all ended."""
+    peer = ScriptedPeer(Pki())
+    peer.start()
+    with tempfile.TemporaryDirectory() as directory, home_of(Path(directory), peer.record(), circuit=CIRCUIT) as home:
+        called, channel = home.peers.all()[0], sync_channel_of(home)
+        stub = FederationServiceStub(channel)
+        peer.service.script(verb.lower(), Reply(code=grpc.StatusCode.UNAVAILABLE), Reply(gate=threading.Event()))
+        end_of(stub, verb)
+        time.sleep(0.05)
+
+        async def probe() -> Any:
+            call = getattr(FederationServiceStub(AioChannel(called, clock=home.clock, deadline_s=BUDGET_S)), verb)
+            held = call(REQUESTS[verb])
+            await asyncio.sleep(0.1)
+            return held
+
+        loop = asyncio.new_event_loop()
+        held = loop.run_until_complete(probe())
+        loop.close()
+        assert not held.done()
+        assert called.circuit is not None
+        print(called.circuit.snapshot(home.clock.monotonic()).state)
+        print(end_of(stub, "Search"))
+        time.sleep(BUDGET_S + 1.0)
+        peer.service.script(verb.lower(), Reply())
+        print(end_of(stub, verb))
+        print(called.circuit.snapshot(home.clock.monotonic()).state)
+    print("ended", flush=True)
+    os._exit(0)  # what is left of the loop is not collected
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

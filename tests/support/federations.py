@@ -1,0 +1,113 @@
+"""Federations over peers that a test lists, and each form in which the chain is offered."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from federation.client.runtime import Home
+from federation.client.sync.channel import SyncChannel
+from federation.client.sync.drivers import Wire
+from federation.clock import SYSTEM_CLOCK, Clock
+from federation.config import ClientConfig, GatewayConfig
+from federation.federation import Federation
+from federation.store.peers import PeerRecord
+from federation.v1.federation_pb2_grpc import FederationServiceStub
+from tests.support.scripted import ScriptedPeer
+
+
+class ListedPeers:
+    """The enrollments that a test wants."""
+
+    def __init__(self, *records: PeerRecord) -> None:
+        self.records = records
+        self.revoked: list[tuple[str, int, str]] = []
+
+    async def all(self) -> tuple[PeerRecord, ...]:
+        return self.records
+
+    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
+        self.revoked.append((peer_id, at_us, reason))
+
+
+def config_of(directory: Path, **settings: Any) -> GatewayConfig:
+    """Settings of a gateway whose admin socket nobody opens, so that no path is too long for it; it watches nobody."""
+    settings.setdefault("client", ClientConfig(watch=False))
+    return GatewayConfig(directory=directory, name="home.example", admin_socket="/nowhere/admin.sock", **settings)
+
+
+def federation_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Federation:
+    """A federation over these peers, to be entered."""
+    return Federation(config_of(directory, **settings), ListedPeers(*records), clock=clock)
+
+
+@contextmanager
+def home_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Iterator[Home]:
+    """The shared object beneath federations, for tests of threads alone."""
+    home = Home.share(config_of(directory, **settings), clock, None)
+    home.peers.load(records)
+    home.loaded = True
+    try:
+        yield home
+    finally:
+        if home.release():
+            home.end()
+
+
+def sync_channel_of(home: Home, name: str = "work.example", user: str = "ada") -> SyncChannel:
+    """A sync channel through the chain."""
+    peer = home.peers.get(name, user)
+    wire = Wire(peer.channel, home.background, home.clock.monotonic)
+    return SyncChannel(peer, wire, deadline_s=home.config.client.deadline_s)
+
+
+@asynccontextmanager
+async def aio_stub(form: str, fed: Federation, scripted: ScriptedPeer) -> AsyncIterator[Any]:
+    """The generated aio stub: over our channel, or over a bare channel with our interceptors."""
+    if form == "channel":
+        yield fed.stub("work.example", "ada")
+        return
+    interceptors = fed.interceptors("work.example", "ada")
+    async with scripted.aio_channel(interceptors=interceptors) as channel:
+        yield FederationServiceStub(channel)
+
+
+@contextmanager
+def sync_stub(form: str, home: Home, scripted: ScriptedPeer) -> Iterator[Any]:
+    """The generated sync stub: over our channel, or over a bare channel with our interceptors."""
+    if form == "channel":
+        with sync_channel_of(home) as channel:
+            yield FederationServiceStub(channel)
+        return
+    fed = Federation(home.config, ListedPeers())
+    fed._home = home
+    with scripted.sync_channel() as bare:
+        yield FederationServiceStub(grpc.intercept_channel(bare, *fed.sync_interceptors("work.example", "ada")))
+
+
+def client_threads() -> int:
+    """How many threads there are, those of the scripted server left out."""
+    return sum(1 for thread in threading.enumerate() if "ThreadPoolExecutor" not in thread.name)
+
+
+def in_threads(count: int, work: Any) -> list[Any]:
+    """Run `work(index)` in so many threads at once; return what each returned or raised."""
+    results: list[Any] = [None] * count
+    ready = threading.Barrier(count)
+
+    def run(index: int) -> None:
+        ready.wait()
+        try:
+            results[index] = work(index)
+        except Exception as e:  # noqa: BLE001 - the test looks at it
+            results[index] = e
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -1,0 +1,105 @@
+"""Gateways as processes of their own, and the real command line against them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway_pair import rows_jsonl
+
+MOSAIC = (sys.executable, "-m", "mosaic_cli")
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a command: no gateway named, this tree first."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MOSAIC_", "OTEL_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def mosaic(*arguments: str, cwd: Path, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run one command to its end."""
+    return subprocess.run(
+        [*MOSAIC, *arguments],
+        cwd=cwd,
+        env=environment(**more),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@dataclass
+class Served:
+    """A directory of gateways, and the processes that serve them."""
+
+    directory: Path
+    processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    """Of the environment of what serves."""
+
+    def found(self, name: str, **options: str) -> None:
+        """Make the gateway `name`.example in the directory `name`, with rows."""
+        free = {"listen": "127.0.0.1:0", "enroll": "127.0.0.1:0", **options}
+        words = [word for key, value in free.items() for word in (f"--{key}", value)]
+        made = mosaic("gateway", "init", name, "--name", f"{name}.example", *words, cwd=self.directory)
+        assert made.returncode == 0, made.stderr
+        (self.directory / "rows.jsonl").write_bytes(rows_jsonl())
+        filled = mosaic("gateway", "import", "rows.jsonl", "--gateway", name, cwd=self.directory)
+        assert filled.returncode == 0, filled.stderr
+
+    def start(self, name: str, *options: str) -> list[str]:
+        """Serve a gateway; return what it printed once it does."""
+        with (self.directory / f"{name}.log").open("a") as log:
+            process = subprocess.Popen(
+                [*MOSAIC, "gateway", "serve", "--gateway", name, *options],
+                cwd=self.directory,
+                env=environment(PYTHONUNBUFFERED="1", **self.variables),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.processes[name] = process
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("  admin"):
+                return lines
+        raise AssertionError((self.directory / f"{name}.log").read_text())
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> int:
+        """Stop a gateway and return its exit code."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            if process.stdout is not None:
+                process.stdout.close()
+        return process.returncode
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """`home` and `work`, each in its own process, not enrolled yet."""
+    served = Served(Path(tempfile.mkdtemp(prefix="m")))
+    try:
+        for name in ("home", "work"):
+            served.found(name)
+            served.start(name)
+        yield served
+    finally:
+        for name in tuple(served.processes):
+            served.stop(name)
+        shutil.rmtree(served.directory, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""A driver that a test moves by hand: the real `Run` and the real flows, with a wire that answers when told to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from federation.cache.response_cache import Partition, ResponseCache
+from federation.client.chain.flow import Call, Flight, Outcome, Proceed, compose
+from federation.client.chain.outcomes import timed_out
+from federation.client.chain.runner import Run, Step
+from federation.client.interceptors.caching import CachingInterceptor
+from federation.v1 import federation_pb2 as pb
+from federation.wire.metadata import LEASE_MS
+from tests.support.clock import ManualClock
+
+
+def make_call(
+    verb: str = "list",
+    request: bytes = b"query",
+    *,
+    resource: str = "tasks",
+    grant_id: str = "grant-1",
+    deadline: float = 1e9,
+    detach: bool = False,
+    trace: Any = None,
+) -> Call:
+    """A call that differs from another in what is named."""
+    method = f"/federation.v1.FederationService/{verb.capitalize()}"
+    return Call(
+        method, verb, resource, grant_id, "work.example", "ada", request, (), deadline, trace=trace, detach=detach
+    )
+
+
+def rows(*ids: str, lease_ms: int | str | None = 30_000) -> Outcome:
+    """A good answer to a list."""
+    body = pb.ListResponse(rows=[pb.Row(id=row_id) for row_id in ids]).SerializeToString()
+    return Outcome(grpc.StatusCode.OK, body, trailing=() if lease_ms is None else ((LEASE_MS, str(lease_ms)),))
+
+
+def ids(outcome: Outcome | None) -> list[str]:
+    """The rows of an answer."""
+    assert outcome is not None
+    assert outcome.ok, outcome
+    return [row.id for row in pb.ListResponse.FromString(outcome.body).rows]
+
+
+@dataclass
+class Wire:
+    """One call as it left: answered by hand, or cancelled by its run."""
+
+    run: Run
+    step: Step
+    call: Call
+    cancelled: bool = False
+    answered: bool = False
+
+    def answer(self, outcome: Outcome) -> None:
+        """Let the answer arrive."""
+        self.answered = True
+        self.run.answer(self.step, outcome)
+
+    def cancel(self) -> None:
+        """What the run does when it stops waiting."""
+        self.cancelled = True
+
+    @property
+    def open(self) -> bool:
+        """Whether an answer would still be listened to."""
+        return not self.answered and not self.cancelled
+
+
+@dataclass
+class Timer:
+    """Something to be done at an instant."""
+
+    at: float
+    function: Callable[[], object]
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Do it no more."""
+        self.stopped = True
+
+
+@dataclass
+class ManualPort:
+    """The port of a single thread: wires and timers in lists."""
+
+    time: ManualClock = field(default_factory=ManualClock)
+    wires: list[Wire] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+
+    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+        """Put the call on the wire."""
+        wire = Wire(run, step, call)
+        self.wires.append(wire)
+        step.on_claim(wire.cancel)
+        return None
+
+    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+        """There is one thread: call at once."""
+
+        def call() -> None:
+            function()
+
+        return call
+
+    def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
+        """Remember what is due when."""
+        timer = Timer(at, function)
+        self.timers.append(timer)
+        return timer.stop
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; timers that are due fire, and wires whose deadline passed time out, as gRPC does it."""
+        self.time.advance(seconds)
+        now = self.time.monotonic_s
+        for timer in sorted(self.timers, key=lambda timer: timer.at):
+            if timer.at <= now and not timer.stopped:
+                timer.stopped = True
+                timer.function()
+        for wire in list(self.wires):
+            if wire.open and wire.call.deadline <= now:
+                wire.answer(timed_out())
+
+
+class ManualChain:
+    """The caching interceptor of one peer over a port that is moved by hand."""
+
+    def __init__(
+        self,
+        port: ManualPort | None = None,
+        partition: Partition[Flight] | None = None,
+        caching: Callable[[Partition[Flight], Any], CachingInterceptor] = CachingInterceptor,
+    ) -> None:
+        self.port = port or ManualPort()
+        self.partition = partition or ResponseCache[Flight](self.port.time.clock).partition("peer-1")
+        self._proceed: Proceed = compose([caching(self.partition, self.port.time.clock)])
+
+    @property
+    def wires(self) -> list[Wire]:
+        """Every call that ever left, in order."""
+        return self.port.wires
+
+    def start(self, call: Call) -> Run:
+        """Begin a call; a hit is done when this returns."""
+        run = Run(self.port, self._proceed(call))
+        run.start()
+        return run
+
+    def fetch(self, call: Call, answer: Outcome) -> Outcome | None:
+        """Begin a call and answer it at once, if it asks."""
+        before = len(self.wires)
+        run = self.start(call)
+        if len(self.wires) > before:
+            self.wires[-1].answer(answer)
+        return run.outcome

@@ -1,0 +1,156 @@
+"""Errors on the admin socket: out as a status, back as the same error."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from federation import errors
+from federation.admin.errors import error_of, status_of
+from federation.errors import (
+    Action,
+    Actor,
+    FederationError,
+    InputError,
+    LineFault,
+    NotFoundError,
+    Reason,
+    Refusal,
+    Remedy,
+)
+
+
+class Answer(grpc.RpcError):
+    """What a stub raises."""
+
+    def __init__(self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        self._code, self._details, self._trailing = code, details, trailing
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        return self._trailing
+
+
+def crossed(error: FederationError) -> FederationError:
+    """Send an error through the socket's form and back."""
+    return error_of(Answer(*status_of(error)))
+
+
+SAMPLES = [
+    errors.ConfigError("listen", "is taken"),
+    errors.InputError("scope.resources", "name at least one"),
+    errors.NotFoundError("peer", "wrok.example", ("work.example",)),
+    errors.NotFoundError("grant", "x", (), "list the grants", remedy=Remedy(action=Action.LIST_GRANTS)),
+    errors.ConflictError("it is there already"),
+    errors.GatewayUnavailableError("nobody answers"),
+    errors.LockedError("served already"),
+    errors.StoreError("the disk is full"),
+    errors.SealError("another key"),
+    errors.EnrollmentError("refused"),
+    errors.ImportFailedError((LineFault(3, "owner", "unknown user"),), 12),
+]
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
+def test_an_error_crosses_the_socket_with_its_kind_and_words(error: FederationError) -> None:
+    """The operator's side raises the error that the gateway raised."""
+    back = crossed(error)
+
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert back.remedy == error.remedy
+
+
+def test_every_error_of_the_package_has_a_sample_here() -> None:
+    """A new error cannot be forgotten in the table."""
+    internal = {errors.ChangesLostError, errors.UnknownReferencesError}
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FederationError)}
+
+    assert kinds - {FederationError, Refusal} - internal == {type(error) for error in SAMPLES}
+
+
+def test_fields_cross_the_socket() -> None:
+    """The field and the name that an error carries are there on the other side."""
+    field, missing = crossed(InputError("user", "is missing")), crossed(NotFoundError("user", "adda"))
+
+    assert isinstance(field, InputError)
+    assert field.field == "user"
+    assert isinstance(missing, NotFoundError)
+    assert (missing.what, missing.name) == ("user", "adda")
+
+
+def test_a_refusal_crosses_with_reason_and_patience() -> None:
+    """What a peer refused reaches the operator as the peer said it."""
+    back = crossed(Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=2.5))
+
+    assert isinstance(back, Refusal)
+    assert (back.reason, back.message, back.retry_after_s) == (Reason.RATE_LIMITED, "too many", 2.5)
+
+
+REMEDY = Remedy(
+    action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, peer="work", user="a b", grant_id="g-1", directory="/x"
+)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.ConflictError("no", remedy=REMEDY), Refusal(Reason.INTERNAL, "no", remedy=REMEDY)]
+)
+def test_a_remedy_crosses_the_socket_as_a_value(error: FederationError) -> None:
+    """The action and every parameter are there on the other side, and the message has no command."""
+    back = crossed(error)
+
+    assert back.remedy == REMEDY
+    assert str(back) == "no"
+
+
+def test_a_remedy_whose_parameter_is_too_long_is_left_out() -> None:
+    """A parameter that was cut would name another user."""
+    assert crossed(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters"),
+    [("", {}), ("DO_MORE", {}), ("SHOW_GRANT", {"actor": "NOBODY"})],
+    ids=["none", "action", "actor"],
+)
+def test_a_remedy_of_another_version_is_none(action: str, parameters: dict[str, str]) -> None:
+    """What this version does not know is left out; the sentence says it in words."""
+    assert Remedy.parse(action, parameters) is None
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "🙂"])
+def test_a_long_message_is_cut_below_what_grpc_carries(letter: str) -> None:
+    """No message, in whatever script, makes gRPC drop the status for its size."""
+    code, details, trailing = status_of(InputError("scope", letter * 20_000))
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("scope: " + letter)
+    assert sum(len(value) for _, value in trailing) < 4_000
+
+
+def test_a_socket_that_falls_silent_is_a_gateway_that_is_not_reachable() -> None:
+    """A bare UNAVAILABLE of gRPC itself becomes the error with its own exit code."""
+    back = error_of(Answer(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
+
+    assert isinstance(back, errors.GatewayUnavailableError)
+
+
+def test_what_is_not_offered_says_so() -> None:
+    """UNIMPLEMENTED is told in words, not as a code."""
+    back = error_of(Answer(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
+
+    assert "does not offer this" in str(back)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\xff\xff", b"\x08\x05"])
+def test_junk_in_place_of_a_status_is_survived(junk: bytes) -> None:
+    """An answer that is no status of ours becomes plain words."""
+    back = error_of(Answer(grpc.StatusCode.UNKNOWN, "odd", (("grpc-status-details-bin", junk),)))
+
+    assert str(back) == "UNKNOWN: odd"

@@ -1,0 +1,75 @@
+"""Ids and names by their beginning: one meaning or none, and never the wrong thing."""
+
+from typing import Any
+
+import pytest
+
+from federation.admin.lookup import find_grant
+from federation.clock import SYSTEM_CLOCK
+from federation.errors import InputError, NotFoundError
+from federation.scope.model import Scope
+from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+
+REST = "-0d5c-4b8e-9f43-8c1d6c0f1a2b"
+UNUSED: Any = None
+
+
+def book(*beginnings: str) -> GrantBook:
+    """Grants whose ids begin so, oldest first."""
+    grants = [
+        Grant(
+            id=f"{beginning}{REST}",
+            peer=f"p{number}.example",
+            subject="ada",
+            scope=Scope(resources=("tasks",)),
+            status=GrantStatus.ACTIVE,
+            created_at_us=number,
+        )
+        for number, beginning in enumerate(beginnings)
+    ]
+    return GrantBook(UNUSED, SYSTEM_CLOCK, grants)
+
+
+def test_a_whole_id_is_itself() -> None:
+    """Also where another id, made by hand, goes on behind it."""
+    assert find_grant(book("6f1c2f0e", "a9e0b7d4"), f"6f1c2f0e{REST}").id == f"6f1c2f0e{REST}"
+
+
+@pytest.mark.parametrize("given", ["6f1c", "6F1C", " 6f1c2f ", f"6f1c2f0e{REST[:-1]}"])
+def test_a_beginning_that_one_id_has_is_that_id(given: str) -> None:
+    """Four characters are enough; case and blanks do not matter."""
+    assert find_grant(book("6f1c2f0e", "a9e0b7d4"), given).peer == "p0.example"
+
+
+def test_a_beginning_that_several_have_names_them() -> None:
+    """The newest first, each with peer and subject, and how many more there are."""
+    with pytest.raises(InputError) as caught:
+        find_grant(book("6f1c0000", "6f1c1111", "a9e0b7d4"), "6f1c")
+
+    assert str(caught.value) == (
+        f"grant: '6f1c' begins 2 of them: 6f1c1111{REST} (p1.example as ada), 6f1c0000{REST} (p0.example as ada); "
+        "give more of it"
+    )
+    with pytest.raises(InputError, match=r"begins 9 of them: .* and 5 more; give more of it"):
+        find_grant(book(*(f"6f1c000{number}" for number in range(9))), "6f1c")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("6f1", "give 4 characters of its id or more"),
+        ("", "list the grants to find its id"),
+        ("2f0e", "list the grants to find its id"),
+        ("6f1d", f"did you mean 6f1c2f0e{REST}?"),
+        ("x" * 5_000, "list the grants to find its id"),
+        ("\x1b[2J", "list the grants to find its id"),
+    ],
+)
+def test_what_no_id_begins_with_is_not_found(given: str, words: str) -> None:
+    """Too short, elsewhere within an id, a slip, and nonsense: one short line each."""
+    with pytest.raises(NotFoundError, match=r"^no grant ") as caught:
+        find_grant(book("6f1c2f0e", "a9e0b7d4"), given)
+
+    assert str(caught.value).endswith(words) or words in str(caught.value)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()

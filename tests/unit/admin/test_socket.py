@@ -1,0 +1,153 @@
+"""The admin socket's rules, on real files and sockets."""
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from federation.admin.socket import answers, claimed, prepare_directory, target
+from federation.errors import ConfigError, LockedError
+
+
+@pytest.fixture
+def run() -> Iterator[Path]:
+    """A directory whose path is short enough for a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="m"))
+    yield directory / "run"
+    shutil.rmtree(directory)
+
+
+def listener(path: Path) -> socket.socket:
+    """Listen on a path."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen(1)
+    return server
+
+
+def test_the_directory_is_made_for_its_user_alone(run: Path) -> None:
+    """A directory that was not there gets mode 0700, whatever the umask says."""
+    before = os.umask(0)
+    try:
+        prepare_directory(run)
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o701, 0o710, 0o750, 0o755, 0o777, 0o707])
+def test_a_directory_that_others_may_enter_is_refused(run: Path, mode: int) -> None:
+    """The directory is the authentication, so any bit for others is a fault, with its cure."""
+    run.mkdir()
+    run.chmod(mode)
+
+    with pytest.raises(ConfigError, match=f"chmod 700 {run}"):
+        prepare_directory(run)
+
+
+def test_a_directory_of_another_user_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the directory could let others in later."""
+    run.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: run.stat().st_uid + 1)
+
+    with pytest.raises(ConfigError, match="belongs to user"):
+        prepare_directory(run)
+
+
+def test_a_link_in_place_of_the_directory_is_refused(run: Path, tmp_path: Path) -> None:
+    """A symbolic link would let its target's owner decide."""
+    run.symlink_to(tmp_path)
+
+    with pytest.raises(ConfigError, match="not a directory"):
+        prepare_directory(run)
+
+
+def test_a_missing_parent_is_named(run: Path) -> None:
+    """A directory that cannot be made is an error in words."""
+    with pytest.raises(ConfigError, match="cannot use the directory"):
+        prepare_directory(run / "deeper" / "still")
+
+
+def test_a_second_claim_is_refused_while_the_first_is_held(run: Path) -> None:
+    """One gateway a socket: the lock decides before anything is bound."""
+    with (
+        claimed(run / "admin.sock"),
+        pytest.raises(LockedError, match=str(os.getpid())),
+        claimed(run / "admin.sock"),
+    ):
+        pytest.fail("claimed twice")
+
+
+def test_a_claim_can_be_made_again_once_it_was_given_up(run: Path) -> None:
+    """Leaving the context frees the lock and removes the socket."""
+    with claimed(run / "admin.sock"):
+        server = listener(run / "admin.sock")
+    server.close()
+
+    assert not (run / "admin.sock").exists()
+    with claimed(run / "admin.sock"):
+        pass
+
+
+def test_a_stale_socket_is_replaced(run: Path) -> None:
+    """What a killed gateway left does not stop the next one."""
+    run.mkdir(mode=0o700)
+    listener(run / "admin.sock").close()
+
+    with claimed(run / "admin.sock"):
+        assert not (run / "admin.sock").exists()
+
+
+def test_a_socket_that_somebody_serves_is_refused(run: Path) -> None:
+    """Left alone, gRPC would take a live socket over in silence; the claim does not."""
+    run.mkdir(mode=0o700)
+    with listener(run / "admin.sock"), pytest.raises(LockedError, match="another process serves"):  # noqa: SIM117
+        with claimed(run / "admin.sock"):
+            pytest.fail("claimed a live socket")
+
+    assert (run / "admin.sock").exists()
+
+
+def test_a_file_at_the_sockets_path_is_not_removed(run: Path) -> None:
+    """Only a socket is ever removed."""
+    run.mkdir(mode=0o700)
+    (run / "admin.sock").write_text("precious")
+
+    with pytest.raises(ConfigError, match="is not a socket"), claimed(run / "admin.sock"):
+        pytest.fail("claimed a file")
+    assert (run / "admin.sock").read_text() == "precious"
+
+
+def test_a_refused_claim_leaves_the_lock_free(run: Path) -> None:
+    """After the cure the same process can claim."""
+    run.mkdir(mode=0o700)
+    (run / "admin.sock").write_text("in the way")
+    with pytest.raises(ConfigError), claimed(run / "admin.sock"):
+        pass
+
+    (run / "admin.sock").unlink()
+
+    with claimed(run / "admin.sock"):
+        pass
+
+
+def test_nobody_answers_where_nothing_is(run: Path) -> None:
+    """Neither a missing path nor a stale socket answers; a live one does."""
+    run.mkdir(mode=0o700)
+
+    assert not answers(run / "admin.sock")
+    listener(run / "stale.sock").close()
+    assert not answers(run / "stale.sock")
+    with listener(run / "live.sock"):
+        assert answers(run / "live.sock")
+
+
+def test_odd_characters_of_a_path_are_encoded_for_grpc() -> None:
+    """A target is a URI to gRPC."""
+    assert target(Path("/a b/50%#?/s")) == "unix:/a%20b/50%25%23%3F/s"

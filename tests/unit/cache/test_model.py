@@ -1,0 +1,178 @@
+"""The cache against a model that is too simple to be wrong: a dictionary, two clocks, and a list of flushes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from federation.cache.response_cache import Cause, Hit, Key, Partition, ResponseCache, Ticket, Verdict
+from tests.support.clock import ManualClock
+
+TTL_S = 30.0
+PEERS, GRANTS, RESOURCES = ("p1", "p2"), ("g1", "g2"), ("tasks", "notes")
+REFUSING = {Cause.GRANT_REVOKED, Cause.PEER_REMOVED}
+ASKING = {Cause.GRANT_CHANGED, Cause.REFUSED}
+
+
+@dataclass
+class Model:
+    """What a peer's partition should hold: every flush there was, and every answer that none of them dropped."""
+
+    flushes: list[tuple[Cause, str, str]] = field(default_factory=list)
+    kept: dict[Key, "Kept"] = field(default_factory=dict)
+
+    def since(self, sent: "Sent") -> list[Cause]:
+        """Why the epoch of a call moved since it was sent, and what was final before."""
+        return [
+            cause
+            for n, (cause, grant, resource) in enumerate(self.flushes)
+            if grant in {"", sent.key.grant_id}
+            and resource in {"", sent.key.resource}
+            and (n >= sent.flushes_before or cause in REFUSING)
+        ]
+
+    def flush(self, cause: Cause, grant: str, resource: str) -> None:
+        """Drop what is concerned, one by one."""
+        self.flushes.append((cause, grant, resource))
+        for key in list(self.kept):
+            if grant in {"", key.grant_id} and resource in {"", key.resource}:
+                del self.kept[key]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A call under way, as the model remembers it; peers that come and go under one id are different models."""
+
+    model: Model
+    partition: Partition[object]
+    key: Key
+    ticket: Ticket
+    flushes_before: int
+    elapsed: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer in the model."""
+
+    body: bytes
+    sent: Sent
+    life: float
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Random fills, hits, flushes and clocks; after each step cache and model agree."""
+
+    sent = Bundle("sent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = ManualClock()
+        self.cache: ResponseCache[object] = ResponseCache(self.time.clock, ttl_s=TTL_S)
+        self.models = {peer: Model() for peer in PEERS}
+
+    @rule(target=sent, peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
+    def send(self, peer: str, grant: str, resource: str) -> Any:
+        """Ask the peer where no answer is kept."""
+        key = Key(grant, "list", resource, "hash")
+        partition = self.cache.partition(peer)
+        found = partition.look(key, lambda _: False, lambda _: object())
+        if isinstance(found, Hit):
+            return multiple()
+        partition.forget(found.ticket, found.flight)
+        model = self.models[peer]
+        model.kept.pop(key, None)
+        return Sent(model, partition, key, found.ticket, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
+
+    @rule(call=consumes(sent), lease=st.sampled_from([0.0, 5.0, 30.0, 90.0]), body=st.binary(max_size=4))
+    def receive(self, call: Sent, lease: float, body: bytes) -> None:
+        """The answer arrives: verdict and insertion are what the flushes since the sending make them."""
+        causes = call.model.since(call)
+        expected = Verdict.DELIVER
+        if REFUSING & set(causes):
+            expected = Verdict.REFUSE
+        elif ASKING & set(causes):
+            expected = Verdict.ASK_AGAIN
+        assert call.partition.verdict(call.ticket) is expected
+
+        life = min(lease, TTL_S)
+        entry = Kept(body, call, life)
+        should_keep = not causes and self.is_alive(entry)
+        assert call.partition.insert(call.ticket, body, lease) == should_keep
+        if should_keep:
+            call.model.kept[call.key] = entry
+
+    @rule(
+        peer=st.sampled_from(PEERS),
+        grant=st.sampled_from(("", *GRANTS)),
+        cause=st.sampled_from([c for c in Cause if c not in {Cause.PEER_REMOVED, Cause.GRANT_REVOKED}]),
+        resource=st.sampled_from(RESOURCES),
+    )
+    def flush(self, peer: str, grant: str, cause: Cause, resource: str) -> None:
+        """Something happened to a grant, a resource or the whole peer."""
+        self.do_flush(peer, cause, grant, resource if cause is Cause.RESOURCE_CHANGED else "")
+
+    @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS))
+    def revoke(self, peer: str, grant: str) -> None:
+        """A grant is revoked, for good."""
+        self.do_flush(peer, Cause.GRANT_REVOKED, grant, "")
+
+    @rule(peer=st.sampled_from(PEERS))
+    def remove(self, peer: str) -> None:
+        """A peer is removed; under the same id a new one begins, while calls of the old are still under way."""
+        self.cache.remove(peer)
+        self.models[peer].flush(Cause.PEER_REMOVED, "", "")
+        self.models[peer] = Model()
+
+    @rule(seconds=st.sampled_from([0.001, 1.0, 10.0, 29.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes on both clocks."""
+        self.time.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-40.0, -3.0, 3.0, 40.0]))
+    def set_the_wall_clock(self, seconds: float) -> None:
+        """Wall time is stepped, or a suspend passes that elapsed time did not see."""
+        self.time.wall_s += seconds
+
+    @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
+    def look(self, peer: str, grant: str, resource: str) -> None:
+        """A look-up finds just what the model holds, with its age."""
+        key = Key(grant, "list", resource, "hash")
+        partition = self.cache.partition(peer)
+        found = partition.look(key, lambda _: False, lambda _: object())
+        kept = self.models[peer].kept.get(key)
+        if kept is None or not self.is_alive(kept):
+            assert not isinstance(found, Hit)
+            partition.forget(found.ticket, found.flight)
+            self.models[peer].kept.pop(key, None)
+        else:
+            assert found == Hit(kept.body, self.time.elapsed_s - kept.sent.elapsed, "")
+
+    @invariant()
+    def the_books_are_straight(self) -> None:
+        """No flight is left, just what the model holds is held, and the sum is the sum of the peers."""
+        for peer, model in self.models.items():
+            stats = self.cache.partition(peer).stats()
+            assert stats.flights == 0
+            assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
+        assert self.cache.stats().bytes == self.cache._total
+
+    def do_flush(self, peer: str, cause: Cause, grant: str, resource: str) -> None:
+        model = self.models[peer]
+        before = len(model.kept)
+        model.flush(cause, grant, resource)
+        flushed = self.cache.partition(peer).flush(cause, grant, resource)
+        assert flushed.entries <= before - len(model.kept)
+
+    def is_alive(self, kept: Kept) -> bool:
+        elapsed, wall, sent = self.time.elapsed_s, self.time.wall_s, kept.sent
+        over = elapsed >= sent.elapsed + kept.life or wall >= sent.wall + kept.life
+        ran_back = wall < sent.wall or wall - sent.wall < elapsed - sent.elapsed - 0.25
+        return not over and not ran_back
+
+
+TestCacheModel = CacheMachine.TestCase
+TestCacheModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,896 @@
+"""The cache as pure policy: plain values in, plain values out, and two hands of a clock."""
+
+import ast
+import gc
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import federation.cache.entries
+import federation.cache.response_cache
+from federation.cache.response_cache import (
+    ENTRY_OVERHEAD,
+    MAX_DETACHED,
+    Cause,
+    Flushed,
+    Hit,
+    Key,
+    Miss,
+    Partition,
+    ResponseCache,
+    Stats,
+    Ticket,
+    Verdict,
+)
+from federation.config import CacheConfig
+from tests.support.clock import ManualClock
+
+GRANT = "grant-1"
+LEASE_S = 30.0
+
+
+def key(query: str = "q", *, grant: str = GRANT, resource: str = "tasks", verb: str = "list") -> Key:
+    """A key that differs from another in what is named."""
+    return Key(grant, verb, resource, query)
+
+
+def join(_: str) -> bool:
+    """Join whatever flight there is."""
+    return True
+
+
+def look(partition: Partition[str], k: Key) -> Hit | Miss[str]:
+    """Look a key up; a miss launches a flight named after its query."""
+    return partition.look(k, join, lambda ticket: f"flight of {ticket.key.query_hash}")
+
+
+def send(partition: Partition[str], k: Key) -> Ticket:
+    """Begin a call that the cache knows nothing about, and return its ticket."""
+    found = look(partition, k)
+    assert isinstance(found, Miss)
+    return found.ticket
+
+
+def fill(partition: Partition[str], k: Key, body: bytes = b"rows", lease_s: float = LEASE_S) -> bool:
+    """Ask and get an answer at once; tell whether it was kept."""
+    found = look(partition, k)
+    assert isinstance(found, Miss)
+    kept = partition.insert(found.ticket, body, lease_s, "trace of the filler")
+    partition.forget(found.ticket, found.flight)
+    return kept
+
+
+def is_kept(partition: Partition[str], k: Key) -> bool:
+    """Look up without leaving a flight behind."""
+    found = look(partition, k)
+    if isinstance(found, Hit):
+        return True
+    partition.forget(found.ticket, found.flight)
+    return False
+
+
+@pytest.fixture
+def time() -> ManualClock:
+    """Time that stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+def cache(time: ManualClock) -> ResponseCache[str]:
+    """A cache with the default settings."""
+    return ResponseCache(time.clock)
+
+
+@pytest.fixture
+def partition(cache: ResponseCache[str]) -> Partition[str]:
+    """The partition of one peer."""
+    return cache.partition("peer-1")
+
+
+# -- what a hit is
+
+
+def test_an_answer_is_found_again_with_its_age_and_filler(partition: Partition[str], time: ManualClock) -> None:
+    """A hit has the very bytes that were kept, the seconds since the request was sent, and the trace that filled it."""
+    time.elapsed_s = 3.0
+    fill(partition, key(), b"rows")
+    time.advance(12.5)
+
+    assert look(partition, key()) == Hit(b"rows", 12.5, "trace of the filler")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        key("another page"),
+        key(verb="get"),
+        key(resource="notes"),
+        key(grant="grant-2"),
+    ],
+    ids=["query", "verb", "resource", "grant"],
+)
+def test_every_part_of_the_key_tells_answers_apart(partition: Partition[str], other: Key) -> None:
+    """A call that differs in query, verb, resource or grant is a miss."""
+    fill(partition, key())
+
+    assert not is_kept(partition, other)
+
+
+def test_peers_share_nothing_even_with_one_grant_id(cache: ResponseCache[str]) -> None:
+    """Two peers that use the same grant id, one of them hostile, never see each other's answers, flights or flushes."""
+    mine, hostile = cache.partition("peer-1"), cache.partition("peer-2")
+    fill(mine, key(), b"mine")
+    send(mine, key("under way"))
+
+    assert not is_kept(hostile, key())
+    assert look(hostile, key("under way")).leads  # type: ignore[union-attr]
+    hostile.flush(Cause.GRANT_REVOKED, GRANT)
+    assert is_kept(mine, key())
+    assert mine.verdict(send(mine, key("x"))) is Verdict.DELIVER
+
+
+def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
+    """Asking for a peer's partition twice gives the same one."""
+    assert cache.partition("peer-1") is cache.partition("peer-1")
+    assert cache.partition("peer-1") is not cache.partition("peer-2")
+
+
+# -- how long an answer lives
+
+
+@pytest.mark.parametrize(("ttl_s", "lease_s", "life_s"), [(30.0, 60.0, 30.0), (30.0, 7.0, 7.0), (5.0, 30.0, 5.0)])
+def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float, lease_s: float, life_s: float) -> None:
+    """An answer lives for min(ttl, lease), and not one moment longer."""
+    partition: Partition[str] = ResponseCache[str](time.clock, ttl_s=ttl_s).partition("p")
+    fill(partition, key(), lease_s=lease_s)
+
+    time.advance(life_s - 0.001)
+    assert is_kept(partition, key())
+    time.advance(0.001)
+    assert not is_kept(partition, key())
+
+
+def test_life_counts_from_the_sending_of_the_request(partition: Partition[str], time: ManualClock) -> None:
+    """An answer that was long under way has only the rest of its life left."""
+    ticket = send(partition, key())
+    time.advance(20)
+    assert partition.insert(ticket, b"rows", LEASE_S)
+
+    time.advance(9.999)
+    assert look(partition, key()) == Hit(b"rows", pytest.approx(29.999), "")
+    time.advance(0.001)
+    assert not is_kept(partition, key())
+
+
+def test_an_answer_that_outlived_itself_on_the_way_is_not_kept(partition: Partition[str], time: ManualClock) -> None:
+    """An answer that arrives at the end of its life is dropped."""
+    ticket = send(partition, key())
+    time.advance(30)
+
+    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.stats().entries == 0
+
+
+@pytest.mark.parametrize("lease_s", [0.0, -1.0, float("nan")])
+def test_without_a_lease_nothing_is_kept(partition: Partition[str], lease_s: float) -> None:
+    """A lease of nothing, or of nonsense, keeps nothing."""
+    assert not fill(partition, key(), lease_s=lease_s)
+    assert partition.stats().entries == 0
+
+
+def test_hits_never_lengthen_a_life(partition: Partition[str], time: ManualClock) -> None:
+    """However often an entry is hit, the peer is asked again after 30 s."""
+    fill(partition, key())
+    for _ in range(29):
+        time.advance(1)
+        assert is_kept(partition, key())
+
+    time.advance(1)
+    assert not is_kept(partition, key())
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "wall_s"),
+    [(30, 0), (0, 30), (30, 30), (1, 300), (300, 1), (0, -1), (10, -20), (10, 5), (10, 9.5), (-1, 0)],
+    ids=[
+        "wall stood still",
+        "a suspend that only wall time saw",
+        "both",
+        "wall jumped ahead",
+        "a suspend that only elapsed time saw",
+        "wall before the sending",
+        "wall far back",
+        "wall back, but after the sending",
+        "wall half a second back",
+        "elapsed time before the sending",
+    ],
+)
+def test_either_clock_ends_a_life(
+    partition: Partition[str], time: ManualClock, elapsed_s: float, wall_s: float
+) -> None:
+    """An entry dies when either clock passes its life, and when wall time ran backwards."""
+    fill(partition, key())
+    time.elapsed_s += elapsed_s
+    time.wall_s += wall_s
+
+    assert not is_kept(partition, key())
+    assert partition.stats().entries == 0
+
+
+@pytest.mark.parametrize(("elapsed_s", "wall_s"), [(29.9, 29.9), (10, 29.9), (10, 9.8)])
+def test_clocks_may_differ_a_little(
+    partition: Partition[str], time: ManualClock, elapsed_s: float, wall_s: float
+) -> None:
+    """While both are within the life, a wall clock that is ahead or is being slewed ends nothing."""
+    fill(partition, key())
+    time.elapsed_s += elapsed_s
+    time.wall_s += wall_s
+
+    assert is_kept(partition, key())
+
+
+def test_an_answer_whose_wall_clock_ran_backwards_on_the_way_is_not_kept(
+    partition: Partition[str], time: ManualClock
+) -> None:
+    """A fill that sees wall time before its sending is dropped."""
+    ticket = send(partition, key())
+    time.advance(1)
+    time.wall_s -= 5
+
+    assert not partition.insert(ticket, b"rows", LEASE_S)
+
+
+def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], time: ManualClock) -> None:
+    """Two calls for one key: the later answer is kept, counted once, with its own life."""
+    first, second = send(partition, key()), send(partition, key())
+    assert partition.insert(first, b"old", LEASE_S)
+    time.advance(1)
+    assert partition.insert(second._replace(elapsed=time.elapsed_s, wall=time.wall_s), b"newer", LEASE_S)
+
+    assert look(partition, key()) == Hit(b"newer", 0.0, "")
+    assert partition.stats().entries == 1
+
+
+# -- the fence
+
+
+FLUSHES: dict[str, tuple[Cause, str, str]] = {
+    "revoked": (Cause.GRANT_REVOKED, GRANT, ""),
+    "changed": (Cause.GRANT_CHANGED, GRANT, ""),
+    "rotation": (Cause.ROTATION, "", ""),
+    "removed": (Cause.PEER_REMOVED, "", ""),
+    "resource": (Cause.RESOURCE_CHANGED, GRANT, "tasks"),
+    "resource of all grants": (Cause.RESOURCE_CHANGED, "", "tasks"),
+    "refused": (Cause.REFUSED, GRANT, ""),
+    "rearmed": (Cause.WATCH_REARMED, "", ""),
+}
+
+VERDICTS = {
+    Cause.GRANT_REVOKED: Verdict.REFUSE,
+    Cause.GRANT_CHANGED: Verdict.ASK_AGAIN,
+    Cause.ROTATION: Verdict.DELIVER,
+    Cause.PEER_REMOVED: Verdict.REFUSE,
+    Cause.RESOURCE_CHANGED: Verdict.DELIVER,
+    Cause.REFUSED: Verdict.ASK_AGAIN,
+    Cause.WATCH_REARMED: Verdict.DELIVER,
+}
+
+
+@pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
+def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+    """Each cause drops what is kept, and an answer that was asked for before it is not kept afterwards."""
+    fill(partition, key())
+    ticket = send(partition, key("under way"))
+
+    flushed = partition.flush(*flush)
+
+    assert (flushed.entries, flushed.cause) == (1, flush[0])
+    assert flushed.bytes == len(b"rows") + sum(map(len, key())) + ENTRY_OVERHEAD
+    assert not partition.insert(ticket, b"late", LEASE_S)
+    assert not is_kept(partition, key())
+    assert not is_kept(partition, key("under way"))
+    assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_the_cause_says_what_becomes_of_answers_under_way(partition: Partition[str], cause: Cause) -> None:
+    """Revoked and removed refuse; a change of scope asks again; everything else delivers."""
+    ticket = send(partition, key())
+    assert partition.verdict(ticket) is Verdict.DELIVER
+
+    partition.flush(cause, GRANT, "tasks" if cause is Cause.RESOURCE_CHANGED else "")
+
+    assert partition.verdict(ticket) is VERDICTS[cause]
+
+
+@pytest.mark.parametrize("cause", [Cause.GRANT_CHANGED, Cause.REFUSED])
+def test_what_is_asked_after_a_change_is_delivered_and_kept(partition: Partition[str], cause: Cause) -> None:
+    """Asking again ends: a call that was sent after the flush is good."""
+    partition.flush(cause, GRANT)
+    ticket = send(partition, key())
+
+    assert partition.verdict(ticket) is Verdict.DELIVER
+    assert partition.insert(ticket, b"rows", LEASE_S)
+
+
+@pytest.mark.parametrize(
+    "later", [c for c in Cause if c is not Cause.RESOURCE_CHANGED], ids=lambda cause: str(cause.value)
+)
+def test_revoked_is_final(partition: Partition[str], later: Cause) -> None:
+    """After a revocation nothing is delivered or kept again, whatever follows."""
+    partition.flush(Cause.GRANT_REVOKED, GRANT)
+    partition.flush(later, GRANT)
+    ticket = send(partition, key())
+
+    assert partition.verdict(ticket) is Verdict.REFUSE
+    assert not partition.insert(ticket, b"rows", LEASE_S)
+
+
+def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str]) -> None:
+    """An answer from before both is still asked for again."""
+    ticket = send(partition, key())
+    partition.flush(Cause.GRANT_CHANGED, GRANT)
+    partition.flush(Cause.ROTATION)
+
+    assert partition.verdict(ticket) is Verdict.ASK_AGAIN
+
+
+def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -> None:
+    """`resource_changed` drops and fences that resource, and nothing else."""
+    fill(partition, key(resource="tasks"))
+    fill(partition, key(resource="notes"))
+    ticket = send(partition, key("under way", resource="notes"))
+
+    assert partition.flush(Cause.RESOURCE_CHANGED, GRANT, "tasks").entries == 1
+
+    assert not is_kept(partition, key(resource="tasks"))
+    assert is_kept(partition, key(resource="notes"))
+    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.flush(Cause.RESOURCE_CHANGED, GRANT, "memory").entries == 0
+
+
+def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str]) -> None:
+    """A partition may hold several grants; each is flushed by itself, and all of them without a name."""
+    fill(partition, key(grant="grant-1"))
+    fill(partition, key(grant="grant-2"))
+    ticket = send(partition, key("under way", grant="grant-2"))
+
+    partition.flush(Cause.GRANT_REVOKED, "grant-1")
+
+    assert is_kept(partition, key(grant="grant-2"))
+    assert partition.verdict(ticket) is Verdict.DELIVER
+    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.flush(Cause.ROTATION).entries == 2
+
+
+def test_a_revocation_counts_before_anything_was_asked(partition: Partition[str]) -> None:
+    """A grant can be revoked before the first call under it."""
+    partition.flush(Cause.GRANT_REVOKED, GRANT)
+
+    assert partition.verdict(send(partition, key())) is Verdict.REFUSE
+
+
+def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -> None:
+    """A ticket of its own serves calls that neither look up nor share."""
+    k = key(verb="search", resource="notes,tasks")
+    before = partition.ticket(k)
+    assert partition.verdict(before) is Verdict.DELIVER
+    partition.flush(Cause.GRANT_CHANGED, GRANT)
+
+    assert partition.verdict(before) is Verdict.ASK_AGAIN
+    assert partition.verdict(partition.ticket(k)) is Verdict.DELIVER
+    assert not partition.insert(partition.ticket(k), b"never looked up", LEASE_S)
+
+
+@pytest.mark.parametrize(("cause", "resource"), [(Cause.RESOURCE_CHANGED, ""), (Cause.ROTATION, "tasks")])
+def test_a_resource_is_named_exactly_when_one_changed(partition: Partition[str], cause: Cause, resource: str) -> None:
+    """A flush that contradicts itself is the programmer's mistake, and flushes nothing."""
+    fill(partition, key())
+    with pytest.raises(ValueError, match="resource"):
+        partition.flush(cause, GRANT, resource)
+
+    assert is_kept(partition, key())
+    assert partition.stats().flushes == 0
+
+
+def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseCache[str]) -> None:
+    """Removing flushes for good; a peer that is added later under the same id has a partition of its own."""
+    old = cache.partition("peer-1")
+    fill(old, key())
+    ticket = send(old, key("under way"))
+
+    assert cache.remove("peer-1").entries == 1
+    assert old.verdict(ticket) is Verdict.REFUSE
+    assert not fill(old, key("later"))
+    assert fill(cache.partition("peer-1"), key("under way"))
+    assert cache.remove("never heard of") == Flushed(Cause.PEER_REMOVED)
+
+
+# -- flights
+
+
+def test_the_first_leads_and_the_others_join(partition: Partition[str]) -> None:
+    """One flight a query: the first miss launches it, later ones get the same."""
+    first, second = look(partition, key()), look(partition, key())
+
+    assert isinstance(first, Miss)
+    assert isinstance(second, Miss)
+    assert (first.leads, second.leads) == (True, False)
+    assert first.flight is second.flight
+    assert first.ticket.epoch == second.ticket.epoch
+    assert partition.stats().flights == 1
+
+
+def test_a_flight_that_does_not_take_anybody_is_replaced(partition: Partition[str]) -> None:
+    """A flight that refuses to be joined is given up; its own end does not take the new one away."""
+    first = partition.look(key(), join, lambda _: "first")
+    second = partition.look(key(), lambda flight: flight != "first", lambda _: "second")
+    assert isinstance(first, Miss)
+    assert second == Miss(first.ticket, "second", True)
+
+    partition.forget(first.ticket, "first")
+    assert partition.look(key(), join, lambda _: "third") == Miss(first.ticket, "second", False)
+
+
+def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
+    """After `forget` the next caller launches anew; forgetting twice is harmless."""
+    found = look(partition, key())
+    assert isinstance(found, Miss)
+    partition.forget(found.ticket, found.flight)
+    partition.forget(found.ticket, found.flight)
+
+    assert partition.stats().flights == 0
+    assert look(partition, key()).leads  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
+def test_nobody_joins_a_flight_from_before_a_flush(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+    """Flights belong to their epoch: a call after the flush asks anew, and the old flight's end leaves the new one."""
+    old = look(partition, key())
+    assert isinstance(old, Miss)
+    partition.flush(*flush)
+
+    new = partition.look(key(), join, lambda _: "new")
+    partition.forget(old.ticket, old.flight)
+
+    assert isinstance(new, Miss)
+    assert new.leads
+    assert look(partition, key()).flight == "new"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
+def test_only_flights_that_nobody_may_see_are_cut(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+    """Revoked and removed return the flights to fail at once; after any other flush they go on for their waiters."""
+    send(partition, key("a"))
+    send(partition, key("b"))
+
+    cut = set(partition.flush(*flush).cut)
+
+    assert cut == ({"flight of a", "flight of b"} if VERDICTS[flush[0]] is Verdict.REFUSE else set())
+    assert partition.stats().flights == 0
+
+
+def test_a_few_flights_may_run_on_alone(partition: Partition[str]) -> None:
+    """At most 8 detached flights a peer, each counted once, and a place is free again when one ends."""
+    tickets = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
+    names = [f"flight of {n}" for n in range(MAX_DETACHED + 1)]
+
+    assert MAX_DETACHED == 8
+    assert [partition.detach(name) for name in names] == [True] * 8 + [False]
+    assert not partition.detach(names[0])
+    assert partition.stats().detached == MAX_DETACHED
+    partition.forget(tickets[0], names[0])
+    assert partition.detach(names[-1])
+
+
+def test_a_removed_peer_detaches_nothing(cache: ResponseCache[str], partition: Partition[str]) -> None:
+    """No flight runs on for a peer that is gone."""
+    send(partition, key())
+    cache.remove("peer-1")
+
+    assert not partition.detach("flight of q")
+
+
+# -- room
+
+
+def small(time: ManualClock, entries: int) -> tuple[ResponseCache[str], int]:
+    """A cache with room for so many one-byte answers of `key('000')`, and the bytes of one."""
+    each = 1 + sum(map(len, key("000"))) + ENTRY_OVERHEAD
+    return ResponseCache(time.clock, max_bytes=entries * each), each
+
+
+def test_the_defaults_are_those_of_the_settings(cache: ResponseCache[str]) -> None:
+    """Half a minute, 64 MiB, as `[cache]` in the settings says."""
+    settings = CacheConfig()
+
+    assert (cache.ttl_s, cache.max_bytes) == (settings.ttl_s, settings.max_bytes) == (30.0, 67_108_864)
+
+
+def test_the_order_of_peers_stays_small(time: ManualClock) -> None:
+    """Whatever is kept and dropped, the books hold a few lines a peer."""
+    cache, _ = small(time, 50)
+    for n in range(500):
+        fill(cache.partition(f"peer-{n % 3}"), key(f"{n:03}"), b"x")
+
+    assert len(cache._ranks) <= 2 * 3 + 64
+
+
+def test_bytes_count_bodies_keys_and_overhead(partition: Partition[str]) -> None:
+    """The size of an entry is its body, the text of its key, and a fixed overhead."""
+    fill(partition, key("abc"), b"x" * 1000)
+
+    assert partition.stats().bytes == 1000 + sum(map(len, key("abc"))) + ENTRY_OVERHEAD
+
+
+def test_one_peer_may_fill_all_the_room_there_is(time: ManualClock) -> None:
+    """While there is room a peer goes beyond its share; beyond the bound its least recently used entry goes."""
+    cache, each = small(time, 4)
+    partition = cache.partition("p")
+    for n in range(4):
+        fill(partition, key(f"{n:03}"), b"x")
+    assert cache.stats().bytes == 4 * each
+    assert is_kept(partition, key("000"))  # used last now
+
+    fill(partition, key("004"), b"x")
+
+    assert not is_kept(partition, key("001"))
+    assert all(is_kept(partition, key(f"{n:03}")) for n in (0, 2, 3, 4))
+    assert cache.stats().bytes == 4 * each
+
+
+def test_whoever_is_furthest_above_its_share_gives_up(time: ManualClock) -> None:
+    """A greedy peer loses entries to newcomers until the shares are equal; it never takes from one below its share."""
+    cache, _ = small(time, 6)
+    greedy, modest, late = (cache.partition(name) for name in ("greedy", "modest", "late"))
+    for n in range(6):
+        fill(greedy, key(f"{n:03}"), b"x")
+    for partition in (modest, late):
+        for n in range(2):
+            fill(partition, key(f"{n:03}"), b"x")
+    assert [p.stats().entries for p in (greedy, modest, late)] == [2, 2, 2]
+
+    for n in range(10, 40):
+        fill(greedy, key(f"{n:03}"), b"x")
+
+    assert [p.stats().entries for p in (greedy, modest, late)] == [2, 2, 2]
+
+
+def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> None:
+    """Who held most is forgotten with what it held: the bound goes on to be kept by those who hold something."""
+    cache, each = small(time, 4)
+    greedy, modest = cache.partition("greedy"), cache.partition("modest")
+    for n in range(4):
+        fill(greedy, key(f"{n:03}"), b"x")
+    greedy.flush(Cause.ROTATION)
+    for n in range(6):
+        fill(modest, key(f"{n:03}"), b"x")
+
+    assert cache.stats().bytes == modest.stats().bytes == 4 * each
+    assert not greedy.evict()
+
+
+def test_within_a_peer_the_largest_resource_gives_up_first(time: ManualClock) -> None:
+    """A resource that is read much does not push out one that is read little."""
+    cache, _ = small(time, 5)
+    partition = cache.partition("p")
+    fill(partition, key("000", resource="notes"), b"x")
+    for n in range(10):
+        fill(partition, key(f"{n:03}"), b"x")
+
+    assert is_kept(partition, key("000", resource="notes"))
+
+
+def test_an_answer_larger_than_everything_is_not_kept(time: ManualClock) -> None:
+    """What could never fit is not tried, and pushes out nothing."""
+    cache, each = small(time, 2)
+    partition = cache.partition("p")
+    fill(partition, key("000"), b"x")
+
+    assert not fill(partition, key("001"), b"x" * 3 * each)
+    assert is_kept(partition, key("000"))
+    assert fill(partition, key("002"), b"x" * (2 * each - sum(map(len, key("002"))) - ENTRY_OVERHEAD))
+    assert cache.stats().bytes == 2 * each
+
+
+def test_dead_entries_make_room_before_live_ones(time: ManualClock) -> None:
+    """What expired in the fullest partition goes before anything alive."""
+    cache, _ = small(time, 4)
+    one, other = cache.partition("one"), cache.partition("other")
+    for n in range(2):
+        fill(one, key(f"{n:03}"), b"x", lease_s=1)
+    fill(one, key("002"), b"x")
+    fill(other, key("000"), b"x")
+    time.advance(1)
+    fill(other, key("001"), b"x")
+
+    assert is_kept(one, key("002"))
+    assert cache.stats().entries == 3
+
+
+def test_a_shelf_that_died_whole_is_dropped_whole(partition: Partition[str], time: ManualClock) -> None:
+    """The first insert after everything expired starts afresh, with exact figures."""
+    for n in range(50):
+        fill(partition, key(str(n)))
+    time.advance(30)
+    fill(partition, key("new"))
+
+    assert partition.stats().entries == 1
+    assert is_kept(partition, key("new"))
+
+
+def test_a_longer_life_outlives_the_end_of_a_shorter(partition: Partition[str], time: ManualClock) -> None:
+    """An entry that came with a short lease does not take those with a longer one along."""
+    fill(partition, key("long"), lease_s=30)
+    fill(partition, key("short"), lease_s=5)
+    time.advance(10)
+    fill(partition, key("new"))
+
+    assert is_kept(partition, key("long"))
+    assert not is_kept(partition, key("short"))
+
+
+def test_many_resources_leave_no_empty_shelves(partition: Partition[str], time: ManualClock) -> None:
+    """Names of resources come from callers; what they leave behind is bounded, and what is alive stays."""
+    for n in range(1_000):
+        fill(partition, key(resource=f"r{n}"), lease_s=1)
+        time.advance(0.5)
+    fill(partition, key("q", resource="tasks"))
+
+    [grant] = partition._grants.values()
+    assert len(grant.shelves) < 200
+    assert is_kept(partition, key("q", resource="tasks"))
+
+
+def test_a_flight_keeps_its_shelf(partition: Partition[str]) -> None:
+    """Tidying leaves a shelf alone while a call is under way on it."""
+    ticket = send(partition, key("under way", resource="r"))
+    for n in range(500):
+        fill(partition, key(resource=f"r{n}"), lease_s=0)
+
+    assert partition.insert(ticket, b"rows", LEASE_S)
+
+
+def test_a_flush_costs_the_same_for_many_entries() -> None:
+    """Taking the shelves away touches no entry: the entries are freed later, with what the flush returned."""
+    partition: Partition[str] = ResponseCache[str]().partition("p")
+    for n in range(5_000):
+        fill(partition, key(str(n)))
+    touched = 0
+
+    def count(_frame: Any, event: str, _arg: Any) -> None:
+        nonlocal touched
+        touched += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        flushed = partition.flush(Cause.ROTATION)
+    finally:
+        sys.setprofile(None)
+
+    assert flushed.entries == 5_000
+    assert touched < 60
+
+
+def test_dropped_answers_leave_memory_without_the_collector(partition: Partition[str]) -> None:
+    """No cycle holds a dropped shelf: once the flush's result goes, so do the bodies."""
+    fill(partition, key(), b"secret")
+    gc.collect()
+    gc.disable()
+    try:
+        flushed = partition.flush(Cause.ROTATION)
+        container = weakref.ref(flushed.remains[0]._entries)  # type: ignore[attr-defined]
+        assert container() is not None
+        del flushed
+        assert container() is None
+    finally:
+        gc.enable()
+
+
+# -- figures
+
+
+def test_flushes_are_counted_by_cause() -> None:
+    """A peer's own flushes alone, each under its cause, whatever they dropped."""
+    cache: ResponseCache[object] = ResponseCache()
+    partition = cache.partition("work")
+    for cause in (Cause.ROTATION, Cause.WATCH_REARMED, Cause.ROTATION):
+        partition.flush(cause)
+    partition.flush(Cause.RESOURCE_CHANGED, "grant", "tasks")
+    cache.partition("lab").flush(Cause.REFUSED)
+
+    assert partition.flushes() == {Cause.ROTATION: 2, Cause.WATCH_REARMED: 1, Cause.RESOURCE_CHANGED: 1}
+    assert partition.stats().flushes == 4
+
+
+def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) -> None:
+    """Entries, bytes, hits, misses and flushes of a peer, and their sum over all."""
+    fill(partition, key())
+    look(partition, key())
+    look(partition, key())
+    fill(cache.partition("peer-2"), key("other"))
+    cache.partition("peer-2").flush(Cause.ROTATION)
+
+    one = partition.stats()
+    assert one == Stats(entries=1, bytes=one.bytes, hits=2, misses=1, flushes=0, flights=0, detached=0)
+    assert cache.stats() == Stats(entries=1, bytes=one.bytes, hits=2, misses=2, flushes=1, flights=0, detached=0)
+
+
+def test_figures_do_not_count_the_dead(partition: Partition[str], time: ManualClock) -> None:
+    """An expired entry is not shown, even if nobody looked since."""
+    fill(partition, key())
+    time.advance(30)
+
+    assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
+
+
+# -- processes and threads
+
+
+def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partition: Partition[str]) -> None:
+    """A child has another instance id, no entries and no flights, even if a thread of the parent held the lock."""
+    fill(partition, key())
+    ticket = send(partition, key("under way"))
+    partition.detach("flight of under way")
+    cache._lock.acquire()
+    partition._lock.acquire()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        good = (
+            not partition.insert(ticket, b"late", LEASE_S)
+            and partition.stats().detached == 0
+            and cache.stats().bytes == cache._total == 0
+            and len(cache.instance_id) == 32
+            and not is_kept(partition, key())
+            and fill(partition, key())
+            and is_kept(partition, key())
+        )
+        os.write(writer, f"{good} {cache.instance_id}".encode())
+        os._exit(0)
+    cache._lock.release()
+    partition._lock.release()
+    os.waitpid(child, 0)
+    went_well, instance_id = os.read(reader, 200).decode().split()
+    os.close(reader)
+    os.close(writer)
+
+    assert went_well == "True"
+    assert instance_id != cache.instance_id
+    assert is_kept(partition, key())
+
+
+def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:
+    """Every cache object has an id of 32 lower-case hexadecimal digits."""
+    other: ResponseCache[str] = ResponseCache()
+
+    assert len(bytes.fromhex(cache.instance_id)) == 16
+    assert cache.instance_id == cache.instance_id.lower()
+    assert cache.instance_id != other.instance_id
+
+
+def in_threads(*works: Callable[[], None]) -> None:
+    """Run all at the same time with a switch after almost every instruction; fail with what any of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as e:  # noqa: BLE001 - reported by the test's own thread
+            errors.append(e)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before)
+    assert errors == []
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_keep_the_books_straight(time: ManualClock) -> None:
+    """Fills, hits, flushes and evictions from many threads end with exact figures within the bound."""
+    cache, each = small(time, 20)
+    names = ("a", "b", "c")
+
+    def busy(seed: int) -> Callable[[], None]:
+        def work() -> None:
+            for n in range(300):
+                partition = cache.partition(names[(n + seed) % 3])
+                k = key(f"{(n * seed) % 40:03}", resource=("tasks", "notes")[n % 2])
+                found = look(partition, k)
+                if isinstance(found, Miss):
+                    partition.insert(found.ticket, b"x", LEASE_S)
+                    partition.forget(found.ticket, found.flight)
+                if n % 50 == seed:
+                    partition.flush(Cause.ROTATION)
+
+        return work
+
+    in_threads(*(busy(seed) for seed in range(1, 7)))
+
+    stats = cache.stats()
+    assert stats.bytes == stats.entries * each <= 20 * each
+    assert stats.hits + stats.misses == 1800
+    assert stats.flights == 0
+    assert sum(cache.partition(name).stats().bytes for name in names) == stats.bytes
+    assert cache._total == stats.bytes
+
+
+def test_only_one_of_many_threads_leads(partition: Partition[str]) -> None:
+    """Threads that miss the same query at the same time get one flight, led by one of them."""
+    barrier = threading.Barrier(16)
+    found: list[Any] = []
+
+    def work() -> None:
+        barrier.wait()
+        found.append(look(partition, key()))
+
+    in_threads(*[work] * 16)
+
+    assert sum(miss.leads for miss in found) == 1
+    assert len({id(miss.flight) for miss in found}) == 1
+
+
+def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Partition[str]) -> None:
+    """A look-up that begins after the flush for a change returned never hits an answer from before that change."""
+    stop = threading.Event()
+    at_the_peer = told = 0
+    stale: list[tuple[int, int]] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            known = told
+            found = look(partition, key())
+            if isinstance(found, Miss):
+                partition.insert(found.ticket, str(at_the_peer).encode(), LEASE_S)
+                partition.forget(found.ticket, found.flight)
+            elif int(found.body) < known:
+                stale.append((int(found.body), known))
+
+    def write() -> None:
+        nonlocal at_the_peer, told
+        for n in range(1, 300):
+            at_the_peer = n
+            partition.flush(Cause.RESOURCE_CHANGED, GRANT, "tasks")
+            told = n
+        stop.set()
+
+    in_threads(read, read, read, write)
+
+    assert stale == []
+
+
+# -- purity
+
+
+@pytest.mark.parametrize(
+    "module", [federation.cache.response_cache, federation.cache.entries], ids=lambda module: module.__name__
+)
+def test_the_policy_imports_no_transport(module: Any) -> None:
+    """Cache and shelves know neither gRPC nor asyncio, and of ours only the clock and each other."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    standard = {name for name in names if name.split(".")[0] in sys.stdlib_module_names}
+
+    assert names - standard <= {"cachetools", "federation.clock", "federation.cache.entries"}
+    assert "asyncio" not in standard
+
+
+def test_all_lists_every_public_name_in_order() -> None:
+    """`__all__` is sorted as ruff sorts it: constants, classes, functions."""
+    assert all(first != second for first, second in pairwise(federation.cache.response_cache.__all__))
+    assert all(hasattr(federation.cache.response_cache, name) for name in federation.cache.response_cache.__all__)

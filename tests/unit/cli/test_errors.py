@@ -1,0 +1,122 @@
+"""What the command line says, in words."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from mosaic_cli.output.errors import ADVICE, CURES, advised, ago, clean, command, duration, explain
+
+from federation.errors import Action, Actor, GatewayUnavailableError, InputError, Reason, Refusal, Remedy
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "120 min"), (7_200, "2 h"), (172_800, "2 d")],
+)
+def test_a_length_of_time_has_its_largest_fitting_unit(seconds: float, words: str) -> None:
+    """Small enough to be exact, large enough to be read."""
+    assert duration(seconds) == words
+
+
+def test_instants_are_told_as_distances() -> None:
+    """Past and future are told apart."""
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+
+    assert ago(now - timedelta(seconds=5), now) == "5 s ago"
+    assert ago(now + timedelta(hours=7), now) == "in 7 h"
+
+
+@pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\x9b31m", "\r", "\u202e", "\x7f"])
+def test_a_peers_words_cannot_steer_the_terminal(bad: str) -> None:
+    """Control and direction characters are made visible."""
+    assert bad[0] not in clean(f"title{bad}")
+
+
+def test_text_is_left_as_it_is() -> None:
+    """Letters of every script, tabs and newlines pass."""
+    assert clean("Grüße, 你好 🙂\n\tok") == "Grüße, 你好 🙂\n\tok"
+
+
+def test_an_error_is_one_line() -> None:
+    """Whatever the message holds, the operator gets one line."""
+    assert explain(InputError("scope", "not JSON:\nline 2")) == "scope: not JSON: line 2"
+
+
+def test_a_refusal_names_its_reason_and_a_cure() -> None:
+    """What a peer refused comes with what to do next."""
+    assert explain(Refusal(Reason.SCOPE_VIOLATION, "no")).startswith("SCOPE_VIOLATION: no; what the grant opens:")
+
+
+def test_a_refusal_that_says_when_is_told_with_the_time() -> None:
+    """Patience that the peer asks for replaces the general cure."""
+    assert explain(Refusal(Reason.CIRCUIT_OPEN, "resting", retry_after_s=29.6)) == (
+        "CIRCUIT_OPEN: resting; try again in 30 s"
+    )
+
+
+def test_a_refusal_that_names_the_time_itself_is_not_told_twice() -> None:
+    """A peer's own words about when to ask again are enough."""
+    said = "more than 1 calls a minute under this grant; try again in 29.2 s"
+
+    assert explain(Refusal(Reason.RATE_LIMITED, said, retry_after_s=29.2)) == f"RATE_LIMITED: {said}"
+
+
+def test_reasons_without_a_cure_are_those_that_speak_for_themselves() -> None:
+    """A new reason has to be thought about."""
+    assert set(Reason) - set(CURES) == {
+        Reason.ROW_NOT_FOUND,
+        Reason.INVALID_REQUEST,
+        Reason.RATE_LIMITED,
+        Reason.INTERNAL,
+    }
+
+
+def test_every_action_has_its_commands() -> None:
+    """A new action has to be thought about."""
+    assert set(ADVICE) == set(Action)
+
+
+@pytest.mark.parametrize(
+    ("remedy", "words"),
+    [
+        (Remedy(action=Action.LIST_GRANTS), "mosaic federation grant list"),
+        (Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR), "`mosaic federation grant list` there"),
+        (Remedy(action=Action.START_GATEWAY, directory="my gateway"), "mosaic gateway serve --gateway 'my gateway'"),
+        (Remedy(action=Action.START_GATEWAY), "mosaic gateway serve"),
+        (Remedy(action=Action.ROTATE_PEER, peer="work", user="a;b"), "mosaic federation peer rotate work --user 'a;b'"),
+        (
+            Remedy(action=Action.SHOW_CAPABILITIES, peer="work", user="ada"),
+            "mosaic federation query capabilities --user ada --source federated:work",
+        ),
+        (Remedy(action=Action.SHOW_CAPABILITIES), "mosaic federation query capabilities"),
+        (
+            Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id="g-1"),
+            "`mosaic federation grant show g-1` and `mosaic federation audit --grant g-1` there",
+        ),
+        (
+            Remedy(action=Action.ENROLL_AGAIN, peer="work", user="ada"),
+            (
+                "`mosaic federation grant token` there, then `mosaic federation peer remove work --user ada` and "
+                "`mosaic federation peer add --user ada TOKEN`"
+            ),
+        ),
+        (Remedy(action=Action.ALLOW_MORE_TIME), "--timeout SECONDS"),
+    ],
+)
+def test_a_remedy_becomes_what_is_typed(remedy: Remedy, words: str) -> None:
+    """Each parameter is one word of the shell; one that is not known takes its option with it."""
+    assert command(remedy) == words
+    assert advised("do it", remedy) == f"do it: {words}"
+    assert advised("do it", None) == "do it"
+
+
+def test_an_error_with_a_remedy_ends_with_the_command() -> None:
+    """The command follows the library's sentence, and takes the place of the reason's general cure."""
+    start = Remedy(action=Action.START_GATEWAY, directory="home")
+    rotate = Remedy(action=Action.ROTATE_PEER, peer="work", user="ada")
+
+    assert explain(GatewayUnavailableError("it does not run; start it", remedy=start)) == (
+        "it does not run; start it: mosaic gateway serve --gateway home"
+    )
+    assert explain(Refusal(Reason.CERTIFICATE_INVALID, "it ended; rotate it", remedy=rotate)) == (
+        "CERTIFICATE_INVALID: it ended; rotate it: mosaic federation peer rotate work --user ada"
+    )

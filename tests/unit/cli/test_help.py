@@ -1,0 +1,106 @@
+"""Help: every command has it, with an example, and it comes quickly."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from mosaic_cli.main import app, main
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command that is not a group, with its path."""
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from leaves(inner, (*path, name))
+
+
+def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every group, with its path."""
+    if hasattr(command, "commands"):
+        yield path, command
+        for name, inner in command.commands.items():
+            yield from groups(inner, (*path, name))
+
+
+GROUPS = dict(groups(typer.main.get_command(app)))
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help shows a line that can be typed, and each option says what it is."""
+    assert main([*path, "--help"]) == 0
+
+    text = capsys.readouterr().out
+    assert "Example" in text
+    assert f"mosaic {' '.join(path)}" in text.split("Example")[1]
+    assert all(option.help for option in COMMANDS[path].params if hasattr(option, "help"))
+
+
+def examples(path: tuple[str, ...]) -> list[str]:
+    """Return the commands below `Examples:` in a command's help, each in one line, up to what a shell does with it."""
+    text = COMMANDS[path].help.replace("\b", "")
+    section = re.split(r"^Examples?:$", text, flags=re.MULTILINE)[1].strip("\n").split("\n\n")[0]
+    lines = re.sub(r"\\\n\s*", " ", section).splitlines()
+    typed = [re.split(r" [|<>] ", f" {line.strip()} ")[-1 if " | mosaic" in line else 0].strip() for line in lines]
+    return [re.sub(r"^(?:[A-Z_]+=\S+ )*", "", line) for line in typed]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_example_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line below `Examples:` is a command of this name, and its words are understood; none is run."""
+    monkeypatch.setenv("MOSAIC_GATEWAY", "here")
+    assert re.search(r"^Examples?:$", COMMANDS[path].help.replace("\b", ""), re.MULTILINE), COMMANDS[path].help
+    shown = examples(path)
+    assert shown
+    for line in shown:
+        words = shlex.split(line.partition(" -- ")[2] if line.startswith("claude ") else line)
+        assert words[: len(path) + 1] == ["mosaic", *path], line
+        # Raises a usage error for an option that is unknown, a value that is missing, and a word too many.
+        COMMANDS[path].make_context(line, words[len(path) + 1 :])
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_every_group_says_what_it_is_for(path: tuple[str, ...]) -> None:
+    """A group's help has a sentence, and each of its commands has one in the list."""
+    group = GROUPS[path]
+    assert group.help
+    assert all(inner.help for inner in group.commands.values())
+
+
+@pytest.mark.parametrize("path", sorted(set(COMMANDS) - WITHOUT_JSON), ids=" ".join)
+def test_every_command_offers_json(path: tuple[str, ...]) -> None:
+    """Scripts can use whatever people can."""
+    assert "--json" in {name for option in COMMANDS[path].params for name in option.opts}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help and completion stay quick: neither gRPC nor SQLAlchemy nor rich is loaded for them."""
+    code = (
+        "import sys, json; from mosaic_cli.main import main; main(['federation', 'grant', 'create', '--help']);"
+        "print(json.dumps(sorted(set(sys.modules) & {'grpc', 'sqlalchemy', 'rich', 'asyncio', 'cryptography'})))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert json.loads(ran.stdout.splitlines()[-1]) == []
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mosaic --version` prints the installed one."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mosaic ")
+
+
+def test_a_bare_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mosaic` alone, and a group alone, end with 2."""
+    for words in ([], ["federation"], ["federation", "grant"]):
+        assert main(words) == 2

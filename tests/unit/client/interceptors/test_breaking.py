@@ -1,0 +1,334 @@
+"""The circuit in the chain, stepped by hand."""
+
+import gc
+import logging
+from typing import Any
+
+import grpc
+import pytest
+
+from federation.breaker import CircuitBreaker, CircuitState, Transition
+from federation.client.chain.call_stats import PeerHealth
+from federation.client.chain.flow import Call, Cancelled, Outcome, refused
+from federation.client.chain.outcomes import from_wire, timed_out
+from federation.client.interceptors.breaking import CIRCUIT_EVENT, BreakingInterceptor
+from federation.config import CircuitConfig
+from federation.errors import Reason, Refusal
+from federation.telemetry.metrics import FederationMetrics
+from federation.wire.status import error_detail, refusal_status
+from tests.support.clock import ManualClock
+from tests.support.memory_exporters import MetricLog, answer, parked
+
+OK = Outcome(grpc.StatusCode.OK, b"rows")
+DOWN = from_wire(grpc.StatusCode.UNAVAILABLE, details="connection refused")
+
+
+def served(reason: Reason) -> Outcome:
+    """A refusal as the peer sends it."""
+    code, details, trailing = refusal_status(Refusal(reason, "no"))
+    return from_wire(code, details=details, trailing=trailing)
+
+
+class Trace:
+    """The span of a call, as far as the circuit knows it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def traceparent(self) -> str:
+        return ""
+
+    def add_event(self, name: str, attributes: dict[str, Any]) -> None:
+        self.events.append((name, attributes))
+
+
+class Circuit:
+    """One peer's circuit with a clock, and what it reported."""
+
+    def __init__(self, metrics: FederationMetrics | None = None) -> None:
+        self.clock = ManualClock()
+        self.breaker = CircuitBreaker(CircuitConfig(jitter=0.0))
+        self.health = PeerHealth(self.clock.clock)
+        self.turns: list[Transition] = []
+        self.breaking = BreakingInterceptor(self.breaker, self.health, self.clock.clock, self.turns.append, metrics)
+
+    def call(self, budget_s: float = 2.0, verb: str = "list", trace: Trace | None = None) -> Call:
+        now = self.clock.monotonic_s
+        return Call("/m", verb, "tasks", "g", "work.example", "ada", b"", (), now + budget_s, trace)
+
+    def send(self, outcome: Outcome, budget_s: float = 2.0) -> Outcome:
+        return answer([self.breaking], self.call(budget_s), outcome)[0]
+
+    def trip(self) -> None:
+        for _ in range(5):
+            self.send(DOWN)
+
+    @property
+    def state(self) -> CircuitState:
+        return self.breaker.snapshot(self.clock.monotonic_s).state
+
+
+def test_an_open_circuit_answers_by_itself_with_the_cooldown_left() -> None:
+    """After five failures nothing is sent: CIRCUIT_OPEN, made locally, with RetryInfo."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.clock.advance(10)
+
+    outcome, sent = answer([circuit.breaking], circuit.call())
+
+    detail = error_detail(outcome.trailing)
+    assert sent == []
+    assert outcome.code is grpc.StatusCode.UNAVAILABLE
+    assert (detail.reason, detail.local, detail.retry_after_s) == ("CIRCUIT_OPEN", True, pytest.approx(20.0))
+
+
+def test_only_the_probe_is_marked() -> None:
+    """An ordinary call goes on as it is; the one that half-open lets through says `probe`, and others are refused."""
+    circuit = Circuit()
+    call = circuit.call()
+    assert answer([circuit.breaking], call, OK)[1] == [call]
+    circuit.trip()
+    circuit.clock.advance(30)
+
+    flow, sent = parked([circuit.breaking], circuit.call())
+
+    assert sent.probe
+    assert error_detail(answer([circuit.breaking], circuit.call())[0].trailing).retry_after_s == 1.0
+    with pytest.raises(StopIteration):
+        flow.send(OK)
+    assert circuit.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("fault", [Cancelled(), KeyboardInterrupt(), ValueError("bug")])
+def test_a_probe_that_is_thrown_out_gives_its_permit_back(fault: BaseException) -> None:
+    """Cancelled, interrupted or broken: the next caller probes, and nothing was counted."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.clock.advance(30)
+    for _ in range(3):
+        flow, sent = parked([circuit.breaking], circuit.call())
+        assert sent.probe
+        with pytest.raises(type(fault)):
+            flow.throw(fault)
+
+    assert circuit.breaker.snapshot(circuit.clock.monotonic_s).consecutive_failures == 5
+    circuit.send(OK)
+    assert circuit.state is CircuitState.CLOSED
+
+
+def test_a_probe_that_is_collected_gives_its_permit_back() -> None:
+    """A flow that nobody resumes any more does not wedge half-open."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.clock.advance(30)
+    flow, _ = parked([circuit.breaking], circuit.call())
+    del flow
+    gc.collect()
+
+    assert parked([circuit.breaking], circuit.call())[1].probe
+
+
+@pytest.mark.parametrize(
+    ("outcome", "budget_s"),
+    [
+        (timed_out(), 0.5),
+        (timed_out(), 0.0),
+        (served(Reason.RATE_LIMITED), 2.0),
+        (refused(Refusal(Reason.CERTIFICATE_INVALID, "own certificate expired")), 2.0),
+        (Outcome(grpc.StatusCode.CANCELLED), 2.0),
+    ],
+)
+def test_an_ignored_end_of_a_probe_frees_the_slot(outcome: Outcome, budget_s: float) -> None:
+    """What says nothing of the peer neither closes nor reopens, time after time."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.clock.advance(30)
+    for _ in range(10):
+        circuit.send(outcome, budget_s)
+
+    assert circuit.state is CircuitState.HALF_OPEN
+    assert parked([circuit.breaking], circuit.call())[1].probe
+
+
+@pytest.mark.parametrize(
+    ("outcome", "budget_s"),
+    [
+        *[
+            (served(reason), 2.0)
+            for reason in (
+                Reason.ROW_NOT_FOUND,
+                Reason.INVALID_REQUEST,
+                Reason.GRANT_REVOKED,
+                Reason.GRANT_INVALID,
+                Reason.SCOPE_VIOLATION,
+                Reason.RATE_LIMITED,
+                Reason.CERTIFICATE_INVALID,
+            )
+        ],
+        (Outcome(grpc.StatusCode.UNIMPLEMENTED), 2.0),
+        (from_wire(grpc.StatusCode.DEADLINE_EXCEEDED), 0.9),
+        (refused(Refusal(Reason.CERTIFICATE_INVALID, "own certificate expired")), 2.0),
+    ],
+)
+def test_refusals_and_short_deadlines_never_trip_it(outcome: Outcome, budget_s: float) -> None:
+    """A hundred of them leave the circuit closed."""
+    circuit = Circuit()
+    for _ in range(100):
+        assert circuit.send(outcome, budget_s) == outcome
+
+    assert circuit.state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        DOWN,
+        from_wire(grpc.StatusCode.DEADLINE_EXCEEDED),
+        timed_out(),
+        served(Reason.INTERNAL),
+        Outcome(grpc.StatusCode.UNKNOWN),
+        Outcome(grpc.StatusCode.DATA_LOSS),
+    ],
+)
+def test_failures_trip_it(outcome: Outcome) -> None:
+    """Each kind of failure opens the circuit at the fifth; each keeps its own answer."""
+    circuit = Circuit()
+    for _ in range(5):
+        assert circuit.send(outcome, 1.0) == outcome
+
+    assert circuit.state is CircuitState.OPEN
+
+
+def test_a_peer_cannot_pass_for_a_failure_of_this_gateway() -> None:
+    """Forged local errors of the peer count like any failure of its."""
+    code, details, trailing = refusal_status(Refusal(Reason.CIRCUIT_OPEN, "mine"), local=True)
+    circuit = Circuit()
+    for _ in range(5):
+        circuit.send(from_wire(code, details=details, trailing=trailing))
+
+    assert circuit.state is CircuitState.OPEN
+
+
+def test_the_watch_goes_only_while_closed_and_counts_for_nothing() -> None:
+    """Its failures do not open the circuit, and it never takes the probe."""
+    circuit = Circuit()
+    for _ in range(10):
+        answer([circuit.breaking], circuit.call(verb="watch"), DOWN)
+    assert circuit.state is CircuitState.CLOSED
+    assert circuit.health.last_failure is None
+    circuit.trip()
+    circuit.clock.advance(30)
+
+    outcome, sent = answer([circuit.breaking], circuit.call(verb="watch"))
+
+    assert sent == []
+    assert error_detail(outcome.trailing).reason == "CIRCUIT_OPEN"
+    assert parked([circuit.breaking], circuit.call())[1].probe
+
+
+def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, caplog: pytest.LogCaptureFixture) -> None:
+    """Listener, metric, log and the span of the call that caused it hear of open, half-open and closed."""
+    circuit = Circuit(FederationMetrics(metric_log.provider))
+    trace = Trace()
+    with caplog.at_level(logging.INFO):
+        for _ in range(5):
+            answer([circuit.breaking], circuit.call(trace=trace), DOWN)
+        circuit.clock.advance(30)
+        answer([circuit.breaking], circuit.call(trace=trace), OK)
+
+    changes = [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
+    assert [(turn.before, turn.after) for turn in circuit.turns] == changes
+    assert trace.events == [(CIRCUIT_EVENT, {"before": before, "after": after}) for before, after in changes]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
+    assert caplog.messages[0] == (
+        "circuit of work.example (user ada): closed to open after 5 failures in a row, next probe in 30 s"
+    )
+    assert metric_log.points("federation.circuit.transitions") == {
+        (("peer", "work.example"), ("state", state)): 1 for state in ("open", "half_open", "closed")
+    }
+
+
+@pytest.mark.parametrize("verb", ["list", "watch"])
+def test_the_opening_is_told_again_after_a_call_that_was_let_go_before(verb: str) -> None:
+    """Who passed while closed may dial after the opening: the owner hears of it again, until the circuit closes."""
+    circuit = Circuit()
+    early, late, last = (parked([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
+    circuit.trip()
+    [opened] = circuit.turns
+    with pytest.raises(StopIteration):
+        early.send(DOWN)
+    with pytest.raises(Cancelled):
+        late.throw(Cancelled())
+    assert circuit.turns == [opened] * 3
+    circuit.clock.advance(30)
+    circuit.send(OK)
+    heard = len(circuit.turns)
+    with pytest.raises(StopIteration):
+        last.send(DOWN)
+    assert len(circuit.turns) == heard
+
+
+def test_the_listener_may_use_the_circuit() -> None:
+    """It is called outside the lock: asking for the state from within does not deadlock."""
+    circuit = Circuit()
+    seen = []
+    circuit.breaking = BreakingInterceptor(
+        circuit.breaker, circuit.health, circuit.clock.clock, lambda _: seen.append(circuit.state)
+    )
+    circuit.trip()
+
+    assert seen == [CircuitState.OPEN]
+
+
+def test_a_broken_listener_costs_no_call_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """Its fault is logged; permit, probe and answer are as they would be."""
+    circuit = Circuit()
+
+    def broken(_: Transition) -> None:
+        raise RuntimeError("listener")
+
+    circuit.breaking = BreakingInterceptor(circuit.breaker, circuit.health, circuit.clock.clock, broken)
+    circuit.trip()
+    circuit.clock.advance(30)
+
+    assert circuit.send(OK) == OK
+    assert circuit.state is CircuitState.CLOSED
+    assert "RuntimeError: listener" in caplog.text
+
+
+def test_a_slow_peer_counts_where_a_threshold_is_set() -> None:
+    """The time that the wire took is handed to the circuit."""
+    circuit = Circuit()
+    circuit.breaking = BreakingInterceptor(
+        CircuitBreaker(CircuitConfig(slow_call_s=0.5), lambda: 0.5), circuit.health, circuit.clock.clock
+    )
+    for _ in range(5):
+        flow, _ = parked([circuit.breaking], circuit.call())
+        circuit.clock.advance(0.6)
+        with pytest.raises(StopIteration):
+            flow.send(OK)
+
+    assert error_detail(answer([circuit.breaking], circuit.call())[0].trailing).reason == "CIRCUIT_OPEN"
+
+
+def test_health_hears_of_every_wire_call_and_of_no_other() -> None:
+    """Success, failure with its reason, and the time of what was answered; an open circuit adds nothing."""
+    circuit = Circuit()
+    for outcome, took_s in ((OK, 0.010), (served(Reason.SCOPE_VIOLATION), 0.030), (timed_out(), 2.0)):
+        flow, _ = parked([circuit.breaking], circuit.call())
+        circuit.clock.advance(took_s)
+        with pytest.raises(StopIteration):
+            flow.send(outcome)
+
+    latency = circuit.health.latency()
+    failure = circuit.health.last_failure
+    assert latency is not None
+    assert latency.p99_ms == pytest.approx(30.0)
+    assert failure is not None
+    assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")
+    assert circuit.health.last_success_us == 1_800_000_000_010_000
+    circuit.trip()
+    before = circuit.health.last_failure
+    circuit.clock.advance(1)
+    answer([circuit.breaking], circuit.call())
+    assert circuit.health.last_failure is before

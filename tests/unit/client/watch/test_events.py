@@ -1,0 +1,178 @@
+"""What each event of a watch does, in which order, with the real cache and no stream."""
+
+from typing import Any
+
+import pytest
+
+from federation.cache.response_cache import Hit, Key, Miss, ResponseCache, Ticket, Verdict
+from federation.client.chain.flow import Flight
+from federation.client.watch.events import EventHandler
+from federation.client.watch.policy import EventRate
+from federation.errors import Reason
+from federation.v1 import federation_pb2 as pb
+from federation.wire.status import error_detail
+from tests.support.clock import ManualClock
+
+GRANT = "grant-1"
+
+
+class Watched:
+    """A handler over a real partition; what it told others is written down in order."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.time = ManualClock()
+        cache: ResponseCache[Flight] = ResponseCache(self.time.clock)
+        self.partition = cache.partition("peer-1")
+        self.told: list[Any] = []
+        self.handler = EventHandler(GRANT, self.partition, revoke=self._revoke, fail=self._fail, rate=EventRate(most))
+
+    def _revoke(self, reason: str) -> None:
+        self.told.append(("refused from here on", reason, self.kept()))
+
+    def _fail(self) -> int:
+        self.told.append(("calls failed", self.kept()))
+        return 3
+
+    def take(self, **kind: Any) -> pb.WatchAck | None:
+        """Handle one event, number 7."""
+        return self.handler.take(pb.WatchResponse(event_id=7, **kind), self.time.monotonic_s)
+
+    def fetch(self, resource: str = "tasks") -> Ticket:
+        """Begin to fetch; its flight is under way."""
+        found = self.partition.look(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9, 0))
+        assert isinstance(found, Miss)
+        return found.ticket
+
+    def fill(self, *resources: str) -> None:
+        """Keep an answer for each resource."""
+        for resource in resources:
+            ticket = self.fetch(resource)
+            assert self.partition.insert(ticket, b"rows", 30.0)
+
+    def kept(self) -> int:
+        """How many answers are kept."""
+        return self.partition.stats().entries
+
+    def hits(self, resource: str) -> bool:
+        """Whether a list of the resource is a hit."""
+        key = Key(GRANT, "list", resource, "q")
+        return isinstance(self.partition.look(key, lambda _: True, lambda _: Flight(1e9, 0)), Hit)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    """A handler with answers for two resources."""
+    made = Watched()
+    made.fill("tasks", "notes")
+    return made
+
+
+def test_a_revocation_refuses_first_then_drops_then_fails_and_then_acknowledges(watched: Watched) -> None:
+    """New calls are refused before the entries go; what is under way fails after; the ack is returned last."""
+    ack = watched.take(grant_revoked=pb.WatchGrantRevoked(reason="over"))
+
+    assert watched.told == [("refused from here on", "over", 2), ("calls failed", 0)]
+    assert ack == pb.WatchAck(event_id=7, failed_in_flight=3)
+
+
+def test_a_revocation_dooms_what_is_under_way(watched: Watched) -> None:
+    """An answer that arrives later is neither kept nor delivered, and whoever waits for a shared call is told."""
+    ticket = watched.fetch("memory")
+    key = ticket.key
+    found = watched.partition.look(key, lambda flight: flight.join(1e9), lambda _: Flight(1e9, 0))
+    assert isinstance(found, Miss)
+
+    watched.take(grant_revoked=pb.WatchGrantRevoked())
+
+    assert error_detail(found.flight.result().trailing).reason == Reason.GRANT_REVOKED
+    assert not watched.partition.insert(ticket, b"rows", 30.0)
+    assert watched.partition.verdict(ticket) is Verdict.REFUSE
+
+
+def test_a_changed_grant_drops_everything_and_asks_again(watched: Watched) -> None:
+    """Whatever was asked for before the event is asked for once more; the event is acknowledged."""
+    ticket = watched.fetch("memory")
+
+    assert watched.take(grant_changed=pb.WatchGrantChanged()) == pb.WatchAck(event_id=7)
+    assert watched.kept() == 0
+    assert watched.partition.verdict(ticket) is Verdict.ASK_AGAIN
+
+
+def test_a_changed_resource_drops_its_entries_alone(watched: Watched) -> None:
+    """Others stay; nobody waits for an acknowledgement; an answer under way is delivered and not kept."""
+    found = watched.partition.look(Key(GRANT, "list", "tasks", "other"), lambda _: True, lambda _: Flight(1e9, 0))
+    assert isinstance(found, Miss)
+    ticket = found.ticket
+
+    assert watched.take(resource_changed=pb.WatchResourceChanged(resource="tasks")) is None
+    assert (watched.hits("tasks"), watched.hits("notes")) == (False, True)
+    assert watched.partition.verdict(ticket) is Verdict.DELIVER
+    assert not watched.partition.insert(ticket, b"stale", 30.0)
+
+
+def test_a_changed_resource_without_a_name_drops_all(watched: Watched) -> None:
+    """When a peer does not say what changed, anything may have."""
+    assert watched.take(resource_changed=pb.WatchResourceChanged()) is None
+    assert watched.kept() == 0
+
+
+@pytest.mark.parametrize("kind", [{"armed": pb.WatchArmed()}, {"heartbeat": pb.WatchHeartbeat()}, {}])
+def test_what_takes_nothing_back_drops_nothing(watched: Watched, kind: dict[str, Any]) -> None:
+    """Beats, confirmations and kinds of later versions leave everything as it is."""
+    assert watched.take(**kind) is None
+    assert (watched.kept(), watched.told) == (2, [])
+
+
+def test_rearming_drops_everything(watched: Watched) -> None:
+    """What happened in the gap was not told; an answer that was under way is delivered, but not kept."""
+    ticket = watched.fetch("memory")
+    watched.handler.rearmed()
+
+    assert watched.kept() == 0
+    assert watched.partition.verdict(ticket) is Verdict.DELIVER
+    assert not watched.partition.insert(ticket, b"stale", 30.0)
+
+
+def test_within_a_flood_nothing_is_kept() -> None:
+    """The flood drops what there is, and nothing new is kept until it is over; then it is again."""
+    watched = Watched(most=4)
+    watched.fill("notes")
+    for _ in range(5):
+        watched.take(resource_changed=pb.WatchResourceChanged(resource="tasks"))
+
+    assert watched.kept() == 0
+    assert not watched.partition.insert(watched.fetch("notes"), b"rows", 30.0)
+
+    watched.time.advance(5)
+    watched.take(heartbeat=pb.WatchHeartbeat())
+    watched.fill("memory")
+    assert watched.kept() == 1
+
+
+def test_beats_count_as_well() -> None:
+    """A flood of messages that do nothing is a flood."""
+    watched = Watched(most=4)
+    watched.fill("notes")
+    for _ in range(5):
+        watched.take(heartbeat=pb.WatchHeartbeat())
+    assert watched.kept() == 0
+
+
+def test_a_revocation_within_a_flood_is_a_revocation() -> None:
+    """No event is passed over because there are many."""
+    watched = Watched(most=1)
+    for _ in range(5):
+        watched.take(heartbeat=pb.WatchHeartbeat())
+    assert watched.take(grant_revoked=pb.WatchGrantRevoked(reason="over")) is not None
+    assert watched.partition.verdict(watched.partition.ticket(Key(GRANT, "list", "t", "q"))) is Verdict.REFUSE
+
+
+def test_losing_the_stream_ends_the_flood_and_drops_nothing() -> None:
+    """The bound goes with the stream; what is kept lives as long as its lease."""
+    watched = Watched(most=1)
+    for _ in range(5):
+        watched.take(heartbeat=pb.WatchHeartbeat())
+    watched.handler.lost()
+    watched.fill("notes")
+    watched.handler.lost()
+    assert watched.kept() == 1

@@ -1,0 +1,156 @@
+"""What the walk says of instants, failed look-ups and several addresses, without a network of its own."""
+
+import errno
+import shlex
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from mosaic_cli.output.errors import command
+
+from federation.clock import to_micros
+from federation.errors import Action, InputError, NotFoundError, Remedy
+from federation.explain.checks import BrokenLink
+from federation.explain.dns_tcp import connect, unconnected, unresolved
+from federation.explain.own_certificate import judge, to_do
+from federation.explain.peer_lookup import choose
+from federation.explain.refusals import remembered_revocation
+from federation.pki.certificates import fingerprint_of
+from federation.pki.rotation_policy import Validity, due_at_us
+from federation.store.peers import PeerRecord
+from tests.support.clock import ManualClock
+from tests.support.pki import Leaf, Pki
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def leaf() -> Leaf:
+    """A client certificate of a day from noon on."""
+    return Pki().client(now=NOON, begins_in=timedelta(0), ends_in=timedelta(hours=24))
+
+
+@pytest.fixture
+def record(leaf: Leaf) -> PeerRecord:
+    """An enrollment of ada at work.example with it."""
+    return PeerRecord(
+        id="p1",
+        name="work",
+        user="ada",
+        gateway="work.example",
+        endpoint="work.example:7443",
+        grant_id="g1",
+        subject="ada",
+        certificate_pem=leaf.certificate_pem,
+        key_pem=leaf.key_pem,
+        trust_bundle="",
+        created_at_us=0,
+    )
+
+
+def judged(record: PeerRecord, at: datetime, *, serving: bool = False) -> str:
+    """Return the detail of a certificate that holds at an instant."""
+    _, detail = judge(record, ManualClock(at.timestamp()).clock, serving=serving)
+    return detail
+
+
+def test_an_own_certificate_holds_from_its_first_instant_to_its_last(record: PeerRecord) -> None:
+    """As the channels see it: the end itself is too late."""
+    end = NOON + timedelta(hours=24)
+
+    assert "valid until 2026-06-02 12:00:00 UTC, renewed at 2026-06-02 " in judged(record, NOON)
+    assert "valid until" in judged(record, end - timedelta(seconds=1))
+    with pytest.raises(BrokenLink, match="ended at 2026-06-02 12:00:00 UTC, and this machine's clock says 2026-06"):
+        judged(record, end)
+    with pytest.raises(BrokenLink, match="is valid from 2026-06-01 12:00:00 UTC on"):
+        judged(record, NOON - timedelta(seconds=1))
+
+
+def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
+    """It may be under way; where the gateway does not run, nobody renews."""
+    validity = Validity(to_micros(NOON), to_micros(NOON + timedelta(hours=24)), fingerprint_of(leaf.certificate))
+    due = datetime.fromtimestamp(due_at_us(validity) / 1e6, UTC)
+
+    before, after = due - timedelta(seconds=2), due + timedelta(seconds=2)
+    assert "renewed at" in judged(record, before)
+    assert judged(record, after, serving=True).endswith(f"its renewal is due since {due:%Y-%m-%d %H:%M:%S} UTC")
+    assert judged(record, after).endswith("and the gateway does not run")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no machine of the name h.example: Name or"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "cannot be looked up now: Temporary failure"),
+        (OSError("odd"), "no machine of the name h.example: odd"),
+    ],
+    ids=["unknown", "no name server", "anything else"],
+)
+def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, words: str) -> None:
+    """A name that does not exist is the peer's matter, a resolver that fails this machine's."""
+    fault = unresolved(record, "h.example", error)
+
+    assert words in fault.cause
+    assert ("/etc/resolv.conf" in fault.cure) == (getattr(error, "errno", 0) == socket.EAI_AGAIN)
+
+
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ECONNREFUSED, "192.0.2.2": -1}, "refuses connections"),
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": -1}, "does not answer"),
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ETIMEDOUT}, "does not answer"),
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.EPERM}, "no way to"),
+        ({"192.0.2.1": errno.EPERM}, "no connection to work.example:7443 can be made (192.0.2.1: EPERM)"),
+    ],
+    ids=["refused", "silent", "given up", "unreachable", "forbidden"],
+)
+def test_of_several_addresses_the_one_that_tells_most_counts(
+    record: PeerRecord, failed: dict[str, int], words: str
+) -> None:
+    """A refusal is better evidence than silence, and silence than a missing route; each address is told."""
+    fault = unconnected(record, failed, 2.0)
+
+    assert words in fault.cause
+    assert all(address in fault.cause for address in failed)
+
+
+def test_a_family_that_the_machine_lacks_is_no_trace(record: PeerRecord) -> None:
+    """An address of a family without sockets counts as one that cannot be reached."""
+    with pytest.raises(BrokenLink, match=r"work\.example:7443"):
+        connect(record, [(socket.AddressFamily.AF_APPLETALK, ("x", 1))], 1.0)
+
+
+def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRecord) -> None:
+    """One user needs no name; several need it; a wrong word is answered with near ones."""
+    other = replace(record, user="bob")
+
+    assert choose([record], "work") is record
+    assert choose([record, other], "work", "bob") is other
+    with pytest.raises(InputError, match="ada, bob are enrolled at work; say which") as several:
+        choose([other, record], "work")
+    assert several.value.remedy == Remedy(action=Action.CHOOSE_USER)
+    with pytest.raises(NotFoundError, match="did you mean work"):
+        choose([record], "wrok")
+    with pytest.raises(NotFoundError, match="did you mean bob"):
+        choose([record, other], "work", "bobb")
+    with pytest.raises(NotFoundError, match="enrolled: ada"):
+        choose([record], "work", "zzz")
+    with pytest.raises(NotFoundError, match="enroll this gateway at it with a token") as unknown:
+        choose([], "work")
+    assert unknown.value.remedy == Remedy(action=Action.ADD_PEER)
+
+
+def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
+    """A user's name may hold blanks and quotes: each command names the enrollment in one word of the shell."""
+    odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
+    revoked = remembered_revocation(odd)
+    assert revoked is not None
+    remedies = [unresolved(odd, "x.example", OSError()).remedy, revoked.remedy, to_do(Action.ENROLL_AGAIN, odd)]
+
+    for remedy in remedies:
+        assert remedy is not None
+        removing, adding = [part for part in command(remedy).split("`") if part.startswith("mosaic federation peer")]
+        assert shlex.split(removing)[3:] == ["remove", odd.name, "--user", odd.user]
+        assert shlex.split(adding)[3:] == ["add", "--user", odd.user, "TOKEN"]

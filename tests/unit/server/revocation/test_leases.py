@@ -1,0 +1,281 @@
+from dataclasses import replace
+
+import pytest
+
+from federation.server.revocation.leases import EARLIER, MAX_INSTANCES, How, LeaseTable, Release, Withdrawal, noted_s
+from tests.support.clock import ManualClock
+
+GRANT, OTHER = "grant-1", "grant-2"
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+
+
+def table(clock: ManualClock, **options: object) -> LeaseTable:
+    """A table on a clock that the test moves."""
+    return LeaseTable(clock.clock, **options)
+
+
+def how(withdrawal: Withdrawal) -> dict[str, How]:
+    """How each instance of a withdrawal stands."""
+    withdrawal.wait_s()
+    return {release.instance: release.how for release in withdrawal.instances}
+
+
+def test_a_note_lasts_a_tenth_longer_than_its_lease():
+    """A lease of 30 s is awaited for 33 s, and not a moment less."""
+    clock = ManualClock()
+    leases = table(clock)
+    assert leases.note(GRANT, A, 30_000) == 30_000
+
+    withdrawal = leases.begin(GRANT, (), final=True)
+    assert withdrawal.wait_s() == pytest.approx(33.0)
+    clock.advance(32.999)
+    assert withdrawal.wait_s() == pytest.approx(0.001, abs=1e-6)
+    clock.advance(0.001_001)
+    assert withdrawal.wait_s() is None
+    assert how(withdrawal) == {A: How.LEASE_ENDED}
+
+
+def test_a_later_shorter_note_never_shortens_the_one_before():
+    """What was sent first is still out, so the note ends with the longer of both."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    clock.advance(1)
+    leases.note(GRANT, A, 1_000)
+    assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(32.0)
+
+
+def test_no_lease_is_noted_once_a_revocation_began():
+    """From `begin` on every lease of that grant is 0, and other grants go on."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.begin(GRANT, (), final=True)
+    assert leases.note(GRANT, A, 30_000) == 0
+    assert leases.count(GRANT) == 0
+    assert leases.note(OTHER, A, 30_000) == 30_000
+
+
+def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
+    """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 10_000)
+    withdrawal = leases.begin(GRANT, (), final=False)
+    clock.advance(5)
+    assert leases.note(GRANT, A, 30_000) == 30_000
+    assert leases.note(GRANT, B, 30_000) == 30_000
+    clock.advance(6.001)
+    assert withdrawal.wait_s() is None
+    assert how(withdrawal) == {A: How.LEASE_ENDED}
+
+
+@pytest.mark.parametrize("lease_ms", [0, -1])
+def test_no_lease_is_no_note(lease_ms: int):
+    """Nothing is noted where nothing may be kept."""
+    leases = table(ManualClock())
+    assert leases.note(GRANT, A, lease_ms) == 0
+    assert leases.count(GRANT) == 0
+
+
+def test_a_lease_never_passes_the_longest():
+    """The restart rule relies on the bound, so the table itself holds it."""
+    clock = ManualClock()
+    leases = table(clock, max_lease_ms=1_000)
+    assert leases.note(GRANT, A, 30_000) == 1_000
+    assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(1.1)
+
+
+def test_only_so_many_instances_of_a_grant_hold_leases():
+    """The next instance gets 0; those that hold one may renew it, and other grants are not touched."""
+    clock = ManualClock()
+    leases = table(clock)
+    for number in range(MAX_INSTANCES):
+        assert leases.note(GRANT, f"{number:032x}", 30_000) == 30_000
+    assert leases.note(GRANT, A, 30_000) == 0
+    assert leases.note(GRANT, f"{0:032x}", 30_000) == 30_000
+    assert leases.note(OTHER, A, 30_000) == 30_000
+    assert leases.count(GRANT) == MAX_INSTANCES
+
+    clock.advance(33.001)
+    assert leases.note(GRANT, A, 30_000) == 30_000, "ended notes make room"
+    assert leases.count(GRANT) == 1
+
+
+def test_ended_notes_are_forgotten():
+    """Memory holds what was noted lately, however many instances and grants there were."""
+    clock = ManualClock()
+    leases = table(clock)
+    for number in range(10_000):
+        leases.note(f"grant-{number}", A, 30_000)
+        clock.advance(1)
+    assert len(leases._notes) < 70
+    assert leases.total == 32
+
+
+def test_an_ack_releases_its_instance_alone():
+    """The others are awaited on, and the receipt holds when and how many calls were failed."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    leases.note(GRANT, B, 20_000)
+    withdrawal = leases.begin(GRANT, (), final=True)
+    clock.advance(1)
+    at_us = clock.clock.now_us()
+    leases.ack(GRANT, A, leases.mark, 3)
+    assert withdrawal.instances[0] == Release(A, How.ACKED, at_us, 3)
+    assert withdrawal.wait_s() == pytest.approx(21.0)
+    assert withdrawal.instances[1] == Release(B, How.AWAITED, until_us=at_us + 21_000_000)
+    leases.ack(GRANT, A, leases.mark, 9)
+    assert withdrawal.instances[0].failed_in_flight == 3, "the first word counts"
+
+
+def test_an_ack_under_one_grant_releases_nothing_of_another():
+    """The same instance id under two grants is two notes."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    leases.note(OTHER, A, 30_000)
+    mine, others = leases.begin(GRANT, (), final=True), leases.begin(OTHER, (), final=True)
+    leases.ack(GRANT, A, leases.mark)
+    assert how(mine) == {A: How.ACKED}
+    assert how(others) == {A: How.AWAITED}
+
+
+def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
+    """Between such an event and the withdrawal the cache may have been filled again."""
+    clock = ManualClock()
+    leases = table(clock)
+    before = leases.mark
+    leases.note(GRANT, A, 30_000)
+    withdrawal = leases.begin(GRANT, (), final=True)
+    leases.ack(GRANT, A, before)
+    assert how(withdrawal) == {A: How.AWAITED}
+
+
+def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
+    """A revocation whose write failed is begun again; it must await what the first one awaited."""
+    clock = ManualClock()
+    leases = table(clock)
+    before = leases.mark
+    leases.note(GRANT, A, 30_000)
+    leases.end(leases.begin(GRANT, (), final=True))
+    leases.ack(GRANT, A, before)
+    assert how(leases.begin(GRANT, (), final=True)) == {A: How.AWAITED}
+
+
+def test_an_ack_of_the_revocation_drops_the_note():
+    """What was dropped for good is counted no longer, and a second attempt does not await it."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    first = leases.begin(GRANT, (), final=True)
+    leases.ack(GRANT, A, leases.mark)
+    assert leases.count(GRANT) == 0
+    leases.end(first)
+    assert leases.begin(GRANT, (), final=True).wait_s() is None
+
+
+def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
+    """A peer that dropped everything has dropped what the narrowing took back."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    narrowing = leases.begin(GRANT, (), final=False)
+    revocation = leases.begin(GRANT, (), final=True)
+    leases.ack(GRANT, A, leases.mark)
+    assert how(narrowing) == how(revocation) == {A: How.ACKED}
+
+
+def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
+    """It may have calls under way; one that leaves has none that its cache could keep."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, B, 30_000)
+    withdrawal = leases.begin(GRANT, (A, B, C), final=True)
+    leases.leave(GRANT, A)
+    leases.leave(GRANT, B)
+    assert how(withdrawal) == {A: How.DISCONNECTED, B: How.AWAITED, C: How.AWAITED}
+    clock.advance(33.001)
+    assert withdrawal.wait_s() is None
+    assert how(withdrawal) == {A: How.DISCONNECTED, B: How.LEASE_ENDED, C: How.LEASE_ENDED}
+
+
+def test_after_a_restart_every_inherited_grant_is_leased():
+    """Nobody knows who holds leases of the process before, so its longest lease is waited out; no ack shortens that."""
+    clock = ManualClock()
+    leases = table(clock, max_lease_ms=1_000, inherited=(GRANT,), inherited_ms=30_000)
+    clock.advance(3)
+    withdrawal = leases.begin(GRANT, (A,), final=True)
+    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, EARLIER, leases.mark)
+    leases.leave(GRANT, EARLIER)
+    assert how(withdrawal) == {A: How.ACKED, EARLIER: How.AWAITED}
+    assert withdrawal.wait_s() == pytest.approx(30.0)
+    assert leases.begin(OTHER, (), final=True).wait_s() is None, "a grant made since then is not inherited"
+    clock.advance(30.001)
+    assert how(withdrawal) == {A: How.ACKED, EARLIER: How.LEASE_ENDED}
+    assert leases.begin(GRANT, (), final=True).wait_s() is None
+
+
+def test_the_wall_clock_decides_nothing():
+    """A jump of the wall clock neither ends nor lengthens a note, and tells no absurd instant of effect."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    withdrawal = leases.begin(GRANT, (), final=True)
+    clock.wall_s += 86_400
+    assert withdrawal.wait_s() == pytest.approx(33.0)
+    clock.wall_s -= 2 * 86_400
+    clock.elapsed_s += 33.001
+    assert withdrawal.wait_s() is None
+    assert withdrawal.effective_at_us == withdrawal.begun_at_us
+
+
+def test_a_machine_that_slept_counts_its_sleep():
+    """The elapsed clock goes on in a suspend, and so does the end of a lease."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    withdrawal = leases.begin(GRANT, (), final=True)
+    clock.elapsed_s += 3_600
+    assert withdrawal.wait_s() is None
+
+
+def test_with_nobody_to_await_a_revocation_is_effective_at_once():
+    """No note and no watch: the refusal is all there is to it."""
+    withdrawal = table(ManualClock()).begin(GRANT, (), final=True)
+    assert withdrawal.wait_s() is None
+    assert withdrawal.instances == ()
+    assert withdrawal.effective_at_us == withdrawal.begun_at_us
+
+
+def test_a_forgotten_withdrawal_hears_nothing_more():
+    """`end` takes a withdrawal out of the table, twice without harm, and leaves others in."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    gone, kept = leases.begin(GRANT, (), final=False), leases.begin(GRANT, (), final=False)
+    leases.end(gone)
+    leases.end(gone)
+    leases.ack(GRANT, A, leases.mark)
+    assert how(gone) == {A: How.AWAITED}
+    assert how(kept) == {A: How.ACKED}
+
+
+def test_a_note_is_as_long_as_the_protocol_says():
+    """33 s for 30 s; the margin covers a clock rate that is wrong by 5 % at either end."""
+    assert noted_s(30_000) == 33.0
+    assert noted_s(30_000) > 30 / 0.95
+    assert noted_s(30_000) / 1.05 > 30
+
+
+def test_releases_are_values():
+    """A snapshot of a withdrawal does not change under its reader."""
+    clock = ManualClock()
+    leases = table(clock)
+    leases.note(GRANT, A, 30_000)
+    withdrawal = leases.begin(GRANT, (), final=True)
+    before = withdrawal.instances
+    leases.ack(GRANT, A, leases.mark)
+    assert before == (replace(before[0]),)
+    assert before[0].how is How.AWAITED

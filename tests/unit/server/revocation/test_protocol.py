@@ -1,0 +1,101 @@
+"""The order of taking back, stepped by hand."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from federation.server.revocation.leases import How, LeaseTable
+from federation.server.revocation.protocol import Keep, Store, Wait, withdraw
+from tests.support.clock import ManualClock
+
+GRANT, A, B = "grant-1", "a" * 32, "b" * 32
+
+
+class Recorded:
+    """An act that writes down what it is asked for, and what the table would answer at that moment."""
+
+    def __init__(self, leases: LeaseTable, *, fault: Exception | None = None) -> None:
+        self.done: list[str] = []
+        self.heard: Callable[[str, int], None] | None = None
+        self._leases, self._fault = leases, fault
+
+    def refuse(self) -> None:
+        self.done.append("refuse")
+        if self._fault:
+            raise self._fault
+
+    def watching(self) -> Iterable[str]:
+        self.done.append("watching")
+        return (B,)
+
+    def tell(self, heard: Callable[[str, int], None]) -> None:
+        self.done.append("tell")
+        self.heard = heard
+
+
+def test_each_step_comes_in_its_turn():
+    """Refused before anybody is counted, stored before anybody is told, kept once nobody is awaited."""
+    clock = ManualClock()
+    leases = LeaseTable(clock.clock)
+    leases.note(GRANT, A, 10_000)
+    act = Recorded(leases)
+    steps = withdraw(act, leases, GRANT, final=True)
+
+    stored = next(steps)
+    assert isinstance(stored, Store)
+    assert act.done == ["refuse", "watching"]
+    assert leases.note(GRANT, B, 10_000) == 0
+
+    assert next(steps) == Wait(pytest.approx(11.0))
+    assert act.done == ["refuse", "watching", "tell"]
+    assert act.heard is not None
+    act.heard(B, 4)
+    clock.advance(11.001)
+    kept = next(steps)
+    assert kept == Keep(stored.withdrawal)
+    assert {one.instance: (one.how, one.failed_in_flight) for one in stored.withdrawal.instances} == {
+        A: (How.LEASE_ENDED, 0),
+        B: (How.ACKED, 4),
+    }
+    assert next(steps, None) is None
+
+
+def test_an_act_that_cannot_be_refused_leaves_no_trace():
+    """A wrong reason, say: nothing was refused, and leases go on."""
+    leases = LeaseTable(ManualClock().clock)
+    act = Recorded(leases, fault=ValueError("odd"))
+    with pytest.raises(ValueError, match="odd"):
+        next(withdraw(act, leases, GRANT, final=True))
+    assert leases.note(GRANT, A, 10_000) == 10_000
+
+
+def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
+    """A write that failed ends the flow: the grant gets no lease again, and late acks find nobody."""
+    clock = ManualClock()
+    leases = LeaseTable(clock.clock)
+    leases.note(GRANT, A, 10_000)
+    steps = withdraw(Recorded(leases), leases, GRANT, final=True)
+    stored = next(steps)
+    steps.close()
+    leases.ack(GRANT, A, leases.mark)
+    assert isinstance(stored, Store)
+    assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [How.AWAITED]
+    assert leases.note(GRANT, A, 10_000) == 0
+
+
+def test_an_ack_counts_from_the_moment_of_telling():
+    """What was told covers every withdrawal of the grant that had begun, and none that begins later."""
+    clock = ManualClock()
+    leases = LeaseTable(clock.clock)
+    leases.note(GRANT, A, 10_000)
+    narrowing = Recorded(leases)
+    first = withdraw(narrowing, leases, GRANT, final=False)
+    earlier = next(first)
+    next(first)
+    later = next(withdraw(Recorded(leases), leases, GRANT, final=True))
+    assert narrowing.heard is not None
+    narrowing.heard(A, 0)
+    assert isinstance(earlier, Store)
+    assert isinstance(later, Store)
+    how = [{one.instance: one.how for one in step.withdrawal.instances}[A] for step in (earlier, later)]
+    assert how == [How.ACKED, How.AWAITED]

@@ -1,0 +1,331 @@
+"""Paging over several sources: every row once and in order, whatever the caps and whoever is away for a while."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation.session.paging.cursors import Place, PlaceTokens, SearchPlace
+from federation.session.paging.merge import DONE, Page, merge, remaining_places
+from federation.session.paging.query_plans import (
+    CapabilitiesCourse,
+    Course,
+    DisorderError,
+    GetCourse,
+    ListCourse,
+    SearchCourse,
+    Tags,
+    unmerged,
+)
+from federation.session.results import SessionRow
+from federation.v1 import federation_pb2 as pb
+
+TOKENS = PlaceTokens(b"k" * 32)
+SOURCES = ("federated:lab", "federated:work", "local")
+
+
+def message(row_id: str, created: int, nanos: int = 0) -> pb.Row:
+    """A row of a second."""
+    row = pb.Row(id=row_id, resource="tasks")
+    row.created_at.seconds, row.created_at.nanos = created, nanos
+    return row
+
+
+@dataclass
+class Kept:
+    """A source that pages as the contract says, at most `cap` rows a page."""
+
+    rows: list[pb.Row]
+    cap: int
+    asked: list[Any] = field(default_factory=list)
+
+    def list(self, request: pb.ListRequest) -> pb.ListResponse:
+        self.asked.append(request)
+        rows = sorted(self.rows, key=self._order)
+        if request.HasField("after"):
+            after = request.after
+            place = (-after.created_at.seconds, after.id)
+            rows = [row for row in rows if self._order(row) > place]
+        size = min(request.page_size or 50, self.cap)
+        return pb.ListResponse(rows=rows[:size], next_page_token="more" if len(rows) > size else "")
+
+    def search(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        self.asked.append(request)
+        start = int(request.page_token or 0)
+        end = start + min(request.page_size or 50, self.cap)
+        hits = [pb.SearchHit(row=row, score=1 / (1 + n), snippet="s") for n, row in enumerate(self.rows)]
+        return pb.SearchResponse(hits=hits[start:end], next_page_token=str(end) if end < len(hits) else "")
+
+    @staticmethod
+    def _order(row: pb.Row) -> tuple[int, str]:
+        return -row.created_at.seconds, row.id
+
+
+@dataclass
+class Reader:
+    """Pages through sources as a session does, but for the wire."""
+
+    sources: dict[str, Kept]
+    course: Course
+    streamed: bool = False
+    token: str = ""
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.places = dict.fromkeys(self.sources)
+
+    def page(self, away: Sequence[str] = ()) -> list[SessionRow]:
+        """Read one page while some sources are away, and go through the token."""
+        pages = []
+        for source, place in self.places.items():
+            if source not in away:
+                reply = getattr(self.sources[source], self.course.verb)(self.course.request(place))
+                pages.append(self.course.page(reply, place, Tags(source)))
+        if self.streamed:
+            rows = [row for page in pages for row in page.rows]
+            after: Any = unmerged(self.course, pages, self.places)
+        else:
+            merged, taken = merge(pages, self.course.limit)
+            rows = list(merged)
+            after = {p.source: self.course.behind(p, taken[p.source], self.places[p.source]) for p in pages}
+        left = remaining_places(self.places, after, [page.source for page in pages])
+        self.token = TOKENS.seal(self.course.context, left)
+        self.places = TOKENS.open(self.course.context, self.token) if self.token else {}
+        return rows
+
+
+def list_order(row: SessionRow) -> tuple[int, str, str]:
+    """The order of a merged list."""
+    return -row.row.created_at.seconds, row.source, row.id
+
+
+stocks = st.lists(
+    st.tuples(st.integers(0, 8), st.text("abc", min_size=1, max_size=2)), max_size=25, unique_by=lambda row: row[1]
+)
+worlds = st.fixed_dictionaries({source: st.tuples(stocks, st.integers(1, 6)) for source in SOURCES})
+
+
+def kept(world: dict[str, tuple[list[tuple[int, str]], int]]) -> dict[str, Kept]:
+    """The sources of a drawn world."""
+    return {source: Kept([message(i, at) for at, i in rows], cap) for source, (rows, cap) in world.items()}
+
+
+def everything(sources: dict[str, Kept]) -> list[tuple[str, str]]:
+    """Each row as (source, id)."""
+    return sorted((source, row.id) for source, each in sources.items() for row in each.rows)
+
+
+@settings(max_examples=150)
+@given(worlds, st.integers(1, 7))
+def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
+    """With every source there, the pages laid end to end are all rows in the one order, each exactly once."""
+    sources = kept(world)
+    reader = Reader(sources, ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
+    rows = reader.page()
+    for _ in range(100):
+        if reader.token:
+            page = reader.page()
+            assert 0 < len(page) <= size
+            rows += page
+
+    assert reader.token == ""
+    assert rows == sorted(rows, key=list_order)
+    assert sorted((row.source, row.id) for row in rows) == everything(sources)
+
+
+@settings(max_examples=150)
+@given(worlds, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
+def test_sources_that_come_and_go_lose_and_double_nothing(
+    world: Any, size: int, data: st.DataObject, streamed: bool, verb: str
+) -> None:
+    """Sources are away at random pages: each page is in order, and all pages hold every row once.
+
+    Only what a source has left when all others have ended is missing; its page told so, and ended the token.
+    """
+    sources = kept(world)
+    course: Course = (
+        ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all")
+        if verb == "list"
+        else SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all")
+    )
+    reader = Reader(sources, course, streamed)
+    rows: list[SessionRow] = []
+    for _ in range(400):
+        before = dict(reader.places)
+        away = data.draw(st.sets(st.sampled_from(SOURCES), max_size=2)) & before.keys()
+        page = reader.page(tuple(away))
+        if not streamed and verb == "list":
+            assert page == sorted(page, key=list_order)
+        rows += page
+        if not reader.token:
+            break
+    else:
+        raise AssertionError("the pages never end")
+
+    got = sorted((row.source, row.id) for row in rows)
+    assert len(set(got)) == len(got)
+    missing = {source for source, _ in set(everything(sources)) - set(got)}
+    assert missing <= away
+    assert set(got) <= set(everything(sources))
+
+
+@settings(max_examples=100)
+@given(worlds, st.integers(1, 7))
+def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
+    """Hits come by falling score over all pages, each source's own order kept, each hit once."""
+    sources = kept(world)
+    reader = Reader(sources, SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
+    rows = reader.page()
+    for _ in range(100):
+        if reader.token:
+            rows += reader.page()
+
+    assert reader.token == ""
+    scores = [row.score for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    for source, each in sources.items():
+        assert [row.id for row in rows if row.source == source] == [row.id for row in each.rows]
+
+
+def test_the_first_page_is_asked_for_as_any_stub_asks() -> None:
+    """Without a place the request has the caller's fields and no others: it shares a cache entry with plain calls."""
+    asked = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7, page_token="composite")
+    plain = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7)
+    assert ListCourse(asked, "ada", "all").request(None) == plain
+    search = pb.SearchRequest(query="x", resources=["tasks"], page_size=7, page_token="composite")
+    assert SearchCourse(search, "ada", "all").request(None) == pb.SearchRequest(
+        query="x", resources=["tasks"], page_size=7
+    )
+
+
+def test_a_capped_source_holds_back_what_may_stand_behind_its_rows() -> None:
+    """A source that shows two of many keeps older rows of the others for the next page."""
+    lab = Kept([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
+    local = Kept([message("new", 200), message("old", 1)], cap=50)
+    reader = Reader({"federated:lab": lab, "local": local}, ListCourse(pb.ListRequest(resource="tasks"), "ada", "all"))
+    assert [row.id for row in reader.page()] == ["new", "l0", "l1"]
+    assert [row.id for row in reader.page()] == ["l2", "l3", "old"]
+    assert reader.token == ""
+
+
+def test_rows_of_one_instant_stand_by_source_then_id() -> None:
+    """Ties are broken by the source's name, then by the row's id; the same id at two sources is two rows."""
+    pages = [
+        ListCourse(pb.ListRequest(resource="tasks"), "ada", "all").page(
+            pb.ListResponse(rows=[message("a", 5), message("b", 5)]), None, Tags(source)
+        )
+        for source in ("local", "federated:work")
+    ]
+    rows, _ = merge(pages, 50)
+    assert [(row.source, row.id) for row in rows] == [
+        ("federated:work", "a"),
+        ("federated:work", "b"),
+        ("local", "a"),
+        ("local", "b"),
+    ]
+
+
+def test_a_search_asks_for_a_page_used_in_part_as_it_was() -> None:
+    """Until a source's page is used up, the same token and size are asked for, whatever size the caller wants now."""
+    lab = Kept([message(f"l{n}", n) for n in range(9)], cap=4)
+    local = Kept([message(f"h{n}", n) for n in range(9)], cap=4)
+    first = SearchCourse(pb.SearchRequest(query="x", page_size=3), "ada", "all")
+    reader = Reader({"federated:lab": lab, "local": local}, first)
+    assert [row.id for row in reader.page()] == ["l0", "h0", "l1"]
+    assert reader.places["local"] == SearchPlace("", 1, 3, 1.0)
+
+    reader.course = SearchCourse(pb.SearchRequest(query="x", page_size=40), "ada", "all")
+    assert [row.id for row in reader.page()] == ["h1", "l2"]
+    assert (local.asked[1].page_token, local.asked[1].page_size) == ("", 3)
+    assert reader.places["federated:lab"] == SearchPlace("3", 0, 40, 1.0)
+
+
+def test_scores_are_relative_to_each_sources_best() -> None:
+    """A source whose best is 0.5 stands beside one whose best is 1; later pages are measured by the same best."""
+    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    hits = [pb.SearchHit(row=message("a", 1), score=0.5), pb.SearchHit(row=message("b", 1), score=0.25)]
+    page = course.page(pb.SearchResponse(hits=hits, next_page_token="2"), None, Tags("local"))
+    assert [row.score for row in page.rows] == [1.0, 0.5]
+
+    place = course.behind(page, 2, None)
+    assert not isinstance(place, type(DONE))
+    later = course.page(pb.SearchResponse(hits=[pb.SearchHit(score=0.125)]), place, Tags("local"))
+    assert [row.score for row in later.rows] == [0.25]
+
+
+@pytest.mark.parametrize("scores", [[float("nan"), 1.0], [0.5, 7.0], [0.0, -1.0], [float("inf"), 1.0]])
+def test_a_peers_odd_scores_stay_within_bounds(scores: list[float]) -> None:
+    """Whatever a peer sends, scores lie in (0, 1] and never rise, so that a merge keeps the peer's own order."""
+    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    hits = [pb.SearchHit(row=message(str(n), 1), score=score) for n, score in enumerate(scores)]
+    page = course.page(pb.SearchResponse(hits=hits), None, Tags("local"))
+    got = [row.score for row in page.rows]
+    assert all(0 < score <= 1 for score in got)
+    assert got == sorted(got, reverse=True)
+    assert list(page.keys) == sorted(page.keys)
+
+
+def test_a_search_ends_where_nothing_new_comes() -> None:
+    """An empty page that claims to have more is the end: paging it would never end."""
+    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    page = course.page(pb.SearchResponse(next_page_token="7"), SearchPlace("6", 0, 0, 1.0), Tags("local"))
+    assert course.behind(page, 0, SearchPlace("6", 0, 0, 1.0)) is DONE
+    listed = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
+    assert listed.behind(listed.page(pb.ListResponse(next_page_token="7"), None, Tags("local")), 0, None) is DONE
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [message("a", 1), message("b", 2)],
+        [message("b", 1), message("a", 1)],
+        [message("a", 1), message("a", 1)],
+        [message("", 1)],
+        [message("a", 1, nanos=-1)],
+        [message("a", 1 << 60)],
+    ],
+)
+def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
+    """Rows that do not stand newest first by id, or have no place, would be lost or doubled: the source is at fault."""
+    course = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
+    with pytest.raises(DisorderError):
+        course.page(pb.ListResponse(rows=rows), None, Tags("local"))
+
+
+def test_a_list_that_goes_round_is_refused() -> None:
+    """A page that begins at or before the place asked for would be read for ever."""
+    course = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
+    page = course.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
+    place = course.behind(page, 1, None)
+    assert not isinstance(place, type(DONE))
+    with pytest.raises(DisorderError):
+        course.page(pb.ListResponse(rows=[message("a", 5)]), place, Tags("local"))
+
+
+def test_a_peers_endless_token_is_refused() -> None:
+    """A search's own token is carried in ours, so it must be short."""
+    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    with pytest.raises(DisorderError):
+        course.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
+
+
+def test_only_sources_that_are_away_leave_no_token() -> None:
+    """With nobody there who has more, paging on would bring nothing: the token ends."""
+    before: dict[str, Place] = {"local": None, "federated:work": None}
+    assert remaining_places(before, {"local": DONE}, ["local"]) == {}
+    assert remaining_places(before, {"local": None}, ["local"]) == before
+    assert remaining_places(before, {}, []) == {}
+
+
+def test_a_row_and_capabilities_have_no_second_page() -> None:
+    """Get and capabilities end with their first answer."""
+    got = GetCourse(pb.GetRequest(resource="tasks", id="a"), "ada", "all")
+    page = got.page(pb.GetResponse(row=message("a", 5)), None, Tags("local", cached=True, age_s=2.0))
+    assert [(row.id, row.cached, row.age_s) for row in page.rows] == [("a", True, 2.0)]
+    assert got.behind(page, 1, None) is DONE
+    opened = CapabilitiesCourse(pb.CapabilitiesRequest(), "ada", "all")
+    assert opened.page(pb.CapabilitiesResponse(), None, Tags("local")) == Page("local")
+    assert opened.behind(Page("local"), 0, None) is DONE

@@ -1,0 +1,229 @@
+"""Which sources an argument means, what may be asked, and what the end of a call means to a session."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from federation.config import SessionConfig
+from federation.errors import ConfigError, InputError, NotFoundError, Reason, Refusal
+from federation.session.classification import NextStep, Verdict, next_step, verdict_of
+from federation.session.results import Result, SourceReport, SourceState
+from federation.session.sources import Chosen, choose
+from federation.session.validation import RESOURCES, as_input_error, built, checked, course_of, plain_user
+from federation.v1 import federation_pb2 as pb
+
+
+@dataclass(frozen=True)
+class At:
+    """A peer."""
+
+    name: str
+    endpoint: str = "10.0.0.1:7443"
+
+
+PEERS = [At("lab.example", "lab-host:7443"), At("work.example", "[::1]:7443"), At("twin.example", "lab-host:7999")]
+
+
+def test_local_and_all() -> None:
+    """`local` is one source; `all` is local and each peer, which are named by their own names."""
+    assert choose("local", PEERS) == Chosen("local", ("local",))
+    assert choose("all", PEERS[:2]) == Chosen("all", ("local", "federated:lab.example", "federated:work.example"))
+    assert choose("all", []).names == ("local",)
+
+
+@pytest.mark.parametrize(
+    ("source", "peer"),
+    [
+        ("federated:work.example", "work.example"),
+        ("federated:::1", "work.example"),
+        ("federated:[::1]:7443", "work.example"),
+        ("federated:lab-host:7999", "twin.example"),
+    ],
+)
+def test_a_peer_is_found_by_name_then_by_host(source: str, peer: str) -> None:
+    """However a peer was named, the source is bound and shown by its name."""
+    assert choose(source, PEERS) == Chosen(f"federated:{peer}", (f"federated:{peer}",))
+
+
+def test_a_name_wins_over_a_host() -> None:
+    """A peer whose host is the name of another one does not take its place."""
+    peers = [At("a.example", "b.example:1"), At("b.example", "10.0.0.2:1")]
+    assert choose("federated:b.example", peers).argument == "federated:b.example"
+
+
+def test_a_host_of_several_peers_is_no_choice() -> None:
+    """Two peers at one host: the error names both."""
+    with pytest.raises(InputError, match=r"lab\.example and twin\.example"):
+        choose("federated:lab-host", PEERS)
+
+
+def test_an_error_names_few_of_many() -> None:
+    """A thousand peers at one host do not make a page of an error."""
+    peers = [At(f"p{number}.example", "lab-host:7443") for number in range(1_000)]
+    with pytest.raises(InputError, match=r"p4\.example and 995 more") as caught:
+        choose("federated:lab-host", peers)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_unknown_peer_gets_near_matches() -> None:
+    """The error names what may have been meant, among this user's peers alone."""
+    with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
+        choose("federated:wrok.example", PEERS)
+    with pytest.raises(NotFoundError, match="enroll this gateway at it with a token"):
+        choose("federated:work.example", [])
+
+
+@pytest.mark.parametrize("source", ["", "federated:", "Local", "peers", "work.example"])
+def test_another_word_is_a_fault_of_its_field(source: str) -> None:
+    """Anything else is refused by the name of the field, with what would do."""
+    with pytest.raises(InputError, match="federated:PEER") as caught:
+        choose(source, PEERS)
+    assert caught.value.field == "source"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ListRequest(), "resource"),
+        (pb.ListRequest(resource="x" * 65), "resource"),
+        (pb.ListRequest(resource="taks"), "resource"),
+        (pb.ListRequest(resource="tasks", page_size=-1), "page_size"),
+        (pb.ListRequest(resource="tasks", where={"": "x"}), "where"),
+        (pb.ListRequest(resource="tasks", where={"a": "x" * 2_000}), "where.a"),
+        (pb.ListRequest(resource="tasks", where={str(n): "" for n in range(20)}), "where"),
+        (pb.ListRequest(resource="tasks", after=pb.ListPosition(id="a")), "after"),
+        (pb.GetRequest(resource="tasks"), "id"),
+        (pb.GetRequest(resource="", id="x"), "resource"),
+        (pb.SearchRequest(query="  "), "query"),
+        (pb.SearchRequest(), "query"),
+        (pb.SearchRequest(query="x", page_size=-1), "page_size"),
+        (pb.SearchRequest(query="x", resources=["taks"]), "resources"),
+        (pb.SearchRequest(query="x", resources=["a"] * 17), "resources"),
+    ],
+)
+def test_invalid_input_names_its_field(request_: Any, field: str) -> None:
+    """A request out of its bounds never reaches a source."""
+    with pytest.raises(InputError) as caught:
+        checked(request_, here=True)
+    assert caught.value.field == field
+
+
+def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
+    """Without local data among the sources, an unknown resource goes to the peer; with them, near matches help."""
+    checked(pb.ListRequest(resource="calendars"), here=False)
+    with pytest.raises(InputError, match=r"known are .*; did you mean tasks\?"):
+        checked(pb.ListRequest(resource="task"), here=True)
+    for resource in RESOURCES:
+        checked(pb.ListRequest(resource=resource), here=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"resource": "tasks", "page_size": 1 << 40}, "page_size"),
+        ({"resource": "\udcff"}, "resource"),
+        ({"resource": "tasks", "where": {"a": 1}}, "where"),
+        ({"resource": 7}, "resource"),
+    ],
+)
+def test_a_value_that_no_message_can_hold_names_its_field(fields: dict[str, Any], field: str) -> None:
+    """Numbers too large, text that is none and values of another type are faults of their field."""
+    with pytest.raises(InputError) as caught:
+        built(pb.ListRequest, **fields)
+    assert caught.value.field == field
+
+
+def test_odd_users_and_requests_are_refused() -> None:
+    """A user must have a name of real text; only the four reading verbs are requests."""
+    for user in ("", "\udcff"):
+        with pytest.raises(InputError, match="user"):
+            plain_user(user)
+    with pytest.raises(TypeError, match="WatchRequest"):
+        course_of(pb.WatchRequest(), "ada", "all")  # type: ignore[arg-type]
+
+
+def test_a_refusal_becomes_the_fault_of_a_field() -> None:
+    """`where: …` is a fault of where; words without a field stay whole."""
+    assert as_input_error(Refusal(Reason.INVALID_REQUEST, "where: no such field")).field == "where"
+    assert as_input_error(Refusal(Reason.INVALID_REQUEST, "odd")).field == "request"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "local", "state", "away"),
+    [
+        ("OK", "", False, SourceState.OK, False),
+        ("UNAVAILABLE", "PEER_UNREACHABLE", True, SourceState.OFFLINE, True),
+        ("DEADLINE_EXCEEDED", "PEER_TIMEOUT", True, SourceState.OFFLINE, True),
+        ("UNAVAILABLE", "CIRCUIT_OPEN", True, SourceState.OFFLINE, True),
+        ("UNAUTHENTICATED", "CERTIFICATE_INVALID", True, SourceState.OFFLINE, True),
+        ("UNAUTHENTICATED", "CERTIFICATE_INVALID", False, SourceState.DENIED, False),
+        ("UNAUTHENTICATED", "", False, SourceState.DENIED, False),
+        ("PERMISSION_DENIED", "GRANT_REVOKED", False, SourceState.DENIED, False),
+        ("PERMISSION_DENIED", "GRANT_REVOKED", True, SourceState.DENIED, False),
+        ("PERMISSION_DENIED", "SCOPE_VIOLATION", False, SourceState.DENIED, False),
+        ("PERMISSION_DENIED", "", False, SourceState.DENIED, False),
+        ("RESOURCE_EXHAUSTED", "RATE_LIMITED", False, SourceState.RATE_LIMITED, False),
+        ("RESOURCE_EXHAUSTED", "", False, SourceState.FAILED, False),
+        ("NOT_FOUND", "ROW_NOT_FOUND", False, SourceState.FAILED, False),
+        ("INVALID_ARGUMENT", "INVALID_REQUEST", False, SourceState.FAILED, False),
+        ("INTERNAL", "INTERNAL", False, SourceState.FAILED, False),
+        ("CANCELLED", "", False, SourceState.FAILED, False),
+    ],
+)
+def test_what_the_end_of_a_call_means(code: str, reason: str, local: bool, state: SourceState, away: bool) -> None:
+    """Each outcome has its state; only unreachable, timeout, open circuit and an ended own certificate mean away."""
+    assert verdict_of(code, reason, local=local, verb="list", proven=True) == Verdict(state, reason, away)
+
+
+def test_only_a_fair_chance_counts() -> None:
+    """A timeout after less than the budget leaves the peer in the session; an unreachable one is away at once."""
+    assert verdict_of("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", proven=False) == Verdict(
+        SourceState.OFFLINE, "PEER_TIMEOUT"
+    )
+    assert verdict_of("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", proven=False).away
+
+
+@pytest.mark.parametrize(("code", "word"), [("UNAVAILABLE", "PEER_UNREACHABLE"), ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")])
+def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
+    """Whatever reason a peer sends with these codes, the session's own word stands."""
+    assert verdict_of(code, "INTERNAL", local=False, verb="list", proven=True).reason == word
+
+
+def test_an_absent_row_is_an_answer() -> None:
+    """`get` of a row that a source does not have is `ok`, and says so by the reason."""
+    verdict = verdict_of("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", proven=True)
+    assert verdict == Verdict(SourceState.OK, Reason.ROW_NOT_FOUND)
+
+
+def test_every_state_of_away_has_a_next_step() -> None:
+    """Refused, timeout, open circuit and own certificate are told apart by the step that a person can take."""
+    steps = {
+        next_step(reason, SourceState.OFFLINE, "work.example", "ada")
+        for reason in ("PEER_UNREACHABLE", "PEER_TIMEOUT", "CIRCUIT_OPEN", "CERTIFICATE_INVALID")
+    }
+    assert len({step.text for step in steps}) == 4
+    for step in steps:
+        assert step.remedy is not None
+        assert (step.remedy.peer, step.remedy.user) == ("work.example", "ada")
+    denied = next_step("CERTIFICATE_INVALID", SourceState.DENIED, "work.example", "ada")
+    assert denied == NextStep("enroll at work.example again")
+    assert next_step("", SourceState.FAILED, "work.example", "ada") == NextStep()
+    assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == NextStep()
+    asked = next_step("GRANT_INVALID", SourceState.DENIED, "work.example", "ada")
+    assert asked == NextStep("ask the operator of work.example whether the grant stands")
+
+
+def test_partial_is_when_a_source_is_missing() -> None:
+    """Answered live or from memory is whole; every other state leaves something out."""
+    for state in SourceState:
+        result = Result(sources=(SourceReport(source="local", state=state),))
+        assert result.partial is (state not in {SourceState.OK, SourceState.CACHED})
+    assert Result().row is None
+
+
+@pytest.mark.parametrize("setting", ["peer_budget_s", "request_budget_s", "warm_concurrency"])
+def test_a_sessions_settings_are_checked(setting: str) -> None:
+    """A budget or bound of nothing is refused by its name."""
+    with pytest.raises(ConfigError, match=rf"session\.{setting}"):
+        SessionConfig(**{setting: 0})

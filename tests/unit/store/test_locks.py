@@ -1,0 +1,157 @@
+"""One serving process a gateway, on both databases."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy import make_url
+
+from federation.errors import LockedError
+from federation.store import locks as serving
+from federation.store.database import Database
+from federation.store.locks import ServingLock
+
+
+async def take(lock: ServingLock, database: Database, **options: Any) -> None:
+    """Take both halves of the lock, or neither."""
+    await lock.acquire(**options)
+    try:
+        await lock.acquire_database(database, **options)
+    except BaseException:
+        await lock.release()
+        raise
+
+
+@pytest_asyncio.fixture
+async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]:
+    """A lock that is held."""
+    lock = ServingLock(tmp_path, "work.example")
+    await take(lock, database)
+    yield lock
+    await lock.release()
+
+
+@pytest.mark.asyncio
+async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: Database, tmp_path: Path) -> None:
+    """The refusal names the gateway and the process that holds it."""
+    with pytest.raises(LockedError, match=rf"work\.example is served already.*{os.getpid()}"):
+        await take(ServingLock(tmp_path, "work.example"), database)
+
+
+@pytest.mark.asyncio
+async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, database: Database, tmp_path: Path) -> None:
+    """Stop and start, in one process or two."""
+    await lock.release()
+
+    again = ServingLock(tmp_path, "work.example")
+    await take(again, database)
+    await again.release()
+    await again.release()
+
+
+@pytest.mark.asyncio
+async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
+    """It says once that it waits, and has the lock when the first process ends."""
+    told: list[str] = []
+    standby = ServingLock(tmp_path, "work.example")
+    task = asyncio.create_task(take(standby, database, standby=True, waiting=lambda: told.append("waiting")))
+    await asyncio.sleep(0.7)
+    assert not task.done()
+
+    await lock.release()
+    await asyncio.wait_for(task, 5)
+
+    assert told == ["waiting"]
+    await standby.release()
+
+
+@pytest.mark.asyncio
+@pytest.mark.postgres
+async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tmp_path: Path) -> None:
+    """Two directories with one PostgreSQL database are one gateway."""
+    first, second = await Database.open(postgres_url), await Database.open(postgres_url)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    here, there = ServingLock(tmp_path / "a", "w.example"), ServingLock(tmp_path / "b", "w.example")
+    await take(here, first)
+
+    with pytest.raises(LockedError, match="by another process"):
+        await take(there, second)
+    await here.release()
+    await take(there, second)
+
+    await there.release()
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.postgres
+async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_path: Path) -> None:
+    """The file lock is given back where the database refuses."""
+    first, second = await Database.open(postgres_url), await Database.open(postgres_url)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    here, there = ServingLock(tmp_path / "a", "w.example"), ServingLock(tmp_path / "b", "w.example")
+    await take(here, first)
+    with pytest.raises(LockedError):
+        await take(there, second)
+    await here.release()
+
+    again = ServingLock(tmp_path / "b", "w.example")
+    await take(again, second)
+
+    await again.release()
+    await first.close()
+    await second.close()
+
+
+async def cut(postgres_url: str) -> None:
+    """End the connection that holds the advisory lock, at the server."""
+    url = make_url(postgres_url)
+    killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
+    await killer.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+    )
+    await killer.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.postgres
+async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path: Path) -> None:
+    """When the server ends the connection that holds the lock, somebody else may serve: `lost` says so."""
+    database = await Database.open(postgres_url)
+    lock = ServingLock(tmp_path, "w.example")
+    await take(lock, database)
+
+    await cut(postgres_url)
+
+    await asyncio.wait_for(lock.lost.wait(), serving.PING_S / 2)
+    await lock.release()
+    await database.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.postgres
+async def test_a_connection_that_ends_in_silence_is_found_out(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody says that it ended, the next question to the database does."""
+    monkeypatch.setattr(serving, "PING_S", 0.1)
+    monkeypatch.setattr(asyncpg.Connection, "add_termination_listener", lambda *_: None)
+    database = await Database.open(postgres_url)
+    lock = ServingLock(tmp_path, "w.example")
+    await take(lock, database)
+    await asyncio.sleep(0.3)
+    assert not lock.lost.is_set()
+
+    await cut(postgres_url)
+
+    await asyncio.wait_for(lock.lost.wait(), 5)
+    await lock.release()
+    await database.close()

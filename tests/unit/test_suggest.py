@@ -1,0 +1,65 @@
+"""What an unknown name or id may have meant."""
+
+import uuid
+from random import Random
+
+import pytest
+
+from federation.suggest import is_slip, near_ids, near_matches
+
+ID = "6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b"
+OTHER = "a9e0b7d4-1c33-4f6e-8a52-77d0c4b1e9f8"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ID[:-1],
+        ID[1:],
+        ID.replace("-", ""),
+        ID.upper(),
+        f" {ID} ",
+        ID.replace("9f43", "9f34"),
+        "6f1d",
+        "6flc2f",
+        "6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2bb",
+    ],
+)
+def test_a_slip_in_an_id_is_understood(given: str) -> None:
+    """A character lost, swapped, mistyped or too many, in an id or in its beginning."""
+    assert near_ids(given, [OTHER, ID]) == (ID,)
+
+
+@pytest.mark.parametrize("given", ["", "6f1", "6f", "ffff", "0d5c", "7e0d", "hello world", str(uuid.UUID(int=0))])
+def test_what_is_no_slip_suggests_nothing(given: str) -> None:
+    """Ids are alike by chance: an id that is merely similar is another one."""
+    assert near_ids(given, [OTHER, ID]) == ()
+
+
+def test_random_ids_never_suggest_each_other() -> None:
+    """Among a thousand grants a wrong id does not find one by accident."""
+    random = Random(7)
+    known = [str(uuid.UUID(int=random.getrandbits(128), version=4)) for _ in range(1_000)]
+
+    assert all(near_ids(str(uuid.UUID(int=random.getrandbits(128), version=4)), known) == () for _ in range(20))
+
+
+def test_the_best_of_several_comes_first() -> None:
+    """One slip is nearer than three."""
+    three = ID.replace("9f43", "9000")
+
+    assert near_ids(ID.replace("9f43", "9f44"), [three, ID], most=2) == (ID, three)
+
+
+def test_case_does_not_keep_names_apart() -> None:
+    """`t2` may have meant `T2`."""
+    assert near_matches("t2", ["T1", "T2", "Billing"], most=1) == ("T2",)
+
+
+@pytest.mark.parametrize(
+    ("name", "slip"),
+    [("hmoe.example", True), ("hom.example", True), ("home.example", False), ("work.example", False)],
+)
+def test_a_name_a_letter_or_two_off_is_a_slip(name: str, slip: bool) -> None:
+    """Names of gateways that differ by more are different gateways."""
+    assert is_slip(name, "home.example") is slip
