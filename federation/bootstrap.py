@@ -16,10 +16,10 @@ from federation.store.database import Database
 from federation.store.identity import save_identity
 from federation.store.schema import gateway_identity
 
-__all__ = ["found_gateway"]
+__all__ = ["init_gateway"]
 
 
-async def found_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
+async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
     """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
 
     The directory appears only when it is complete; one that is there and empty stays the same directory, which a shell

@@ -6,7 +6,7 @@
 
 Nothing waits and no timer runs: a cooldown is over when somebody asks after its end. A transition is returned, never
 reported from here, so that whoever logs it does so outside the lock. Every permit is handed back by `record`, also
-that of a call which was cancelled or broke (`Evidence.IGNORED`). Only a driver that died, such as a loop that was
+that of a call which was cancelled or broke (`CallResult.IGNORED`). Only a driver that died, such as a loop that was
 closed under its calls, hands nothing back: so a probe's permit lapses some time after the deadline of its call.
 """
 
@@ -22,15 +22,15 @@ from federation.errors import Reason
 __all__ = [
     "MIN_WIRE_BUDGET_S",
     "PROBE_PATIENCE_S",
+    "CallResult",
     "CircuitBreaker",
     "CircuitSettings",
     "CircuitSnapshot",
     "CircuitState",
     "Denied",
-    "Evidence",
     "Permit",
     "Transition",
-    "judge",
+    "classify",
 ]
 
 MIN_WIRE_BUDGET_S: Final = 1.0
@@ -50,7 +50,7 @@ class CircuitState(StrEnum):
     """The cooldown is over: one probe at a time."""
 
 
-class Evidence(Enum):
+class CallResult(Enum):
     """What the end of a call says about the peer."""
 
     SUCCESS = "success"
@@ -61,22 +61,24 @@ class Evidence(Enum):
 
 
 _FAILURES: Final = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "DATA_LOSS"})
-_SILENT: Final = frozenset({"CANCELLED", "RESOURCE_EXHAUSTED"})
+_IGNORED_CODES: Final = frozenset({"CANCELLED", "RESOURCE_EXHAUSTED"})
 _LOCAL_FAILURES: Final = frozenset({Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT})
 
 
-def judge(code: str, reason: str = "", *, local: bool = False, wire_budget_s: float = MIN_WIRE_BUDGET_S) -> Evidence:
+def classify(
+    code: str, reason: str = "", *, local: bool = False, wire_budget_s: float = MIN_WIRE_BUDGET_S
+) -> CallResult:
     """Return what a finished call says about the peer.
 
     `code` is the canonical gRPC name, `reason` that of the rich error (may be empty), `local` whether this gateway
     made the error itself, `wire_budget_s` what was left of the deadline when the call went to the wire. A peer that
     forges `local` only keeps its own circuit as it is.
     """
-    if code in _SILENT or (local and reason not in _LOCAL_FAILURES):
-        return Evidence.IGNORED
+    if code in _IGNORED_CODES or (local and reason not in _LOCAL_FAILURES):
+        return CallResult.IGNORED
     if code == "DEADLINE_EXCEEDED":
-        return Evidence.FAILURE if wire_budget_s >= MIN_WIRE_BUDGET_S else Evidence.IGNORED
-    return Evidence.FAILURE if code in _FAILURES else Evidence.SUCCESS
+        return CallResult.FAILURE if wire_budget_s >= MIN_WIRE_BUDGET_S else CallResult.IGNORED
+    return CallResult.FAILURE if code in _FAILURES else CallResult.SUCCESS
 
 
 class CircuitSettings(Protocol):
@@ -191,24 +193,24 @@ class CircuitBreaker:
                 return None
             return Denied(max(self._retry_at - now, 0.0) or PROBE_PATIENCE_S)
 
-    def record(self, permit: Permit, evidence: Evidence, now: float, *, took_s: float = 0.0) -> Transition | None:
+    def record(self, permit: Permit, evidence: CallResult, now: float, *, took_s: float = 0.0) -> Transition | None:
         """Take a permit back with what its call said; return the change of state that follows from it.
 
         `took_s` is how long the call was on the wire. Permits of an older generation change nothing.
         """
         slow = self._settings.slow_call_s
-        if evidence is Evidence.SUCCESS and slow is not None and took_s > slow:
-            evidence = Evidence.FAILURE
-        if evidence is Evidence.SUCCESS and permit is self._closed and not self._failures:
+        if evidence is CallResult.SUCCESS and slow is not None and took_s > slow:
+            evidence = CallResult.FAILURE
+        if evidence is CallResult.SUCCESS and permit is self._closed and not self._failures:
             return None  # the healthy peer: nothing to change, so no lock
         with self._lock:
             if permit.generation != self._generation:
                 return None
             if permit.probe:
                 return self._record_probe(permit, evidence, now)
-            if evidence is Evidence.SUCCESS:
+            if evidence is CallResult.SUCCESS:
                 self._failures = 0
-            elif evidence is Evidence.FAILURE:
+            elif evidence is CallResult.FAILURE:
                 self._failures += 1
                 if self._failures >= self._settings.failure_threshold:
                     self._opened_at = now
@@ -229,13 +231,13 @@ class CircuitBreaker:
             state = CircuitState.OPEN if left else CircuitState.HALF_OPEN
             return CircuitSnapshot(state, self._failures, max(now - self._opened_at, 0.0), left)
 
-    def _record_probe(self, permit: Permit, evidence: Evidence, now: float) -> Transition | None:
+    def _record_probe(self, permit: Permit, evidence: CallResult, now: float) -> Transition | None:
         if permit is not self._probe:
             return None
         self._probe = None
-        if evidence is Evidence.SUCCESS:
+        if evidence is CallResult.SUCCESS:
             return self._close()
-        if evidence is Evidence.FAILURE:
+        if evidence is CallResult.FAILURE:
             self._failures += 1
             return self._open(now)
         return None

@@ -12,11 +12,11 @@ import grpc
 from federation.client.aio.channel import AioChannel
 from federation.client.aio.interceptors import aio_interceptors
 from federation.client.chain.outcomes import closed
-from federation.client.peer_status import PeerStanding, standing_of
+from federation.client.peer_status import PeerStatus, standing_of
 from federation.client.peers.registry import Peer, PeerRegistry
-from federation.client.peers.store import StoredPeers
+from federation.client.peers.store import PeerRepository
 from federation.client.renewer import OnRenewal, RenewalStore, Renewer
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
 from federation.client.sync.drivers import Wire
 from federation.client.sync.interceptors import sync_interceptors
@@ -24,7 +24,7 @@ from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import FederationError, NotFoundError
 from federation.pki.sealing import Sealer
-from federation.session.context import Reach
+from federation.session.context import SessionContext
 from federation.session.local import LocalData
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
@@ -87,16 +87,16 @@ class Federation:
         providers the program has installed. `on_renewal` is told of renewals that nobody asked for.
         """
         self.config, self.clock = config, clock
-        self._source = peer_store or StoredPeers(config)
+        self._source = peer_store or PeerRepository(config)
         self._telemetry = telemetry or ambient_telemetry()
-        self._home: Home | None = None
+        self._home: ClientRuntime | None = None
         self._host: Host | None = None
         self._renewer: Renewer | None = None
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
         self._opening: asyncio.Task[ResourceProvider] | None = None
-        self._reach: Reach | None = None
+        self._reach: SessionContext | None = None
         self._sessions: WeakSet[Session] = WeakSet()
 
     @classmethod
@@ -107,7 +107,7 @@ class Federation:
     async def start(self) -> Self:
         """Read the peers. `async with` does this. Raises `StoreError` or `SealError`."""
         if self._home is None:
-            home = Home.share(self.config, self.clock, self._telemetry)
+            home = ClientRuntime.share(self.config, self.clock, self._telemetry)
             try:
                 if not home.loaded:
                     home.peers.load(await self._source.all())
@@ -118,7 +118,7 @@ class Federation:
                 raise
             self._home = home
             self._host = home.watches.join(asyncio.get_running_loop(), self._source)
-            if isinstance(self._source, PeerStore | StoredPeers):  # not a list that a program made
+            if isinstance(self._source, PeerStore | PeerRepository):  # not a list that a program made
                 self._renewer = _renewer(home, self._source, self._on_renewal)
                 self._renewer.start()
         return self
@@ -190,7 +190,7 @@ class Federation:
         await self._renewer.rotate(found)
         return found
 
-    def peer_state(self, name: str, user: str | None = None) -> PeerStanding:
+    def peer_state(self, name: str, user: str | None = None) -> PeerStatus:
         """Return how a peer stands: active, offline, degraded, revoked or expired; its watch, circuit and last calls.
 
         Raises `NotFoundError` with near matches.
@@ -250,10 +250,10 @@ class Federation:
         self._channels.add(channel)
         return channel
 
-    def _new_reach(self) -> Reach:
-        stored = isinstance(self._source, PeerStore | StoredPeers)  # not a list that a program made
+    def _new_reach(self) -> SessionContext:
+        stored = isinstance(self._source, PeerStore | PeerRepository)  # not a list that a program made
         key = Sealer.load(self.config.directory).derive(SESSION_TOKENS) if stored else secrets.token_bytes(32)
-        return Reach(
+        return SessionContext(
             self.config,
             self.clock,
             peers=lambda: self._opened().peers,
@@ -292,7 +292,7 @@ class Federation:
             self._provider = None
             await database.close()
 
-    def _opened(self) -> Home:
+    def _opened(self) -> ClientRuntime:
         if self._home is None:
             raise FederationError("the federation is not open; enter it by `async with`")
         return self._home
@@ -305,14 +305,14 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
     `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with near matches.
     """
     config = GatewayConfig.load(Path(directory))
-    home = Home.share(config, SYSTEM_CLOCK, ambient_telemetry())
+    home = ClientRuntime.share(config, SYSTEM_CLOCK, ambient_telemetry())
 
     def release() -> None:
         if home.release():
             home.end()
 
     try:
-        stored = StoredPeers(config)
+        stored = PeerRepository(config)
         found = _found(home, stored, peer, user)
         home.watches.follow(found, stored)
         home.renew_for_threads(_renewer(home, stored))
@@ -323,7 +323,7 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         raise
 
 
-def _renewer(home: Home, store: RenewalStore, on_renewal: OnRenewal | None = None) -> Renewer:
+def _renewer(home: ClientRuntime, store: RenewalStore, on_renewal: OnRenewal | None = None) -> Renewer:
     config = home.config
     return Renewer(
         home.peers,
@@ -335,7 +335,7 @@ def _renewer(home: Home, store: RenewalStore, on_renewal: OnRenewal | None = Non
     )
 
 
-def _found(home: Home, stored: StoredPeers, name: str, user: str | None) -> Peer:
+def _found(home: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
     """Return a peer, reading the store when the home has not, or does not know it."""
     if home.loaded:
         try:

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.messages.common import advertised
 from federation.admin.server import AdminServer
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.enrollment.issuer import Issuer
-from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.renewal_issuer import RenewalIssuer
 from federation.enrollment.servicer import EnrollmentServicer
 from federation.errors import Action, ConfigError, FederationError, LockedError, Remedy
 from federation.federation import Federation
@@ -31,7 +31,7 @@ from federation.server.pipeline.renewal_service import RenewalService
 from federation.server.pipeline.rpc_spans import RpcSpanServerInterceptor
 from federation.server.pipeline.service import FederationService
 from federation.server.pipeline.tracing import ServerTracing
-from federation.server.revocation.coordinator import Upkeep
+from federation.server.revocation.coordinator import InvalidationCoordinator
 from federation.server.transport.server import MAX_CALLS, GatewayServer
 from federation.server.transport.server_certificate import ServerCertificate
 from federation.server.watch.service import MAX_STREAMS
@@ -39,7 +39,7 @@ from federation.store.audit.archive import AuditFiles
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenStore
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.store.identity import load_identity, save_server_certificate
 from federation.store.locks import ServingLock
 from federation.store.peers import PeerStore
@@ -72,7 +72,7 @@ class Gateway:
     """
 
     def __init__(
-        self, parts: GatewayParts, certificate: ServerCertificate, lock: ServingLock, telemetry: Telemetry
+        self, parts: AdminContext, certificate: ServerCertificate, lock: ServingLock, telemetry: Telemetry
     ) -> None:
         config, authority = parts.config, certificate.authority
         self.config, self.federation, self.grants, self.provider = (
@@ -167,7 +167,7 @@ class Gateway:
         authority = certificate.authority
         telemetry = setup_telemetry(config.telemetry, config.name, version())
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
-        grants = await GrantBook.load(database, clock)
+        grants = await GrantRegistry.load(database, clock)
         stack.push_async_callback(_closed, grants)
         audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
@@ -182,7 +182,7 @@ class Gateway:
                 on_renewal=audit.record_renewal,
             )
         )
-        upkeep = await Upkeep.open(
+        upkeep = await InvalidationCoordinator.open(
             database,
             grants,
             provider,
@@ -196,14 +196,14 @@ class Gateway:
             stack.callback(telemetry.metrics.read_audit_dropped(lambda: audit.dropped))
             stack.callback(telemetry.metrics.read_certificates(lambda: [("", certificate.remaining)]))
         gateway: Gateway
-        parts = GatewayParts(
+        parts = AdminContext(
             config=config,
             clock=clock,
             version=version(),
             started_at_us=clock.now_us(),
             grants=grants,
             issuer=_issuer(authority, grants, database, config, clock),
-            reissuer=Reissuer(
+            reissuer=RenewalIssuer(
                 authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
             ),
             server_certificate=certificate,
@@ -329,7 +329,9 @@ def _server_certificate(
     )
 
 
-def _issuer(authority: Authority, grants: GrantBook, database: Database, config: GatewayConfig, clock: Clock) -> Issuer:
+def _issuer(
+    authority: Authority, grants: GrantRegistry, database: Database, config: GatewayConfig, clock: Clock
+) -> Issuer:
     return Issuer(
         authority,
         grants,
@@ -340,7 +342,7 @@ def _issuer(authority: Authority, grants: GrantBook, database: Database, config:
     )
 
 
-async def _closed(grants: GrantBook) -> None:
+async def _closed(grants: GrantRegistry) -> None:
     try:
         await grants.close()
     except FederationError as e:

@@ -14,7 +14,7 @@ LONG: Final = 16
 """Characters from which on an id was copied, not typed: more of it may have been lost on the way."""
 SLIP: Final = 2
 """Letters, such as a swapped pair, that two names may differ in and still be meant to be one."""
-SLIPS: Final = {False: 1, True: 4}
+MAX_EDITS: Final = {False: 1, True: 4}
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]
     wanted = given.strip().lower()
     if len(wanted) < LEAST_BEGINNING:
         return ()
-    slips = SLIPS[len(wanted) >= LONG]
+    slips = MAX_EDITS[len(wanted) >= LONG]
     found = sorted((_slips(wanted, one, slips), one) for one in set(known))
     return tuple(one for distance, one in found if distance <= slips)[:most]
 

@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["the_peer", "whole_id"]
+__all__ = ["resolve_grant_id", "resolve_peer"]
 
 _WHOLE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
-def whole_id(admin: "AdminServiceStub", given: str) -> str:
+def resolve_grant_id(admin: "AdminServiceStub", given: str) -> str:
     """Return the grant id that `given` is or begins; a beginning is told in full before anything happens to it."""
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import console as render
@@ -24,7 +24,7 @@ def whole_id(admin: "AdminServiceStub", given: str) -> str:
     return grant.id
 
 
-def the_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
+def resolve_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
     """Return the peer that `given` names or begins; a beginning is told in full before anything happens to it."""
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import console as render

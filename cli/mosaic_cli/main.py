@@ -17,7 +17,7 @@ from mosaic_cli.demo import command as demo
 from mosaic_cli.gateway import command as gateway
 from mosaic_cli.grants import command as grant
 from mosaic_cli.mcp import command as mcp
-from mosaic_cli.options import GATEWAY_HERE, GroupGateway
+from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
 from mosaic_cli.peers import command as peer
 from mosaic_cli.query import command as query
 from mosaic_cli.status import command as status
@@ -48,7 +48,7 @@ federation = typer.Typer(
 
 
 @federation.callback()
-def _federation(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _federation(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Share this gateway's data with others, and read theirs."""
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final
 import typer
 
 __all__ = [
-    "GATEWAY_HERE",
     "GRANT_STATUSES",
     "PEER_STATES",
+    "UNSET_GATEWAY",
     "Confirmed",
     "Gateway",
     "GroupGateway",
@@ -48,7 +48,7 @@ def suggesting(words: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
-GATEWAY_HERE: Final = Path("$MOSAIC_GATEWAY")
+UNSET_GATEWAY: Final = Path("$MOSAIC_GATEWAY")
 """Stands for an option that was not given."""
 
 
@@ -56,8 +56,8 @@ def named_gateway(context: typer.Context) -> Path | None:
     """Return the gateway that the nearest option or else the environment names, `None` where neither does."""
     asked: Any = context
     while asked is not None:
-        given = asked.params.get("gateway") or GATEWAY_HERE
-        if Path(given) != GATEWAY_HERE:
+        given = asked.params.get("gateway") or UNSET_GATEWAY
+        if Path(given) != UNSET_GATEWAY:
             return Path(given)
         asked = asked.parent
     named = os.environ.get("MOSAIC_GATEWAY")
@@ -66,7 +66,7 @@ def named_gateway(context: typer.Context) -> Path | None:
 
 def _resolve(context: typer.Context, value: Path) -> Path:
     """Take the option of the command, or of a group before it, or the environment."""
-    if context.resilient_parsing or value != GATEWAY_HERE:
+    if context.resilient_parsing or value != UNSET_GATEWAY:
         return value
     if (named := named_gateway(context)) is not None:
         return named

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
@@ -17,7 +17,7 @@ app = typer.Typer(help="Remove a user, and everything that others may read as th
 
 
 @app.callback()
-def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Remove a user, and everything that others may read as that user."""
 
 
@@ -29,7 +29,7 @@ def remove(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Kept with the grants, and told to their peers.")
     ] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until no cache holds anything.")] = False,
     as_json: Json = False,
@@ -50,7 +50,7 @@ def remove(
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
-    with connect(gateway) as admin, waiting.going_on("mosaic federation grant revoke GRANT"):
+    with connect(gateway) as admin, waiting.interruptible("mosaic federation grant revoke GRANT"):
         replies = iter(admin.RemoveUser(pb.RemoveUserRequest(user=user, reason=reason, no_wait=no_wait)))
         removal = next(replies).removal
         if not as_json:

@@ -9,19 +9,19 @@ from federation.client.peers.registry import Peer, PeerRegistry
 from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.enrollment.issuer import Issuer
-from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.renewal_issuer import RenewalIssuer
 from federation.resources.provider import ResourceProvider
 from federation.server.audit.trail import AuditTrail
-from federation.server.revocation.coordinator import Upkeep
+from federation.server.revocation.coordinator import InvalidationCoordinator
 from federation.server.transport.server_certificate import ServerCertificate
 from federation.session.session import Session
 from federation.store.audit.table import AuditStore
-from federation.store.grants.registry import Grant, GrantBook
+from federation.store.grants.registry import Grant, GrantRegistry
 from federation.store.peers import PeerStore
 from federation.telemetry.metrics import FederationMetrics
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["Federating", "GatewayParts"]
+__all__ = ["AdminContext", "Federating"]
 
 
 class Federating(Protocol):
@@ -42,7 +42,7 @@ class Federating(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewayParts:
+class AdminContext:
     """The parts of a gateway, made by whoever assembles it and shared with its servers.
 
     `page_key` is the secret of local page tokens; `metrics` is `None` where telemetry is switched off. `addresses`
@@ -53,12 +53,12 @@ class GatewayParts:
     clock: Clock
     version: str
     started_at_us: int
-    grants: GrantBook
+    grants: GrantRegistry
     issuer: Issuer
-    reissuer: Reissuer
+    reissuer: RenewalIssuer
     server_certificate: ServerCertificate
     provider: ResourceProvider
-    upkeep: Upkeep
+    upkeep: InvalidationCoordinator
     audit: AuditTrail
     audit_store: AuditStore
     federation: Federating

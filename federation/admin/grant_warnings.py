@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.grant_preview import has_rows
 from federation.admin.lookup import KnowsNames
 from federation.resources.provider import KnowsTeams
@@ -22,7 +22,7 @@ NAMES: Final = 10_000
 ALIVE: Final = frozenset({GrantStatus.PENDING, GrantStatus.ACTIVE})
 
 
-async def scope_advice(parts: GatewayParts, subject: str, scope: Scope) -> tuple[str, ...]:
+async def scope_advice(parts: AdminContext, subject: str, scope: Scope) -> tuple[str, ...]:
     """Return what there is to say of a scope for a subject."""
     try:
         return (*scope.warnings, *[words async for words in _of_teams(parts, subject, scope)])
@@ -31,12 +31,12 @@ async def scope_advice(parts: GatewayParts, subject: str, scope: Scope) -> tuple
         return scope.warnings
 
 
-def grant_advice(parts: GatewayParts, grant: Grant, opens: Sequence[pb.ResourcePreview]) -> tuple[str, ...]:
+def grant_advice(parts: AdminContext, grant: Grant, opens: Sequence[pb.ResourcePreview]) -> tuple[str, ...]:
     """Return what there is to say of a new grant beside its scope."""
     return tuple(_of_grant(parts, grant, opens))
 
 
-def _of_grant(parts: GatewayParts, grant: Grant, opens: Sequence[pb.ResourcePreview]) -> Iterator[str]:
+def _of_grant(parts: AdminContext, grant: Grant, opens: Sequence[pb.ResourcePreview]) -> Iterator[str]:
     others = [other for other in parts.grants.all() if other.id != grant.id]
     now_us = parts.clock.now_us()
     if grant.peer == parts.config.name:
@@ -52,7 +52,7 @@ def _of_grant(parts: GatewayParts, grant: Grant, opens: Sequence[pb.ResourcePrev
         yield f"at this moment it opens no row: {grant.subject} has none here that the scope lets through"
 
 
-async def _of_teams(parts: GatewayParts, subject: str, scope: Scope) -> AsyncIterator[str]:
+async def _of_teams(parts: AdminContext, subject: str, scope: Scope) -> AsyncIterator[str]:
     provider = parts.provider
     named = [(resource, team) for resource in scope.open_resources for team in _teams(scope.check(resource))]
     known = await _known_teams(parts) if named else None
@@ -68,7 +68,7 @@ async def _of_teams(parts: GatewayParts, subject: str, scope: Scope) -> AsyncIte
             yield f"{field}: team {team!r} has no {resource} at this moment"
 
 
-async def _known_teams(parts: GatewayParts) -> frozenset[str] | None:
+async def _known_teams(parts: AdminContext) -> frozenset[str] | None:
     """Return every team, `None` where that cannot be told."""
     if not isinstance(parts.provider, KnowsNames):
         return None

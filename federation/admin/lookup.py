@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.client.peers.registry import Peer, PeerRegistry
 from federation.errors import Action, InputError, NotFoundError, Remedy, unknown_grant
-from federation.store.grants.registry import Grant, GrantBook
+from federation.store.grants.registry import Grant, GrantRegistry
 from federation.suggest import LEAST_BEGINNING, near_ids, near_matches
 
 __all__ = ["find_grant", "find_peer", "require_user"]
@@ -18,7 +18,7 @@ SHOWN: Final = 64
 """Characters of a wrong id that an error repeats."""
 
 
-def find_grant(book: GrantBook, given: str) -> Grant:
+def find_grant(book: GrantRegistry, given: str) -> Grant:
     """Return the grant of this id, or the only one whose id begins so.
 
     Raises `InputError` that names the candidates where several do, `NotFoundError` with a near match where none does.
@@ -66,7 +66,7 @@ class KnowsNames(Protocol):
         ...
 
 
-async def require_user(parts: GatewayParts, user: str) -> None:
+async def require_user(parts: AdminContext, user: str) -> None:
     """Raise `NotFoundError` with near matches unless the gateway's own data know the user."""
     if user and await parts.provider.has_user(user):
         return

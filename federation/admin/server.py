@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.service import AdminServicer
 from federation.admin.socket import claimed, private_umask, target
 from federation.errors import ConfigError
@@ -19,7 +19,7 @@ OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_messag
 class AdminServer:
     """Serves one socket. `claim` may be refused while nothing has begun; `stop` twice is fine."""
 
-    def __init__(self, path: Path, parts: GatewayParts) -> None:
+    def __init__(self, path: Path, parts: AdminContext) -> None:
         self._path, self._parts = path, parts
         self._held = ExitStack()
         self._server: grpc.aio.Server | None = None

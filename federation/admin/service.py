@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.error_boundary import Context, guarded, guarded_stream
 from federation.admin.handlers.audit import AuditDesk
 from federation.admin.handlers.completion import suggest
@@ -21,7 +21,7 @@ __all__ = ["AdminServicer"]
 class AdminServicer(AdminServiceServicer):
     """The operator's service."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
         self._grants, self._peers, self._queries = GrantDesk(parts), PeerDesk(parts), QueryDesk(parts)
         self._revocations = RevocationDesk(parts)

@@ -1,13 +1,13 @@
 """What works at this moment and needs the operator's eye all the same."""
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.clock import from_micros
 from federation.store.grants.registry import Grant, GrantStatus
 
 __all__ = ["warnings_of"]
 
 
-def warnings_of(parts: GatewayParts) -> tuple[str, ...]:
+def warnings_of(parts: AdminContext) -> tuple[str, ...]:
     """Return sentences about the gateway's own certificates, and about grants whose peers renewed too late."""
     now_us = parts.clock.now_us()
     grants = (grant for grant in parts.grants.all() if grant.status_at(now_us) is GrantStatus.ACTIVE)

@@ -10,7 +10,17 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from cachetools import TLRUCache
 
-__all__ = ["ENTRY_OVERHEAD", "Cause", "Entry", "Grant", "Key", "Shelf", "Ticket", "Verdict", "verdict_of"]
+__all__ = [
+    "ENTRY_OVERHEAD",
+    "CacheBucket",
+    "DeliveryDecision",
+    "Entry",
+    "FetchToken",
+    "GrantEntries",
+    "InvalidationReason",
+    "Key",
+    "verdict_of",
+]
 
 F = TypeVar("F")
 """A call under way, shared by whoever asks the same; the cache registers it and never calls it."""
@@ -32,7 +42,7 @@ class Key(NamedTuple):
     query_hash: str
 
 
-class Ticket(NamedTuple):
+class FetchToken(NamedTuple):
     """Taken before a call is sent: under which epoch, and when, on both clocks that bound its answer's life."""
 
     key: Key
@@ -41,7 +51,7 @@ class Ticket(NamedTuple):
     wall: float
 
 
-class Verdict(Enum):
+class DeliveryDecision(Enum):
     """What to do with an answer that arrived."""
 
     DELIVER = "deliver"
@@ -51,7 +61,7 @@ class Verdict(Enum):
     """The grant was revoked or the peer removed meanwhile: nobody may see it."""
 
 
-class Cause(Enum):
+class InvalidationReason(Enum):
     """Why entries were flushed."""
 
     GRANT_REVOKED = "grant_revoked"
@@ -71,17 +81,17 @@ class Cause(Enum):
 
 
 _VERDICT_OF: Final = {
-    Cause.GRANT_REVOKED: Verdict.REFUSE,
-    Cause.GRANT_CHANGED: Verdict.ASK_AGAIN,
-    Cause.ROTATION: Verdict.DELIVER,
-    Cause.PEER_REMOVED: Verdict.REFUSE,
-    Cause.RESOURCE_CHANGED: Verdict.DELIVER,
-    Cause.REFUSED: Verdict.ASK_AGAIN,
-    Cause.WATCH_REARMED: Verdict.DELIVER,
+    InvalidationReason.GRANT_REVOKED: DeliveryDecision.REFUSE,
+    InvalidationReason.GRANT_CHANGED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.ROTATION: DeliveryDecision.DELIVER,
+    InvalidationReason.PEER_REMOVED: DeliveryDecision.REFUSE,
+    InvalidationReason.RESOURCE_CHANGED: DeliveryDecision.DELIVER,
+    InvalidationReason.REFUSED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.WATCH_REARMED: DeliveryDecision.DELIVER,
 }
 
 
-def verdict_of(cause: Cause) -> Verdict:
+def verdict_of(cause: InvalidationReason) -> DeliveryDecision:
     """Return the verdict on an answer whose request was sent before a flush for this cause."""
     return _VERDICT_OF[cause]
 
@@ -97,7 +107,7 @@ class Entry(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, ticket: Ticket, body: bytes, life: float, filled_by: str) -> "Entry":
+    def of(cls, ticket: FetchToken, body: bytes, life: float, filled_by: str) -> "Entry":
         """Return the entry of an answer to the call of `ticket`."""
         size = len(body) + sum(map(len, ticket.key)) + ENTRY_OVERHEAD
         return cls(body, ticket.elapsed, ticket.wall, life, filled_by, size)
@@ -120,7 +130,7 @@ def _size(entry: Entry) -> int:
     return entry.size
 
 
-class Shelf(Generic[F]):
+class CacheBucket(Generic[F]):
     """Entries and flights of one resource of one grant, in one epoch.
 
     `count` and `bytes` are those of the last `tally`. `now` returns the elapsed time that the operation under way
@@ -174,32 +184,32 @@ class Shelf(Generic[F]):
         return TLRUCache(self._capacity, _expires, timer=self._now, getsizeof=_size)
 
 
-class Grant(Generic[F]):
+class GrantEntries(Generic[F]):
     """The shelves of one grant, by resource, and what became of the grant."""
 
     __slots__ = ("_roomy", "_scoped_at", "revoked", "shelves")
 
     def __init__(self) -> None:
-        self.shelves: dict[str, Shelf[F]] = {}
+        self.shelves: dict[str, CacheBucket[F]] = {}
         self.revoked = False
         self._scoped_at = 0
         self._roomy = _SHELVES
 
-    def fenced(self, ticket: Ticket) -> Shelf[F] | None:
+    def bucket_for_insert(self, ticket: FetchToken) -> CacheBucket[F] | None:
         """Return the shelf on which the answer to the call of `ticket` may be put, if there still is one."""
         shelf = None if self.revoked else self.shelves.get(ticket.key.resource)
         return shelf if shelf is not None and shelf.epoch == ticket.epoch else None
 
-    def verdict(self, ticket: Ticket) -> Verdict:
+    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
         """Say what to do with the answer to the call of `ticket`."""
         if self.revoked:
-            return Verdict.REFUSE
-        return Verdict.ASK_AGAIN if ticket.epoch < self._scoped_at else Verdict.DELIVER
+            return DeliveryDecision.REFUSE
+        return DeliveryDecision.ASK_AGAIN if ticket.epoch < self._scoped_at else DeliveryDecision.DELIVER
 
-    def take(self, cause: Cause, epoch: int, resource: str) -> list[Shelf[F]]:
+    def take(self, cause: InvalidationReason, epoch: int, resource: str) -> list[CacheBucket[F]]:
         """Give away the shelves that `cause` ends, of one resource or of all; `epoch` is the one that begins."""
-        self.revoked = self.revoked or cause is Cause.GRANT_REVOKED
-        if verdict_of(cause) is Verdict.ASK_AGAIN:
+        self.revoked = self.revoked or cause is InvalidationReason.GRANT_REVOKED
+        if verdict_of(cause) is DeliveryDecision.ASK_AGAIN:
             self._scoped_at = epoch
         if resource:
             shelf = self.shelves.pop(resource, None)
@@ -207,11 +217,11 @@ class Grant(Generic[F]):
         shelves, self.shelves = self.shelves, {}
         return list(shelves.values())
 
-    def crowded(self) -> bool:
+    def needs_compaction(self) -> bool:
         """Tell whether it is time to `tidy`, before a shelf is added."""
         return len(self.shelves) >= self._roomy
 
-    def tidy(self) -> None:
+    def compact(self) -> None:
         """Drop shelves that a tally found empty and no flight needs."""
         self.shelves = {name: shelf for name, shelf in self.shelves.items() if shelf.count or shelf.flights}
         self._roomy = max(_SHELVES, 2 * len(self.shelves))

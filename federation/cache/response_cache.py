@@ -20,22 +20,32 @@ from threading import Lock
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from federation.cache.entries import ENTRY_OVERHEAD, Cause, Entry, Grant, Key, Shelf, Ticket, Verdict, verdict_of
+from federation.cache.entries import (
+    ENTRY_OVERHEAD,
+    CacheBucket,
+    DeliveryDecision,
+    Entry,
+    FetchToken,
+    GrantEntries,
+    InvalidationReason,
+    Key,
+    verdict_of,
+)
 from federation.clock import SYSTEM_CLOCK, Clock
 
 __all__ = [
     "ENTRY_OVERHEAD",
     "MAX_DETACHED",
-    "Cause",
+    "DeliveryDecision",
+    "FetchToken",
     "Flushed",
     "Hit",
+    "InvalidationReason",
     "Key",
     "Miss",
     "Partition",
     "ResponseCache",
     "Stats",
-    "Ticket",
-    "Verdict",
 ]
 
 F = TypeVar("F")
@@ -57,7 +67,7 @@ class Hit(NamedTuple):
 class Miss(NamedTuple, Generic[F]):
     """No answer is kept. `flight` is the one call that will fetch it; `leads` tells who started it."""
 
-    ticket: Ticket
+    ticket: FetchToken
     flight: F
     leads: bool
 
@@ -72,7 +82,7 @@ class Flushed(NamedTuple, Generic[F]):
     is best told before it goes.
     """
 
-    cause: Cause
+    cause: InvalidationReason
     cut: tuple[F, ...] = ()
     entries: int = 0
     bytes: int = 0
@@ -102,15 +112,15 @@ class Partition(Generic[F]):
         self._cache = cache
         self._lock = Lock()
         self._epoch = 1
-        self._grants: dict[str, Grant[F]] = {}
+        self._grants: dict[str, GrantEntries[F]] = {}
         self._detached: set[F] = set()
         self._removed = False
         self._suspended = False
         self._elapsed = 0.0
         self._bytes = self._hits = self._misses = 0
-        self._flushes: dict[Cause, int] = {}
+        self._flushes: dict[InvalidationReason, int] = {}
 
-    def look(self, key: Key, join: Callable[[F], bool], launch: Callable[[Ticket], F]) -> Found[F]:
+    def look(self, key: Key, join: Callable[[F], bool], launch: Callable[[FetchToken], F]) -> Found[F]:
         """Return the kept answer, or the flight that fetches it.
 
         A flight under way is taken if `join` accepts it; otherwise `launch` makes the flight of this caller. Both
@@ -123,7 +133,7 @@ class Partition(Generic[F]):
             entry = shelf.find(key, elapsed, wall)
             if entry is None:
                 self._misses += 1
-                ticket = Ticket(key, shelf.epoch, elapsed, wall)
+                ticket = FetchToken(key, shelf.epoch, elapsed, wall)
                 flight = shelf.flights.get(key)
                 if flight is not None and join(flight):
                     return Miss(ticket, flight, False)
@@ -146,12 +156,12 @@ class Partition(Generic[F]):
             self._hits += 1
         return Hit(entry.body, elapsed - entry.elapsed, entry.filled_by)
 
-    def ticket(self, key: Key) -> Ticket:
+    def ticket(self, key: Key) -> FetchToken:
         """Return a ticket for a call that is neither kept nor shared, to ask for the `verdict` at its end."""
         with self._lock:
-            return Ticket(key, self._epoch, *self._read())
+            return FetchToken(key, self._epoch, *self._read())
 
-    def insert(self, ticket: Ticket, body: bytes, lease_s: float, filled_by: str = "") -> bool:
+    def insert(self, ticket: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
         """Keep the answer to the call of `ticket`, unless the epoch moved since; tell whether it was kept.
 
         It lives for the shorter of the cache's limit and the peer's lease, from when its request was sent.
@@ -164,10 +174,10 @@ class Partition(Generic[F]):
             remains = shelf.keep(ticket.key, entry)
             self._tally(shelf)
         del remains
-        self._cache.relieve()
+        self._cache.evict_to_limit()
         return True
 
-    def forget(self, ticket: Ticket, flight: F) -> None:
+    def forget(self, ticket: FetchToken, flight: F) -> None:
         """Take a flight that ended, or that nobody waits for, out of the register: the next caller asks anew."""
         with self._lock:
             self._detached.discard(flight)
@@ -184,31 +194,31 @@ class Partition(Generic[F]):
             self._detached.add(flight)
             return True
 
-    def verdict(self, ticket: Ticket) -> Verdict:
+    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
         """Say what to do with an answer, at the moment it would be handed to a caller."""
         with self._lock:
             if self._removed:
-                return Verdict.REFUSE
+                return DeliveryDecision.REFUSE
             grant = self._grants.get(ticket.key.grant_id)
-            return Verdict.DELIVER if grant is None else grant.verdict(ticket)
+            return DeliveryDecision.DELIVER if grant is None else grant.verdict(ticket)
 
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[F]:
+    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[F]:
         """Move the epoch and drop what was kept under the old one: of a grant, or of the whole peer without one.
 
         `resource` belongs to `RESOURCE_CHANGED` and narrows the flush to that resource. Flights are forgotten by
         every flush and go on for those who wait; those whose answer nobody may see are returned to be cut.
         """
-        if (cause is Cause.RESOURCE_CHANGED) != bool(resource):
+        if (cause is InvalidationReason.RESOURCE_CHANGED) != bool(resource):
             raise ValueError("a resource is named if and only if a resource changed")
-        taken: list[Shelf[F]] = []
+        taken: list[CacheBucket[F]] = []
         with self._lock:
             self._epoch += 1
             self._flushes[cause] = self._flushes.get(cause, 0) + 1
-            self._removed = self._removed or cause is Cause.PEER_REMOVED
+            self._removed = self._removed or cause is InvalidationReason.PEER_REMOVED
             for grant in self._concerned(grant_id):
                 taken += grant.take(cause, self._epoch, resource)
-            self._credit(-sum(shelf.bytes for shelf in taken))
-        doomed = verdict_of(cause) is Verdict.REFUSE
+            self._adjust_bytes(-sum(shelf.bytes for shelf in taken))
+        doomed = verdict_of(cause) is DeliveryDecision.REFUSE
         cut = tuple(flight for shelf in taken for flight in shelf.flights.values()) if doomed else ()
         return Flushed(cause, cut, sum(s.count for s in taken), sum(s.bytes for s in taken), tuple(taken))
 
@@ -239,7 +249,7 @@ class Partition(Generic[F]):
                 detached=len(self._detached),
             )
 
-    def flushes(self) -> dict[Cause, int]:
+    def flushes(self) -> dict[InvalidationReason, int]:
         """Return how often entries were flushed so far, by cause."""
         with self._lock:
             return self._flushes.copy()
@@ -269,36 +279,36 @@ class Partition(Generic[F]):
         self._elapsed = elapsed = clock.elapsed()
         return elapsed, clock.wall()
 
-    def _shelves(self) -> Iterator[Shelf[F]]:
+    def _shelves(self) -> Iterator[CacheBucket[F]]:
         return (shelf for grant in self._grants.values() for shelf in grant.shelves.values())
 
-    def _shelf(self, key: Key) -> Shelf[F]:
+    def _shelf(self, key: Key) -> CacheBucket[F]:
         grant = self._grants.get(key.grant_id)
         if grant is None:
-            grant = self._grants[key.grant_id] = Grant()
+            grant = self._grants[key.grant_id] = GrantEntries()
         shelf = grant.shelves.get(key.resource)
         if shelf is None:
-            if grant.crowded():
+            if grant.needs_compaction():
                 for each in grant.shelves.values():
                     self._tally(each)
-                grant.tidy()
-            shelf = Shelf(self._epoch, self._cache.max_bytes, lambda: self._elapsed)
+                grant.compact()
+            shelf = CacheBucket(self._epoch, self._cache.max_bytes, lambda: self._elapsed)
             grant.shelves[key.resource] = shelf
         return shelf
 
-    def _fenced(self, ticket: Ticket) -> Shelf[F] | None:
+    def _fenced(self, ticket: FetchToken) -> CacheBucket[F] | None:
         grant = self._grants.get(ticket.key.grant_id)
-        return None if grant is None or self._removed or self._suspended else grant.fenced(ticket)
+        return None if grant is None or self._removed or self._suspended else grant.bucket_for_insert(ticket)
 
-    def _concerned(self, grant_id: str) -> Iterable[Grant[F]]:
-        return (self._grants.setdefault(grant_id, Grant()),) if grant_id else self._grants.values()
+    def _concerned(self, grant_id: str) -> Iterable[GrantEntries[F]]:
+        return (self._grants.setdefault(grant_id, GrantEntries()),) if grant_id else self._grants.values()
 
-    def _tally(self, shelf: Shelf[F]) -> None:
+    def _tally(self, shelf: CacheBucket[F]) -> None:
         change = shelf.tally()
         if change:
-            self._credit(change)
+            self._adjust_bytes(change)
 
-    def _credit(self, change: int) -> None:
+    def _adjust_bytes(self, change: int) -> None:
         self._bytes += change
         self._cache.note(self, self._bytes)
 
@@ -338,7 +348,11 @@ class ResponseCache(Generic[F]):
         """Flush a peer for good. Answers that still arrive for it are refused; its id may be used again."""
         with self._lock:
             partition = self._partitions.pop(peer_id, None)
-        return Flushed(Cause.PEER_REMOVED) if partition is None else partition.flush(Cause.PEER_REMOVED)
+        return (
+            Flushed(InvalidationReason.PEER_REMOVED)
+            if partition is None
+            else partition.flush(InvalidationReason.PEER_REMOVED)
+        )
 
     def stats(self) -> Stats:
         """Return the sum over all peers."""
@@ -357,9 +371,9 @@ class ResponseCache(Generic[F]):
                 self._ranks = [(-bytes_, id(each), each) for each, bytes_ in self._held.items()]
                 heapify(self._ranks)
 
-    def relieve(self) -> None:
+    def evict_to_limit(self) -> None:
         """Evict until the bound holds."""
-        while (victim := self._furthest_above_its_share()) is not None and victim.evict():
+        while (victim := self._largest_partition()) is not None and victim.evict():
             pass
 
     def restart(self) -> None:
@@ -370,7 +384,7 @@ class ResponseCache(Generic[F]):
         for partition in self._partitions.values():
             partition.restart()
 
-    def _furthest_above_its_share(self) -> Partition[F] | None:
+    def _largest_partition(self) -> Partition[F] | None:
         with self._lock:
             if self._total <= self.max_bytes:
                 return None

@@ -12,7 +12,7 @@ from federation.client.peers.registry import Peer, Revocation
 from federation.client.watch.policy import WatchState
 from federation.clock import Clock, to_micros
 
-__all__ = ["PeerStanding", "PeerState", "standing_of", "state_of"]
+__all__ = ["PeerState", "PeerStatus", "standing_of", "state_of"]
 
 
 class PeerState(StrEnum):
@@ -30,7 +30,7 @@ class PeerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeerStanding:
+class PeerStatus:
     """A peer at one instant. `*_us` are Unix microseconds; what is not known since the process started is `None`."""
 
     name: str
@@ -48,12 +48,12 @@ class PeerStanding:
     last_failure: CallFailure | None
 
 
-def standing_of(peer: Peer, clock: Clock) -> PeerStanding:
+def standing_of(peer: Peer, clock: Clock) -> PeerStatus:
     """Return how a peer stands now."""
     watch, health = peer.watch, peer.health
     watching = watch.standing if watch is not None else None
     circuit = peer.circuit.snapshot(clock.monotonic()) if peer.circuit is not None else None
-    return PeerStanding(
+    return PeerStatus(
         name=peer.name,
         user=peer.user,
         grant_id=peer.grant_id,

@@ -27,7 +27,7 @@ from federation.pki.certificates import fingerprint_of, validity_us
 from federation.pki.rotation_policy import Validity, is_urgent
 from federation.store.database import FileLock
 from federation.store.peers import PeerRecord, Versions
-from federation.telemetry.spans import OutcomeWord, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_word
 
 __all__ = ["RENEWAL_LOCK", "OnRenewal", "RenewalStore", "Renewer", "plan_of", "validity_of"]
 
@@ -190,7 +190,7 @@ class Renewer:
         self._take(peer, renewed)
         if peer.health is not None:
             peer.health.seen()
-        plan.attempted(OutcomeWord.OK.value)
+        plan.attempted(OutcomeName.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
         if not by_hand:
             self._on_renewal(peer, None)
@@ -213,7 +213,7 @@ class Renewer:
             return False
         rest_s = self._resting_s(peer)
         if rest_s and not is_urgent(plan.certificate, now):
-            plan.put_off(now + round(rest_s * MICROSECONDS))
+            plan.postpone(now + round(rest_s * MICROSECONDS))
             return False
         return True
 

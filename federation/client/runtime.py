@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
-from federation.cache.response_cache import Cause, ResponseCache
+from federation.cache.response_cache import InvalidationReason, ResponseCache
 from federation.client.chain.call_stats import PeerHealth, printable
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Interceptor, refused
@@ -39,7 +39,7 @@ from federation.telemetry.telemetry import Telemetry
 if TYPE_CHECKING:
     from federation.client.chain.flow import Flight
 
-__all__ = ["Home", "Records"]
+__all__ = ["ClientRuntime", "Records"]
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
 """Reads every enrollment of the gateway."""
 
 
-class Home:
+class ClientRuntime:
     """Peers, response cache, circuits, connections and the background thread of one gateway's directory.
 
     `share` returns the one that the process has, so that a federation and a sync channel, or two of either, hit the
@@ -67,7 +67,7 @@ class Home:
         self.loaded = False
         self._telemetry = telemetry if config.telemetry.enabled else None
         metrics = self._telemetry.metrics if self._telemetry else None
-        self._unread = (
+        self._unregister_metrics = (
             (
                 metrics.read_cache(self._cache_readings),
                 metrics.read_circuits(self._circuit_states),
@@ -83,7 +83,7 @@ class Home:
         _EVERY.add(self)
 
     @classmethod
-    def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "Home":
+    def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "ClientRuntime":
         """Return the home of a directory, made at the first asking; its settings and clock are the first one's."""
         key = config.directory.resolve()
         with _LOCK:
@@ -105,7 +105,7 @@ class Home:
 
     def end(self) -> None:
         """Close every connection at once and end the background thread."""
-        for unread in self._unread:
+        for unread in self._unregister_metrics:
             unread()
         self.watches.end()
         renewer, self._renewer = self._renewer, None
@@ -124,23 +124,23 @@ class Home:
                 self._renewer = renewer
                 self.background.post(renewer.start)
 
-    def forsake(self) -> None:
+    def abandon_after_fork(self) -> None:
         """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
         text = "this process was forked from the one that opened the federation; open it again in this one"
         outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
         for peer in self.peers.all():
-            peer.forsake(outcome)
+            peer.abandon_after_fork(outcome)
             if peer.watch is not None:
-                peer.watch.forsake()
+                peer.watch.abandon_after_fork()
         self._renewer = None
         self.background = BackgroundLoop()
-        self.watches.forsake(self.background)
+        self.watches.abandon_after_fork(self.background)
 
     def dialer(self, record: PeerRecord) -> Dialer:
         """Return how to dial with these credentials."""
         return EnrolledDialer(record, self.clock)
 
-    def equip(self, peer: Peer) -> tuple[Interceptor, ...]:
+    def build_peer(self, peer: Peer) -> tuple[Interceptor, ...]:
         """Return the chain of a new peer, and set its circuit, cache, health and watch."""
         telemetry, settings = self._telemetry, self.config.telemetry
         metrics = telemetry.metrics if telemetry else None
@@ -180,21 +180,21 @@ class Home:
             )
             self.watches.remember(peer)
             if peer.watch is not None:
-                peer.watch.nudge()
+                peer.watch.wake()
 
     def settled(self, peer: Peer) -> None:
         """Do what remains for a peer whose revocation neither its watch nor a call has brought."""
         if peer.cache is not None:
-            cut(peer.cache.flush(Cause.GRANT_REVOKED, peer.grant_id))
+            cut(peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id))
         if peer.refusal is not None:
             peer.cut(peer.refusal)
         if peer.watch is not None:
-            peer.watch.nudge()
+            peer.watch.wake()
 
     def renewed(self, peer: Peer) -> None:
         """Keep nothing that was asked for with the old credentials, and move the watch to the new ones."""
         if peer.cache is not None:
-            cut(peer.cache.flush(Cause.ROTATION))
+            cut(peer.cache.flush(InvalidationReason.ROTATION))
         if peer.watch is not None:
             peer.watch.move()
 
@@ -239,13 +239,13 @@ def _rest_when_open(peer: Peer, transition: Transition) -> None:
     if transition.after is CircuitState.OPEN:
         peer.channel.rest()
     if peer.watch is not None:
-        peer.watch.nudge()
+        peer.watch.wake()
 
 
 _LOCK = threading.Lock()
-_HOMES: Final[dict[Path, Home]] = {}
-_EVERY: Final["WeakSet[Home]"] = WeakSet()
-_FORSAKEN: Final[list[Home]] = []
+_HOMES: Final[dict[Path, ClientRuntime]] = {}
+_EVERY: Final["WeakSet[ClientRuntime]"] = WeakSet()
+_PARENT_RUNTIMES: Final[list[ClientRuntime]] = []
 """Homes that a fork copied, kept for ever: gRPC's objects of the parent must not even be collected."""
 _COLLECTS: Final[list[bool]] = []
 """Whether garbage was collected before the fork that is under way."""
@@ -256,8 +256,8 @@ def _after_fork() -> None:
     _LOCK = threading.Lock()
     _HOMES.clear()
     for home in list(_EVERY):
-        home.forsake()
-        _FORSAKEN.append(home)
+        home.abandon_after_fork()
+        _PARENT_RUNTIMES.append(home)
     if _COLLECTS:
         gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
         _collect_again()
@@ -268,7 +268,7 @@ def _before_fork() -> None:
         _COLLECTS.append(gc.isenabled())
         gc.disable()
     for home in list(_EVERY):
-        home.watches.park()
+        home.watches.suspend()
 
 
 def _collect_again() -> None:
@@ -279,7 +279,7 @@ def _collect_again() -> None:
 def _after_fork_in_parent() -> None:
     _collect_again()
     for home in list(_EVERY):
-        home.watches.unpark()
+        home.watches.resume()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)

@@ -14,7 +14,7 @@ from federation.pki.csr import MAX_REQUEST_BYTES, read_request
 from federation.pki.enrollment_token import EnrollmentToken, is_secret
 from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, settle
 from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.suggest import near_ids
 
 __all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
@@ -45,7 +45,7 @@ class Issuer:
     def __init__(
         self,
         authority: Authority,
-        grants: GrantBook,
+        grants: GrantRegistry,
         tokens: TokenStore,
         *,
         certificate_lifetime_s: float,
@@ -56,7 +56,7 @@ class Issuer:
         self._grants, self._tokens, self._clock = grants, tokens, clock
         self._certificate_lifetime_s, self._token_lifetime_s = certificate_lifetime_s, token_lifetime_s
 
-    async def invite(self, grant_id: str, *, endpoint: str, confirm: bool = False) -> tuple[EnrollmentToken, int]:
+    async def create_token(self, grant_id: str, *, endpoint: str, confirm: bool = False) -> tuple[EnrollmentToken, int]:
         """Make a token for a grant that nobody is enrolled under; return it with its end in Unix microseconds.
 
         `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. Earlier tokens of the

@@ -14,10 +14,10 @@ from federation.pki.csr import CertificateRequest, read_request
 from federation.pki.renewal_proof import PROOF_SKEW_US, RenewalClaim, read_proof
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
 from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import enrollment_pb2 as pb
 
-__all__ = ["Reissuer"]
+__all__ = ["RenewalIssuer"]
 
 MAX_ACCEPTED: Final = 32
 """Certificates of a grant that are accepted at once; a peer that asks for more waits until one has ended."""
@@ -25,14 +25,14 @@ CLOSED: Final = "the grant does not allow this call; ask the operator of the ser
 ENROLL_AGAIN: Final = "enroll again with a new token"
 
 
-class Reissuer:
+class RenewalIssuer:
     """Renews. Whoever asks has shown a certificate of the grant; the same request brings the same certificate again.
 
     Raises `EnrollmentRefusal`; `StoreError` passes through where the database refuses.
     """
 
     def __init__(
-        self, authority: Authority, grants: GrantBook, *, certificate_lifetime_s: float, clock: Clock = SYSTEM_CLOCK
+        self, authority: Authority, grants: GrantRegistry, *, certificate_lifetime_s: float, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.authority = authority
         self._grants, self._clock = grants, clock

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from federation.enrollment.issuer import EnrollmentRefusal, Issued, Issuer
-from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.renewal_issuer import RenewalIssuer
 from federation.errors import Reason
 from federation.pki.authority import Authority
 from federation.store.grants.model import Grant, GrantStatus
@@ -52,7 +52,12 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
     """
 
     def __init__(
-        self, issuer: Issuer, *, endpoint: Callable[[], str], audit: EnrollmentAudit, reissuer: Reissuer | None = None
+        self,
+        issuer: Issuer,
+        *,
+        endpoint: Callable[[], str],
+        audit: EnrollmentAudit,
+        reissuer: RenewalIssuer | None = None,
     ) -> None:
         self._issuer, self._endpoint, self._audit, self._reissuer = issuer, endpoint, audit, reissuer
 

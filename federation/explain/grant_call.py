@@ -38,7 +38,7 @@ def stub_of(record: PeerRecord) -> Iterator[FederationServiceStub]:
 def look_at_grant(
     stub: FederationServiceStub, record: PeerRecord, timeout_s: float
 ) -> tuple[pb.CapabilitiesResponse, str]:
-    """Return what the grant opens; raise `BrokenLink`, a `Limited` one where the peer did not look at it."""
+    """Return what the grant opens; raise `BrokenLink`, a `RateLimited` one where the peer did not look at it."""
     try:
         answer = stub.Capabilities(pb.CapabilitiesRequest(), timeout=timeout_s)
     except grpc.RpcError as e:

@@ -16,10 +16,10 @@ from federation.store.peers import PeerRecord
 __all__ = [
     "COMPARE_CLOCKS",
     "TO_REPLACE",
-    "enroll_anew",
     "instant",
     "is_of_bundle",
     "judge",
+    "re_enroll_hint",
     "to_do",
 ]
 
@@ -68,7 +68,7 @@ def is_of_bundle(record: PeerRecord) -> bool:
     return any(_issued(certificate, authority) for authority in authorities)
 
 
-def enroll_anew(record: PeerRecord) -> str:
+def re_enroll_hint(record: PeerRecord) -> str:
     """Return how to begin again with a peer; `ENROLL_AGAIN` is its act."""
     return f"ask the operator of {record.gateway} for a new token, then {TO_REPLACE}"
 
@@ -89,10 +89,10 @@ def _read(record: PeerRecord) -> x509.Certificate:
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
         cause = "this gateway's own certificate or its key cannot be read"
-        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record)) from None
     if certificate.public_key() != key.public_key():
         cause = "this gateway's own certificate does not fit the stored key"
-        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record))
+        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record))
     return certificate
 
 
@@ -107,7 +107,7 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
 def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:
     if now_us > validity.not_after_us + AFTER_EXPIRY_US:
         ended = "it ended more than 7 days ago and cannot be renewed any more"
-        return f"{ended}; {enroll_anew(record)}", to_do(Action.ENROLL_AGAIN, record)
+        return f"{ended}; {re_enroll_hint(record)}", to_do(Action.ENROLL_AGAIN, record)
     until = instant(validity.not_after_us + AFTER_EXPIRY_US)
     if serving:
         return f"it can be renewed until {until}; rotate it to try at once", to_do(Action.ROTATE_PEER, record)

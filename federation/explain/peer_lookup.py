@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from federation.client.peers.store import StoredPeers
+from federation.client.peers.store import PeerRepository
 from federation.config import GatewayConfig
 from federation.errors import (
     Action,
@@ -30,7 +30,7 @@ def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
     """
     try:
         config = GatewayConfig.load(directory)
-        return config, asyncio.run(StoredPeers(config).all())
+        return config, asyncio.run(PeerRepository(config).all())
     except (ConfigError, StoreError, SealError) as e:
         raise GatewayUnavailableError(f"nothing can be said of any peer: {e}", remedy=e.remedy) from e
 

@@ -11,17 +11,17 @@ from federation.client.chain.call_stats import printable
 from federation.client.chain.outcomes import from_wire
 from federation.errors import Action, Actor, Reason, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, TO_REPLACE, enroll_anew, instant, to_do
+from federation.explain.own_certificate import COMPARE_CLOCKS, TO_REPLACE, instant, re_enroll_hint, to_do
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 
-__all__ = ["Limited", "OutOfScope", "fault_of", "remembered_revocation", "scope_there", "wider"]
+__all__ = ["OutOfScope", "RateLimited", "fault_of", "remembered_revocation", "scope_there", "wider"]
 
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 """gRPC connects through the first of these that is set, which a plain connection does not."""
 
 
-class Limited(BrokenLink):
+class RateLimited(BrokenLink):
     """The peer counts too many calls under the grant. It counts before it looks at the grant."""
 
 
@@ -44,7 +44,7 @@ class _Refused:
 
 
 def fault_of(record: PeerRecord, error: grpc.RpcError, timeout_s: float) -> BrokenLink:
-    """Return what the error of a call says of the link: an `OutOfScope`, a `Limited`, or any other."""
+    """Return what the error of a call says of the link: an `OutOfScope`, a `RateLimited`, or any other."""
     caught: Any = error
     trailing = tuple((key, value) for key, value in caught.trailing_metadata() or ())
     outcome = from_wire(caught.code(), b"", caught.details() or "", (), trailing)
@@ -107,7 +107,7 @@ def _certificate(refused: _Refused) -> BrokenLink:
     record = refused.record
     return BrokenLink(
         f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
-        f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {enroll_anew(record)}",
+        f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {re_enroll_hint(record)}",
         to_do(Action.ENROLL_AGAIN, record),
     )
 
@@ -115,7 +115,7 @@ def _certificate(refused: _Refused) -> BrokenLink:
 def _limited(refused: _Refused) -> BrokenLink:
     record, wait = refused.record, refused.retry_after_s
     again = f"wait {max(wait, 0.1):.1f} s" if wait is not None else "wait a minute"
-    return Limited(
+    return RateLimited(
         f"{record.gateway} limits the calls under the grant {record.grant_id}: {refused.message}",
         f"{again}; if that is too few for its use, ask {refused.there} to raise `rate_limit_per_minute`",
         scope_there(record),

@@ -10,9 +10,9 @@ from federation.explain.checks import Link, State, Step, not_reached, tried
 from federation.explain.dns_tcp import connect, resolve
 from federation.explain.grant_call import list_one, look_at_grant, stub_of
 from federation.explain.own_certificate import judge
-from federation.explain.refusals import Limited, remembered_revocation
+from federation.explain.refusals import RateLimited, remembered_revocation
 from federation.explain.tls_alerts import OwnRefused
-from federation.explain.tls_handshake import client_context, shake
+from federation.explain.tls_handshake import client_context, do_handshake
 from federation.store.peers import PeerRecord
 
 __all__ = ["TIMEOUT_S", "walk"]
@@ -60,7 +60,7 @@ def _connected(record: PeerRecord, own: Step, timeout_s: float, stack: ExitStack
         yield not_reached(Link.TLS)
         return
     stack.enter_context(closing(connection))
-    tls, _ = tried(Link.TLS, lambda: shake(connection, record, context, timeout_s))
+    tls, _ = tried(Link.TLS, lambda: do_handshake(connection, record, context, timeout_s))
     if isinstance(tls.fault, OwnRefused) and own.state is State.BROKEN:
         # The peer's side holds; what it minds is the next link, which this machine finds broken as well.
         detail = f"{record.gateway} shows its certificate, and ends the connection because of this gateway's own"
@@ -71,7 +71,7 @@ def _connected(record: PeerRecord, own: Step, timeout_s: float, stack: ExitStack
 def _called(record: PeerRecord, resource: str, timeout_s: float) -> Iterator[Step]:
     with stub_of(record) as stub:
         grant, opened = tried(Link.GRANT, lambda: look_at_grant(stub, record, timeout_s))
-        if isinstance(grant.fault, Limited):
+        if isinstance(grant.fault, RateLimited):
             yield _remembered(record) or not_reached(Link.GRANT, "the peer counts calls before it looks at the grant")
             yield replace(grant, link=Link.VERB)
             return

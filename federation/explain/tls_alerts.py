@@ -5,7 +5,7 @@ from typing import Final
 
 from federation.errors import Action, Actor, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, enroll_anew, is_of_bundle, to_do
+from federation.explain.own_certificate import COMPARE_CLOCKS, is_of_bundle, re_enroll_hint, to_do
 from federation.store.peers import PeerRecord
 
 __all__ = ["OwnRefused", "failed", "unverified"]
@@ -41,14 +41,14 @@ def unverified(record: PeerRecord, error: ssl.SSLCertVerificationError, shown: s
             f"the certificate at {record.endpoint} is of an authority that this gateway does not know as that of "
             f"{record.gateway} (unknown CA){shown}",
             f"ask {there} whether the gateway was founded anew or stands at another address; "
-            f"if it was founded anew, {enroll_anew(record)}",
+            f"if it was founded anew, {re_enroll_hint(record)}",
             to_do(Action.ENROLL_AGAIN, record),
         )
     if code in {OTHER_NAME, OTHER_ADDRESS}:
         return BrokenLink(
             f"the certificate at {record.endpoint} is not for the name {record.gateway} (name mismatch){shown}",
             f"another gateway answers there: ask {there} for its address; "
-            f"if it took another name, {enroll_anew(record)}",
+            f"if it took another name, {re_enroll_hint(record)}",
             to_do(Action.ENROLL_AGAIN, record),
         )
     if code == EXPIRED:
@@ -68,11 +68,15 @@ def unverified(record: PeerRecord, error: ssl.SSLCertVerificationError, shown: s
     )
 
 
-def failed(record: PeerRecord, error: OSError | ValueError, timeout_s: float, *, greeted: bool) -> BrokenLink:
+def failed(record: PeerRecord, error: OSError | ValueError, timeout_s: float, *, handshake_done: bool) -> BrokenLink:
     """Return what an end of the connection means. `greeted`: the peer's own part was done, and was good."""
     there = f"the operator of {record.gateway}"
     if isinstance(error, TimeoutError):
-        what = "lets itself be spoken to, and then says nothing" if greeted else "takes connections and says nothing"
+        what = (
+            "lets itself be spoken to, and then says nothing"
+            if handshake_done
+            else "takes connections and says nothing"
+        )
         return BrokenLink(
             f"{record.endpoint} {what} ({timeout_s:g} s)",
             "something between here and there may only take connections, as some firewalls do; "
@@ -88,7 +92,7 @@ def failed(record: PeerRecord, error: OSError | ValueError, timeout_s: float, *,
     for alert, words in _ALERTS.items():
         if reason.endswith(f"ALERT_{alert}"):
             return _refused(record, f"{words} (TLS alert {alert.lower().replace('_', ' ')})")
-    if greeted and isinstance(error, ssl.SSLEOFError | ConnectionError):
+    if handshake_done and isinstance(error, ssl.SSLEOFError | ConnectionError):
         return _refused(record, "it closed the connection as soon as it had seen it")
     if isinstance(error, ssl.SSLEOFError | ConnectionError):
         return BrokenLink(
@@ -107,12 +111,12 @@ def _refused(record: PeerRecord, why: str) -> OwnRefused:
     if not is_of_bundle(record):
         return OwnRefused(
             f"{cause}; it is not of an authority of {record.gateway}, as this gateway knows them (unknown CA)",
-            enroll_anew(record),
+            re_enroll_hint(record),
             to_do(Action.ENROLL_AGAIN, record),
         )
     return OwnRefused(
         cause,
         f"{COMPARE_CLOCKS}, for the peer judges by its own; if both are right, its authority was replaced: "
-        f"{enroll_anew(record)}",
+        f"{re_enroll_hint(record)}",
         to_do(Action.ENROLL_AGAIN, record),
     )

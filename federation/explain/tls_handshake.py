@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 from federation.client.chain.call_stats import printable
 from federation.errors import Action
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import enroll_anew, to_do
+from federation.explain.own_certificate import re_enroll_hint, to_do
 from federation.explain.tls_alerts import failed, unverified
 from federation.store.peers import PeerRecord
 
-__all__ = ["client_context", "lend", "shake"]
+__all__ = ["client_context", "do_handshake", "temp_cert_chain"]
 
 ALPN: Final = "h2"
 GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -40,13 +40,15 @@ def client_context(record: PeerRecord) -> ssl.SSLContext:
     # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
     with (
         contextlib.suppress(ValueError, TypeError, ssl.SSLError),
-        lend(record.certificate_pem, record.key_pem) as (path, password),
+        temp_cert_chain(record.certificate_pem, record.key_pem) as (path, password),
     ):
         context.load_cert_chain(path, password=password)
     return context
 
 
-def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float) -> tuple[None, str]:
+def do_handshake(
+    connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float
+) -> tuple[None, str]:
     """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
 
     Raises `BrokenLink`; it is an `OwnRefused` where that certificate is what the peer minds.
@@ -56,20 +58,20 @@ def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext
         context.load_verify_locations(cadata=record.trust_bundle)
     except (ssl.SSLError, ValueError):
         cause = f"the stored authority of {record.gateway} cannot be read"
-        raise BrokenLink(cause, enroll_anew(record), to_do(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record)) from None
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:
         tls = context.wrap_socket(connection, server_hostname=record.gateway, do_handshake_on_connect=False)
     except (OSError, ValueError) as e:
-        raise failed(record, e, timeout_s, greeted=False) from None
+        raise failed(record, e, timeout_s, handshake_done=False) from None
     with tls:
         try:
             tls.do_handshake()
         except ssl.SSLCertVerificationError as e:
             raise unverified(record, e, _shown(address, record, deadline)) from None
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, greeted=_is_judged(tls)) from None
+            raise failed(record, e, timeout_s, handshake_done=_is_judged(tls)) from None
         if tls.selected_alpn_protocol() != ALPN:
             raise BrokenLink(
                 f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
@@ -79,12 +81,12 @@ def shake(connection: socket.socket, record: PeerRecord, context: ssl.SSLContext
         try:
             _hear(tls, deadline)
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, greeted=True) from None
+            raise failed(record, e, timeout_s, handshake_done=True) from None
         return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_end(tls)}"
 
 
 @contextmanager
-def lend(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
+def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
     """Lend certificate and key as a file, the only form `ssl` takes: its path, and the password for this once.
 
     Raises `ValueError` or `TypeError` for a key that cannot be read.

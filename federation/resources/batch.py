@@ -7,7 +7,7 @@ from typing import Final
 
 from federation.clock import from_micros
 from federation.errors import InputError
-from federation.resources.documents import Document, storable
+from federation.resources.documents import Document, is_storable
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
 from federation.suggest import near_matches
 
@@ -60,7 +60,7 @@ class NewRow:
             near = near_matches(self.resource, RESOURCES, most=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(RESOURCES))}"
             raise InputError("resource", f"unknown resource {self.resource[:64]!r}; {hint}")
-        if not 1 <= len(self.id) <= MAX_ROW_ID or _CONTROL.search(self.id) or not storable(self.id):
+        if not 1 <= len(self.id) <= MAX_ROW_ID or _CONTROL.search(self.id) or not is_storable(self.id):
             raise InputError("id", f"must be 1 to {MAX_ROW_ID} characters, none of them a control character")
         check_name(self.owner, "owner")
         if self.team:

@@ -11,7 +11,7 @@ import orjson
 from federation.errors import InputError
 from federation.resources.fulltext import index_text
 
-__all__ = ["MAX_DEPTH", "Document", "decode", "printable", "storable", "strings"]
+__all__ = ["MAX_DEPTH", "Document", "decode", "is_storable", "printable", "strings"]
 
 MAX_DEPTH: Final = 64
 """Levels of nesting that data may have, its own object included."""
@@ -70,7 +70,7 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(item)
 
 
-def storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     """Tell whether both databases can hold `text`: PostgreSQL has no NUL, UTF-8 no lone surrogate."""
     return _UNSTORABLE.search(text) is None
 
@@ -119,7 +119,7 @@ def _checked(value: object) -> list[str]:
 
 def _check(value: object, name: str, depth: int, found: list[str]) -> None:
     if isinstance(value, str):
-        if not storable(value):
+        if not is_storable(value):
             raise InputError(name, "holds a NUL character or half a surrogate pair, which cannot be stored")
         found.append(value)
         return
@@ -132,6 +132,6 @@ def _check(value: object, name: str, depth: int, found: list[str]) -> None:
             _check(item, name, depth + 1, found)
         return
     for key, item in value.items():
-        if not storable(key):
+        if not is_storable(key):
             raise InputError(name, "has a key with a NUL character or half a surrogate pair, which cannot be stored")
         _check(item, f"{name}.{printable(key)}" if depth == 1 else name, depth + 1, found)

@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.telemetry.spans import OutcomeWord
+from federation.telemetry.spans import OutcomeName
 
 __all__ = ["UNUSED", "CallCounters", "GrantUse", "Totals"]
 
-DENIALS: Final = frozenset({OutcomeWord.DENIED, OutcomeWord.RATE_LIMITED})
+DENIALS: Final = frozenset({OutcomeName.DENIED, OutcomeName.RATE_LIMITED})
 """Outcomes by which a gateway says no to the caller, whatever it asked."""
 
 
@@ -49,7 +49,7 @@ class CallCounters:
         self._grants: dict[str, GrantUse] = {}
         self._last_us: int | None = None
 
-    def ended(self, verb: str, outcome: OutcomeWord, *, grant_id: str | None = None, reason: str = "") -> None:
+    def ended(self, verb: str, outcome: OutcomeName, *, grant_id: str | None = None, reason: str = "") -> None:
         """Count a call that has ended. `grant_id` is that of a grant in the book, `reason` as the audit has it."""
         now_us, key = self._clock.now_us(), (verb, outcome.value)
         with self._lock:

@@ -6,7 +6,7 @@ from federation.errors import Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
-__all__ = ["LEAST_PROOF_S", "NextStep", "Verdict", "gone", "next_step", "verdict_of"]
+__all__ = ["LEAST_PROOF_S", "Classification", "NextStep", "gone", "next_step", "verdict_of"]
 
 LEAST_PROOF_S: Final = 1.0
 """A peer that had at least so long and did not answer counts as away, even where its budget was larger."""
@@ -31,7 +31,7 @@ _OTHER_STEPS: Final = {
 """The steps of the user and of the peer's operator."""
 
 
-class Verdict(NamedTuple):
+class Classification(NamedTuple):
     """The state that a source gets, and why. `away` tells that the session should not ask this peer for now."""
 
     state: SourceState
@@ -39,27 +39,27 @@ class Verdict(NamedTuple):
     away: bool = False
 
 
-def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) -> Verdict:
+def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) -> Classification:
     """Judge the end of a call.
 
     `code` is the canonical gRPC name, `reason` that of the rich error, `local` whether this gateway made it itself.
     `proven` tells that the peer had its whole budget, or long enough: a shorter timeout says nothing about it.
     """
     if code == "OK":
-        return Verdict(SourceState.OK)
+        return Classification(SourceState.OK)
     if verb == "get" and code == "NOT_FOUND":
-        return Verdict(SourceState.OK, Reason.ROW_NOT_FOUND)
+        return Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
     if code in _BARE and not (local and reason in _OWN_FAULTS):
         reason = _BARE[code]
     elif code in _BARE or (local and reason == Reason.CERTIFICATE_INVALID):
         pass
     elif code == "RESOURCE_EXHAUSTED" and reason == Reason.RATE_LIMITED:
-        return Verdict(SourceState.RATE_LIMITED, reason)
+        return Classification(SourceState.RATE_LIMITED, reason)
     elif code in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
-        return Verdict(SourceState.DENIED, reason)
+        return Classification(SourceState.DENIED, reason)
     else:
-        return Verdict(SourceState.FAILED, reason)
-    return Verdict(SourceState.OFFLINE, reason, away=proven or reason != Reason.PEER_TIMEOUT)
+        return Classification(SourceState.FAILED, reason)
+    return Classification(SourceState.OFFLINE, reason, away=proven or reason != Reason.PEER_TIMEOUT)
 
 
 def gone(source: str) -> SourceReport:

@@ -13,10 +13,10 @@ from federation.session.paging.cursors import PlaceTokens
 from federation.session.peer_request import method_for
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["Reach"]
+__all__ = ["SessionContext"]
 
 
-class Reach:
+class SessionContext:
     """Made once a federation. `peers` and `dial` raise `FederationError` where it is not open."""
 
     def __init__(

@@ -14,16 +14,16 @@ from federation.errors import Reason, Refusal
 from federation.session.classification import gone
 from federation.session.paging.cursors import Place
 from federation.session.paging.merge import Page, merge, remaining_places
-from federation.session.paging.query_plans import Course, DisorderError, Tags, unmerged
-from federation.session.peer_request import Occasion, PeerAsk
+from federation.session.paging.query_plans import OrderViolationError, QueryPlan, Tags, unmerged
+from federation.session.peer_request import PeerRequest, RequestContext
 from federation.session.results import Answer, Result, SourceReport, SourceState
 from federation.session.sources import LOCAL
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
     from federation.client.peers.registry import Peer
-    from federation.session.availability.availability import Outlook
-    from federation.session.context import Reach
+    from federation.session.availability.availability import PeerAvailability
+    from federation.session.context import SessionContext
     from federation.session.signals import PeerSignal
 
 __all__ = ["FanOut"]
@@ -39,10 +39,10 @@ class FanOut:
 
     def __init__(
         self,
-        reach: "Reach",
-        outlook: "Outlook",
+        reach: "SessionContext",
+        outlook: "PeerAvailability",
         user: str,
-        course: Course,
+        course: QueryPlan,
         places: Mapping[str, Place],
         peers: Mapping[str, "Peer"],
         *,
@@ -55,17 +55,17 @@ class FanOut:
         self._loop = asyncio.get_running_loop()
         self._began = reach.clock.monotonic()
         budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
-        self._occasion = Occasion(course.verb, self._began + budget_s, reach.clock, span=get_current_span())
+        self._occasion = RequestContext(course.verb, self._began + budget_s, reach.clock, span=get_current_span())
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}
         self._capabilities: dict[str, pb.CapabilitiesResponse] = {}
         self._signals: tuple[PeerSignal, ...] = ()
         self._left = len(self._places)
-        self._asks: list[PeerAsk] = []
+        self._asks: list[PeerRequest] = []
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
-        self._resting: deque[str] = deque()
+        self._deferred: deque[str] = deque()
         self._news = asyncio.Event()
         self._error: Exception | None = None
         self.cancelled = False
@@ -137,13 +137,13 @@ class FanOut:
         self._ask(deque(source for source in self._places if source != LOCAL), rest=self._local is not None)
 
     def _ask(self, sources: deque[str], *, rest: bool = False) -> None:
-        self._starting, self._resting = None, deque()
+        self._starting, self._deferred = None, deque()
         until = self._reach.clock.monotonic() + TURN_S
         while sources and self._left:
             self._ask_peer(sources.popleft())
             if sources and self._reach.clock.monotonic() >= until:
                 if rest:
-                    self._resting = sources
+                    self._deferred = sources
                     self._starting = self._loop.call_later(HEAD_START_S, self._ask, sources)
                 else:
                     self._starting = self._loop.call_soon(self._ask, sources)
@@ -155,7 +155,7 @@ class FanOut:
             self._deliver(source, gone(source), None)
             return
         request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
-        ask = PeerAsk(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
+        ask = PeerRequest(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
         self._asks.append(ask)
         ask.start()
 
@@ -178,9 +178,9 @@ class FanOut:
             return
         took_s = self._reach.clock.monotonic() - self._began
         self._deliver(LOCAL, replace(report, latency_ms=took_s * 1e3), message)
-        if self._resting and self._starting is not None:
+        if self._deferred and self._starting is not None:
             self._starting.cancel()
-            self._starting = self._loop.call_soon(self._ask, self._resting)
+            self._starting = self._loop.call_soon(self._ask, self._deferred)
 
     def _deliver(
         self, source: str, report: SourceReport, message: Any, cached: bool = False, age_s: float = 0.0
@@ -191,7 +191,7 @@ class FanOut:
         if message is not None:
             try:
                 page = self._course.page(message, self._places[source], Tags(source, cached, age_s))
-            except DisorderError as e:
+            except OrderViolationError as e:
                 report = replace(report, state=SourceState.FAILED, reason=str(Reason.INTERNAL), message=str(e))
         elif report.state.answered:  # a row that is not there
             page = Page(source)

@@ -18,15 +18,15 @@ from federation.client.chain.methods import METHODS, Method
 from federation.client.peers.registry import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
-from federation.session.availability.availability import Outlook
+from federation.session.availability.availability import PeerAvailability
 from federation.session.classification import LEAST_PROOF_S, NextStep, next_step, verdict_of
 from federation.session.results import SourceReport, SourceState
-from federation.session.signals import Absence
+from federation.session.signals import Outage
 from federation.session.sources import source_of
 from federation.wire.requests import SERVICE
 from federation.wire.status import error_detail
 
-__all__ = ["Occasion", "PeerAsk", "method_for"]
+__all__ = ["PeerRequest", "RequestContext", "method_for"]
 
 LOGGER: Final = logging.getLogger(__name__)
 LEAST_WAIT_S: Final = 0.05
@@ -43,7 +43,7 @@ def method_for(verb: str) -> Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Occasion:
+class RequestContext:
     """What all sources of one request share. `deadline` is that of the peers, monotonic."""
 
     verb: str
@@ -52,15 +52,15 @@ class Occasion:
     span: Span
 
 
-class PeerAsk:
+class PeerRequest:
     """Asks one peer and delivers exactly once, unless it is cancelled before."""
 
     def __init__(
         self,
-        occasion: Occasion,
+        occasion: RequestContext,
         peer: Peer,
         channel: AioChannel,
-        outlook: Outlook,
+        outlook: PeerAvailability,
         request: Message,
         deliver: Deliver,
     ) -> None:
@@ -152,12 +152,12 @@ class PeerAsk:
         if detail.local and detail.remedy is not None:
             step = step._replace(remedy=detail.remedy)
         if verdict.away:
-            absence = Absence(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
+            absence = Outage(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
             self._outlook.failed(self._peer, self._turn, absence, self._span)
         state = SourceState.CACHED if outcome.cached else verdict.state
         self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome, step=step)
 
-    def _skip(self, absence: Absence) -> None:
+    def _skip(self, absence: Outage) -> None:
         retry_s = None
         if absence.retry_at_us is not None:
             retry_s = max(absence.retry_at_us - self._now_us(), 0) / MICROSECONDS

@@ -8,9 +8,9 @@ from weakref import WeakSet
 
 from federation.config import SessionConfig
 from federation.errors import FederationError, InputError, NotFoundError
-from federation.session.availability.availability import Outlook
+from federation.session.availability.availability import PeerAvailability
 from federation.session.classification import gone
-from federation.session.context import Reach
+from federation.session.context import SessionContext
 from federation.session.fanout import FanOut
 from federation.session.results import Result, SourceReport
 from federation.session.signals import PeerSignal
@@ -36,7 +36,7 @@ class Session:
 
     def __init__(
         self,
-        reach: Reach,
+        reach: SessionContext,
         user: str,
         config: SessionConfig,
         on_signal: Callable[[PeerSignal], object] | None = None,
@@ -45,7 +45,9 @@ class Session:
             raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
         self._reach = reach
-        self._outlook = Outlook(reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored)
+        self._outlook = PeerAvailability(
+            reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored
+        )
         self._under_way: WeakSet[FanOut] = WeakSet()
         self._warming: set[asyncio.Task[WarmReport]] = set()
         self._closed = False

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from federation.errors import Remedy
 
-__all__ = ["Absence", "Board", "PeerSignal", "SignalKind"]
+__all__ = ["AvailabilitySignals", "Outage", "PeerSignal", "SignalKind"]
 
 
 class SignalKind(StrEnum):
@@ -42,7 +42,7 @@ class PeerSignal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Absence:
+class Outage:
     """Why a session does not ask a peer for now. Instants are Unix microseconds."""
 
     reason: str
@@ -53,7 +53,7 @@ class Absence:
     retry_at_us: int | None = None
 
 
-class Board:
+class AvailabilitySignals:
     """Which peers a session knows to be away, and what it has said about each. Safe in any thread.
 
     A peer is known by its enrollment: a name that is enrolled anew is another peer, of which nothing is known yet.
@@ -64,7 +64,7 @@ class Board:
     def __init__(self, *, announce_restored: bool = True) -> None:
         self._announce_restored = announce_restored
         self._lock = threading.Lock()
-        self._away: dict[str, Absence] = {}
+        self._away: dict[str, Outage] = {}
         self._turns: dict[str, int] = {}
         self._said: set[tuple[SignalKind, str]] = set()
 
@@ -72,11 +72,11 @@ class Board:
         """Return how often the peer came back so far."""
         return self._turns.get(peer, 0)
 
-    def absence(self, peer: str) -> Absence | None:
+    def absence(self, peer: str) -> Outage | None:
         """Return why the peer is not asked, `None` where it is."""
         return self._away.get(peer)
 
-    def lost(self, peer: str, name: str, absence: Absence, turn: int) -> PeerSignal | None:
+    def lost(self, peer: str, name: str, absence: Outage, turn: int) -> PeerSignal | None:
         """Note that a call to the peer failed. Return the signal to give, if this session has not given it yet."""
         with self._lock:
             if turn != self._turns.get(peer, 0) or peer in self._away:

@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.errors import InputError, Refusal
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
-from federation.session.paging.query_plans import CapabilitiesCourse, Course, GetCourse, ListCourse, SearchCourse
+from federation.session.paging.query_plans import CapabilitiesCourse, GetCourse, ListCourse, QueryPlan, SearchCourse
 from federation.suggest import near_matches
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import (
@@ -83,7 +83,7 @@ def checked(request: Request, *, here: bool) -> None:
                     _check_known("resources", resource)
 
 
-def course_of(request: Request, user: str, source: str) -> Course:
+def course_of(request: Request, user: str, source: str) -> QueryPlan:
     """Return the course of a request as it is now. Raises `TypeError` for a message that is none."""
     match request:
         case pb.ListRequest():

@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from federation.errors import ConfigError, LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
 
-__all__ = ["Database", "FileLock", "storing"]
+__all__ = ["Database", "FileLock", "translate_db_errors"]
 
 
 @contextmanager
-def storing(what: str) -> Iterator[None]:
+def translate_db_errors(what: str) -> Iterator[None]:
     """Raise `StoreError` that begins with `what` (a whole clause) for whatever the database or its driver raises.
 
     The message holds neither SQL nor values.

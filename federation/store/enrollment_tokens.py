@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.store import schema
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 
 __all__ = ["TokenRecord", "TokenStore", "hash_secret", "settle"]
 
@@ -49,7 +49,7 @@ class TokenStore:
         """
         secret, now = secrets.token_urlsafe(SECRET_BYTES), self._clock.now_us()
         record = TokenRecord(hash_secret(secret), grant_id, confirm, now, now + round(lifetime_s * MICROSECONDS))
-        with storing("the enrollment token cannot be stored"):
+        with translate_db_errors("the enrollment token cannot be stored"):
             async with self._database.write() as connection:
                 await connection.execute(delete(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.serial.is_(None)))
                 await connection.execute(
@@ -65,7 +65,7 @@ class TokenStore:
 
     async def find(self, secret_hash: str) -> TokenRecord | None:
         """Return the token of a secret's hash."""
-        with storing("the enrollment token cannot be read"):
+        with translate_db_errors("the enrollment token cannot be read"):
             async with self._database.read() as connection:
                 return await _find(connection, secret_hash)
 
@@ -76,7 +76,7 @@ class TokenStore:
         """
         now = self._clock.now_us()
         free = (_TABLE.c.secret_hash == secret_hash, _TABLE.c.claimed_key_hash.is_(None), _TABLE.c.expires_at > now)
-        with storing("the claim of the enrollment token cannot be stored"):
+        with translate_db_errors("the claim of the enrollment token cannot be stored"):
             async with self._database.write() as connection:
                 values = {"claimed_at": now, "claimed_key_hash": key_hash}
                 await connection.execute(update(_TABLE).where(*free).values(values))

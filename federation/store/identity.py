@@ -7,7 +7,7 @@ from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError
 from federation.pki.authority import Authority
 from federation.pki.sealing import Sealer
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 from federation.store.schema import gateway_identity
 
 __all__ = ["load_identity", "save_identity", "save_server_certificate"]
@@ -19,7 +19,7 @@ _ONLY_ROW = 1
 
 async def load_identity(database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> Authority | None:
     """Return the gateway's authority, or `None` before one was saved; raise `SealError` or `StoreError`."""
-    with storing("the gateway's identity cannot be read"):
+    with translate_db_errors("the gateway's identity cannot be read"):
         async with database.read() as connection:
             row = (await connection.execute(select(gateway_identity))).one_or_none()
     if row is None:
@@ -45,7 +45,7 @@ async def save_identity(database: Database, sealer: Sealer, authority: Authority
         "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),
         "created_at": authority.clock.now_us(),
     }
-    with storing("the gateway's identity cannot be stored"):
+    with translate_db_errors("the gateway's identity cannot be stored"):
         try:
             async with database.write() as connection:
                 await connection.execute(insert(gateway_identity).values(values))
@@ -59,6 +59,6 @@ async def save_server_certificate(database: Database, sealer: Sealer, authority:
         "server_certificate": authority.server_certificate_pem,
         "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),
     }
-    with storing("the gateway's server certificate cannot be stored"):
+    with translate_db_errors("the gateway's server certificate cannot be stored"):
         async with database.write() as connection:
             await connection.execute(update(gateway_identity).values(values))

@@ -12,7 +12,7 @@ from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.errors import Action, ConflictError, InputError, NotFoundError, Remedy
 from federation.pki.identity_extensions import is_subject
 from federation.pki.sealing import Sealer
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 from federation.store.schema import peers, pending_enrollments
 
 __all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
@@ -75,21 +75,21 @@ class PeerStore:
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return every peer by name and user; raise `SealError` where a key cannot be opened."""
-        with storing("the peers cannot be read"):
+        with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 rows = (await connection.execute(select(peers))).all()
         return tuple(sorted((self._record(row) for row in rows), key=lambda peer: (peer.name, peer.user)))
 
     async def get(self, peer_id: str) -> PeerRecord | None:
         """Return one peer by its id; raise `SealError` where its key cannot be opened."""
-        with storing("the peers cannot be read"):
+        with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 row = (await connection.execute(select(peers).where(peers.c.id == peer_id))).one_or_none()
         return None if row is None else self._record(row)
 
     async def versions(self) -> Versions:
         """Return what tells, without opening any key, whether `all` would bring something else than before."""
-        with storing("the peers cannot be read"):
+        with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 rows = (await connection.execute(select(peers.c.id, peers.c.version))).all()
         return frozenset((row.id, row.version) for row in rows)
@@ -98,7 +98,7 @@ class PeerStore:
         """Raise what `add` would raise for these names, before anything is spent on them."""
         check_peer(name, user)
         taken = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
-        with storing("the peers cannot be read"):
+        with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 found = (await connection.scalars(select(peers.c.grant_id).where(taken))).all()
         if found:
@@ -124,7 +124,7 @@ class PeerStore:
             "created_at": record.created_at_us,
             "enrollment_endpoint": record.enrollment_endpoint,
         }
-        with storing(f"the peer {record.name} cannot be stored"):
+        with translate_db_errors(f"the peer {record.name} cannot be stored"):
             try:
                 async with self._database.write() as connection:
                     await connection.execute(insert(peers).values(values))
@@ -137,14 +137,14 @@ class PeerStore:
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
         """Remember that the peer has revoked the grant. The first word stands; an unknown peer is passed over."""
         unknown_yet = (peers.c.id == peer_id) & peers.c.revoked_at.is_(None)
-        with storing("the revocation by the peer cannot be stored"):
+        with translate_db_errors("the revocation by the peer cannot be stored"):
             async with self._database.write() as connection:
                 values = {"revoked_at": at_us, "revoked_reason": reason, "version": peers.c.version + 1}
                 await connection.execute(update(peers).where(unknown_yet).values(values))
 
     async def remove(self, peer_id: str) -> None:
         """Forget a peer and its key; raise `NotFoundError` for an unknown id."""
-        with storing("the peer cannot be removed"):
+        with translate_db_errors("the peer cannot be removed"):
             async with self._database.write() as connection:
                 result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
         if not result.rowcount:
@@ -160,7 +160,7 @@ class PeerStore:
             "pending_key_sealed": self._sealer.seal(made.key_pem.encode(), _renewal_key(peer_id)),
             "pending_csr": made.csr_der,
         }
-        with storing("the key of the renewal cannot be stored"):
+        with translate_db_errors("the key of the renewal cannot be stored"):
             async with self._database.write() as connection:
                 free = (peers.c.id == peer_id, peers.c.pending_csr.is_(None))
                 await connection.execute(update(peers).where(*free).values(values))
@@ -184,7 +184,7 @@ class PeerStore:
             "pending_csr": None,
             "version": peers.c.version + 1,
         }
-        with storing(f"the new certificate for {record.name} cannot be stored"):
+        with translate_db_errors(f"the new certificate for {record.name} cannot be stored"):
             async with self._database.write() as connection:
                 same = (peers.c.id == record.id, peers.c.certificate == replaces)
                 result = await connection.execute(update(peers).where(*same).values(values))
@@ -193,7 +193,7 @@ class PeerStore:
 
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
         """Return the key (PEM) kept for an enrollment under way, or make and keep one before it is used."""
-        with storing("the key of the enrollment cannot be stored"):
+        with translate_db_errors("the key of the enrollment cannot be stored"):
             key, now = make(), self._clock.now_us()
             sealed = self._sealer.seal(key.encode(), _pending_key(secret_hash))
             forgotten = pending_enrollments.c.created_at < now - PENDING_KEPT_US
@@ -209,7 +209,7 @@ class PeerStore:
 
     async def drop_pending(self, secret_hash: str) -> None:
         """Forget the key of an enrollment that was refused for good."""
-        with storing("the key of the enrollment cannot be removed"):
+        with translate_db_errors("the key of the enrollment cannot be removed"):
             async with self._database.write() as connection:
                 await connection.execute(_drop(secret_hash))
 

@@ -10,7 +10,7 @@ from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.store import schema
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 
 __all__ = ["InstanceRecord", "LeaseBound", "Receipt", "ReceiptKind", "ReceiptStore"]
 
@@ -79,21 +79,21 @@ class ReceiptStore:
     async def finish(self, receipt: Receipt) -> None:
         """Write the receipt of what was begun. Doing so twice is fine."""
         values = _values(receipt)
-        with storing(f"the receipt of grant {receipt.grant_id} cannot be stored"):
+        with translate_db_errors(f"the receipt of grant {receipt.grant_id} cannot be stored"):
             async with self._database.write() as connection:
                 await connection.execute(update(_TABLE).where(_TABLE.c.id == receipt.id).values(values))
 
     async def last(self, grant_id: str, kind: ReceiptKind) -> Receipt | None:
         """Return what was begun last, finished or not."""
         newest = select(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.kind == kind)
-        with storing("the receipts cannot be read"):
+        with translate_db_errors("the receipts cannot be read"):
             async with self._database.read() as connection:
                 row = (await connection.execute(newest.order_by(_TABLE.c.begun_at.desc()).limit(1))).one_or_none()
         return None if row is None else _receipt(row)
 
     async def unfinished(self) -> tuple[Receipt, ...]:
         """Return what was begun and has no receipt yet, oldest first."""
-        with storing("the receipts cannot be read"):
+        with translate_db_errors("the receipts cannot be read"):
             async with self._database.read() as connection:
                 rows = await connection.execute(
                     select(_TABLE).where(_TABLE.c.effective_at.is_(None)).order_by(_TABLE.c.begun_at)
@@ -102,7 +102,7 @@ class ReceiptStore:
 
     async def lease_bound(self) -> LeaseBound | None:
         """Return what peers can hold from before, `None` where nothing is noted."""
-        with storing("the bound of leases cannot be read"):
+        with translate_db_errors("the bound of leases cannot be read"):
             async with self._database.read() as connection:
                 row = (await connection.execute(select(_BOUND))).one_or_none()
         return None if row is None else LeaseBound(row.max_lease_ms, row.served_from)
@@ -110,7 +110,7 @@ class ReceiptStore:
     async def set_lease_bound(self, bound: LeaseBound) -> None:
         """Note what peers can hold from now on."""
         values = {"max_lease_ms": bound.max_lease_ms, "served_from": bound.served_from}
-        with storing("the bound of leases cannot be stored"):
+        with translate_db_errors("the bound of leases cannot be stored"):
             async with self._database.write() as connection:
                 await connection.execute(delete(_BOUND))
                 await connection.execute(insert(_BOUND).values(id=1, **values))

@@ -13,7 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 
 from federation.telemetry import metric_definitions as catalogue
 from federation.telemetry.metric_definitions import Kind, Metric
-from federation.telemetry.spans import SCOPE, OutcomeWord
+from federation.telemetry.spans import SCOPE, OutcomeName
 
 __all__ = [
     "CIRCUIT_STATE_VALUE",
@@ -124,15 +124,15 @@ class FederationMetrics:
         ):
             _observed(meter, metric, observe)
 
-    def call_ended(self, peer: str, verb: str, outcome: OutcomeWord, took_s: float, *, cached: bool) -> None:
+    def call_ended(self, peer: str, verb: str, outcome: OutcomeName, took_s: float, *, cached: bool) -> None:
         """Count a call of a local caller, however it was answered."""
         self._asked.ended((peer, verb, outcome.value, cached), took_s)
 
-    def call_served(self, peer: str, verb: str, outcome: OutcomeWord, took_s: float) -> None:
+    def call_served(self, peer: str, verb: str, outcome: OutcomeName, took_s: float) -> None:
         """Count a peer's call; `peer` is the name of its grant's peer, empty where it has no grant that is known."""
         self._served.ended((peer, verb, outcome.value), took_s)
 
-    def circuit_turned(self, peer: str, after: str) -> None:
+    def circuit_transition(self, peer: str, after: str) -> None:
         """Count a change of a circuit's state; `after` is the new one."""
         self._transitions.add(1, {"peer": peer, "state": after})
 

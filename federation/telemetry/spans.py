@@ -22,7 +22,7 @@ from federation.telemetry.traceparent import TraceParent, parse_traceparent
 __all__ = [
     "SCOPE",
     "SPAN_NAME",
-    "OutcomeWord",
+    "OutcomeName",
     "SpanSource",
     "link_to",
     "outcome_word",
@@ -36,7 +36,7 @@ SCOPE: Final = "mosaic.federation"
 """Instrumentation scope of our tracer and meter."""
 
 
-class OutcomeWord(StrEnum):
+class OutcomeName(StrEnum):
     """How a call ended, in one word: the same in spans, metrics and audit rows."""
 
     OK = "ok"
@@ -51,29 +51,29 @@ class OutcomeWord(StrEnum):
 
 
 _WORD_OF_CODE: Final = {
-    "OK": OutcomeWord.OK,
-    "PERMISSION_DENIED": OutcomeWord.DENIED,
-    "UNAUTHENTICATED": OutcomeWord.DENIED,
-    "NOT_FOUND": OutcomeWord.NOT_FOUND,
-    "INVALID_ARGUMENT": OutcomeWord.INVALID,
-    "OUT_OF_RANGE": OutcomeWord.INVALID,
-    "RESOURCE_EXHAUSTED": OutcomeWord.RATE_LIMITED,
-    "UNAVAILABLE": OutcomeWord.OFFLINE,
-    "DEADLINE_EXCEEDED": OutcomeWord.TIMEOUT,
-    "CANCELLED": OutcomeWord.CANCELLED,
+    "OK": OutcomeName.OK,
+    "PERMISSION_DENIED": OutcomeName.DENIED,
+    "UNAUTHENTICATED": OutcomeName.DENIED,
+    "NOT_FOUND": OutcomeName.NOT_FOUND,
+    "INVALID_ARGUMENT": OutcomeName.INVALID,
+    "OUT_OF_RANGE": OutcomeName.INVALID,
+    "RESOURCE_EXHAUSTED": OutcomeName.RATE_LIMITED,
+    "UNAVAILABLE": OutcomeName.OFFLINE,
+    "DEADLINE_EXCEEDED": OutcomeName.TIMEOUT,
+    "CANCELLED": OutcomeName.CANCELLED,
 }
-_ERRORS: Final = frozenset({OutcomeWord.OFFLINE, OutcomeWord.TIMEOUT, OutcomeWord.ERROR})
+_ERRORS: Final = frozenset({OutcomeName.OFFLINE, OutcomeName.TIMEOUT, OutcomeName.ERROR})
 
 
-def outcome_word(code: str) -> OutcomeWord:
+def outcome_word(code: str) -> OutcomeName:
     """Return the word of a canonical gRPC code name; the code decides alone, a reason only refines it.
 
     Whatever has no word of its own (`INTERNAL`, `UNKNOWN`, `UNIMPLEMENTED`, …) is `error`.
     """
-    return _WORD_OF_CODE.get(code, OutcomeWord.ERROR)
+    return _WORD_OF_CODE.get(code, OutcomeName.ERROR)
 
 
-def span_status(word: OutcomeWord) -> Status | None:
+def span_status(word: OutcomeName) -> Status | None:
     """Return `ERROR` for `offline`, `timeout` and `error`, and nothing otherwise.
 
     The RPC conventions call every code but OK an error of a CLIENT span. `federation.request` is a span of the

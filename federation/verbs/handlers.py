@@ -39,7 +39,7 @@ class Reply:
     """An answer. `leasable` names the resource of an answer that its peer may keep, and is empty for any other."""
 
     message: Message
-    leasable: str = ""
+    cacheable_resource: str = ""
 
 
 class Verbs:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from federation.breaker import CircuitBreaker, Evidence, Permit
+from federation.breaker import CallResult, CircuitBreaker, Permit
 from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.flow import Call, Outcome, Proceed, compose
 from federation.client.interceptors.breaking import BreakingInterceptor
@@ -58,7 +58,7 @@ class ClosedBreaker:
         for _ in range(self._loops):
             permit = breaker.allow(now)
             assert isinstance(permit, Permit)
-            breaker.record(permit, Evidence.SUCCESS, now, took_s=0.001)
+            breaker.record(permit, CallResult.SUCCESS, now, took_s=0.001)
 
     def _idle(self) -> None:
         permit = Permit(0)

@@ -17,7 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from federation.cache.response_cache import Cause
+from federation.cache.response_cache import InvalidationReason
 from federation.config import SessionConfig
 from federation.session.session import Session
 from federation.v1 import federation_pb2 as pb
@@ -106,7 +106,7 @@ async def _later(session: Session, fed: Any, *, fresh: bool) -> float:
     for _ in range(LATER):
         if fresh:
             for peer in fed.peers.all(session.user):
-                peer.cache.flush(Cause.GRANT_CHANGED, peer.grant_id)
+                peer.cache.flush(InvalidationReason.GRANT_CHANGED, peer.grant_id)
         begun = time.perf_counter()
         await session.list("tasks", page_size=ROWS)
         took.append(time.perf_counter() - begun)

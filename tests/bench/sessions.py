@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import grpc
 
-from federation.bootstrap import found_gateway
-from federation.cache.response_cache import Cause
+from federation.bootstrap import init_gateway
+from federation.cache.response_cache import InvalidationReason
 from federation.config import ClientConfig, GatewayConfig, SessionConfig
 from federation.federation import Federation
 from federation.resources.batch import Batch, NewRow
@@ -85,7 +85,7 @@ async def opened(
         client=ClientConfig(watch=watch),
         session=session,
     )
-    await found_gateway(config)
+    await init_gateway(config)
     database = await Database.open(config.database_url)
     try:
         provider, users = SqlProvider(database), sorted({record.user for record in records})
@@ -174,7 +174,7 @@ class SessionTimes:
             if fresh:
                 for peer in self._fed.peers.all(session.user):
                     assert peer.cache is not None
-                    peer.cache.flush(Cause.GRANT_CHANGED, peer.grant_id)
+                    peer.cache.flush(InvalidationReason.GRANT_CHANGED, peer.grant_id)
             begun = time.perf_counter_ns()
             result = await session.list("tasks", page_size=ROWS, source=source)
             took.append(time.perf_counter_ns() - begun)

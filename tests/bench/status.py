@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Self
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig
 from federation.pki.sealing import Sealer
 from federation.store.database import Database
@@ -85,7 +85,7 @@ def _children_s() -> float:
 async def _enroll(directory: Path, peers: int) -> None:
     """Found a gateway that has enrolled at so many others, each with a certificate of its own."""
     free = "127.0.0.1:0"
-    await found_gateway(GatewayConfig(directory=directory, name="home.example", listen=free, enroll=free))
+    await init_gateway(GatewayConfig(directory=directory, name="home.example", listen=free, enroll=free))
     settings = directory / "gateway.toml"
     settings.write_text(settings.read_text().replace("[client]", "[client]\nwatch = false"))
     database, pki = await Database.open(GatewayConfig.load(directory).database_url), Pki()

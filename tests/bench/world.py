@@ -16,9 +16,9 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from federation.breaker import Denied, Evidence
+from federation.breaker import CallResult, Denied
 from federation.client.aio.channel import AioChannel
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
 from federation.client.sync.drivers import Wire
 from federation.clock import SYSTEM_CLOCK
@@ -51,7 +51,7 @@ class Dropping(SpanExporter):
 class Client:
     """The chain in one process: a healthy peer, and one whose circuit is open."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: ClientRuntime) -> None:
         self._home = home
         self._healthy = home.peers.get(GATEWAY, "ada")
         self._broken = home.peers.get(GATEWAY, "eve")
@@ -71,7 +71,7 @@ class Client:
         circuit, now = self._broken.circuit, time.monotonic()
         assert circuit is not None
         while not isinstance(permit := circuit.allow(now), Denied):
-            circuit.record(permit, Evidence.FAILURE, now)
+            circuit.record(permit, CallResult.FAILURE, now)
 
     def _aio(self, peer: Any) -> AioChannel:
         return AioChannel(peer, clock=self._home.clock, deadline_s=DEADLINE_S)
@@ -135,7 +135,7 @@ class World:
             admin_socket="/nowhere/admin.sock",
             circuit=CircuitConfig(cooldown_s=FOR_EVER_S, max_cooldown_s=FOR_EVER_S),
         )
-        home = Home.share(config, SYSTEM_CLOCK, telemetry)
+        home = ClientRuntime.share(config, SYSTEM_CLOCK, telemetry)
         home.peers.load([self._record("ada", GRANT_ID), self._record("eve", OTHER_GRANT_ID)])
         home.loaded = True
         try:
@@ -162,7 +162,7 @@ class World:
         )
 
 
-async def _closed(home: Home) -> None:
+async def _closed(home: ClientRuntime) -> None:
     for peer in home.peers.all():
         await peer.channel.closed()
 

@@ -15,8 +15,8 @@ import pytest
 
 import federation
 from federation import Federation, fields, sync_channel
-from federation.client.peers.store import StoredPeers
-from federation.client.runtime import Home
+from federation.client.peers.store import PeerRepository
+from federation.client.runtime import ClientRuntime
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, ConflictError, FederationError, InputError, NotFoundError, Reason
 from federation.pki.sealing import Sealer
@@ -266,12 +266,12 @@ def test_home_is_shared_by_count(tmp_path: Path) -> None:
     """The last release, and only that, tells that the home must end."""
     config = config_of(tmp_path)
     clock = Federation(config).clock
-    first, second = Home.share(config, clock, None), Home.share(config, clock, None)
+    first, second = ClientRuntime.share(config, clock, None), ClientRuntime.share(config, clock, None)
     assert first is second
     assert not first.release()
     assert first.release()
     first.end()
-    third = Home.share(config, clock, None)
+    third = ClientRuntime.share(config, clock, None)
     assert third is not first
     assert third.release()
     third.end()
@@ -283,7 +283,7 @@ async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(
 ) -> None:
     """Nothing of the database is left behind for a loop that ends next, and what was to be written is."""
     record = scripted.record()
-    stored = StoredPeers(GatewayConfig.load(await gateway(tmp_path, record)))
+    stored = PeerRepository(GatewayConfig.load(await gateway(tmp_path, record)))
     before = asyncio.all_tasks()
 
     writing = asyncio.create_task(stored.revoke(record.id, 7, "over"))

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from federation.cache.response_cache import Cause, Partition, ResponseCache
+from federation.cache.response_cache import InvalidationReason, Partition, ResponseCache
 from federation.client.chain.flow import Flight, Outcome, refused
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import CachingInterceptor
 from federation.client.watch.events import EventHandler
 from federation.client.watch.policy import EventRate
@@ -79,7 +79,7 @@ class Stream:
     def digest(self, known: int) -> Hashable:
         """What is on its way. Of an acknowledgement only what it acknowledges counts, not under which number."""
         words = tuple((event.WhichOneof("kind"), version - known) for event, version in self.events)
-        acks = tuple(self.watcher._unheard[ack.event_id].word.value for ack in self.acks)
+        acks = tuple(self.watcher._unacked[ack.event_id].word.value for ack in self.acks)
         at = (self.version - known, self.scope) if self.is_arming else ()
         return (at, words, acks, self.watcher.ended.done())
 
@@ -90,7 +90,7 @@ class Caller:
 
     side: int
     verb: str
-    run: Run | None = None
+    run: FlowRunner | None = None
     version_known: int = 0
     judged: bool = False
 
@@ -119,7 +119,7 @@ class Side:
             self.port, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.fate)
         )
         self.blocking = blocking
-        self.runs: list[Run] = []
+        self.runs: list[FlowRunner] = []
         self.stream: Stream | None = None
         self.old: list[Stream] = []
         self.arming: Outcome | None = None
@@ -172,7 +172,7 @@ class Side:
 
     def rotate(self) -> None:
         """Take another certificate."""
-        self.partition.flush(Cause.ROTATION)
+        self.partition.flush(InvalidationReason.ROTATION)
 
     def _fail(self) -> int:
         under_way = [run for run in self.runs if not run.done]

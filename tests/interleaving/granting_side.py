@@ -12,13 +12,13 @@ from federation.errors import Refusal
 from federation.scope.model import Scope
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.identity import CallerIdentity
-from federation.server.pipeline.service import FederationService, _Arrival
-from federation.server.revocation.leases import LeaseTable, Withdrawal
-from federation.server.revocation.operations import Narrowing, Resuming, Revoking, StoredAct
-from federation.server.revocation.protocol import Keep, Step, Store, withdraw
+from federation.server.pipeline.service import FederationService, _CallContext
+from federation.server.revocation.leases import LeaseTable, PendingRevocation
+from federation.server.revocation.operations import Resuming, Revoking, ScopeReduction, StoredAct
+from federation.server.revocation.protocol import Step, Store, StoreReceipt, revocation_steps
 from federation.server.watch.service import _armed, _message
-from federation.server.watch.subscriptions import Event, EventWord, Watcher, WatchHub
-from federation.store.grants.registry import CertificateRecord, Grant, GrantBook, GrantStatus
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
+from federation.store.grants.registry import CertificateRecord, Grant, GrantRegistry, GrantStatus
 from federation.store.receipts import ReceiptKind
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import Reply
@@ -72,7 +72,7 @@ class Taken:
     act: StoredAct
     steps: Generator[Step, None, None]
     step: Step
-    withdrawal: Withdrawal
+    withdrawal: PendingRevocation
 
     @property
     def told(self) -> bool:
@@ -82,7 +82,7 @@ class Taken:
     @property
     def over(self) -> bool:
         """Whether the receipt is stored."""
-        return isinstance(self.step, Keep)
+        return isinstance(self.step, StoreReceipt)
 
     @property
     def effective(self) -> bool:
@@ -117,7 +117,7 @@ class Taken:
 class Working:
     """A call that was let in and read its rows, and has not been answered."""
 
-    arrival: _Arrival
+    arrival: _CallContext
     answer: Answer
 
 
@@ -134,7 +134,7 @@ class Grantor:
         grants: Iterable[str],
         *,
         table: type[LeaseTable] = LeaseTable,
-        steps: Withdrawing = withdraw,
+        steps: Withdrawing = revocation_steps,
     ) -> None:
         self.clock, self._time, self._start_s = time.clock, time, time.elapsed_s
         self._table, self._steps = table, steps
@@ -145,9 +145,9 @@ class Grantor:
         self._boot(())
 
     def _boot(self, inherited: Iterable[str]) -> None:
-        self.grants = GrantBook(None, self.clock, self.stored.values())  # type: ignore[arg-type]
+        self.grants = GrantRegistry(None, self.clock, self.stored.values())  # type: ignore[arg-type]
         self.leases = self._table(self.clock, inherited=inherited)
-        self.hub = WatchHub(self.leases.leave, awaited=self.leases.awaits)
+        self.hub = SubscriptionRegistry(self.leases.leave, awaited=self.leases.awaits)
         self.working: dict[int, Working] = {}
         self._service = FederationService(
             gateway="work.example",
@@ -168,7 +168,7 @@ class Grantor:
         if grant.status is GrantStatus.REVOKED:
             return self._refused(grant)
         answer = Answer(grant_id, sent, self.version, SCOPES.index(grant.scope))
-        arrival = _Arrival(
+        arrival = _CallContext(
             verb=verb,  # type: ignore[arg-type]
             metadata=((INSTANCE, instance),),
             source="",
@@ -207,7 +207,7 @@ class Grantor:
         if kind == "revoke":
             self._run(Revoking(self.grants, self.hub, grant_id, "over"))
         else:
-            self._run(Narrowing(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
+            self._run(ScopeReduction(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
 
     def _run(self, act: StoredAct) -> None:
         steps = self._steps(act, self.leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
@@ -222,7 +222,7 @@ class Grantor:
             self.stored[taken.act.grant_id] = self.grants.require(taken.act.grant_id)
             self.unfinished.append(taken.act)
         taken.step = next(taken.steps)
-        if isinstance(taken.step, Keep):
+        if isinstance(taken.step, StoreReceipt):
             self.unfinished.remove(taken.act)
             next(taken.steps, None)
 
@@ -230,7 +230,7 @@ class Grantor:
         """Commit a write, and tell the watchers."""
         self.version += 1
         for grant_id in grants:
-            self.hub.publish(grant_id, Event(EventWord.RESOURCE_CHANGED, "tasks"))
+            self.hub.publish(grant_id, Event(EventType.RESOURCE_CHANGED, "tasks"))
 
     # -- streams
 
@@ -245,7 +245,7 @@ class Grantor:
         return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
 
     def crash(self) -> None:
-        """Lose the process; start again from the database, as `Upkeep` does it."""
+        """Lose the process; start again from the database, as `InvalidationCoordinator` does it."""
         over, unfinished = [taken for taken in self.taken if taken.over], self.unfinished
         self._boot(self.stored)
         self.taken, self.unfinished = over, []

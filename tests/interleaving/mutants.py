@@ -2,41 +2,50 @@
 
 from collections.abc import Callable, Generator, Iterable
 
-from federation.cache.entries import Grant, Shelf
-from federation.cache.response_cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.cache.entries import CacheBucket, GrantEntries
+from federation.cache.response_cache import (
+    DeliveryDecision,
+    FetchToken,
+    Flushed,
+    Hit,
+    InvalidationReason,
+    Key,
+    Miss,
+    Partition,
+)
 from federation.client.chain.flow import Flight
 from federation.client.watch.events import EventHandler
-from federation.server.revocation.leases import LeaseTable, Withdrawal
-from federation.server.revocation.protocol import Act, Keep, Step, Store, Wait
+from federation.server.revocation.leases import LeaseTable, PendingRevocation
+from federation.server.revocation.protocol import Act, Step, Store, StoreReceipt, Wait
 from federation.v1 import federation_pb2 as pb
 
 
 class NoFence(Partition[Flight]):
     """Inserts whatever arrives, whenever it was asked for."""
 
-    def _fenced(self, ticket: Ticket) -> Shelf[Flight] | None:
+    def _fenced(self, ticket: FetchToken) -> CacheBucket[Flight] | None:
         return self._shelf(ticket.key)
 
 
 class NoLookAtDelivery(Partition[Flight]):
     """Delivers whatever arrives."""
 
-    def verdict(self, ticket: Ticket) -> Verdict:
-        return Verdict.DELIVER
+    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
+        return DeliveryDecision.DELIVER
 
 
 class NoQuestionAfterAChange(Partition[Flight]):
     """Knows revocation, but not that a scope has ended."""
 
-    def verdict(self, ticket: Ticket) -> Verdict:
+    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
         found = super().verdict(ticket)
-        return Verdict.DELIVER if found is Verdict.ASK_AGAIN else found
+        return DeliveryDecision.DELIVER if found is DeliveryDecision.ASK_AGAIN else found
 
 
 class LifeFromReceipt(Partition[Flight]):
     """Counts an answer's life from its arrival."""
 
-    def insert(self, ticket: Ticket, body: bytes, lease_s: float, filled_by: str = "") -> bool:
+    def insert(self, ticket: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
         with self._lock:
             elapsed, wall = self._read()
         return super().insert(ticket._replace(elapsed=elapsed, wall=wall), body, lease_s, filled_by)
@@ -45,7 +54,7 @@ class LifeFromReceipt(Partition[Flight]):
 class FlightsOutliveEpochs(Partition[Flight]):
     """Keys flights by the query alone: a flush leaves them where the next caller finds them."""
 
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         with self._lock:
             kept = {key: flight for shelf in self._shelves() for key, flight in shelf.flights.items()}
         flushed = super().flush(cause, grant_id, resource)
@@ -58,7 +67,9 @@ class FlightsOutliveEpochs(Partition[Flight]):
 class HitsExtend(Partition[Flight]):
     """Gives an entry a new life with every hit."""
 
-    def look(self, key: Key, join: Callable[[Flight], bool], launch: Callable[[Ticket], Flight]) -> Hit | Miss[Flight]:
+    def look(
+        self, key: Key, join: Callable[[Flight], bool], launch: Callable[[FetchToken], Flight]
+    ) -> Hit | Miss[Flight]:
         found = super().look(key, join, launch)
         if isinstance(found, Hit):
             with self._lock:
@@ -71,7 +82,7 @@ class HitsExtend(Partition[Flight]):
 class FlushForgetsEntries(Partition[Flight]):
     """Moves the epoch but leaves what was kept."""
 
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         with self._lock:
             kept = [(key, entry) for shelf in self._shelves() for key, entry in shelf._entries.items()]
         flushed = super().flush(cause, grant_id, resource)
@@ -84,17 +95,17 @@ class FlushForgetsEntries(Partition[Flight]):
 class FlightsStay(Partition[Flight]):
     """Never lets a flight go from the register."""
 
-    def forget(self, ticket: Ticket, flight: Flight) -> None:
+    def forget(self, ticket: FetchToken, flight: Flight) -> None:
         """Forget nothing."""
 
 
 class NothingIsFinal(Partition[Flight]):
     """Forgets a revocation as soon as it has flushed."""
 
-    def flush(self, cause: Cause, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
+    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         flushed = super().flush(cause, grant_id, resource)
         with self._lock:
-            self._grants[grant_id or next(iter(self._grants), "")] = Grant()
+            self._grants[grant_id or next(iter(self._grants), "")] = GrantEntries()
         return flushed
 
 
@@ -143,7 +154,7 @@ class NotesNoMargin(LeaseTable):
 class ForgetsAtRestart(LeaseTable):
     """Takes nobody as leased when a process begins."""
 
-    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> Withdrawal:
+    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
         self._inherited = frozenset()
         return super().begin(grant_id, watching, final=final)
 
@@ -151,7 +162,7 @@ class ForgetsAtRestart(LeaseTable):
 class AwaitsNoWatcher(LeaseTable):
     """Awaits only those with a lease, though a watcher may have a call under way."""
 
-    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> Withdrawal:
+    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
         return super().begin(grant_id, (), final=final)
 
 
@@ -164,4 +175,4 @@ def told_first(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> G
     act.refuse()
     while (seconds := withdrawal.wait_s()) is not None:
         yield Wait(seconds)
-    yield Keep(withdrawal)
+    yield StoreReceipt(withdrawal)

@@ -13,8 +13,8 @@ import grpc
 from federation.cache.response_cache import Partition, ResponseCache
 from federation.client.chain.flow import Flight, Outcome
 from federation.client.watch.events import EventHandler
-from federation.server.revocation.leases import How, LeaseTable
-from federation.server.revocation.protocol import withdraw
+from federation.server.revocation.leases import LeaseTable, ReleaseReason
+from federation.server.revocation.protocol import revocation_steps
 from tests.interleaving.asking_side import DEADLINE_S, BlockingPort, Caller, Side, Stream
 from tests.interleaving.equivalence import Alike
 from tests.interleaving.explorer import Violation
@@ -45,7 +45,7 @@ class Protocol:
     partition: type[Partition[Flight]] = Partition
     handler: type[EventHandler] = EventHandler
     table: type[LeaseTable] = LeaseTable
-    steps: Any = withdraw
+    steps: Any = revocation_steps
     one_id: bool = False
     whole: bool = False
     """Whether events happen in every order, even where their order makes no difference."""
@@ -370,7 +370,7 @@ class ProtocolWorld(Alike):
 
     def _is_promised(self, side: Side, caller: Caller, taken: Taken) -> bool:
         """Tell whether an answer under way is promised to be stopped: with a lease, or at a connected gateway."""
-        return caller.verb == "list" or side in self.connected or taken.how(side.instance) == How.ACKED
+        return caller.verb == "list" or side in self.connected or taken.how(side.instance) == ReleaseReason.ACKED
 
     def finish(self) -> None:
         """Nobody sleeps for ever, and nothing is left lying about."""

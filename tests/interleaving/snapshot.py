@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 from math import inf
 from typing import Any
 
-from federation.cache.response_cache import Key, Partition, Ticket, Verdict
+from federation.cache.response_cache import DeliveryDecision, FetchToken, Key, Partition
 from federation.client.chain.flow import Call, Flight, Flow, Outcome
 
 NEVER = 1e5
@@ -17,7 +17,7 @@ class Names:
     Instants are written relative to now, so that what happened alike at another time looks alike.
     """
 
-    PLAIN = frozenset({int, bool, float, str, bytes, Key, Verdict, type(None)})
+    PLAIN = frozenset({int, bool, float, str, bytes, Key, DeliveryDecision, type(None)})
 
     def __init__(self, partition: Partition[Flight], passed_s: float, read: Callable[[bytes, float], Hashable]) -> None:
         self._partition, self._passed_s, self._read = partition, passed_s, read
@@ -77,7 +77,7 @@ class Names:
             return self.flight(value)
         if isinstance(value, Call):
             return (value.verb, self.age(value.deadline))
-        if isinstance(value, Ticket):
+        if isinstance(value, FetchToken):
             may_insert = self._partition._fenced(value) is not None
             return (value.key, self.age(value.elapsed), may_insert, self._partition.verdict(value))
         if isinstance(value, Outcome):

@@ -21,7 +21,7 @@ import grpc
 import pytest
 
 from federation.admin.socket import target
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.client.watch.policy import WatchState
 from federation.config import ClientConfig, GatewayConfig, StoreConfig
 from federation.federation import Federation
@@ -47,7 +47,7 @@ BATCH = 25
 """Grants of one federation at a time."""
 AT_ONCE = 5
 """Grants that are listed under and revoked at the same time."""
-PATIENT = replace(QUICK, beat_s=5.0)
+PATIENT = replace(QUICK, heartbeat_interval_s=5.0)
 """A busy machine is no reason to give a stream up."""
 AFTER_S = 0.01
 """How long callers go on after the receipt."""
@@ -305,7 +305,7 @@ async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
     directory = short_path / "work.example"
     url = StoreConfig(url=await store())
     config = GatewayConfig(directory=directory, name="work.example", listen=listen, enroll=free, store=url)
-    await found_gateway(config)
+    await init_gateway(config)
     settings = directory / "gateway.toml"
     settings.write_text(settings.read_text().replace("[server]\n", "[server]\nmax_lease_s = 1.5\n"))
     home, work = await start("home.example"), await start("work.example")

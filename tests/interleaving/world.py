@@ -1,6 +1,6 @@
 """One peer B, one gateway A, and its callers, with every delay in the hands of the explorer.
 
-A's side is the real thing: cache, flights, caching interceptor and `Run`. B's side is a few variables. Each answer
+A's side is real: cache, flights, caching interceptor and `FlowRunner`. B's side is a few variables. Each answer
 says when it was asked for and which version of rows and scope it was made from, so whether it may be delivered is
 decided from the answer and the history alone, never by asking the cache.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 
-from federation.cache.response_cache import Cause, Partition, ResponseCache
+from federation.cache.response_cache import InvalidationReason, Partition, ResponseCache
 from federation.client.chain.flow import Flight, Outcome
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import CachingInterceptor, cut
 from federation.errors import Reason, Refusal
 from federation.wire.status import refusal_status
@@ -87,7 +87,7 @@ class Caller:
 
     verb: str
     deadline: float
-    run: Run | None = None
+    run: FlowRunner | None = None
     version_known: int = 0
     """The newest version of which A had been told when this call began."""
     judged: bool = False
@@ -204,24 +204,24 @@ class GatewayWorld:
     def _told(self, what: str) -> None:
         """An event of the watch arrives at A, which acts and then acknowledges."""
         if what == "revoke":
-            flushed = self.partition.flush(Cause.GRANT_REVOKED, GRANT)
+            flushed = self.partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
             if self.scenario.cuts:
                 cut(flushed)
             self.told_revoked = True
         elif what == "change":
-            cut(self.partition.flush(Cause.RESOURCE_CHANGED, GRANT, "tasks"))
+            cut(self.partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks"))
             self.told_version = self.version
         else:
-            cut(self.partition.flush(Cause.GRANT_CHANGED, GRANT))
+            cut(self.partition.flush(InvalidationReason.GRANT_CHANGED, GRANT))
             self.told_scope = self.scope
 
     def _rotate(self, _: str) -> None:
-        self.partition.flush(Cause.ROTATION)
+        self.partition.flush(InvalidationReason.ROTATION)
         self.rotated = True
 
     def _rearm(self, _: str) -> None:
         """The watch stands again after a gap, in which nothing was told."""
-        cut(self.partition.flush(Cause.WATCH_REARMED))
+        cut(self.partition.flush(InvalidationReason.WATCH_REARMED))
         self.rearmed = True
 
     def _cancel(self, which: str) -> None:
@@ -235,7 +235,7 @@ class GatewayWorld:
 
     # -- promises
 
-    def _judge_delivery(self, caller: Caller, run: Run) -> None:
+    def _judge_delivery(self, caller: Caller, run: FlowRunner) -> None:
         if run.outcome is None or not run.outcome.ok:
             return
         answer, now = Answer.of(run.outcome), self.time.monotonic_s

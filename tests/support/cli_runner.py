@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
+
 from mosaic_cli.main import main
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from mosaic_cli.main import main
 
+from mosaic_cli.main import main
 from tests.support.gateway_processes import ROOT, environment
 
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -14,7 +14,7 @@ import grpc
 
 from federation.admin.errors import error_of
 from federation.admin.socket import target
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import Refusal
 from federation.gateway import Gateway
@@ -157,7 +157,7 @@ async def _open(stack: AsyncExitStack, directory: Path) -> Offices:
 
 async def _running(stack: AsyncExitStack, directory: Path, name: str) -> Running:
     free = "127.0.0.1:0"
-    await found_gateway(GatewayConfig(directory=directory, name=name, listen=free, enroll=free))
+    await init_gateway(GatewayConfig(directory=directory, name=name, listen=free, enroll=free))
     gateway = await stack.enter_async_context(Gateway.open(directory))
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(target(gateway.config.socket_path)))
     running = Running(gateway, stack, AdminServiceStub(channel))

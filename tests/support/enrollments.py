@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.enroll import EnrolledPeer, enroll
 from federation.enrollment.issuer import Issuer
-from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.renewal_issuer import RenewalIssuer
 from federation.enrollment.servicer import EnrollmentEvent, EnrollmentServicer
 from federation.pki.authority import Authority
 from federation.pki.csr import make_request
@@ -23,7 +23,7 @@ from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.server.pipeline.renewal_service import RenewalService
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenStore
-from federation.store.grants.registry import Grant, GrantBook
+from federation.store.grants.registry import Grant, GrantRegistry
 from federation.store.peers import PeerStore
 from federation.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from federation.wire.channel_args import SERVER
@@ -45,20 +45,20 @@ class IssuingGateway:
     """The gateway that grants, as one process of it sees the database."""
 
     database: Database
-    grants: GrantBook
+    grants: GrantRegistry
     tokens: TokenStore
     issuer: Issuer
-    reissuer: Reissuer
+    reissuer: RenewalIssuer
     clock: Clock
     events: list[EnrollmentEvent] = field(default_factory=list)
 
     @classmethod
     async def open(cls, database: Database, authority: Authority, clock: Clock = SYSTEM_CLOCK) -> "IssuingGateway":
         """Load what the database holds, as a start of the gateway does."""
-        grants, tokens = await GrantBook.load(database, clock), TokenStore(database, clock)
+        grants, tokens = await GrantRegistry.load(database, clock), TokenStore(database, clock)
         lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
         issuer = Issuer(authority, grants, tokens, clock=clock, **lifetimes)
-        reissuer = Reissuer(authority, grants, certificate_lifetime_s=86_400, clock=clock)
+        reissuer = RenewalIssuer(authority, grants, certificate_lifetime_s=86_400, clock=clock)
         return cls(database, grants, tokens, issuer, reissuer, clock)
 
     async def grant(self, **changes: Any) -> Grant:
@@ -68,7 +68,7 @@ class IssuingGateway:
     async def token(self, grant: Grant | None = None, **options: Any) -> EnrollmentToken:
         """A token, of a new grant where none is given."""
         grant = grant or await self.grant()
-        token, _ = await self.issuer.invite(grant.id, **({"endpoint": "127.0.0.1:1"} | options))
+        token, _ = await self.issuer.create_token(grant.id, **({"endpoint": "127.0.0.1:1"} | options))
         return token
 
     async def record(self, event: EnrollmentEvent) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
 from federation.client.sync.drivers import Wire
 from federation.clock import SYSTEM_CLOCK, Clock
@@ -45,9 +45,11 @@ def federation_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_C
 
 
 @contextmanager
-def home_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Iterator[Home]:
+def home_of(
+    directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any
+) -> Iterator[ClientRuntime]:
     """The shared object beneath federations, for tests of threads alone."""
-    home = Home.share(config_of(directory, **settings), clock, None)
+    home = ClientRuntime.share(config_of(directory, **settings), clock, None)
     home.peers.load(records)
     home.loaded = True
     try:
@@ -57,7 +59,7 @@ def home_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, 
             home.end()
 
 
-def sync_channel_of(home: Home, name: str = "work.example", user: str = "ada") -> SyncChannel:
+def sync_channel_of(home: ClientRuntime, name: str = "work.example", user: str = "ada") -> SyncChannel:
     """A sync channel through the chain."""
     peer = home.peers.get(name, user)
     wire = Wire(peer.channel, home.background, home.clock.monotonic)
@@ -76,7 +78,7 @@ async def aio_stub(form: str, fed: Federation, scripted: ScriptedPeer) -> AsyncI
 
 
 @contextmanager
-def sync_stub(form: str, home: Home, scripted: ScriptedPeer) -> Iterator[Any]:
+def sync_stub(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> Iterator[Any]:
     """The generated sync stub: over our channel, or over a bare channel with our interceptors."""
     if form == "channel":
         with sync_channel_of(home) as channel:

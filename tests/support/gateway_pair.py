@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from federation.admin.socket import target
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, StoreConfig
 from federation.gateway import Gateway
 from federation.v1 import admin_pb2 as pb
@@ -117,7 +117,7 @@ async def start(short_path: Path, store: NewStore) -> AsyncIterator[Start]:
         if not directory.exists():
             url = StoreConfig(url=await store())
             free = "127.0.0.1:0"
-            await found_gateway(GatewayConfig(directory=directory, name=name, listen=free, enroll=free, store=url))
+            await init_gateway(GatewayConfig(directory=directory, name=name, listen=free, enroll=free, store=url))
         stack = AsyncExitStack()
         gateway = await stack.enter_async_context(Gateway.open(directory, **options))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(target(gateway.config.socket_path)))

@@ -1,4 +1,4 @@
-"""A driver that a test moves by hand: the real `Run` and the real flows, with a wire that answers when told to."""
+"""A driver that a test moves by hand: the real `FlowRunner`, the real flows and a wire that answers when told to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import grpc
 from federation.cache.response_cache import Partition, ResponseCache
 from federation.client.chain.flow import Call, Flight, Outcome, Proceed, compose
 from federation.client.chain.outcomes import timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.interceptors.caching import CachingInterceptor
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import LEASE_MS
@@ -50,7 +50,7 @@ def ids(outcome: Outcome | None) -> list[str]:
 class Wire:
     """One call as it left: answered by hand, or cancelled by its run."""
 
-    run: Run
+    run: FlowRunner
     step: Step
     call: Call
     cancelled: bool = False
@@ -92,7 +92,7 @@ class ManualPort:
     wires: list[Wire] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Put the call on the wire."""
         wire = Wire(run, step, call)
         self.wires.append(wire)
@@ -144,9 +144,9 @@ class ManualChain:
         """Every call that ever left, in order."""
         return self.port.wires
 
-    def start(self, call: Call) -> Run:
+    def start(self, call: Call) -> FlowRunner:
         """Begin a call; a hit is done when this returns."""
-        run = Run(self.port, self._proceed(call))
+        run = FlowRunner(self.port, self._proceed(call))
         run.start()
         return run
 

@@ -18,10 +18,10 @@ from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import Scope
 from federation.server.audit.trail import AuditTrail
 from federation.server.pipeline.service import FederationService
-from federation.server.revocation.coordinator import Upkeep
+from federation.server.revocation.coordinator import InvalidationCoordinator
 from federation.server.transport.server import GatewayServer
 from federation.store.database import Database
-from federation.store.grants.registry import Grant, GrantBook
+from federation.store.grants.registry import Grant, GrantRegistry
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.metadata import INSTANCE, LEASE_MS, first
@@ -113,8 +113,8 @@ class Granting:
     """One running process of the gateway that grants."""
 
     database: Database
-    grants: GrantBook
-    upkeep: Upkeep
+    grants: GrantRegistry
+    upkeep: InvalidationCoordinator
     provider: SqlProvider
     server: GatewayServer
     authority: Authority
@@ -177,9 +177,9 @@ async def _open(
 ) -> Granting:
     stack = AsyncExitStack()
     writer = ScriptedWriter()
-    grants, audit = await GrantBook.load(database, clock), AuditTrail(writer, clock)
+    grants, audit = await GrantRegistry.load(database, clock), AuditTrail(writer, clock)
     provider = options.pop("provider", None) or SqlProvider(database, clock)
-    upkeep = await Upkeep.open(database, grants, provider, audit, clock=clock, **options)
+    upkeep = await InvalidationCoordinator.open(database, grants, provider, audit, clock=clock, **options)
     service = FederationService(
         gateway=GATEWAY,
         version="1.2.3",

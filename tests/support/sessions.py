@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from federation.cache.response_cache import Cause
+from federation.cache.response_cache import InvalidationReason
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import SessionConfig
 from federation.federation import Federation
@@ -63,4 +63,4 @@ def forget(fed: Federation, peer: str = "work.example") -> None:
     """Drop what is cached of a peer."""
     found = fed.peer(peer)
     assert found.cache is not None
-    found.cache.flush(Cause.GRANT_CHANGED, found.grant_id)
+    found.cache.flush(InvalidationReason.GRANT_CHANGED, found.grant_id)

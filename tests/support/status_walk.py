@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from mosaic_cli.main import main
-from mosaic_cli.status import shapes as status_shapes
 
 from federation.admin.client import connect
 from federation.v1 import admin_pb2 as pb
+from mosaic_cli.main import main
+from mosaic_cli.status import shapes as status_shapes
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import Served, environment
 from tests.support.network_faults import Relay

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig
 from federation.enrollment.enroll import enroll
 from federation.federation import Federation
@@ -31,7 +31,7 @@ SEARCH = pb.SearchRequest(query="task")
 async def found(directory: Path, token: str) -> GatewayConfig:
     """Make this program's gateway and enroll it."""
     config = GatewayConfig(directory=directory, name="home.example", listen="127.0.0.1:0", enroll="127.0.0.1:0")
-    await found_gateway(config)
+    await init_gateway(config)
     database = await Database.open(config.database_url)
     peers = PeerStore(database, Sealer.load(directory))
     await enroll(EnrollmentToken.decode(token), gateway_name=config.name, user="ada", peers=peers)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.watch.policy import WatchSettings, WatchState
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import ClientConfig
@@ -23,14 +23,14 @@ from tests.support.federations import ListedPeers, config_of
 from tests.support.scripted import ScriptedPeer, eventually
 
 QUICK = WatchSettings(
-    beat_s=0.2,
+    heartbeat_interval_s=0.2,
     arm_s=2.0,
     move_s=3_600.0,
     first_pause_s=0.02,
     longest_pause_s=0.1,
     unoffered_pause_s=3_600.0,
     rest_s=0.05,
-    farewell_s=1.0,
+    close_timeout_s=1.0,
 )
 
 
@@ -172,7 +172,7 @@ async def watching(
     """A federation that watches these peers."""
     config.setdefault("client", ClientConfig(watch=True))
     made = config_of(directory, **config)
-    home = Home.share(made, clock, None)
+    home = ClientRuntime.share(made, clock, None)
     home.watch_settings = settings
     try:
         fed = await Federation(made, source or ListedPeers(*records), clock=clock).start()

@@ -1,4 +1,4 @@
-"""`found_gateway`: a gateway's directory, all of it or nothing."""
+"""`init_gateway`: a gateway's directory, all of it or nothing."""
 
 import errno
 import stat
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation import bootstrap as founding
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import ClientConfig, GatewayConfig, SessionConfig, StoreConfig
 from federation.errors import ConfigError, ConflictError, InputError, StoreError
 from federation.gateway import Gateway
@@ -32,7 +32,7 @@ def leftovers(config: GatewayConfig) -> list[str]:
 @pytest.mark.asyncio
 async def test_the_directory_is_whole_and_its_users_alone(config: GatewayConfig) -> None:
     """Directory, settings, key and database are there, and nobody else may read them."""
-    authority = await found_gateway(config)
+    authority = await init_gateway(config)
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.directory.iterdir()}
     assert modes == {"gateway.toml": 0o600, "gateway.db": 0o600, "seal.key": 0o600, "run": 0o700}
@@ -55,7 +55,7 @@ async def test_the_settings_read_back_as_they_were_given(config: GatewayConfig) 
         client=ClientConfig(watch=False),
         session=SessionConfig(request_budget_s=1.5),
     )
-    await found_gateway(asked)
+    await init_gateway(asked)
 
     assert GatewayConfig.load(config.directory) == asked
 
@@ -66,7 +66,7 @@ async def test_an_empty_directory_is_taken(config: GatewayConfig) -> None:
     config.directory.mkdir(mode=0o755)
     before = config.directory.stat().st_ino
 
-    await found_gateway(config)
+    await init_gateway(config)
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.directory.iterdir()}
     assert modes == {"gateway.toml": 0o600, "gateway.db": 0o600, "seal.key": 0o600, "run": 0o700}
@@ -90,7 +90,7 @@ async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
     monkeypatch.setattr(founding, "save_identity", taken)
 
     with pytest.raises(InputError, match="cannot make"):
-        await found_gateway(config)
+        await init_gateway(config)
     assert [path.name for path in config.directory.iterdir()] == ["run"]
 
 
@@ -108,18 +108,18 @@ async def test_a_move_that_fails_is_undone(config: GatewayConfig, monkeypatch: p
     monkeypatch.setattr(Path, "rename", full)
 
     with pytest.raises(InputError, match="No space left on device"):
-        await found_gateway(config)
+        await init_gateway(config)
     assert list(config.directory.iterdir()) == []
 
 
 @pytest.mark.asyncio
 async def test_an_existing_gateway_is_left_alone(config: GatewayConfig) -> None:
     """A second init touches nothing of the first."""
-    await found_gateway(config)
+    await init_gateway(config)
     before = (config.directory / "seal.key").read_bytes()
 
     with pytest.raises(ConflictError, match="is a gateway's directory already"):
-        await found_gateway(config)
+        await init_gateway(config)
     assert (config.directory / "seal.key").read_bytes() == before
 
 
@@ -130,7 +130,7 @@ async def test_a_foreign_directory_is_left_alone(config: GatewayConfig) -> None:
     (config.directory / "thesis.tex").write_text("")
 
     with pytest.raises(ConflictError, match="not empty"):
-        await found_gateway(config)
+        await init_gateway(config)
     assert [path.name for path in config.directory.iterdir()] == ["thesis.tex"]
 
 
@@ -145,7 +145,7 @@ async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_pat
         config.directory.symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(ConflictError, match="is not a directory"):
-        await found_gateway(config)
+        await init_gateway(config)
 
 
 @pytest.mark.asyncio
@@ -153,7 +153,7 @@ async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_pat
 async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfig, socket: str) -> None:
     """A path that no socket can have is told before anything stands."""
     with pytest.raises(ConfigError, match="admin_socket: "):
-        await found_gateway(replace(config, admin_socket=socket))
+        await init_gateway(replace(config, admin_socket=socket))
     assert leftovers(config) == []
 
 
@@ -161,7 +161,7 @@ async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfi
 async def test_a_missing_parent_is_not_made(config: GatewayConfig) -> None:
     """A mistyped path does not grow a tree."""
     with pytest.raises(InputError, match="there is no directory"):
-        await found_gateway(replace(config, directory=config.directory / "deep" / "er"))
+        await init_gateway(replace(config, directory=config.directory / "deep" / "er"))
     assert leftovers(config) == []
 
 
@@ -175,7 +175,7 @@ async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pyte
     monkeypatch.setattr(founding, "save_identity", breaks)
 
     with pytest.raises(StoreError):
-        await found_gateway(config)
+        await init_gateway(config)
     assert leftovers(config) == []
 
 
@@ -184,18 +184,18 @@ async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pyte
 async def test_a_wrong_database_leaves_nothing(config: GatewayConfig, url: str) -> None:
     """A database that cannot be had is told before anything stands."""
     with pytest.raises((ConfigError, StoreError)):
-        await found_gateway(replace(config, store=StoreConfig(url=url)))
+        await init_gateway(replace(config, store=StoreConfig(url=url)))
     assert leftovers(config) == []
 
 
 @pytest.mark.asyncio
 async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database_url: str) -> None:
     """A second gateway on the same database is refused, and the first one keeps its identity."""
-    first = await found_gateway(replace(config, store=StoreConfig(url=database_url)))
+    first = await init_gateway(replace(config, store=StoreConfig(url=database_url)))
 
     other = replace(config, name="other.example", directory=config.directory.parent / "other")
     with pytest.raises(ConflictError, match="identity already"):
-        await found_gateway(replace(other, store=StoreConfig(url=database_url)))
+        await init_gateway(replace(other, store=StoreConfig(url=database_url)))
     assert not other.directory.exists()
     database = await Database.open(database_url)
     kept = await load_identity(database, Sealer.load(config.directory))
@@ -217,16 +217,16 @@ async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
     with monkeypatch.context() as patch:
         patch.setattr(founding, "_place", lost)
         with pytest.raises(InputError, match="taken meanwhile"):
-            await found_gateway(asked)
+            await init_gateway(asked)
 
-    await found_gateway(asked)
+    await init_gateway(asked)
     assert (config.directory / "gateway.toml").exists()
 
 
 @pytest.mark.asyncio
 async def test_a_lost_database_is_missed_and_not_made_anew(config: GatewayConfig) -> None:
     """A gateway whose file is gone does not open, says what to do, and leaves no empty file behind."""
-    await found_gateway(config)
+    await init_gateway(config)
     lost = config.directory / "gateway.db"
     lost.unlink()
 

@@ -12,19 +12,19 @@ import pytest
 import federation.breaker
 from federation.breaker import (
     PROBE_PATIENCE_S,
+    CallResult,
     CircuitBreaker,
     CircuitState,
     Denied,
-    Evidence,
     Permit,
     Transition,
-    judge,
+    classify,
 )
 from federation.config import CircuitConfig
 from federation.errors import CODE_OF, Reason
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-SUCCESS, FAILURE, IGNORED = Evidence.SUCCESS, Evidence.FAILURE, Evidence.IGNORED
+SUCCESS, FAILURE, IGNORED = CallResult.SUCCESS, CallResult.FAILURE, CallResult.IGNORED
 
 
 class History:
@@ -44,10 +44,10 @@ class History:
         assert isinstance(denied, Denied)
         return denied.retry_after_s
 
-    def end(self, permit: Permit, evidence: Evidence, took_s: float = 0.0) -> Transition | None:
+    def end(self, permit: Permit, evidence: CallResult, took_s: float = 0.0) -> Transition | None:
         return self.breaker.record(permit, evidence, self.now, took_s=took_s)
 
-    def call(self, *evidence: Evidence) -> Transition | None:
+    def call(self, *evidence: CallResult) -> Transition | None:
         transition = None
         for one in evidence:
             transition = self.end(self.permit(), one)
@@ -63,7 +63,7 @@ class History:
         return self
 
 
-def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> Evidence:
+def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> CallResult:
     """DESIGN's sentence, written a second time and in another order."""
     if local and reason not in {"PEER_UNREACHABLE", "PEER_TIMEOUT"}:
         return IGNORED
@@ -86,7 +86,7 @@ def test_every_code_with_every_reason_has_its_evidence(code: str) -> None:
             for budget_s in (-1.0, 0.0, 0.999, 1.0, 2.0):
                 expected = expected_evidence(code, reason, local, budget_s)
 
-                assert judge(code, reason, local=local, wire_budget_s=budget_s) is expected
+                assert classify(code, reason, local=local, wire_budget_s=budget_s) is expected
 
 
 @pytest.mark.parametrize(
@@ -107,15 +107,15 @@ def test_every_code_with_every_reason_has_its_evidence(code: str) -> None:
         (Reason.INVALID_REQUEST, False, SUCCESS),
     ],
 )
-def test_each_reason_as_it_really_comes(reason: Reason, local: bool, evidence: Evidence) -> None:
+def test_each_reason_as_it_really_comes(reason: Reason, local: bool, evidence: CallResult) -> None:
     """A refusal proves the peer alive; what this gateway made up itself proves nothing, unless it is an absence."""
-    assert judge(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is evidence
+    assert classify(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is evidence
 
 
 def test_a_call_of_which_nothing_is_known_had_budget_enough() -> None:
     """Without further words a timeout counts, and an OK is alive."""
-    assert judge("DEADLINE_EXCEEDED") is FAILURE
-    assert judge("OK") is SUCCESS
+    assert classify("DEADLINE_EXCEEDED") is FAILURE
+    assert classify("OK") is SUCCESS
 
 
 def test_five_failures_in_a_row_open_it() -> None:
@@ -240,7 +240,7 @@ def test_no_jitter_when_none_is_set() -> None:
 
 
 @pytest.mark.parametrize("end", [IGNORED, None])
-def test_a_probe_without_evidence_frees_the_slot(end: Evidence | None) -> None:
+def test_a_probe_without_evidence_frees_the_slot(end: CallResult | None) -> None:
     """A cancelled or ignored probe neither closes nor reopens: the next caller probes at once."""
     circuit = History().tripped()
     circuit.now += 30

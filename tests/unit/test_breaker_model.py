@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from federation.breaker import PROBE_PATIENCE_S, CircuitBreaker, CircuitState, Denied, Evidence, Permit
+from federation.breaker import PROBE_PATIENCE_S, CallResult, CircuitBreaker, CircuitState, Denied, Permit
 from federation.config import CircuitConfig
 
 THRESHOLD = 3
@@ -18,7 +18,7 @@ class Model:
 
     state: str = "closed"
     era: int = 0
-    results: list[Evidence] = field(default_factory=list)
+    results: list[CallResult] = field(default_factory=list)
     probe: int | None = None
     probe_ends: float = 0.0
     failed_probes: int = 0
@@ -32,8 +32,8 @@ class Model:
         self.turn("open")
 
     def trips(self) -> bool:
-        counted = [result for result in self.results if result is not Evidence.IGNORED]
-        return counted[-THRESHOLD:] == [Evidence.FAILURE] * THRESHOLD
+        counted = [result for result in self.results if result is not CallResult.IGNORED]
+        return counted[-THRESHOLD:] == [CallResult.FAILURE] * THRESHOLD
 
 
 class BreakerAgainstModel(RuleBasedStateMachine):
@@ -80,8 +80,8 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert answer.retry_after_s == model.until - self.now
         return None, -1, self.calls
 
-    @rule(call=permits, evidence=st.sampled_from(Evidence))
-    def end(self, call: tuple[Permit | None, int, int], evidence: Evidence) -> None:
+    @rule(call=permits, evidence=st.sampled_from(CallResult))
+    def end(self, call: tuple[Permit | None, int, int], evidence: CallResult) -> None:
         """Hand a permit back, perhaps late, perhaps again."""
         permit, era, number = call
         if permit is None:
@@ -94,10 +94,10 @@ class BreakerAgainstModel(RuleBasedStateMachine):
                 model.open(self.now)
         elif era == model.era and model.probe == number:
             model.probe = None
-            if evidence is Evidence.SUCCESS:
+            if evidence is CallResult.SUCCESS:
                 model.failed_probes = 0
                 model.turn("closed")
-            elif evidence is Evidence.FAILURE:
+            elif evidence is CallResult.FAILURE:
                 model.failed_probes += 1
                 model.open(self.now)
         assert (transition is not None) == (before != model.state)

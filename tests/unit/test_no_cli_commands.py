@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import pytest
 import typer
-from mosaic_cli.main import app
 
 import federation
+from mosaic_cli.main import app
 
 ROOT: Final = Path(federation.__file__).parent
 LIBRARY: Final = sorted(path for path in ROOT.rglob("*.py") if "v1" not in path.relative_to(ROOT).parts)

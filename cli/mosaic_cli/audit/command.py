@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import GATEWAY_HERE, Gateway
+from mosaic_cli.options import UNSET_GATEWAY, Gateway
 from mosaic_cli.output.times import FORMS
 
 __all__ = ["HELP", "audit"]
@@ -65,7 +65,7 @@ def audit(
     page_token: Annotated[
         str, typer.Option("--page-token", metavar="TOKEN", help="Go on behind an earlier page with the same filters.")
     ] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new events as they are written.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Also look into the files of older events.")] = False,
     as_json: Annotated[

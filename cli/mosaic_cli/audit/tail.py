@@ -16,7 +16,7 @@ from federation.admin.errors import error_of
 from federation.errors import GatewayUnavailableError, NotFoundError, StoreError
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.audit.view import AuditLines
-from mosaic_cli.lookup import whole_id
+from mosaic_cli.lookup import resolve_grant_id
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
 from mosaic_cli.output.errors import explain
@@ -102,7 +102,7 @@ def _complete(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> 
     if request.grant_id:
         with suppress(NotFoundError):
             try:
-                request.grant_id = whole_id(admin, request.grant_id)
+                request.grant_id = resolve_grant_id(admin, request.grant_id)
             except grpc.RpcError as e:
                 raise error_of(e) from None
 

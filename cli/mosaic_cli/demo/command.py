@@ -23,10 +23,10 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the directory, to go on by hand.")] = False,
 ) -> int:
     """Run the demo; return 1 where a step did not do what the narration says."""
-    from mosaic_cli.demo.environment import Stage, StepError
+    from mosaic_cli.demo.environment import DemoEnvironment, StepError
     from mosaic_cli.demo.script import tell
 
-    with Stage(keep=keep) as stage:
+    with DemoEnvironment(keep=keep) as stage:
         try:
             tell(stage)
         except StepError as e:

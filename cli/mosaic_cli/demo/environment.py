@@ -17,7 +17,7 @@ from queue import Empty, Queue
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-__all__ = ["Ran", "Stage", "StepError"]
+__all__ = ["DemoEnvironment", "Ran", "StepError"]
 
 START_S: Final = 20.0
 STOP_S: Final = 10.0
@@ -40,7 +40,7 @@ class Ran:
     words: str
 
 
-class Stage:
+class DemoEnvironment:
     """A context in which gateways run; whatever happens, none of them outlives it."""
 
     def __init__(self, *, keep: bool = False) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from mosaic_cli.demo.data import HOME, WORK
-from mosaic_cli.demo.environment import Stage
+from mosaic_cli.demo.environment import DemoEnvironment
 
 __all__ = ["tell"]
 
@@ -30,7 +30,7 @@ FAILURES: Final = 5
 """Failures in a row that open a circuit, by default."""
 
 
-def tell(stage: Stage) -> None:
+def tell(stage: DemoEnvironment) -> None:
     """Play the whole story. Raises `StepError` where a step did something else than told."""
     _found(stage)
     _enroll(stage)
@@ -45,7 +45,7 @@ def tell(stage: Stage) -> None:
     )
 
 
-def _found(stage: Stage) -> None:
+def _found(stage: DemoEnvironment) -> None:
     stage.say("Two gateways on this machine: Ada's own at home, and the one of the company she works for.")
     work_listen, work_enroll, home_listen, home_enroll = _free_ports()
     at_work = f"--listen 127.0.0.1:{work_listen} --enroll 127.0.0.1:{work_enroll}"
@@ -62,7 +62,7 @@ def _found(stage: Stage) -> None:
     stage.serve("home")
 
 
-def _enroll(stage: Stage) -> None:
+def _enroll(stage: DemoEnvironment) -> None:
     stage.say(
         "At work, the operator decides what Ada's home gateway may read: tasks and notes of team T1, five at once."
     )
@@ -78,7 +78,7 @@ def _enroll(stage: Stage) -> None:
     stage.run("mosaic federation peer add --user ada - < token", expect=["work.example", "fingerprint"])
 
 
-def _read(stage: Stage) -> str:
+def _read(stage: DemoEnvironment) -> str:
     stage.say("Ada reads her tasks at work. Her personal ones and those of other teams stay there, whatever she asks.")
     listing = f"mosaic federation query list tasks {ASK}"
     stage.run(listing, expect=["federated:work.example", "T1", "5 rows"])
@@ -97,7 +97,7 @@ def _read(stage: Stage) -> str:
     return task
 
 
-def _look(stage: Stage) -> None:
+def _look(stage: DemoEnvironment) -> None:
     stage.say("Both operators see what goes on. At home:")
     stage.run("mosaic federation status", expect=["● active", "work.example"])
     stage.say("And at work, who read what (never what was read):")
@@ -107,7 +107,7 @@ def _look(stage: Stage) -> None:
     stage.run(full, quiet=True, expect=["home.example", "SCOPE_VIOLATION"])
 
 
-def _together(stage: Stage) -> None:
+def _together(stage: DemoEnvironment) -> None:
     stage.say(
         "An agent's session asks its own data and every peer at once: one list, and each row says where it is from."
     )
@@ -115,7 +115,7 @@ def _together(stage: Stage) -> None:
     stage.check("  local  " in ran.out and "  federated:work.example  " in ran.out, "rows of both are in the list")
 
 
-def _lose(stage: Stage, task: str) -> None:
+def _lose(stage: DemoEnvironment, task: str) -> None:
     stage.say("Now the gateway at work stops.")
     get = f"mosaic federation query get notes {_note(stage)} {ASK}"
     stage.run(get, quiet=True)
@@ -141,7 +141,7 @@ def _lose(stage: Stage, task: str) -> None:
     stage.run("mosaic federation status", code=3, expect=["○ offline", "PEER_UNREACHABLE"])
 
 
-def _restore(stage: Stage) -> None:
+def _restore(stage: DemoEnvironment) -> None:
     stage.say("Work comes back. The circuit would try it again by itself; the operator at home can say so at once.")
     stage.serve("work")
     stage.run("mosaic federation peer reset work.example", expect=["active"])
@@ -150,7 +150,7 @@ def _restore(stage: Stage) -> None:
     stage.run(f"mosaic federation query search budget {ALL}", expect=["from 2 of 2 sources", RESTORED])
 
 
-def _note(stage: Stage) -> str:
+def _note(stage: DemoEnvironment) -> str:
     rows = json.loads(stage.run(f"mosaic federation query list notes {ASK} --json", quiet=True).out)["rows"]
     return str(rows[0]["id"])
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
 __all__ = ["app"]
 
@@ -14,7 +14,7 @@ app = typer.Typer(help="Make, run and fill a gateway.", no_args_is_help=True, ri
 
 
 @app.callback()
-def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Make, run and fill a gateway."""
 
 
@@ -50,7 +50,7 @@ def init(
     """
     import asyncio
 
-    from federation.bootstrap import found_gateway
+    from federation.bootstrap import init_gateway
     from federation.config import GatewayConfig, StoreConfig
     from federation.errors import ConfigError, InputError
     from mosaic_cli.output import console as render
@@ -66,7 +66,7 @@ def init(
             admin_socket=admin_socket,
             store=StoreConfig(url=database),
         )
-        asyncio.run(found_gateway(config))
+        asyncio.run(init_gateway(config))
     except ConfigError as e:
         option = {"store.url": "--database", "admin_socket": "--admin-socket"}.get(e.field, f"--{e.field}")
         # There is no gateway.toml yet in which the cure could be written.
@@ -82,7 +82,7 @@ def init(
 
 @app.command("serve")
 def serve(
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     standby: Annotated[bool, typer.Option("--standby", help="Wait while another process serves this gateway.")] = False,
 ) -> None:
@@ -103,7 +103,7 @@ def serve(
 @app.command("import")
 def import_rows(
     file: Annotated[str, typer.Argument(metavar="FILE", help="JSON lines, or - for standard input.")],
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:

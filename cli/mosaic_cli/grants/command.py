@@ -10,8 +10,8 @@ from mosaic_cli.completion import GrantId
 from mosaic_cli.grants import enroll as grant_opening
 from mosaic_cli.grants import revoke as grant_taking
 from mosaic_cli.options import (
-    GATEWAY_HERE,
     GRANT_STATUSES,
+    UNSET_GATEWAY,
     Gateway,
     GroupGateway,
     Json,
@@ -32,7 +32,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and show
 
 
 @app.callback()
-def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Let another gateway read this one's data, within a scope."""
 
 
@@ -52,7 +52,7 @@ def create(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="TIME", help="Such as 90d, 12h; default: never.")
     ] = None,
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -123,7 +123,7 @@ def list_grants(
     ] = "",
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
     page_token: Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier list gave it.")] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All of them, however many there are.")] = False,
     as_json: Json = False,
@@ -172,7 +172,7 @@ def list_grants(
 
 
 @app.command("show")
-def show(grant: GrantId, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
     """Show one grant: its scope in words, the rows that it opens at this moment, who uses it, and its receipts.
 
     The beginning of an id, four characters or more, stands for it where no other grant begins so.

@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from mosaic_cli.completion import GrantId
-from mosaic_cli.options import GATEWAY_HERE, Gateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json
 
 __all__ = ["confirm", "token"]
 
 
 def token(
     grant: GrantId,
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Keep the grant closed until `grant confirm` names the fingerprint.")
@@ -31,12 +31,12 @@ def token(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.lookup import resolve_grant_id
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
     with connect(gateway) as admin:
-        grant = whole_id(admin, grant)
+        grant = resolve_grant_id(admin, grant)
         reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
     if as_json:
         render.out(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
@@ -51,7 +51,7 @@ def token(
 def confirm(
     grant: GrantId,
     fingerprint: Annotated[str, typer.Argument(help="SHA-256 of the certificate, as the peer's operator reads it.")],
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
@@ -70,12 +70,12 @@ def confirm(
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
     from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.lookup import resolve_grant_id
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
     with connect(gateway) as admin:
-        grant = whole_id(admin, grant)
+        grant = resolve_grant_id(admin, grant)
         reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=fingerprint))
     if as_json:
         render.out(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))

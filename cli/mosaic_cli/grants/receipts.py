@@ -15,7 +15,7 @@ from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
 from mosaic_cli.output.errors import duration
 
-__all__ = ["Taken", "follow", "going_on", "show"]
+__all__ = ["Taken", "follow", "interruptible", "show"]
 
 SHOWN: Final = 8
 """Characters of an instance id that tell it from others."""
@@ -49,7 +49,7 @@ def follow(replies: Iterable[News], *, no_wait: bool = False) -> list[Taken]:
 
 
 @contextmanager
-def going_on(again: str) -> Iterator[None]:
+def interruptible(again: str) -> Iterator[None]:
     """Say what an interrupted command leaves behind; `again` is the command that shows it."""
     try:
         yield

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaic_cli.completion import GrantId
-from mosaic_cli.options import GATEWAY_HERE, Gateway, Json, read_argument
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, read_argument
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
@@ -22,7 +22,7 @@ def scope(
     document: Annotated[
         str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
     ],
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the peer would gain and lose.")] = False,
     no_wait: NoWait = False,
@@ -42,15 +42,15 @@ def scope(
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import receipts as waiting
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.lookup import resolve_grant_id
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
     text = read_argument(document, "scope")
     with connect(gateway) as admin:
-        grant = whole_id(admin, grant)
+        grant = resolve_grant_id(admin, grant)
         request = pb.UpdateGrantScopeRequest(id=grant, scope=text, validate_only=dry_run, no_wait=no_wait)
-        with waiting.going_on(f"mosaic federation grant scope {grant} with the same scope"):
+        with waiting.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
             replies = iter(admin.UpdateGrantScope(request))
             first = next(replies)
             if not as_json:
@@ -76,7 +76,7 @@ def scope(
 def revoke(
     grant: GrantId,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and told to the peer.")] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     no_wait: NoWait = False,
     as_json: Json = False,
@@ -97,14 +97,14 @@ def revoke(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import receipts as waiting
-    from mosaic_cli.lookup import whole_id
+    from mosaic_cli.lookup import resolve_grant_id
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
     with connect(gateway) as admin:
-        grant = whole_id(admin, grant)
+        grant = resolve_grant_id(admin, grant)
         request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
-        with waiting.going_on(f"mosaic federation grant revoke {grant}"):
+        with waiting.interruptible(f"mosaic federation grant revoke {grant}"):
             taken = waiting.follow(admin.RevokeGrant(request), no_wait=no_wait)
     for one in taken:
         if as_json:

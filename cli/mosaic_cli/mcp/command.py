@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import GATEWAY_HERE, Gateway
+from mosaic_cli.options import UNSET_GATEWAY, Gateway
 
 __all__ = ["HELP", "mcp"]
 
@@ -30,7 +30,7 @@ def mcp(
             "--user", "-u", metavar="USER", help="The user here in whose name it asks.", autocompletion=completion.users
         ),
     ],
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     budget: Annotated[
         float,
@@ -42,7 +42,7 @@ def mcp(
     """Serve until standard input ends."""
     from federation.config import GatewayConfig
     from federation.errors import FederationError
-    from mosaic_cli.mcp.gateway_client import GatewayLine
+    from mosaic_cli.mcp.gateway_client import GatewayClient
 
     try:
         from mosaic_cli.mcp.server import serve
@@ -50,4 +50,4 @@ def mcp(
         if e.name not in EXTRA:
             raise
         raise FederationError("this needs the extra `mcp`: pip install 'mosaic-federation[mcp]'") from None
-    serve(GatewayLine(GatewayConfig.load(gateway), gateway, user, budget))
+    serve(GatewayClient(GatewayConfig.load(gateway), gateway, user, budget))

@@ -18,7 +18,7 @@ from mosaic_cli.query.answers import Answers, milliseconds
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceAsyncStub
 
-__all__ = ["GatewayLine"]
+__all__ = ["GatewayClient"]
 
 PATIENCE_S: Final = 60.0
 """Longest wait for an answer of a gateway that accepts connections."""
@@ -26,7 +26,7 @@ LIVE: Final = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_
 """A gateway that was started again is found again within a second."""
 
 
-class GatewayLine:
+class GatewayClient:
     """A line to the running gateway for one user. `budget` is what each peer may take, in seconds; 0 as it is set.
 
     Open it by `async with`. Its methods raise `GatewayUnavailableError`.

@@ -21,7 +21,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from federation.errors import FederationError
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.mcp.gateway_client import GatewayLine
+from mosaic_cli.mcp.gateway_client import GatewayClient
 from mosaic_cli.mcp.tools import INSTRUCTIONS, TOOLS, ToolSpec
 from mosaic_cli.output.errors import explain
 from mosaic_cli.query import shapes as query_shapes
@@ -40,7 +40,7 @@ Context = ServerRequestContext[Any, Any]
 class _Desk:
     """Answers an agent's calls by a gateway."""
 
-    def __init__(self, line: GatewayLine) -> None:
+    def __init__(self, line: GatewayClient) -> None:
         self._line = line
         self._least: types.LoggingLevel = "debug"
 
@@ -86,7 +86,7 @@ class _Desk:
         )
 
 
-def build(line: GatewayLine) -> Server[Any]:
+def build(line: GatewayClient) -> Server[Any]:
     """Return the server of an open line."""
     desk = _Desk(line)
     server: Server[Any] = Server(
@@ -102,7 +102,7 @@ def build(line: GatewayLine) -> Server[Any]:
     return server
 
 
-def serve(line: GatewayLine) -> None:
+def serve(line: GatewayClient) -> None:
     """Serve over standard input and output until the input ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mosaic mcp: %(levelname)s: %(message)s")
     # The log notifications of handshake-era clients are what this is about; they are sent as each client asked.
@@ -118,7 +118,7 @@ def _end(_number: int, _frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
-async def _serve(line: GatewayLine) -> None:
+async def _serve(line: GatewayClient) -> None:
     async with line, stdio_server() as (reading, writing):
         server = build(line)
         await server.run(reading, writing, server.create_initialization_options())

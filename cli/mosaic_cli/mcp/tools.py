@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
-from mosaic_cli.mcp.gateway_client import GatewayLine
+from mosaic_cli.mcp.gateway_client import GatewayClient
 from mosaic_cli.output import shapes
 from mosaic_cli.output.shapes import Shape
 from mosaic_cli.query import shapes as query_shapes
@@ -180,10 +180,10 @@ class ToolSpec:
     description: str
     takes: type[BaseModel]
     gives: type[BaseModel]
-    run: Callable[[GatewayLine, Any], Awaitable[tuple[Answers, Shape]]]
+    run: Callable[[GatewayClient, Any], Awaitable[tuple[Answers, Shape]]]
 
 
-async def _list(line: GatewayLine, given: ListArguments) -> tuple[Answers, Shape]:
+async def _list(line: GatewayClient, given: ListArguments) -> tuple[Answers, Shape]:
     request = federation_pb2.ListRequest(resource=given.resource, where=given.where, page_size=given.page_size)
     if given.page_token:
         request.page_token = given.page_token
@@ -191,14 +191,14 @@ async def _list(line: GatewayLine, given: ListArguments) -> tuple[Answers, Shape
     return answers, query_shapes.rows(answers)
 
 
-async def _get(line: GatewayLine, given: GetArguments) -> tuple[Answers, Shape]:
+async def _get(line: GatewayClient, given: GetArguments) -> tuple[Answers, Shape]:
     answers = await line.ask(given.source, get=federation_pb2.GetRequest(resource=given.resource, id=given.id))
     if not answers.rows and answers.fault is None:
         answers.fault = answers.absent
     return answers, query_shapes.found(answers)
 
 
-async def _search(line: GatewayLine, given: SearchArguments) -> tuple[Answers, Shape]:
+async def _search(line: GatewayClient, given: SearchArguments) -> tuple[Answers, Shape]:
     request = federation_pb2.SearchRequest(
         query=given.query, resources=given.resources, page_size=given.page_size, page_token=given.page_token
     )
@@ -206,7 +206,7 @@ async def _search(line: GatewayLine, given: SearchArguments) -> tuple[Answers, S
     return answers, query_shapes.rows(answers, search=True)
 
 
-async def _status(line: GatewayLine, _: StatusArguments) -> tuple[Answers, Shape]:
+async def _status(line: GatewayClient, _: StatusArguments) -> tuple[Answers, Shape]:
     answers = await line.ask("all", capabilities=federation_pb2.CapabilitiesRequest())
     if answers.fault is not None:
         return answers, {}

@@ -11,7 +11,7 @@ from federation.errors import Action, Actor, FederationError, Reason, Refusal, R
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["ADVICE", "advised", "ago", "clean", "command", "duration", "explain", "plainly", "remedy_in"]
+__all__ = ["ADVICE", "advised", "ago", "clean", "command", "duration", "explain", "remedy_in", "simplify_grpc_error"]
 
 
 class _Command(NamedTuple):
@@ -79,7 +79,7 @@ def clean(text: str) -> str:
 
 def explain(error: FederationError) -> str:
     """Return the one line that tells a person what happened and what to do."""
-    text = clean(advised(plainly(str(error)), error.remedy))
+    text = clean(advised(simplify_grpc_error(str(error)), error.remedy))
     if not isinstance(error, Refusal):
         return text
     if error.retry_after_s is not None and "try again in" not in text:
@@ -131,7 +131,7 @@ def _typed(words: str, parameters: Mapping[str, str]) -> str:
     return " ".join(typed if words.startswith("--") else ["mosaic", *typed])
 
 
-def plainly(text: str) -> str:
+def simplify_grpc_error(text: str) -> str:
     """Return what gRPC says of a connection that it could not make, in fewer words; other text as it is."""
     shorter = _UNCONNECTED.sub("cannot connect to ", " ".join(text.split()))
     return shorter.replace(": Failed to connect to remote host: ", ": ")

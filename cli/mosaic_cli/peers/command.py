@@ -7,7 +7,16 @@ import typer
 
 from mosaic_cli import completion
 from mosaic_cli.completion import PeerName
-from mosaic_cli.options import GATEWAY_HERE, PEER_STATES, Gateway, GroupGateway, Json, one_of, read_argument, suggesting
+from mosaic_cli.options import (
+    PEER_STATES,
+    UNSET_GATEWAY,
+    Gateway,
+    GroupGateway,
+    Json,
+    one_of,
+    read_argument,
+    suggesting,
+)
 
 __all__ = ["PeerUser", "app", "remove", "reset", "rotate"]
 
@@ -32,7 +41,7 @@ PeerUser = Annotated[
 ]
 
 
-def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
     """Forget a peer: its key, its certificate, its channel and everything cached from it.
 
     Calls to it that are under way fail. Its grant remains at the other gateway until its operator revokes it there;
@@ -47,13 +56,13 @@ def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HER
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import the_peer
+    from mosaic_cli.lookup import resolve_peer
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
     from mosaic_cli.peers import view as peer_view
 
     with connect(gateway) as admin:
-        known = the_peer(admin, peer, user)
+        known = resolve_peer(admin, peer, user)
         gone = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
     there = f"mosaic federation grant revoke {gone.grant_id}"
     if as_json:
@@ -67,7 +76,7 @@ def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HER
         render.say(f"its grant still stands at the other gateway; its operator ends it with: {there}")
 
 
-def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
     """Replace the certificate for a peer now, on a new key; calls under way go on.
 
     Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
@@ -79,13 +88,13 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HER
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import the_peer
+    from mosaic_cli.lookup import resolve_peer
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
     from mosaic_cli.peers import view as peer_view
 
     with connect(gateway) as admin:
-        before = the_peer(admin, peer, user)
+        before = resolve_peer(admin, peer, user)
         after = admin.RotatePeer(pb.RotatePeerRequest(name=before.name, user=before.user)).peer
     if as_json:
         render.out(shapes.dump({"peer": shapes.enrolled(after)}))
@@ -97,7 +106,7 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HER
     render.say("the old certificate is refused there in ten minutes, or sooner")
 
 
-def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE, *, as_json: Json = False) -> None:
+def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
     """Close a peer's circuit by hand, so that the next call goes out at once.
 
     A circuit closes by itself once a probe succeeds; this is for whoever knows sooner that the peer is back.
@@ -109,12 +118,12 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = GATEWAY_HERE
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import the_peer
+    from mosaic_cli.lookup import resolve_peer
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
     with connect(gateway) as admin:
-        before = the_peer(admin, peer, user)
+        before = resolve_peer(admin, peer, user)
         after = admin.ResetCircuit(pb.ResetCircuitRequest(name=before.name, user=before.user)).peer
     if as_json:
         render.out(shapes.dump({"peer": shapes.enrolled(after)}))
@@ -141,7 +150,7 @@ OfUser = Annotated[
 
 
 @app.callback()
-def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Read another gateway's data for one of your users."""
 
 
@@ -150,7 +159,7 @@ def add(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `grant token` printed there, or - to read it.")],
     user: User,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Default: the other gateway's own name.")] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
@@ -205,7 +214,7 @@ def list_peers(
             autocompletion=suggesting(PEER_STATES),
         ),
     ] = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
@@ -247,7 +256,7 @@ def list_peers(
 def show(
     peer: PeerName,
     user: PeerUser = None,
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     live: Annotated[bool, typer.Option("--live", help="Also ask the peer what it opens, now.")] = False,
     as_json: Json = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import GATEWAY_HERE, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
 __all__ = ["app"]
 
@@ -47,7 +47,7 @@ Budget = Annotated[
 
 
 @app.callback()
-def _group(gateway: GroupGateway = GATEWAY_HERE) -> None:
+def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
     """Read rows, here and at peers, as one of your users."""
 
 
@@ -61,7 +61,7 @@ def list_rows(
     ] = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     session: Session = "",
     budget: Budget = 0.0,
@@ -79,12 +79,12 @@ def list_rows(
       mosaic federation query list tasks --user ada --where status=open --page-size 10
     """
     from federation.v1 import federation_pb2
-    from mosaic_cli.query.run import Asking
+    from mosaic_cli.query.run import QueryCommand
 
     request = federation_pb2.ListRequest(resource=resource, where=_pairs(where or []), page_size=page_size)
     if page_token:
         request.page_token = page_token
-    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
     asking.print_rows(list=request)
 
 
@@ -94,7 +94,7 @@ def get(
     row_id: Annotated[str, typer.Argument(metavar="ID", help="The row's id.")],
     user: User,
     source: Source = "local",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     session: Session = "",
     budget: Budget = 0.0,
@@ -107,9 +107,9 @@ def get(
       mosaic federation query get tasks T-17 --user ada --source federated:work.example
     """
     from federation.v1 import federation_pb2
-    from mosaic_cli.query.run import Asking
+    from mosaic_cli.query.run import QueryCommand
 
-    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
     asking.print_found(federation_pb2.GetRequest(resource=resource, id=row_id))
 
 
@@ -129,7 +129,7 @@ def search(
     ] = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     session: Session = "",
     budget: Budget = 0.0,
@@ -142,12 +142,12 @@ def search(
       mosaic federation query search certificate renewal --user ada --source all --session morning
     """
     from federation.v1 import federation_pb2
-    from mosaic_cli.query.run import Asking
+    from mosaic_cli.query.run import QueryCommand
 
     request = federation_pb2.SearchRequest(
         query=" ".join(words), resources=resources or [], page_size=page_size, page_token=page_token
     )
-    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
     asking.print_rows(search=request)
 
 
@@ -155,7 +155,7 @@ def search(
 def capabilities(
     user: User,
     source: Source = "local",
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     session: Session = "",
     budget: Budget = 0.0,
@@ -167,9 +167,9 @@ def capabilities(
     Example:
       mosaic federation query capabilities --user ada --source all
     """
-    from mosaic_cli.query.run import Asking
+    from mosaic_cli.query.run import QueryCommand
 
-    asking = Asking(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
     asking.print_opened()
 
 

@@ -17,11 +17,11 @@ from mosaic_cli.output.errors import explain
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["AskedNow", "ask"]
+__all__ = ["LiveProbe", "ask"]
 
 
 @dataclass(frozen=True, slots=True)
-class AskedNow:
+class LiveProbe:
     """The answer of a peer, or why there was none."""
 
     opens: federation_pb2.CapabilitiesResponse | None
@@ -54,7 +54,7 @@ class AskedNow:
         )
 
 
-def ask(admin: "AdminServiceStub", peer: pb.PeerStatus) -> AskedNow:
+def ask(admin: "AdminServiceStub", peer: pb.PeerStatus) -> LiveProbe:
     """Ask a peer what it opens, through the gateway. Raises `GatewayUnavailableError` where that one is gone."""
     request = pb.QueryRequest(
         user=peer.user, source=f"federated:{peer.name}", capabilities=federation_pb2.CapabilitiesRequest()
@@ -68,4 +68,4 @@ def ask(admin: "AdminServiceStub", peer: pb.PeerStatus) -> AskedNow:
         fault = error_of(e)
         if isinstance(fault, GatewayUnavailableError):
             raise fault from None
-    return AskedNow(opens, fault, (time.perf_counter() - began) * 1e3)
+    return LiveProbe(opens, fault, (time.perf_counter() - began) * 1e3)

@@ -9,10 +9,10 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
-from mosaic_cli.output.errors import advised, duration, plainly, remedy_in
+from mosaic_cli.output.errors import advised, duration, remedy_in, simplify_grpc_error
 from mosaic_cli.query.answers import ANSWERED, Answers
 
-__all__ = ["Sheet", "close", "learnt", "listing", "opened", "show"]
+__all__ = ["LiveTable", "close", "listing", "opened", "print_signals", "show"]
 
 HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "content")
 """Fields of a row that say what it is about, in the order of preference."""
@@ -23,7 +23,7 @@ def listing(answers: Answers, *, search: bool) -> None:
     _table(answers.rows, search=search, tagged=True)
 
 
-class Sheet:
+class LiveTable:
     """Prints what each source answers at the moment when it does, under a heading of its own."""
 
     def __init__(self, *, search: bool) -> None:
@@ -82,14 +82,14 @@ def close(answers: Answers, *, told: bool = False, count: bool = True) -> None:
     """
     if count:
         render.say(f"{_count(len(answers.rows))} from {_whence(answers)}")
-    learnt(answers)
+    print_signals(answers)
     for report in [] if told else answers.missing:
         _miss(report)
     if answers.next_page_token:
         render.say(f"more: --page-token {answers.next_page_token}")
 
 
-def learnt(answers: Answers) -> None:
+def print_signals(answers: Answers) -> None:
     """Say what the session was told of peers by this query."""
     for signal in answers.signals:
         render.say(_news(signal))
@@ -132,7 +132,7 @@ def _whence(answers: Answers) -> str:
 def _miss(report: pb.SourceReport) -> None:
     """Say in one line why a source is missing, and what a person can do."""
     skipped = report.state == "skipped"  # it was told in full before, and is asked again by itself
-    message = "" if skipped else plainly(report.message.removeprefix(f"{report.source}: "))
+    message = "" if skipped else simplify_grpc_error(report.message.removeprefix(f"{report.source}: "))
     line = f"{report.source}: {': '.join(part for part in (report.state, report.reason, message) if part)}"
     if report.retry_after_s:
         line += f"; {'asked' if skipped else 'try'} again in {duration(report.retry_after_s)}"

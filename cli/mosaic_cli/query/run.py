@@ -16,13 +16,13 @@ from mosaic_cli.query import rows
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers, milliseconds
 
-__all__ = ["Asking"]
+__all__ = ["QueryCommand"]
 
 ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class QueryCommand:
     """Who asks whom, and how the answer is printed. `budget` is in seconds; 0 means as the gateway is set.
 
     Each method raises `GatewayUnavailableError`, and what the gateway says of the request or of a named source.
@@ -38,7 +38,7 @@ class Asking:
     def print_rows(self, **verb: Any) -> None:
         """Run `list` or `search` and print rows; on a terminal those of each source as it answers."""
         search = "search" in verb
-        answers = self._ask(rows.Sheet(search=search).show if self._live else None, **verb)
+        answers = self._ask(rows.LiveTable(search=search).show if self._live else None, **verb)
         if self.as_json:
             render.out(shapes.dump(query_shapes.rows(answers, search=search)))
             return
@@ -93,6 +93,6 @@ class Asking:
                         show(part)
         except FederationError:
             if self.session:  # a session of this query alone is told nothing that the error does not say
-                rows.learnt(answers)
+                rows.print_signals(answers)
             raise
         return answers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import GATEWAY_HERE, Gateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,7 @@ def status(
             help=f"With --explain: seconds for each link; default: {LINK_S:g}.",
         ),
     ] = None,
-    gateway: Gateway = GATEWAY_HERE,
+    gateway: Gateway = UNSET_GATEWAY,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew whenever it changes.")] = False,
     as_json: Json = False,
@@ -121,9 +121,9 @@ def status(
 
 def healthy(reply: "pb.StatusResponse") -> bool:
     """Tell whether nothing unhealthy was seen; a peer that was not seen yet is no fault."""
-    from mosaic_cli.status.health import judge
+    from mosaic_cli.status.health import assess_health
 
-    return all(judge(peer, reply.gateway).healthy is not False for peer in reply.peers)
+    return all(assess_health(peer, reply.gateway).healthy is not False for peer in reply.peers)
 
 
 def _show(reply: "pb.StatusResponse") -> None:

@@ -169,7 +169,7 @@ def _live(peer: "pb.PeerStatus") -> list[tuple[str, str]]:
     """Return what only the running gateway knows."""
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
-    from mosaic_cli.output.errors import plainly
+    from mosaic_cli.output.errors import simplify_grpc_error
     from mosaic_cli.status.health import plural
 
     pairs, circuit = [], peer.circuit
@@ -182,5 +182,5 @@ def _live(peer: "pb.PeerStatus") -> list[tuple[str, str]]:
     pairs.append(("watch", f"{peer.watch.state or 'off'}{since}"))
     if peer.HasField("last_failure"):
         failure, at = peer.last_failure, render.when(peer.last_failure, "at")
-        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {plainly(failure.message)}"))
+        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {simplify_grpc_error(failure.message)}"))
     return pairs

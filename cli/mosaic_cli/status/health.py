@@ -9,7 +9,7 @@ from federation.errors import Action, Actor, Remedy
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean, command, duration
 
-__all__ = ["ENDED", "ORDER", "Verdict", "ends_soon", "judge", "meaning", "moment", "plural", "seconds", "seen"]
+__all__ = ["ENDED", "ORDER", "Health", "assess_health", "ends_soon", "meaning", "moment", "plural", "seconds", "seen"]
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The words for a peer, best first."""
@@ -49,7 +49,7 @@ _MEANING_OF_CODE: Final = {
 }
 
 
-class Verdict(NamedTuple):
+class Health(NamedTuple):
     """What is to be said of a peer. `healthy` is `None` while nothing was heard of it; `why` is empty where it is well.
 
     `word` is finer than the state: an active peer may be `failing` or `not seen`.
@@ -61,29 +61,29 @@ class Verdict(NamedTuple):
     next_step: str = ""
 
 
-def judge(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Verdict:
+def assess_health(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Health:
     """Return the verdict on a peer. It is healthy only if it was seen, and nothing speaks against it since."""
     now = seconds(gateway.now)
     word = _WORD.get(peer.state)
     if word is not None:
-        return Verdict(word, False, *_REASONS[word](peer, now))
+        return Health(word, False, *_REASONS[word](peer, now))
     if peer.circuit.consecutive_failures:
         count = peer.circuit.consecutive_failures
         failed = "the last call failed" if count == 1 else f"the last {count} calls failed"
-        return Verdict("failing", False, failed, _look(peer))
+        return Health("failing", False, failed, _look(peer))
     if (told := _told_against(peer, now)) is not None:
-        return Verdict("failing", False, told, _look(peer))
+        return Health("failing", False, told, _look(peer))
     if not peer.HasField("seen_at"):
         started = moment(gateway.started_at, now)
         why = f"nothing was heard of it since this gateway started {started}"
-        return Verdict("not seen", None, why, _ask(peer))
+        return Health("not seen", None, why, _ask(peer))
     if seconds(peer.seen_at) > now + GRACE_S:
-        return Verdict("not seen", None, "nothing was heard of it since the clock here was set back", _ask(peer))
+        return Health("not seen", None, "nothing was heard of it since the clock here was set back", _ask(peer))
     down = seconds(peer.watch.since)
     if peer.watch.state == "connecting" and down >= seconds(peer.seen_at) and now - down > GRACE_S:
         why = f"its watch went down {moment(peer.watch.since, now)}, and nothing was heard of it since"
-        return Verdict("failing", False, why, _look(peer))
-    return Verdict("active", True)
+        return Health("failing", False, why, _look(peer))
+    return Health("active", True)
 
 
 def _told_against(peer: pb.PeerStatus, now: float) -> str | None:

@@ -21,7 +21,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean, duration
 from mosaic_cli.output.layout import Line, Span, wrapped
 from mosaic_cli.status.page import screen
-from mosaic_cli.status.stream import Board, Feed
+from mosaic_cli.status.stream import Feed, StatusSnapshot
 
 __all__ = ["frame", "watch"]
 
@@ -45,7 +45,7 @@ def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
     return 0
 
 
-def frame(board: Board, now: float, today: datetime, width: int, height: int) -> list[Line]:
+def frame(board: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
     """Return what the screen shows: `now` is on the board's clock, `today` on the wall's. The last line is the foot."""
     head: list[Line] = []
     if board.lost_at is not None:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import duration
 from mosaic_cli.output.layout import Line, Span, cells, columns, plain, span, wrapped
-from mosaic_cli.status.health import ORDER, Verdict, ends_soon, judge, meaning, moment, plural, seconds, seen
+from mosaic_cli.status.health import ORDER, Health, assess_health, ends_soon, meaning, moment, plural, seconds, seen
 
 __all__ = ["LOOKS", "Judged", "card", "judged", "notes", "peer_rows", "peer_summary"]
 
@@ -30,12 +30,12 @@ class Judged(NamedTuple):
     """A peer and what is to be said of it."""
 
     peer: pb.PeerStatus
-    verdict: Verdict
+    verdict: Health
 
 
 def judged(reply: pb.StatusResponse) -> list[Judged]:
     """Return the peers with their verdicts: unhealthy ones first, then those not seen yet; by name and user."""
-    found = [Judged(peer, judge(peer, reply.gateway)) for peer in reply.peers]
+    found = [Judged(peer, assess_health(peer, reply.gateway)) for peer in reply.peers]
     return sorted(found, key=lambda one: (_RANK[one.verdict.healthy], one.peer.name, one.peer.user))
 
 
@@ -48,7 +48,7 @@ def peer_summary(peers: Sequence[Judged]) -> Line:
     return tuple(parts)
 
 
-def state(verdict: Verdict) -> Span:
+def state(verdict: Health) -> Span:
     """Return the word with its symbol, in its colour: the colour alone never tells anything."""
     colour, symbol = LOOKS[verdict.word]
     return Span(f"{symbol} {verdict.word}", colour)

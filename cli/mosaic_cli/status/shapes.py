@@ -6,7 +6,7 @@ from typing import Any
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output import shapes
 from mosaic_cli.output.shapes import Shape, enum_word, instant
-from mosaic_cli.status.health import judge, meaning
+from mosaic_cli.status.health import assess_health, meaning
 
 __all__ = ["status", "unreachable"]
 
@@ -38,7 +38,7 @@ def unreachable(since: datetime, error: str) -> Shape:
 
 def _peer(message: pb.PeerStatus, gateway: pb.GatewayInfo) -> Shape:
     """Return a peer: as the gateway has it, and the verdict that the table shows."""
-    shape, verdict = shapes.peer(message, gateway.now), judge(message, gateway)
+    shape, verdict = shapes.peer(message, gateway.now), assess_health(message, gateway)
     failure = shape["last_failure"]
     if failure is not None:
         failure["meaning"] = meaning(message.last_failure) or None

@@ -15,13 +15,13 @@ from federation.errors import FederationError, GatewayUnavailableError
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import explain
 
-__all__ = ["Board", "Feed", "json_lines"]
+__all__ = ["Feed", "StatusSnapshot", "json_lines"]
 
 RETRY_S: Final = 0.5
 STOPPED: Final = "the gateway has stopped"
 
 
-class Board(NamedTuple):
+class StatusSnapshot(NamedTuple):
     """What is known at one moment. `at` is when the newest message came, on the monotonic clock."""
 
     reply: pb.StatusResponse | None = None
@@ -67,7 +67,7 @@ class Feed:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._cancel: Callable[[], object] = bool
-        self.board = Board()
+        self.board = StatusSnapshot()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,11 +91,11 @@ class Feed:
 
     def _put(self, reply: pb.StatusResponse | str) -> None:
         if isinstance(reply, pb.StatusResponse):
-            self._tell(Board(reply, time.monotonic()))
+            self._tell(StatusSnapshot(reply, time.monotonic()))
         else:
             self._tell(self.board._replace(lost_at=self.board.lost_at or _now(), trouble=reply))
 
-    def _tell(self, board: Board) -> None:
+    def _tell(self, board: StatusSnapshot) -> None:
         self.board = board
         if not self._over.is_set():
             with suppress(BlockingIOError):  # so many bytes wait there that it wakes anyhow

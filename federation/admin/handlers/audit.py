@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.messages.common import audit_message
 from federation.clock import MICROSECONDS
 from federation.errors import InputError, NotFoundError
-from federation.server.audit.vocabulary import VARIOUS, VERBS, check_outcome, unknown_verb
+from federation.server.audit.vocabulary import MIXED, VERBS, check_outcome, unknown_verb
 from federation.store.audit.archive import AuditFiles
 from federation.store.audit.history import AuditHistory
 from federation.store.audit.model import AuditEvent, AuditFilter, follow_token, followed_to
@@ -24,7 +24,7 @@ DEFAULT_PAGE = 50
 class AuditDesk:
     """Answers what is asked of one gateway's audit."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts, self._store = parts, parts.audit_store
         self._history = AuditHistory(parts.audit_store, AuditFiles(parts.config.audit_directory))
 
@@ -73,7 +73,7 @@ class AuditDesk:
         )
         if wanted.since_us is not None and wanted.until_us is not None and wanted.since_us >= wanted.until_us:
             raise InputError("since", "must be before until")
-        known = wanted.verb in {"", VARIOUS, *VERBS}
+        known = wanted.verb in {"", MIXED, *VERBS}
         if not known and not await self._store.newest(AuditFilter(verb=wanted.verb), 1):  # of another version, maybe
             raise unknown_verb(wanted.verb)
         return wanted

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.lookup import KnowsNames
 from federation.client.peers.registry import Peer
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
@@ -18,7 +18,7 @@ Named = Iterable[tuple[str, str]]
 """Names, each with what tells it from others."""
 
 
-async def suggest(parts: GatewayParts, request: pb.SuggestNamesRequest) -> pb.SuggestNamesResponse:
+async def suggest(parts: AdminContext, request: pb.SuggestNamesRequest) -> pb.SuggestNamesResponse:
     """Return the names of a kind that begin with the prefix, each once, in order; none of an unknown kind."""
     peers = parts.federation.peers.all(request.user or None)
     match request.kind:
@@ -51,7 +51,7 @@ def _peers(peers: Iterable[Peer]) -> Named:
         yield name, f"for {', '.join(sorted(whose)[:NAMED])}{', …' if len(whose) > NAMED else ''}"
 
 
-def _grants(parts: GatewayParts) -> Named:
+def _grants(parts: AdminContext) -> Named:
     now_us = parts.clock.now_us()
     for grant in parts.grants.all():
         yield grant.id, f"{grant.status_at(now_us)}: {grant.peer} as {grant.subject}"
@@ -62,7 +62,7 @@ def _resources() -> Named:
     yield from ((name, "secrets") for name in SENSITIVE_RESOURCES)
 
 
-async def _users(parts: GatewayParts) -> set[str]:
+async def _users(parts: AdminContext) -> set[str]:
     """Return the users that are known here: of the data where they can be asked, of peers and grants in any case."""
     known = set((await parts.provider.names(NAMES))[0]) if isinstance(parts.provider, KnowsNames) else set[str]()
     known.update(peer.user for peer in parts.federation.peers.all())

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import grant_advice, scope_advice
 from federation.admin.handlers.revocations import receipt_message
@@ -28,7 +28,7 @@ LONGEST_S: Final = 100 * 366 * 86_400
 class GrantDesk:
     """Creates, shows and opens grants, and records each act in the audit trail."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
 
     async def create(self, request: pb.CreateGrantRequest) -> pb.CreateGrantResponse:
@@ -88,7 +88,7 @@ class GrantDesk:
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Make an enrollment token; raise `ConflictError` for a grant that cannot be enrolled any more."""
-        token, expires_at_us = await self._parts.issuer.invite(
+        token, expires_at_us = await self._parts.issuer.create_token(
             request.grant_id, endpoint=self._enrollment_endpoint(), confirm=request.confirm
         )
         self._record("grant.token", self._parts.grants.require(request.grant_id))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.errors import ConflictError
 from federation.resources.importing.importer import Importer, ImportSummary
 from federation.resources.sql.provider import SqlProvider
@@ -14,7 +14,7 @@ IMPORT_ACT = "rows.import"
 
 
 async def import_rows(
-    parts: GatewayParts, requests: AsyncIterator[pb.ImportRowsRequest]
+    parts: AdminContext, requests: AsyncIterator[pb.ImportRowsRequest]
 ) -> AsyncIterator[pb.ImportRowsResponse]:
     """Read every chunk, then load all of it; yield the lines read after each, and the summary at the end.
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.lookup import find_peer, require_user
 from federation.admin.messages.peers import peer_message
 from federation.admin.pagination import page_of
@@ -29,7 +29,7 @@ class PeerDesk:
     An act that has begun goes on to its end when its caller leaves, so that memory and database agree.
     """
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -81,7 +81,7 @@ class PeerDesk:
             report(transition, peer.name, peer.user, self._parts.metrics)
         peer.channel.rest()
         if peer.watch is not None:
-            peer.watch.nudge()
+            peer.watch.wake()
         self._record("peer.reset", peer)
         return pb.ResetCircuitResponse(peer=self._message(peer))
 

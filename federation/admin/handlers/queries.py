@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.lookup import require_user
 from federation.admin.messages.common import instant
 from federation.admin.named_sessions import NamedSessions
@@ -26,7 +26,7 @@ MESSAGE_BYTES: Final = MEBIBYTE
 class QueryDesk:
     """Answers the operator's queries. A local one sees what the user sees, without any grant's narrowing."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
         self._sessions = NamedSessions(parts.federation.session, parts.clock)
 

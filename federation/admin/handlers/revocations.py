@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
 from typing import Any, Final, TypeVar
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import scope_advice
 from federation.admin.lookup import require_user
@@ -15,7 +15,7 @@ from federation.admin.messages.common import instant, stamp
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope.diff import scope_change
 from federation.scope.model import Scope
-from federation.server.revocation.handle import Taking
+from federation.server.revocation.handle import RevocationHandle
 from federation.server.revocation.leases import Release
 from federation.server.revocation.manager import ScopeEdit
 from federation.store.grants.registry import Grant, GrantStatus
@@ -34,7 +34,7 @@ MOST_COUNTED: Final = 2**32 - 1
 class RevocationDesk:
     """Takes back, streams what is awaited, and records each act in the audit trail."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -104,7 +104,7 @@ class RevocationDesk:
             self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
         return edit
 
-    async def _remove(self, user: str, reason: str) -> tuple[list[Taking], Removal | None]:
+    async def _remove(self, user: str, reason: str) -> tuple[list[RevocationHandle], Removal | None]:
         takings = await self._revoke_all(user, reason)
         faults = await asyncio.gather(*(taking.durable() for taking in takings), return_exceptions=True)
         provider = self._parts.provider
@@ -118,7 +118,7 @@ class RevocationDesk:
                 raise fault
         return takings + late, removal
 
-    async def _revoke_all(self, user: str, reason: str, but: Collection[str] = ()) -> list[Taking]:
+    async def _revoke_all(self, user: str, reason: str, but: Collection[str] = ()) -> list[RevocationHandle]:
         """Revoke what is not revoked yet, and again where an earlier revocation could not be stored."""
         revocations, takings = self._parts.upkeep.revocations, []
         mine = [grant for grant in self._parts.grants.all() if grant.subject == user and grant.id not in but]
@@ -130,7 +130,7 @@ class RevocationDesk:
                     self._record("grant.revoke", self._parts.grants.require(grant.id))
         return takings
 
-    async def _told(self, taking: Taking, *, wait: bool) -> AsyncIterator[News]:
+    async def _told(self, taking: RevocationHandle, *, wait: bool) -> AsyncIterator[News]:
         await taking.durable()
         grant_id = taking.begun.grant_id
         async for instances in taking.follow():

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from federation.admin.context import GatewayParts
+from federation.admin.context import AdminContext
 from federation.admin.lookup import require_user
 from federation.admin.messages.common import stamp
 from federation.admin.messages.peers import own_certificate, peer_message
@@ -31,7 +31,7 @@ SHARE: Final = 20
 class StatusDesk:
     """Answers how things stand. `close` ends the streams; those that begin later end after one message."""
 
-    def __init__(self, parts: GatewayParts) -> None:
+    def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
         self._ending = asyncio.Event()
 
@@ -59,7 +59,7 @@ class StatusDesk:
         interval_s = max(request.interval_ms / 1_000, LEAST_INTERVAL_S) if request.interval_ms else INTERVAL_S
         wanted, loop = pb.StatusRequest(peer=request.peer, user=request.user), asyncio.get_running_loop()
         while True:
-            begun, marks = loop.time(), await self._marks(wanted)
+            begun, marks = loop.time(), await self._fingerprint(wanted)
             yield pb.WatchStatusResponse(status=await self.status(wanted))
             took_s = loop.time() - begun
             if await self._stand_by(wanted, marks, max(interval_s, took_s * SHARE)):
@@ -79,7 +79,7 @@ class StatusDesk:
                     await self._ending.wait()
             except TimeoutError:
                 begun = loop.time()
-                if await self._marks(wanted) != marks:
+                if await self._fingerprint(wanted) != marks:
                     break
                 look_s = max(LOOK_S, (loop.time() - begun) * SHARE)
             else:
@@ -99,7 +99,7 @@ class StatusDesk:
                 await require_user(self._parts, user)
         return peers, sorted(grants, key=lambda grant: (grant.peer, grant.subject, grant.id))
 
-    async def _marks(self, wanted: pb.StatusRequest) -> list[Any]:
+    async def _fingerprint(self, wanted: pb.StatusRequest) -> list[Any]:
         """Return what tells a change of state; figures that change with every call are not in it."""
         try:
             peers, grants = await self._chosen(wanted.peer, wanted.user)

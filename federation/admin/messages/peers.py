@@ -8,7 +8,7 @@ from cryptography import x509
 from federation.admin.messages.common import certificate_message, instant
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
-from federation.client.peer_status import PeerStanding, PeerState, standing_of
+from federation.client.peer_status import PeerState, PeerStatus, standing_of
 from federation.client.peers.registry import Peer
 from federation.client.renewer import plan_of
 from federation.clock import MICROSECONDS, Clock
@@ -51,7 +51,7 @@ def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     return message
 
 
-def _add_standing(message: pb.PeerStatus, standing: PeerStanding) -> None:
+def _add_standing(message: pb.PeerStatus, standing: PeerStatus) -> None:
     message.state = _STATE[standing.state]
     message.watch.state = standing.watch.value
     if standing.watch_since_us is not None:

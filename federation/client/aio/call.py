@@ -11,7 +11,7 @@ from grpc.aio import AioRpcError, Metadata
 from federation.client.chain.flow import Cancelled, Outcome
 from federation.client.chain.methods import Method
 from federation.client.chain.outcomes import LOCALLY_CANCELLED, undecodable
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 
 __all__ = ["FlowCall", "final_outcome", "rpc_error", "soon"]
@@ -19,7 +19,7 @@ __all__ = ["FlowCall", "final_outcome", "rpc_error", "soon"]
 _UNSET: Final = object()
 
 
-def final_outcome(run: Run, peer: str) -> Outcome:
+def final_outcome(run: FlowRunner, peer: str) -> Outcome:
     """Return what a finished run amounts to, cancelled or broken ones too."""
     if run.outcome is not None:
         return run.outcome
@@ -52,13 +52,13 @@ class FlowCall(grpc.aio.UnaryUnaryCall[Any, Any]):
     call that could not be sent answers, and a channel that closes under the call is UNAVAILABLE, not a cancellation.
     """
 
-    def __init__(self, run: Run, method: Method, peer: str, remaining: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, method: Method, peer: str, remaining: Callable[[], float | None]) -> None:
         self._run, self._method, self._peer = run, method, peer
         self._remaining = remaining
         self._message: Any = _UNSET
 
     def __del__(self) -> None:
-        run: Run | None = getattr(self, "_run", None)
+        run: FlowRunner | None = getattr(self, "_run", None)
         if run is not None:
             run.drop()
 

@@ -11,20 +11,20 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from federation.client.aio.call import FlowCall, soon
-from federation.client.aio.stream import FlowStream, StreamPort
+from federation.client.aio.stream import FlowStream, StreamDriver
 from federation.client.chain.flow import Call, Flow, Outcome, refused
 from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
-from federation.client.chain.outcomes import UNPROVEN, closed, from_wire, timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
-from federation.client.transport.connections import Line
+from federation.client.transport.connections import Connection
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
 
-__all__ = ["AioChannel", "AioPort"]
+__all__ = ["AioChannel", "AioDriver"]
 
 
-class AioPort:
+class AioDriver:
     """Sends calls on one loop, by hand-driving gRPC's own call as `asyncio.Task` would: no task of ours."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peer: Peer, clock: Clock) -> None:
@@ -59,7 +59,7 @@ class AioPort:
         """Return how to cancel something of this loop, which fails in a loop that was closed under it."""
         return lambda: None if self.loop.is_closed() else cancel()
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Start gRPC's own call; its end resumes the run."""
         refusal = self.channel.refusal()
         if refusal is not None:
@@ -81,10 +81,17 @@ class AioPort:
         return None
 
     def _arrived(
-        self, run: Run, step: Step, call: Call, line: Line, wire: Any, waiting: Generator[Any, None, Any], _: object
+        self,
+        run: FlowRunner,
+        step: Step,
+        call: Call,
+        line: Connection,
+        wire: Any,
+        waiting: Generator[Any, None, Any],
+        _: object,
     ) -> None:
         outcome = _outcome(wire, waiting)
-        proven = outcome.code not in UNPROVEN
+        proven = outcome.code not in CONNECTION_FAILURE_CODES
         self.channel.release(self.loop, line, fresh=call.probe, proven=proven)
         run.answer(step, outcome)
 
@@ -119,7 +126,7 @@ class AioChannel(grpc.aio.Channel):
         self._clock = clock
         self._deadline_s = deadline_s
         self._closed = False
-        self._ports: dict[asyncio.AbstractEventLoop, AioPort] = {}
+        self._ports: dict[asyncio.AbstractEventLoop, AioDriver] = {}
 
     def unary_unary(
         self,
@@ -168,7 +175,7 @@ class AioChannel(grpc.aio.Channel):
         call = method.call(self.peer, request, as_metadata(metadata), deadline)
         if detach or hit_only:
             call = call._replace(detach=detach, hit_only=hit_only)
-        run = Run(port, self._flow(call), self)
+        run = FlowRunner(port, self._flow(call), self)
         run.start()
         self.peer.track(run)
         return FlowCall(run, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
@@ -176,8 +183,8 @@ class AioChannel(grpc.aio.Channel):
     def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> FlowStream:
         """Start a stream. It has no deadline unless the caller sets one."""
         deadline = deadline_of(self._clock.monotonic(), timeout, inf)
-        port = StreamPort(self._port(), method, requests)
-        run = Run(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
+        port = StreamDriver(self._port(), method, requests)
+        run = FlowRunner(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
         run.start()
         self.peer.track(run)
         return FlowStream(run, port, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
@@ -223,21 +230,21 @@ class AioChannel(grpc.aio.Channel):
     def _flow(self, call: Call) -> Flow:
         return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
 
-    def _port(self) -> AioPort:
+    def _port(self) -> AioDriver:
         loop = asyncio.get_running_loop()
         port = self._ports.get(loop)
         if port is None:
             self._ports = {known: kept for known, kept in self._ports.items() if not known.is_closed()}
-            port = self._ports[loop] = AioPort(loop, self.peer, self._clock)
+            port = self._ports[loop] = AioDriver(loop, self.peer, self._clock)
         return port
 
-    def _dialled(self, loop: asyncio.AbstractEventLoop) -> Line:
+    def _dialled(self, loop: asyncio.AbstractEventLoop) -> Connection:
         line = self.peer.channel.acquire(loop)
         self.peer.channel.release(loop, line)
         return line
 
 
-def _count_off(waiting: set[Run], run: Run, left: asyncio.Future[None]) -> None:
+def _count_off(waiting: set[FlowRunner], run: FlowRunner, left: asyncio.Future[None]) -> None:
     waiting.discard(run)
     if not waiting and not left.done():
         left.set_result(None)

@@ -24,12 +24,12 @@ import grpc
 from grpc.aio import AioRpcError, ClientCallDetails, Metadata
 
 from federation.client.aio.call import FlowCall
-from federation.client.aio.channel import AioPort
-from federation.client.aio.stream import FlowStream, StreamPort
+from federation.client.aio.channel import AioDriver
+from federation.client.aio.stream import FlowStream, StreamDriver
 from federation.client.chain.flow import Call, Outcome, refused
 from federation.client.chain.methods import METHODS, Method, as_metadata, deadline_of, remaining
 from federation.client.chain.outcomes import closed, from_wire, timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
@@ -60,8 +60,10 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         now = self._clock.monotonic
         deadline = deadline_of(now(), client_call_details.timeout, self._deadline_s)
         call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
-        base = AioPort(asyncio.get_running_loop(), self._peer, self._clock)
-        run = Run(_UnaryPort(base, method, continuation, client_call_details), self._peer.flow(call), self._owner)
+        base = AioDriver(asyncio.get_running_loop(), self._peer, self._clock)
+        run = FlowRunner(
+            _UnaryPort(base, method, continuation, client_call_details), self._peer.flow(call), self._owner
+        )
         run.start()
         self._peer.track(run)
         return FlowCall(run, method, self._peer.name, lambda: remaining(now(), deadline))
@@ -83,8 +85,8 @@ class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
         now = self._clock.monotonic
         deadline = deadline_of(now(), client_call_details.timeout, inf)
         call = method.stream(self._peer, as_metadata(client_call_details.metadata), deadline)
-        port = _StreamPort(AioPort(asyncio.get_running_loop(), self._peer, self._clock), method, request_iterator)
-        run = Run(port, self._peer.flow(call), self._owner)
+        port = _StreamPort(AioDriver(asyncio.get_running_loop(), self._peer, self._clock), method, request_iterator)
+        run = FlowRunner(port, self._peer.flow(call), self._owner)
         run.start()
         self._peer.track(run)
         await port.open(run, continuation, client_call_details)
@@ -94,11 +96,11 @@ class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
 class _UnaryPort:
     """Sends by the continuation, in a task, because whatever else the channel has may await there."""
 
-    def __init__(self, base: AioPort, method: Method, continuation: Continuation, details: ClientCallDetails) -> None:
+    def __init__(self, base: AioDriver, method: Method, continuation: Continuation, details: ClientCallDetails) -> None:
         self._base, self._method, self._continuation, self._details = base, method, continuation, details
         self.at_home, self.soon, self.timer = base.at_home, base.soon, base.timer
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         left = remaining(self._base.now(), call.deadline)
         if left == 0.0:
             return timed_out()
@@ -113,7 +115,7 @@ class _UnaryPort:
         initial, trailing = await wire.initial_metadata(), await wire.trailing_metadata()
         return from_wire(grpc.StatusCode.OK, message.SerializeToString(), "", initial or (), trailing or ())
 
-    def _arrived(self, run: Run, step: Step, task: asyncio.Task[Outcome]) -> None:
+    def _arrived(self, run: FlowRunner, step: Step, task: asyncio.Task[Outcome]) -> None:
         if task.cancelled():  # not by the run, which no longer listens then: the channel was closed
             run.answer(step, closed())
             return
@@ -132,18 +134,18 @@ class _UnaryPort:
                 run.fail(step, error)
 
 
-class _StreamPort(StreamPort):
+class _StreamPort(StreamDriver):
     """Notes that the chain asked for the wire; the interceptor then opens the stream."""
 
-    def __init__(self, base: AioPort, method: Method, requests: Any) -> None:
+    def __init__(self, base: AioDriver, method: Method, requests: Any) -> None:
         super().__init__(base, method, requests)
         self._asked: tuple[Step, Call] | None = None
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         self._asked = step, call
         return None
 
-    async def open(self, run: Run, continuation: Continuation, details: ClientCallDetails) -> None:
+    async def open(self, run: FlowRunner, continuation: Continuation, details: ClientCallDetails) -> None:
         if self._asked is None:
             return
         step, call = self._asked

@@ -12,11 +12,11 @@ from federation.client.aio.call import final_outcome, rpc_error, soon
 from federation.client.chain.flow import Call, Cancelled, Outcome
 from federation.client.chain.methods import Method, remaining
 from federation.client.chain.outcomes import closed, from_wire, timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.interceptors.tagging import stripped
-from federation.client.transport.connections import Line, PeerChannel
+from federation.client.transport.connections import Connection, PeerChannel
 
-__all__ = ["FlowStream", "StreamPort"]
+__all__ = ["FlowStream", "StreamDriver"]
 
 
 class _Base(Protocol):
@@ -30,7 +30,7 @@ class _Base(Protocol):
     def ending(self, cancel: Callable[[], object]) -> Callable[[], object]: ...
 
 
-class StreamPort:
+class StreamDriver:
     """Opens one stream; its end resumes the run. `wire` is gRPC's own stream once the chain asked for it."""
 
     def __init__(self, base: _Base, method: Method, requests: Any) -> None:
@@ -38,7 +38,7 @@ class StreamPort:
         self.wire: Any = None
         self.at_home, self.soon, self.timer = base.at_home, base.soon, base.timer
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Start gRPC's own stream."""
         channel, loop = self._base.channel, self._base.loop
         refusal = channel.refusal()
@@ -59,16 +59,16 @@ class StreamPort:
         self.attach(run, step, wire, partial(self._release, line, call))
         return None
 
-    def attach(self, run: Run, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
+    def attach(self, run: FlowRunner, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
         """Take gRPC's own stream: the step ends with it, and it with the step."""
         self.wire = wire
         step.on_claim(self._base.ending(wire.cancel))
         wire.add_done_callback(lambda _: self._ended(run, step, wire, release))
 
-    def _release(self, line: Line, call: Call, outcome: Outcome) -> None:
+    def _release(self, line: Connection, call: Call, outcome: Outcome) -> None:
         self._base.channel.release(self._base.loop, line, fresh=call.probe, proven=outcome.ok)
 
-    def _ended(self, run: Run, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
+    def _ended(self, run: FlowRunner, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
         code = soon(wire.code()) or grpc.StatusCode.UNKNOWN
         initial, trailing = soon(wire.initial_metadata()), soon(wire.trailing_metadata())
         outcome = from_wire(code, b"", soon(wire.details()) or "", initial or (), trailing or ())
@@ -81,12 +81,12 @@ class StreamPort:
 class FlowStream(grpc.aio.StreamStreamCall[Any, Any]):
     """A bidirectional stream under the chain, which ends with the chain's outcome."""
 
-    def __init__(self, run: Run, port: StreamPort, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, port: StreamDriver, peer: str, remaining_s: Callable[[], float | None]) -> None:
         self._run, self._port, self._peer, self._remaining = run, port, peer, remaining_s
         self._messages: AsyncIterator[Any] | None = None
 
     def __del__(self) -> None:
-        run: Run | None = getattr(self, "_run", None)
+        run: FlowRunner | None = getattr(self, "_run", None)
         if run is not None:
             run.drop()
 

@@ -13,7 +13,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import Metadata
 from federation.wire.requests import SERVICE, VERB_OF_METHOD, resource_of, serialize
 
-__all__ = ["METHODS", "Method", "Whose", "as_metadata", "check_options", "deadline_of", "method_of", "remaining"]
+__all__ = ["METHODS", "Method", "PeerIdentity", "as_metadata", "check_options", "deadline_of", "method_of", "remaining"]
 
 _LONGEST_S: Final = 86_400.0 * 365
 """gRPC's clock overflows on absurd timeouts; a year is as good as for ever."""
@@ -33,14 +33,14 @@ class Method:
     response: type[Message]
     streams: bool
 
-    def call(self, whose: "Whose", request: Any, metadata: Metadata, deadline: float) -> Call:
+    def call(self, whose: "PeerIdentity", request: Any, metadata: Metadata, deadline: float) -> Call:
         """Parse a request into a call, once. Raises `TypeError` for a message of another type."""
         if not isinstance(request, self.request):
             raise TypeError(f"{self.path} takes a {self.request.__name__}, not {type(request).__name__}")
         body, resource = serialize(request), resource_of(request)
         return Call(self.path, self.verb, resource, whose.grant_id, whose.name, whose.user, body, metadata, deadline)
 
-    def stream(self, whose: "Whose", metadata: Metadata, deadline: float) -> Call:
+    def stream(self, whose: "PeerIdentity", metadata: Metadata, deadline: float) -> Call:
         """Return the call that opens a stream; its requests follow on the wire."""
         return Call(self.path, self.verb, "", whose.grant_id, whose.name, whose.user, b"", metadata, deadline)
 
@@ -49,7 +49,7 @@ class Method:
         return self.response.FromString(body)
 
 
-class Whose(Protocol):
+class PeerIdentity(Protocol):
     """Who calls whom: the part of an enrollment that a call needs."""
 
     @property

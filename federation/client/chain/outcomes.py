@@ -11,11 +11,21 @@ from federation.client.chain.flow import Outcome, refused
 from federation.errors import Reason, Refusal
 from federation.wire.status import STATUS_KEY, error_detail
 
-__all__ = ["LOCALLY_CANCELLED", "UNPROVEN", "closed", "from_wire", "interrupted", "timed_out", "undecodable"]
+__all__ = [
+    "CONNECTION_FAILURE_CODES",
+    "LOCALLY_CANCELLED",
+    "closed",
+    "from_wire",
+    "interrupted",
+    "timed_out",
+    "undecodable",
+]
 
 LOCALLY_CANCELLED: Final = "Locally cancelled by application!"
 """gRPC's own words for a call that its caller cancelled."""
-UNPROVEN: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+CONNECTION_FAILURE_CODES: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
 """Codes that do not show that a connection works."""
 _LOCAL_REASONS: Final = frozenset({Reason.CIRCUIT_OPEN, Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT})
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from federation.client.chain.flow import Call, Cancelled, Flight, Flow, Join, Outcome
 from federation.client.chain.outcomes import interrupted, timed_out
 
-__all__ = ["Port", "Run", "Step"]
+__all__ = ["Driver", "FlowRunner", "Step"]
 
 Resume = Callable[[Any], Call | Join]
 _GRACE_S: Final = 0.25
@@ -50,10 +50,10 @@ class Step:
             undo()
 
 
-class Port(Protocol):
+class Driver(Protocol):
     """What a driver does for a run. Nothing that it hands out may raise when it is called."""
 
-    def send(self, run: "Run", step: Step, call: Call) -> Outcome | None:
+    def send(self, run: "FlowRunner", step: Step, call: Call) -> Outcome | None:
         """Send the call. Return its outcome; or `None`, and later claim the step and `run.resume` with it.
 
         What it raises (an interrupt, a bug) is thrown into the flow.
@@ -73,7 +73,7 @@ class Port(Protocol):
         ...
 
 
-class Run:
+class FlowRunner:
     """One flow under way: from its start until `done`, with either an `outcome` or an `error`.
 
     The error is `Cancelled`, an interrupt of the process, or a bug of the flow. A failed RPC is an outcome.
@@ -81,7 +81,7 @@ class Run:
 
     __slots__ = ("__weakref__", "_callbacks", "_flow", "_late", "_parked", "_port", "done", "error", "outcome", "owner")
 
-    def __init__(self, port: Port, flow: Flow, owner: object = None) -> None:
+    def __init__(self, port: Driver, flow: Flow, owner: object = None) -> None:
         self.owner = owner
         self.done = False
         self.outcome: Outcome | None = None
@@ -184,7 +184,7 @@ class Run:
     def _join(self, step: Step, flight: Flight, deadline: float) -> tuple[Resume, Any] | None:
         flow = flight.take()
         if flow is not None:
-            error = _fly(flight, Run(self._port, flow, self.owner), self._port)
+            error = _start_shared_call(flight, FlowRunner(self._port, flow, self.owner), self._port)
             if error is not None:
                 raise error
         if flight.landed:
@@ -236,7 +236,7 @@ class Run:
             callback()
 
 
-def _fly(flight: Flight, run: Run, port: Port) -> BaseException | None:
+def _start_shared_call(flight: Flight, run: FlowRunner, port: Driver) -> BaseException | None:
     """Run a flight's flow. Return the interrupt that hit it in this very thread, for its leader alone."""
 
     def land() -> None:

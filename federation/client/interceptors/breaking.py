@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from federation.breaker import CircuitBreaker, CircuitState, Denied, Evidence, Transition, judge
+from federation.breaker import CallResult, CircuitBreaker, CircuitState, Denied, Transition, classify
 from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
 from federation.clock import Clock
@@ -37,7 +37,7 @@ def report(transition: Transition, peer: str, user: str, metrics: FederationMetr
         f", next probe in {transition.retry_in_s:.0f} s" if transition.after is CircuitState.OPEN else "",
     )
     if metrics:
-        metrics.circuit_turned(peer, transition.after.value)
+        metrics.circuit_transition(peer, transition.after.value)
 
 
 class BreakingInterceptor:
@@ -71,7 +71,7 @@ class BreakingInterceptor:
         permit = self._breaker.allow(started, call.deadline)
         if isinstance(permit, Denied):
             return self._open(call, permit)
-        evidence = Evidence.IGNORED
+        evidence = CallResult.IGNORED
         ended = started
         try:
             if permit.transition:
@@ -79,7 +79,7 @@ class BreakingInterceptor:
             outcome = yield from proceed(call._replace(probe=True) if permit.probe else call)
             ended = self._now()
             if outcome.code is grpc.StatusCode.OK:
-                evidence = Evidence.SUCCESS
+                evidence = CallResult.SUCCESS
                 self._health.succeeded(ended - started)
             else:
                 evidence = self._observe(outcome, call.deadline - started, ended - started)
@@ -100,14 +100,14 @@ class BreakingInterceptor:
         finally:
             self._leave_nothing(_BEFORE_ALL, call.peer)
 
-    def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> Evidence:
+    def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> CallResult:
         """Tell health of a call that did not succeed, and return what that says of the peer."""
         detail = error_detail(outcome.trailing)
         code = outcome.code.name
         self._health.failed(code, detail.reason, outcome.details)
         if not detail.local and outcome.code is not grpc.StatusCode.CANCELLED:
             self._health.answered(took_s)
-        return judge(code, detail.reason, local=detail.local, wire_budget_s=budget_s)
+        return classify(code, detail.reason, local=detail.local, wire_budget_s=budget_s)
 
     def _report(self, transition: Transition, call: Call) -> None:
         """Log, tell the span, tell the owner. A broken listener must not cost the call its answer."""

@@ -7,7 +7,16 @@ from typing import Final, Protocol, TypeAlias, assert_never
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from federation.cache.response_cache import Cause, Flushed, Hit, Key, Miss, Partition, Ticket, Verdict
+from federation.cache.response_cache import (
+    DeliveryDecision,
+    FetchToken,
+    Flushed,
+    Hit,
+    InvalidationReason,
+    Key,
+    Miss,
+    Partition,
+)
 from federation.client.chain.flow import Call, Flight, Flow, Join, Outcome, Proceed, refused
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
@@ -16,21 +25,21 @@ from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
 
-__all__ = ["KEPT", "PASSED", "CachingInterceptor", "Fate", "cut", "lease_s"]
+__all__ = ["CACHEABLE_VERBS", "UNCACHED_VERBS", "CachingInterceptor", "Fate", "cut", "lease_s"]
 
-Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, Verdict]]
+Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, DeliveryDecision]]
 """A flow that also says what may be done with its outcome."""
 
-KEPT: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
+CACHEABLE_VERBS: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
 """The verbs whose answers are kept and shared, and what an answer must be readable as. No other verb's ever is."""
 
-PASSED: Final = frozenset({"watch"})
+UNCACHED_VERBS: Final = frozenset({"watch"})
 """Verbs whose messages are delivered one by one while the call lasts: its end is neither judged nor asked for again."""
 
-_CAUSE_OF: Final[Mapping[str, Cause]] = {
-    Reason.GRANT_REVOKED: Cause.GRANT_REVOKED,
-    Reason.GRANT_INVALID: Cause.REFUSED,
-    Reason.CERTIFICATE_INVALID: Cause.REFUSED,
+_CAUSE_OF: Final[Mapping[str, InvalidationReason]] = {
+    Reason.GRANT_REVOKED: InvalidationReason.GRANT_REVOKED,
+    Reason.GRANT_INVALID: InvalidationReason.REFUSED,
+    Reason.CERTIFICATE_INVALID: InvalidationReason.REFUSED,
 }
 """What a peer's refusal says of everything else that was fetched under the grant."""
 
@@ -77,21 +86,21 @@ class CachingInterceptor:
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Return an answer that may be delivered at this moment, or the refusal that says why there is none."""
         refusal = self._fate.refusal
-        if refusal is not None and call.verb not in PASSED:
+        if refusal is not None and call.verb not in UNCACHED_VERBS:
             return refusal
         if call.hit_only:
-            found = self._partition.peek(_key(call)) if call.verb in KEPT else None
+            found = self._partition.peek(_key(call)) if call.verb in CACHEABLE_VERBS else None
             return _hit(found) if found else _not_kept()
-        attempt = self._shared if call.verb in KEPT else self._alone
+        attempt = self._shared if call.verb in CACHEABLE_VERBS else self._alone
         outcome, verdict = yield from attempt(proceed, call)
-        if verdict is Verdict.ASK_AGAIN and self._now() < call.deadline:
+        if verdict is DeliveryDecision.ASK_AGAIN and self._now() < call.deadline:
             outcome, verdict = yield from attempt(proceed, call)
         match verdict:
-            case Verdict.DELIVER:
+            case DeliveryDecision.DELIVER:
                 return outcome
-            case Verdict.REFUSE:
+            case DeliveryDecision.REFUSE:
                 return _revoked()
-            case Verdict.ASK_AGAIN:
+            case DeliveryDecision.ASK_AGAIN:
                 return _changing(in_time=self._now() < call.deadline)
             case _:
                 assert_never(verdict)
@@ -99,20 +108,20 @@ class CachingInterceptor:
     def _alone(self, proceed: Proceed, call: Call) -> Judged:
         ticket = self._partition.ticket(_key(call))
         outcome = yield from proceed(call)
-        self._heed(call, outcome)
-        return outcome, Verdict.DELIVER if call.verb in PASSED else self._judge(outcome, ticket)
+        self._invalidate_on_refusal(call, outcome)
+        return outcome, DeliveryDecision.DELIVER if call.verb in UNCACHED_VERBS else self._judge(outcome, ticket)
 
     def _shared(self, proceed: Proceed, call: Call) -> Judged:
         key = _key(call)
         launch = partial(self._launch, proceed, call)
         found = self._partition.look(key, lambda flight: flight.join(call.deadline), launch)
         if isinstance(found, Hit):
-            return _hit(found), Verdict.DELIVER
+            return _hit(found), DeliveryDecision.DELIVER
         outcome = yield from self._wait(call, found)
         if self._was_cut_short(call, found, outcome):
             found = self._partition.look(key, lambda flight: flight.join(call.deadline, patient=True), launch)
             if isinstance(found, Hit):
-                return _hit(found), Verdict.DELIVER
+                return _hit(found), DeliveryDecision.DELIVER
             outcome = yield from self._wait(call, found)
         return outcome, self._judge(outcome, found.ticket)
 
@@ -134,41 +143,41 @@ class CachingInterceptor:
         """Tell whether the flight ended for its leader's reasons, with time left for this follower."""
         return not miss.leads and outcome.code in _LEADERS_END and call.deadline - self._now() >= _LEAST_S
 
-    def _launch(self, proceed: Proceed, call: Call, ticket: Ticket) -> Flight:
+    def _launch(self, proceed: Proceed, call: Call, ticket: FetchToken) -> Flight:
         deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
         flight = Flight(deadline, ticket.epoch)
         flight.join(call.deadline)
         flight.launch(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, ticket, flight))
         return flight
 
-    def _fill(self, proceed: Proceed, call: Call, ticket: Ticket, flight: Flight) -> Flow:
+    def _fill(self, proceed: Proceed, call: Call, ticket: FetchToken, flight: Flight) -> Flow:
         try:
             outcome = yield from proceed(call)
             self._keep(call, ticket, outcome)
         finally:
             self._partition.forget(ticket, flight)
-        self._heed(call, outcome)
+        self._invalidate_on_refusal(call, outcome)
         return outcome
 
-    def _keep(self, call: Call, ticket: Ticket, outcome: Outcome) -> None:
+    def _keep(self, call: Call, ticket: FetchToken, outcome: Outcome) -> None:
         lease = lease_s(outcome.trailing) if outcome.ok else 0.0
         if lease and _is_readable(call.verb, outcome.body):
             filled_by = call.trace.traceparent() if call.trace is not None else ""
             self._partition.insert(ticket, outcome.body, lease, filled_by)
 
-    def _heed(self, call: Call, outcome: Outcome) -> None:
+    def _invalidate_on_refusal(self, call: Call, outcome: Outcome) -> None:
         """Flush the grant if the peer itself says that it is not valid."""
         if outcome.ok:
             return
         detail = error_detail(outcome.trailing)
         cause = None if detail.local else _CAUSE_OF.get(detail.reason)
-        if cause is Cause.GRANT_REVOKED:
+        if cause is InvalidationReason.GRANT_REVOKED:
             self._fate.revoked(outcome.details)
         if cause is not None:
             cut(self._partition.flush(cause, call.grant_id))
 
-    def _judge(self, outcome: Outcome, ticket: Ticket) -> Verdict:
-        return self._partition.verdict(ticket) if outcome.ok else Verdict.DELIVER
+    def _judge(self, outcome: Outcome, ticket: FetchToken) -> DeliveryDecision:
+        return self._partition.verdict(ticket) if outcome.ok else DeliveryDecision.DELIVER
 
 
 def cut(flushed: Flushed[Flight]) -> int:
@@ -198,7 +207,7 @@ def _not_kept() -> Outcome:
 
 def _is_readable(verb: str, body: bytes) -> bool:
     try:
-        KEPT[verb].FromString(body)
+        CACHEABLE_VERBS[verb].FromString(body)
     except DecodeError:
         return False
     return True

@@ -17,7 +17,7 @@ from federation.clock import Clock
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (
     SPAN_NAME,
-    OutcomeWord,
+    OutcomeName,
     SpanSource,
     link_to,
     outcome_word,
@@ -70,7 +70,7 @@ class CallSpan:
         with self._lock:
             self._events.append((name, attributes, at_ns))
 
-    def end(self, word: OutcomeWord, took_s: float, outcome: Outcome | None = None) -> None:
+    def end(self, word: OutcomeName, took_s: float, outcome: Outcome | None = None) -> None:
         """Give the span its outcome and end it."""
         result: _Attributes = {
             "outcome": word.value,
@@ -134,12 +134,12 @@ class TracingInterceptor:
             return (yield from proceed(call))
         started = self._clock.monotonic()
         span = CallSpan(tracer, call, self._clock) if tracer else None
-        word, outcome = OutcomeWord.ERROR, None
+        word, outcome = OutcomeName.ERROR, None
         try:
             outcome = yield from proceed(_traced(call, span) if span else call)
             word = _WORD[outcome.code]
         except (Cancelled, GeneratorExit):
-            word = OutcomeWord.CANCELLED
+            word = OutcomeName.CANCELLED
             raise
         finally:
             took_s = self._clock.monotonic() - started

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from federation.client.chain.flow import Call, Flow, Interceptor, Outcome, compose, refused
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.transport.connections import Dialer, PeerChannel
 from federation.clock import from_micros
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from federation.client.peers.renewal_plan import RenewalPlan
     from federation.client.watch.watch import PeerWatch
 
-__all__ = ["Peer", "PeerParts", "PeerRegistry", "Revocation"]
+__all__ = ["Peer", "PeerFactory", "PeerRegistry", "Revocation"]
 
 
 class Revocation(NamedTuple):
@@ -31,14 +31,14 @@ class Revocation(NamedTuple):
     reason: str
 
 
-class PeerParts(Protocol):
+class PeerFactory(Protocol):
     """What a federation makes for each peer: how to dial, and the chain with the state behind it."""
 
     def dialer(self, record: PeerRecord) -> Dialer:
         """Return how to dial with these credentials."""
         ...
 
-    def equip(self, peer: "Peer") -> tuple[Interceptor, ...]:
+    def build_peer(self, peer: "Peer") -> tuple[Interceptor, ...]:
         """Return the chain of a new peer, and set its circuit, cache, health and watch."""
         ...
 
@@ -71,7 +71,7 @@ class Peer:
     calls under way. Once `revocation` is set, `refusal` is the answer to every call.
     """
 
-    def __init__(self, record: PeerRecord, parts: PeerParts, channel: PeerChannel) -> None:
+    def __init__(self, record: PeerRecord, parts: PeerFactory, channel: PeerChannel) -> None:
         self.record = record
         self.channel = channel
         self.circuit: CircuitBreaker | None = None
@@ -81,14 +81,14 @@ class Peer:
         self.renewal: RenewalPlan | None = None
         self.revocation: Revocation | None = None
         self.refusal: Outcome | None = None
-        self.runs: set[Run] = set()
+        self.runs: set[FlowRunner] = set()
         self.tagging = TaggingInterceptor(record.name)
         self._ended: Outcome | None = None
         self._parts = parts
         self._revoking = threading.Lock()
         if record.revoked_at_us is not None:
             self.settle(Revocation(record.revoked_at_us, record.revoked_reason))
-        self._proceed = compose(parts.equip(self))
+        self._proceed = compose(parts.build_peer(self))
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class Peer:
         """Return a flow that ends at once with the outcome, tagged."""
         return _answered(self.tagging.tag(outcome))
 
-    def track(self, run: Run) -> None:
+    def track(self, run: FlowRunner) -> None:
         """Keep a call that is under way among `runs` until it ends."""
         if not run.done:
             self.runs.add(run)
@@ -149,11 +149,11 @@ class Peer:
         self.cut(outcome)
         self.channel.rest()
 
-    def forsake(self, outcome: Outcome) -> None:
+    def abandon_after_fork(self, outcome: Outcome) -> None:
         """Answer everything with this outcome, and touch nothing else: in a forked child all else is the parent's."""
         self._ended = outcome
         self.runs = set()
-        self.channel.forsake()
+        self.channel.abandon_after_fork()
 
 
 def _refusal(record: PeerRecord, revocation: Revocation) -> Outcome:
@@ -169,7 +169,7 @@ def _answered(outcome: Outcome) -> Flow:
 class PeerRegistry:
     """Every peer by name and local user. Threads may share it."""
 
-    def __init__(self, parts: PeerParts, channel: Callable[[Dialer], PeerChannel]) -> None:
+    def __init__(self, parts: PeerFactory, channel: Callable[[Dialer], PeerChannel]) -> None:
         self._parts, self._channel = parts, channel
         self._lock = threading.RLock()
         self._peers: dict[tuple[str, str], Peer] = {}

@@ -43,7 +43,7 @@ class RenewalPlan:
         at = self.next_at_us(now_us)
         return at is not None and at <= now_us
 
-    def put_off(self, until_us: int) -> None:
+    def postpone(self, until_us: int) -> None:
         """Try later: nothing was attempted."""
         self._at_us = max(self._at_us, until_us)
 

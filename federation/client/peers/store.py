@@ -10,12 +10,12 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore, PendingRenewal, Versions
 
-__all__ = ["StoredPeers"]
+__all__ = ["PeerRepository"]
 
 T = TypeVar("T")
 
 
-class StoredPeers:
+class PeerRepository:
     """A `PeerStore` that opens the database for each call. Every method raises `StoreError` or `SealError`.
 
     A call goes on to its end when its caller is cancelled, and only then tells: a loop that ends next must not leave

@@ -13,7 +13,7 @@ from federation.client.aio.call import final_outcome
 from federation.client.chain.flow import Cancelled, Outcome
 from federation.client.chain.methods import Method
 from federation.client.chain.outcomes import undecodable
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 from federation.wire.metadata import Metadata
 
@@ -26,12 +26,12 @@ _UNSET: Final = object()
 class SyncEnd(grpc.RpcError, grpc.Call):
     """What unary calls and streams of threads share: how they ended. It is what a failed one raises, too."""
 
-    def __init__(self, run: Run, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, peer: str, remaining_s: Callable[[], float | None]) -> None:
         super().__init__()
         self._run, self._peer, self._remaining = run, peer, remaining_s
 
     def __del__(self) -> None:
-        run: Run | None = getattr(self, "_run", None)
+        run: FlowRunner | None = getattr(self, "_run", None)
         if run is not None:
             run.drop()
 
@@ -108,7 +108,7 @@ class SyncEnd(grpc.RpcError, grpc.Call):
 class FlowFuture(SyncEnd, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
     """A unary call: the result of `.future()`, the second value of `.with_call()`, and what either raises."""
 
-    def __init__(self, run: Run, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
         super().__init__(run, peer, remaining_s)
         self._method = method
         self._message: Any = _UNSET

@@ -10,11 +10,11 @@ import grpc
 from federation.client.chain.flow import Call, Flow
 from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
 from federation.client.chain.outcomes import closed
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.peers.registry import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import BlockingPort, FuturePort, Wire
-from federation.client.sync.stream import StreamPort, SyncStream
+from federation.client.sync.stream import StreamDriver, SyncStream
 
 __all__ = ["SyncChannel"]
 
@@ -100,7 +100,7 @@ class SyncChannel(grpc.Channel):
         """Make a call in this thread and return it finished. An interrupt ends it at the peer as well."""
         call = self._call(method, request, timeout, metadata)
         port = BlockingPort(self._wire)
-        run = Run(port, self._flow(call), self)
+        run = FlowRunner(port, self._flow(call), self)
         self.peer.track(run)
         try:
             run.start()
@@ -113,7 +113,7 @@ class SyncChannel(grpc.Channel):
     def future(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
         """Start a call and return at once."""
         call = self._call(method, request, timeout, metadata)
-        run = Run(FuturePort(self._wire), self._flow(call), self)
+        run = FlowRunner(FuturePort(self._wire), self._flow(call), self)
         run.start()
         self.peer.track(run)
         return self._future(run, method, call)
@@ -121,8 +121,8 @@ class SyncChannel(grpc.Channel):
     def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> SyncStream:
         """Start a stream. It has no deadline unless the caller sets one."""
         deadline = deadline_of(self._wire.now(), timeout, inf)
-        port = StreamPort(self._wire, method, requests)
-        run = Run(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
+        port = StreamDriver(self._wire, method, requests)
+        run = FlowRunner(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
         run.start()
         self.peer.track(run)
         return SyncStream(run, port, self.peer.name, partial(self._remaining, deadline))
@@ -134,7 +134,7 @@ class SyncChannel(grpc.Channel):
     def _flow(self, call: Call) -> Flow:
         return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
 
-    def _future(self, run: Run, method: Method, call: Call) -> FlowFuture:
+    def _future(self, run: FlowRunner, method: Method, call: Call) -> FlowFuture:
         return FlowFuture(run, method, self.peer.name, partial(self._remaining, call.deadline))
 
     def _remaining(self, deadline: float) -> float | None:

@@ -8,10 +8,10 @@ import grpc
 
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import remaining
-from federation.client.chain.outcomes import UNPROVEN, closed, from_wire, timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.transport.background_loop import BackgroundLoop
-from federation.client.transport.connections import Line, PeerChannel
+from federation.client.transport.connections import Connection, PeerChannel
 
 __all__ = ["BlockingPort", "FuturePort", "Wire", "failed"]
 
@@ -22,7 +22,7 @@ class Wire:
     def __init__(self, channel: PeerChannel, background: BackgroundLoop, now: Callable[[], float]) -> None:
         self.channel, self.background, self.now = channel, background, now
 
-    def open(self, call: Call) -> tuple[Line, float | None] | Outcome:
+    def open(self, call: Call) -> tuple[Connection, float | None] | Outcome:
         """Return a line with the call counted on it and the seconds that are left, or why there is none."""
         refusal = self.channel.refusal()
         if refusal is not None:
@@ -30,13 +30,13 @@ class Wire:
         left = remaining(self.now(), call.deadline)
         return timed_out() if left == 0.0 else (self.channel.acquire(None, fresh=call.probe), left)
 
-    def close(self, call: Call, line: Line, outcome: Outcome | None) -> None:
+    def close(self, call: Call, line: Connection, outcome: Outcome | None) -> None:
         """Count the call off its line."""
-        proven = outcome is not None and outcome.code not in UNPROVEN
+        proven = outcome is not None and outcome.code not in CONNECTION_FAILURE_CODES
         self.channel.release(None, line, fresh=call.probe, proven=proven)
 
 
-def failed(error: Any, line: Line | None = None) -> Outcome:
+def failed(error: Any, line: Connection | None = None) -> Outcome:
     """Return a failed sync call as an outcome. One that a closing channel cancelled is UNAVAILABLE."""
     if line is not None and line.closed and error.code() is grpc.StatusCode.CANCELLED:
         return closed()
@@ -77,7 +77,7 @@ class BlockingPort:
         self._timers.append(entry)
         return lambda: self._timers.remove(entry) if entry in self._timers else None
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Make gRPC's own blocking call."""
         opened = self._wire.open(call)
         if isinstance(opened, Outcome):
@@ -90,7 +90,7 @@ class BlockingPort:
             self._wire.close(call, line, outcome)
         return outcome
 
-    def wait(self, run: Run) -> None:
+    def wait(self, run: FlowRunner) -> None:
         """Serve the post and the timers until the run has ended."""
         while not run.done:
             try:
@@ -110,7 +110,7 @@ class BlockingPort:
             entry[1]()
 
 
-def _blocking_call(line: Line, call: Call, left: float | None) -> Outcome:
+def _blocking_call(line: Connection, call: Call, left: float | None) -> Outcome:
     try:
         body, inner = line.unary(call.method).with_call(call.request, timeout=left, metadata=call.metadata)
     except grpc.RpcError as e:
@@ -138,7 +138,7 @@ class FuturePort:
         """Call `function` in the background thread at a monotonic instant."""
         return self._wire.background.call_later(max(0.0, at - self._wire.now()), function)
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Start gRPC's own future; its end resumes the run."""
         opened = self._wire.open(call)
         if isinstance(opened, Outcome):
@@ -153,7 +153,7 @@ class FuturePort:
         inner.add_done_callback(lambda ended: self._arrived(run, step, call, line, ended))
         return None
 
-    def _arrived(self, run: Run, step: Step, call: Call, line: Line, ended: Any) -> None:
+    def _arrived(self, run: FlowRunner, step: Step, call: Call, line: Connection, ended: Any) -> None:
         good = ended.code() is grpc.StatusCode.OK
         outcome = succeeded(ended.result(), ended) if good else failed(ended, line)
         self._wire.close(call, line, outcome)

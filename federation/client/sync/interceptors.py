@@ -19,11 +19,11 @@ import grpc
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS, Method, as_metadata, deadline_of, remaining
 from federation.client.chain.outcomes import timed_out
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import FuturePort, Wire, failed, succeeded
-from federation.client.sync.stream import StreamPort, SyncStream
+from federation.client.sync.stream import StreamDriver, SyncStream
 
 __all__ = ["SyncFederationStreamInterceptor", "SyncFederationUnaryInterceptor", "sync_interceptors"]
 
@@ -54,7 +54,7 @@ class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
         deadline = deadline_of(self._wire.now(), client_call_details.timeout, self._deadline_s)
         call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
         port = _UnaryPort(self._wire, method, continuation, client_call_details)
-        run = Run(port, self._peer.flow(call), self._owner)
+        run = FlowRunner(port, self._peer.flow(call), self._owner)
         run.start()
         self._peer.track(run)
         return FlowFuture(run, method, self._peer.name, partial(_left, self._wire, deadline))
@@ -76,7 +76,7 @@ class SyncFederationStreamInterceptor(grpc.StreamStreamClientInterceptor):
         deadline = deadline_of(self._wire.now(), client_call_details.timeout, inf)
         call = method.stream(self._peer, as_metadata(client_call_details.metadata), deadline)
         port = _StreamPort(self._wire, method, request_iterator, continuation, client_call_details)
-        run = Run(port, self._peer.flow(call), self._owner)
+        run = FlowRunner(port, self._peer.flow(call), self._owner)
         run.start()
         self._peer.track(run)
         return SyncStream(run, port, self._peer.name, partial(_left, self._wire, deadline))
@@ -93,7 +93,7 @@ class _UnaryPort(FuturePort):
         """Have `function` called in a thread that may block: the one that brings the news may be a loop's."""
         return lambda: threading.Thread(target=function, name="mosaic-waiter", daemon=True).start()
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Go on by the continuation, which may block."""
         left = _left(self._wire, call.deadline)
         if left == 0.0:
@@ -106,7 +106,7 @@ class _UnaryPort(FuturePort):
         inner.add_done_callback(lambda ended: self._came(run, step, ended))
         return None
 
-    def _came(self, run: Run, step: Step, ended: Any) -> None:
+    def _came(self, run: FlowRunner, step: Step, ended: Any) -> None:
         try:
             outcome = _outcome(ended)
         except Exception as e:  # noqa: BLE001 - what broke inside the given channel is thrown into the flow
@@ -115,12 +115,12 @@ class _UnaryPort(FuturePort):
             run.answer(step, outcome)
 
 
-class _StreamPort(StreamPort):
+class _StreamPort(StreamDriver):
     def __init__(self, wire: Wire, method: Method, requests: Any, continuation: Continuation, details: Any) -> None:
         super().__init__(wire, method, requests)
         self._continuation, self._details = continuation, details
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Open the stream by the continuation."""
         left = _left(self._wire, call.deadline)
         if left == 0.0:

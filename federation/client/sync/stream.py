@@ -8,16 +8,16 @@ import grpc
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import Method
 from federation.client.chain.outcomes import closed, from_wire
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.interceptors.tagging import stripped
 from federation.client.sync.call import SyncEnd
 from federation.client.sync.drivers import FuturePort, Wire, failed
 from federation.wire.metadata import Metadata
 
-__all__ = ["StreamPort", "SyncStream"]
+__all__ = ["StreamDriver", "SyncStream"]
 
 
-class StreamPort(FuturePort):
+class StreamDriver(FuturePort):
     """Opens one stream; its end resumes the run. `wire` is gRPC's own stream once the chain asked for it."""
 
     def __init__(self, base: Wire, method: Method, requests: Any) -> None:
@@ -25,7 +25,7 @@ class StreamPort(FuturePort):
         self._method, self._requests = method, requests
         self.wire: Any = None
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         """Start gRPC's own stream."""
         opened = self._wire.open(call)
         if isinstance(opened, Outcome):
@@ -42,7 +42,7 @@ class StreamPort(FuturePort):
         self.attach(run, step, wire, lambda outcome: self._wire.close(call, line, outcome))
         return None
 
-    def attach(self, run: Run, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
+    def attach(self, run: FlowRunner, step: Step, wire: Any, release: Callable[[Outcome], object]) -> None:
         """Take gRPC's own stream: the step ends with it, and it with the step."""
         self.wire = wire
         step.on_claim(wire.cancel)
@@ -61,7 +61,7 @@ class StreamPort(FuturePort):
 class SyncStream(SyncEnd):
     """A bidirectional stream under the chain: an iterator of responses that is the call as well."""
 
-    def __init__(self, run: Run, port: StreamPort, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, port: StreamDriver, peer: str, remaining_s: Callable[[], float | None]) -> None:
         super().__init__(run, peer, remaining_s)
         self._port = port
 

@@ -11,9 +11,9 @@ import grpc
 from federation.client.chain.flow import Outcome
 from federation.client.transport.background_loop import BackgroundLoop
 
-__all__ = ["Dialer", "Line", "PeerChannel"]
+__all__ = ["Connection", "Dialer", "PeerChannel"]
 
-Home: TypeAlias = asyncio.AbstractEventLoop | None
+LoopKey: TypeAlias = asyncio.AbstractEventLoop | None
 """Where a channel lives: an asyncio loop, or `None` for the one that threads use."""
 
 
@@ -33,7 +33,7 @@ class Dialer(Protocol):
         ...
 
 
-class Line:
+class Connection:
     """One open channel. Once retired it takes no new call, and it closes when its last call has ended."""
 
     def __init__(self, channel: Any, dialer: Dialer, close: Callable[[Any], None]) -> None:
@@ -98,15 +98,15 @@ class PeerChannel:
         self._dialer = dialer
         self._background = background
         self._lock = threading.Lock()
-        self._lines: dict[Home, Line] = {}
-        self._every: WeakSet[Line] = WeakSet()
+        self._lines: dict[LoopKey, Connection] = {}
+        self._every: WeakSet[Connection] = WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
 
     def refusal(self) -> Outcome | None:
         """Return why a call would be in vain before anything is dialled, such as an own certificate that expired."""
         return self._dialer.refusal()
 
-    def acquire(self, home: Home, *, fresh: bool = False) -> Line:
+    def acquire(self, home: LoopKey, *, fresh: bool = False) -> Connection:
         """Return the line of `home` with a call counted on it; dial where there is none, or `fresh` is asked for.
 
         A fresh line is nobody else's until `release` promotes it. For a loop, call this on it.
@@ -121,7 +121,7 @@ class PeerChannel:
             line.begin()
         return line
 
-    def release(self, home: Home, line: Line, *, fresh: bool = False, proven: bool = False) -> None:
+    def release(self, home: LoopKey, line: Connection, *, fresh: bool = False, proven: bool = False) -> None:
         """Count a call off. A fresh line that has `proven` itself becomes the line of its home, another is closed."""
         if fresh:
             with self._lock:
@@ -135,7 +135,7 @@ class PeerChannel:
                 old.retire()
         line.end()
 
-    def current(self, home: Home) -> Line | None:
+    def current(self, home: LoopKey) -> Connection | None:
         """Return the line of `home` where one is open."""
         return self._lines.get(home)
 
@@ -166,7 +166,7 @@ class PeerChannel:
         for line in lines:
             line.kill()
 
-    def forsake(self) -> None:
+    def abandon_after_fork(self) -> None:
         """Forget every line without closing it: in a forked child, gRPC's objects must not be touched."""
         self._lock = threading.Lock()
         self._lines, self._every = {}, WeakSet()
@@ -177,11 +177,11 @@ class PeerChannel:
         while closing := [task for task in self._closing if task.get_loop() is loop]:
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def _dial(self, home: Home) -> Line:
+    def _dial(self, home: LoopKey) -> Connection:
         if home is None:
-            line = Line(self._dialer.sync(), self._dialer, self._close_sync)
+            line = Connection(self._dialer.sync(), self._dialer, self._close_sync)
         else:
-            line = Line(self._dialer.aio(), self._dialer, lambda channel: self._close_aio(home, channel))
+            line = Connection(self._dialer.aio(), self._dialer, lambda channel: self._close_aio(home, channel))
         self._every.add(line)
         return line
 

@@ -6,7 +6,7 @@ No I/O: the stream brings the event, and carries the acknowledgement back.
 from collections.abc import Callable
 from typing import Final
 
-from federation.cache.response_cache import Cause, Partition
+from federation.cache.response_cache import InvalidationReason, Partition
 from federation.client.chain.flow import Flight
 from federation.client.interceptors.caching import cut
 from federation.client.watch.policy import EventRate
@@ -41,7 +41,7 @@ class EventHandler:
 
     def rearmed(self) -> None:
         """Drop what was kept: whatever happened in the gap was not told."""
-        cut(self._partition.flush(Cause.WATCH_REARMED))
+        cut(self._partition.flush(InvalidationReason.WATCH_REARMED))
 
     def take(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
         """Act on an event that came at a monotonic instant; return how to acknowledge it, where that is awaited.
@@ -53,7 +53,7 @@ class EventHandler:
             case "grant_revoked":
                 return pb.WatchAck(event_id=event.event_id, failed_in_flight=self._revoked(event.grant_revoked.reason))
             case "grant_changed":
-                cut(self._partition.flush(Cause.GRANT_CHANGED, self._grant_id))
+                cut(self._partition.flush(InvalidationReason.GRANT_CHANGED, self._grant_id))
                 return pb.WatchAck(event_id=event.event_id)
             case "resource_changed":
                 self._changed(event.resource_changed.resource)
@@ -61,19 +61,19 @@ class EventHandler:
 
     def lost(self) -> None:
         """Let a flood be over: its stream has ended. What is kept stays, for as long as it lives."""
-        self._rate.calm()
+        self._rate.reset()
         self._partition.resume()
 
     def _revoked(self, reason: str) -> int:
         self._revoke(reason)
-        flushed = self._partition.flush(Cause.GRANT_REVOKED, self._grant_id)
+        flushed = self._partition.flush(InvalidationReason.GRANT_REVOKED, self._grant_id)
         failed = self._fail()
         cut(flushed)
         return failed
 
     def _changed(self, resource: str) -> None:
         if resource:
-            cut(self._partition.flush(Cause.RESOURCE_CHANGED, self._grant_id, resource))
+            cut(self._partition.flush(InvalidationReason.RESOURCE_CHANGED, self._grant_id, resource))
         else:
             self.rearmed()
 

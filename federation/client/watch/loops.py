@@ -167,7 +167,7 @@ class WatchHosts:
             with suppress(TimeoutError):
                 self._background.submit(host.end()).result(PATIENCE_S)
 
-    def park(self) -> None:
+    def suspend(self) -> None:
         """Give every stream up for a moment, before a fork, where another thread's loop holds it.
 
         gRPC's handlers bring its threads back to life in the child, where they stumble over a stream of asyncio that is
@@ -180,11 +180,11 @@ class WatchHosts:
                 with suppress(TimeoutError, RuntimeError):
                     asyncio.run_coroutine_threadsafe(host.end(), host.loop).result(PARKING_S)
 
-    def unpark(self) -> None:
+    def resume(self) -> None:
         """Arm again what was parked: the fork is done, and this is the parent."""
         self._rehost()
 
-    def forsake(self, background: BackgroundLoop) -> None:
+    def abandon_after_fork(self, background: BackgroundLoop) -> None:
         """Forget every host: this is a forked child, and they are the parent's."""
         self._background = background
         self._lock = threading.RLock()

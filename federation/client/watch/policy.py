@@ -30,7 +30,7 @@ class WatchState(StrEnum):
 class WatchSettings:
     """The watch in seconds and events."""
 
-    beat_s: float = 10.0
+    heartbeat_interval_s: float = 10.0
     """How often each side says that it is there."""
     silent_beats: int = 3
     """Beats without a word after which the peer counts as gone."""
@@ -45,7 +45,7 @@ class WatchSettings:
     """Pause after a peer said that it knows no watches."""
     rest_s: float = 5.0
     """How often a watch that rests looks whether the circuit has closed, beside being told."""
-    farewell_s: float = 2.0
+    close_timeout_s: float = 2.0
     """How long the peer may take to end a stream that this side has closed."""
     most_events: int = 100
     """Messages of a peer in one second beyond which nothing of it is kept until it is quiet."""
@@ -53,7 +53,7 @@ class WatchSettings:
     @property
     def patience_s(self) -> float:
         """Silence after which a stream is given up."""
-        return self.beat_s * self.silent_beats
+        return self.heartbeat_interval_s * self.silent_beats
 
     def move_after_s(self, chance: float) -> float:
         """Return the age at which a stream moves, a little different for each; `chance` lies in [0, 1)."""
@@ -69,7 +69,7 @@ class Backoff:
 
     def lost(self, armed_for_s: float) -> float:
         """Return the pause after a stream that was armed so long. A stream that proved itself starts anew."""
-        if armed_for_s >= self._settings.beat_s:
+        if armed_for_s >= self._settings.heartbeat_interval_s:
             self._failures = 0
         return self.failed()
 
@@ -80,7 +80,7 @@ class Backoff:
         self._failures += 1
         return whole * (0.5 + 0.5 * self._chance())
 
-    def unoffered(self) -> float:
+    def unsupported_retry_s(self) -> float:
         """Return the pause after the peer said that it knows no watches."""
         return self._settings.unoffered_pause_s * (0.5 + 0.5 * self._chance())
 
@@ -110,6 +110,6 @@ class EventRate:
             self.flooded = True
         return self.flooded
 
-    def calm(self) -> None:
+    def reset(self) -> None:
         """Forget what was counted: the stream has ended."""
         self._count, self.flooded = 0, False

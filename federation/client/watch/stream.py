@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple, Protocol
 import grpc
 from google.protobuf.message import Message
 
-from federation.client.aio.channel import AioPort
-from federation.client.aio.stream import FlowStream, StreamPort
+from federation.client.aio.channel import AioDriver
+from federation.client.aio.stream import FlowStream, StreamDriver
 from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
-from federation.client.transport.connections import Line
+from federation.client.transport.connections import Connection
 from federation.client.watch.policy import WatchSettings
 from federation.clock import Clock
 from federation.v1 import federation_pb2 as pb
@@ -58,13 +58,13 @@ class StreamEnd(NamedTuple):
         return self.message or self.reason or self.code.name
 
 
-class _OwnLine(StreamPort):
+class _OwnLine(StreamDriver):
     """Opens its stream on a connection of its own, so that the stream's age is the connection's."""
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         return super().send(run, step, call._replace(probe=True))
 
-    def _release(self, line: Line, call: Call, outcome: Outcome) -> None:
+    def _release(self, line: Connection, call: Call, outcome: Outcome) -> None:
         self._base.channel.release(self._base.loop, line, fresh=True)
 
 
@@ -85,7 +85,7 @@ class WatchStream:
         loop = asyncio.get_running_loop()
         self._subscribe = pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=instance_id))
         self._writing = asyncio.Lock()
-        self._leaving = self._parting = False
+        self._leaving = self._closing = False
         self._fault = ""
         self._call = _open(peer, clock, loop)
         self.armed: asyncio.Future[None] = loop.create_future()
@@ -97,7 +97,7 @@ class WatchStream:
         self._leaving = True
         if not self.ended.done():
             await self._close_requests()
-            await asyncio.wait({self.ended}, timeout=self._settings.farewell_s)
+            await asyncio.wait({self.ended}, timeout=self._settings.close_timeout_s)
         clean = self.ended.done() and not self.ended.cancelled() and self.ended.result().code is grpc.StatusCode.OK
         await self.abandon()
         return clean
@@ -142,10 +142,10 @@ class WatchStream:
 
         One whose grant was revoked has, until the event was acknowledged: a call may have heard of it sooner.
         """
-        if self._parting and not self._leaving:
+        if self._closing and not self._leaving:
             self._leaving = True
             await self._close_requests()
-        patience_s = self._settings.farewell_s if self._leaving else self._settings.patience_s
+        patience_s = self._settings.close_timeout_s if self._leaving else self._settings.patience_s
         async with asyncio.timeout(patience_s):
             return await self._hear()
 
@@ -159,13 +159,13 @@ class WatchStream:
         ack = self._listener.take(message)
         if ack is not None:
             await self._write(pb.WatchRequest(ack=ack))
-        self._parting = self._parting or message.WhichOneof("kind") == "grant_revoked"
+        self._closing = self._closing or message.WhichOneof("kind") == "grant_revoked"
         return True
 
     async def _beat(self) -> None:
         heartbeat = pb.WatchRequest(heartbeat=pb.WatchHeartbeat())
         while True:
-            await asyncio.sleep(self._settings.beat_s)
+            await asyncio.sleep(self._settings.heartbeat_interval_s)
             await self._write(heartbeat)
 
     async def _write(self, request: Message) -> None:
@@ -176,7 +176,7 @@ class WatchStream:
 
     async def _close_requests(self) -> None:
         with suppress(*_GONE, TimeoutError):
-            async with asyncio.timeout(self._settings.farewell_s), self._writing:
+            async with asyncio.timeout(self._settings.close_timeout_s), self._writing:
                 await self._call.done_writing()
 
     async def _ending(self) -> StreamEnd:
@@ -191,8 +191,8 @@ class WatchStream:
 
 def _open(peer: Peer, clock: Clock, loop: asyncio.AbstractEventLoop) -> FlowStream:
     """Start the stream through the chain. It is none of the peer's `runs`: no flush may cut it before its ack."""
-    port = _OwnLine(AioPort(loop, peer, clock), WATCH, None)
-    run = Run(port, peer.flow(WATCH.stream(peer, (), inf)))
+    port = _OwnLine(AioDriver(loop, peer, clock), WATCH, None)
+    run = FlowRunner(port, peer.flow(WATCH.stream(peer, (), inf)))
     run.start()
     return FlowStream(run, port, peer.name, partial(_no_deadline))
 

@@ -62,7 +62,7 @@ class PeerWatch:
         self._attending: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rung = self._moving = self._leaving = False
-        self._owing = False
+        self._pending_acks = False
         """Whether the peer may await the acknowledgement of a revocation: it was watched, and never told of one."""
         self._told = ""
         self._tried: Future[None] = Future()
@@ -114,14 +114,14 @@ class PeerWatch:
         if host is not None:
             host.post(self._cancel)
 
-    def forsake(self) -> None:
+    def abandon_after_fork(self) -> None:
         """Forget the stream without touching it: this is a forked child."""
         self._lock = threading.Lock()
         self._host = self._attending = self._waiter = None
         self._standing = WatchStanding(WatchState.OFF, self._clock.now_us())
         self._streams = set()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Look again whether to dial or to rest: the circuit has turned, or the grant was revoked."""
         host = self._host
         if host is not None:
@@ -130,13 +130,13 @@ class PeerWatch:
     def move(self) -> None:
         """Let a new stream take over from the one that is armed: the credentials have changed."""
         self._moving = True
-        self.nudge()
+        self.wake()
 
     # -- what a stream tells
 
     def armed(self, *, planned: bool) -> None:
         """Drop what was kept, unless another stream has listened all the while."""
-        self._owing = True
+        self._pending_acks = True
         if not planned:
             self._events.rearmed()
             self._turn(WatchState.ARMED)
@@ -151,7 +151,7 @@ class PeerWatch:
         if kind in KINDS:
             self._heard(kind)
         if kind == "grant_revoked":
-            self._owing = False
+            self._pending_acks = False
         return self._events.take(event, self._clock.monotonic())
 
     def pause_s(self) -> float:
@@ -207,7 +207,7 @@ class PeerWatch:
         The peer lets such a stream in as long as it awaits the acknowledgement, and it would wait out the lease.
         """
         give_up_at = self._clock.monotonic() + self._settings.patience_s
-        while self._owing and self._clock.monotonic() < give_up_at and self._denied_s() is None:
+        while self._pending_acks and self._clock.monotonic() < give_up_at and self._denied_s() is None:
             await self._until(timeout_s=await self._watch_once(host))
 
     async def _watch_once(self, host: Host) -> float:
@@ -216,13 +216,13 @@ class PeerWatch:
         stream = await self._open(host, planned=False)
         if stream.armed.done() and not stream.armed.cancelled():
             armed_at = self._clock.monotonic()
-            last = await self._stand(host, stream)
+            last = await self._hold(host, stream)
             self._events.lost()
             pause_s = self._backoff.lost(self._clock.monotonic() - armed_at)
         else:
             last = await self._ended(stream)
             pause_s = self._pause_after(last)
-        self._owing = self._owing and last.reason != Reason.GRANT_REVOKED
+        self._pending_acks = self._pending_acks and last.reason != Reason.GRANT_REVOKED
         self._report(last)
         self._have_tried()
         return pause_s
@@ -257,7 +257,7 @@ class PeerWatch:
                     await self._close(stream)
         return stream
 
-    async def _stand(self, host: Host, stream: WatchStream) -> StreamEnd:
+    async def _hold(self, host: Host, stream: WatchStream) -> StreamEnd:
         """Stay armed, moving from stream to stream, until the armed one is lost; return how that ended."""
         move_at = self._next_move()
         while not stream.ended.done() and not self.over():
@@ -298,7 +298,7 @@ class PeerWatch:
     def _pause_after(self, end: StreamEnd) -> float:
         if end.code is grpc.StatusCode.UNIMPLEMENTED:
             self._turn(WatchState.OFF)
-            return self._backoff.unoffered()
+            return self._backoff.unsupported_retry_s()
         pause_s = self._backoff.failed()
         asked_s = end.retry_after_s if end.reason != Reason.CIRCUIT_OPEN else None
         return max(pause_s, min(asked_s or 0.0, self._settings.longest_pause_s))

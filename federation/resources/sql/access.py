@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
 )
 
-from federation.resources.documents import storable
+from federation.resources.documents import is_storable
 from federation.scope.model import RowFilter
 from federation.store.schema import memberships
 
@@ -70,7 +70,7 @@ LIMIT: Final = whole("limit")
 
 def plain_id(value: str) -> str:
     """Return an id, or the id that nothing has for text that the database cannot hold."""
-    return value if storable(value) else ""
+    return value if is_storable(value) else ""
 
 
 def visible(table: FromClause) -> ColumnElement[bool]:
@@ -111,5 +111,5 @@ def filter_values(row_filter: RowFilter, dialect: str, suffix: str = "") -> Mapp
     return {
         f"personal{suffix}": row_filter.include_personal,
         f"all_teams{suffix}": row_filter.include_teams is None,
-        f"teams{suffix}": texts(sorted(filter(storable, row_filter.include_teams or ())), dialect),
+        f"teams{suffix}": texts(sorted(filter(is_storable, row_filter.include_teams or ())), dialect),
     }

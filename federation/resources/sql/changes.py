@@ -27,7 +27,7 @@ class ChangeStream(AsyncIterator[Change]):
         self._waiting: deque[tuple[Change, ...]] = deque()
         self._current: deque[Change] = deque()
         self._lost = self._closed = False
-        self._bell = asyncio.Event()
+        self._wakeup = asyncio.Event()
 
     def offer(self, commit: tuple[Change, ...]) -> None:
         """Add what one commit changed. Never waits."""
@@ -37,12 +37,12 @@ class ChangeStream(AsyncIterator[Change]):
             self._current.clear()
         elif not self._lost:
             self._waiting.append(commit)
-        self._bell.set()
+        self._wakeup.set()
 
     async def aclose(self) -> None:
         """End the stream, also for a reader that waits at this moment."""
         self._closed = True
-        self._bell.set()
+        self._wakeup.set()
 
     async def __anext__(self) -> Change:
         while True:
@@ -56,8 +56,8 @@ class ChangeStream(AsyncIterator[Change]):
             if self._waiting:
                 self._current.extend(self._waiting.popleft())
                 continue
-            self._bell.clear()
-            await self._bell.wait()
+            self._wakeup.clear()
+            await self._wakeup.wait()
 
 
 class ChangeFeed:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.sql.selectable import Subquery
 
 from federation.errors import Reason, Refusal
-from federation.resources.documents import printable, storable
+from federation.resources.documents import is_storable, printable
 from federation.resources.provider import ListQuery
 from federation.resources.sql.access import (
     LIMIT,
@@ -77,7 +77,7 @@ def list_question(subject: str, query: ListQuery, dialect: str) -> tuple[ListSha
     values.update(filter_values(query.filter, dialect))
     columns, fields = _where_values(query.where, dialect, values)
     if query.after is not None:
-        if not storable(query.after.id):
+        if not is_storable(query.after.id):
             raise _refused("after.id", "holds a character that no row id has")
         if query.after.created_at_us not in INT64:
             raise _refused("after.created_at", "is out of range")
@@ -170,7 +170,7 @@ def _where_values(where: Mapping[str, str], dialect: str, values: dict[str, Any]
         shown = f"where.{printable(name)}"
         if not _FIELD.match(name):
             raise _refused(shown, "is not a field name: a letter or _, then letters, digits, _ or -, at most 64")
-        if not storable(value):
+        if not is_storable(value):
             raise _refused(shown, "holds a character that no row has")
         if name in COMPARABLE:
             values[f"where_{name}"] = value

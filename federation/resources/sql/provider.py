@@ -17,7 +17,7 @@ from federation.resources.sql.list_query import get_statement, list_question, li
 from federation.resources.sql.search_query import search_question, search_statement
 from federation.resources.sql.writes import delete_user, write_batch
 from federation.scope.model import RowFilter
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 from federation.store.schema import memberships, teams, users
 
 __all__ = ["SqlProvider"]
@@ -87,7 +87,7 @@ class SqlProvider:
         changes: tuple[Change, ...] = ()
         async with self._writing:
             try:
-                with storing(f"the user {subject} cannot be removed"):
+                with translate_db_errors(f"the user {subject} cannot be removed"):
                     async with self._database.write() as connection:
                         removal, changes = await delete_user(connection, plain_id(subject))
             finally:
@@ -117,7 +117,7 @@ class SqlProvider:
         changes: tuple[Change, ...] = ()
         async with self._writing:
             try:
-                with storing("the rows cannot be stored"):
+                with translate_db_errors("the rows cannot be stored"):
                     async with self._database.write() as connection:
                         changes = await write_batch(connection, batch, self._clock.now_us())
             finally:

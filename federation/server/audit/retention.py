@@ -65,7 +65,7 @@ class AuditRetention:
 
     async def _move(self, day: int) -> int:
         last_id = await self._store.last_id()
-        await _apart(self._files.prepare)
+        await run_in_thread(self._files.prepare)
         await self._write(day, last_id)
         forgotten = 0
         while count := await self._store.forget(last_id, day_window(day), BATCH):
@@ -76,20 +76,20 @@ class AuditRetention:
 
     async def _write(self, day: int, last_id: int) -> None:
         """Bring everything of a day that has been written so far into its file."""
-        file, exists = await _apart(lambda: self._files.target(day))
-        writer = await _apart(lambda: DayWriter(file, exists=exists))
+        file, exists = await run_in_thread(lambda: self._files.target(day))
+        writer = await run_in_thread(lambda: DayWriter(file, exists=exists))
         place: Place | None = None
         try:
             while batch := await self._store.written_by(last_id, day_window(day), BATCH, place):
                 place = batch[-1].place
-                await _apart(lambda batch=batch: writer.add(batch))  # type: ignore[misc]
+                await run_in_thread(lambda batch=batch: writer.add(batch))  # type: ignore[misc]
                 await asyncio.sleep(PAUSE_S)
-            await _apart(writer.finish)
+            await run_in_thread(writer.finish)
         finally:
-            await _apart(writer.abandon)
+            await run_in_thread(writer.abandon)
 
 
-async def _apart(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T]) -> T:
     """Run in a thread, and see it end even where this is cancelled: nothing may write behind the next step's back."""
     running = asyncio.ensure_future(asyncio.to_thread(work))
     try:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
-from federation.server.audit.vocabulary import OWN, VARIOUS
+from federation.server.audit.vocabulary import MIXED, OWN
 from federation.store.audit.table import AuditEvent
 
 __all__ = ["AuditTrail", "AuditWriter", "source_of"]
@@ -77,7 +77,7 @@ class AuditTrail:
         self._reads: deque[AuditEvent] = deque()
         self._acts: deque[AuditEvent] = deque()
         self._refusals: dict[RefusalKey, AuditEvent] = {}
-        self._work, self._hurry, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._work, self._flush_now, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
         self.dropped = 0
@@ -100,7 +100,7 @@ class AuditTrail:
     async def stop(self, timeout_s: float = STOP_S) -> None:
         """Write what waits, for at most `timeout_s`, and end. Stop the servers first; no read passes afterwards."""
         self._stopping.set()
-        self._hurry.set()
+        self._flush_now.set()
         self._work.set()
         if self._task is None:
             return
@@ -117,7 +117,7 @@ class AuditTrail:
         Raises `Refusal` RATE_LIMITED where no place came free in time: the read must not be served then.
         """
         if self._places.locked():
-            self._hurry.set()
+            self._flush_now.set()
             try:
                 async with asyncio.timeout(HOLD_S):
                     await self._places.acquire()
@@ -209,9 +209,9 @@ class AuditTrail:
     async def _run(self) -> None:
         while not (self._stopping.is_set() and not self.waiting):
             await self._work.wait()
-            await _wait(self._hurry, LINGER_S)
+            await _wait(self._flush_now, LINGER_S)
             self._work.clear()
-            self._hurry.clear()
+            self._flush_now.clear()
             await self._drain()
 
     async def _drain(self) -> None:
@@ -283,9 +283,9 @@ def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:
     return replace(
         like,
         count=like.count + event.count,
-        resource=like.resource if like.resource == event.resource else VARIOUS,
-        peer=like.peer if like.peer == event.peer else VARIOUS,
-        subject=like.subject if like.subject == event.subject else VARIOUS,
+        resource=like.resource if like.resource == event.resource else MIXED,
+        peer=like.peer if like.peer == event.peer else MIXED,
+        subject=like.subject if like.subject == event.subject else MIXED,
         query_hash=like.query_hash if like.query_hash == event.query_hash else "",
         trace_id=like.trace_id if like.trace_id == event.trace_id else "",
     )

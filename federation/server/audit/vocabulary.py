@@ -4,15 +4,15 @@ from typing import Final
 
 from federation.errors import InputError
 from federation.suggest import near_matches
-from federation.telemetry.spans import OutcomeWord
+from federation.telemetry.spans import OutcomeName
 
-__all__ = ["OUTCOMES", "OWN", "VARIOUS", "VERBS", "check_outcome", "unknown_verb"]
+__all__ = ["MIXED", "OUTCOMES", "OWN", "VERBS", "check_outcome", "unknown_verb"]
 
-VARIOUS: Final = "*"
+MIXED: Final = "*"
 """The resource, peer or subject of refusals that are counted together and differ in it."""
 OWN: Final = frozenset({"admin", "gateway"})
 """Sources that are no address: the operator, and the gateway by itself."""
-OUTCOMES: Final = tuple(word.value for word in OutcomeWord)
+OUTCOMES: Final = tuple(word.value for word in OutcomeName)
 READS: Final = ("list", "get", "search", "capabilities")
 ACTS: Final = (
     "watch",

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from federation.server.pipeline.identity import CallerIdentity
 from federation.wire.metadata import Metadata
 
-__all__ = ["NO_TRACING", "UNNOTED", "CallTrace", "Leases", "NoTrace", "Tracing"]
+__all__ = ["NO_LEASES", "NO_TRACING", "CallTrace", "Leases", "NoTrace", "Tracing"]
 
 
 class CallTrace(Protocol):
@@ -79,5 +79,5 @@ class _Unnoted:
 
 _UNTRACED: Final = nullcontext(NoTrace())
 NO_TRACING: Final[Tracing] = _NoTracing()
-UNNOTED: Final[Leases] = _Unnoted()
+NO_LEASES: Final[Leases] = _Unnoted()
 """Hands every lease out and remembers none of them."""

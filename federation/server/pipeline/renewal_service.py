@@ -6,14 +6,14 @@ import grpc
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.issuer import Issued
-from federation.enrollment.renewal_issuer import Reissuer
+from federation.enrollment.renewal_issuer import RenewalIssuer
 from federation.enrollment.servicer import EnrollmentAudit, EnrollmentEvent, renewal_response
 from federation.errors import Reason, Refusal
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
-from federation.store.grants.registry import Grant, GrantBook
+from federation.store.grants.registry import Grant, GrantRegistry
 from federation.v1 import enrollment_pb2 as pb
 from federation.verbs.validation import invalid
 
@@ -27,7 +27,7 @@ class RenewalService:
     """Serves `EnrollmentService.Renew` over mutual TLS; `Enroll` is not offered there."""
 
     def __init__(
-        self, reissuer: Reissuer, grants: GrantBook, *, audit: EnrollmentAudit, clock: Clock = SYSTEM_CLOCK
+        self, reissuer: RenewalIssuer, grants: GrantRegistry, *, audit: EnrollmentAudit, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._reissuer, self._grants, self._audit, self._clock = reissuer, grants, audit, clock
         self._limiter = GrantLimiter(clock.monotonic)

@@ -24,13 +24,13 @@ from federation.server.audit.trail import AuditTrail, source_of
 from federation.server.call_stats import CallCounters
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context, add_trailing, incident
-from federation.server.pipeline.hooks import NO_TRACING, UNNOTED, CallTrace, Leases, Tracing
+from federation.server.pipeline.hooks import NO_LEASES, NO_TRACING, CallTrace, Leases, Tracing
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
 from federation.server.revocation.leases import MAX_LEASE_MS
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import Grant
-from federation.telemetry.spans import OutcomeWord, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_word
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import Reply, Verbs
@@ -57,7 +57,7 @@ WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 class GrantSource(Protocol):
-    """The grants as the pipeline needs them: answers from memory. `federation.store.grants.GrantBook` is one."""
+    """The grants as the pipeline needs them: answers from memory. `federation.store.grants.GrantRegistry` is one."""
 
     def get(self, grant_id: str, /) -> Grant | None:
         """Return a grant as it is now."""
@@ -76,7 +76,7 @@ class _Verb:
 
 
 @dataclass(slots=True)
-class _Arrival:
+class _CallContext:
     """One call as it came in. Faults are values, so that tracing and audit see every call before it is refused."""
 
     verb: _Verb
@@ -121,7 +121,7 @@ class FederationService:
         page_key: bytes,
         clock: Clock = SYSTEM_CLOCK,
         tracing: Tracing = NO_TRACING,
-        leases: Leases = UNNOTED,
+        leases: Leases = NO_LEASES,
         max_lease_ms: int = MAX_LEASE_MS,
         counters: CallCounters | None = None,
         watch: WatchHandler | None = None,
@@ -165,11 +165,11 @@ class FederationService:
             add_trailing(context, ((LEASE_MS, str(lease_ms)),))
         return body
 
-    def _arrive(self, verb: _Verb, raw: bytes, context: Context) -> _Arrival:
+    def _arrive(self, verb: _Verb, raw: bytes, context: Context) -> _CallContext:
         now_us = self._clock.now_us()
-        caller = _caught(caller_of, context.auth_context(), now_us)
-        request = _caught(_decode, verb.request, raw)
-        return _Arrival(
+        caller = _capture(caller_of, context.auth_context(), now_us)
+        request = _capture(_decode, verb.request, raw)
+        return _CallContext(
             verb=verb,
             metadata=context.invocation_metadata() or (),
             source=source_of(context.peer()),
@@ -181,17 +181,17 @@ class FederationService:
             grant=None if isinstance(caller, Refusal) else self._grants.get(caller.grant_id),
         )
 
-    async def _audited(self, call: _Arrival, trace: CallTrace) -> tuple[bytes, int | None]:
+    async def _audited(self, call: _CallContext, trace: CallTrace) -> tuple[bytes, int | None]:
         """Answer a call and record how it ended. A read is on record before it leaves."""
         reply, body, absent = _NOTHING, b"", None
-        word, reason, recorded = OutcomeWord.ERROR, "", ""
+        word, reason, recorded = OutcomeName.ERROR, "", ""
         try:
             try:
-                reply, body, word = *await self._answer(call), OutcomeWord.OK
+                reply, body, word = *await self._answer(call), OutcomeName.OK
             except Refusal as refusal:
                 if refusal.reason is not Reason.ROW_NOT_FOUND:
                     raise
-                absent, word, reason = refusal, OutcomeWord.NOT_FOUND, refusal.reason.value
+                absent, word, reason = refusal, OutcomeName.NOT_FOUND, refusal.reason.value
             await self._audit.keep(self._event(call, word, reason, len(body)))
             lease_ms = self._dismiss(call, reply)
         except BaseException as fault:
@@ -207,7 +207,7 @@ class FederationService:
             raise absent
         return body, lease_ms
 
-    async def _answer(self, call: _Arrival) -> tuple[Reply, bytes]:
+    async def _answer(self, call: _CallContext) -> tuple[Reply, bytes]:
         caller, request = call.caller, call.request
         if isinstance(caller, Refusal):
             raise caller
@@ -226,7 +226,7 @@ class FederationService:
                 return reply, body
         raise _edited()
 
-    def _dismiss(self, call: _Arrival, reply: Reply) -> int | None:
+    def _dismiss(self, call: _CallContext, reply: Reply) -> int | None:
         """Let an answer leave, or raise `Refusal`; return the lease to send with it.
 
         Nothing waits in here, and nothing waits after it: what is taken back is taken back before the whole of it,
@@ -239,9 +239,13 @@ class FederationService:
         if latest.scope != call.grant.scope:
             raise _edited()
         self._grants.note_use(latest.id, call.caller.serial)
-        return self._lease(call, latest, call.caller.not_after_us, reply.leasable, now_us) if reply.leasable else None
+        return (
+            self._lease(call, latest, call.caller.not_after_us, reply.cacheable_resource, now_us)
+            if reply.cacheable_resource
+            else None
+        )
 
-    def _lease(self, call: _Arrival, grant: Grant, end_us: int, resource: str, now_us: int) -> int:
+    def _lease(self, call: _CallContext, grant: Grant, end_us: int, resource: str, now_us: int) -> int:
         instance = first(call.metadata, INSTANCE) or ""
         if resource in SENSITIVE_RESOURCES or not is_instance(instance):
             return 0
@@ -250,7 +254,7 @@ class FederationService:
         lease_ms = min(self._max_lease_ms, (end_us - now_us) * 1_000 // MICROSECONDS)
         return self._leases.note(grant.id, instance, lease_ms) if lease_ms > 0 else 0
 
-    def _event(self, call: _Arrival, word: OutcomeWord, reason: str, bytes_out: int) -> AuditEvent:
+    def _event(self, call: _CallContext, word: OutcomeName, reason: str, bytes_out: int) -> AuditEvent:
         return AuditEvent(
             at_us=call.at_us,
             grant_id=call.grant.id if call.grant else None,
@@ -268,7 +272,7 @@ class FederationService:
         )
 
 
-def _caught(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refusal:
+def _capture(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refusal:
     """Return a refusal instead of raising it."""
     try:
         return work(*args, **kwargs)
@@ -289,13 +293,13 @@ def _decode(kind: type[Message], raw: bytes) -> Message:
         raise invalid("request", f"not a {kind.DESCRIPTOR.name}") from None
 
 
-def _ending(fault: BaseException) -> tuple[OutcomeWord, str, str]:
+def _ending(fault: BaseException) -> tuple[OutcomeName, str, str]:
     """Return outcome word, reason, and the detail that only the audit may hold."""
     if isinstance(fault, Refusal):
         return outcome_word(fault.code), fault.reason.value, fault.detail
     if isinstance(fault, asyncio.CancelledError):
-        return OutcomeWord.CANCELLED, "", ""
-    return OutcomeWord.ERROR, Reason.INTERNAL.value, ""
+        return OutcomeName.CANCELLED, "", ""
+    return OutcomeName.ERROR, Reason.INTERNAL.value, ""
 
 
 def _trace_id(metadata: Metadata) -> str:

@@ -22,7 +22,7 @@ from federation.server.pipeline.identity import CallerIdentity
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (
     SPAN_NAME,
-    OutcomeWord,
+    OutcomeName,
     SpanSource,
     outcome_word,
     remote_parent,
@@ -37,7 +37,7 @@ RPC_SPAN: Final[ContextVar[Span | None]] = ContextVar("federation_rpc_span", def
 """The RPC-level SERVER span above ours in this task, where `telemetry.rpc_spans` made one."""
 MAX_RESOURCE: Final = 256
 """Characters kept of what a caller sent as the resource's name."""
-_WORDS: Final = {word.value: word for word in OutcomeWord}
+_WORDS: Final = {word.value: word for word in OutcomeName}
 
 
 class ServerTracing:
@@ -78,7 +78,7 @@ class _ServedCall:
         self._span = span
         self._metrics = metrics
         self._peer, self._verb = peer, verb
-        self._word: OutcomeWord | None = None
+        self._word: OutcomeName | None = None
 
     def __enter__(self) -> Self:
         self._started = self._clock.monotonic()
@@ -98,7 +98,7 @@ class _ServedCall:
 
     def finish(self, outcome: str, reason: str) -> None:
         """Hear the outcome word of the call."""
-        self._word = _WORDS.get(outcome, OutcomeWord.ERROR)
+        self._word = _WORDS.get(outcome, OutcomeName.ERROR)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -136,7 +136,7 @@ class _ServerSpan:
     def context(self) -> SpanContext:
         return self._span.get_span_context()
 
-    def end(self, word: OutcomeWord, took_s: float) -> None:
+    def end(self, word: OutcomeName, took_s: float) -> None:
         otel_context.detach(self._token)
         self._span.set_attributes({"outcome": word.value, "latency_ms": took_s * 1e3, "cached": False})
         status = span_status(word)
@@ -145,12 +145,12 @@ class _ServerSpan:
         self._span.end()
 
 
-def _word_of(error: BaseException | None) -> OutcomeWord:
+def _word_of(error: BaseException | None) -> OutcomeName:
     if error is None:
-        return OutcomeWord.OK
+        return OutcomeName.OK
     if isinstance(error, Refusal):
         return outcome_word(error.code)
-    return OutcomeWord.ERROR if isinstance(error, Exception) else OutcomeWord.CANCELLED
+    return OutcomeName.ERROR if isinstance(error, Exception) else OutcomeName.CANCELLED
 
 
 def _parent(traceparent: str | None) -> Context:

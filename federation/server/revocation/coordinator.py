@@ -10,16 +10,16 @@ from federation.errors import StoreError
 from federation.resources.provider import ResourceProvider
 from federation.server.audit.trail import AuditTrail
 from federation.server.call_stats import CallCounters
-from federation.server.revocation.leases import MAX_LEASE_MS, LeaseTable, noted_s
+from federation.server.revocation.leases import MAX_LEASE_MS, LeaseTable, lease_hold_s
 from federation.server.revocation.manager import Revocations
-from federation.server.watch.change_notifier import Freshness
+from federation.server.watch.change_notifier import ChangeNotifier
 from federation.server.watch.service import BEAT_S, WatchService
-from federation.server.watch.subscriptions import WatchHub
+from federation.server.watch.subscriptions import SubscriptionRegistry
 from federation.store.database import Database
-from federation.store.grants.registry import GrantBook, GrantStatus
+from federation.store.grants.registry import GrantRegistry, GrantStatus
 from federation.store.receipts import LeaseBound, Receipt, ReceiptStore
 
-__all__ = ["Upkeep"]
+__all__ = ["InvalidationCoordinator"]
 
 LOGGER: Final = logging.getLogger(__name__)
 HANDOVER_S: Final = 20.0
@@ -28,7 +28,7 @@ seconds whether it holds it, and then lets its calls end.
 """
 
 
-class Upkeep:
+class InvalidationCoordinator:
     """One gateway's. `open` it once the right to serve is held, `start` it before serving, `stop` it after.
 
     `watch` is what serves the watch streams, `leases` what the pipeline notes leases in, `max_lease_ms` their bound,
@@ -37,7 +37,7 @@ class Upkeep:
 
     def __init__(
         self,
-        grants: GrantBook,
+        grants: GrantRegistry,
         receipts: ReceiptStore,
         provider: ResourceProvider,
         audit: AuditTrail,
@@ -46,7 +46,7 @@ class Upkeep:
         max_lease_ms: int,
         before: LeaseBound,
         served_from: str,
-        beat_s: float,
+        heartbeat_interval_s: float,
     ) -> None:
         self._grants, self._receipts, self._audit = grants, receipts, audit
         self.max_lease_ms, self._before = max_lease_ms, before
@@ -59,7 +59,7 @@ class Upkeep:
             inherited_ms=before.max_lease_ms,
             handover_s=0.0 if before.served_from == served_from else HANDOVER_S,
         )
-        self.hub = WatchHub(self.leases.leave, awaited=self.leases.awaits)
+        self.hub = SubscriptionRegistry(self.leases.leave, awaited=self.leases.awaits)
         self.revocations = Revocations(grants, receipts, self.leases, self.hub, record=self._record, clock=clock)
         self.watch = WatchService(
             self.hub,
@@ -67,25 +67,25 @@ class Upkeep:
             audit,
             withdrawing=self.revocations.revoking,
             clock=clock,
-            beat_s=beat_s,
+            heartbeat_interval_s=heartbeat_interval_s,
             counters=self.counters,
         )
-        self._freshness = Freshness(provider, grants, self.hub)
+        self._freshness = ChangeNotifier(provider, grants, self.hub)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def open(
         cls,
         database: Database,
-        grants: GrantBook,
+        grants: GrantRegistry,
         provider: ResourceProvider,
         audit: AuditTrail,
         *,
         clock: Clock = SYSTEM_CLOCK,
         served_from: str = "",
         max_lease_ms: int = MAX_LEASE_MS,
-        beat_s: float = BEAT_S,
-    ) -> "Upkeep":
+        heartbeat_interval_s: float = BEAT_S,
+    ) -> "InvalidationCoordinator":
         """Begin anew after whatever process served before: its leases may be out still.
 
         `served_from` names the host and directory of this one. Raises `StoreError`.
@@ -105,7 +105,7 @@ class Upkeep:
             max_lease_ms=max_lease_ms,
             before=before,
             served_from=served_from,
-            beat_s=beat_s,
+            heartbeat_interval_s=heartbeat_interval_s,
         )
 
     async def start(self) -> None:
@@ -132,7 +132,7 @@ class Upkeep:
 
     async def _lower_bound(self) -> None:
         """Let the next process wait for this one's leases alone, once the longer ones of the one before are over."""
-        await asyncio.sleep(HANDOVER_S + noted_s(self._before.max_lease_ms))
+        await asyncio.sleep(HANDOVER_S + lease_hold_s(self._before.max_lease_ms))
         try:
             await self._receipts.set_lease_bound(self._bound)
         except StoreError as e:
@@ -151,6 +151,6 @@ class Upkeep:
             )
 
 
-def _once_served(grants: GrantBook) -> list[str]:
+def _once_served(grants: GrantRegistry) -> list[str]:
     """Return the grants under which an earlier process may have answered calls."""
     return [grant.id for grant in grants.all() if grant.newest is not None and grant.status is not GrantStatus.PENDING]

@@ -5,16 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from federation.server.revocation.leases import Release, Withdrawal
+from federation.server.revocation.leases import PendingRevocation, Release
 from federation.store.receipts import Receipt
 
-__all__ = ["Taking"]
+__all__ = ["RevocationHandle"]
 
 
-class Taking:
+class RevocationHandle:
     """Something that is being taken back, or was. Whoever waits may go away; the work goes on."""
 
-    def __init__(self, begun: Receipt, withdrawal: Withdrawal | None = None) -> None:
+    def __init__(self, begun: Receipt, withdrawal: PendingRevocation | None = None) -> None:
         self.begun = begun
         """The receipt as far as it was known at the beginning."""
         self._withdrawal = withdrawal
@@ -28,7 +28,7 @@ class Taking:
             future.add_done_callback(_looked_at)
 
     @classmethod
-    def over(cls, receipt: Receipt) -> "Taking":
+    def over(cls, receipt: Receipt) -> "RevocationHandle":
         """Return what was over before."""
         taking = cls(receipt)
         taking.now_durable()

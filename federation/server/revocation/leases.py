@@ -13,17 +13,25 @@ from typing import Final
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 
-__all__ = ["MAX_INSTANCES", "MAX_LEASE_MS", "How", "LeaseTable", "Release", "Withdrawal", "noted_s"]
+__all__ = [
+    "MAX_INSTANCES",
+    "MAX_LEASE_MS",
+    "LeaseTable",
+    "PendingRevocation",
+    "Release",
+    "ReleaseReason",
+    "lease_hold_s",
+]
 
 MAX_LEASE_MS: Final = 30_000
 """The longest lease that any gateway gives."""
 MAX_INSTANCES: Final = 64
 """Cache objects of one grant that may hold leases at the same time."""
-EARLIER: Final = ""
+PREVIOUS_PROCESS: Final = ""
 """Stands for every cache object that an earlier process may have given a lease to."""
 
 
-class How(StrEnum):
+class ReleaseReason(StrEnum):
     """How a cache object was released."""
 
     ACKED = "acked"
@@ -37,10 +45,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One cache object in a withdrawal. Instants are Unix microseconds; an empty `instance` means `EARLIER`."""
+    """One cache object of a revocation. Times are Unix microseconds; an empty `instance` means `PREVIOUS_PROCESS`."""
 
     instance: str
-    how: How
+    how: ReleaseReason
     at_us: int | None = None
     """When it was released; `None` while it is awaited."""
     failed_in_flight: int = 0
@@ -59,7 +67,7 @@ def _nothing() -> None:
 
 
 @dataclass(slots=True)
-class Withdrawal:
+class PendingRevocation:
     """What is awaited before something taken back is out of every cache. Made by `LeaseTable.begin`."""
 
     grant_id: str
@@ -75,7 +83,7 @@ class Withdrawal:
         """Return the seconds until the next lease ends, or `None` once nobody is awaited any more."""
         now = self._clock.elapsed()
         for instance in [name for name, hold in self._held.items() if hold.end <= now]:
-            self._release(instance, How.LEASE_ENDED)
+            self._release(instance, ReleaseReason.LEASE_ENDED)
         return min(hold.end for hold in self._held.values()) - now if self._held else None
 
     @property
@@ -83,7 +91,7 @@ class Withdrawal:
         """Everyone that was awaited, the released first."""
         now, now_us = self._clock.elapsed(), self._clock.now_us()
         awaited = (
-            Release(name, How.AWAITED, until_us=now_us + max(0, round((hold.end - now) * MICROSECONDS)))
+            Release(name, ReleaseReason.AWAITED, until_us=now_us + max(0, round((hold.end - now) * MICROSECONDS)))
             for name, hold in self._held.items()
         )
         return (*self._released.values(), *awaited)
@@ -95,16 +103,16 @@ class Withdrawal:
 
     def ack(self, instance: str, failed_in_flight: int) -> None:
         """Hear that a cache object dropped everything after this withdrawal began."""
-        if instance in self._held and instance != EARLIER:
-            self._release(instance, How.ACKED, failed_in_flight)
+        if instance in self._held and instance != PREVIOUS_PROCESS:
+            self._release(instance, ReleaseReason.ACKED, failed_in_flight)
 
     def leave(self, instance: str) -> None:
         """Hear that the last watch of a cache object ended; one that holds a lease is awaited all the same."""
         hold = self._held.get(instance)
         if hold is not None and not hold.noted:
-            self._release(instance, How.DISCONNECTED)
+            self._release(instance, ReleaseReason.DISCONNECTED)
 
-    def _release(self, instance: str, how: How, failed_in_flight: int = 0) -> None:
+    def _release(self, instance: str, how: ReleaseReason, failed_in_flight: int = 0) -> None:
         del self._held[instance]
         self._released[instance] = Release(instance, how, self._clock.now_us(), failed_in_flight)
         self.changed()
@@ -130,10 +138,10 @@ class LeaseTable:
         self._clock, self._max_lease_ms = clock, max_lease_ms
         self._notes: dict[str, dict[str, float]] = {}
         self._closed: dict[str, int] = {}
-        self._open: dict[str, list[Withdrawal]] = {}
+        self._open: dict[str, list[PendingRevocation]] = {}
         self._number = 0
         self._inherited = frozenset(inherited)
-        self._inherited_end = clock.elapsed() + handover_s + noted_s(inherited_ms)
+        self._inherited_end = clock.elapsed() + handover_s + lease_hold_s(inherited_ms)
         self._sweep_at = clock.elapsed()
 
     def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
@@ -151,11 +159,11 @@ class LeaseTable:
             if len(notes) >= MAX_INSTANCES:
                 return 0
         lease_ms = min(lease_ms, self._max_lease_ms)
-        notes[instance] = max(notes.get(instance, now), now + noted_s(lease_ms))
+        notes[instance] = max(notes.get(instance, now), now + lease_hold_s(lease_ms))
         self._notes[grant_id] = notes
         return lease_ms
 
-    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> Withdrawal:
+    def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
         """Await everyone who may hold answers of the grant from before this moment.
 
         Call it together with what makes the gateway refuse, with nothing in between. `watching` names the cache
@@ -163,19 +171,19 @@ class LeaseTable:
         grant gets no lease any more.
         """
         now = self._clock.elapsed()
-        held = {instance: _Hold(now + noted_s(self._max_lease_ms), noted=False) for instance in watching}
+        held = {instance: _Hold(now + lease_hold_s(self._max_lease_ms), noted=False) for instance in watching}
         for instance, end in _alive(self._notes.get(grant_id, {}), now).items():
             held[instance] = _Hold(end, noted=True)
         if grant_id in self._inherited and now < self._inherited_end:
-            held[EARLIER] = _Hold(self._inherited_end, noted=True)
+            held[PREVIOUS_PROCESS] = _Hold(self._inherited_end, noted=True)
         self._number += 1
         if final:
             self._closed.setdefault(grant_id, self._number)
-        withdrawal = Withdrawal(grant_id, self._number, self._clock.now_us(), self._clock, held)
+        withdrawal = PendingRevocation(grant_id, self._number, self._clock.now_us(), self._clock, held)
         self._open.setdefault(grant_id, []).append(withdrawal)
         return withdrawal
 
-    def end(self, withdrawal: Withdrawal) -> None:
+    def end(self, withdrawal: PendingRevocation) -> None:
         """Forget a withdrawal. Doing so twice is fine."""
         others = [one for one in self._open.pop(withdrawal.grant_id, ()) if one is not withdrawal]
         if others:
@@ -217,12 +225,12 @@ class LeaseTable:
         """Drop ended notes, once in the time of a note, so that what is kept is what was noted lately."""
         if now < self._sweep_at:
             return
-        self._sweep_at = now + noted_s(self._max_lease_ms)
+        self._sweep_at = now + lease_hold_s(self._max_lease_ms)
         alive = {grant_id: _alive(notes, now) for grant_id, notes in self._notes.items()}
         self._notes = {grant_id: notes for grant_id, notes in alive.items() if notes}
 
 
-def noted_s(lease_ms: int) -> float:
+def lease_hold_s(lease_ms: int) -> float:
     """Return for how many seconds a lease is noted: a tenth longer than it lasts."""
     return lease_ms * 11 / 10_000
 

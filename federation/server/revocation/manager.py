@@ -1,6 +1,6 @@
 """Runs what is taken back, owned by the gateway: it goes on when the operator's command goes away, and after a crash.
 
-`withdrawing.withdraw` has the order of the steps, `acts` what they do.
+`withdrawing.revocation_steps` has the order of the steps, `acts` what they do.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, FederationError
 from federation.scope.diff import ScopeChange, scope_change
 from federation.scope.model import Scope
-from federation.server.revocation.handle import Taking
-from federation.server.revocation.leases import LeaseTable, Withdrawal
-from federation.server.revocation.operations import Narrowing, Resuming, Revoking, StoredAct
-from federation.server.revocation.protocol import Keep, Step, Store, Wait, withdraw
-from federation.server.watch.subscriptions import Event, EventWord, WatchHub
-from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+from federation.server.revocation.handle import RevocationHandle
+from federation.server.revocation.leases import LeaseTable, PendingRevocation
+from federation.server.revocation.operations import Resuming, Revoking, ScopeReduction, StoredAct
+from federation.server.revocation.protocol import Step, Store, StoreReceipt, Wait, revocation_steps
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
+from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
 
 __all__ = ["Revocations", "ScopeEdit"]
@@ -35,7 +35,7 @@ class ScopeEdit:
 
     grant: Grant
     change: ScopeChange
-    taking: Taking | None
+    taking: RevocationHandle | None
     applied: bool
 
 
@@ -47,18 +47,18 @@ class Revocations:
 
     def __init__(
         self,
-        grants: GrantBook,
+        grants: GrantRegistry,
         receipts: ReceiptStore,
         leases: LeaseTable,
-        hub: WatchHub,
+        hub: SubscriptionRegistry,
         *,
         record: Callable[[Receipt], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._grants, self._receipts, self._leases, self._hub = grants, receipts, leases, hub
         self._record, self._clock = record, clock
-        self._running: dict[tuple[str, ReceiptKind], Taking] = {}
-        self._unkept: dict[str, Receipt] = {}
+        self._running: dict[tuple[str, ReceiptKind], RevocationHandle] = {}
+        self._unsaved_receipts: dict[str, Receipt] = {}
         self._unstored: dict[str, Scope] = {}
         self._failed: set[tuple[str, ReceiptKind]] = set()
         self._editing, self._asking = asyncio.Lock(), asyncio.Lock()
@@ -73,7 +73,7 @@ class Revocations:
         revoked = self._grants.require(grant_id).status is GrantStatus.REVOKED
         return not revoked or self.revoking(grant_id) or (grant_id, ReceiptKind.REVOKED) in self._failed
 
-    async def revoke(self, grant_id: str, reason: str = "") -> Taking:
+    async def revoke(self, grant_id: str, reason: str = "") -> RevocationHandle:
         """Revoke a grant, from this call on; or return what an earlier revocation of it came to, or is coming to.
 
         Raises `NotFoundError`, `InputError` for the reason, `StoreError` where receipts cannot be read.
@@ -96,7 +96,7 @@ class Revocations:
         """Return what was taken back last of each kind, its revocation first, finished or not. Raises `StoreError`."""
         kinds = (ReceiptKind.REVOKED, ReceiptKind.NARROWED)
         found = [await self._receipts.last(grant_id, kind) for kind in kinds]
-        return tuple(self._unkept.get(receipt.id, receipt) for receipt in found if receipt is not None)
+        return tuple(self._unsaved_receipts.get(receipt.id, receipt) for receipt in found if receipt is not None)
 
     async def resume(self) -> None:
         """Go on with what an earlier process left unfinished. Raises `StoreError`."""
@@ -123,37 +123,39 @@ class Revocations:
             self._unstored[grant_id] = stored
             if change.narrows or scope_change(grant.scope, scope).narrows:
                 losses = "; ".join(change.losses)
-                taking = self._start(Narrowing(self._grants, self._hub, grant_id, scope, losses, self._clock))
+                taking = self._start(ScopeReduction(self._grants, self._hub, grant_id, scope, losses, self._clock))
                 await taking.durable()
             else:
                 await self._grants.widen(grant_id, scope)
-                self._hub.publish(grant_id, Event(EventWord.GRANT_CHANGED))
+                self._hub.publish(grant_id, Event(EventType.GRANT_CHANGED))
             del self._unstored[grant_id]
             return ScopeEdit(self._grants.require(grant_id), change, taking, applied=True)
 
-    async def _known(self, grant_id: str, kind: ReceiptKind) -> Taking | None:
+    async def _known(self, grant_id: str, kind: ReceiptKind) -> RevocationHandle | None:
         """Return the last taking back of a kind: under way, or over. One that nobody runs is taken up again."""
         # One that ends while the database is read would look unfinished there, so this comes first.
         if (running := self._running.get((grant_id, kind))) is not None:
             return running
         stored = await self._receipts.last(grant_id, kind)
         if stored is None or stored.effective_at_us is not None:
-            return None if stored is None else Taking.over(stored)
-        if (unkept := self._unkept.get(stored.id)) is not None:
+            return None if stored is None else RevocationHandle.over(stored)
+        if (unkept := self._unsaved_receipts.get(stored.id)) is not None:
             await self._keep(unkept)
-            return Taking.over(unkept)
+            return RevocationHandle.over(unkept)
         return self._start(Resuming(self._hub, stored))
 
-    def _start(self, act: StoredAct) -> Taking:
+    def _start(self, act: StoredAct) -> RevocationHandle:
         """Refuse, and let the rest go on by itself. Raises what the refusal raises."""
-        steps = withdraw(act, self._leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
+        steps = revocation_steps(act, self._leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
         first = next(steps)
-        taking = Taking(act.receipt, first.withdrawal if isinstance(first, Store) else None)
+        taking = RevocationHandle(act.receipt, first.withdrawal if isinstance(first, Store) else None)
         self._running[act.grant_id, act.kind] = taking
         self._spawn(self._finish(act, taking, steps, first))
         return taking
 
-    async def _finish(self, act: StoredAct, taking: Taking, steps: Generator[Step, None, None], first: Step) -> None:
+    async def _finish(
+        self, act: StoredAct, taking: RevocationHandle, steps: Generator[Step, None, None], first: Step
+    ) -> None:
         try:
             await self._drive(act, taking, steps, first)
         except asyncio.CancelledError:
@@ -173,7 +175,7 @@ class Revocations:
                 self._hub.end(act.grant_id)
 
     async def _drive(
-        self, act: StoredAct, taking: Taking, steps: Generator[Step, None, None], step: Step | None
+        self, act: StoredAct, taking: RevocationHandle, steps: Generator[Step, None, None], step: Step | None
     ) -> None:
         while step is not None:
             match step:
@@ -182,20 +184,20 @@ class Revocations:
                     taking.now_durable()
                 case Wait(seconds):
                     await taking.next_news(min(seconds, POLL_S))
-                case Keep(withdrawal):
+                case StoreReceipt(withdrawal):
                     receipt = _receipt(taking.begun, withdrawal)
                     await self._keep(receipt)
                     taking.finish(receipt)
             step = next(steps, None)
 
     async def _keep(self, receipt: Receipt) -> None:
-        self._unkept[receipt.id] = receipt
+        self._unsaved_receipts[receipt.id] = receipt
         await self._receipts.finish(receipt)
-        del self._unkept[receipt.id]
+        del self._unsaved_receipts[receipt.id]
         self._failed.discard((receipt.grant_id, receipt.kind))
         self._record(receipt)
 
-    def _fail(self, taking: Taking, fault: Exception) -> None:
+    def _fail(self, taking: RevocationHandle, fault: Exception) -> None:
         self._failed.add((taking.begun.grant_id, taking.begun.kind))
         taking.fail(fault)
 
@@ -206,7 +208,7 @@ class Revocations:
         return task
 
 
-def _receipt(begun: Receipt, withdrawal: Withdrawal) -> Receipt:
+def _receipt(begun: Receipt, withdrawal: PendingRevocation) -> Receipt:
     instances = (
         InstanceRecord(one.instance, one.how.value, one.at_us or 0, one.failed_in_flight)
         for one in withdrawal.instances

@@ -1,4 +1,4 @@
-"""What each kind of taking back does at its steps; `withdrawing.withdraw` has the order."""
+"""What each kind of taking back does at its steps; `withdrawing.revocation_steps` has the order."""
 
 import uuid
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from typing import Protocol
 from federation.clock import Clock
 from federation.scope.model import Scope
 from federation.server.revocation.protocol import Act, Heard
-from federation.server.watch.subscriptions import Event, EventWord, WatchHub
-from federation.store.grants.registry import GrantBook
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import Receipt, ReceiptKind, ReceiptStore
 
-__all__ = ["Narrowing", "Resuming", "Revoking", "StoredAct"]
+__all__ = ["Resuming", "Revoking", "ScopeReduction", "StoredAct"]
 
 
 class StoredAct(Act, Protocol):
@@ -43,7 +43,7 @@ class Revoking:
 
     kind = ReceiptKind.REVOKED
 
-    def __init__(self, grants: GrantBook, hub: WatchHub, grant_id: str, reason: str) -> None:
+    def __init__(self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, reason: str) -> None:
         self._grants, self._hub, self.grant_id, self._reason = grants, hub, grant_id, reason
 
     def refuse(self) -> None:
@@ -67,16 +67,16 @@ class Revoking:
 
     def tell(self, heard: Heard) -> None:
         """Say that the grant is revoked, and why."""
-        self._hub.publish(self.grant_id, Event(EventWord.GRANT_REVOKED, self.receipt.reason, heard))
+        self._hub.publish(self.grant_id, Event(EventType.GRANT_REVOKED, self.receipt.reason, heard))
 
 
-class Narrowing:
+class ScopeReduction:
     """Takes part of a grant's scope back. `losses` says in words which."""
 
     kind = ReceiptKind.NARROWED
 
     def __init__(
-        self, grants: GrantBook, hub: WatchHub, grant_id: str, scope: Scope, losses: str, clock: Clock
+        self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, scope: Scope, losses: str, clock: Clock
     ) -> None:
         self._grants, self._hub, self.grant_id = grants, hub, grant_id
         self._scope, self._losses, self._clock = scope, losses, clock
@@ -102,14 +102,14 @@ class Narrowing:
 
     def tell(self, heard: Heard) -> None:
         """Say that what the grant opens has changed."""
-        self._hub.publish(self.grant_id, Event(EventWord.GRANT_CHANGED, heard=heard))
+        self._hub.publish(self.grant_id, Event(EventType.GRANT_CHANGED, heard=heard))
 
 
 @dataclass(frozen=True, slots=True)
 class Resuming:
     """Goes on with what an earlier process refused and stored."""
 
-    hub: WatchHub
+    hub: SubscriptionRegistry
     receipt: Receipt
 
     @property
@@ -135,6 +135,6 @@ class Resuming:
     def tell(self, heard: Heard) -> None:
         """Tell whoever armed a watch meanwhile."""
         if self.kind is ReceiptKind.REVOKED:
-            self.hub.publish(self.grant_id, Event(EventWord.GRANT_REVOKED, self.receipt.reason, heard))
+            self.hub.publish(self.grant_id, Event(EventType.GRANT_REVOKED, self.receipt.reason, heard))
         else:
-            self.hub.publish(self.grant_id, Event(EventWord.GRANT_CHANGED, heard=heard))
+            self.hub.publish(self.grant_id, Event(EventType.GRANT_CHANGED, heard=heard))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from federation.server.revocation.leases import LeaseTable, Withdrawal
+from federation.server.revocation.leases import LeaseTable, PendingRevocation
 
-__all__ = ["Act", "Keep", "Store", "Wait", "withdraw"]
+__all__ = ["Act", "Store", "StoreReceipt", "Wait", "revocation_steps"]
 
 Heard = Callable[[str, int], None]
 
@@ -34,7 +34,7 @@ class Act(Protocol):
 class Store:
     """Make the refusal durable. Where that fails the flow ends here, and the refusal stands."""
 
-    withdrawal: Withdrawal
+    withdrawal: PendingRevocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,16 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class StoreReceipt:
     """Store the receipt: from now on nobody can serve what was taken back."""
 
-    withdrawal: Withdrawal
+    withdrawal: PendingRevocation
 
 
-Step = Store | Wait | Keep
+Step = Store | Wait | StoreReceipt
 
 
-def withdraw(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Generator[Step, None, None]:
+def revocation_steps(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Generator[Step, None, None]:
     """Take something back. `final`: the grant ends.
 
     The order is the proof. An answer leaves before the refusal, and then its lease is noted when `begin` looks, or it
@@ -69,6 +69,6 @@ def withdraw(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Gen
         act.tell(lambda instance, failed: leases.ack(grant_id, instance, mark, failed))
         while (seconds := withdrawal.wait_s()) is not None:
             yield Wait(seconds)
-        yield Keep(withdrawal)
+        yield StoreReceipt(withdrawal)
     finally:
         leases.end(withdrawal)

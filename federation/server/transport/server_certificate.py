@@ -88,9 +88,9 @@ class ServerCertificate:
         """Renew for ever, and hand each new certificate to `publish`. A failure is logged once and tried again."""
         while True:
             await asyncio.sleep(CHECK_S)
-            await self.tend(publish)
+            await self.run_renewal(publish)
 
-    async def tend(self, publish: Callable[[Authority], None]) -> None:
+    async def run_renewal(self, publish: Callable[[Authority], None]) -> None:
         """Renew and publish if that is due; a failure becomes a warning, and the certificate in use stays."""
         try:
             await self.refresh(publish)

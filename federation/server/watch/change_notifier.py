@@ -12,10 +12,10 @@ from federation.errors import ChangesLostError
 from federation.resources.provider import Change, KnowsTeams, ResourceProvider
 from federation.scope.model import EVERYTHING
 from federation.server.pipeline.service import GrantSource
-from federation.server.watch.subscriptions import Event, EventWord, WatchHub
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
 from federation.store.grants.registry import Grant
 
-__all__ = ["COALESCE_S", "Freshness"]
+__all__ = ["COALESCE_S", "ChangeNotifier"]
 
 LOGGER: Final = logging.getLogger(__name__)
 COALESCE_S: Final = 0.1
@@ -24,10 +24,10 @@ FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
 
 
-class Freshness:
+class ChangeNotifier:
     """Follows the changes of one provider. One event loop uses it; `run` it for as long as the gateway serves."""
 
-    def __init__(self, provider: ResourceProvider, grants: GrantSource, hub: WatchHub) -> None:
+    def __init__(self, provider: ResourceProvider, grants: GrantSource, hub: SubscriptionRegistry) -> None:
         self._provider, self._grants, self._hub = provider, grants, hub
         self._teams: dict[str, frozenset[str]] = {}
         self._held: dict[tuple[str, str], bool] = {}
@@ -71,7 +71,7 @@ class Freshness:
         for grant_id in self._hub.grants:
             grant = self._grants.get(grant_id)
             if grant is not None and grant.subject in change.owners:
-                self._hub.publish(grant_id, Event(EventWord.GRANT_CHANGED))
+                self._hub.publish(grant_id, Event(EventType.GRANT_CHANGED))
 
     async def _is_inside(self, change: Change, grant: Grant) -> bool:
         """Tell whether a row's old or new state is one that the grant opens and its subject sees."""
@@ -95,7 +95,7 @@ class Freshness:
             self._held[key] = True
             return
         self._held[key] = False
-        self._hub.publish(grant_id, Event(EventWord.RESOURCE_CHANGED, resource))
+        self._hub.publish(grant_id, Event(EventType.RESOURCE_CHANGED, resource))
         asyncio.get_running_loop().call_later(COALESCE_S, self._release, key)
 
     def _release(self, key: tuple[str, str]) -> None:
@@ -106,4 +106,4 @@ class Freshness:
         """Tell everybody to ask anew, because changes were missed."""
         self._teams.clear()
         for grant_id in self._hub.grants:
-            self._hub.publish(grant_id, Event(EventWord.GRANT_CHANGED))
+            self._hub.publish(grant_id, Event(EventType.GRANT_CHANGED))

@@ -17,9 +17,9 @@ from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.service import GrantSource
-from federation.server.watch.subscriptions import Event, EventWord, Watcher, WatchHub
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
 from federation.store.grants.registry import Grant
-from federation.telemetry.spans import OutcomeWord, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_word
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import invalid
 from federation.wire.metadata import is_instance
@@ -46,17 +46,17 @@ class WatchService:
 
     def __init__(
         self,
-        hub: WatchHub,
+        hub: SubscriptionRegistry,
         grants: GrantSource,
         audit: AuditTrail,
         *,
         withdrawing: Callable[[str], bool],
         clock: Clock = SYSTEM_CLOCK,
-        beat_s: float = BEAT_S,
+        heartbeat_interval_s: float = BEAT_S,
         counters: CallCounters | None = None,
     ) -> None:
         self._hub, self._grants, self._audit, self._clock = hub, grants, audit, clock
-        self._withdrawing, self._beat_s = withdrawing, beat_s
+        self._withdrawing, self._beat_s = withdrawing, heartbeat_interval_s
         self._counters = counters or CallCounters(clock)
         self._streams: Counter[str] = Counter()
         self._closing = False
@@ -66,15 +66,15 @@ class WatchService:
         with ExitStack() as held:
             with self._recorded(context):
                 caller = caller_of(context.auth_context(), self._clock.now_us())
-                held.enter_context(self._place(self._let_in(caller)))
+                held.enter_context(self._place(self._admit(caller)))
                 await context.send_initial_metadata(())
                 instance = await self._subscription(requests)
                 # A revocation is over before both of these, and refuses here, or is told to the watcher.
-                self._let_in(caller)
+                self._admit(caller)
                 watcher = None if self._closing else self._hub.add(caller.grant_id, instance)
             if watcher is not None:
                 self._grants.note_use(caller.grant_id, caller.serial)
-                self._counters.ended("watch", OutcomeWord.OK, grant_id=caller.grant_id)
+                self._counters.ended("watch", OutcomeName.OK, grant_id=caller.grant_id)
                 await self._attend(watcher, caller, requests, context)
 
     async def close(self) -> None:
@@ -85,9 +85,9 @@ class WatchService:
     async def _attend(
         self, watcher: Watcher, caller: CallerIdentity, requests: AsyncIterator[bytes], context: Context
     ) -> None:
-        heard = _LastWord(self._clock)
+        heard = _LastHeartbeat(self._clock)
         reader = asyncio.create_task(_listen(watcher, requests, heard))
-        writer = asyncio.create_task(_speak(watcher, context, self._beat_s))
+        writer = asyncio.create_task(_send_events(watcher, context, self._beat_s))
         try:
             while not await _first_done(reader, writer, watcher.ended, timeout_s=self._patience_s(caller)):
                 self._check(watcher, caller, heard, context)
@@ -122,15 +122,15 @@ class WatchService:
             raise invalid("subscribe.instance_id", "must be 32 lower-case hexadecimal digits")
         return request.subscribe.instance_id
 
-    def _check(self, watcher: Watcher, caller: CallerIdentity, heard: "_LastWord", context: Context) -> None:
+    def _check(self, watcher: Watcher, caller: CallerIdentity, heard: "_LastHeartbeat", context: Context) -> None:
         """Raise `Refusal` where the stream may not go on."""
         caller_of(context.auth_context(), self._clock.now_us())
         if heard.ago_s > SILENT_BEATS * self._beat_s:
             watcher.end(invalid("heartbeat", f"none for {heard.ago_s:.0f} s; arm the watch again"))
             return
-        self._let_in(caller)
+        self._admit(caller)
 
-    def _let_in(self, caller: CallerIdentity) -> Grant:
+    def _admit(self, caller: CallerIdentity) -> Grant:
         """Return the caller's grant; one that is being revoked may be watched, for somebody awaits the ack."""
         try:
             return self._authorized(caller)
@@ -188,7 +188,7 @@ class WatchService:
             raise
 
 
-class _LastWord:
+class _LastHeartbeat:
     """When a peer was heard last."""
 
     def __init__(self, clock: Clock) -> None:
@@ -220,7 +220,7 @@ async def _first_done(*waits: asyncio.Future[Any], timeout_s: float) -> bool:
     return bool(done)
 
 
-async def _listen(watcher: Watcher, requests: AsyncIterator[bytes], heard: _LastWord) -> None:
+async def _listen(watcher: Watcher, requests: AsyncIterator[bytes], heard: _LastHeartbeat) -> None:
     async for raw in requests:
         request = _decode(raw)
         heard.now()
@@ -233,12 +233,12 @@ async def _listen(watcher: Watcher, requests: AsyncIterator[bytes], heard: _Last
                 raise invalid("request", "must be an ack or a heartbeat")
 
 
-async def _speak(watcher: Watcher, context: Context, beat_s: float) -> None:
+async def _send_events(watcher: Watcher, context: Context, heartbeat_interval_s: float) -> None:
     try:
         await context.write(_armed(watcher))
         while True:
             try:
-                async with asyncio.timeout(beat_s):
+                async with asyncio.timeout(heartbeat_interval_s):
                     event = await watcher.next()
             except TimeoutError:
                 await context.write(_heartbeat(watcher))
@@ -268,10 +268,10 @@ def _heartbeat(watcher: Watcher) -> bytes:
 def _message(watcher: Watcher, event: Event) -> bytes:
     message = pb.WatchResponse(event_id=watcher.number(event))
     match event.word:
-        case EventWord.GRANT_REVOKED:
+        case EventType.GRANT_REVOKED:
             message.grant_revoked.reason = event.text
-        case EventWord.GRANT_CHANGED:
+        case EventType.GRANT_CHANGED:
             message.grant_changed.SetInParent()
-        case EventWord.RESOURCE_CHANGED:
+        case EventType.RESOURCE_CHANGED:
             message.resource_changed.resource = event.text
     return message.SerializeToString()

@@ -9,13 +9,13 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["MAX_QUEUED", "Event", "EventWord", "WatchHub", "Watcher"]
+__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher"]
 
 MAX_QUEUED: Final = 64
 """Events that may wait for one watcher; one more ends its stream."""
 
 
-class EventWord(StrEnum):
+class EventType(StrEnum):
     """What an event says: the name of its field in `WatchResponse`."""
 
     GRANT_REVOKED = "grant_revoked"
@@ -30,7 +30,7 @@ class Event:
     `heard` is called with the instance and the calls it failed, once a watcher acknowledged the event.
     """
 
-    word: EventWord
+    word: EventType
     text: str = ""
     heard: Callable[[str, int], None] | None = field(default=None, compare=False)
 
@@ -43,15 +43,15 @@ class Watcher:
         self.ended: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
         """Done once the stream shall end: with a refusal, or with `None` for no fault of the peer."""
         self._queue: deque[Event] = deque()
-        self._bell = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._closed = False
         self._last_id = 0
-        self._unheard: dict[int, Event] = {}
+        self._unacked: dict[int, Event] = {}
 
     def offer(self, event: Event) -> None:
         """Queue an event. Never waits; a queue that is full ends the stream."""
-        if event.word is EventWord.RESOURCE_CHANGED:
-            if any(one == event or one.word is not EventWord.RESOURCE_CHANGED for one in self._queue):
+        if event.word is EventType.RESOURCE_CHANGED:
+            if any(one == event or one.word is not EventType.RESOURCE_CHANGED for one in self._queue):
                 return
         elif not self._make_room(event):
             return
@@ -59,36 +59,36 @@ class Watcher:
             self.end(Refusal(Reason.RATE_LIMITED, "the watch fell behind; arm it again", retry_after_s=1.0))
             return
         self._queue.append(event)
-        self._bell.set()
+        self._wakeup.set()
 
     async def next(self) -> Event | None:
         """Wait for the next event and take it; `None` where the stream is closed and nothing waits any more."""
         while not self._queue and not self._closed:
-            self._bell.clear()
-            await self._bell.wait()
+            self._wakeup.clear()
+            await self._wakeup.wait()
         return self._queue.popleft() if self._queue else None
 
     def close(self) -> None:
         """Let nothing come after what waits already: the peer has no more to say, but still reads."""
         self._closed = True
-        self._bell.set()
+        self._wakeup.set()
 
     def number(self, event: Event | None = None) -> int:
         """Return the id of what is sent next; an event with `heard` is remembered under it."""
         self._last_id += 1
         if event is not None and event.heard is not None:
-            self._unheard[self._last_id] = event
+            self._unacked[self._last_id] = event
         return self._last_id
 
     def acked(self, event_id: int, failed_in_flight: int) -> None:
         """Hear an acknowledgement. Raises `Refusal` INVALID_REQUEST for an event that this stream has not sent."""
         if not 1 <= event_id <= self._last_id:
             raise Refusal(Reason.INVALID_REQUEST, "ack.event_id: no event of this stream")
-        event = self._unheard.pop(event_id, None)
+        event = self._unacked.pop(event_id, None)
         if event is None or event.heard is None:
             return
         event.heard(self.instance, failed_in_flight)
-        if event.word is EventWord.GRANT_REVOKED:
+        if event.word is EventType.GRANT_REVOKED:
             self.end()
 
     def end(self, refusal: Refusal | None = None) -> None:
@@ -98,14 +98,14 @@ class Watcher:
 
     def _make_room(self, event: Event) -> bool:
         """Drop what an event of the whole grant covers; false where one that waits covers it."""
-        waiting = next((one for one in self._queue if one.word is not EventWord.RESOURCE_CHANGED), None)
-        if waiting is not None and (waiting.word is EventWord.GRANT_REVOKED or event.heard is None):
+        waiting = next((one for one in self._queue if one.word is not EventType.RESOURCE_CHANGED), None)
+        if waiting is not None and (waiting.word is EventType.GRANT_REVOKED or event.heard is None):
             return False
         self._queue.clear()
         return True
 
 
-class WatchHub:
+class SubscriptionRegistry:
     """Every armed stream by grant.
 
     `left` is called when the last stream of a cache object ended. `awaited` tells whether acknowledgements are awaited

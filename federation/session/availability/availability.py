@@ -11,19 +11,19 @@ from opentelemetry.trace import Span, get_current_span
 from federation.client.peers.registry import Peer
 from federation.clock import Clock
 from federation.session.availability.probes import Probes
-from federation.session.signals import Absence, Board, PeerSignal, SignalKind
+from federation.session.signals import AvailabilitySignals, Outage, PeerSignal, SignalKind
 
-__all__ = ["Outlook"]
+__all__ = ["PeerAvailability"]
 
 LOGGER: Final = logging.getLogger(__name__)
 Listener = Callable[[PeerSignal], object]
 
 
-class Outlook:
+class PeerAvailability:
     """The board of a session with what moves it: calls that fail, calls of others that succeed, and probes."""
 
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
-        self._board = Board(announce_restored=announce_restored)
+        self._board = AvailabilitySignals(announce_restored=announce_restored)
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
         self._given: list[PeerSignal] = []
         self._untold: list[PeerSignal] = []
@@ -35,7 +35,7 @@ class Outlook:
         """Return what `failed` must be told: how often the peer came back before the call."""
         return self._board.turn(peer.record.id)
 
-    def absence(self, peer: Peer, span: Span) -> Absence | None:
+    def absence(self, peer: Peer, span: Span) -> Outage | None:
         """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
         absence = self._board.absence(peer.record.id)
         if absence is None:
@@ -46,7 +46,7 @@ class Outlook:
         self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
         return None
 
-    def failed(self, peer: Peer, turn: int, absence: Absence, span: Span) -> None:
+    def failed(self, peer: Peer, turn: int, absence: Outage, span: Span) -> None:
         """Note that a peer is away; give the signal the first time, and have the peer probed.
 
         `since_us` and `retry_at_us` of the absence are set here.

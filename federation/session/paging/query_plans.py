@@ -17,14 +17,14 @@ from federation.verbs.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.verbs.validation import MAX_ID
 from federation.wire.signed_tokens import context_of
 
-__all__ = ["CapabilitiesCourse", "Course", "DisorderError", "GetCourse", "ListCourse", "SearchCourse", "Tags"]
+__all__ = ["CapabilitiesCourse", "GetCourse", "ListCourse", "OrderViolationError", "QueryPlan", "SearchCourse", "Tags"]
 
 NANOSECONDS: Final = 1_000_000_000
 MAX_OWN_TOKEN: Final = 4_096
 LEAST_SCORE: Final = 1e-9
 
 
-class DisorderError(Exception):
+class OrderViolationError(Exception):
     """A source's answer is not what the contract says. The message is for people, and holds nothing of the answer."""
 
 
@@ -41,7 +41,7 @@ class Tags:
         return SessionRow(row, self.source, self.cached, self.age_s, score, snippet)
 
 
-class Course(Protocol):
+class QueryPlan(Protocol):
     """One verb's way through its pages. `limit` is how many rows a page of the whole has at most."""
 
     verb: str
@@ -53,7 +53,7 @@ class Course(Protocol):
         ...
 
     def page(self, reply: Any, place: Place, tags: Tags) -> Page:
-        """Return a source's answer as a page. Raises `DisorderError`."""
+        """Return a source's answer as a page. Raises `OrderViolationError`."""
         ...
 
     def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
@@ -87,9 +87,9 @@ class ListCourse:
         before = (-place.created_ns, place.id) if isinstance(place, ListPlace) else None
         for order in orders:
             if not 0 < len(order[1].encode()) <= MAX_ID:
-                raise DisorderError("a row's id is out of its bounds")
+                raise OrderViolationError("a row's id is out of its bounds")
             if before is not None and order <= before:
-                raise DisorderError("the rows are not in the order of a list")
+                raise OrderViolationError("the rows are not in the order of a list")
             before = order
         keys = tuple((created, tags.source, row_id) for created, row_id in orders)
         return Page(tags.source, tuple(map(tags.row, reply.rows)), keys, bool(reply.next_page_token and orders))
@@ -125,7 +125,7 @@ class SearchCourse:
     def page(self, reply: pb.SearchResponse, place: Place, tags: Tags) -> Page:
         """Return the hits behind those that were used, with scores in (0, 1] that never rise, whatever was sent."""
         if len(reply.next_page_token) > MAX_OWN_TOKEN:
-            raise DisorderError("the page token is too long")
+            raise OrderViolationError("the page token is too long")
         start = place if isinstance(place, SearchPlace) else None
         top = start.top if start else _sound(reply.hits[0].score) if reply.hits else 1.0
         scores, least = [], 1.0
@@ -166,7 +166,7 @@ class GetCourse:
         """Return the row as a page."""
         row = reply.row
         if (row.resource, row.id) != (self._request.resource, self._request.id):
-            raise DisorderError("the row is not the one that was asked for")
+            raise OrderViolationError("the row is not the one that was asked for")
         return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
 
     def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:
@@ -197,14 +197,14 @@ class CapabilitiesCourse:
         return DONE
 
 
-def unmerged(course: Course, pages: Sequence[Page], places: Mapping[str, Place]) -> dict[str, Place | Done]:
+def unmerged(course: QueryPlan, pages: Sequence[Page], places: Mapping[str, Place]) -> dict[str, Place | Done]:
     """Return where each source goes on when all of its page was used."""
     return {page.source: course.behind(page, len(page.rows), places[page.source]) for page in pages}
 
 
 def _nanoseconds(instant: Timestamp) -> int:
     if not (0 <= instant.nanos < NANOSECONDS and MIN_SECONDS <= instant.seconds <= MAX_SECONDS):
-        raise DisorderError("a row's created_at is no instant")
+        raise OrderViolationError("a row's created_at is no instant")
     return int(instant.seconds * NANOSECONDS + instant.nanos)
 
 

@@ -34,7 +34,7 @@ class AuditHistory:
         before = place_of(wanted, page_token) if page_token else None
         recent = await self._store.newest(wanted, page_size + 1, before)
         floor = recent[-1].place if len(recent) > page_size else None
-        look = _Look(self._files, wanted, before, floor, page_size + 1, self._most_lines)
+        look = _HistoryScan(self._files, wanted, before, floor, page_size + 1, self._most_lines)
         async with self._turns:
             try:
                 await asyncio.to_thread(look.run)
@@ -49,7 +49,7 @@ class AuditHistory:
         return AuditPage(tuple(events), place_token(wanted, on) if on is not None else "", tuple(look.warnings))
 
 
-class _Look:
+class _HistoryScan:
     """One look into the files. `stopped_at` is the place up to which it came, `None` where it came to the end."""
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from federation.errors import InputError
 
-__all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Followed", "Place", "follow_token", "followed_to", "place_of"]
+__all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Place", "TailPage", "follow_token", "followed_to", "place_of"]
 __all__ += ["place_token"]
 
 EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
@@ -96,7 +96,7 @@ class AuditPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class TailPage:
     """Events in the order of writing, and the number of the last row that was looked at, wanted or not."""
 
     events: tuple[AuditEvent, ...]

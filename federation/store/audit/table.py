@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, ins
 
 from federation.errors import InputError
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Followed, Place, place_of, place_token
-from federation.store.database import Database, storing
+from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, TailPage, place_of, place_token
+from federation.store.database import Database, translate_db_errors
 from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
 
 __all__ = ["MAX_PAGE", "AuditEvent", "AuditFilter", "AuditPage", "AuditStore", "check_page_size"]
@@ -52,42 +52,42 @@ class AuditStore:
             conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
         return await self._newest(conditions, most)
 
-    async def later(self, wanted: AuditFilter, after_id: int, most: int) -> Followed:
+    async def later(self, wanted: AuditFilter, after_id: int, most: int) -> TailPage:
         """Return what is wanted of the next rows, at most so many, behind a row in the order of writing."""
         columns = audit_events.c
         query = select(audit_events).where(columns.id > after_id).order_by(columns.id).limit(most)
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 rows = (await connection.execute(query)).all()
         events = [_event(row) for row in rows]
         last_id = events[-1].id if events else after_id
-        return Followed(tuple(filter(wanted.admits, events)), last_id)
+        return TailPage(tuple(filter(wanted.admits, events)), last_id)
 
-    async def latest(self, wanted: AuditFilter, most: int) -> Followed:
+    async def latest(self, wanted: AuditFilter, most: int) -> TailPage:
         """Return the newest events, at most so many, in the order of writing, and the last row there is."""
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 last_id = await connection.scalar(select(func.max(audit_events.c.id))) or 0
         events = await self._newest([*_conditions(wanted), audit_events.c.id <= last_id], most)
-        return Followed(tuple(sorted(events, key=lambda event: event.id)), last_id)
+        return TailPage(tuple(sorted(events, key=lambda event: event.id)), last_id)
 
     async def count(self, wanted: AuditFilter) -> int:
         """Return how many events there are, those that one row counts together included."""
         query = select(func.coalesce(func.sum(audit_events.c.count), 0)).where(*_conditions(wanted))
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 return int((await connection.scalars(query)).one())
 
     async def oldest_us(self) -> int | None:
         """Return the instant of the oldest event, `None` where there is none."""
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 found: int | None = await connection.scalar(select(func.min(audit_events.c.at)))
         return found
 
     async def last_id(self) -> int:
         """Return the number of the row that was written last, 0 where there is none."""
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 return await connection.scalar(select(func.max(audit_events.c.id))) or 0
 
@@ -102,7 +102,7 @@ class AuditStore:
         """Delete events whose number is at most `last_id`, at most so many in one transaction; return how many."""
         columns = audit_events.c
         old = select(columns.id).where(*_conditions(window), columns.id <= last_id).limit(most)
-        with storing("old audit events cannot be deleted"):
+        with translate_db_errors("old audit events cannot be deleted"):
             async with self._database.write() as connection:
                 done = await connection.execute(delete(audit_events).where(columns.id.in_(old.scalar_subquery())))
         return done.rowcount
@@ -110,7 +110,7 @@ class AuditStore:
     async def _newest(self, conditions: list[Condition], most: int) -> tuple[AuditEvent, ...]:
         columns = audit_events.c
         query = select(audit_events).where(*conditions).order_by(columns.at.desc(), columns.id.desc()).limit(most)
-        with storing(UNREADABLE):
+        with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 return tuple(_event(row) for row in (await connection.execute(query)).all())
 

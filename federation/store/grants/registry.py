@@ -1,6 +1,6 @@
 """What this gateway lets others read: grants and the client certificates issued under them.
 
-`GrantBook` is the authority of the one serving process: decisions read memory, and writes reach the database before
+`GrantRegistry` is the authority of the one serving process: decisions read memory, and writes reach the database before
 memory shows them. A revocation goes the other way round.
 """
 
@@ -19,7 +19,7 @@ from federation.errors import ConflictError, InputError, unknown_grant
 from federation.pki.authority import IssuedCertificate
 from federation.scope.model import Scope
 from federation.store import schema
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 from federation.store.grants.model import (
     CertificateRecord,
     Grant,
@@ -32,17 +32,17 @@ from federation.store.grants.model import (
 from federation.store.grants.usage import GrantUses
 from federation.suggest import near_ids
 
-__all__ = ["CertificateRecord", "Grant", "GrantBook", "GrantStatus"]
+__all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
 
 T = TypeVar("T")
-Within = Callable[[AsyncConnection], Awaitable[None]]
+InTransaction = Callable[[AsyncConnection], Awaitable[None]]
 """Work to be done in the same transaction; its exception undoes both."""
 MAX_REASON: Final = 500
 _SEPARATORS: Final = re.compile(r"[\s:]")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
-class GrantBook:
+class GrantRegistry:
     """Every grant, in memory and in the database. All methods belong to the serving event loop.
 
     Methods that name a grant raise `NotFoundError` for an unknown one; those that write raise `StoreError` where the
@@ -59,7 +59,7 @@ class GrantBook:
     @classmethod
     async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
         """Read every grant, with the certificates that are still accepted and each grant's newest one."""
-        with storing("the grants cannot be read"):
+        with translate_db_errors("the grants cannot be read"):
             async with database.read() as connection:
                 grants = await read_grants(connection, clock.now_us())
         return cls(database, clock, grants)
@@ -101,7 +101,7 @@ class GrantBook:
         *,
         activate: bool,
         after_expiry: bool = False,
-        within: Within | None = None,
+        within: InTransaction | None = None,
     ) -> Grant:
         """Make a certificate known, and a pending grant active where `activate` says so.
 
@@ -118,7 +118,7 @@ class GrantBook:
         grant = self.require(grant_id)
         if (known := grant.certificates.get(serial)) is not None:
             return known
-        with storing(f"the certificates of grant {grant_id} cannot be read"):
+        with translate_db_errors(f"the certificates of grant {grant_id} cannot be read"):
             async with self._database.read() as connection:
                 return await read_certificate(connection, grant_id, serial)
 
@@ -148,7 +148,7 @@ class GrantBook:
             self._grants[grant_id] = grant
         return grant
 
-    async def revoke(self, grant_id: str, reason: str = "", *, within: Within | None = None) -> Grant:
+    async def revoke(self, grant_id: str, reason: str = "", *, within: InTransaction | None = None) -> Grant:
         """Revoke a grant for good: refused from this moment on in memory, then made durable.
 
         `within` runs in the same transaction. Revoking again repeats a durable write that failed. `StoreError` says
@@ -161,7 +161,7 @@ class GrantBook:
         self._grants[grant_id] = replace(self.require_standing(grant_id), scope=scope)
         return self._grants[grant_id]
 
-    async def store_scope(self, grant_id: str, *, within: Within | None = None) -> Grant:
+    async def store_scope(self, grant_id: str, *, within: InTransaction | None = None) -> Grant:
         """Make the scope that is in force durable. Where that fails it stays in force all the same."""
         what = (
             f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
@@ -214,7 +214,7 @@ class GrantBook:
         return await asyncio.shield(task)
 
     async def _insert(self, grant: Grant) -> Grant:
-        with storing("the grant cannot be stored"):
+        with translate_db_errors("the grant cannot be stored"):
             async with self._lock, self._database.write() as connection:
                 await connection.execute(insert(schema.grants).values(grant.to_row()))
         self._grants[grant.id] = grant
@@ -226,14 +226,14 @@ class GrantBook:
         issued: IssuedCertificate,
         activate: bool,
         after_expiry: bool,
-        within: Within | None,
+        within: InTransaction | None,
     ) -> Grant:
         async with self._lock:
             self.require_standing(grant_id)
             last = self._grants[grant_id].newest
             number = 0 if last is None else last.number + 1
             certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
-            with storing(f"the certificate of grant {grant_id} cannot be stored"):
+            with translate_db_errors(f"the certificate of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
                     await connection.execute(insert(schema.certificates).values(certificate.to_row(grant_id)))
                     if activate:
@@ -248,17 +248,17 @@ class GrantBook:
         async with self._lock:
             self.require_standing(grant_id)
             check_fingerprint(self._grants[grant_id], fingerprint)
-            with storing(f"the confirmation of grant {grant_id} cannot be stored"):
+            with translate_db_errors(f"the confirmation of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
                     await _set_active(connection, grant_id)
             return self._publish(self._grants[grant_id], active=True)
 
-    async def _store_revocation(self, grant: Grant, within: Within | None) -> Grant:
+    async def _store_revocation(self, grant: Grant, within: InTransaction | None) -> Grant:
         what = (
             f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
             "forgotten by a restart; revoke it again"
         )
-        with storing(what):
+        with translate_db_errors(what):
             async with self._lock, self._database.write() as connection:
                 row = grant.to_row()
                 values = {name: row[name] for name in ("status", "revoked_at", "revoked_reason")}
@@ -275,8 +275,8 @@ class GrantBook:
         self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
         return self._grants[grant_id]
 
-    async def _store_scope(self, grant: Grant, what: str, within: Within | None) -> Grant:
-        with storing(what):
+    async def _store_scope(self, grant: Grant, what: str, within: InTransaction | None) -> Grant:
+        with translate_db_errors(what):
             async with self._lock, self._database.write() as connection:
                 scope = grant.scope.to_json()
                 await connection.execute(

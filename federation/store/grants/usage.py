@@ -7,7 +7,7 @@ from sqlalchemy import or_, update
 
 from federation.clock import MICROSECONDS
 from federation.store import schema
-from federation.store.database import Database, storing
+from federation.store.database import Database, translate_db_errors
 from federation.store.grants.model import Grant
 
 __all__ = ["USE_RESOLUTION_US", "GrantUses"]
@@ -43,7 +43,7 @@ class GrantUses:
         uses, self._uses = self._uses, {}
         superseded, self._superseded = self._superseded, {}
         try:
-            with storing("the last uses of grants cannot be stored"):
+            with translate_db_errors("the last uses of grants cannot be stored"):
                 async with self._database.write() as connection:
                     for grant_id, at in uses.items():
                         known = schema.grants.c.last_used_at

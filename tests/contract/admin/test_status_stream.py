@@ -6,11 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
-from mosaic_cli.status.command import healthy
-from mosaic_cli.status.health import judge
 
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
+from mosaic_cli.status.command import healthy
+from mosaic_cli.status.health import judge
 from tests.support.gateway_pair import Running, Start, enroll, fill
 
 LONG_MS = 60_000

@@ -18,9 +18,9 @@ from federation.breaker import CircuitState
 from federation.client.aio.channel import AioChannel
 from federation.client.chain.flow import Call, Flow
 from federation.client.chain.methods import METHODS
-from federation.client.chain.runner import Run
+from federation.client.chain.runner import FlowRunner
 from federation.client.peers.registry import Peer
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.config import CircuitConfig, GatewayConfig
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
@@ -40,7 +40,7 @@ SILENCE_S = 12.0
 class Caller:
     """One gateway with peers behind relays, on a clock of the test."""
 
-    home: Home
+    home: ClientRuntime
     clock: ManualClock
     scripted: ScriptedPeer
     relays: list[Relay] = field(default_factory=list)
@@ -88,7 +88,7 @@ def caller(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Caller]:
     """A gateway whose circuits have no jitter."""
     clock = ManualClock(time.time())
     config = GatewayConfig(directory=tmp_path, name="home.example", circuit=CircuitConfig(jitter=0.0))
-    home = Home(config, clock.clock, None)
+    home = ClientRuntime(config, clock.clock, None)
     made = Caller(home, clock, scripted)
     yield made
     home.end()
@@ -163,7 +163,7 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
         return end.value.value  # type: ignore[no-any-return]
 
     ended = asyncio.Event()
-    run = Run(channel._port(), goes_out())
+    run = FlowRunner(channel._port(), goes_out())
     run.start()
     run.when_done(ended.set)
     assert called.peer.channel.current(asyncio.get_running_loop()) is not None

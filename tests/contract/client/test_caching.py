@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.cache.response_cache import Cause
+from federation.cache.response_cache import InvalidationReason
 from federation.client.interceptors.caching import cut
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.errors import Reason, Refusal
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
@@ -268,7 +268,7 @@ async def test_local_users_and_gateways_never_share(
                 assert (await tagged(stub.List(LIST)))[2] == [expected]
         assert (await stubs[2].List(LIST)).rows[0].id == "hostile"
         assert (await stubs[0].List(LIST)).rows[0].id == "t1"
-        cut(fed.peer("lab.example", "ada").cache.flush(Cause.GRANT_REVOKED))
+        cut(fed.peer("lab.example", "ada").cache.flush(InvalidationReason.GRANT_REVOKED))
         assert (await tagged(stubs[0].List(LIST)))[2] == ["true"]
 
     assert (asked(scripted), asked(other_scripted)) == (2, 1)
@@ -321,7 +321,7 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         calls = [stub.List(LIST) for _ in range(3)]
         await eventually(lambda: scripted.service.active == 1)
-        cut(grant_of(fed).cache.flush(Cause.GRANT_REVOKED, grant_of(fed).grant_id))
+        cut(grant_of(fed).cache.flush(InvalidationReason.GRANT_REVOKED, grant_of(fed).grant_id))
         for call in calls:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call
@@ -331,14 +331,16 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
 
 
 @pytest.fixture
-def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Home]:
+def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The state of a gateway that knows the scripted peer."""
     with home_of(tmp_path, scripted.record()) as home:
         yield home
 
 
 @pytest.mark.parametrize("verb", ["List", "Search"])
-def test_a_blocked_call_is_refused_on_delivery(form: str, verb: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_a_blocked_call_is_refused_on_delivery(
+    form: str, verb: str, home: ClientRuntime, scripted: ScriptedPeer
+) -> None:
     """An answer that reaches a blocking caller after the revocation is not delivered, and not kept."""
     gate = threading.Event()
     scripted.service.script(verb.lower(), Reply(gate=gate))
@@ -355,7 +357,7 @@ def test_a_blocked_call_is_refused_on_delivery(form: str, verb: str, home: Home,
     thread.start()
     scripted.service.wait(lambda service: service.active == 1)
     peer = home.peers.get("work.example", "ada")
-    peer.cache.flush(Cause.GRANT_REVOKED, peer.grant_id)
+    peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id)
     gate.set()
     thread.join(5)
 
@@ -372,7 +374,7 @@ async def test_a_changed_scope_is_asked_for_again(form: str, tmp_path: Path, scr
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.List(LIST)
         await eventually(lambda: scripted.service.active == 1)
-        grant_of(fed).cache.flush(Cause.GRANT_CHANGED, grant_of(fed).grant_id)
+        grant_of(fed).cache.flush(InvalidationReason.GRANT_CHANGED, grant_of(fed).grant_id)
         gate.set()
         assert (await call).rows[0].id == "t1"
 

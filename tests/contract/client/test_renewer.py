@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.breaker import CircuitState, Evidence
+from federation.breaker import CallResult, CircuitState
 from federation.cache.response_cache import Key, Verdict
 from federation.client.peers.registry import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.errors import LockedError, Reason, Refusal, StoreError
 from federation.store.database import FileLock
 from federation.store.peers import PeerRecord
@@ -26,7 +26,7 @@ from tests.support.renewals import DAY_S, LIFE_S, Renewing
 @contextmanager
 def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
     """What one process on a directory has: a home of its own, and who renews for it."""
-    home = Home(config_of(directory), renewing.work.clock, None)
+    home = ClientRuntime(config_of(directory), renewing.work.clock, None)
     home.peers.load(records or (renewing.record,))
     renewer = Renewer(
         home.peers,
@@ -257,7 +257,7 @@ def _open(peer: Peer, renewing: Renewing) -> None:
     circuit, now = peer.circuit, renewing.work.clock.monotonic()
     circuit.reset()
     while circuit.snapshot(now).state is not CircuitState.OPEN:
-        circuit.record(circuit.allow(now), Evidence.FAILURE, now)
+        circuit.record(circuit.allow(now), CallResult.FAILURE, now)
 
 
 @pytest.mark.asyncio

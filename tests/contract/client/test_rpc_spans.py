@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from federation.client.aio.channel import AioChannel
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.config import GatewayConfig, TelemetryConfig
 from federation.errors import Reason, Refusal
 from federation.server.pipeline.rpc_spans import RpcSpanServerInterceptor
@@ -37,7 +37,7 @@ RPC = "/federation.v1.FederationService/Search"
 SEARCH, LIST = pb.SearchRequest(query="report"), pb.ListRequest(resource="tasks")
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
-Opened = Callable[..., Home]
+Opened = Callable[..., ClientRuntime]
 
 
 def pair(log: SpanLog, name: str = RPC) -> tuple[ReadableSpan, ReadableSpan]:
@@ -53,13 +53,13 @@ def pair(log: SpanLog, name: str = RPC) -> tuple[ReadableSpan, ReadableSpan]:
 @pytest.fixture
 def opened(tmp_path: Path, scripted: ScriptedPeer, span_log: SpanLog) -> Iterator[Opened]:
     """Open a gateway whose only peer is the scripted one."""
-    homes: list[Home] = []
+    homes: list[ClientRuntime] = []
 
-    def open_(*, rpc_spans: bool = True) -> Home:
+    def open_(*, rpc_spans: bool = True) -> ClientRuntime:
         settings = TelemetryConfig(rpc_spans=rpc_spans)
         config = GatewayConfig(directory=tmp_path, name="home.example", telemetry=settings)
         telemetry = Telemetry(span_log.source, None, span_log.provider)
-        homes.append(Home(config, ManualClock(time.time()).clock, telemetry))
+        homes.append(ClientRuntime(config, ManualClock(time.time()).clock, telemetry))
         homes[-1].peers.add(scripted.record())  # type: ignore[arg-type]
         return homes[-1]
 
@@ -68,7 +68,7 @@ def opened(tmp_path: Path, scripted: ScriptedPeer, span_log: SpanLog) -> Iterato
         home.end()
 
 
-def aio_stub(home: Home) -> Any:
+def aio_stub(home: ClientRuntime) -> Any:
     """The aio stub of the only peer."""
     return FederationServiceStub(AioChannel(home.peers.all()[0], clock=home.clock, deadline_s=2.0))
 

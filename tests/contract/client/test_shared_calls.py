@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.errors import Reason
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
@@ -22,7 +22,7 @@ from tests.support.scripted import Reply, ScriptedPeer, eventually
 LIST = pb.ListRequest(resource="tasks")
 
 
-def home_beneath(fed: Federation) -> Home:
+def home_beneath(fed: Federation) -> ClientRuntime:
     """The shared object of an open federation."""
     assert fed._home is not None
     return fed._home

@@ -11,7 +11,7 @@ import pytest
 
 from federation.breaker import CircuitState
 from federation.client.aio.interceptors import FederationStreamInterceptor, FederationUnaryInterceptor
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.sync.interceptors import SyncFederationStreamInterceptor, SyncFederationUnaryInterceptor
 from federation.errors import Reason
 from federation.v1 import federation_pb2 as pb
@@ -169,13 +169,13 @@ class Requests:
 
 
 @pytest.fixture
-def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Home]:
+def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The state of a gateway that knows the scripted peer."""
     with home_of(tmp_path, scripted.record()) as home:
         yield home
 
 
-def test_sync_stream(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_sync_stream(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A sync stream is an iterator that is the call as well; metadata goes through the chain both ways."""
     requests = Requests()
     with sync_stub(form, home, scripted) as stub:
@@ -198,7 +198,7 @@ def test_sync_stream(form: str, home: Home, scripted: ScriptedPeer) -> None:
         assert (seen.header("baggage"), seen.header("own")) == ([], ["kept"])
 
 
-def test_sync_stream_cancel_and_loss(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_sync_stream_cancel_and_loss(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A cancelled sync stream raises CANCELLED at the next read; one whose peer goes away PEER_UNREACHABLE."""
     with sync_stub(form, home, scripted) as stub:
         for end in ("cancel", "loss"):
@@ -218,7 +218,7 @@ def test_sync_stream_cancel_and_loss(form: str, home: Home, scripted: ScriptedPe
             requests.put(None)
 
 
-def test_sync_stream_is_refused_behind_an_open_circuit(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_sync_stream_is_refused_behind_an_open_circuit(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """The whole chain applies to sync streams, too."""
     with sync_stub(form, home, scripted) as stub:
         scripted.stop()

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
@@ -52,13 +52,13 @@ CALLER = textwrap.dedent(
 
 
 @pytest.fixture
-def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Home]:
+def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The state of a gateway that knows the scripted peer."""
     with home_of(tmp_path, scripted.record()) as home:
         yield home
 
 
-def test_plain_call_with_call_and_future(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_plain_call_with_call_and_future(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """The three ways to call give the same message; the first is live and the others are hits, and say so."""
     with sync_stub(form, home, scripted) as stub:
         plain = stub.List(LIST)
@@ -72,7 +72,7 @@ def test_plain_call_with_call_and_future(form: str, home: Home, scripted: Script
         assert scripted.service.calls() == 1
 
 
-def test_live_answer_is_tagged(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_live_answer_is_tagged(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A live answer says `_cached: false`, with what the peer forged stripped."""
     scripted.service.script("search", Reply(trailing=((CACHED, "true"), ("kept", "yes")), initial=((SOURCE, "local"),)))
     with sync_stub(form, home, scripted) as stub:
@@ -83,7 +83,7 @@ def test_live_answer_is_tagged(form: str, home: Home, scripted: ScriptedPeer) ->
         assert SOURCE not in dict(call.initial_metadata())
 
 
-def test_future_lives_and_ends(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_future_lives_and_ends(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A future runs, calls back once with itself, and gives its result."""
     gate = threading.Event()
     scripted.service.script("search", Reply(gate=gate))
@@ -108,7 +108,7 @@ def test_future_lives_and_ends(form: str, home: Home, scripted: ScriptedPeer) ->
         assert called == [future, future]
 
 
-def test_future_cancel(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_future_cancel(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A cancelled future says so, and the peer hears of it."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
@@ -124,7 +124,7 @@ def test_future_cancel(form: str, home: Home, scripted: ScriptedPeer) -> None:
         scripted.service.wait(lambda service: service.cancelled == 1)
 
 
-def test_dropped_future_is_cancelled(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_dropped_future_is_cancelled(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A future that nobody holds any more is cancelled at the peer."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
@@ -136,7 +136,7 @@ def test_dropped_future_is_cancelled(form: str, home: Home, scripted: ScriptedPe
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_error_is_rpc_error_call_and_future(way: str, form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_error_is_rpc_error_call_and_future(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """What a failed call raises is an RpcError that is also the call, with rich detail and our tags."""
     scripted.service.script("search", Reply(refusal=Refusal(Reason.SCOPE_VIOLATION, "not in the scope")))
     with sync_stub(form, home, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
@@ -150,7 +150,7 @@ def test_error_is_rpc_error_call_and_future(way: str, form: str, home: Home, scr
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_deadline(way: str, form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_deadline(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A timeout ends the call in time, is what the peer sees, and is told as PEER_TIMEOUT of this gateway."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
@@ -170,7 +170,7 @@ def test_deadline(way: str, form: str, home: Home, scripted: ScriptedPeer) -> No
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_metadata_that_cannot_be_sent(way: str, form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_metadata_that_cannot_be_sent(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """Bad metadata is INVALID_REQUEST at once."""
     with sync_stub(form, home, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
         _called(stub, way, metadata=(("a", "two\nlines"),))
@@ -178,7 +178,7 @@ def test_metadata_that_cannot_be_sent(way: str, form: str, home: Home, scripted:
     assert scripted.service.calls() == 0
 
 
-def test_unreachable_peer(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_unreachable_peer(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A peer that is down is PEER_UNREACHABLE, made here, for plain calls and futures."""
     with sync_stub(form, home, scripted) as stub:
         scripted.stop()
@@ -193,7 +193,7 @@ def test_unreachable_peer(form: str, home: Home, scripted: ScriptedPeer) -> None
             )
 
 
-def test_eight_threads_make_one_call(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_eight_threads_make_one_call(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """The same call from eight threads at once reaches the peer once, and each gets a message of its own."""
     scripted.service.script("list", Reply(delay_s=0.2))
     with sync_stub(form, home, scripted) as stub:
@@ -204,7 +204,7 @@ def test_eight_threads_make_one_call(form: str, home: Home, scripted: ScriptedPe
         assert scripted.service.calls() == 1
 
 
-def test_follower_and_leader_keep_their_own_deadlines(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_follower_and_leader_keep_their_own_deadlines(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A follower with less time fails in its time; one whose leader had less time asks again."""
     scripted.service.script("list", Reply(delay_s=0.4))
     with sync_stub(form, home, scripted) as stub:
@@ -225,7 +225,7 @@ def test_follower_and_leader_keep_their_own_deadlines(form: str, home: Home, scr
         assert scripted.service.calls() == 1
 
 
-def test_follower_outlives_its_leader(form: str, home: Home, scripted: ScriptedPeer) -> None:
+def test_follower_outlives_its_leader(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """When the leader's budget ends the shared call, a follower with time left asks again and is answered."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply())
     with sync_stub(form, home, scripted) as stub:
@@ -241,7 +241,7 @@ def test_follower_outlives_its_leader(form: str, home: Home, scripted: ScriptedP
         assert scripted.service.calls() == 2
 
 
-def test_close_cuts_futures_and_refuses_calls(home: Home, scripted: ScriptedPeer) -> None:
+def test_close_cuts_futures_and_refuses_calls(home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """Closing a channel ends its futures with UNAVAILABLE; later calls are refused the same way."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub("channel", home, scripted) as stub:
@@ -269,7 +269,7 @@ def test_ending_the_home_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPe
     assert results[0].code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_options_and_other_methods_are_refused(home: Home) -> None:
+def test_options_and_other_methods_are_refused(home: ClientRuntime) -> None:
     """What the chain would have to ignore is a ValueError, by name and by position."""
     with sync_channel_of(home) as channel:
         call: Any = channel.unary_unary("/federation.v1.FederationService/List")
@@ -286,7 +286,7 @@ def test_options_and_other_methods_are_refused(home: Home) -> None:
                 make("/federation.v1.FederationService/List")
 
 
-def test_connectivity_is_reported(home: Home) -> None:
+def test_connectivity_is_reported(home: ClientRuntime) -> None:
     """`grpc.channel_ready_future` works on our channel."""
     with sync_channel_of(home) as channel:
         ready = grpc.channel_ready_future(channel)
@@ -294,7 +294,7 @@ def test_connectivity_is_reported(home: Home) -> None:
         ready.cancel()
 
 
-def test_thousand_calls_leave_nothing(home: Home, scripted: ScriptedPeer) -> None:
+def test_thousand_calls_leave_nothing(home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A thousand calls in a row leave no run and no thread."""
     with sync_stub("channel", home, scripted) as stub:
         stub.Search(SEARCH)
@@ -306,7 +306,7 @@ def test_thousand_calls_leave_nothing(home: Home, scripted: ScriptedPeer) -> Non
         assert client_threads() <= threads + 1  # gRPC's own spinning thread comes and goes
 
 
-def test_interrupted_follower_leaves_the_others(home: Home, scripted: ScriptedPeer) -> None:
+def test_interrupted_follower_leaves_the_others(home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """An interrupt in a thread that waits for another's call ends that wait alone, with nothing left of it."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))

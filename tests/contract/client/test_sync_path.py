@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.sync.drivers import Wire
 from federation.client.sync.interceptors import sync_interceptors
 from federation.errors import Reason, Refusal
@@ -84,7 +84,7 @@ def grpc_stub_cls() -> Any:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path) -> Iterator[ClientRuntime]:
     """A gateway with one peer, which is dialled by nobody."""
     words = dict.fromkeys(("gateway", "endpoint", "grant_id", "subject"), "work.example")
     pems = dict.fromkeys(("certificate_pem", "key_pem", "trust_bundle"), "")
@@ -94,7 +94,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
-def stub(home: Home, grpc_channel: Any, grpc_servicer: Servicer) -> Any:
+def stub(home: ClientRuntime, grpc_channel: Any, grpc_servicer: Servicer) -> Any:
     """The generated stub over the plugin's channel with the chain on it."""
     grpc_servicer.asked.clear()
     peer = home.peers.get("work.example")
@@ -142,7 +142,7 @@ def test_watch(stub: Any) -> None:
     assert [message.event_id for message in stub.Watch(iter(()))] == [1]
 
 
-def test_other_services_pass_untouched(home: Home, grpc_channel: Any) -> None:
+def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -> None:
     """A method of another service on the same channel goes its own way, and is not tagged."""
     peer = home.peers.get("work.example")
     wire = Wire(peer.channel, home.background, home.clock.monotonic)
@@ -158,7 +158,7 @@ def test_other_services_pass_untouched(home: Home, grpc_channel: Any) -> None:
     assert unknown_stream.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_fault_inside_the_given_channel_is_raised_as_it_is(home: Home, grpc_channel: Any) -> None:
+def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, grpc_channel: Any) -> None:
     """What another interceptor of the channel raises comes through as it is, and gives every permit back."""
 
     class Broken(grpc.UnaryUnaryClientInterceptor):

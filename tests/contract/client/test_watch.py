@@ -125,7 +125,7 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """A call may hear of the revocation before the watch does; the stream stays, for somebody awaits its ack."""
-    settings = replace(QUICK, farewell_s=0.1, beat_s=1.0)
+    settings = replace(QUICK, close_timeout_s=0.1, heartbeat_interval_s=1.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
@@ -439,7 +439,7 @@ async def test_moving_in_time_is_what_survives_connection_ageing(
     peer.service.watches = desk.serve
     peer.start()
     try:
-        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, beat_s=5.0)) as fed:
+        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, heartbeat_interval_s=5.0)) as fed:
             await until_watch(fed)
             await asyncio.sleep(3.0)
             assert len(desk.streams) >= 2

@@ -21,7 +21,7 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """Beyond the bound nothing of the peer is kept, other peers' callers get their turns, and quiet ends it."""
-    settings = replace(QUICK, most_events=20, beat_s=5.0)
+    settings = replace(QUICK, most_events=20, heartbeat_interval_s=5.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         for _ in range(60):
@@ -44,7 +44,7 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
 @pytest.mark.asyncio
 async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A flood delays what stands behind it by no more than its own reading takes."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, beat_s=5.0)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
         await until_watch(fed)
         for _ in range(150):
             desk.last.change_rows("tasks")
@@ -73,7 +73,7 @@ async def test_a_flood_that_ends_with_its_stream_is_over(
 @pytest.mark.asyncio
 async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Unknown kinds, ids that repeat or run backwards, a second arming, odd resources: the stream goes on."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, beat_s=5.0)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
         await until_watch(fed)
         stream = desk.last
         stream.send(event_id=2**64 - 1)

@@ -18,7 +18,7 @@ import pytest
 
 from federation import Federation
 from federation.client.peer_status import PeerState, standing_of
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.client.watch.policy import WatchState
 from federation.clock import SYSTEM_CLOCK
 from federation.config import ClientConfig
@@ -88,9 +88,9 @@ FORKED = textwrap.dedent(
 
 
 @contextmanager
-def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) -> Iterator[Home]:
+def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) -> Iterator[ClientRuntime]:
     """A home that threads use, which watches its peer in the background thread."""
-    home = Home.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
+    home = ClientRuntime.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
     home.watch_settings = QUICK
     home.peers.load([scripted.record()])
     home.loaded = True

@@ -14,7 +14,7 @@ from federation.pki.enrollment_token import EnrollmentToken
 from federation.store import schema
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret
-from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from tests.support.clock import ManualClock
 from tests.support.enrollments import WORK, IssuingGateway, csr
 from tests.support.pki import PEER, new_key
@@ -274,7 +274,7 @@ async def test_a_revocation_between_claim_and_issue_wins(database: Database, aut
     assert gateway.grants.get(token.grant_id).certificates == {}
 
 
-class RevokedAtOnce(GrantBook):
+class RevokedAtOnce(GrantRegistry):
     """Grants that are revoked the moment a certificate was stored."""
 
     async def add_certificate(self, grant_id: str, certificate: IssuedCertificate, **options: Any) -> Grant:
@@ -380,7 +380,7 @@ async def test_no_token_for_a_grant_that_is_no_more(database: Database, authorit
     with pytest.raises(ConflictError, match="is expired; make a new one"):
         await gateway.token(expired)
     with pytest.raises(NotFoundError, match="no grant 'x'"):
-        await gateway.issuer.invite("x", endpoint="a:1")
+        await gateway.issuer.create_token("x", endpoint="a:1")
 
 
 @pytest.mark.asyncio

@@ -12,7 +12,7 @@ from federation.enrollment.renew import renew
 from federation.errors import ConflictError, EnrollmentError, Reason, Refusal
 from federation.pki.authority import Authority
 from federation.store import schema
-from federation.store.grants.registry import GrantBook, GrantStatus
+from federation.store.grants.registry import GrantRegistry, GrantStatus
 from federation.store.peers import PeerStore
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1.enrollment_pb2_grpc import EnrollmentServiceStub
@@ -75,7 +75,7 @@ async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new
 
     assert renewing.grant.certificates[old].accepted_until_us == first + TEN_MINUTES_US
     assert renewing.grant.certificates[new].accepted_until_us == renewing.grant.certificates[new].not_after_us
-    again = await GrantBook.load(renewing.work.database, renewing.work.clock)
+    again = await GrantRegistry.load(renewing.work.database, renewing.work.clock)
     assert again.get(renewing.grant.id).certificates[old].accepted_until_us == first + TEN_MINUTES_US
 
 
@@ -344,7 +344,7 @@ async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     for _ in range(4):
         await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
-    again = await GrantBook.load(renewing.work.database, renewing.work.clock)
+    again = await GrantRegistry.load(renewing.work.database, renewing.work.clock)
 
     assert [*again.get(renewing.grant.id).certificates] == [*renewing.grant.certificates]
 

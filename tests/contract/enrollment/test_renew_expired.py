@@ -8,7 +8,7 @@ import pytest
 
 from federation.clock import MICROSECONDS
 from federation.errors import Reason, Refusal
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import enrollment_pb2 as pb
 from federation.wire.status import error_detail_of
 from tests.support.enrollments import IssuingGateway, csr
@@ -52,7 +52,7 @@ async def test_within_seven_days_after_expiry_the_old_key_renews(
         ("renew", "ok", "after expiry")
     ]
     assert "renewed after its certificate had expired" in caplog.text
-    again = await GrantBook.load(renewing.work.database, renewing.work.clock)
+    again = await GrantRegistry.load(renewing.work.database, renewing.work.clock)
     assert again.get(renewing.grant.id).newest.after_expiry
 
 

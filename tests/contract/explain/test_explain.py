@@ -14,16 +14,16 @@ from typing import Any
 
 import grpc
 import pytest
-from mosaic_cli.output.errors import advised
 
 from federation.errors import Reason, Refusal
 from federation.explain.checks import Link, State, Step, first_broken
 from federation.explain.dns_tcp import connect
 from federation.explain.run import walk
-from federation.explain.tls_handshake import client_context, lend
+from federation.explain.tls_handshake import client_context, temp_cert_chain
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import INSTANCE
+from mosaic_cli.output.errors import advised
 from tests.support.network_faults import Relay, closed_port
 from tests.support.pki import CLIENT_AUTH, GRANT_ID, SERVER_AUTH, Leaf, LeafSpec, Pki, server_credentials
 from tests.support.scripted import Reply, ScriptedPeer
@@ -63,7 +63,7 @@ def tls_server(
     *,
     alpn: bool = True,
     answer: bytes = b"",
-    greeted: bool = False,
+    handshake_done: bool = False,
     newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> Iterator[str]:
     """A server of the standard library, which sends the alerts that gRPC's keeps to itself; yield its endpoint.
@@ -72,7 +72,7 @@ def tls_server(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = newest
-    with lend(leaf.certificate_pem, leaf.key_pem) as (path, password):
+    with temp_cert_chain(leaf.certificate_pem, leaf.key_pem) as (path, password):
         context.load_cert_chain(path, password=password)
     if roots:
         context.load_verify_locations(cadata=roots)
@@ -92,7 +92,7 @@ def tls_server(
                 try:
                     tls = context.wrap_socket(connection, server_side=True)
                     kept.append(tls)
-                    if not greeted or tls.recv(1):
+                    if not handshake_done or tls.recv(1):
                         tls.sendall(answer)
                 except OSError:
                     connection.close()
@@ -251,7 +251,7 @@ def test_silence_after_the_handshake_is_named(scripted: ScriptedPeer) -> None:
 
 def test_a_peer_that_waits_to_be_greeted_is_greeted(scripted: ScriptedPeer) -> None:
     """A server may say its first word after the client's; its handshake holds."""
-    with tls_server(scripted.pki.server("work.example"), answer=b"settings", greeted=True) as endpoint:
+    with tls_server(scripted.pki.server("work.example"), answer=b"settings", handshake_done=True) as endpoint:
         walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.4)
 
     assert walked[Link.TLS].state is State.OK
@@ -570,7 +570,7 @@ def test_a_revocation_that_this_gateway_remembers_is_final(scripted: ScriptedPee
 def test_the_key_is_never_on_disk_in_the_clear(scripted: ScriptedPeer) -> None:
     """What the standard library needs as a file is encrypted for this once, and gone afterwards."""
     record = scripted.record()
-    with lend(record.certificate_pem, record.key_pem) as (path, _):
+    with temp_cert_chain(record.certificate_pem, record.key_pem) as (path, _):
         text = Path(path).read_text()
 
     assert "ENCRYPTED PRIVATE KEY" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, StoreError
@@ -59,12 +59,12 @@ async def test_it_is_renewed_at_two_thirds_of_its_life():
     certificate = kept(hands, shelf)
     old = certificate.authority
     hands.advance(DAY_S * 0.6)
-    await certificate.tend(shelf.publish)
+    await certificate.run_renewal(shelf.publish)
     assert shelf.acts == []
 
     hands.advance(DAY_S * 0.15)
-    await certificate.tend(shelf.publish)
-    await certificate.tend(shelf.publish)
+    await certificate.run_renewal(shelf.publish)
+    await certificate.run_renewal(shelf.publish)
 
     new = certificate.authority
     assert shelf.acts == [("saved", new.server_certificate_pem), ("shown", new.server_certificate_pem)]
@@ -80,7 +80,7 @@ async def test_the_life_can_be_five_minutes():
     certificate = kept(hands, shelf, life_s=300)
     for _ in range(20):
         hands.advance(30)
-        await certificate.tend(shelf.publish)
+        await certificate.run_renewal(shelf.publish)
         assert certificate.validity.not_after_us > hands.clock.now_us() + 30_000_000
 
 
@@ -109,7 +109,7 @@ async def test_a_failure_keeps_the_old_one_and_is_told_once(fault: Exception, ca
     hands.advance(DAY_S * 0.75)
     shelf.fault, shelf.unfit = (fault, None) if isinstance(fault, StoreError) else (None, fault)
     for _ in range(3):
-        await certificate.tend(shelf.publish)
+        await certificate.run_renewal(shelf.publish)
 
     assert certificate.authority is old
     assert str(fault) in certificate.warnings[0]
@@ -117,7 +117,7 @@ async def test_a_failure_keeps_the_old_one_and_is_told_once(fault: Exception, ca
     assert [act for act, _ in shelf.acts if act == "shown"] == []
 
     shelf.fault = shelf.unfit = None
-    await certificate.tend(shelf.publish)
+    await certificate.run_renewal(shelf.publish)
     assert certificate.warnings == ()
     assert certificate.authority is not old
 
@@ -180,14 +180,14 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
     directory = short_path / "work"
     config = GatewayConfig(directory=directory, name=NAME, listen="127.0.0.1:0", enroll="127.0.0.1:0")
     asleep = Clock(wall=lambda: time.time() - 400 * DAY_S)
-    founded = await found_gateway(config, clock=asleep)
+    founded = await init_gateway(config, clock=asleep)
 
     async with Gateway.open(directory, clock=SYSTEM_CLOCK) as gateway:
         await gateway.start()
         before = await asyncio.to_thread(_shown, gateway.enrollment_address)
         renewed = gateway._certificate.authority
         gateway._certificate._hosts = ("127.0.0.1", "another.example")
-        await gateway._certificate.tend(gateway._server.tls.publish)
+        await gateway._certificate.run_renewal(gateway._server.tls.publish)
         after = await asyncio.to_thread(_shown, gateway.enrollment_address)
         newest = gateway._certificate.authority
 

@@ -10,8 +10,8 @@ from federation.errors import ChangesLostError
 from federation.resources.batch import Batch, Member
 from federation.resources.provider import Change
 from federation.scope.model import RowFilter, Scope
-from federation.server.watch.change_notifier import COALESCE_S, Freshness
-from federation.server.watch.subscriptions import Event, EventWord, Watcher, WatchHub
+from federation.server.watch.change_notifier import COALESCE_S, ChangeNotifier
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
 from tests.support.pki import GRANT_ID
 from tests.support.provider import ListedProvider
 from tests.support.scripted import eventually
@@ -149,9 +149,9 @@ class Following:
     def __init__(self, scope: Scope = T1_ONLY, provider: Reporting | None = None) -> None:
         self.provider, self.grants = provider or Reporting(), ListedGrants()
         self.grants[GRANT_ID] = grant_of(scope=scope)
-        self.hub = WatchHub(lambda _, __: None)
+        self.hub = SubscriptionRegistry(lambda _, __: None)
         self.watcher: Watcher = self.hub.add(GRANT_ID, A)
-        self.task = asyncio.create_task(Freshness(self.provider, self.grants, self.hub).run())
+        self.task = asyncio.create_task(ChangeNotifier(self.provider, self.grants, self.hub).run())
 
     async def next(self) -> Event:
         async with asyncio.timeout(5):
@@ -168,7 +168,7 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
     """Where changes were missed, every watcher is told to ask anew, and the changes are followed again."""
     following = Following()
     await following.told(fault)
-    assert (await following.next()).word is EventWord.GRANT_CHANGED
+    assert (await following.next()).word is EventType.GRANT_CHANGED
     assert following.provider.opened == 2
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
@@ -178,7 +178,7 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
 
 async def test_a_provider_without_changes_is_left_alone():
     """One that ends its changes reports none, and is not asked again."""
-    freshness = Freshness(ListedProvider(), ListedGrants(), WatchHub(lambda _, __: None))
+    freshness = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
     async with asyncio.timeout(1):
         await freshness.run()
 
@@ -188,7 +188,7 @@ async def test_a_provider_that_knows_no_teams_tells_owners_alone():
     following = Following()
     await following.told(Change("tasks", frozenset({"eve"}), frozenset({"T1"})))
     await following.told(Change("tasks", frozenset({"ada", "eve"}), frozenset({"T1"})))
-    assert (await following.next()) == Event(EventWord.RESOURCE_CHANGED, "tasks")
+    assert (await following.next()) == Event(EventType.RESOURCE_CHANGED, "tasks")
     assert not following.watcher._queue
     following.task.cancel()
 
@@ -209,7 +209,7 @@ async def test_teams_are_asked_for_anew_after_a_change_of_rights():
     assert (await following.next()).text == "tasks"
     following.provider.teams["ada"] = {"T2"}
     await following.told(Change("", frozenset({"ada"}), of_t1 | of_t2))
-    assert (await following.next()).word is EventWord.GRANT_CHANGED
+    assert (await following.next()).word is EventType.GRANT_CHANGED
     await following.told(Change("memory", eve, of_t1), Change("credentials", eve, of_t2))
     assert (await following.next()).text == "credentials"
     following.task.cancel()
@@ -222,6 +222,6 @@ async def test_a_watcher_of_a_grant_that_is_gone_disturbs_nobody():
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
     await following.told(Change("", frozenset({"ada"}), frozenset()))
-    assert (await following.next()).word is EventWord.GRANT_CHANGED
+    assert (await following.next()).word is EventType.GRANT_CHANGED
     assert not following.task.done()
     following.task.cancel()

@@ -11,9 +11,9 @@ import pytest
 
 from federation.admin.handlers.revocations import receipt_message
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
-from federation.server.revocation.handle import Taking
-from federation.server.revocation.leases import How
-from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+from federation.server.revocation.handle import RevocationHandle
+from federation.server.revocation.leases import ReleaseReason
+from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
@@ -28,7 +28,7 @@ def real_time() -> ManualClock:
     return ManualClock(time.time())
 
 
-def how(taking: Taking) -> dict[str, str]:
+def how(taking: RevocationHandle) -> dict[str, str]:
     """How everyone stands who was awaited."""
     return {release.instance: release.how.value for release in taking.instances}
 
@@ -39,13 +39,13 @@ def released(receipt: Receipt) -> dict[str, str]:
     return {one.instance: one.how for one in receipt.instances}
 
 
-async def soon(taking: Taking) -> Receipt:
+async def soon(taking: RevocationHandle) -> Receipt:
     """The receipt, which must not take long."""
     async with asyncio.timeout(5):
         return await taking.receipt()
 
 
-async def is_pending(taking: Taking) -> bool:
+async def is_pending(taking: RevocationHandle) -> bool:
     """Tell whether the receipt is not there, though everything that is due has had its chance."""
     waiting = asyncio.create_task(taking.receipt())
     _, pending = await asyncio.wait({waiting}, timeout=0.6)
@@ -189,7 +189,7 @@ async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
 
 async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartGranting):
     """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
-    granting = await start_granting(beat_s=0.1)
+    granting = await start_granting(heartbeat_interval_s=0.1)
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -479,7 +479,7 @@ async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(gr
     grant = await granting.grant()
     with refusing(granting.database, "INSERT INTO revocations"), pytest.raises(StoreError):
         await (await granting.revocations.revoke(grant.id)).durable()
-    assert (await GrantBook.load(granting.database)).require(grant.id).status is GrantStatus.ACTIVE
+    assert (await GrantRegistry.load(granting.database)).require(grant.id).status is GrantStatus.ACTIVE
     await soon(await granting.revocations.revoke(grant.id))
 
 
@@ -570,7 +570,7 @@ async def test_who_follows_sees_each_release(granting: Granting):
             await watch.ack(await watch.next())
     assert seen[0] == ["awaited", "awaited"]
     assert ["acked", "awaited"] in seen
-    assert all(one.how == How.ACKED for one in (await soon(taking)).instances)
+    assert all(one.how == ReleaseReason.ACKED for one in (await soon(taking)).instances)
 
 
 async def test_a_receipt_is_read_as_it_was_written(granting: Granting):

@@ -7,7 +7,7 @@ import pytest
 
 from federation.errors import ConflictError, NotFoundError, StoreError
 from federation.scope.model import RowFilter, Scope
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import ReceiptKind
 from tests.contract.server.test_revocation import how, is_pending, reason_of, released, soon, stored
 from tests.support.clock import ManualClock
@@ -40,7 +40,7 @@ async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(gran
     assert (receipt.kind, receipt.reason) == (ReceiptKind.NARROWED, edit.change.losses[0])
     assert released(receipt) == {A: "acked"}
     assert receipt == await stored(granting, grant, ReceiptKind.NARROWED)
-    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+    assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
     assert granting.upkeep.hub.count(grant.id) == 1, "the watch goes on"
 
 
@@ -68,7 +68,7 @@ async def test_a_widening_is_told_and_needs_no_receipt(granting: Granting):
     assert (edit.applied, edit.taking) == (True, None)
     assert edit.change.gains == ("memory: rows of every team and personal rows",)
     assert (await watch.next()).WhichOneof("kind") == "grant_changed"
-    assert (await GrantBook.load(granting.database)).require(grant.id).scope == WIDER
+    assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == WIDER
     assert await stored(granting, grant, ReceiptKind.NARROWED) is None
 
 
@@ -104,7 +104,7 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
     await watch.ack(await watch.next())
     assert edit.taking is not None
     assert released(await soon(edit.taking)) == {A: "acked"}
-    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+    assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting):
@@ -125,7 +125,7 @@ async def test_edits_come_one_after_the_other(granting: Granting):
         await asyncio.sleep(0.05)
     await asyncio.gather(widening, narrowing)
     assert granting.grants.require(grant.id).scope == NOTES_ONLY
-    assert (await GrantBook.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+    assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
 async def test_a_scope_edit_never_undoes_a_revocation(granting: Granting):

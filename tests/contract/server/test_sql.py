@@ -20,7 +20,7 @@ from federation.server.pipeline.service import FederationService
 from federation.server.transport.server import GatewayServer
 from federation.store.audit.table import AuditFilter, AuditStore
 from federation.store.database import Database
-from federation.store.grants.registry import GrantBook
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.status import error_detail_of
@@ -41,7 +41,7 @@ class Gateway:
     """What the test reads, and the stub of the enrolled peer."""
 
     stub: Any
-    grants: GrantBook
+    grants: GrantRegistry
     grant_id: str
     audit: AuditStore
 
@@ -61,7 +61,7 @@ def rows() -> list[NewRow]:
 @pytest_asyncio.fixture
 async def gateway(database: Database) -> AsyncIterator[Gateway]:
     """A server over the database, and a peer that was issued a certificate by its authority."""
-    provider, grants, audit = SqlProvider(database), await GrantBook.load(database), AuditStore(database)
+    provider, grants, audit = SqlProvider(database), await GrantRegistry.load(database), AuditStore(database)
     members = [Member("ada", "T1"), Member("ada", "T2"), Member("eve", "T1")]
     await provider.apply(Batch(("ada", "eve"), ("T1", "T2"), members, rows()))
     authority = Authority.create(GATEWAY, ("127.0.0.1",))

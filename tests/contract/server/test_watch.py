@@ -9,7 +9,7 @@ import pytest
 
 from federation.scope.model import Scope
 from federation.server.watch.service import MAX_PER_GRANT
-from federation.server.watch.subscriptions import MAX_QUEUED, Event, EventWord, Watcher, WatchHub
+from federation.server.watch.subscriptions import MAX_QUEUED, Event, EventType, SubscriptionRegistry, Watcher
 from federation.store.grants.registry import Grant
 from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail_of
@@ -44,8 +44,8 @@ async def test_a_watch_is_armed_by_its_subscription(granting: Granting):
     await watch.arm()
     assert granting.upkeep.hub.watching(grant.id) == {A}
 
-    granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, "tasks"))
-    granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, "notes"))
+    granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, "tasks"))
+    granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, "notes"))
 
     first, second = await watch.next(), await watch.next()
     assert (first.event_id, first.resource_changed.resource) == (2, "tasks")
@@ -56,8 +56,8 @@ async def test_a_watcher_hears_of_its_own_grant_alone(granting: Granting):
     """Events of another grant of the same peer go elsewhere."""
     mine, other = await granting.grant(), await granting.grant()
     watch = await granting.watch(mine)
-    granting.upkeep.hub.publish(other.id, Event(EventWord.GRANT_CHANGED))
-    granting.upkeep.hub.publish(mine.id, Event(EventWord.RESOURCE_CHANGED, "notes"))
+    granting.upkeep.hub.publish(other.id, Event(EventType.GRANT_CHANGED))
+    granting.upkeep.hub.publish(mine.id, Event(EventType.RESOURCE_CHANGED, "notes"))
     assert (await watch.next()).WhichOneof("kind") == "resource_changed"
 
 
@@ -208,10 +208,10 @@ async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Gran
     watch = await granting.watch(grant)
     names = [f"{number}{'x' * 500_000}" for number in range(60)]
     for name in names:  # more than a connection takes in while nobody reads
-        granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, name))
+        granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, name))
     await watch.call.done_writing()
     await eventually(lambda: not granting.upkeep.hub.grants)
-    granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, "later"))
+    granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, "later"))
 
     assert [(await watch.next()).resource_changed.resource for _ in names] == names
     assert await watch.end() is None
@@ -225,7 +225,7 @@ async def test_a_peer_that_closes_its_side_and_does_not_read_is_not_told_that_it
     grant = await granting.grant()
     watch = await granting.watch(grant)
     for number in range(60):
-        granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, f"{number}{'x' * 500_000}"))
+        granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, f"{number}{'x' * 500_000}"))
     await watch.call.done_writing()
     await asyncio.sleep(0.5)
     assert await ended(watch) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
@@ -281,7 +281,7 @@ async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting:
     grant = await granting.grant()
     watch = await granting.watch(grant, A)
     for number in range(MAX_QUEUED + 1):
-        granting.upkeep.hub.publish(grant.id, Event(EventWord.RESOURCE_CHANGED, f"r{number}"))
+        granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, f"r{number}"))
     assert await ended(watch) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
     await eventually(lambda: not granting.upkeep.hub.grants)
 
@@ -291,21 +291,21 @@ async def test_events_of_the_whole_grant_replace_what_they_cover():
     told: list[str] = []
     watcher = Watcher("g", A)
     for resource in ("tasks", "notes", "tasks"):
-        watcher.offer(Event(EventWord.RESOURCE_CHANGED, resource))
+        watcher.offer(Event(EventType.RESOURCE_CHANGED, resource))
     assert [event.text for event in watcher._queue] == ["tasks", "notes"]
 
-    watcher.offer(Event(EventWord.GRANT_CHANGED))
-    watcher.offer(Event(EventWord.RESOURCE_CHANGED, "tasks"))
-    assert [event.word for event in watcher._queue] == [EventWord.GRANT_CHANGED]
-    watcher.offer(Event(EventWord.GRANT_CHANGED, heard=lambda _, __: told.append("second")))
-    watcher.offer(Event(EventWord.GRANT_CHANGED))
+    watcher.offer(Event(EventType.GRANT_CHANGED))
+    watcher.offer(Event(EventType.RESOURCE_CHANGED, "tasks"))
+    assert [event.word for event in watcher._queue] == [EventType.GRANT_CHANGED]
+    watcher.offer(Event(EventType.GRANT_CHANGED, heard=lambda _, __: told.append("second")))
+    watcher.offer(Event(EventType.GRANT_CHANGED))
     assert watcher._queue[0].heard is not None
     assert len(watcher._queue) == 1
 
-    watcher.offer(Event(EventWord.GRANT_REVOKED, "r", lambda _, __: told.append("revoked")))
-    watcher.offer(Event(EventWord.GRANT_CHANGED, heard=lambda _, __: told.append("late")))
+    watcher.offer(Event(EventType.GRANT_REVOKED, "r", lambda _, __: told.append("revoked")))
+    watcher.offer(Event(EventType.GRANT_CHANGED, heard=lambda _, __: told.append("late")))
     event = await watcher.next()
-    assert (event.word, len(watcher._queue)) == (EventWord.GRANT_REVOKED, 0)
+    assert (event.word, len(watcher._queue)) == (EventType.GRANT_REVOKED, 0)
     watcher.acked(watcher.number(event), 0)
     assert told == ["revoked"]
     assert watcher.ended.done(), "what was revoked has nothing more to hear"
@@ -314,10 +314,10 @@ async def test_events_of_the_whole_grant_replace_what_they_cover():
 async def test_an_ack_counts_once_and_for_its_own_stream():
     """The same id on another stream is another event, and twice is once."""
     heard: list[tuple[str, int]] = []
-    hub = WatchHub(lambda _, __: None)
+    hub = SubscriptionRegistry(lambda _, __: None)
     first, second = hub.add("g", A), hub.add("g", B)
     first.number()
-    hub.publish("g", Event(EventWord.GRANT_CHANGED, heard=lambda instance, failed: heard.append((instance, failed))))
+    hub.publish("g", Event(EventType.GRANT_CHANGED, heard=lambda instance, failed: heard.append((instance, failed))))
     event_id = first.number(await first.next())
     assert event_id == 2
     second.number()
@@ -330,7 +330,7 @@ async def test_an_ack_counts_once_and_for_its_own_stream():
 async def test_the_last_stream_of_an_instance_tells_that_it_left():
     """While a second stream of the same cache object is armed, it has not left."""
     left: list[tuple[str, str]] = []
-    hub = WatchHub(lambda grant, instance: left.append((grant, instance)))
+    hub = SubscriptionRegistry(lambda grant, instance: left.append((grant, instance)))
     old, new, other = hub.add("g", A), hub.add("g", A), hub.add("g", B)
     hub.remove(old)
     assert (left, hub.watching("g"), hub.count("g")) == ([], {A, B}, 2)

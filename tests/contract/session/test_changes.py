@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import CircuitConfig, SessionConfig
 from federation.errors import FederationError, InputError, Reason
 from federation.federation import Federation
@@ -239,7 +239,7 @@ async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, 
 async def test_a_federation_that_closes_lets_go_of_its_data(tmp_path: Path) -> None:
     """Whatever moment it is closed at, no read goes on and no connection of the database is left behind."""
     home = tmp_path / "home"
-    await found_gateway(config_of(home))
+    await init_gateway(config_of(home))
     before = set(threading.enumerate())
     for moment in range(6):
         async with Federation.open(home) as fed:

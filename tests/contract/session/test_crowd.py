@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.cache.response_cache import Cause
+from federation.cache.response_cache import InvalidationReason
 from federation.session.session import Session
 from federation.session.stream import AnswerStream
 from federation.store.peers import PeerRecord
@@ -95,7 +95,7 @@ async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPee
             async def live() -> None:
                 for peer in fed.peers.all():
                     assert peer.cache is not None
-                    peer.cache.flush(Cause.GRANT_CHANGED, peer.grant_id)
+                    peer.cache.flush(InvalidationReason.GRANT_CHANGED, peer.grant_id)
                 assert await again(session) == {"ok": half + 1, "skipped": half}
                 scripted.service.seen.clear()
 

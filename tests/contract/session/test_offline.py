@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from federation.breaker import Evidence
+from federation.breaker import CallResult
 from federation.config import CircuitConfig, SessionConfig
 from federation.errors import Action, Reason, Refusal, Remedy
 from federation.federation import Federation
@@ -304,7 +304,7 @@ async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: Scripte
         now = time.monotonic()
         for _ in range(5):
             permit = circuit.allow(now)
-            circuit.record(permit, Evidence.FAILURE, now)  # type: ignore[arg-type]
+            circuit.record(permit, CallResult.FAILURE, now)  # type: ignore[arg-type]
         result = await session.list("tasks")
         [signal] = result.signals
         assert (states(result)[WORK], signal.reason) == ("offline", Reason.CIRCUIT_OPEN)

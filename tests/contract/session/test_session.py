@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import ConfigError, FederationError, InputError, NotFoundError, Reason, Refusal
 from federation.federation import Federation
@@ -469,7 +469,7 @@ async def test_no_task_for_what_is_answered_at_once(tmp_path: Path, scripted: Sc
 async def test_an_embedder_reads_the_gateways_rows(tmp_path: Path) -> None:
     """`Federation.open` of a gateway's directory reads its embedded rows; tokens survive the next opening."""
     home = tmp_path / "home"
-    await found_gateway(config_of(home))
+    await init_gateway(config_of(home))
     database = await Database.open(GatewayConfig.load(home).database_url)
     await SqlProvider(database).apply(parse(rows_jsonl().splitlines(keepends=True)))
     await database.close()

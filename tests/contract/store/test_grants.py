@@ -8,7 +8,7 @@ from federation.errors import ConflictError, InputError, NotFoundError, StoreErr
 from federation.scope.model import RowFilter, Scope
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants.registry import CertificateRecord, GrantBook, GrantStatus
+from federation.store.grants.registry import CertificateRecord, GrantRegistry, GrantStatus
 from tests.support.clock import ManualClock
 from tests.support.enrollments import SCOPE
 from tests.support.pki import PEER, Pki
@@ -24,7 +24,7 @@ def hand() -> ManualClock:
     return ManualClock()
 
 
-async def new_grant(book: GrantBook, **changes):
+async def new_grant(book: GrantRegistry, **changes):
     """A pending grant."""
     return await book.create(**({"peer": PEER, "subject": "ada", "scope": SCOPE} | changes))
 
@@ -38,13 +38,13 @@ def certificate(hand: ManualClock, lifetime_s: float = 86_400):
 @pytest.mark.asyncio
 async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock):
     """Every field, scope and certificates included, is read back as it was."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     made = await new_grant(book, scope=WIDE, expires_at_us=hand.clock.now_us() + 90 * SECOND)
     await book.add_certificate(made.id, certificate(hand), activate=True)
     book.note_use(made.id)
     await book.close()
 
-    again = await GrantBook.load(database, hand.clock)
+    again = await GrantRegistry.load(database, hand.clock)
 
     assert again.all() == book.all()
     assert again.get(made.id).scope == WIDE
@@ -55,7 +55,7 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"peer": "Home"}, "peer"),
+        ({"peer": "ClientRuntime"}, "peer"),
         ({"peer": ""}, "peer"),
         ({"peer": "home example"}, "peer"),
         ({"subject": ""}, "subject"),
@@ -70,20 +70,20 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
 async def test_a_wrong_grant_is_not_made(sqlite_url: str, hand: ManualClock, changes: dict, field: str):
     """The error names the field, and nothing is stored."""
     database = await Database.open(sqlite_url)
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
 
     with pytest.raises(InputError) as caught:
         await new_grant(book, **changes)
 
     assert caught.value.field == field
-    assert book.all() == (await GrantBook.load(database)).all() == ()
+    assert book.all() == (await GrantRegistry.load(database)).all() == ()
     await database.close()
 
 
 @pytest.mark.asyncio
 async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
     """A grant is expired from its very end on; a revoked one stays revoked."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book, expires_at_us=hand.clock.now_us() + SECOND)
 
     assert grant.status_at(grant.expires_at_us - 1) is GrantStatus.PENDING
@@ -94,7 +94,7 @@ async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
 @pytest.mark.asyncio
 async def test_an_unknown_grant_is_named(database: Database):
     """Every act on an unknown grant says so, with a near match where there is one."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     known = await new_grant(book)
     typo = known.id[:-1] + ("0" if known.id[-1] != "0" else "1")
 
@@ -111,7 +111,7 @@ async def test_an_unknown_grant_is_named(database: Database):
 @pytest.mark.asyncio
 async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock):
     """The first instant and reason stay; nothing makes the grant active again, also after a restart."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
     await book.add_certificate(grant.id, certificate(hand), activate=False)
     first = await book.revoke(grant.id, "left the company")
@@ -123,13 +123,13 @@ async def test_revocation_is_final_and_idempotent(database: Database, hand: Manu
         await book.add_certificate(grant.id, certificate(hand), activate=True)
     with pytest.raises(ConflictError, match="revoked, which is final"):
         await book.confirm(grant.id, first.newest.fingerprint)
-    assert (await GrantBook.load(database, hand.clock)).get(grant.id) == first
+    assert (await GrantRegistry.load(database, hand.clock)).get(grant.id) == first
 
 
 @pytest.mark.asyncio
 async def test_a_revocation_refuses_before_it_is_durable(database: Database):
     """Memory says revoked before the database was asked."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     revoking = asyncio.create_task(book.revoke(grant.id))
     async with database.write():
@@ -157,7 +157,7 @@ class Refusing:
 @pytest.mark.asyncio
 async def test_a_revocation_that_cannot_be_stored_stands_and_can_be_repeated(database: Database):
     """The failing write is reported, the refusal stands, and revoking again writes it after all."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.add_certificate(grant.id, PKI.client().issued, activate=True)
     refusing = Refusing(database, "UPDATE grants")
@@ -165,18 +165,18 @@ async def test_a_revocation_that_cannot_be_stored_stands_and_can_be_repeated(dat
     with pytest.raises(StoreError, match=r"revocation is not stored.*revoke it again.*disk full"):
         await book.revoke(grant.id, "leak")
     assert book.get(grant.id).status is GrantStatus.REVOKED
-    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.ACTIVE
+    assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.ACTIVE
 
     refusing.stop()
     await book.revoke(grant.id, "second try")
-    stored = (await GrantBook.load(database)).get(grant.id)
+    stored = (await GrantRegistry.load(database)).get(grant.id)
     assert (stored.status, stored.revoked_reason) == (GrantStatus.REVOKED, "leak")
 
 
 @pytest.mark.asyncio
 async def test_other_writes_reach_memory_only_when_stored(database: Database):
     """A grant, certificate or confirmation that the database refused is not seen in memory either."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     refusing = Refusing(database, "INSERT INTO")
     with pytest.raises(StoreError, match="grant cannot be stored: the database says: disk full"):
@@ -198,7 +198,7 @@ async def test_other_writes_reach_memory_only_when_stored(database: Database):
 @pytest.mark.asyncio
 async def test_a_cancelled_revocation_is_stored_all_the_same(database: Database):
     """The operator's Ctrl-C between refusal and write does not leave a revocation that a restart forgets."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     revoking = asyncio.create_task(book.revoke(grant.id))
     await asyncio.sleep(0)
@@ -207,13 +207,13 @@ async def test_a_cancelled_revocation_is_stored_all_the_same(database: Database)
         await revoking
     await book.close()
 
-    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.REVOKED
+    assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
 @pytest.mark.asyncio
 async def test_a_revocation_wins_over_a_certificate_under_way(database: Database):
     """A grant revoked while a certificate is being stored stays revoked in memory and in the database."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
     async def revoke_meanwhile(_connection) -> None:
@@ -225,26 +225,26 @@ async def test_a_revocation_wins_over_a_certificate_under_way(database: Database
     assert book.get(grant.id).status is GrantStatus.REVOKED
     await book.close()
 
-    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.REVOKED
+    assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
 @pytest.mark.asyncio
 async def test_a_stored_revocation_is_never_undone(database: Database):
     """Not even a process whose memory is behind makes a revoked grant active again in the database."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant, issued = await new_grant(book), PKI.client().issued
     await book.add_certificate(grant.id, issued, activate=False)
-    behind = await GrantBook.load(database)
+    behind = await GrantRegistry.load(database)
     await book.revoke(grant.id)
     await behind.confirm(grant.id, issued.fingerprint)
 
-    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.REVOKED
+    assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
 @pytest.mark.asyncio
 async def test_what_runs_within_is_one_transaction_with_the_certificate(database: Database):
     """When the companion write fails, there is no certificate, neither in the database nor in memory."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
     async def fail(_connection) -> None:
@@ -253,14 +253,14 @@ async def test_what_runs_within_is_one_transaction_with_the_certificate(database
     with pytest.raises(ConflictError, match="lost the race"):
         await book.add_certificate(grant.id, PKI.client().issued, activate=True, within=fail)
 
-    assert book.get(grant.id) == (await GrantBook.load(database)).get(grant.id) == grant
+    assert book.get(grant.id) == (await GrantRegistry.load(database)).get(grant.id) == grant
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("written", [str.upper, str.strip, lambda f: ":".join(f[i : i + 2] for i in range(0, 64, 2))])
 async def test_the_right_fingerprint_releases_a_grant(database: Database, written):
     """Case and colons of the fingerprint do not matter; confirming again changes nothing."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     issued = PKI.client().issued
     pending = await book.add_certificate(grant.id, issued, activate=False)
@@ -268,14 +268,14 @@ async def test_the_right_fingerprint_releases_a_grant(database: Database, writte
     assert pending.status is GrantStatus.PENDING
     assert (await book.confirm(grant.id, written(issued.fingerprint))).status is GrantStatus.ACTIVE
     assert (await book.confirm(grant.id, issued.fingerprint)).status is GrantStatus.ACTIVE
-    assert (await GrantBook.load(database)).get(grant.id).status is GrantStatus.ACTIVE
+    assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.ACTIVE
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("wrong", ["", "abc", "0" * 64, "g" * 64])
 async def test_a_wrong_fingerprint_releases_nothing(database: Database, wrong: str):
     """The error names the field, and the grant stays pending."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.add_certificate(grant.id, PKI.client().issued, activate=False)
 
@@ -288,7 +288,7 @@ async def test_a_wrong_fingerprint_releases_nothing(database: Database, wrong: s
 @pytest.mark.asyncio
 async def test_a_grant_without_certificate_cannot_be_confirmed(database: Database):
     """There is nothing to compare yet."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
     with pytest.raises(ConflictError, match="nobody has enrolled"):
@@ -298,7 +298,7 @@ async def test_a_grant_without_certificate_cannot_be_confirmed(database: Databas
 @pytest.mark.asyncio
 async def test_only_the_newest_certificate_can_be_confirmed(database: Database, hand: ManualClock):
     """The fingerprint of an earlier certificate does not release a later one."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
     first, second = certificate(hand), certificate(hand)
     await book.add_certificate(grant.id, first, activate=False)
@@ -312,7 +312,7 @@ async def test_only_the_newest_certificate_can_be_confirmed(database: Database, 
 @pytest.mark.asyncio
 async def test_memory_keeps_accepted_certificates_and_the_newest(database: Database, hand: ManualClock):
     """Years of renewals do not grow what a gateway holds; the newest one stays known after its end."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
     serials = []
     for _ in range(4):
@@ -325,7 +325,7 @@ async def test_memory_keeps_accepted_certificates_and_the_newest(database: Datab
     assert book.get(grant.id).newest.serial == serials[3]
     assert book.get(grant.id).is_enrolled(hand.clock.now_us())
     hand.advance(1_000)
-    late = (await GrantBook.load(database, hand.clock)).get(grant.id)
+    late = (await GrantRegistry.load(database, hand.clock)).get(grant.id)
     assert list(late.certificates) == serials[3:]
     assert not late.is_enrolled(hand.clock.now_us())
 
@@ -341,7 +341,7 @@ def test_a_certificate_is_accepted_until_its_end():
 @pytest.mark.asyncio
 async def test_uses_are_written_in_batches(database: Database, hand: ManualClock):
     """A use shows at once in memory, and in the database after a flush; a failing flush loses none."""
-    book = await GrantBook.load(database, hand.clock)
+    book = await GrantRegistry.load(database, hand.clock)
     used, unused = await new_grant(book), await new_grant(book)
     book.note_use(used.id)
     hand.advance(5)
@@ -352,18 +352,18 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
     with pytest.raises(StoreError, match="last uses"):
         await book.flush_uses()
     assert book.get(used.id).last_used_at_us == now
-    assert (await GrantBook.load(database)).get(used.id).last_used_at_us is None
+    assert (await GrantRegistry.load(database)).get(used.id).last_used_at_us is None
 
     refusing.stop()
     await book.flush_uses()
-    stored = await GrantBook.load(database)
+    stored = await GrantRegistry.load(database)
     assert (stored.get(used.id).last_used_at_us, stored.get(unused.id).last_used_at_us) == (now, None)
 
 
 @pytest.mark.asyncio
 async def test_a_use_never_undoes_a_revocation(database: Database):
     """Noting a use of a revoked grant leaves it revoked."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.revoke(grant.id)
     book.note_use(grant.id)
@@ -375,7 +375,7 @@ async def test_a_use_never_undoes_a_revocation(database: Database):
 @pytest.mark.parametrize("reason", ["a\nb", "\x1b[2J", "x" * 501])
 async def test_a_reason_is_one_printable_line(database: Database, reason: str):
     """A reason that would spoil a terminal or a log is refused, and nothing is revoked."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
     with pytest.raises(InputError, match=r"^reason: "):
@@ -388,13 +388,13 @@ async def test_a_reason_is_one_printable_line(database: Database, reason: str):
 @pytest.mark.parametrize(("column", "value"), [("scope", "{}"), ("status", "odd")])
 async def test_a_spoilt_grant_in_the_database_is_named(database: Database, column: str, value: str):
     """A row that this program did not write stops the start with the grant's id, not with a trace."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     async with database.write() as connection:
         await connection.execute(update(schema.grants).values({column: value}))
 
     with pytest.raises(StoreError, match=f"grant {grant.id} in the database cannot be read"):
-        await GrantBook.load(database)
+        await GrantRegistry.load(database)
 
 
 @pytest.mark.asyncio
@@ -405,14 +405,14 @@ async def test_a_missing_table_is_a_store_error(sqlite_url: str):
         await connection.execute(text("DROP TABLE certificates"))
 
     with pytest.raises(StoreError, match="the grants cannot be read: the database says: no such table"):
-        await GrantBook.load(database)
+        await GrantRegistry.load(database)
     await database.close()
 
 
 @pytest.mark.asyncio
 async def test_one_certificate_cannot_be_added_twice(database: Database):
     """A serial is unique."""
-    book = await GrantBook.load(database)
+    book = await GrantRegistry.load(database)
     grant, issued = await new_grant(book), PKI.client().issued
     await book.add_certificate(grant.id, issued, activate=True)
 

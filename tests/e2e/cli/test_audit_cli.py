@@ -18,12 +18,12 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from mosaic_cli.main import main
 
 from federation.config import GatewayConfig
 from federation.store.audit.archive import DAY_US
 from federation.store.audit.table import AuditEvent, AuditStore
 from federation.store.database import Database
+from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
 
 SCOPE = '{"resources": ["tasks"]}'

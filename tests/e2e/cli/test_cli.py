@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from mosaic_cli.main import main
 
+from mosaic_cli.main import main
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
 

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from mosaic_cli.demo.environment import Ran, Stage, StepError
 
+from mosaic_cli.demo.environment import DemoEnvironment, Ran, StepError
 from tests.support.gateway_processes import MOSAIC, environment
 
 
@@ -91,10 +91,10 @@ def test_an_interrupted_demo_leaves_nothing(temporary: Path, number: int) -> Non
 
 
 @pytest.fixture
-def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
     """A stage of its own place."""
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    return Stage()
+    return DemoEnvironment()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not say no such words")],
 )
 def test_a_step_that_does_something_else_is_told(
-    stage: Stage, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
+    stage: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
 ) -> None:
     """The narration cannot lie: a wrong exit code, or words that did not come, end the demo."""
     with stage, pytest.raises(StepError, match=problem):
@@ -115,7 +115,7 @@ def test_a_failed_step_ends_the_demo_with_1(
     """What went wrong is on stderr with the gateways' logs, and the directory goes all the same."""
     from mosaic_cli.main import main  # noqa: PLC0415
 
-    def breaks(stage: Stage) -> None:
+    def breaks(stage: DemoEnvironment) -> None:
         stage.put("work.log", b"something happened")
         raise StepError("the sky fell")
 
@@ -142,7 +142,7 @@ def test_the_directory_can_be_kept(
     assert (kept / "file").exists()
 
 
-def test_redirections_do_what_a_shell_would_do(stage: Stage) -> None:
+def test_redirections_do_what_a_shell_would_do(stage: DemoEnvironment) -> None:
     """`> FILE` takes standard output, and nothing of it is shown."""
     with stage:
         ran = stage.run("mosaic --version > version")

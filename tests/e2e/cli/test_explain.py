@@ -12,11 +12,9 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 from jsonschema import Draft202012Validator
-from mosaic_cli.main import main
-from mosaic_cli.status import command as status
 
-from federation.bootstrap import found_gateway
-from federation.client.peers.store import StoredPeers
+from federation.bootstrap import init_gateway
+from federation.client.peers.store import PeerRepository
 from federation.config import GatewayConfig
 from federation.explain.checks import first_broken
 from federation.explain.peer_lookup import read
@@ -25,6 +23,8 @@ from federation.gateway import Gateway
 from federation.store.peers import PeerRecord
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
+from mosaic_cli.main import main
+from mosaic_cli.status import command as status
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.gateway_processes import ROOT
 from tests.support.pki import Pki
@@ -204,7 +204,7 @@ async def test_an_expired_own_certificate_is_named(home: Running, work: Running,
     pki = Pki.of(work.gateway._certificate.authority)
     old = pki.client(grant, "ada", begins_in=timedelta(hours=-25), ends_in=timedelta(hours=-1))
     expired = replace(record, certificate_pem=old.certificate_pem, key_pem=old.key_pem)
-    await StoredPeers(home.gateway.config).renew(expired, replaces=record.certificate_pem)
+    await PeerRepository(home.gateway.config).renew(expired, replaces=record.certificate_pem)
 
     ran = await explain("--json")
 
@@ -355,7 +355,7 @@ async def test_nothing_is_said_where_the_store_cannot_be_read(
 ) -> None:
     """Exit code 4, the reason in words, and no empty database left behind."""
     directory, free = short_path / "alone", "127.0.0.1:0"
-    await found_gateway(GatewayConfig(directory=directory, name="alone.example", listen=free, enroll=free))
+    await init_gateway(GatewayConfig(directory=directory, name="alone.example", listen=free, enroll=free))
     (directory / missing).unlink()
 
     code = await asyncio.to_thread(main, ["federation", "status", "-g", str(directory), "--explain", "work.example"])

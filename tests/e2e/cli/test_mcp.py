@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import CallToolResult, LoggingMessageNotificationParams
-from mosaic_cli.main import main
 
+from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
 

@@ -6,7 +6,7 @@ import json
 import grpc
 import pytest
 
-from federation.store.grants.registry import GrantBook, GrantStatus
+from federation.store.grants.registry import GrantRegistry, GrantStatus
 from federation.v1 import admin_pb2 as pb
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.scripted import eventually
@@ -70,7 +70,7 @@ async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(
     news = [one async for one in work.admin.RemoveUser(removal)]
     assert [one.id for one in news[0].removal.grants] == [grant]
     assert news[-1].receipt.grant_id == grant
-    assert (await GrantBook.load(database)).require(grant).status is GrantStatus.REVOKED
+    assert (await GrantRegistry.load(database)).require(grant).status is GrantStatus.REVOKED
     over = [one async for one in work.admin.RemoveUser(removal)]
     assert (len(over), len(over[0].removal.grants)) == (1, 0)
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from mosaic_cli.main import main
 
+from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from mosaic_cli.main import main
 
+from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment
 
 TASKS = '{"resources": ["tasks", "notes"]}'

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 from jsonschema import Draft202012Validator
-from mosaic_cli.main import app
 from referencing import Registry, Resource
 
+from mosaic_cli.main import app
 from tests.support.gateway_processes import ROOT
 from tests.support.json_walk import Outputs
 

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
 from federation.admin.errors import error_of
-from federation.breaker import Evidence, Permit
+from federation.breaker import CallResult, Permit
 from federation.config import GatewayConfig
 from federation.enrollment import enroll as enrolling
 from federation.enrollment.enroll import EnrolledPeer
@@ -210,7 +210,7 @@ async def test_a_gateway_tells_its_metrics(
     for _ in range(5):
         permit = circuit.allow(0.0)
         assert isinstance(permit, Permit)
-        circuit.record(permit, Evidence.FAILURE, 0.0)
+        circuit.record(permit, CallResult.FAILURE, 0.0)
     caplog.set_level(logging.INFO)
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))

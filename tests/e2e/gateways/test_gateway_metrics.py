@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, TelemetryConfig
 from federation.errors import ConfigError
 from federation.gateway import Gateway
@@ -40,7 +40,7 @@ async def samples(url: str) -> dict[str, list[dict[str, str]]]:
 async def test_the_page_ends_with_the_gateway(short_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """There is no address before the start and none after the end; the log tells it in between."""
     config = config_of(short_path / "home", "127.0.0.1:0")
-    await found_gateway(config)
+    await init_gateway(config)
     caplog.set_level("INFO")
     async with Gateway.open(config) as gateway:
         assert gateway.metrics_url == ""
@@ -64,7 +64,7 @@ async def test_a_page_that_cannot_be_had_ends_the_start_before_anybody_is_served
     """One line that names the setting; afterwards the gateway can be started again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = config_of(short_path / "home", f"127.0.0.1:{taken.getsockname()[1]}")
-        await found_gateway(config)
+        await init_gateway(config)
         async with Gateway.open(config) as gateway:
             with pytest.raises(ConfigError, match=r"^telemetry\.prometheus: cannot listen on 127\.0\.0\.1 port"):
                 await gateway.start()
@@ -76,7 +76,7 @@ async def test_a_page_that_cannot_be_had_ends_the_start_before_anybody_is_served
 async def test_a_peer_that_revoked_has_no_certificate_to_renew(start: Start, short_path: Path) -> None:
     """Its certificate runs out as it should, and must not alarm anybody; what was counted of it stays."""
     config = config_of(short_path / "home.example", "127.0.0.1:0")
-    await found_gateway(config)
+    await init_gateway(config)
     toml = config.directory / "gateway.toml"
     toml.write_text(toml.read_text().replace('# prometheus = ""', 'prometheus = "127.0.0.1:0"'))
     home, work = await start("home.example"), await start("work.example")
@@ -101,7 +101,7 @@ async def test_a_removed_peer_keeps_only_what_was_counted_of_its_calls_and_watch
 ) -> None:
     """Its states, certificate and cache are gone from the page at once; counters of calls never go back."""
     config = config_of(short_path / "home.example", "127.0.0.1:0")
-    await found_gateway(config)
+    await init_gateway(config)
     toml = config.directory / "gateway.toml"
     toml.write_text(toml.read_text().replace('# prometheus = ""', 'prometheus = "127.0.0.1:0"'))
     home, work = await start("home.example"), await start("work.example")

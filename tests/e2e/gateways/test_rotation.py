@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from federation.admin.errors import error_of
-from federation.client.peers.store import StoredPeers
+from federation.client.peers.store import PeerRepository
 from federation.client.renewer import Renewer
 from federation.clock import Clock
 from federation.enrollment.issuer import EnrollmentRefusal
@@ -270,7 +270,7 @@ async def test_a_program_of_threads_alone_follows_a_rotation(home: Running, work
     peer, stub = channel.peer, FederationServiceStub(channel)
     old = peer.record
 
-    await renew(old, gateway_name=config.name, peers=StoredPeers(config))
+    await renew(old, gateway_name=config.name, peers=PeerRepository(config))
     await eventually(lambda: peer.record != old)
     reply = await asyncio.to_thread(stub.List, TASKS)
     await asyncio.to_thread(channel.close)

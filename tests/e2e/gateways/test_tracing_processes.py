@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from federation.admin.socket import target
-from federation.bootstrap import found_gateway
+from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceStub
@@ -65,7 +65,7 @@ async def work_gateway(directory: Path, variables: dict[str, str]) -> AsyncItera
     """Serve `work.example` from a process of its own; leaving stops it as an operator would."""
     free = "127.0.0.1:0"
     config = GatewayConfig(directory=directory, name="work.example", listen=free, enroll=free)
-    await found_gateway(config)
+    await init_gateway(config)
     mosaic = Path(sys.executable).with_name("mosaic")
     process = await asyncio.create_subprocess_exec(mosaic, "gateway", "serve", "--gateway", directory, env=variables)
     try:

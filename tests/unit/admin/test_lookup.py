@@ -8,13 +8,13 @@ from federation.admin.lookup import find_grant
 from federation.clock import SYSTEM_CLOCK
 from federation.errors import InputError, NotFoundError
 from federation.scope.model import Scope
-from federation.store.grants.registry import Grant, GrantBook, GrantStatus
+from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 
 REST = "-0d5c-4b8e-9f43-8c1d6c0f1a2b"
 UNUSED: Any = None
 
 
-def book(*beginnings: str) -> GrantBook:
+def book(*beginnings: str) -> GrantRegistry:
     """Grants whose ids begin so, oldest first."""
     grants = [
         Grant(
@@ -27,7 +27,7 @@ def book(*beginnings: str) -> GrantBook:
         )
         for number, beginning in enumerate(beginnings)
     ]
-    return GrantBook(UNUSED, SYSTEM_CLOCK, grants)
+    return GrantRegistry(UNUSED, SYSTEM_CLOCK, grants)
 
 
 def test_a_whole_id_is_itself() -> None:

@@ -7,23 +7,31 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from federation.cache.response_cache import Cause, Hit, Key, Partition, ResponseCache, Ticket, Verdict
+from federation.cache.response_cache import (
+    DeliveryDecision,
+    FetchToken,
+    Hit,
+    InvalidationReason,
+    Key,
+    Partition,
+    ResponseCache,
+)
 from tests.support.clock import ManualClock
 
 TTL_S = 30.0
 PEERS, GRANTS, RESOURCES = ("p1", "p2"), ("g1", "g2"), ("tasks", "notes")
-REFUSING = {Cause.GRANT_REVOKED, Cause.PEER_REMOVED}
-ASKING = {Cause.GRANT_CHANGED, Cause.REFUSED}
+REFUSING = {InvalidationReason.GRANT_REVOKED, InvalidationReason.PEER_REMOVED}
+ASKING = {InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED}
 
 
 @dataclass
 class Model:
     """What a peer's partition should hold: every flush there was, and every answer that none of them dropped."""
 
-    flushes: list[tuple[Cause, str, str]] = field(default_factory=list)
+    flushes: list[tuple[InvalidationReason, str, str]] = field(default_factory=list)
     kept: dict[Key, "Kept"] = field(default_factory=dict)
 
-    def since(self, sent: "Sent") -> list[Cause]:
+    def since(self, sent: "Sent") -> list[InvalidationReason]:
         """Why the epoch of a call moved since it was sent, and what was final before."""
         return [
             cause
@@ -33,7 +41,7 @@ class Model:
             and (n >= sent.flushes_before or cause in REFUSING)
         ]
 
-    def flush(self, cause: Cause, grant: str, resource: str) -> None:
+    def flush(self, cause: InvalidationReason, grant: str, resource: str) -> None:
         """Drop what is concerned, one by one."""
         self.flushes.append((cause, grant, resource))
         for key in list(self.kept):
@@ -48,7 +56,7 @@ class Sent:
     model: Model
     partition: Partition[object]
     key: Key
-    ticket: Ticket
+    ticket: FetchToken
     flushes_before: int
     elapsed: float
     wall: float
@@ -91,11 +99,11 @@ class CacheMachine(RuleBasedStateMachine):
     def receive(self, call: Sent, lease: float, body: bytes) -> None:
         """The answer arrives: verdict and insertion are what the flushes since the sending make them."""
         causes = call.model.since(call)
-        expected = Verdict.DELIVER
+        expected = DeliveryDecision.DELIVER
         if REFUSING & set(causes):
-            expected = Verdict.REFUSE
+            expected = DeliveryDecision.REFUSE
         elif ASKING & set(causes):
-            expected = Verdict.ASK_AGAIN
+            expected = DeliveryDecision.ASK_AGAIN
         assert call.partition.verdict(call.ticket) is expected
 
         life = min(lease, TTL_S)
@@ -108,23 +116,29 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(
         peer=st.sampled_from(PEERS),
         grant=st.sampled_from(("", *GRANTS)),
-        cause=st.sampled_from([c for c in Cause if c not in {Cause.PEER_REMOVED, Cause.GRANT_REVOKED}]),
+        cause=st.sampled_from(
+            [
+                c
+                for c in InvalidationReason
+                if c not in {InvalidationReason.PEER_REMOVED, InvalidationReason.GRANT_REVOKED}
+            ]
+        ),
         resource=st.sampled_from(RESOURCES),
     )
-    def flush(self, peer: str, grant: str, cause: Cause, resource: str) -> None:
+    def flush(self, peer: str, grant: str, cause: InvalidationReason, resource: str) -> None:
         """Something happened to a grant, a resource or the whole peer."""
-        self.do_flush(peer, cause, grant, resource if cause is Cause.RESOURCE_CHANGED else "")
+        self.do_flush(peer, cause, grant, resource if cause is InvalidationReason.RESOURCE_CHANGED else "")
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS))
     def revoke(self, peer: str, grant: str) -> None:
         """A grant is revoked, for good."""
-        self.do_flush(peer, Cause.GRANT_REVOKED, grant, "")
+        self.do_flush(peer, InvalidationReason.GRANT_REVOKED, grant, "")
 
     @rule(peer=st.sampled_from(PEERS))
     def remove(self, peer: str) -> None:
         """A peer is removed; under the same id a new one begins, while calls of the old are still under way."""
         self.cache.remove(peer)
-        self.models[peer].flush(Cause.PEER_REMOVED, "", "")
+        self.models[peer].flush(InvalidationReason.PEER_REMOVED, "", "")
         self.models[peer] = Model()
 
     @rule(seconds=st.sampled_from([0.001, 1.0, 10.0, 29.0, 30.0]))
@@ -160,7 +174,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
         assert self.cache.stats().bytes == self.cache._total
 
-    def do_flush(self, peer: str, cause: Cause, grant: str, resource: str) -> None:
+    def do_flush(self, peer: str, cause: InvalidationReason, grant: str, resource: str) -> None:
         model = self.models[peer]
         before = len(model.kept)
         model.flush(cause, grant, resource)

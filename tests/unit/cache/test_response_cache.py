@@ -18,16 +18,16 @@ import federation.cache.response_cache
 from federation.cache.response_cache import (
     ENTRY_OVERHEAD,
     MAX_DETACHED,
-    Cause,
+    DeliveryDecision,
+    FetchToken,
     Flushed,
     Hit,
+    InvalidationReason,
     Key,
     Miss,
     Partition,
     ResponseCache,
     Stats,
-    Ticket,
-    Verdict,
 )
 from federation.config import CacheConfig
 from tests.support.clock import ManualClock
@@ -51,7 +51,7 @@ def look(partition: Partition[str], k: Key) -> Hit | Miss[str]:
     return partition.look(k, join, lambda ticket: f"flight of {ticket.key.query_hash}")
 
 
-def send(partition: Partition[str], k: Key) -> Ticket:
+def send(partition: Partition[str], k: Key) -> FetchToken:
     """Begin a call that the cache knows nothing about, and return its ticket."""
     found = look(partition, k)
     assert isinstance(found, Miss)
@@ -131,9 +131,9 @@ def test_peers_share_nothing_even_with_one_grant_id(cache: ResponseCache[str]) -
 
     assert not is_kept(hostile, key())
     assert look(hostile, key("under way")).leads  # type: ignore[union-attr]
-    hostile.flush(Cause.GRANT_REVOKED, GRANT)
+    hostile.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     assert is_kept(mine, key())
-    assert mine.verdict(send(mine, key("x"))) is Verdict.DELIVER
+    assert mine.verdict(send(mine, key("x"))) is DeliveryDecision.DELIVER
 
 
 def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
@@ -261,30 +261,30 @@ def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], t
 # -- the fence
 
 
-FLUSHES: dict[str, tuple[Cause, str, str]] = {
-    "revoked": (Cause.GRANT_REVOKED, GRANT, ""),
-    "changed": (Cause.GRANT_CHANGED, GRANT, ""),
-    "rotation": (Cause.ROTATION, "", ""),
-    "removed": (Cause.PEER_REMOVED, "", ""),
-    "resource": (Cause.RESOURCE_CHANGED, GRANT, "tasks"),
-    "resource of all grants": (Cause.RESOURCE_CHANGED, "", "tasks"),
-    "refused": (Cause.REFUSED, GRANT, ""),
-    "rearmed": (Cause.WATCH_REARMED, "", ""),
+FLUSHES: dict[str, tuple[InvalidationReason, str, str]] = {
+    "revoked": (InvalidationReason.GRANT_REVOKED, GRANT, ""),
+    "changed": (InvalidationReason.GRANT_CHANGED, GRANT, ""),
+    "rotation": (InvalidationReason.ROTATION, "", ""),
+    "removed": (InvalidationReason.PEER_REMOVED, "", ""),
+    "resource": (InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks"),
+    "resource of all grants": (InvalidationReason.RESOURCE_CHANGED, "", "tasks"),
+    "refused": (InvalidationReason.REFUSED, GRANT, ""),
+    "rearmed": (InvalidationReason.WATCH_REARMED, "", ""),
 }
 
 VERDICTS = {
-    Cause.GRANT_REVOKED: Verdict.REFUSE,
-    Cause.GRANT_CHANGED: Verdict.ASK_AGAIN,
-    Cause.ROTATION: Verdict.DELIVER,
-    Cause.PEER_REMOVED: Verdict.REFUSE,
-    Cause.RESOURCE_CHANGED: Verdict.DELIVER,
-    Cause.REFUSED: Verdict.ASK_AGAIN,
-    Cause.WATCH_REARMED: Verdict.DELIVER,
+    InvalidationReason.GRANT_REVOKED: DeliveryDecision.REFUSE,
+    InvalidationReason.GRANT_CHANGED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.ROTATION: DeliveryDecision.DELIVER,
+    InvalidationReason.PEER_REMOVED: DeliveryDecision.REFUSE,
+    InvalidationReason.RESOURCE_CHANGED: DeliveryDecision.DELIVER,
+    InvalidationReason.REFUSED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.WATCH_REARMED: DeliveryDecision.DELIVER,
 }
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[InvalidationReason, str, str]) -> None:
     """Each cause drops what is kept, and an answer that was asked for before it is not kept afterwards."""
     fill(partition, key())
     ticket = send(partition, key("under way"))
@@ -299,47 +299,51 @@ def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[Ca
     assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
 
 
-@pytest.mark.parametrize("cause", Cause)
-def test_the_cause_says_what_becomes_of_answers_under_way(partition: Partition[str], cause: Cause) -> None:
+@pytest.mark.parametrize("cause", InvalidationReason)
+def test_the_cause_says_what_becomes_of_answers_under_way(partition: Partition[str], cause: InvalidationReason) -> None:
     """Revoked and removed refuse; a change of scope asks again; everything else delivers."""
     ticket = send(partition, key())
-    assert partition.verdict(ticket) is Verdict.DELIVER
+    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
 
-    partition.flush(cause, GRANT, "tasks" if cause is Cause.RESOURCE_CHANGED else "")
+    partition.flush(cause, GRANT, "tasks" if cause is InvalidationReason.RESOURCE_CHANGED else "")
 
     assert partition.verdict(ticket) is VERDICTS[cause]
 
 
-@pytest.mark.parametrize("cause", [Cause.GRANT_CHANGED, Cause.REFUSED])
-def test_what_is_asked_after_a_change_is_delivered_and_kept(partition: Partition[str], cause: Cause) -> None:
+@pytest.mark.parametrize("cause", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
+def test_what_is_asked_after_a_change_is_delivered_and_kept(
+    partition: Partition[str], cause: InvalidationReason
+) -> None:
     """Asking again ends: a call that was sent after the flush is good."""
     partition.flush(cause, GRANT)
     ticket = send(partition, key())
 
-    assert partition.verdict(ticket) is Verdict.DELIVER
+    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
     assert partition.insert(ticket, b"rows", LEASE_S)
 
 
 @pytest.mark.parametrize(
-    "later", [c for c in Cause if c is not Cause.RESOURCE_CHANGED], ids=lambda cause: str(cause.value)
+    "later",
+    [c for c in InvalidationReason if c is not InvalidationReason.RESOURCE_CHANGED],
+    ids=lambda cause: str(cause.value),
 )
-def test_revoked_is_final(partition: Partition[str], later: Cause) -> None:
+def test_revoked_is_final(partition: Partition[str], later: InvalidationReason) -> None:
     """After a revocation nothing is delivered or kept again, whatever follows."""
-    partition.flush(Cause.GRANT_REVOKED, GRANT)
+    partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     partition.flush(later, GRANT)
     ticket = send(partition, key())
 
-    assert partition.verdict(ticket) is Verdict.REFUSE
+    assert partition.verdict(ticket) is DeliveryDecision.REFUSE
     assert not partition.insert(ticket, b"rows", LEASE_S)
 
 
 def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str]) -> None:
     """An answer from before both is still asked for again."""
     ticket = send(partition, key())
-    partition.flush(Cause.GRANT_CHANGED, GRANT)
-    partition.flush(Cause.ROTATION)
+    partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
+    partition.flush(InvalidationReason.ROTATION)
 
-    assert partition.verdict(ticket) is Verdict.ASK_AGAIN
+    assert partition.verdict(ticket) is DeliveryDecision.ASK_AGAIN
 
 
 def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -> None:
@@ -348,12 +352,12 @@ def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -
     fill(partition, key(resource="notes"))
     ticket = send(partition, key("under way", resource="notes"))
 
-    assert partition.flush(Cause.RESOURCE_CHANGED, GRANT, "tasks").entries == 1
+    assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks").entries == 1
 
     assert not is_kept(partition, key(resource="tasks"))
     assert is_kept(partition, key(resource="notes"))
     assert partition.insert(ticket, b"rows", LEASE_S)
-    assert partition.flush(Cause.RESOURCE_CHANGED, GRANT, "memory").entries == 0
+    assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "memory").entries == 0
 
 
 def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str]) -> None:
@@ -362,35 +366,39 @@ def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str])
     fill(partition, key(grant="grant-2"))
     ticket = send(partition, key("under way", grant="grant-2"))
 
-    partition.flush(Cause.GRANT_REVOKED, "grant-1")
+    partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
 
     assert is_kept(partition, key(grant="grant-2"))
-    assert partition.verdict(ticket) is Verdict.DELIVER
+    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
     assert partition.insert(ticket, b"rows", LEASE_S)
-    assert partition.flush(Cause.ROTATION).entries == 2
+    assert partition.flush(InvalidationReason.ROTATION).entries == 2
 
 
 def test_a_revocation_counts_before_anything_was_asked(partition: Partition[str]) -> None:
     """A grant can be revoked before the first call under it."""
-    partition.flush(Cause.GRANT_REVOKED, GRANT)
+    partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
 
-    assert partition.verdict(send(partition, key())) is Verdict.REFUSE
+    assert partition.verdict(send(partition, key())) is DeliveryDecision.REFUSE
 
 
 def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -> None:
     """A ticket of its own serves calls that neither look up nor share."""
     k = key(verb="search", resource="notes,tasks")
     before = partition.ticket(k)
-    assert partition.verdict(before) is Verdict.DELIVER
-    partition.flush(Cause.GRANT_CHANGED, GRANT)
+    assert partition.verdict(before) is DeliveryDecision.DELIVER
+    partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
 
-    assert partition.verdict(before) is Verdict.ASK_AGAIN
-    assert partition.verdict(partition.ticket(k)) is Verdict.DELIVER
+    assert partition.verdict(before) is DeliveryDecision.ASK_AGAIN
+    assert partition.verdict(partition.ticket(k)) is DeliveryDecision.DELIVER
     assert not partition.insert(partition.ticket(k), b"never looked up", LEASE_S)
 
 
-@pytest.mark.parametrize(("cause", "resource"), [(Cause.RESOURCE_CHANGED, ""), (Cause.ROTATION, "tasks")])
-def test_a_resource_is_named_exactly_when_one_changed(partition: Partition[str], cause: Cause, resource: str) -> None:
+@pytest.mark.parametrize(
+    ("cause", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
+)
+def test_a_resource_is_named_exactly_when_one_changed(
+    partition: Partition[str], cause: InvalidationReason, resource: str
+) -> None:
     """A flush that contradicts itself is the programmer's mistake, and flushes nothing."""
     fill(partition, key())
     with pytest.raises(ValueError, match="resource"):
@@ -407,10 +415,10 @@ def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseC
     ticket = send(old, key("under way"))
 
     assert cache.remove("peer-1").entries == 1
-    assert old.verdict(ticket) is Verdict.REFUSE
+    assert old.verdict(ticket) is DeliveryDecision.REFUSE
     assert not fill(old, key("later"))
     assert fill(cache.partition("peer-1"), key("under way"))
-    assert cache.remove("never heard of") == Flushed(Cause.PEER_REMOVED)
+    assert cache.remove("never heard of") == Flushed(InvalidationReason.PEER_REMOVED)
 
 
 # -- flights
@@ -451,7 +459,9 @@ def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_nobody_joins_a_flight_from_before_a_flush(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+def test_nobody_joins_a_flight_from_before_a_flush(
+    partition: Partition[str], flush: tuple[InvalidationReason, str, str]
+) -> None:
     """Flights belong to their epoch: a call after the flush asks anew, and the old flight's end leaves the new one."""
     old = look(partition, key())
     assert isinstance(old, Miss)
@@ -466,14 +476,16 @@ def test_nobody_joins_a_flight_from_before_a_flush(partition: Partition[str], fl
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_only_flights_that_nobody_may_see_are_cut(partition: Partition[str], flush: tuple[Cause, str, str]) -> None:
+def test_only_flights_that_nobody_may_see_are_cut(
+    partition: Partition[str], flush: tuple[InvalidationReason, str, str]
+) -> None:
     """Revoked and removed return the flights to fail at once; after any other flush they go on for their waiters."""
     send(partition, key("a"))
     send(partition, key("b"))
 
     cut = set(partition.flush(*flush).cut)
 
-    assert cut == ({"flight of a", "flight of b"} if VERDICTS[flush[0]] is Verdict.REFUSE else set())
+    assert cut == ({"flight of a", "flight of b"} if VERDICTS[flush[0]] is DeliveryDecision.REFUSE else set())
     assert partition.stats().flights == 0
 
 
@@ -569,7 +581,7 @@ def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> N
     greedy, modest = cache.partition("greedy"), cache.partition("modest")
     for n in range(4):
         fill(greedy, key(f"{n:03}"), b"x")
-    greedy.flush(Cause.ROTATION)
+    greedy.flush(InvalidationReason.ROTATION)
     for n in range(6):
         fill(modest, key(f"{n:03}"), b"x")
 
@@ -671,7 +683,7 @@ def test_a_flush_costs_the_same_for_many_entries() -> None:
 
     sys.setprofile(count)
     try:
-        flushed = partition.flush(Cause.ROTATION)
+        flushed = partition.flush(InvalidationReason.ROTATION)
     finally:
         sys.setprofile(None)
 
@@ -685,7 +697,7 @@ def test_dropped_answers_leave_memory_without_the_collector(partition: Partition
     gc.collect()
     gc.disable()
     try:
-        flushed = partition.flush(Cause.ROTATION)
+        flushed = partition.flush(InvalidationReason.ROTATION)
         container = weakref.ref(flushed.remains[0]._entries)  # type: ignore[attr-defined]
         assert container() is not None
         del flushed
@@ -701,12 +713,16 @@ def test_flushes_are_counted_by_cause() -> None:
     """A peer's own flushes alone, each under its cause, whatever they dropped."""
     cache: ResponseCache[object] = ResponseCache()
     partition = cache.partition("work")
-    for cause in (Cause.ROTATION, Cause.WATCH_REARMED, Cause.ROTATION):
+    for cause in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
         partition.flush(cause)
-    partition.flush(Cause.RESOURCE_CHANGED, "grant", "tasks")
-    cache.partition("lab").flush(Cause.REFUSED)
+    partition.flush(InvalidationReason.RESOURCE_CHANGED, "grant", "tasks")
+    cache.partition("lab").flush(InvalidationReason.REFUSED)
 
-    assert partition.flushes() == {Cause.ROTATION: 2, Cause.WATCH_REARMED: 1, Cause.RESOURCE_CHANGED: 1}
+    assert partition.flushes() == {
+        InvalidationReason.ROTATION: 2,
+        InvalidationReason.WATCH_REARMED: 1,
+        InvalidationReason.RESOURCE_CHANGED: 1,
+    }
     assert partition.stats().flushes == 4
 
 
@@ -716,7 +732,7 @@ def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) ->
     look(partition, key())
     look(partition, key())
     fill(cache.partition("peer-2"), key("other"))
-    cache.partition("peer-2").flush(Cause.ROTATION)
+    cache.partition("peer-2").flush(InvalidationReason.ROTATION)
 
     one = partition.stats()
     assert one == Stats(entries=1, bytes=one.bytes, hits=2, misses=1, flushes=0, flights=0, detached=0)
@@ -815,7 +831,7 @@ def test_threads_keep_the_books_straight(time: ManualClock) -> None:
                     partition.insert(found.ticket, b"x", LEASE_S)
                     partition.forget(found.ticket, found.flight)
                 if n % 50 == seed:
-                    partition.flush(Cause.ROTATION)
+                    partition.flush(InvalidationReason.ROTATION)
 
         return work
 
@@ -864,7 +880,7 @@ def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Parti
         nonlocal at_the_peer, told
         for n in range(1, 300):
             at_the_peer = n
-            partition.flush(Cause.RESOURCE_CHANGED, GRANT, "tasks")
+            partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks")
             told = n
         stop.set()
 

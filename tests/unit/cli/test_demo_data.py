@@ -3,12 +3,12 @@ from collections import Counter
 from importlib.resources.abc import Traversable
 
 import pytest
-from mosaic_cli.demo.data import HOME, WORK
 
 from federation.clock import from_micros
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.importing.importer import parse
 from federation.scope.model import KNOWN_RESOURCES
+from mosaic_cli.demo.data import HOME, WORK
 
 
 def batch(file: Traversable) -> Batch:

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from mosaic_cli.output.errors import ADVICE, CURES, advised, ago, clean, command, duration, explain
 
 from federation.errors import Action, Actor, GatewayUnavailableError, InputError, Reason, Refusal, Remedy
+from mosaic_cli.output.errors import ADVICE, CURES, advised, ago, clean, command, duration, explain
 
 
 @pytest.mark.parametrize(

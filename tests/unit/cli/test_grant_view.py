@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from mosaic_cli.grants.view import show_opened, show_opens
 
 from federation.v1 import admin_pb2 as pb
+from mosaic_cli.grants.view import show_opened, show_opens
 
 TASKS = pb.ResourcePreview(resource="tasks", rows=3, newest_ids=("c", "b", "a"))
 LOG = "the gateway's log may say why"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+
 from mosaic_cli.main import app, main
 
 

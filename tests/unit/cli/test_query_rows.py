@@ -5,14 +5,14 @@ from typing import Any
 import orjson
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from mosaic_cli.output import shapes
-from mosaic_cli.output.errors import plainly
-from mosaic_cli.query import rows
-from mosaic_cli.query import shapes as query_shapes
-from mosaic_cli.query.answers import Answers, milliseconds
 
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
+from mosaic_cli.output import shapes
+from mosaic_cli.output.errors import simplify_grpc_error
+from mosaic_cli.query import rows
+from mosaic_cli.query import shapes as query_shapes
+from mosaic_cli.query.answers import Answers, milliseconds
 
 WORK = "federated:work.example"
 REFUSED = "last error: UNKNOWN: ipv4:127.0.0.1:7443: Failed to connect to remote host: Connection refused"
@@ -33,7 +33,7 @@ def part(source: str, *names: str, report: str = "", **more: Any) -> pb.QueryRes
 
 def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Rows of sources that come in turns stand under their own heading, each once, when the source is done."""
-    sheet = rows.Sheet(search=False)
+    sheet = rows.LiveTable(search=False)
 
     for message in (part(WORK, "w1"), part("local", "l1"), part("local", "l2", report="ok"), part(WORK, report="ok")):
         sheet.show(message)
@@ -45,7 +45,7 @@ def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture
 
 def test_rows_from_memory_tell_their_age(capsys: pytest.CaptureFixture[str]) -> None:
     """The heading of a cached answer says so, instead of how long it took; a source without rows has no table."""
-    sheet = rows.Sheet(search=False)
+    sheet = rows.LiveTable(search=False)
 
     sheet.show(part(WORK, "w1", report="cached", cached=True, age_s=12.2))
     sheet.show(part("local", report="ok"))
@@ -155,10 +155,10 @@ def test_signals_and_reports_have_stable_shapes() -> None:
 
 def test_what_grpc_says_of_a_connection_is_put_plainly() -> None:
     """Its own words are longer than a line and name the address last; other text stays as it is."""
-    assert plainly(f"failed to connect to all addresses; {REFUSED}") == (
+    assert simplify_grpc_error(f"failed to connect to all addresses; {REFUSED}") == (
         "cannot connect to 127.0.0.1:7443: Connection refused"
     )
-    assert plainly("task 4 failed\n  to connect") == "task 4 failed to connect"
+    assert simplify_grpc_error("task 4 failed\n  to connect") == "task 4 failed to connect"
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0, 0), (0.0001, 1), (0.25, 250), (300, 300_000)])

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from mosaic_cli.output.layout import Span, cells, columns, plain, span, wrapped
-from mosaic_cli.status.command import healthy
-from mosaic_cli.status.health import ends_soon, judge, meaning, moment
-from mosaic_cli.status.live import FOOT, frame
-from mosaic_cli.status.page import page, screen
-from mosaic_cli.status.stream import Board
 
 from federation.v1 import admin_pb2 as pb
+from mosaic_cli.output.layout import Span, cells, columns, plain, span, wrapped
+from mosaic_cli.status.command import healthy
+from mosaic_cli.status.health import assess_health, ends_soon, meaning, moment
+from mosaic_cli.status.live import FOOT, frame
+from mosaic_cli.status.page import page, screen
+from mosaic_cli.status.stream import StatusSnapshot
 
 NOW = 1_800_000_000
 HOUR = 3_600
@@ -138,7 +138,7 @@ def shown(status: pb.StatusResponse, width: int = 80, height: int = 24) -> list[
 )
 def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: str, healthy: bool | None) -> None:
     """Healthy is a peer that was seen and against which nothing speaks since; all else has a reason and a next step."""
-    verdict = judge(peer(**changes), gateway())
+    verdict = assess_health(peer(**changes), gateway())
 
     assert (verdict.word, verdict.healthy) == (word, healthy)
     assert bool(verdict.why) == bool(verdict.next_step) == (healthy is not True)
@@ -156,7 +156,7 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
 
     def step(reason: str) -> str:
         renewal = pb.RenewalStatus(consecutive_failures=1, last_failure=failure(reason), next_at=at(60))
-        return judge(peer(state=pb.PEER_STATE_EXPIRED, renewal=renewal), gateway()).next_step
+        return assess_health(peer(state=pb.PEER_STATE_EXPIRED, renewal=renewal), gateway()).next_step
 
     assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
     assert "grant show g-1" in step("GRANT_INVALID")
@@ -167,7 +167,7 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
 def test_a_next_step_can_be_typed_whatever_the_user_is_called(changes: dict[str, Any]) -> None:
     """A user's name may hold blanks and quotes: it stays one word of the shell."""
     user = "ada o'lace; true"
-    words = shlex.split(judge(peer(user=user, **changes), gateway()).next_step.partition(": ")[2])
+    words = shlex.split(assess_health(peer(user=user, **changes), gateway()).next_step.partition(": ")[2])
 
     assert words[words.index("--user") + 1] == user
 
@@ -183,7 +183,7 @@ def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
 
 def test_an_open_circuit_tells_the_seconds_to_its_probe() -> None:
     """Since when, after how many failures, and when the next one may go."""
-    verdict = judge(offline(), gateway())
+    verdict = assess_health(offline(), gateway())
 
     assert verdict.why == (
         f"circuit open since 18 s ago ({datetime.fromtimestamp(NOW - 18, UTC):%H:%M:%S} UTC) "
@@ -347,7 +347,7 @@ def test_warnings_are_part_of_a_screen() -> None:
     assert "look at this" not in text(reply(warnings=["look at this"]))
 
 
-def lines_of(board: Board, *, height: int = 24, now: float = 0.0) -> list[str]:
+def lines_of(board: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
     """What the live view shows."""
     today = datetime.fromtimestamp(NOW, UTC)
     return [plain(line) for line in frame(board, now, today, 80, height)]
@@ -356,7 +356,7 @@ def lines_of(board: Board, *, height: int = 24, now: float = 0.0) -> list[str]:
 def test_a_gateway_that_is_away_is_said_above_what_it_said_last() -> None:
     """Since when, why, and the old page marked as old; at every height the foot stays."""
     lost = datetime.fromtimestamp(NOW - 12, UTC)
-    board = Board(reply(peer()), lost_at=lost, trouble="it does not run")
+    board = StatusSnapshot(reply(peer()), lost_at=lost, trouble="it does not run")
 
     lines = lines_of(board)
     assert lines[0] == f"✕ gateway not reachable since {lost:%H:%M:%S} UTC (12 s ago): it does not run"
@@ -370,9 +370,9 @@ def test_a_gateway_that_is_away_is_said_above_what_it_said_last() -> None:
 
 def test_a_gateway_that_hangs_is_noticed() -> None:
     """It is connected and says nothing; before the first word the view says that it waits."""
-    board = Board(reply(peer()), at=100.0)
+    board = StatusSnapshot(reply(peer()), at=100.0)
 
-    assert lines_of(Board())[0] == "waiting for the gateway …"
+    assert lines_of(StatusSnapshot())[0] == "waiting for the gateway …"
     assert "said nothing" not in lines_of(board, now=103.0)[0]
     assert lines_of(board, now=107.0)[0] == "◌ the gateway has said nothing for 7 s"
 

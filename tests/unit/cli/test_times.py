@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+
 from mosaic_cli.output.times import parse_instant
 
 NOW = datetime(2026, 5, 3, 10, 20, 30, tzinfo=timezone(timedelta(hours=2)))

@@ -17,7 +17,7 @@ from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
-from federation.client.runtime import Home
+from federation.client.runtime import ClientRuntime
 from federation.clock import SYSTEM_CLOCK
 from federation.config import TelemetryConfig
 from federation.store.peers import PeerRecord
@@ -72,10 +72,10 @@ def test_real_chain_of_a_peer(rpc_spans: bool, tmp_path: Path) -> None:
     """A peer's chain has the real members in that order, RPC spans only when switched on."""
     telemetry = Telemetry(SpanSource(), FederationMetrics())
     config = config_of(tmp_path, telemetry=TelemetryConfig(rpc_spans=rpc_spans))
-    home = Home(config, SYSTEM_CLOCK, telemetry)
+    home = ClientRuntime(config, SYSTEM_CLOCK, telemetry)
     kinds = [TracingInterceptor, TaggingInterceptor, CachingInterceptor, BreakingInterceptor, PropagationInterceptor]
     peer: Any = type("Peer", (), {"record": record(), "tagging": TaggingInterceptor("work.example")})()
-    assert [type(member) for member in home.equip(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
+    assert [type(member) for member in home.build_peer(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
     home.end()
 
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from federation.client.chain.flow import Call, Cancelled, Flight, Flow, Join, Outcome
-from federation.client.chain.runner import Run, Step
+from federation.client.chain.runner import FlowRunner, Step
 
 CALL = Call("/m", "search", "tasks", "g", "work.example", "ada", b"", (), 10.0)
 GOOD = Outcome(grpc.StatusCode.OK, b"good")
@@ -18,14 +18,14 @@ class HandPort:
     """A port whose wire, home and timers a test works by hand."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[Run, Step, Call]] = []
+        self.sent: list[tuple[FlowRunner, Step, Call]] = []
         self.aborted = 0
         self.timers: list[tuple[float, Callable[[], object]]] = []
         self.posted: list[Callable[[], object]] = []
         self.answer: Outcome | BaseException | None = None
-        self.during: Callable[[Run], object] = lambda _: None
+        self.during: Callable[[FlowRunner], object] = lambda _: None
 
-    def send(self, run: Run, step: Step, call: Call) -> Outcome | None:
+    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
         self.sent.append((run, step, call))
         self.during(run)
         if isinstance(self.answer, BaseException):
@@ -72,9 +72,9 @@ def plain(seen: list[Any]) -> Flow:
     return outcome
 
 
-def started(port: HandPort, flow: Flow) -> Run:
+def started(port: HandPort, flow: Flow) -> FlowRunner:
     """A run of the flow, started."""
-    run = Run(port, flow)
+    run = FlowRunner(port, flow)
     run.start()
     return run
 
@@ -87,7 +87,7 @@ def test_flow_without_the_wire_is_done_when_started() -> None:
         return GOOD
 
     called: list[int] = []
-    run = Run(HandPort(), flow())
+    run = FlowRunner(HandPort(), flow())
     run.when_done(lambda: called.append(1))
     run.start()
     run.when_done(lambda: called.append(2))
@@ -129,13 +129,13 @@ def test_cancel_while_sending_aborts_what_was_sent() -> None:
 def test_cancel_while_the_flow_is_stepped_is_kept() -> None:
     """A cancellation that comes while the flow itself runs is delivered when it parks, before anything is sent."""
     port = HandPort()
-    runs: list[Run] = []
+    runs: list[FlowRunner] = []
 
     def flow() -> Flow:
         assert runs[0].cancel()
         return (yield CALL)
 
-    runs.append(Run(port, flow()))
+    runs.append(FlowRunner(port, flow()))
     runs[0].start()
     assert isinstance(runs[0].error, Cancelled)
     assert port.sent == []
@@ -244,7 +244,7 @@ class Shared:
         self.seen: list[Any] = []
         self.flight.launch(plain(self.seen))
 
-    def wait(self, deadline: float = 10.0) -> Run:
+    def wait(self, deadline: float = 10.0) -> FlowRunner:
         """Start one who waits for the flight."""
 
         def flow() -> Flow:
@@ -331,9 +331,9 @@ def test_leader_of_a_longer_flight_has_a_timer() -> None:
 def test_interrupt_of_the_leaders_thread_is_its_own() -> None:
     """Ctrl-C during the shared call is raised in the thread that made it; whoever else waits may ask again."""
     shared = Shared()
-    followers: list[Run] = []
+    followers: list[FlowRunner] = []
 
-    def join(_: Run) -> None:
+    def join(_: FlowRunner) -> None:
         shared.port.during = lambda _: None
         followers.append(shared.wait())
 
@@ -384,7 +384,7 @@ def test_cancel_that_races_with_parking_is_not_lost() -> None:
         yield CALL
         return (yield CALL)
 
-    class Raced(Run):
+    class Raced(FlowRunner):
         __slots__ = ()
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -404,7 +404,7 @@ def test_port_that_breaks_after_it_began_is_undone() -> None:
     """What a port began before it raised is ended."""
     port = HandPort()
 
-    def begin_and_break(_: Run) -> None:
+    def begin_and_break(_: FlowRunner) -> None:
         port.sent[-1][1].on_claim(port._abort)
         raise ValueError("broken")
 

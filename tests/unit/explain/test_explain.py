@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from mosaic_cli.output.errors import command
 
 from federation.clock import to_micros
 from federation.errors import Action, InputError, NotFoundError, Remedy
@@ -19,6 +18,7 @@ from federation.explain.refusals import remembered_revocation
 from federation.pki.certificates import fingerprint_of
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.store.peers import PeerRecord
+from mosaic_cli.output.errors import command
 from tests.support.clock import ManualClock
 from tests.support.pki import Leaf, Pki
 

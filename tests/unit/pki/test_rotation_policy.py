@@ -156,7 +156,7 @@ def test_what_is_put_off_comes_later_and_never_sooner():
     """A resting circuit delays a renewal."""
     plan, due = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
-    plan.put_off(due + 7)
-    plan.put_off(due + 5)
+    plan.postpone(due + 7)
+    plan.postpone(due + 5)
 
     assert plan.next_at_us(due) == due + 7

@@ -12,10 +12,10 @@ from federation.session.paging.cursors import Place, PlaceTokens, SearchPlace
 from federation.session.paging.merge import DONE, Page, merge, remaining_places
 from federation.session.paging.query_plans import (
     CapabilitiesCourse,
-    Course,
-    DisorderError,
     GetCourse,
     ListCourse,
+    OrderViolationError,
+    QueryPlan,
     SearchCourse,
     Tags,
     unmerged,
@@ -69,7 +69,7 @@ class Reader:
     """Pages through sources as a session does, but for the wire."""
 
     sources: dict[str, Kept]
-    course: Course
+    course: QueryPlan
     streamed: bool = False
     token: str = ""
     places: dict[str, Place] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def test_sources_that_come_and_go_lose_and_double_nothing(
     Only what a source has left when all others have ended is missing; its page told so, and ended the token.
     """
     sources = kept(world)
-    course: Course = (
+    course: QueryPlan = (
         ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all")
         if verb == "list"
         else SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all")
@@ -291,7 +291,7 @@ def test_a_search_ends_where_nothing_new_comes() -> None:
 def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
     """Rows that do not stand newest first by id, or have no place, would be lost or doubled: the source is at fault."""
     course = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
-    with pytest.raises(DisorderError):
+    with pytest.raises(OrderViolationError):
         course.page(pb.ListResponse(rows=rows), None, Tags("local"))
 
 
@@ -301,14 +301,14 @@ def test_a_list_that_goes_round_is_refused() -> None:
     page = course.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
     place = course.behind(page, 1, None)
     assert not isinstance(place, type(DONE))
-    with pytest.raises(DisorderError):
+    with pytest.raises(OrderViolationError):
         course.page(pb.ListResponse(rows=[message("a", 5)]), place, Tags("local"))
 
 
 def test_a_peers_endless_token_is_refused() -> None:
     """A search's own token is carried in ours, so it must be short."""
     course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
-    with pytest.raises(DisorderError):
+    with pytest.raises(OrderViolationError):
         course.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
 
 

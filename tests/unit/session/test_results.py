@@ -7,7 +7,7 @@ import grpc
 import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
-from federation.cache.response_cache import Cause, Key
+from federation.cache.response_cache import InvalidationReason, Key
 from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
 from federation.client.chain.methods import METHODS
 from federation.client.interceptors.tracing import TracingInterceptor
@@ -79,7 +79,7 @@ def test_an_ended_or_flushed_entry_is_no_hit() -> None:
     chain.port.advance(2)
     assert chain.partition.peek(key) is None
     chain.fetch(make_call(), rows("t1"))
-    chain.partition.flush(Cause.GRANT_CHANGED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
     assert chain.partition.peek(key) is None
     assert chain.partition.peek(key._replace(grant_id="other")) is None
 

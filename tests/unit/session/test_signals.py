@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from federation.errors import Action, Remedy
-from federation.session.signals import Absence, Board, PeerSignal, SignalKind
+from federation.session.signals import AvailabilitySignals, Outage, PeerSignal, SignalKind
 
 LOOK = Remedy(action=Action.EXPLAIN_PEER, peer="work.example", user="ada")
-GONE = Absence(reason="PEER_UNREACHABLE", message="no route", next_step="look", remedy=LOOK, since_us=5, retry_at_us=35)
+GONE = Outage(reason="PEER_UNREACHABLE", message="no route", next_step="look", remedy=LOOK, since_us=5, retry_at_us=35)
 
 
 def together(count: int, work: Callable[[int], PeerSignal | None]) -> list[PeerSignal]:
@@ -32,7 +32,7 @@ def together(count: int, work: Callable[[int], PeerSignal | None]) -> list[PeerS
 
 def test_the_first_failure_alone_gives_the_signal() -> None:
     """The signal says what the failure said; a later failure gives none, and leaves the first reason standing."""
-    board = Board()
+    board = AvailabilitySignals()
     signal = board.lost("e1", "work", GONE, 0)
 
     assert signal == PeerSignal(
@@ -46,7 +46,7 @@ def test_the_first_failure_alone_gives_the_signal() -> None:
         retry_at_us=35,
     )
     assert signal.text == "federation offline for work"
-    assert board.lost("e1", "work", Absence(reason="PEER_TIMEOUT"), 0) is None
+    assert board.lost("e1", "work", Outage(reason="PEER_TIMEOUT"), 0) is None
     assert board.absence("e1") == GONE
     assert board.absence("lab") is None
 
@@ -54,7 +54,7 @@ def test_the_first_failure_alone_gives_the_signal() -> None:
 @pytest.mark.parametrize("attempt", range(20))
 def test_threads_that_fail_at_once_give_one_signal(attempt: int) -> None:
     """Thirty-two threads lose four peers together: each peer's sentence comes once; so does its return."""
-    board = Board()
+    board = AvailabilitySignals()
 
     lost = together(32, lambda index: board.lost(f"e{index % 4}", f"peer-{index % 4}", GONE, 0))
     back = together(32, lambda index: board.back(f"e{index % 4}", f"peer-{index % 4}", 9))
@@ -66,7 +66,7 @@ def test_threads_that_fail_at_once_give_one_signal(attempt: int) -> None:
 
 def test_a_second_outage_is_skipped_in_silence() -> None:
     """After it came back a peer may go again: it is not asked, and nothing is said a second time."""
-    board = Board()
+    board = AvailabilitySignals()
     board.lost("e1", "work", GONE, board.turn("e1"))
     restored = board.back("e1", "work", 40)
 
@@ -80,7 +80,7 @@ def test_a_second_outage_is_skipped_in_silence() -> None:
 
 def test_a_late_failure_of_an_earlier_turn_is_not_taken() -> None:
     """A call that began before the peer came back says nothing of a peer that answers now."""
-    board = Board()
+    board = AvailabilitySignals()
     before = board.turn("e1")
     board.lost("e1", "work", GONE, before)
     board.back("e1", "work", 40)
@@ -91,7 +91,7 @@ def test_a_late_failure_of_an_earlier_turn_is_not_taken() -> None:
 
 def test_nothing_is_restored_that_was_not_away() -> None:
     """A peer that never failed gives no signal, and its turn does not move."""
-    board = Board()
+    board = AvailabilitySignals()
     assert board.back("e1", "work", 1) is None
     assert board.turn("e1") == 0
 
@@ -99,7 +99,7 @@ def test_nothing_is_restored_that_was_not_away() -> None:
 @pytest.mark.parametrize(("announce", "well"), [(False, True), (True, False)])
 def test_a_return_may_be_silent(announce: bool, well: bool) -> None:
     """Opted out, or answering with a refusal alone: the peer is asked again, and no signal says so."""
-    board = Board(announce_restored=announce)
+    board = AvailabilitySignals(announce_restored=announce)
     board.lost("e1", "work", GONE, 0)
     assert board.back("e1", "work", 40, well=well) is None
     assert board.absence("e1") is None
@@ -107,7 +107,7 @@ def test_a_return_may_be_silent(announce: bool, well: bool) -> None:
 
 def test_a_failed_probe_moves_the_next_try() -> None:
     """`retry_at_us` follows the probe; nobody who is not away gets one."""
-    board = Board()
+    board = AvailabilitySignals()
     board.lost("e1", "work", GONE, 0)
     board.postpone("e1", 95)
     board.postpone("lab", 95)

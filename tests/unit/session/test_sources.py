@@ -7,7 +7,7 @@ import pytest
 
 from federation.config import SessionConfig
 from federation.errors import ConfigError, InputError, NotFoundError, Reason, Refusal
-from federation.session.classification import NextStep, Verdict, next_step, verdict_of
+from federation.session.classification import Classification, NextStep, next_step, verdict_of
 from federation.session.results import Result, SourceReport, SourceState
 from federation.session.sources import Chosen, choose
 from federation.session.validation import RESOURCES, as_input_error, built, checked, course_of, plain_user
@@ -173,12 +173,12 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
 )
 def test_what_the_end_of_a_call_means(code: str, reason: str, local: bool, state: SourceState, away: bool) -> None:
     """Each outcome has its state; only unreachable, timeout, open circuit and an ended own certificate mean away."""
-    assert verdict_of(code, reason, local=local, verb="list", proven=True) == Verdict(state, reason, away)
+    assert verdict_of(code, reason, local=local, verb="list", proven=True) == Classification(state, reason, away)
 
 
 def test_only_a_fair_chance_counts() -> None:
     """A timeout after less than the budget leaves the peer in the session; an unreachable one is away at once."""
-    assert verdict_of("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", proven=False) == Verdict(
+    assert verdict_of("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", proven=False) == Classification(
         SourceState.OFFLINE, "PEER_TIMEOUT"
     )
     assert verdict_of("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", proven=False).away
@@ -193,7 +193,7 @@ def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
 def test_an_absent_row_is_an_answer() -> None:
     """`get` of a row that a source does not have is `ok`, and says so by the reason."""
     verdict = verdict_of("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", proven=True)
-    assert verdict == Verdict(SourceState.OK, Reason.ROW_NOT_FOUND)
+    assert verdict == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
 
 
 def test_every_state_of_away_has_a_next_step() -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import federation
+import mosaic_cli
 from federation.store import advisory_keys
 from federation.store.advisory_keys import AdvisoryKey
 

@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.metrics import NoOpMeterProvider
 
 from federation.breaker import CircuitState
-from federation.cache.response_cache import Cause
+from federation.cache.response_cache import InvalidationReason
 from federation.client.watch.events import KINDS
 from federation.client.watch.policy import WatchState
 from federation.telemetry.metric_definitions import METRICS
@@ -20,7 +20,7 @@ from federation.telemetry.metrics import (
     Remaining,
     metrics_for,
 )
-from federation.telemetry.spans import OutcomeWord
+from federation.telemetry.spans import OutcomeName
 from tests.support import metric_table
 from tests.support.memory_exporters import MetricLog
 
@@ -31,8 +31,8 @@ def test_calls_are_counted_and_timed_under_four_attributes(metric_log: MetricLog
     """`requests` and `duration` carry peer, verb, outcome and whether the cache answered, and nothing else."""
     metrics = FederationMetrics(metric_log.provider)
     for cached in (False, True, True):
-        metrics.call_ended("work.example", "list", OutcomeWord.OK, 0.002, cached=cached)
-    metrics.call_ended("work.example", "get", OutcomeWord.DENIED, 0.2, cached=False)
+        metrics.call_ended("work.example", "list", OutcomeName.OK, 0.002, cached=cached)
+    metrics.call_ended("work.example", "get", OutcomeName.DENIED, 0.2, cached=False)
 
     live = (("cached", False), ("outcome", "ok"), ("peer", "work.example"), ("verb", "list"))
     hit = (("cached", True), *live[1:])
@@ -51,9 +51,9 @@ def test_calls_are_counted_and_timed_under_four_attributes(metric_log: MetricLog
 def test_served_calls_are_counted_apart(metric_log: MetricLog) -> None:
     """`federation.server.*` carry peer, verb and outcome; a caller whose grant is unknown has no peer."""
     metrics = FederationMetrics(metric_log.provider)
-    metrics.call_served("home.example", "list", OutcomeWord.OK, 0.5)
-    metrics.call_served("home.example", "list", OutcomeWord.OK, 0.25)
-    metrics.call_served("", "list", OutcomeWord.DENIED, 0.25)
+    metrics.call_served("home.example", "list", OutcomeName.OK, 0.5)
+    metrics.call_served("home.example", "list", OutcomeName.OK, 0.25)
+    metrics.call_served("", "list", OutcomeName.DENIED, 0.25)
 
     known = (("outcome", "ok"), ("peer", "home.example"), ("verb", "list"))
     unknown = (("outcome", "denied"), ("verb", "list"))
@@ -144,7 +144,7 @@ def test_transitions_count_by_new_state(metric_log: MetricLog) -> None:
     """`federation.circuit.transitions` tells how often each state was entered."""
     metrics = FederationMetrics(metric_log.provider)
     for state in ("open", "half_open", "open"):
-        metrics.circuit_turned("work.example", state)
+        metrics.circuit_transition("work.example", state)
 
     assert metric_log.points("federation.circuit.transitions") == {
         (*WORK, ("state", "open")): 2,
@@ -239,9 +239,9 @@ def test_the_table_of_the_document_is_the_catalogue() -> None:
 def test_the_document_tells_every_word_of_every_attribute() -> None:
     """Outcomes, states, causes and kinds: whoever adds one also says so."""
     page = metric_table.PAGE.read_text(encoding="utf-8").split(metric_table.END)[1]
-    causes, states = [cause.value for cause in Cause], [state.value for state in CircuitState]
+    causes, states = [cause.value for cause in InvalidationReason], [state.value for state in CircuitState]
 
-    for word in (*OutcomeWord, *causes, *states, *KINDS, *(name for metric in METRICS for name in metric.attributes)):
+    for word in (*OutcomeName, *causes, *states, *KINDS, *(name for metric in METRICS for name in metric.attributes)):
         assert f"`{word}`" in page
 
 

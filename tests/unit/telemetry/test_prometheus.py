@@ -19,9 +19,9 @@ from federation.errors import ConfigError
 from federation.telemetry import prometheus
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.prometheus import MetricsPage
-from federation.telemetry.spans import OutcomeWord
+from federation.telemetry.spans import OutcomeName
 
-OK = OutcomeWord.OK
+OK = OutcomeName.OK
 
 
 def figures_of(page: MetricsPage) -> FederationMetrics:

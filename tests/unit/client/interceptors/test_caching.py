@@ -5,10 +5,10 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.cache.response_cache import MAX_DETACHED, Cause, Key
+from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key
 from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compose, refused
-from federation.client.chain.runner import Run
-from federation.client.interceptors.caching import KEPT, PASSED, CachingInterceptor, cut, lease_s
+from federation.client.chain.runner import FlowRunner
+from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS, CachingInterceptor, cut, lease_s
 from federation.errors import Reason, Refusal
 from federation.wire.requests import VERB_OF_METHOD, query_hash
 from federation.wire.status import error_detail, refusal_status
@@ -21,7 +21,7 @@ def from_peer(reason: Reason) -> Outcome:
     return Outcome(code, details=details, trailing=trailing)
 
 
-def reason_of(run: Run) -> str:
+def reason_of(run: FlowRunner) -> str:
     """Why a call was refused."""
     assert run.outcome is not None
     assert not run.outcome.ok
@@ -36,8 +36,8 @@ def chain() -> ManualChain:
 
 def test_every_verb_is_kept_shared_or_not_by_its_entry_in_the_table() -> None:
     """List and Get are kept; Search and Capabilities never are; Watch is left alone; there is no other verb."""
-    assert set(KEPT) == {"list", "get"}
-    assert set(VERB_OF_METHOD.values()) - set(KEPT) - PASSED == {"search", "capabilities"}
+    assert set(CACHEABLE_VERBS) == {"list", "get"}
+    assert set(VERB_OF_METHOD.values()) - set(CACHEABLE_VERBS) - UNCACHED_VERBS == {"search", "capabilities"}
 
 
 def test_the_second_call_is_a_hit_that_never_gets_to_the_wire(chain: ManualChain) -> None:
@@ -318,7 +318,7 @@ def test_a_bug_in_the_chain_reaches_every_waiter(chain: ManualChain) -> None:
 def test_what_comes_after_a_revocation_reaches_nobody(chain: ManualChain) -> None:
     """Leader and followers of an answer that was under way are refused, and nothing is kept."""
     runs = [chain.start(make_call()) for _ in range(3)]
-    chain.partition.flush(Cause.GRANT_REVOKED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
     chain.wires[0].answer(rows("t1"))
 
     assert [reason_of(run) for run in runs] == ["GRANT_REVOKED"] * 3
@@ -330,7 +330,7 @@ def test_what_comes_after_a_revocation_reaches_nobody(chain: ManualChain) -> Non
 def test_calls_that_are_never_kept_are_refused_alike(chain: ManualChain, verb: str) -> None:
     """A search that was under way when the grant was revoked is not delivered."""
     run = chain.start(make_call(verb))
-    chain.partition.flush(Cause.GRANT_REVOKED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
     chain.wires[0].answer(rows("t1"))
 
     assert reason_of(run) == "GRANT_REVOKED"
@@ -340,7 +340,7 @@ def test_a_revocation_cuts_at_once(chain: ManualChain) -> None:
     """`cut` fails every waiter now and cancels the wire call."""
     runs = [chain.start(make_call()) for _ in range(3)]
 
-    assert cut(chain.partition.flush(Cause.GRANT_REVOKED, "grant-1")) == 1
+    assert cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
 
     assert [reason_of(run) for run in runs] == ["GRANT_REVOKED"] * 3
     assert chain.wires[0].cancelled
@@ -351,7 +351,7 @@ def test_a_changed_scope_asks_again_once(chain: ManualChain, verb: str) -> None:
     """An answer of the old scope is not delivered: the call is made again, and that answer is."""
     runs = [chain.start(make_call(verb)) for _ in range(2)]
     old = list(chain.wires)
-    chain.partition.flush(Cause.GRANT_CHANGED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
     for wire in old:
         wire.answer(rows("old"))
     new = [wire for wire in chain.wires if wire not in old]
@@ -360,14 +360,14 @@ def test_a_changed_scope_asks_again_once(chain: ManualChain, verb: str) -> None:
         wire.answer(rows("new"))
 
     assert [ids(run.outcome) for run in runs] == [["new"]] * 2
-    assert len(new) == (1 if verb in KEPT else 2)
+    assert len(new) == (1 if verb in CACHEABLE_VERBS else 2)
 
 
 def test_a_scope_that_changes_twice_is_not_chased(chain: ManualChain) -> None:
     """After asking again, another change refuses: no answer of an old scope, and no third call."""
     run = chain.start(make_call())
     for n in range(2):
-        chain.partition.flush(Cause.GRANT_CHANGED, "grant-1")
+        chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
         chain.wires[n].answer(rows("old"))
 
     assert reason_of(run) == "GRANT_INVALID"
@@ -381,7 +381,7 @@ def test_a_changed_scope_does_not_outlast_the_deadline(chain: ManualChain, late_
     """With the budget used up there is no second call, and no answer of the old scope."""
     now = chain.port.time.monotonic_s
     run = chain.start(make_call(deadline=now + 1))
-    chain.partition.flush(Cause.GRANT_CHANGED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
     chain.port.time.advance(late_s)
     chain.wires[0].answer(rows("old"))
 
@@ -391,10 +391,16 @@ def test_a_changed_scope_does_not_outlast_the_deadline(chain: ManualChain, late_
 
 @pytest.mark.parametrize(
     ("cause", "grant", "resource"),
-    [(Cause.ROTATION, "", ""), (Cause.RESOURCE_CHANGED, "grant-1", "tasks"), (Cause.WATCH_REARMED, "", "")],
+    [
+        (InvalidationReason.ROTATION, "", ""),
+        (InvalidationReason.RESOURCE_CHANGED, "grant-1", "tasks"),
+        (InvalidationReason.WATCH_REARMED, "", ""),
+    ],
     ids=["rotation", "resource_changed", "watch_rearmed"],
 )
-def test_other_flushes_deliver_but_do_not_keep(chain: ManualChain, cause: Cause, grant: str, resource: str) -> None:
+def test_other_flushes_deliver_but_do_not_keep(
+    chain: ManualChain, cause: InvalidationReason, grant: str, resource: str
+) -> None:
     """An answer from before a rotation or a change of rows is good for whoever asked then, and for nobody later."""
     runs = [chain.start(make_call()) for _ in range(2)]
     chain.partition.flush(cause, grant, resource)
@@ -410,7 +416,7 @@ def test_other_flushes_deliver_but_do_not_keep(chain: ManualChain, cause: Cause,
 def test_errors_are_delivered_whatever_was_flushed(chain: ManualChain) -> None:
     """An error holds no rows: it says what happened, also after a change of scope or a revocation."""
     first, second = chain.start(make_call()), chain.start(make_call("search"))
-    chain.partition.flush(Cause.GRANT_REVOKED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
     for wire in list(chain.wires):
         wire.answer(refused(Refusal(Reason.PEER_UNREACHABLE, "gone")))
 
@@ -420,7 +426,7 @@ def test_errors_are_delivered_whatever_was_flushed(chain: ManualChain) -> None:
 def test_the_end_of_a_watch_is_passed_on_as_it_is(chain: ManualChain) -> None:
     """A stream's end is neither judged nor a reason to open it again."""
     run = chain.start(make_call("watch"))
-    chain.partition.flush(Cause.GRANT_CHANGED, "grant-1")
+    chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
     chain.wires[0].answer(Outcome(grpc.StatusCode.OK))
 
     assert run.outcome == Outcome(grpc.StatusCode.OK)
@@ -555,7 +561,7 @@ def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
     now = chain.port.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
     chain.port.advance(2)
-    cut(chain.partition.flush(Cause.GRANT_REVOKED, "grant-1"))
+    cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
 
     assert chain.wires[0].cancelled
     assert chain.partition.stats().detached == 0

@@ -20,7 +20,7 @@ from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.errors import CODE_OF, Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
-from federation.telemetry.spans import OutcomeWord, SpanSource, outcome_word, span_status
+from federation.telemetry.spans import OutcomeName, SpanSource, outcome_word, span_status
 from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
 from federation.wire.status import status_code
@@ -91,14 +91,14 @@ def test_every_code_has_its_word() -> None:
     """The words of the design, one for each gRPC code; what has none is `error`."""
     assert {code.name: outcome_word(code.name).value for code in grpc.StatusCode} == WORDS
     assert outcome_word("SOMETHING_NEW") == "error"
-    assert {word.value for word in OutcomeWord} == {
+    assert {word.value for word in OutcomeName} == {
         *("ok", "denied", "not_found", "invalid", "rate_limited", "offline", "timeout", "cancelled", "error")
     }
 
 
 def test_status_is_error_for_outages_and_faults_alone() -> None:
     """`offline`, `timeout` and `error` are errors of the span; refusals and cancelled calls are not."""
-    errors = {word.value for word in OutcomeWord if span_status(word) is not None}
+    errors = {word.value for word in OutcomeName if span_status(word) is not None}
 
     assert errors == {"offline", "timeout", "error"}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from federation.cache.response_cache import Hit, Key, Miss, ResponseCache, Ticket, Verdict
+from federation.cache.response_cache import DeliveryDecision, FetchToken, Hit, Key, Miss, ResponseCache
 from federation.client.chain.flow import Flight
 from federation.client.watch.events import EventHandler
 from federation.client.watch.policy import EventRate
@@ -37,7 +37,7 @@ class Watched:
         """Handle one event, number 7."""
         return self.handler.take(pb.WatchResponse(event_id=7, **kind), self.time.monotonic_s)
 
-    def fetch(self, resource: str = "tasks") -> Ticket:
+    def fetch(self, resource: str = "tasks") -> FetchToken:
         """Begin to fetch; its flight is under way."""
         found = self.partition.look(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9, 0))
         assert isinstance(found, Miss)
@@ -86,7 +86,7 @@ def test_a_revocation_dooms_what_is_under_way(watched: Watched) -> None:
 
     assert error_detail(found.flight.result().trailing).reason == Reason.GRANT_REVOKED
     assert not watched.partition.insert(ticket, b"rows", 30.0)
-    assert watched.partition.verdict(ticket) is Verdict.REFUSE
+    assert watched.partition.verdict(ticket) is DeliveryDecision.REFUSE
 
 
 def test_a_changed_grant_drops_everything_and_asks_again(watched: Watched) -> None:
@@ -95,7 +95,7 @@ def test_a_changed_grant_drops_everything_and_asks_again(watched: Watched) -> No
 
     assert watched.take(grant_changed=pb.WatchGrantChanged()) == pb.WatchAck(event_id=7)
     assert watched.kept() == 0
-    assert watched.partition.verdict(ticket) is Verdict.ASK_AGAIN
+    assert watched.partition.verdict(ticket) is DeliveryDecision.ASK_AGAIN
 
 
 def test_a_changed_resource_drops_its_entries_alone(watched: Watched) -> None:
@@ -106,7 +106,7 @@ def test_a_changed_resource_drops_its_entries_alone(watched: Watched) -> None:
 
     assert watched.take(resource_changed=pb.WatchResourceChanged(resource="tasks")) is None
     assert (watched.hits("tasks"), watched.hits("notes")) == (False, True)
-    assert watched.partition.verdict(ticket) is Verdict.DELIVER
+    assert watched.partition.verdict(ticket) is DeliveryDecision.DELIVER
     assert not watched.partition.insert(ticket, b"stale", 30.0)
 
 
@@ -129,7 +129,7 @@ def test_rearming_drops_everything(watched: Watched) -> None:
     watched.handler.rearmed()
 
     assert watched.kept() == 0
-    assert watched.partition.verdict(ticket) is Verdict.DELIVER
+    assert watched.partition.verdict(ticket) is DeliveryDecision.DELIVER
     assert not watched.partition.insert(ticket, b"stale", 30.0)
 
 
@@ -164,7 +164,7 @@ def test_a_revocation_within_a_flood_is_a_revocation() -> None:
     for _ in range(5):
         watched.take(heartbeat=pb.WatchHeartbeat())
     assert watched.take(grant_revoked=pb.WatchGrantRevoked(reason="over")) is not None
-    assert watched.partition.verdict(watched.partition.ticket(Key(GRANT, "list", "t", "q"))) is Verdict.REFUSE
+    assert watched.partition.verdict(watched.partition.ticket(Key(GRANT, "list", "t", "q"))) is DeliveryDecision.REFUSE
 
 
 def test_losing_the_stream_ends_the_flood_and_drops_nothing() -> None:

@@ -24,7 +24,7 @@ def test_only_a_stream_that_lasted_starts_the_pauses_anew() -> None:
     """A peer that arms and ends at once is not dialled in a loop."""
     backoff = Backoff(SETTINGS, lambda: 1.0)
     assert [backoff.lost(0.1) for _ in range(3)] == [0.5, 1.0, 2.0]
-    assert backoff.lost(SETTINGS.beat_s) == 0.5
+    assert backoff.lost(SETTINGS.heartbeat_interval_s) == 0.5
 
 
 def test_many_failures_do_not_overflow() -> None:
@@ -34,7 +34,7 @@ def test_many_failures_do_not_overflow() -> None:
 
 def test_a_peer_without_watches_is_asked_rarely() -> None:
     """Its next version may offer them."""
-    assert 150.0 <= Backoff(SETTINGS, lambda: 0.0).unoffered() <= 300.0
+    assert 150.0 <= Backoff(SETTINGS, lambda: 0.0).unsupported_retry_s() <= 300.0
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
@@ -83,6 +83,6 @@ def test_the_end_of_a_stream_ends_its_flood() -> None:
     """Nothing of it is carried over to the next stream."""
     rate = EventRate(10)
     flood(rate, 30, 0.0, 0.1)
-    rate.calm()
+    rate.reset()
     assert not rate.flooded
     assert not any(flood(rate, 10, 0.2, 0.1))

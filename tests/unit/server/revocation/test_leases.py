@@ -2,7 +2,15 @@ from dataclasses import replace
 
 import pytest
 
-from federation.server.revocation.leases import EARLIER, MAX_INSTANCES, How, LeaseTable, Release, Withdrawal, noted_s
+from federation.server.revocation.leases import (
+    MAX_INSTANCES,
+    PREVIOUS_PROCESS,
+    LeaseTable,
+    PendingRevocation,
+    Release,
+    ReleaseReason,
+    lease_hold_s,
+)
 from tests.support.clock import ManualClock
 
 GRANT, OTHER = "grant-1", "grant-2"
@@ -14,7 +22,7 @@ def table(clock: ManualClock, **options: object) -> LeaseTable:
     return LeaseTable(clock.clock, **options)
 
 
-def how(withdrawal: Withdrawal) -> dict[str, How]:
+def how(withdrawal: PendingRevocation) -> dict[str, ReleaseReason]:
     """How each instance of a withdrawal stands."""
     withdrawal.wait_s()
     return {release.instance: release.how for release in withdrawal.instances}
@@ -32,7 +40,7 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease():
     assert withdrawal.wait_s() == pytest.approx(0.001, abs=1e-6)
     clock.advance(0.001_001)
     assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {A: How.LEASE_ENDED}
+    assert how(withdrawal) == {A: ReleaseReason.LEASE_ENDED}
 
 
 def test_a_later_shorter_note_never_shortens_the_one_before():
@@ -66,7 +74,7 @@ def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
     assert leases.note(GRANT, B, 30_000) == 30_000
     clock.advance(6.001)
     assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {A: How.LEASE_ENDED}
+    assert how(withdrawal) == {A: ReleaseReason.LEASE_ENDED}
 
 
 @pytest.mark.parametrize("lease_ms", [0, -1])
@@ -122,9 +130,9 @@ def test_an_ack_releases_its_instance_alone():
     clock.advance(1)
     at_us = clock.clock.now_us()
     leases.ack(GRANT, A, leases.mark, 3)
-    assert withdrawal.instances[0] == Release(A, How.ACKED, at_us, 3)
+    assert withdrawal.instances[0] == Release(A, ReleaseReason.ACKED, at_us, 3)
     assert withdrawal.wait_s() == pytest.approx(21.0)
-    assert withdrawal.instances[1] == Release(B, How.AWAITED, until_us=at_us + 21_000_000)
+    assert withdrawal.instances[1] == Release(B, ReleaseReason.AWAITED, until_us=at_us + 21_000_000)
     leases.ack(GRANT, A, leases.mark, 9)
     assert withdrawal.instances[0].failed_in_flight == 3, "the first word counts"
 
@@ -137,8 +145,8 @@ def test_an_ack_under_one_grant_releases_nothing_of_another():
     leases.note(OTHER, A, 30_000)
     mine, others = leases.begin(GRANT, (), final=True), leases.begin(OTHER, (), final=True)
     leases.ack(GRANT, A, leases.mark)
-    assert how(mine) == {A: How.ACKED}
-    assert how(others) == {A: How.AWAITED}
+    assert how(mine) == {A: ReleaseReason.ACKED}
+    assert how(others) == {A: ReleaseReason.AWAITED}
 
 
 def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
@@ -149,7 +157,7 @@ def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
     leases.note(GRANT, A, 30_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, before)
-    assert how(withdrawal) == {A: How.AWAITED}
+    assert how(withdrawal) == {A: ReleaseReason.AWAITED}
 
 
 def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
@@ -160,7 +168,7 @@ def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
     leases.note(GRANT, A, 30_000)
     leases.end(leases.begin(GRANT, (), final=True))
     leases.ack(GRANT, A, before)
-    assert how(leases.begin(GRANT, (), final=True)) == {A: How.AWAITED}
+    assert how(leases.begin(GRANT, (), final=True)) == {A: ReleaseReason.AWAITED}
 
 
 def test_an_ack_of_the_revocation_drops_the_note():
@@ -183,7 +191,7 @@ def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
     narrowing = leases.begin(GRANT, (), final=False)
     revocation = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, leases.mark)
-    assert how(narrowing) == how(revocation) == {A: How.ACKED}
+    assert how(narrowing) == how(revocation) == {A: ReleaseReason.ACKED}
 
 
 def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
@@ -194,10 +202,14 @@ def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
     withdrawal = leases.begin(GRANT, (A, B, C), final=True)
     leases.leave(GRANT, A)
     leases.leave(GRANT, B)
-    assert how(withdrawal) == {A: How.DISCONNECTED, B: How.AWAITED, C: How.AWAITED}
+    assert how(withdrawal) == {A: ReleaseReason.DISCONNECTED, B: ReleaseReason.AWAITED, C: ReleaseReason.AWAITED}
     clock.advance(33.001)
     assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {A: How.DISCONNECTED, B: How.LEASE_ENDED, C: How.LEASE_ENDED}
+    assert how(withdrawal) == {
+        A: ReleaseReason.DISCONNECTED,
+        B: ReleaseReason.LEASE_ENDED,
+        C: ReleaseReason.LEASE_ENDED,
+    }
 
 
 def test_after_a_restart_every_inherited_grant_is_leased():
@@ -207,13 +219,13 @@ def test_after_a_restart_every_inherited_grant_is_leased():
     clock.advance(3)
     withdrawal = leases.begin(GRANT, (A,), final=True)
     leases.ack(GRANT, A, leases.mark)
-    leases.ack(GRANT, EARLIER, leases.mark)
-    leases.leave(GRANT, EARLIER)
-    assert how(withdrawal) == {A: How.ACKED, EARLIER: How.AWAITED}
+    leases.ack(GRANT, PREVIOUS_PROCESS, leases.mark)
+    leases.leave(GRANT, PREVIOUS_PROCESS)
+    assert how(withdrawal) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.AWAITED}
     assert withdrawal.wait_s() == pytest.approx(30.0)
     assert leases.begin(OTHER, (), final=True).wait_s() is None, "a grant made since then is not inherited"
     clock.advance(30.001)
-    assert how(withdrawal) == {A: How.ACKED, EARLIER: How.LEASE_ENDED}
+    assert how(withdrawal) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.LEASE_ENDED}
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
@@ -258,15 +270,15 @@ def test_a_forgotten_withdrawal_hears_nothing_more():
     leases.end(gone)
     leases.end(gone)
     leases.ack(GRANT, A, leases.mark)
-    assert how(gone) == {A: How.AWAITED}
-    assert how(kept) == {A: How.ACKED}
+    assert how(gone) == {A: ReleaseReason.AWAITED}
+    assert how(kept) == {A: ReleaseReason.ACKED}
 
 
 def test_a_note_is_as_long_as_the_protocol_says():
     """33 s for 30 s; the margin covers a clock rate that is wrong by 5 % at either end."""
-    assert noted_s(30_000) == 33.0
-    assert noted_s(30_000) > 30 / 0.95
-    assert noted_s(30_000) / 1.05 > 30
+    assert lease_hold_s(30_000) == 33.0
+    assert lease_hold_s(30_000) > 30 / 0.95
+    assert lease_hold_s(30_000) / 1.05 > 30
 
 
 def test_releases_are_values():
@@ -278,4 +290,4 @@ def test_releases_are_values():
     before = withdrawal.instances
     leases.ack(GRANT, A, leases.mark)
     assert before == (replace(before[0]),)
-    assert before[0].how is How.AWAITED
+    assert before[0].how is ReleaseReason.AWAITED

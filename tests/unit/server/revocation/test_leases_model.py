@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from federation.server.revocation.leases import LeaseTable, Withdrawal
+from federation.server.revocation.leases import LeaseTable, PendingRevocation
 from tests.support.clock import ManualClock
 
 GRANTS = st.sampled_from(["g1", "g2"])
@@ -26,7 +26,7 @@ class Copy:
 class Taken:
     """A withdrawal and what the model knows of it."""
 
-    withdrawal: Withdrawal
+    withdrawal: PendingRevocation
     grant: str
     final: bool
     born: int

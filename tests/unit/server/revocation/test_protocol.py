@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from federation.server.revocation.leases import How, LeaseTable
-from federation.server.revocation.protocol import Keep, Store, Wait, withdraw
+from federation.server.revocation.leases import LeaseTable, ReleaseReason
+from federation.server.revocation.protocol import Store, StoreReceipt, Wait, revocation_steps
 from tests.support.clock import ManualClock
 
 GRANT, A, B = "grant-1", "a" * 32, "b" * 32
@@ -39,7 +39,7 @@ def test_each_step_comes_in_its_turn():
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
     act = Recorded(leases)
-    steps = withdraw(act, leases, GRANT, final=True)
+    steps = revocation_steps(act, leases, GRANT, final=True)
 
     stored = next(steps)
     assert isinstance(stored, Store)
@@ -52,10 +52,10 @@ def test_each_step_comes_in_its_turn():
     act.heard(B, 4)
     clock.advance(11.001)
     kept = next(steps)
-    assert kept == Keep(stored.withdrawal)
+    assert kept == StoreReceipt(stored.withdrawal)
     assert {one.instance: (one.how, one.failed_in_flight) for one in stored.withdrawal.instances} == {
-        A: (How.LEASE_ENDED, 0),
-        B: (How.ACKED, 4),
+        A: (ReleaseReason.LEASE_ENDED, 0),
+        B: (ReleaseReason.ACKED, 4),
     }
     assert next(steps, None) is None
 
@@ -65,7 +65,7 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     leases = LeaseTable(ManualClock().clock)
     act = Recorded(leases, fault=ValueError("odd"))
     with pytest.raises(ValueError, match="odd"):
-        next(withdraw(act, leases, GRANT, final=True))
+        next(revocation_steps(act, leases, GRANT, final=True))
     assert leases.note(GRANT, A, 10_000) == 10_000
 
 
@@ -74,12 +74,12 @@ def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
-    steps = withdraw(Recorded(leases), leases, GRANT, final=True)
+    steps = revocation_steps(Recorded(leases), leases, GRANT, final=True)
     stored = next(steps)
     steps.close()
     leases.ack(GRANT, A, leases.mark)
     assert isinstance(stored, Store)
-    assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [How.AWAITED]
+    assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [ReleaseReason.AWAITED]
     assert leases.note(GRANT, A, 10_000) == 0
 
 
@@ -89,13 +89,13 @@ def test_an_ack_counts_from_the_moment_of_telling():
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
     narrowing = Recorded(leases)
-    first = withdraw(narrowing, leases, GRANT, final=False)
+    first = revocation_steps(narrowing, leases, GRANT, final=False)
     earlier = next(first)
     next(first)
-    later = next(withdraw(Recorded(leases), leases, GRANT, final=True))
+    later = next(revocation_steps(Recorded(leases), leases, GRANT, final=True))
     assert narrowing.heard is not None
     narrowing.heard(A, 0)
     assert isinstance(earlier, Store)
     assert isinstance(later, Store)
     how = [{one.instance: one.how for one in step.withdrawal.instances}[A] for step in (earlier, later)]
-    assert how == [How.ACKED, How.AWAITED]
+    assert how == [ReleaseReason.ACKED, ReleaseReason.AWAITED]
