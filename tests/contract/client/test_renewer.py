@@ -16,7 +16,7 @@ from federation.cache.response_cache import Key, Verdict
 from federation.client.peers.registry import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime
-from federation.errors import LockedError, Reason, Refusal, StoreError
+from federation.errors import ConflictError, LockedError, Reason, Refusal, StoreError
 from federation.store.database import FileLock
 from federation.store.peers import PeerRecord
 from tests.support.federations import config_of
@@ -219,6 +219,47 @@ async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_pat
             assert peer.revocation is None
             assert plan_of(peer).last_failure.reason == Reason.GRANT_INVALID
             assert plan_of(peer).next_at_us(0) is not None
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tmp_path: Path):
+    """After the peer revoked the grant, its certificate is not renewed, whoever heard of the revocation."""
+    async with renewing.work.serving_renewals() as address:
+        await stored_at(renewing, address)
+        with process(renewing, tmp_path) as (renewer, peer):
+            peer.revoked("over")
+            renewing.hands.advance(due_in_s(renewing, peer) + 1)
+            await renewer.step()
+
+            assert renewing.work.events == []
+
+
+@pytest.mark.asyncio
+async def test_a_conflict_makes_the_next_poll_read_the_store_again(
+    renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """After a conflict the records are read anew, although the store's version has not changed."""
+    reads: list[None] = []
+    read = renewing.peers.all
+
+    async def counted() -> tuple[PeerRecord, ...]:
+        reads.append(None)
+        return await read()
+
+    async def conflict(_: PeerRecord) -> PeerRecord:
+        raise ConflictError("the record was changed meanwhile")
+
+    with process(renewing, tmp_path) as (renewer, peer):
+        await renewer.follow()
+        monkeypatch.setattr(renewing.peers, "all", counted)
+        monkeypatch.setattr(renewer, "_renewed", conflict)
+        await renewer.follow()
+        assert reads == []
+
+        with pytest.raises(ConflictError):
+            await renewer.rotate(peer)
+        await renewer.follow()
+        assert reads == [None]
 
 
 @pytest.mark.asyncio

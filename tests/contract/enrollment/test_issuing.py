@@ -13,7 +13,7 @@ from federation.pki.certificates import key_hash
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret
+from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, settle
 from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from tests.support.clock import ManualClock
 from tests.support.enrollments import WORK, IssuingGateway, csr
@@ -390,3 +390,47 @@ async def test_the_token_text_leads_back_to_its_grant(database: Database, author
     pasted = EnrollmentToken.decode((await gateway.token()).encode())
 
     assert (await gateway.issuer.enroll(pasted.secret, csr(KEY))).grant.id == pasted.grant_id
+
+
+@pytest.mark.asyncio
+async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Database, authority: Authority):
+    """A record with another key does not settle a claimed token; the record that the claim returned does."""
+    gateway = await opened(database, authority)
+    tokens = TokenStore(database, authority.clock)
+    _, created = await tokens.create((await gateway.grant()).id, confirm=False, lifetime_s=60)
+    claimed = await tokens.claim(created.secret_hash, "key")
+    assert claimed is not None
+    async with database.write() as connection:
+        assert not await settle(connection, replace(claimed, claimed_key_hash="other key"), "1")
+        assert await settle(connection, claimed, "1")
+
+
+@pytest.mark.asyncio
+async def test_a_new_token_deletes_unused_tokens_alone(database: Database, authority: Authority):
+    """A token that brought a certificate stays stored; an unused token of the grant is gone."""
+    gateway = await opened(database, authority)
+    tokens = TokenStore(database, authority.clock)
+    grant = await gateway.grant()
+    token = await gateway.token(grant)
+    await gateway.issuer.enroll(token.secret, csr(KEY))
+    _, unused = await tokens.create(grant.id, confirm=False, lifetime_s=60)
+
+    await tokens.create(grant.id, confirm=False, lifetime_s=60)
+
+    assert await tokens.find(hash_secret(token.secret)) is not None
+    assert await tokens.find(unused.secret_hash) is None
+
+
+@pytest.mark.asyncio
+async def test_a_second_token_of_an_enrolled_grant_brings_nothing(database: Database, authority: Authority):
+    """A token that was made before the grant was enrolled by another token is refused afterwards."""
+    gateway = await opened(database, authority)
+    grant = await gateway.grant()
+    token = await gateway.token(grant)
+    await gateway.issuer.enroll(token.secret, csr(KEY))
+    secret, _ = await TokenStore(database, authority.clock).create(grant.id, confirm=False, lifetime_s=60)
+
+    refusal = await refused(gateway, secret, csr(OTHER_KEY))
+
+    assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "grant enrolled already")
+    assert len(gateway.grants.require(grant.id).certificates) == 1

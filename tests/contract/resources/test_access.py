@@ -2,12 +2,14 @@
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import insert
 
 from federation.resources.batch import Batch, Member
 from federation.resources.provider import ListQuery, ResourceProvider, SearchQuery
 from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter
 from federation.store.database import Database
+from federation.store.schema import memberships, teams
 from tests.support.rows import EVERYTHING, found, listed, new_row, office, recorded_sql
 
 ALL_ROWS = {
@@ -153,3 +155,13 @@ async def test_it_knows_its_users(provider: SqlProvider):
     assert isinstance(provider, ResourceProvider)
     assert await provider.has_user("ada")
     assert not any([await provider.has_user(name) for name in ("", "T1", "ad", "ada\x00", "\ud800")])
+
+
+@pytest.mark.asyncio
+async def test_a_membership_opens_no_personal_rows(provider: SqlProvider, database: Database):
+    """Personal rows have the empty team; a member of a team with the empty id sees no personal rows of others."""
+    async with database.write() as connection:
+        await connection.execute(insert(teams).values(id=""))
+        await connection.execute(insert(memberships).values(user_id="linus", team_id=""))
+
+    assert set(await listed(provider, "linus")) == SEEN["linus"]

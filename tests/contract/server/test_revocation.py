@@ -500,6 +500,18 @@ async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Gr
     assert receipt == await stored(granting, grant)
 
 
+async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting: Granting):
+    """A receipt that could not be stored keeps the revocation open; storing the receipt closes the revocation."""
+    grant = await granting.grant()
+    with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
+        await soon(await granting.revocations.revoke(grant.id))
+    assert granting.revocations.is_open(grant.id)
+
+    await soon(await granting.revocations.revoke(grant.id))
+
+    assert not granting.revocations.is_open(grant.id)
+
+
 async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
     """Whoever asks just before the last ack, and reads the database slowly, gets the receipt that was given."""
     grant = await granting.grant()

@@ -198,7 +198,7 @@ def test_hits_never_lengthen_a_life(partition: Partition[str], time: ManualClock
 
 @pytest.mark.parametrize(
     ("elapsed_s", "wall_s"),
-    [(30, 0), (0, 30), (30, 30), (1, 300), (300, 1), (0, -1), (10, -20), (10, 5), (10, 9.5), (-1, 0)],
+    [(30, 0), (0, 30), (30, 30), (1, 300), (300, 1), (0, -1), (0, -0.1), (10, -20), (10, 5), (10, 9.5), (-1, 0)],
     ids=[
         "wall stood still",
         "a suspend that only wall time saw",
@@ -206,6 +206,7 @@ def test_hits_never_lengthen_a_life(partition: Partition[str], time: ManualClock
         "wall jumped ahead",
         "a suspend that only elapsed time saw",
         "wall before the sending",
+        "wall a tenth of a second before the sending",
         "wall far back",
         "wall back, but after the sending",
         "wall half a second back",
@@ -781,6 +782,17 @@ def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partiti
     assert went_well == "True"
     assert instance_id != cache.instance_id
     assert is_kept(partition, key())
+
+
+def test_a_restart_fences_off_the_calls_that_were_sent_before_it(
+    cache: ResponseCache[str], partition: Partition[str]
+) -> None:
+    """A forked child keeps no answer to a call of its parent, though it has asked for the same resource itself."""
+    ticket = send(partition, key())
+    cache.restart()
+    send(partition, key("another"))
+
+    assert not partition.insert(ticket, b"rows", LEASE_S)
 
 
 def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:

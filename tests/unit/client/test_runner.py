@@ -223,6 +223,16 @@ def test_kill_ends_a_flow_that_nobody_may_step_any_more() -> None:
     assert port.aborted == 1
 
 
+def test_kill_after_the_end_leaves_the_last_step_alone() -> None:
+    """A run forgets its parked step at its end, so that nothing of a finished wire call is aborted."""
+    port = HandPort()
+    run = started(port, plain([]))
+    port.arrive()
+    run.kill()
+    assert run.outcome is GOOD
+    assert port.aborted == 0
+
+
 def test_drop_posts_the_cancellation() -> None:
     """A finalizer does nothing by itself: the cancellation happens at home, later."""
     port, seen = HandPort(), list[Any]()

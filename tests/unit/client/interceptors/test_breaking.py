@@ -332,3 +332,16 @@ def test_health_hears_of_every_wire_call_and_of_no_other() -> None:
     circuit.clock.advance(1)
     answer([circuit.breaking], circuit.call())
     assert circuit.health.last_failure is before
+
+
+@pytest.mark.parametrize(("budget_s", "state"), [(2.0, CircuitState.OPEN), (0.0, CircuitState.CLOSED)])
+def test_a_timeout_is_judged_by_the_budget_at_the_start_of_the_call(budget_s: float, state: CircuitState) -> None:
+    """A call that used up its budget counts as a failure; a call that began without a budget does not."""
+    circuit = Circuit()
+    for _ in range(5):
+        flow, _ = parked([circuit.breaking], circuit.call(budget_s))
+        circuit.clock.advance(budget_s)
+        with pytest.raises(StopIteration):
+            flow.send(from_wire(grpc.StatusCode.DEADLINE_EXCEEDED))
+
+    assert circuit.state is state

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key
+from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key, Miss
 from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compose, refused
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS, CachingInterceptor, cut, lease_s
@@ -546,6 +546,14 @@ def test_a_caller_that_gives_up_does_not_detach(chain: ManualChain) -> None:
     assert chain.wires[0].cancelled
 
 
+def test_a_flight_that_has_landed_does_not_count_as_detached(chain: ManualChain) -> None:
+    """The peer's own DEADLINE_EXCEEDED ends a flight, so its place among the detached flights stays free."""
+    now = chain.port.time.monotonic_s
+    chain.fetch(make_call(deadline=now + 2, detach=True), Outcome(grpc.StatusCode.DEADLINE_EXCEEDED))
+
+    assert chain.partition.stats().detached == 0
+
+
 def test_no_more_than_eight_run_on(chain: ManualChain) -> None:
     """The ninth flight ends with its caller."""
     now = chain.port.time.monotonic_s
@@ -581,3 +589,21 @@ def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
 
     assert chain.partition.stats().flights == 0
     assert step.flight.take() is None
+
+
+@pytest.mark.parametrize("hit_only", [False, True])
+def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None:
+    """A search is not answered from the cache, whatever the cache holds; a cache-only search is refused."""
+    call = make_call("search")._replace(hit_only=hit_only)
+    key = Key(call.grant_id, call.verb, call.resource, query_hash(call.request))
+    found = chain.partition.look(key, lambda _: False, lambda _: Flight(0.0, 0))
+    assert isinstance(found, Miss)
+    assert chain.partition.insert(found.ticket, b"kept", 30.0)
+
+    run = chain.start(call)
+
+    if hit_only:
+        assert reason_of(run) == "PEER_UNREACHABLE"
+    else:
+        assert not run.done
+        assert len(chain.wires) == 1

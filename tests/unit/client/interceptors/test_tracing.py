@@ -319,6 +319,18 @@ def test_an_unsampled_trace_is_told_to_the_peer_as_such() -> None:
     assert log.ended == ()
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_sampled_flag_of_the_current_span_is_passed_on(sampled: bool) -> None:
+    """A call without a span of its own tells the peer the sampled flag of the span that is current."""
+    context = trace.SpanContext(0xAB, 0xCD, is_remote=False, trace_flags=trace.TraceFlags(sampled))
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        _, [sent] = answer([PROPAGATION], CALL, OK)
+
+    parent = parse_traceparent(first(sent.metadata, TRACEPARENT))
+    assert parent is not None
+    assert (parent.trace_id, parent.span_id, parent.sampled) == (0xAB, 0xCD, sampled)
+
+
 @pytest.mark.parametrize("provider", [None, NoOpTracerProvider()])
 def test_without_an_sdk_a_call_passes_through_untouched(provider: NoOpTracerProvider | None) -> None:
     """No tracer, no figures: the very same call goes on, and nothing is made for it."""

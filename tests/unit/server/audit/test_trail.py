@@ -144,6 +144,16 @@ async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTr
     assert (event.peer, event.count) == ("*", 2)
 
 
+async def test_refusals_of_different_subjects_show_mixed_subjects(trail: AuditTrail, writer: ScriptedWriter):
+    """A row that counts refusals of several subjects names none of them."""
+    for subject in ("ada", "bob"):
+        trail.refuse(denial(subject=subject))
+
+    (event,) = await writer.seen(1)
+
+    assert (event.subject, event.count) == ("*", 2)
+
+
 async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
 ):
@@ -158,6 +168,16 @@ async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     assert sum("drops refusals" in line for line in caplog.messages) == 1
     writer.gate.set()
     assert sum(e.count for e in await writer.seen(MAX_REFUSALS + 1)) == MAX_REFUSALS + 1
+
+
+async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, writer: ScriptedWriter):
+    """A row that counts three refusals and finds no room adds three to the number of dropped refusals."""
+    writer.gate.clear()
+    for number in range(MAX_REFUSALS):
+        trail.refuse(denial(source=f"s{number}"))
+    trail.refuse(denial(source="one more", count=3))
+
+    assert trail.dropped == 3
 
 
 async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer: ScriptedWriter):
@@ -228,6 +248,35 @@ async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter)
     assert len(writer.events) == 2
     with pytest.raises(Refusal):
         await trail.keep(read(2))
+
+
+async def test_refusals_survive_the_cancellation_of_the_writer(
+    writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
+):
+    """Refusals of a batch whose write is cancelled by `stop` are still counted as unwritten."""
+    writer.gate.clear()
+    trail = AuditTrail(writer)
+    trail.start()
+    trail.refuse(denial())
+    await writer.begun.wait()
+
+    await trail.stop(0.0)
+
+    assert trail.waiting == 1
+    assert "audit ended with 1 events unwritten" in caplog.text
+
+
+async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(writer: ScriptedWriter):
+    """Refused reads take no place in the queue, however many come after `stop`."""
+    trail = AuditTrail(writer, capacity=2)
+    trail.start()
+    await trail.stop()
+
+    for number in range(2):
+        with pytest.raises(Refusal):
+            await trail.keep(read(number))
+
+    assert not trail._places.locked()
 
 
 async def test_stop_ends_in_time_when_the_table_hangs_or_fails(
