@@ -111,6 +111,22 @@ def test_a_burst_at_the_end_of_a_minute_counts_in_the_next():
     assert sum(passes(limits, per_minute=10) for _ in range(20)) == 1
 
 
+def test_a_lowered_limit_applies_to_the_calls_already_counted():
+    """After ten calls a limit of five refuses the next one until five are left of them, and the wait is exact."""
+    clock = ManualClock()
+    limits = limiter(clock)
+    assert sum(passes(limits, per_minute=10) for _ in range(20)) == 10
+
+    with pytest.raises(Refusal) as caught:
+        limits.check("g", 5)
+
+    wait = caught.value.retry_after_s or 0
+    clock.advance(wait - 0.01)
+    assert not passes(limits, per_minute=5)
+    clock.advance(0.01)
+    assert passes(limits, per_minute=5)
+
+
 def test_counting_starts_no_thread():
     """A thousand calls leave the number of threads as it was."""
     limits, before = GrantLimiter(), threading.active_count()
