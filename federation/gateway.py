@@ -114,7 +114,7 @@ class Gateway:
             interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
             max_calls=MAX_CALLS + MAX_STREAMS,
         )
-        self._server.before_stop.append(parts.upkeep.end_watches)
+        self._server.before_stop.append(parts.upkeep.watch.close)
         self._admin = AdminServer(config.socket_path, parts)
         self._chores: tuple[asyncio.Task[None], ...] = ()
 

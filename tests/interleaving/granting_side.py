@@ -14,8 +14,15 @@ from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.identity import CallerIdentity
 from federation.server.pipeline.service import FederationService, _CallContext
 from federation.server.revocation.leases import LeaseTable, PendingRevocation
-from federation.server.revocation.operations import Resuming, Revoking, ScopeReduction, StoredAct
-from federation.server.revocation.protocol import Step, Store, StoreReceipt, revocation_steps
+from federation.server.revocation.protocol import (
+    Act,
+    Revoking,
+    ScopeReduction,
+    Step,
+    Store,
+    StoreReceipt,
+    revocation_steps,
+)
 from federation.server.watch.service import _armed, _message
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
 from federation.store.grants.registry import CertificateRecord, Grant, GrantRegistry, GrantStatus
@@ -69,7 +76,7 @@ class Answer:
 class Taken:
     """Something that is being taken back: the act, its steps, and the step that it stands at."""
 
-    act: StoredAct
+    act: Act
     steps: Generator[Step, None, None]
     step: Step
     withdrawal: PendingRevocation
@@ -140,7 +147,7 @@ class Grantor:
         self._table, self._steps = table, steps
         self.version = 0
         self.stored = {name: _grant(name) for name in grants}
-        self.unfinished: list[StoredAct] = []
+        self.unfinished: list[Act] = []
         self.taken: list[Taken] = []
         self._boot(())
 
@@ -209,8 +216,8 @@ class Grantor:
         else:
             self._run(ScopeReduction(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
 
-    def _run(self, act: StoredAct) -> None:
-        steps = self._steps(act, self.leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
+    def _run(self, act: Act) -> None:
+        steps = self._steps(act, self.leases)
         step = next(steps)
         assert isinstance(step, Store)
         self.taken.append(Taken(act, steps, step, step.withdrawal))
@@ -250,7 +257,7 @@ class Grantor:
         self._boot(self.stored)
         self.taken, self.unfinished = over, []
         for act in unfinished:
-            self._run(Resuming(self.hub, act.receipt))
+            self._run(Act(self.hub, act.receipt))
             self.unfinished.append(self.taken[-1].act)
 
     def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:

@@ -166,11 +166,11 @@ class AwaitsNoWatcher(LeaseTable):
         return super().begin(grant_id, (), final=final)
 
 
-def told_first(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Generator[Step, None, None]:
+def told_first(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
     """Tell the watches, and refuse afterwards."""
-    withdrawal = leases.begin(grant_id, act.watching(), final=False)
+    withdrawal = leases.begin(act.grant_id, act.watching(), final=False)
     mark = leases.mark
-    act.tell(lambda instance, failed: leases.ack(grant_id, instance, mark, failed))
+    act.tell(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))
     yield Store(withdrawal)
     act.refuse()
     while (seconds := withdrawal.wait_s()) is not None:

@@ -199,7 +199,7 @@ async def _open(
         service=service,
         enrollment=NoEnrollment(),
     )
-    server.before_stop.append(upkeep.end_watches)
+    server.before_stop.append(upkeep.watch.close)
     audit.start()
     stack.push_async_callback(grants.close)
     stack.push_async_callback(audit.stop)

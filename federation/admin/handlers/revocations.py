@@ -15,9 +15,8 @@ from federation.admin.messages.common import instant, stamp
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope.diff import scope_change
 from federation.scope.model import Scope
-from federation.server.revocation.handle import RevocationHandle
 from federation.server.revocation.leases import Release
-from federation.server.revocation.manager import ScopeEdit
+from federation.server.revocation.manager import RevocationHandle, ScopeEdit
 from federation.store.grants.registry import Grant, GrantStatus
 from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb

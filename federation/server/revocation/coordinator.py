@@ -17,7 +17,7 @@ from federation.server.watch.service import BEAT_S, WatchService
 from federation.server.watch.subscriptions import SubscriptionRegistry
 from federation.store.database import Database
 from federation.store.grants.registry import GrantRegistry, GrantStatus
-from federation.store.receipts import LeaseBound, Receipt, ReceiptStore
+from federation.store.receipts import LeaseBound, ReceiptStore
 
 __all__ = ["InvalidationCoordinator"]
 
@@ -48,8 +48,7 @@ class InvalidationCoordinator:
         served_from: str,
         heartbeat_interval_s: float,
     ) -> None:
-        self._grants, self._receipts, self._audit = grants, receipts, audit
-        self.max_lease_ms, self._before = max_lease_ms, before
+        self._receipts, self.max_lease_ms, self._before = receipts, max_lease_ms, before
         self._bound = LeaseBound(max_lease_ms, served_from)
         self.counters = CallCounters(clock)
         self.leases = LeaseTable(
@@ -60,7 +59,7 @@ class InvalidationCoordinator:
             handover_s=0.0 if before.served_from == served_from else HANDOVER_S,
         )
         self.hub = SubscriptionRegistry(self.leases.leave, awaited=self.leases.awaits)
-        self.revocations = Revocations(grants, receipts, self.leases, self.hub, record=self._record, clock=clock)
+        self.revocations = Revocations(grants, receipts, self.leases, self.hub, audit, clock)
         self.watch = WatchService(
             self.hub,
             grants,
@@ -115,10 +114,6 @@ class InvalidationCoordinator:
         if self.max_lease_ms < self._before.max_lease_ms:
             self._spawn(self._lower_bound(), "lease bound")
 
-    async def end_watches(self) -> None:
-        """End every watch: the hook for what runs before the server stops."""
-        await self.watch.close()
-
     async def stop(self) -> None:
         """Leave what is under way to the next process. Twice is fine."""
         tasks, self._tasks = self._tasks, []
@@ -137,18 +132,6 @@ class InvalidationCoordinator:
             await self._receipts.set_lease_bound(self._bound)
         except StoreError as e:
             LOGGER.warning("%s; the next start waits longer than it must", e)
-
-    def _record(self, receipt: Receipt) -> None:
-        grant = self._grants.get(receipt.grant_id)
-        if grant is not None:
-            self._audit.record_act(
-                "grant.effective",
-                grant_id=grant.id,
-                peer=grant.peer,
-                subject=grant.subject,
-                reason=f"{receipt.kind}: {receipt.reason}" if receipt.reason else receipt.kind.value,
-                source="gateway",
-            )
 
 
 def _once_served(grants: GrantRegistry) -> list[str]:

@@ -1,27 +1,37 @@
-"""Runs what is taken back, owned by the gateway: it goes on when the operator's command goes away, and after a crash.
+"""The revocation manager runs revocations and reductions of scopes for the gateway, whatever becomes of their callers.
 
-`withdrawing.revocation_steps` has the order of the steps, `acts` what they do.
+`withdrawing.revocation_steps` yields the steps that the manager carries out. A process that starts continues what an earlier
+one left unfinished.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, FederationError
 from federation.scope.diff import ScopeChange, scope_change
 from federation.scope.model import Scope
-from federation.server.revocation.handle import RevocationHandle
-from federation.server.revocation.leases import LeaseTable, PendingRevocation
-from federation.server.revocation.operations import Resuming, Revoking, ScopeReduction, StoredAct
-from federation.server.revocation.protocol import Step, Store, StoreReceipt, Wait, revocation_steps
+from federation.server.audit.trail import AuditTrail
+from federation.server.revocation.leases import LeaseTable, PendingRevocation, Release
+from federation.server.revocation.protocol import (
+    Act,
+    Revoking,
+    ScopeReduction,
+    Step,
+    Store,
+    StoreReceipt,
+    Wait,
+    revocation_steps,
+)
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
 from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
 
-__all__ = ["Revocations", "ScopeEdit"]
+__all__ = ["RevocationHandle", "Revocations", "ScopeEdit"]
 
 T = TypeVar("T")
 LOGGER: Final = logging.getLogger(__name__)
@@ -29,9 +39,69 @@ POLL_S: Final = 0.25
 """How often leases are looked at: the loop's own timers stand still while a machine sleeps, leases do not."""
 
 
+class RevocationHandle:
+    """A caller's view of one revocation. The revocation goes on when its callers go away."""
+
+    def __init__(self, begun: Receipt, withdrawal: PendingRevocation | None = None) -> None:
+        self.begun = begun
+        """The receipt as known at the beginning."""
+        self._withdrawal, self._loop = withdrawal, asyncio.get_running_loop()
+        if withdrawal is not None:
+            withdrawal.changed = self._wake
+        self._released: asyncio.Future[None] = self._loop.create_future()
+        self.stored: asyncio.Future[None] = self._loop.create_future()
+        """Set by the manager once the database holds the refusal."""
+        self.finished: asyncio.Future[Receipt] = self._loop.create_future()
+        """Set by the manager once the database holds the receipt."""
+        for future in (self.stored, self.finished):
+            future.add_done_callback(_retrieve)
+
+    @classmethod
+    def over(cls, receipt: Receipt) -> "RevocationHandle":
+        """Return the view of a revocation that has its receipt."""
+        taking = cls(receipt)
+        taking.stored.set_result(None)
+        taking.finished.set_result(receipt)
+        return taking
+
+    @property
+    def instances(self) -> tuple[Release, ...]:
+        """The cache objects that were awaited, each with its present state."""
+        return self._withdrawal.instances if self._withdrawal else ()
+
+    async def durable(self) -> None:
+        """Wait until the refusal is stored. Raises `StoreError` where the write failed; the refusal stays in force."""
+        await asyncio.shield(self.stored)
+
+    async def receipt(self) -> Receipt:
+        """Wait for the receipt. Raises `StoreError` where a write failed, `ConflictError` where the gateway stops."""
+        return await asyncio.shield(self.finished)
+
+    async def follow(self) -> AsyncIterator[tuple[Release, ...]]:
+        """Yield `instances` now and after each release, until the revocation ends."""
+        while not self.finished.done():
+            released = self._released
+            yield self.instances
+            await asyncio.wait((released, self.finished), return_when=asyncio.FIRST_COMPLETED)
+
+    async def next_release(self, timeout_s: float) -> None:
+        """Wait until a cache object is released, for so long at most."""
+        await asyncio.wait((self._released,), timeout=timeout_s)
+
+    def fail(self, fault: Exception) -> None:
+        """End the revocation in this process with a fault."""
+        for future in (self.stored, self.finished):
+            if not future.done():
+                future.set_exception(fault)
+
+    def _wake(self) -> None:
+        self._released.set_result(None)
+        self._released = self._loop.create_future()
+
+
 @dataclass(frozen=True, slots=True)
 class ScopeEdit:
-    """What became of a new scope: `taking` is there where the peer lost something, `applied` where it differs."""
+    """The result of a scope edit. `taking` is set where the peer lost access, `applied` where the scope differs."""
 
     grant: Grant
     change: ScopeChange
@@ -40,9 +110,9 @@ class ScopeEdit:
 
 
 class Revocations:
-    """Takes back grants and parts of their scopes. One event loop uses it; `resume` it once, before serving.
+    """Revokes grants and reduces their scopes. One event loop uses it; `resume` it once, before serving.
 
-    `record` hears of each that became effective.
+    The audit trail records each revocation that became effective.
     """
 
     def __init__(
@@ -51,12 +121,11 @@ class Revocations:
         receipts: ReceiptStore,
         leases: LeaseTable,
         hub: SubscriptionRegistry,
-        *,
-        record: Callable[[Receipt], None],
+        audit: AuditTrail,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._grants, self._receipts, self._leases, self._hub = grants, receipts, leases, hub
-        self._record, self._clock = record, clock
+        self._audit, self._clock = audit, clock
         self._running: dict[tuple[str, ReceiptKind], RevocationHandle] = {}
         self._unsaved_receipts: dict[str, Receipt] = {}
         self._unstored: dict[str, Scope] = {}
@@ -102,7 +171,7 @@ class Revocations:
         """Go on with what an earlier process left unfinished. Raises `StoreError`."""
         for receipt in await self._receipts.unfinished():
             LOGGER.warning("grant %s: what was being taken back was not finished; going on", receipt.grant_id)
-            self._start(Resuming(self._hub, receipt))
+            self._start(Act(self._hub, receipt))
 
     async def close(self) -> None:
         """Leave what is under way to the next process."""
@@ -142,11 +211,11 @@ class Revocations:
         if (unkept := self._unsaved_receipts.get(stored.id)) is not None:
             await self._keep(unkept)
             return RevocationHandle.over(unkept)
-        return self._start(Resuming(self._hub, stored))
+        return self._start(Act(self._hub, stored))
 
-    def _start(self, act: StoredAct) -> RevocationHandle:
-        """Refuse, and let the rest go on by itself. Raises what the refusal raises."""
-        steps = revocation_steps(act, self._leases, act.grant_id, final=act.kind is ReceiptKind.REVOKED)
+    def _start(self, act: Act) -> RevocationHandle:
+        """Refuse at once, and run the other steps in a task. Raises what the refusal raises."""
+        steps = revocation_steps(act, self._leases)
         first = next(steps)
         taking = RevocationHandle(act.receipt, first.withdrawal if isinstance(first, Store) else None)
         self._running[act.grant_id, act.kind] = taking
@@ -154,19 +223,21 @@ class Revocations:
         return taking
 
     async def _finish(
-        self, act: StoredAct, taking: RevocationHandle, steps: Generator[Step, None, None], first: Step
+        self, act: Act, taking: RevocationHandle, steps: Generator[Step, None, None], first: Step
     ) -> None:
         try:
-            await self._drive(act, taking, steps, first)
+            for step in chain((first,), steps):
+                await self._do(step, act, taking)
         except asyncio.CancelledError:
             taking.fail(ConflictError("the gateway stops; this goes on when it starts again"))
             raise
-        except FederationError as e:
-            LOGGER.error("%s", e)  # noqa: TRY400 - whoever waits hears of it as well
-            self._fail(taking, e)
         except Exception as e:
-            LOGGER.exception("grant %s: taking it back failed", act.grant_id)
-            self._fail(taking, e)
+            if isinstance(e, FederationError):
+                LOGGER.error("%s", e)  # noqa: TRY400 - the caller that waits gets it as well
+            else:
+                LOGGER.exception("grant %s: taking it back failed", act.grant_id)
+            self._failed.add((act.grant_id, act.kind))
+            taking.fail(e)
         finally:
             steps.close()
             if self._running.get((act.grant_id, act.kind)) is taking:
@@ -174,32 +245,32 @@ class Revocations:
             if act.kind is ReceiptKind.REVOKED:
                 self._hub.end(act.grant_id)
 
-    async def _drive(
-        self, act: StoredAct, taking: RevocationHandle, steps: Generator[Step, None, None], step: Step | None
-    ) -> None:
-        while step is not None:
-            match step:
-                case Store():
-                    await act.store()
-                    taking.now_durable()
-                case Wait(seconds):
-                    await taking.next_news(min(seconds, POLL_S))
-                case StoreReceipt(withdrawal):
-                    receipt = _receipt(taking.begun, withdrawal)
-                    await self._keep(receipt)
-                    taking.finish(receipt)
-            step = next(steps, None)
+    async def _do(self, step: Step, act: Act, taking: RevocationHandle) -> None:
+        match step:
+            case Store():
+                await act.store()
+                taking.stored.set_result(None)
+            case Wait(seconds):
+                await taking.next_release(min(seconds, POLL_S))
+            case StoreReceipt(withdrawal):
+                receipt = _receipt(taking.begun, withdrawal)
+                await self._keep(receipt)
+                taking.finished.set_result(receipt)
 
     async def _keep(self, receipt: Receipt) -> None:
         self._unsaved_receipts[receipt.id] = receipt
         await self._receipts.finish(receipt)
         del self._unsaved_receipts[receipt.id]
         self._failed.discard((receipt.grant_id, receipt.kind))
-        self._record(receipt)
-
-    def _fail(self, taking: RevocationHandle, fault: Exception) -> None:
-        self._failed.add((taking.begun.grant_id, taking.begun.kind))
-        taking.fail(fault)
+        grant = self._grants.require(receipt.grant_id)
+        self._audit.record_act(
+            "grant.effective",
+            grant_id=grant.id,
+            peer=grant.peer,
+            subject=grant.subject,
+            reason=f"{receipt.kind}: {receipt.reason}" if receipt.reason else receipt.kind.value,
+            source="gateway",
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -215,3 +286,9 @@ def _receipt(begun: Receipt, withdrawal: PendingRevocation) -> Receipt:
     )
     effective_at_us = max(begun.begun_at_us, withdrawal.effective_at_us)
     return replace(begun, effective_at_us=effective_at_us, instances=tuple(instances))
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    """Retrieve the exception, so that asyncio does not log it where no caller waits any more."""
+    if not future.cancelled():
+        future.exception()

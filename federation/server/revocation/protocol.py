@@ -1,52 +1,104 @@
-"""The one order in which something is taken back: refused, durable, told, acknowledged or outlived, receipt.
+"""The revocation protocol: the acts that take something back from peers, and the order of their steps.
 
-Pure: what takes time is asked for, so that any driver can run it.
+The generator `withdraw` does no I/O: it yields each step that takes time to its driver, so that tests can drive it too.
 """
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 
+from federation.clock import Clock
+from federation.scope.model import Scope
 from federation.server.revocation.leases import LeaseTable, PendingRevocation
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
+from federation.store.grants.registry import GrantRegistry
+from federation.store.receipts import Receipt, ReceiptKind, ReceiptStore
 
-__all__ = ["Act", "Store", "StoreReceipt", "Wait", "revocation_steps"]
+__all__ = ["Act", "Revoking", "ScopeReduction", "Step", "Store", "StoreReceipt", "Wait", "revocation_steps"]
 
 Heard = Callable[[str, int], None]
 
 
-class Act(Protocol):
-    """What is taken back: a whole grant, or part of its scope. All of it is done at once, without waiting."""
+class Act:
+    """A revocation or a reduction of a scope. This class continues one that an earlier process refused and stored."""
+
+    def __init__(self, hub: SubscriptionRegistry, receipt: Receipt) -> None:
+        self.hub, self.receipt = hub, receipt
+        self.grant_id, self.kind = receipt.grant_id, receipt.kind
 
     def refuse(self) -> None:
-        """Let no answer leave any more that holds what is taken back."""
-        ...
+        """Let no further answer leave that holds what is taken back; never waits. Grants load with this in force."""
 
-    def watching(self) -> Iterable[str]:
+    async def store(self) -> None:
+        """Make the refusal durable together with the beginning of its receipt. Raises `StoreError`."""
+
+    def watching(self) -> frozenset[str]:
         """Return the cache objects with an armed watch."""
-        ...
+        return self.hub.watching(self.grant_id)
 
     def tell(self, heard: Heard) -> None:
-        """Send the event to every watcher; `heard` is called with each instance that acted, and the calls it failed."""
-        ...
+        """Send the event to every watcher.
+
+        `heard` is called with each instance that acted on the event, and with the number of calls it failed.
+        """
+        if self.kind is ReceiptKind.REVOKED:
+            self.hub.publish(self.grant_id, Event(EventType.GRANT_REVOKED, self.receipt.reason, heard))
+        else:
+            self.hub.publish(self.grant_id, Event(EventType.GRANT_CHANGED, heard=heard))
+
+
+class Revoking(Act):
+    """Revokes a grant. An earlier instant and reason of its revocation stay."""
+
+    def __init__(self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, reason: str) -> None:
+        super().__init__(hub, _receipt(grant_id, ReceiptKind.REVOKED, 0, reason))
+        self._grants = grants
+
+    def refuse(self) -> None:
+        """Revoke the grant in memory. Raises `InputError` for the reason."""
+        grant = self._grants.refuse(self.grant_id, self.receipt.reason)
+        self.receipt = replace(self.receipt, begun_at_us=grant.revoked_at_us or 0, reason=grant.revoked_reason)
+
+    async def store(self) -> None:
+        """Store the revocation and the beginning of its receipt in one transaction."""
+        await self._grants.revoke(self.grant_id, within=ReceiptStore.beginning(self.receipt))
+
+
+class ScopeReduction(Act):
+    """Reduces the scope of a grant. `losses` describes what the peer loses."""
+
+    def __init__(
+        self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, scope: Scope, losses: str, clock: Clock
+    ) -> None:
+        super().__init__(hub, _receipt(grant_id, ReceiptKind.NARROWED, clock.now_us(), losses))
+        self._grants, self._scope = grants, scope
+
+    def refuse(self) -> None:
+        """Put the reduced scope in force in memory."""
+        self._grants.narrow(self.grant_id, self._scope)
+
+    async def store(self) -> None:
+        """Store the scope and the beginning of its receipt in one transaction."""
+        await self._grants.store_scope(self.grant_id, within=ReceiptStore.beginning(self.receipt))
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Make the refusal durable. Where that fails the flow ends here, and the refusal stands."""
+    """The step that stores the act. Where the write fails, the protocol ends here, and the refusal stays in force."""
 
     withdrawal: PendingRevocation
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Go on after so many seconds, or as soon as somebody was released."""
+    """The step that waits until a cache object is released, for so many seconds at most."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class StoreReceipt:
-    """Store the receipt: from now on nobody can serve what was taken back."""
+    """The step that stores the receipt: no cache can serve what was taken back any more."""
 
     withdrawal: PendingRevocation
 
@@ -54,21 +106,27 @@ class StoreReceipt:
 Step = Store | Wait | StoreReceipt
 
 
-def revocation_steps(act: Act, leases: LeaseTable, grant_id: str, *, final: bool) -> Generator[Step, None, None]:
-    """Take something back. `final`: the grant ends.
+def revocation_steps(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
+    """Yield the steps of an act: refuse, store, tell, wait for acknowledgements and ends of leases, store the receipt.
 
-    The order is the proof. An answer leaves before the refusal, and then its lease is noted when `begin` looks, or it
-    never leaves. A watcher arms before the refusal, and then it is told, or it is refused. Nothing stands between
-    `refuse` and `begin`, and nobody is told before a restart would remember.
+    The order matters:
+
+    1. `refuse`: no new answer leaves, and no watch is armed without hearing of the act.
+    2. `begin`: collects every lease granted before. Nothing runs between the two, so no lease is missed.
+    3. `Store` before `tell`: a gateway that restarts after a watcher was told continues the act.
     """
     act.refuse()
-    withdrawal = leases.begin(grant_id, act.watching(), final=final)
+    withdrawal = leases.begin(act.grant_id, act.watching(), final=act.kind is ReceiptKind.REVOKED)
     try:
         yield Store(withdrawal)
         mark = leases.mark
-        act.tell(lambda instance, failed: leases.ack(grant_id, instance, mark, failed))
+        act.tell(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))
         while (seconds := withdrawal.wait_s()) is not None:
             yield Wait(seconds)
         yield StoreReceipt(withdrawal)
     finally:
         leases.end(withdrawal)
+
+
+def _receipt(grant_id: str, kind: ReceiptKind, begun_at_us: int, reason: str) -> Receipt:
+    return Receipt(id=str(uuid.uuid4()), grant_id=grant_id, kind=kind, begun_at_us=begun_at_us, reason=reason)

@@ -11,8 +11,8 @@ import pytest
 
 from federation.admin.handlers.revocations import receipt_message
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
-from federation.server.revocation.handle import RevocationHandle
 from federation.server.revocation.leases import ReleaseReason
+from federation.server.revocation.manager import RevocationHandle
 from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
 from federation.wire.status import error_detail_of
@@ -122,7 +122,7 @@ async def test_a_flush_takes_one_round_trip(granting: Granting):
             await taking.durable()
             begun = time.perf_counter()
             while how(taking) != {A: "acked"}:
-                await taking.next_news(5)
+                await taking.next_release(5)
             took.append(time.perf_counter() - begun)
             await answering
             await soon(taking)

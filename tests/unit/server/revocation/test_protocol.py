@@ -6,6 +6,7 @@ import pytest
 
 from federation.server.revocation.leases import LeaseTable, ReleaseReason
 from federation.server.revocation.protocol import Store, StoreReceipt, Wait, revocation_steps
+from federation.store.receipts import ReceiptKind
 from tests.support.clock import ManualClock
 
 GRANT, A, B = "grant-1", "a" * 32, "b" * 32
@@ -14,7 +15,12 @@ GRANT, A, B = "grant-1", "a" * 32, "b" * 32
 class Recorded:
     """An act that writes down what it is asked for, and what the table would answer at that moment."""
 
-    def __init__(self, leases: LeaseTable, *, fault: Exception | None = None) -> None:
+    grant_id = GRANT
+
+    def __init__(
+        self, leases: LeaseTable, *, kind: ReceiptKind = ReceiptKind.REVOKED, fault: Exception | None = None
+    ) -> None:
+        self.kind = kind
         self.done: list[str] = []
         self.heard: Callable[[str, int], None] | None = None
         self._leases, self._fault = leases, fault
@@ -39,7 +45,7 @@ def test_each_step_comes_in_its_turn():
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
     act = Recorded(leases)
-    steps = revocation_steps(act, leases, GRANT, final=True)
+    steps = revocation_steps(act, leases)
 
     stored = next(steps)
     assert isinstance(stored, Store)
@@ -65,7 +71,7 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     leases = LeaseTable(ManualClock().clock)
     act = Recorded(leases, fault=ValueError("odd"))
     with pytest.raises(ValueError, match="odd"):
-        next(revocation_steps(act, leases, GRANT, final=True))
+        next(revocation_steps(act, leases))
     assert leases.note(GRANT, A, 10_000) == 10_000
 
 
@@ -74,7 +80,7 @@ def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
-    steps = revocation_steps(Recorded(leases), leases, GRANT, final=True)
+    steps = revocation_steps(Recorded(leases), leases)
     stored = next(steps)
     steps.close()
     leases.ack(GRANT, A, leases.mark)
@@ -88,11 +94,11 @@ def test_an_ack_counts_from_the_moment_of_telling():
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.note(GRANT, A, 10_000)
-    narrowing = Recorded(leases)
-    first = revocation_steps(narrowing, leases, GRANT, final=False)
+    narrowing = Recorded(leases, kind=ReceiptKind.NARROWED)
+    first = revocation_steps(narrowing, leases)
     earlier = next(first)
     next(first)
-    later = next(revocation_steps(Recorded(leases), leases, GRANT, final=True))
+    later = next(revocation_steps(Recorded(leases), leases))
     assert narrowing.heard is not None
     narrowing.heard(A, 0)
     assert isinstance(earlier, Store)
