@@ -15,7 +15,7 @@ from federation.client.chain.outcomes import closed
 from federation.client.peer_status import PeerStatus, standing_of
 from federation.client.peers.registry import Peer, PeerRegistry
 from federation.client.peers.store import PeerRepository
-from federation.client.renewer import OnRenewal, RenewalStore, Renewer
+from federation.client.renewer import OnRenewal
 from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
 from federation.client.sync.drivers import Wire
@@ -35,7 +35,6 @@ from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.rows import fields
 
 if TYPE_CHECKING:
-    from federation.client.watch.loops import Host
     from federation.resources.provider import ResourceProvider
     from federation.v1.federation_pb2_grpc import FederationServiceAsyncStub
 
@@ -66,8 +65,8 @@ class Federation:
     ```
 
     Federations and sync channels on one directory share cache, circuits, connections and watches within a process.
-    After a fork the child must open its own. While it is open, one stream a peer brings revocations and changes; its
-    task runs on the loop that opened the federation.
+    After a fork the child must open its own. While it is open, one stream a peer brings revocations and changes. These
+    streams and the renewal of certificates run in one background thread, which the federations of a directory share.
     """
 
     def __init__(
@@ -84,14 +83,14 @@ class Federation:
 
         `provider` is what sessions read as `local`; without one, the rows in the gateway's database, which is opened
         for reading when a session first asks. Without `telemetry`, spans and metrics go to whatever OpenTelemetry
-        providers the program has installed. `on_renewal` is told of renewals that nobody asked for.
+        providers the program has installed. `on_renewal` is called on the loop with each renewal that was due.
         """
         self.config, self.clock = config, clock
         self._source = peer_store or PeerRepository(config)
         self._telemetry = telemetry or ambient_telemetry()
         self._home: ClientRuntime | None = None
-        self._host: Host | None = None
-        self._renewer: Renewer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deafen: Callable[[], None] = lambda: None
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
@@ -117,10 +116,12 @@ class Federation:
                     home.end()
                 raise
             self._home = home
-            self._host = home.watches.join(asyncio.get_running_loop(), self._source)
-            if isinstance(self._source, PeerStore | PeerRepository):  # not a list that a program made
-                self._renewer = _renewer(home, self._source, self._on_renewal)
-                self._renewer.start()
+            self._loop = asyncio.get_running_loop()
+            home.watches.join(self._loop, self._source)
+            if self._on_renewal is not None:
+                self._deafen = home.listen_to_renewals(self._loop, self._on_renewal)
+            if self._is_stored():
+                home.renew(PeerRepository(self.config, self.clock))
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -130,15 +131,14 @@ class Federation:
             return
         await self._end_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
-        renewer, self._renewer = self._renewer, None
-        if renewer is not None:
-            await renewer.stop()
-        host, self._host = self._host, None
-        if host is not None:
-            await home.watches.leave(host)
+        if self._loop is not None:
+            await home.watches.leave(self._loop, self._source)
         for peer in home.peers.all():
             peer.cut(closed(), owner=self)
         last = home.release()
+        if last:
+            await home.ended()
+        self._deafen()
         loop = asyncio.get_running_loop()
         for peer in home.peers.all():
             if last:
@@ -185,9 +185,10 @@ class Federation:
         `EnrollmentError` for an answer that does not hold; `LockedError` while others on the directory keep at it.
         """
         found = self.peer(peer, user)
-        if self._renewer is None:
+        home = self._opened()
+        if home.renewer is None or not self._is_stored():
             raise FederationError("this federation's peers are not in a store, so their certificates cannot be renewed")
-        await self._renewer.rotate(found)
+        await asyncio.wrap_future(home.background.submit(home.renewer.rotate(found)))
         return found
 
     def peer_state(self, name: str, user: str | None = None) -> PeerStatus:
@@ -251,8 +252,9 @@ class Federation:
         return channel
 
     def _new_reach(self) -> SessionContext:
-        stored = isinstance(self._source, PeerStore | PeerRepository)  # not a list that a program made
-        key = Sealer.load(self.config.directory).derive(SESSION_TOKENS) if stored else secrets.token_bytes(32)
+        key = (
+            Sealer.load(self.config.directory).derive(SESSION_TOKENS) if self._is_stored() else secrets.token_bytes(32)
+        )
         return SessionContext(
             self.config,
             self.clock,
@@ -292,6 +294,10 @@ class Federation:
             self._provider = None
             await database.close()
 
+    def _is_stored(self) -> bool:
+        """Whether the peers are in the gateway's database, not in a list that a program made."""
+        return isinstance(self._source, PeerStore | PeerRepository)
+
     def _opened(self) -> ClientRuntime:
         if self._home is None:
             raise FederationError("the federation is not open; enter it by `async with`")
@@ -315,24 +321,12 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         stored = PeerRepository(config)
         found = _found(home, stored, peer, user)
         home.watches.follow(found, stored)
-        home.renew_for_threads(_renewer(home, stored))
+        home.renew(stored)
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
     except BaseException:
         release()
         raise
-
-
-def _renewer(home: ClientRuntime, store: RenewalStore, on_renewal: OnRenewal | None = None) -> Renewer:
-    config = home.config
-    return Renewer(
-        home.peers,
-        store,
-        directory=config.directory.absolute(),
-        gateway_name=config.name,
-        clock=home.clock,
-        on_renewal=on_renewal,
-    )
 
 
 def _found(home: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:

@@ -31,8 +31,6 @@ async def asynchronous(config: GatewayConfig) -> None:
         assert_type(fed.peer("work.example", "ada"), Peer)
         interceptors: Sequence[grpc.aio.ClientInterceptor] = fed.interceptors("work.example", user="ada")
         grpc.aio.insecure_channel("127.0.0.1:1", interceptors=interceptors)
-        watch = stub.Watch()
-        await watch.write(pb.WatchRequest())
         await fed.refresh()
         async with fed.session("ada", config=SessionConfig(peer_budget_s=1.0), on_signal=print) as session:
             assert_type(await session.list("tasks", where={"status": "open"}), Result)

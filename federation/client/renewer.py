@@ -62,7 +62,7 @@ class RenewalStore(Renewable, Protocol):
 
 
 class Renewer:
-    """Renews for one federation, on its loop. Any number may work on one directory, in one process or in many."""
+    """Renews the certificates of a directory's peers on one loop. Any number of processes may work on one directory."""
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
 
+import asyncio
 import gc
 import logging
 import os
@@ -22,26 +23,30 @@ from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.client.peers.registry import Peer, PeerRegistry, Revocation
-from federation.client.renewer import Renewer, validity_of
+from federation.client.renewer import OnRenewal, RenewalStore, Renewer, validity_of
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Dialer, PeerChannel
 from federation.client.transport.credentials import EnrolledDialer
-from federation.client.watch.loops import PATIENCE_S, WatchHosts
+from federation.client.watch.loops import PATIENCE_S, WatchLoop
 from federation.client.watch.policy import WatchSettings
 from federation.client.watch.watch import PeerWatch
 from federation.clock import MICROSECONDS, Clock
 from federation.config import GatewayConfig
-from federation.errors import Reason, Refusal
+from federation.errors import FederationError, Reason, Refusal
 from federation.store.peers import PeerRecord
 from federation.telemetry.metrics import CacheReading, Remaining
 from federation.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from federation.client.chain.flow import Flight
 
 __all__ = ["ClientRuntime", "Records"]
 
 LOGGER: Final = logging.getLogger(__name__)
+DIALS: Final = 16
+"""Watches that dial at the same time."""
 
 Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
 """Reads every enrollment of the gateway."""
@@ -61,7 +66,8 @@ class ClientRuntime:
         )
         self.background = BackgroundLoop()
         self.peers = PeerRegistry(self, lambda dialer: PeerChannel(dialer, self.background))
-        self.watches = WatchHosts(self.background, self.peers.all)
+        self.watches = WatchLoop(self.background, self.peers.all)
+        self._gate = asyncio.Semaphore(DIALS)
         self.watch_settings = WatchSettings()
         """In force for peers that come after; whoever changes it does so first."""
         self.loaded = False
@@ -79,7 +85,10 @@ class ClientRuntime:
             else ()
         )
         self._users = 0
-        self._renewer: Renewer | None = None
+        self.renewer: Renewer | None = None
+        """Renews certificates on the background loop, once `renew` was called."""
+        self._ending: Future[None] | None = None
+        self._renewal_listeners: list[tuple[asyncio.AbstractEventLoop, OnRenewal]] = []
         _EVERY.add(self)
 
     @classmethod
@@ -107,22 +116,40 @@ class ClientRuntime:
         """Close every connection at once and end the background thread."""
         for unread in self._unregister_metrics:
             unread()
-        self.watches.end()
-        renewer, self._renewer = self._renewer, None
-        if renewer is not None and self.background.running:
+        ending = self._end_background()
+        if ending is not None:
             with suppress(TimeoutError):
-                self.background.submit(renewer.stop()).result(PATIENCE_S)
+                ending.result(PATIENCE_S)
         for peer in self.peers.all():
             peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
             peer.channel.kill()
         self.background.stop()
 
-    def renew_for_threads(self, renewer: Renewer) -> None:
-        """Keep certificates fresh in the background thread until the end; nothing where that is done already."""
+    async def ended(self) -> None:
+        """Stop watches and renewals without blocking the running loop; `end` does the rest."""
+        ending = self._end_background()
+        if ending is not None:
+            await asyncio.wait({asyncio.wrap_future(ending)}, timeout=PATIENCE_S)
+
+    def renew(self, store: RenewalStore) -> None:
+        """Keep certificates fresh on the background loop until the end; nothing where that is done already."""
         with _LOCK:
-            if self._renewer is None:
-                self._renewer = renewer
-                self.background.post(renewer.start)
+            if self.renewer is None:
+                self.renewer = Renewer(
+                    self.peers,
+                    store,
+                    directory=self.config.directory.absolute(),
+                    gateway_name=self.config.name,
+                    clock=self.clock,
+                    on_renewal=self._tell_renewal,
+                )
+                self.background.post(self.renewer.start)
+
+    def listen_to_renewals(self, loop: asyncio.AbstractEventLoop, listener: OnRenewal) -> Callable[[], None]:
+        """Call `listener` on `loop` with each renewal that was due; return how to end that."""
+        entry = (loop, listener)
+        self._renewal_listeners.append(entry)
+        return lambda: self._renewal_listeners.remove(entry)
 
     def abandon_after_fork(self) -> None:
         """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
@@ -132,7 +159,7 @@ class ClientRuntime:
             peer.abandon_after_fork(outcome)
             if peer.watch is not None:
                 peer.watch.abandon_after_fork()
-        self._renewer = None
+        self.renewer = None
         self.background = BackgroundLoop()
         self.watches.abandon_after_fork(self.background)
 
@@ -153,6 +180,8 @@ class ClientRuntime:
                 self.clock,
                 self.watch_settings,
                 lambda: self.cache.instance_id,
+                post=self.background.post,
+                gate=self._gate,
                 heard=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
             )
         on_transition = partial(_rest_when_open, peer)
@@ -202,6 +231,21 @@ class ClientRuntime:
         """Let go of what `equip` made; the peer was removed."""
         self.watches.removed(peer)
         cut(self.cache.remove(peer.record.id))
+
+    def _end_background(self) -> "Future[None] | None":
+        if self._ending is None and self.background.running:
+            self._ending = self.background.submit(self._stop())
+        return self._ending
+
+    async def _stop(self) -> None:
+        if self.renewer is not None:
+            await self.renewer.stop()
+        await self.watches.end()
+
+    def _tell_renewal(self, peer: Peer, fault: FederationError | None) -> None:
+        for loop, listener in self._renewal_listeners.copy():
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(listener, peer, fault)
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
         for peer in self.peers.all():

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -14,7 +14,7 @@ from federation.client.chain.outcomes import LOCALLY_CANCELLED, undecodable
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 
-__all__ = ["FlowCall", "final_outcome", "rpc_error", "soon"]
+__all__ = ["FlowCall", "final_outcome", "refuse_watch", "rpc_error", "soon"]
 
 _UNSET: Final = object()
 
@@ -33,6 +33,12 @@ def rpc_error(outcome: Outcome) -> AioRpcError:
     """Return what a failed aio call raises."""
     initial, trailing = Metadata(*outcome.initial), Metadata(*outcome.trailing)
     return AioRpcError(outcome.code, initial, trailing, details=outcome.details, debug_error_string=outcome.details)
+
+
+def refuse_watch(peer: str, *_: Any, **__: Any) -> NoReturn:
+    """Raise the UNIMPLEMENTED error of a `Watch` call through the chain; `peer` is the peer's name."""
+    text = "Watch cannot be called through the federation's channels and interceptors: it watches each peer by itself"
+    raise rpc_error(Outcome(grpc.StatusCode.UNIMPLEMENTED, details=text, trailing=tags(peer, cached=False)))
 
 
 def soon(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -4,14 +4,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator
 from functools import partial
-from math import inf
 from typing import Any, Self
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from federation.client.aio.call import FlowCall, soon
-from federation.client.aio.stream import FlowStream, StreamDriver
+from federation.client.aio.call import FlowCall, refuse_watch, soon
 from federation.client.chain.flow import Call, Flow, Outcome, refused
 from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
 from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
@@ -114,7 +112,7 @@ def _outcome(wire: Any, waiting: Generator[Any, None, Any]) -> Outcome:
 
 
 class AioChannel(grpc.aio.Channel):
-    """A channel to one peer through the chain: List, Get, Search and Capabilities, and Watch as a stream.
+    """A channel to one peer through the chain: List, Get, Search and Capabilities.
 
     It is bound to no loop; each loop has its own connection beneath. Per-call credentials, `wait_for_ready` and
     `compression` are refused by `ValueError`: the channel has one identity, and waiting is what the circuit bounds.
@@ -138,15 +136,10 @@ class AioChannel(grpc.aio.Channel):
         """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
 
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: Any = False,
-    ) -> grpc.aio.StreamStreamMultiCallable[Any, Any]:
-        """Return the multicallable of `Watch`. The chain sees the stream as one call that lasts until it ends."""
-        return _StreamMultiCallable(self, method_of(method, streams=True))
+    def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
+        """Return a multicallable for `Watch` that raises UNIMPLEMENTED when it is called."""
+        method_of(method, streams=True)
+        return partial(refuse_watch, self.peer.name)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         """Refuse: the federation service has no such method."""
@@ -179,15 +172,6 @@ class AioChannel(grpc.aio.Channel):
         run.start()
         self.peer.track(run)
         return FlowCall(run, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
-
-    def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> FlowStream:
-        """Start a stream. It has no deadline unless the caller sets one."""
-        deadline = deadline_of(self._clock.monotonic(), timeout, inf)
-        port = StreamDriver(self._port(), method, requests)
-        run = FlowRunner(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
-        run.start()
-        self.peer.track(run)
-        return FlowStream(run, port, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
 
     async def close(self, grace: float | None = None) -> None:
         """Take no more calls, wait up to `grace` seconds for those under way, and end the rest with UNAVAILABLE."""
@@ -258,19 +242,3 @@ class _UnaryMultiCallable(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         if options:
             check_options(options)
         return self._channel.start(self._method, request, timeout, metadata)
-
-
-class _StreamMultiCallable(grpc.aio.StreamStreamMultiCallable[Any, Any]):
-    def __init__(self, channel: AioChannel, method: Method) -> None:
-        self._channel, self._method = channel, method
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        *refused: Any,
-        **options: Any,
-    ) -> FlowStream:
-        check_options(options, refused)
-        return self._channel.open(self._method, request_iterator, timeout, metadata)

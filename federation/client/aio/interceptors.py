@@ -12,22 +12,21 @@ not allow, is different:
 - A channel that is closed without grace cancels its calls: their tasks see `CancelledError`, not UNAVAILABLE.
 
 Put them last, so that the wire gets what propagation writes. Calls of other services on the same channel pass
-untouched. There is one class for each arity that the federation service has: unary, and bidirectional for `Watch`.
+untouched. There is one class for each arity that the federation service has: unary, and bidirectional for `Watch`,
+which is refused.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from math import inf
 from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import AioRpcError, ClientCallDetails, Metadata
 
-from federation.client.aio.call import FlowCall
+from federation.client.aio.call import FlowCall, refuse_watch
 from federation.client.aio.channel import AioDriver
-from federation.client.aio.stream import FlowStream, StreamDriver
 from federation.client.chain.flow import Call, Outcome, refused
-from federation.client.chain.methods import METHODS, Method, as_metadata, deadline_of, remaining
+from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
 from federation.client.chain.outcomes import closed, from_wire, timed_out
 from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
@@ -41,7 +40,7 @@ Continuation: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 def aio_interceptors(peer: Peer, *, clock: Clock, deadline_s: float, owner: object) -> list[grpc.aio.ClientInterceptor]:
     """Return one interceptor an arity, for `grpc.aio.secure_channel(…, interceptors=…)`."""
-    return [FederationUnaryInterceptor(peer, clock, deadline_s, owner), FederationStreamInterceptor(peer, clock, owner)]
+    return [FederationUnaryInterceptor(peer, clock, deadline_s, owner), FederationStreamInterceptor(peer)]
 
 
 class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
@@ -54,7 +53,7 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         self, continuation: Continuation, client_call_details: ClientCallDetails, request: Any
     ) -> Any:
         """Start the flow, and return its call."""
-        method = _method(client_call_details)
+        method = method_in(client_call_details)
         if method is None or method.streams:
             return await continuation(client_call_details, request)
         now = self._clock.monotonic
@@ -70,27 +69,18 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
-    """Runs `Watch` through the chain, as one call that lasts until the stream ends."""
+    """Refuses `Watch` with UNIMPLEMENTED."""
 
-    def __init__(self, peer: Peer, clock: Clock, owner: object) -> None:
-        self._peer, self._clock, self._owner = peer, clock, owner
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
 
     async def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: ClientCallDetails, request_iterator: Any
     ) -> Any:
-        """Start the flow, open the stream if it asks for that, and return the stream under the chain."""
-        method = _method(client_call_details)
-        if method is None or not method.streams:
-            return await continuation(client_call_details, request_iterator)
-        now = self._clock.monotonic
-        deadline = deadline_of(now(), client_call_details.timeout, inf)
-        call = method.stream(self._peer, as_metadata(client_call_details.metadata), deadline)
-        port = _StreamPort(AioDriver(asyncio.get_running_loop(), self._peer, self._clock), method, request_iterator)
-        run = FlowRunner(port, self._peer.flow(call), self._owner)
-        run.start()
-        self._peer.track(run)
-        await port.open(run, continuation, client_call_details)
-        return FlowStream(run, port, self._peer.name, lambda: remaining(now(), deadline))
+        """Refuse a stream of the federation service; pass on any other."""
+        if method_in(client_call_details) is not None:
+            refuse_watch(self._peer.name)
+        return await continuation(client_call_details, request_iterator)
 
 
 class _UnaryPort:
@@ -104,7 +94,9 @@ class _UnaryPort:
         left = remaining(self._base.now(), call.deadline)
         if left == 0.0:
             return timed_out()
-        task = self._base.loop.create_task(self._invoke(_changed(self._details, left, call), call.request))
+        task = self._base.loop.create_task(
+            self._invoke(changed_details(self._details, left, Metadata(*call.metadata)), call.request)
+        )
         step.on_claim(self._base.ending(task.cancel))
         task.add_done_callback(lambda ended: self._arrived(run, step, ended))
         return None
@@ -132,36 +124,3 @@ class _UnaryPort:
                 run.answer(step, refused(Refusal(Reason.INTERNAL, f"the request could not be sent: {error}")))
             case _:
                 run.fail(step, error)
-
-
-class _StreamPort(StreamDriver):
-    """Notes that the chain asked for the wire; the interceptor then opens the stream."""
-
-    def __init__(self, base: AioDriver, method: Method, requests: Any) -> None:
-        super().__init__(base, method, requests)
-        self._asked: tuple[Step, Call] | None = None
-
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        self._asked = step, call
-        return None
-
-    async def open(self, run: FlowRunner, continuation: Continuation, details: ClientCallDetails) -> None:
-        if self._asked is None:
-            return
-        step, call = self._asked
-        try:
-            left = remaining(self._base.now(), call.deadline)
-            wire = await continuation(_changed(details, left, call), self._requests)
-        except BaseException:
-            run.cancel()
-            raise
-        self.attach(run, step, wire, lambda _: None)
-
-
-def _method(details: ClientCallDetails) -> Method | None:
-    path: str | bytes = details.method  # bytes, whatever the stubs of grpc say
-    return METHODS.get(path.decode() if isinstance(path, bytes) else path)
-
-
-def _changed(details: Any, left: float | None, call: Call) -> Any:
-    return details._replace(timeout=left, metadata=Metadata(*call.metadata))

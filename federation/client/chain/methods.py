@@ -13,7 +13,18 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import Metadata
 from federation.wire.requests import SERVICE, VERB_OF_METHOD, resource_of, serialize
 
-__all__ = ["METHODS", "Method", "PeerIdentity", "as_metadata", "check_options", "deadline_of", "method_of", "remaining"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "PeerIdentity",
+    "as_metadata",
+    "changed_details",
+    "check_options",
+    "deadline_of",
+    "method_in",
+    "method_of",
+    "remaining",
+]
 
 _LONGEST_S: Final = 86_400.0 * 365
 """gRPC's clock overflows on absurd timeouts; a year is as good as for ever."""
@@ -87,6 +98,17 @@ def method_of(path: str, *, streams: bool, arity: str = "") -> Method:
             "use a channel of your own for it"
         )
     return method
+
+
+def method_in(details: Any) -> Method | None:
+    """Look up the method of gRPC's call details, aio or sync; `None` for a method of another service."""
+    path: str | bytes = details.method  # grpc.aio gives bytes, although its stubs say str
+    return METHODS.get(path.decode() if isinstance(path, bytes) else path)
+
+
+def changed_details(details: Any, left: float | None, metadata: Iterable[Any]) -> Any:
+    """Copy gRPC's call details with the timeout and the metadata of the chain's call."""
+    return details._replace(timeout=left, metadata=metadata)
 
 
 def check_options(options: Mapping[str, Any], positional: tuple[Any, ...] = ()) -> None:

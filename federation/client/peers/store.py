@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.pki.sealing import Sealer
 from federation.store.database import Database
@@ -22,8 +23,8 @@ class PeerRepository:
     the database's own thread behind.
     """
 
-    def __init__(self, config: GatewayConfig) -> None:
-        self._config = config
+    def __init__(self, config: GatewayConfig, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._config, self._clock = config, clock
         self._migrated = False
 
     async def all(self) -> tuple[PeerRecord, ...]:
@@ -69,6 +70,6 @@ class PeerRepository:
         database = Database.attach(url) if self._migrated else await Database.open(url, new=False)
         self._migrated = True
         try:
-            yield PeerStore(database, sealer)
+            yield PeerStore(database, sealer, self._clock)
         finally:
             await database.close()

@@ -17,18 +17,19 @@ from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 from federation.wire.metadata import Metadata
 
-__all__ = ["FlowFuture", "SyncEnd"]
+__all__ = ["FlowFuture"]
 
 _LOG: Final = logging.getLogger(__name__)
 _UNSET: Final = object()
 
 
-class SyncEnd(grpc.RpcError, grpc.Call):
-    """What unary calls and streams of threads share: how they ended. It is what a failed one raises, too."""
+class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
+    """A unary call: the result of `.future()`, the second value of `.with_call()`, and the error that either raises."""
 
-    def __init__(self, run: FlowRunner, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, run: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
         super().__init__()
-        self._run, self._peer, self._remaining = run, peer, remaining_s
+        self._run, self._method, self._peer, self._remaining = run, method, peer, remaining_s
+        self._message: Any = _UNSET
 
     def __del__(self) -> None:
         run: FlowRunner | None = getattr(self, "_run", None)
@@ -103,15 +104,6 @@ class SyncEnd(grpc.RpcError, grpc.Call):
         error = self._run.error
         if error is not None and not isinstance(error, Cancelled):
             raise error
-
-
-class FlowFuture(SyncEnd, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
-    """A unary call: the result of `.future()`, the second value of `.with_call()`, and what either raises."""
-
-    def __init__(self, run: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
-        super().__init__(run, peer, remaining_s)
-        self._method = method
-        self._message: Any = _UNSET
 
     def cancelled(self) -> bool:
         """Whether the call ended by being cancelled here."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import Any, Self
 
 import grpc
 
+from federation.client.aio.call import refuse_watch
 from federation.client.chain.flow import Call, Flow
 from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
 from federation.client.chain.outcomes import closed
@@ -14,17 +14,16 @@ from federation.client.chain.runner import FlowRunner
 from federation.client.peers.registry import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import BlockingPort, FuturePort, Wire
-from federation.client.sync.stream import StreamDriver, SyncStream
 
 __all__ = ["SyncChannel"]
 
 
 class SyncChannel(grpc.Channel):
-    """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`, and `Watch`.
+    """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`.
 
     A plain `stub.Verb(...)` returns the message alone; `with_call` and `future` also give the call with `_source` and
     `_cached`. Per-call credentials, `wait_for_ready` and `compression` are refused by `ValueError`. Other channels may
-    share the connections, so `close` ends this channel's own futures and streams; a blocking call that another
+    share the connections, so `close` ends this channel's own futures; a blocking call that another
     thread has on the wire ends by its deadline.
     """
 
@@ -48,15 +47,10 @@ class SyncChannel(grpc.Channel):
         """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
 
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: Any = False,
-    ) -> "grpc.StreamStreamMultiCallable[Any, Any]":
-        """Return the multicallable of `Watch`. The chain sees the stream as one call that lasts until it ends."""
-        return _StreamMultiCallable(self, method_of(method, streams=True))
+    def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
+        """Return a multicallable for `Watch` that raises UNIMPLEMENTED when it is called."""
+        method_of(method, streams=True)
+        return partial(refuse_watch, self.peer.name)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
         """Refuse: the federation service has no such method."""
@@ -82,7 +76,7 @@ class SyncChannel(grpc.Channel):
             channel.unsubscribe(known)
 
     def close(self) -> None:
-        """Take no more calls, and end the futures and streams under way with UNAVAILABLE. Doing so twice is fine."""
+        """Take no more calls, and end the futures under way with UNAVAILABLE. Doing so twice is fine."""
         if self._closed:
             return
         self._closed = True
@@ -117,15 +111,6 @@ class SyncChannel(grpc.Channel):
         run.start()
         self.peer.track(run)
         return self._future(run, method, call)
-
-    def open(self, method: Method, requests: Any, timeout: float | None, metadata: Any) -> SyncStream:
-        """Start a stream. It has no deadline unless the caller sets one."""
-        deadline = deadline_of(self._wire.now(), timeout, inf)
-        port = StreamDriver(self._wire, method, requests)
-        run = FlowRunner(port, self._flow(method.stream(self.peer, as_metadata(metadata), deadline)), self)
-        run.start()
-        self.peer.track(run)
-        return SyncStream(run, port, self.peer.name, partial(self._remaining, deadline))
 
     def _call(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> Call:
         deadline = deadline_of(self._wire.now(), timeout, self._deadline_s)
@@ -163,14 +148,3 @@ class _UnaryMultiCallable(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-ar
     ) -> FlowFuture:
         check_options(options, refused)
         return self._channel.future(self._method, request, timeout, metadata)
-
-
-class _StreamMultiCallable(grpc.StreamStreamMultiCallable):  # type: ignore[type-arg] # generic in its stubs alone
-    def __init__(self, channel: SyncChannel, method: Method) -> None:
-        self._channel, self._method = channel, method
-
-    def __call__(  # type: ignore[override] # the stubs want a class of their own
-        self, request_iterator: Any, timeout: float | None = None, metadata: Any = None, *refused: Any, **options: Any
-    ) -> SyncStream:
-        check_options(options, refused)
-        return self._channel.open(self._method, request_iterator, timeout, metadata)

@@ -11,19 +11,18 @@ Put them innermost: the last argument of `grpc.intercept_channel` is next to the
 import threading
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from typing import Any, TypeAlias
 
 import grpc
 
+from federation.client.aio.call import refuse_watch
 from federation.client.chain.flow import Call, Outcome
-from federation.client.chain.methods import METHODS, Method, as_metadata, deadline_of, remaining
+from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
 from federation.client.chain.outcomes import timed_out
 from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import FuturePort, Wire, failed, succeeded
-from federation.client.sync.stream import StreamDriver, SyncStream
 
 __all__ = ["SyncFederationStreamInterceptor", "SyncFederationUnaryInterceptor", "sync_interceptors"]
 
@@ -34,10 +33,7 @@ def sync_interceptors(
     peer: Peer, wire: Wire, *, deadline_s: float, owner: object
 ) -> "list[SyncFederationUnaryInterceptor | SyncFederationStreamInterceptor]":
     """Return one interceptor an arity, for `grpc.intercept_channel(channel, *…)`."""
-    return [
-        SyncFederationUnaryInterceptor(peer, wire, deadline_s, owner),
-        SyncFederationStreamInterceptor(peer, wire, owner),
-    ]
+    return [SyncFederationUnaryInterceptor(peer, wire, deadline_s, owner), SyncFederationStreamInterceptor(peer)]
 
 
 class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
@@ -48,7 +44,7 @@ class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
 
     def intercept_unary_unary(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """Start the flow, and return its call; gRPC waits for it where the caller blocks."""
-        method = METHODS.get(client_call_details.method)
+        method = method_in(client_call_details)
         if method is None or method.streams:
             return continuation(client_call_details, request)
         deadline = deadline_of(self._wire.now(), client_call_details.timeout, self._deadline_s)
@@ -61,25 +57,18 @@ class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
 
 
 class SyncFederationStreamInterceptor(grpc.StreamStreamClientInterceptor):
-    """Runs `Watch` through the chain, as one call that lasts until the stream ends."""
+    """Refuses `Watch` with UNIMPLEMENTED."""
 
-    def __init__(self, peer: Peer, wire: Wire, owner: object) -> None:
-        self._peer, self._wire, self._owner = peer, wire, owner
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
 
     def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: Any, request_iterator: Any
     ) -> Any:
-        """Start the flow, and return the stream under the chain."""
-        method = METHODS.get(client_call_details.method)
-        if method is None or not method.streams:
-            return continuation(client_call_details, request_iterator)
-        deadline = deadline_of(self._wire.now(), client_call_details.timeout, inf)
-        call = method.stream(self._peer, as_metadata(client_call_details.metadata), deadline)
-        port = _StreamPort(self._wire, method, request_iterator, continuation, client_call_details)
-        run = FlowRunner(port, self._peer.flow(call), self._owner)
-        run.start()
-        self._peer.track(run)
-        return SyncStream(run, port, self._peer.name, partial(_left, self._wire, deadline))
+        """Refuse a stream of the federation service; pass on any other."""
+        if method_in(client_call_details) is not None:
+            refuse_watch(self._peer.name)
+        return continuation(client_call_details, request_iterator)
 
 
 class _UnaryPort(FuturePort):
@@ -99,7 +88,7 @@ class _UnaryPort(FuturePort):
         if left == 0.0:
             return timed_out()
         message = self._method.request.FromString(call.request)
-        inner = self._continuation(_changed(self._details, left, call), message)
+        inner = self._continuation(changed_details(self._details, left, call.metadata), message)
         if inner.done():
             return _outcome(inner)
         step.on_claim(inner.cancel)
@@ -115,21 +104,6 @@ class _UnaryPort(FuturePort):
             run.answer(step, outcome)
 
 
-class _StreamPort(StreamDriver):
-    def __init__(self, wire: Wire, method: Method, requests: Any, continuation: Continuation, details: Any) -> None:
-        super().__init__(wire, method, requests)
-        self._continuation, self._details = continuation, details
-
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        """Open the stream by the continuation."""
-        left = _left(self._wire, call.deadline)
-        if left == 0.0:
-            return timed_out()
-        inner = self._continuation(_changed(self._details, left, call), self._requests)
-        self.attach(run, step, inner, lambda _: None)
-        return None
-
-
 def _outcome(ended: Any) -> Outcome:
     """Read a finished call. What is no RPC error, but a fault inside the given channel, is raised."""
     if ended.code() is grpc.StatusCode.OK:
@@ -142,10 +116,6 @@ def _outcome(ended: Any) -> Outcome:
 
 def _broke(ended: Any) -> bool:
     return hasattr(ended, "_exception")  # gRPC's wrapper of an exception that was no RPC error
-
-
-def _changed(details: Any, left: float | None, call: Call) -> Any:
-    return details._replace(timeout=left, metadata=call.metadata)
 
 
 def _left(wire: Wire, deadline: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The background thread that a federation owns: an asyncio loop for timers and other work of its sync faces."""
+"""The background thread of a gateway directory: an asyncio loop for watches, renewals and the timers of sync calls."""
 
 import asyncio
 import threading
@@ -24,6 +24,10 @@ class BackgroundLoop:
     def running(self) -> bool:
         """Whether the thread has been started and not been stopped."""
         return self._loop is not None
+
+    def is_current(self) -> bool:
+        """Whether the caller is in the thread of the loop."""
+        return self._thread is threading.current_thread()
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the loop, started if need be; `None` where it has been stopped."""

@@ -8,9 +8,9 @@ old it moves: the new one is armed before the old one ends.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["Backoff", "EventRate", "WatchSettings", "WatchState"]
+__all__ = ["Backoff", "EventRate", "WatchSettings", "WatchStanding", "WatchState"]
 
 _WINDOW_S: Final = 1.0
 
@@ -24,6 +24,13 @@ class WatchState(StrEnum):
     """No stream yet, or none any more; it is tried again and again."""
     ARMED = "armed"
     """The peer confirmed the stream: what it tells from now on arrives."""
+
+
+class WatchStanding(NamedTuple):
+    """The state of a watch, and since when it is in it (Unix microseconds)."""
+
+    state: WatchState
+    since_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,19 @@
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import Message
+from grpc.aio import EOF, AioRpcError, Metadata
 
+from federation.client.aio.call import final_outcome, soon
 from federation.client.aio.channel import AioDriver
-from federation.client.aio.stream import FlowStream, StreamDriver
 from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS
+from federation.client.chain.outcomes import closed, from_wire
 from federation.client.chain.runner import FlowRunner, Step
 from federation.client.peers.registry import Peer
 from federation.client.transport.connections import Connection
@@ -58,14 +59,53 @@ class StreamEnd(NamedTuple):
         return self.message or self.reason or self.code.name
 
 
-class _OwnLine(StreamDriver):
-    """Opens its stream on a connection of its own, so that the stream's age is the connection's."""
+class _StreamDriver:
+    """Opens gRPC's stream on a connection of its own, so that the stream is as old as its connection."""
+
+    def __init__(self, base: AioDriver) -> None:
+        self._base = base
+        self.at_home, self.soon, self.timer = base.at_home, base.soon, base.timer
+        self.wire: Any = None
+        """gRPC's stream; `None` where the chain refused the call."""
 
     def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        return super().send(run, step, call._replace(probe=True))
+        """Start gRPC's stream; its end resumes the run."""
+        refusal = self._base.channel.refusal()
+        if refusal is not None:
+            return refusal
+        line = self._base.channel.acquire(self._base.loop, fresh=True)
+        start = line.channel.stream_stream(call.method, WATCH.request.SerializeToString, WATCH.response.FromString)
+        try:
+            self.wire = start(metadata=Metadata(*call.metadata))
+        except grpc.aio.UsageError:
+            self._base.channel.release(self._base.loop, line, fresh=True)
+            return closed()
+        step.on_claim(self._base.ending(self.wire.cancel))
+        self.wire.add_done_callback(lambda wire: self._ended(run, step, line, wire))
+        return None
 
-    def _release(self, line: Connection, call: Call, outcome: Outcome) -> None:
+    async def read(self) -> Any:
+        """Return the next message, or `grpc.aio.EOF`; the run's outcome tells how the stream ended."""
+        if self.wire is None:
+            return EOF
+        try:
+            return await self.wire.read()
+        except AioRpcError:
+            return EOF
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return EOF  # the connection was closed, which cancels the stream and not the reading task
+
+    def _ended(self, run: FlowRunner, step: Step, line: Connection, wire: Any) -> None:
+        code = soon(wire.code()) or grpc.StatusCode.UNKNOWN
+        initial, trailing = soon(wire.initial_metadata()), soon(wire.trailing_metadata())
+        outcome = from_wire(code, b"", soon(wire.details()) or "", initial or (), trailing or ())
+        if code is grpc.StatusCode.CANCELLED and wire.cancelled():  # the connection was closed
+            outcome = closed()
         self._base.channel.release(self._base.loop, line, fresh=True)
+        run.answer(step, outcome)
 
 
 class WatchStream:
@@ -87,7 +127,11 @@ class WatchStream:
         self._writing = asyncio.Lock()
         self._leaving = self._closing = False
         self._fault = ""
-        self._call = _open(peer, clock, loop)
+        self._peer = peer
+        self._driver = _StreamDriver(AioDriver(loop, peer, clock))
+        # The stream is none of the peer's `runs`: no flush may cut it before its acknowledgement is sent.
+        self._run = FlowRunner(self._driver, peer.flow(WATCH.stream(peer, (), inf)))
+        self._run.start()
         self.armed: asyncio.Future[None] = loop.create_future()
         """Done once the peer confirmed the stream; cancelled where it ended before."""
         self.ended: asyncio.Task[StreamEnd] = loop.create_task(self._serve(), name=f"watch of {peer.name}")
@@ -112,7 +156,7 @@ class WatchStream:
             await self._listen()
             return await self._ending()
         finally:
-            self._call.cancel()
+            self._run.cancel()
             self.armed.cancel()
 
     async def _listen(self) -> None:
@@ -129,8 +173,6 @@ class WatchStream:
                 await asyncio.sleep(self._listener.pause_s())
         except TimeoutError:
             self._fault = "the peer is silent" if self.armed.done() else "the peer did not confirm the watch in time"
-        except grpc.RpcError:
-            return
         except Exception as e:  # noqa: BLE001 - a peer may send anything; whatever breaks here ends this stream alone
             self._fault = f"what the peer sent cannot be read: {type(e).__name__}"
         finally:
@@ -150,8 +192,8 @@ class WatchStream:
             return await self._hear()
 
     async def _hear(self) -> bool:
-        message: Any = await self._call.read()
-        if message is grpc.aio.EOF:
+        message = await self._driver.read()
+        if message is EOF:
             return False
         if message.WhichOneof("kind") == "armed" and not self.armed.done():
             self._listener.armed(planned=self._planned)
@@ -170,32 +212,25 @@ class WatchStream:
 
     async def _write(self, request: Message) -> None:
         """Send a message; gRPC takes one at a time."""
+        if self._driver.wire is None:
+            return
         with suppress(*_GONE):
             async with self._writing:
-                await self._call.write(request)
+                await self._driver.wire.write(request)
 
     async def _close_requests(self) -> None:
+        if self._driver.wire is None:
+            return
         with suppress(*_GONE, TimeoutError):
             async with asyncio.timeout(self._settings.close_timeout_s), self._writing:
-                await self._call.done_writing()
+                await self._driver.wire.done_writing()
 
     async def _ending(self) -> StreamEnd:
         if self._fault:
-            self._call.cancel()
             return StreamEnd(grpc.StatusCode.CANCELLED, "", self._fault)
-        code, details = await self._call.code(), printable(await self._call.details())
-        trailing = tuple((key, value) for key, value in await self._call.trailing_metadata())
-        detail = error_detail(trailing)
-        return StreamEnd(code, detail.reason, details, detail.retry_after_s)
-
-
-def _open(peer: Peer, clock: Clock, loop: asyncio.AbstractEventLoop) -> FlowStream:
-    """Start the stream through the chain. It is none of the peer's `runs`: no flush may cut it before its ack."""
-    port = _OwnLine(AioDriver(loop, peer, clock), WATCH, None)
-    run = FlowRunner(port, peer.flow(WATCH.stream(peer, (), inf)))
-    run.start()
-    return FlowStream(run, port, peer.name, partial(_no_deadline))
-
-
-def _no_deadline() -> None:
-    return None
+        over = asyncio.get_running_loop().create_future()
+        self._run.when_done(lambda: None if over.done() else over.set_result(None))
+        await over
+        outcome = final_outcome(self._run, self._peer.name)
+        detail = error_detail(outcome.trailing)
+        return StreamEnd(outcome.code, detail.reason, printable(outcome.details), detail.retry_after_s)

@@ -3,39 +3,31 @@
 import asyncio
 import logging
 import random
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import grpc
 
 from federation.client.peers.registry import Peer
 from federation.client.watch.events import KINDS, EventHandler
-from federation.client.watch.loops import Host
-from federation.client.watch.policy import Backoff, EventRate, WatchSettings, WatchState
+from federation.client.watch.policy import Backoff, EventRate, WatchSettings, WatchStanding, WatchState
 from federation.client.watch.stream import StreamEnd, WatchStream
 from federation.clock import Clock
 from federation.errors import Reason
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["PeerWatch", "WatchStanding"]
+__all__ = ["PeerWatch"]
 
 LOGGER: Final = logging.getLogger(__name__)
 
 
-class WatchStanding(NamedTuple):
-    """Whether the watch stands, and since when (Unix microseconds)."""
-
-    state: WatchState
-    since_us: int
-
-
 class PeerWatch:
-    """The watch of a peer, on one host loop at a time.
+    """The watch of a peer, on the background loop of the runtime.
 
     Losing the stream drops nothing: the leases bound how long anything is served. Each arming after a gap does, once.
-    `nudge` and `move` may be called from any thread.
+    `begin`, `nudge`, `move` and `dismiss` may be called from any thread: `post` calls a function on the loop. `gate`
+    bounds how many watches dial at the same time.
     """
 
     def __init__(
@@ -45,11 +37,14 @@ class PeerWatch:
         settings: WatchSettings,
         instance_id: Callable[[], str],
         *,
+        post: Callable[[Callable[[], object]], object],
+        gate: asyncio.Semaphore,
         heard: Callable[[str], None] = lambda _: None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         assert peer.cache is not None  # noqa: S101 - whoever equips a peer makes its cache first
         self._peer, self._clock, self._settings, self._instance_id = peer, clock, settings, instance_id
+        self._post, self._gate = post, gate
         self._heard, self._chance = heard, chance
         self._rate = EventRate(settings.most_events)
         self._events = EventHandler(
@@ -57,11 +52,9 @@ class PeerWatch:
         )
         self._backoff = Backoff(settings, chance)
         self._standing = WatchStanding(WatchState.OFF, clock.now_us())
-        self._lock = threading.Lock()
-        self._host: Host | None = None
         self._attending: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._rung = self._moving = self._leaving = False
+        self._rung = self._moving = False
         self._pending_acks = False
         """Whether the peer may await the acknowledgement of a revocation: it was watched, and never told of one."""
         self._told = ""
@@ -74,9 +67,9 @@ class PeerWatch:
         return self._standing
 
     @property
-    def host(self) -> Host | None:
-        """Where it runs, if it does."""
-        return self._host
+    def running(self) -> bool:
+        """Whether the watch has begun and not ended."""
+        return self._attending is not None
 
     async def tried(self, timeout_s: float) -> bool:
         """Wait until the watch stands, or its first attempt has failed; tell whether it stands. Any loop may ask."""
@@ -84,48 +77,30 @@ class PeerWatch:
             await asyncio.wait({asyncio.wrap_future(self._tried)}, timeout=timeout_s)
         return self._standing.state is WatchState.ARMED
 
-    def begin(self, host: Host) -> None:
-        """Keep a stream armed from now on, on the loop of `host`; nothing where it runs already."""
-        with self._lock:
-            if self._host is not None or self._peer.revocation is not None:
-                return
-            self._host, self._leaving = host, False
-            host.watches.add(self)
-        host.post(self._launch, host)
+    def begin(self) -> None:
+        """Keep a stream armed from now on; nothing where the watch runs already, or the grant was revoked."""
+        self._post(self._launch)
 
     async def end(self) -> None:
-        """Give the stream up and wait until nothing of it is left. Call this on the host's loop."""
-        self._leaving = True
-        attending, host = self._attending, self._host
-        if attending is not None:
-            attending.cancel()
-            await asyncio.wait({attending})
-        elif host is not None:
-            self._release(host)
-
-    async def disconnected(self) -> None:
-        """Wait until the connections that were given up here are closed."""
-        await self._peer.channel.closed()
+        """Give the stream up and wait until nothing of it is left. Call this on the loop."""
+        if self._attending is not None:
+            self._attending.cancel()
+            await asyncio.wait({self._attending})
 
     def dismiss(self) -> None:
         """Give the stream up, from any thread."""
-        self._leaving = True
-        host = self._host
-        if host is not None:
-            host.post(self._cancel)
+        self._post(self._cancel)
 
     def abandon_after_fork(self) -> None:
         """Forget the stream without touching it: this is a forked child."""
-        self._lock = threading.Lock()
-        self._host = self._attending = self._waiter = None
+        self._post = lambda _: None
+        self._attending = self._waiter = None
         self._standing = WatchStanding(WatchState.OFF, self._clock.now_us())
         self._streams = set()
 
     def wake(self) -> None:
         """Look again whether to dial or to rest: the circuit has turned, or the grant was revoked."""
-        host = self._host
-        if host is not None:
-            host.post(self._ring)
+        self._post(self._ring)
 
     def move(self) -> None:
         """Let a new stream take over from the one that is armed: the credentials have changed."""
@@ -164,59 +139,50 @@ class PeerWatch:
 
     # -- the task
 
-    def _launch(self, host: Host) -> None:
-        if self._host is host:
-            host.thread = threading.get_ident()
-            self._attending = asyncio.get_running_loop().create_task(self._attend(host), name="watch")
-            self._attending.add_done_callback(lambda task: self._gone(host, task))
+    def _launch(self) -> None:
+        if self._attending is None and not self.over():
+            self._attending = asyncio.get_running_loop().create_task(self._attend(), name="watch")
+            self._attending.add_done_callback(self._gone)
 
     def _cancel(self) -> None:
         if self._attending is not None:
             self._attending.cancel()
 
-    def _gone(self, host: Host, task: asyncio.Task[None]) -> None:
-        self._release(host)
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._attending = None
         self._turn(WatchState.OFF)
         self._have_tried()
-        if task.cancelled():
-            if not self._leaving:  # the loop is being ended by somebody else
-                host.lost(host)
-        elif (error := task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             LOGGER.error("the watch of %s broke", self._peer.name, exc_info=error)
 
-    def _release(self, host: Host) -> None:
-        with self._lock:
-            self._host = self._attending = None
-            host.watches.discard(self)
-
-    async def _attend(self, host: Host) -> None:
+    async def _attend(self) -> None:
         try:
             while not self.over():
                 await self._rest()
-                pause_s = await self._watch_once(host)
+                pause_s = await self._watch_once()
                 if not self.over():
                     await self._until(timeout_s=pause_s)
-            await self._settle(host)
+            await self._settle()
         finally:
             for stream in self._streams.copy():
                 await self._close(stream)
 
-    async def _settle(self, host: Host) -> None:
+    async def _settle(self) -> None:
         """Arm once more where a call heard of the revocation and the stream was lost before the event came on it.
 
         The peer lets such a stream in as long as it awaits the acknowledgement, and it would wait out the lease.
         """
         give_up_at = self._clock.monotonic() + self._settings.patience_s
         while self._pending_acks and self._clock.monotonic() < give_up_at and self._denied_s() is None:
-            await self._until(timeout_s=await self._watch_once(host))
+            await self._until(timeout_s=await self._watch_once())
 
-    async def _watch_once(self, host: Host) -> float:
+    async def _watch_once(self) -> float:
         """Arm a stream and stand by it until it is lost; return how long to pause."""
         self._turn(WatchState.CONNECTING)
-        stream = await self._open(host, planned=False)
+        stream = await self._open(planned=False)
         if stream.armed.done() and not stream.armed.cancelled():
             armed_at = self._clock.monotonic()
-            last = await self._hold(host, stream)
+            last = await self._hold(stream)
             self._events.lost()
             pause_s = self._backoff.lost(self._clock.monotonic() - armed_at)
         else:
@@ -239,9 +205,9 @@ class PeerWatch:
         denied = circuit.look(self._clock.monotonic()) if circuit is not None else None
         return None if denied is None else denied.retry_after_s
 
-    async def _open(self, host: Host, *, planned: bool) -> WatchStream:
+    async def _open(self, *, planned: bool) -> WatchStream:
         """Dial, and return the stream once it is armed or has ended."""
-        async with host.gate:
+        async with self._gate:
             stream = WatchStream(
                 self._peer,
                 self._clock,
@@ -257,7 +223,7 @@ class PeerWatch:
                     await self._close(stream)
         return stream
 
-    async def _hold(self, host: Host, stream: WatchStream) -> StreamEnd:
+    async def _hold(self, stream: WatchStream) -> StreamEnd:
         """Stay armed, moving from stream to stream, until the armed one is lost; return how that ended."""
         move_at = self._next_move()
         while not stream.ended.done() and not self.over():
@@ -265,7 +231,7 @@ class PeerWatch:
             due = self._moving or self._clock.monotonic() >= move_at
             if due and not stream.ended.done() and not self.over() and self._denied_s() is None:
                 self._moving = False
-                stream, moved = await self._succeed(host, stream)
+                stream, moved = await self._succeed(stream)
                 move_at = self._next_move() if moved else self._clock.monotonic() + self._backoff.failed()
         if self.over():  # the event may still be on its way, and somebody waits for its acknowledgement
             await asyncio.wait({stream.ended}, timeout=self._settings.patience_s)
@@ -274,9 +240,9 @@ class PeerWatch:
     def _next_move(self) -> float:
         return self._clock.monotonic() + self._settings.move_after_s(self._chance())
 
-    async def _succeed(self, host: Host, old: WatchStream) -> tuple[WatchStream, bool]:
+    async def _succeed(self, old: WatchStream) -> tuple[WatchStream, bool]:
         """Arm a new stream, then end the old one. Nothing is dropped if the old one said all it had to say."""
-        new = await self._open(host, planned=True)
+        new = await self._open(planned=True)
         if not new.armed.done() or new.armed.cancelled():
             await self._close(new)
             return old, False

@@ -137,11 +137,6 @@ def test_bug_of_the_servicer_is_unknown(stub: Any) -> None:
         assert dict(broken.value.trailing_metadata())[SOURCE] == "federated:work.example"
 
 
-def test_watch(stub: Any) -> None:
-    """A stream goes through the chain of the sync path."""
-    assert [message.event_id for message in stub.Watch(iter(()))] == [1]
-
-
 def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -> None:
     """A method of another service on the same channel goes its own way, and is not tagged."""
     peer = home.peers.get("work.example")

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
         desk.last.end(Refusal(Reason.INTERNAL, "cut"))
 
         await until_watch(fed, WatchState.OFF)
-        await eventually(lambda: fed.peer("work.example").watch.host is None)
+        await eventually(lambda: not fed.peer("work.example").watch.running)
 
         dialled = len(desk.streams)
         assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
@@ -342,6 +343,30 @@ async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
         scripted.start()
         await until_watch(fed)
         assert flushes(fed) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_closed_connection_ends_the_stream_alone(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A stream whose connection is closed under it is lost as by a network fault: the watch dials again."""
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        fed.peer("work.example").channel.kill()
+        await eventually(lambda: len(desk.streams) == 2)
+        await until_watch(fed)
+
+
+@pytest.mark.asyncio
+async def test_an_expired_own_certificate_dials_no_watch(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, peer_pki: Pki
+) -> None:
+    """The watch asks the credentials first: one that has expired opens no stream."""
+    identity = peer_pki.client(ends_in=timedelta(hours=-1), begins_in=timedelta(hours=-25))
+    async with watching(tmp_path, scripted.record(identity=identity)) as fed:
+        assert not await fed.armed()
+        assert fed.peer_state("work.example").watch is WatchState.CONNECTING
+        assert desk.streams == []
 
 
 @pytest.mark.asyncio

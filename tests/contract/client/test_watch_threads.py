@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
 
 from federation import Federation
 from federation.client.peer_status import PeerState, standing_of
-from federation.client.runtime import ClientRuntime
+from federation.client.runtime import DIALS, ClientRuntime
 from federation.client.watch.policy import WatchState
 from federation.clock import SYSTEM_CLOCK
 from federation.config import ClientConfig
@@ -254,10 +255,11 @@ async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: Scr
         assert len(desk.streams) == 1
 
 
-def test_a_loop_that_ends_without_a_word_hands_its_watches_over(
+def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """A program that forgets to close its federation does not take the watch from others of the process."""
+    store = ListedPeers(scripted.record())
 
     async def forget() -> Federation:
         config = config_of(tmp_path, client=ClientConfig(watch=True))
@@ -266,9 +268,11 @@ def test_a_loop_that_ends_without_a_word_hands_its_watches_over(
         return forgotten
 
     async def later() -> None:
-        async with watching(tmp_path, scripted.record()) as fed:
-            await until_watch(fed)
-            assert len(desk.streams) == 2
+        async with watching(tmp_path, source=store) as fed:
+            assert fed.peer_state("work.example").watch is WatchState.ARMED
+            assert len(desk.streams) == 1
+            desk.last.revoke("over")
+            await eventually(lambda: bool(store.revoked))
             forgotten._home = None
 
     forgotten = asyncio.run(forget())
@@ -279,30 +283,36 @@ def test_a_loop_that_ends_without_a_word_hands_its_watches_over(
 
 
 @pytest.mark.asyncio
-async def test_a_watch_outlives_the_loop_on_which_it_ran(
+async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """When one of two loops ends without closing its federation, the watch goes on on the other."""
-    joined, homes = threading.Event(), []
-
-    async def forget() -> None:
-        config = config_of(tmp_path, client=ClientConfig(watch=True))
-        forgotten = await Federation(config, ListedPeers(scripted.record())).start()
-        await until_watch(forgotten)
-        homes.append(forgotten._opened())
-        await asyncio.to_thread(joined.wait, 5)
-
-    first = asyncio.ensure_future(asyncio.to_thread(asyncio.run, forget()))
-    await eventually(lambda: bool(homes))
+    """The event is handled in the background thread while the loop of the call is busy; the call ends with it."""
+    scripted.service.script("list", Reply(gate=threading.Event()))
     async with watching(tmp_path, scripted.record()) as fed:
-        joined.set()
-        await first
-        await eventually(lambda: len(desk.streams) == 2)
         await until_watch(fed)
+        call = fed.stub("work.example").List(TASKS, timeout=30)
+        await eventually(lambda: scripted.service.active == 1)
+        desk.last.revoke()
+        desk.last.wait(lambda stream: bool(stream.acks))  # blocks the loop of the call
+        assert desk.last.acks[0].failed_in_flight == 1
+        assert not call.done()
+        with pytest.raises(grpc.RpcError) as error:
+            await call
+        assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
+
+
+@pytest.mark.asyncio
+async def test_only_so_many_watches_dial_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """The streams of many peers are opened a few at a time; the next one follows when one is confirmed."""
+    desk.arms = False
+    records = [scripted.record(user=f"u{number}", grant_id=str(UUID(int=number))) for number in range(DIALS + 2)]
+    async with watching(tmp_path, *records):
+        await eventually(lambda: len(desk.streams) == DIALS and all(stream.received for stream in desk.streams))
         await asyncio.sleep(0.1)
-        assert fed.peer_state("work.example").watch is WatchState.ARMED
-    assert homes[0].release()
-    homes[0].end()
+        assert len(desk.streams) == DIALS
+        for stream in list(desk.streams[:2]):
+            stream.arm()
+        await eventually(lambda: len(desk.streams) == DIALS + 2)
 
 
 def test_a_forked_child_watches_nothing_and_disturbs_nobody(
