@@ -8,13 +8,16 @@ PLUGINS := --plugin=$(BIN)/protoc-gen-mypy --plugin=$(BIN)/protoc-gen-mypy_grpc
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos $(PLUGINS) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
 # Wire compatibility is held against this image of the protos, which a release replaces: `make proto-baseline`.
 BASELINE := protos/baseline.binpb
-TEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# With COVERAGE=1 the tests record which lines they run, and `make check` reports them.
+TEST = $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report=)
+# The tests start many interpreters, and each would compile the source again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test long lint type imports proto proto-check proto-baseline bench verify check clean
+.PHONY: help setup demo test e2e docs-test remaining-tests long lint type imports proto proto-check proto-baseline bench verify check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, this is {v.major}.{v.minor}; try: make PYTHON=python3.11") if v < (3, 11) else None'
@@ -28,10 +31,20 @@ setup: $(STAMP) ## Make the virtual environment and install everything (the othe
 demo: $(STAMP) ## Watch a home gateway read a work gateway's data over mutual TLS
 	@$(BIN)/mosaic demo
 
-test: $(STAMP) ## Run the tests (of PostgreSQL and of the documents a part)
-	$(TEST) -m "not long and not postgres and not documents"
+test: $(STAMP) ## Run the quick tests: units, contracts, two gateways in one process, a part of the races and of PostgreSQL
+	@$(if $(COVERAGE),rm -f .coverage .coverage.*)
+	$(TEST) -m "not (e2e or documents or postgres or long)"
 
-long: $(STAMP) ## Run the tests that take minutes
+e2e: $(STAMP) ## Run the tests that start gateways and commands as processes
+	$(TEST) -m "e2e and not long"
+
+docs-test: $(STAMP) ## Type what the documents say and compare the output
+	$(TEST) -m "documents and not long"
+
+remaining-tests: $(STAMP)
+	$(TEST) -m "(e2e or documents or postgres) and not long"
+
+long: $(STAMP) ## Run the tests that take minutes: long explorations and races, the benchmark's own test
 	$(TEST) -m long
 
 lint: $(STAMP) ## Check style, format and protos
@@ -64,9 +77,8 @@ bench: $(STAMP) ## Measure the fast paths against bare gRPC
 verify: $(STAMP) ## Check the protocol's model and its mutants (minutes; needs Java)
 	$(BIN)/python -m tests.model
 
-check: lint type imports proto-check ## All that CI runs
-	@rm -f .coverage .coverage.*
-	$(TEST) -m "not long" --cov --cov-report=
+check: COVERAGE := 1
+check: lint type imports proto-check test remaining-tests ## All that CI runs: all tests but the long ones, with coverage
 	$(BIN)/coverage report
 
 clean: ## Remove the environment and everything built

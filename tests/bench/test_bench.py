@@ -10,6 +10,8 @@ import pytest
 
 from tests.bench.crowd import FIGURES
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CHAIN = {
     f"{face} {what}, span {span}"

@@ -146,10 +146,19 @@ def batches(seeds: int, size: int) -> list[range]:
 
 
 @pytest.mark.timeout(600)
-async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Granting) -> None:
+@pytest.mark.parametrize(
+    ("database_url", "count"),
+    [
+        ("sqlite", SEEDS // 4),
+        pytest.param("sqlite", SEEDS, marks=pytest.mark.long),
+        pytest.param("postgres", SEEDS, marks=[pytest.mark.long, pytest.mark.postgres]),
+    ],
+    indirect=["database_url"],
+)
+async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Granting, count: int) -> None:
     """Of all calls of threads and tasks, none that began after the receipt brought rows, cached or not."""
     released = []
-    for seeds in batches(SEEDS, BATCH):
+    for seeds in batches(count, BATCH):
         async with batch(granting, tmp_path, seeds, granting.server.federation_address) as (fed, grants):
             for few in (seeds[first : first + AT_ONCE] for first in range(0, len(seeds), AT_ONCE)):
                 races = (race(granting, fed, grants[seed], seed, lambda: None) for seed in few)
@@ -157,6 +166,7 @@ async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Grant
     assert {one.how for receipt in released for one in receipt.instances} == {"acked"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", ["reset", "freeze"])
 async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
@@ -178,6 +188,7 @@ async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
         await asyncio.gather(*map(cut_off, seeds))
 
 
+@pytest.mark.long
 async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
     tmp_path: Path, start_granting: StartGranting, granting: Granting
 ) -> None:
@@ -200,6 +211,7 @@ async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
         relay.close()
 
 
+@pytest.mark.long
 async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: Granting) -> None:
     """Silent while B revokes, then cut: it arms again, hears of it, and the receipt waits for no lease of 30 s."""
     relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
@@ -265,6 +277,7 @@ LISTING = textwrap.dedent(
 )
 
 
+@pytest.mark.long
 async def test_a_frozen_process_serves_nothing_after_the_receipt(
     tmp_path: Path, start_granting: StartGranting, granting: Granting
 ) -> None:
@@ -297,6 +310,7 @@ async def test_a_frozen_process_serves_nothing_after_the_receipt(
     assert history.seen[-1].reason == "GRANT_REVOKED"
 
 
+@pytest.mark.long
 async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
     tmp_path: Path, short_path: Path, start: Start, store: NewStore
 ) -> None:

@@ -26,6 +26,8 @@ from federation.store.database import Database
 from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
 
+pytestmark = pytest.mark.e2e
+
 SCOPE = '{"resources": ["tasks"]}'
 DAY_S = 86_400
 

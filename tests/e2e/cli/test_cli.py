@@ -16,6 +16,8 @@ from mosaic_cli.main import main
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
 
+pytestmark = pytest.mark.e2e
+
 SOURCE = "federated:work.example"
 
 

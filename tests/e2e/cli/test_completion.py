@@ -14,6 +14,8 @@ import pytest
 from tests.support.cli_runner import Cli
 from tests.support.gateway_processes import MOSAIC, ROOT, Served, environment, mosaic
 
+pytestmark = pytest.mark.e2e
+
 SCOPE = '{"resources":["tasks"]}'
 
 

@@ -11,6 +11,8 @@ import pytest
 from mosaic_cli.demo.environment import DemoEnvironment, Ran, StepError
 from tests.support.gateway_processes import MOSAIC, environment
 
+pytestmark = pytest.mark.e2e
+
 
 def demo(temporary: Path, *options: str) -> "subprocess.Popen[str]":
     """Start the demo with its own place for temporary directories."""

@@ -7,6 +7,8 @@ import pytest
 from tests.support.cli_runner import Cli
 from tests.support.gateway_processes import Served
 
+pytestmark = pytest.mark.e2e
+
 TEAM_ONE = '{"resources":["tasks"],"filters":{"tasks":{"include_teams":["T1"]}}}'
 CREATE = "federation grant create -g work --peer home.example --subject ada"
 WORDS = ["reads tasks of team T1, no personal rows", "at most 100 rows a query", "600 calls a minute"]

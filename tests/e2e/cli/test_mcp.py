@@ -18,6 +18,8 @@ from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
 
+pytestmark = pytest.mark.e2e
+
 WORK = "federated:work.example"
 TOOLS = {"mosaic_list", "mosaic_get", "mosaic_search", "mosaic_status"}
 

@@ -9,6 +9,8 @@ import pytest
 from tests.support.cli_runner import Cli
 from tests.support.gateway_processes import Served
 
+pytestmark = pytest.mark.e2e
+
 SCOPE = '{"resources":["tasks","notes"]}'
 
 

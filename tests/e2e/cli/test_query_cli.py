@@ -15,6 +15,8 @@ from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
 
+pytestmark = pytest.mark.e2e
+
 WORK = "federated:work.example"
 REPORT = {"source", "state", "reason", "message", "next_step", "latency_ms", "rows", "retry_after_s"}
 SIGNAL = {"kind", "peer", "text", "reason", "message", "next_step", "since", "retry_at"}

@@ -19,6 +19,8 @@ import pytest
 from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment
 
+pytestmark = pytest.mark.e2e
+
 TASKS = '{"resources": ["tasks", "notes"]}'
 NARROWER = '{"resources": ["tasks"], "filters": {"tasks": {"include_teams": ["T1"]}}, "max_rows_per_query": 3}'
 LEASE_S = 2.0

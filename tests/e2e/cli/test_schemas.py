@@ -16,7 +16,8 @@ from mosaic_cli.main import app
 from tests.support.gateway_processes import ROOT
 from tests.support.json_walk import Outputs
 
-pytestmark = pytest.mark.timeout(300)  # the walk through all outputs is the set-up of whichever test comes first
+# The walk through all outputs is the set-up of the first test.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 DIRECTORY = ROOT / "docs" / "schemas"
 SHARED = "definitions"

@@ -12,7 +12,8 @@ from tests.support.gateway_processes import MOSAIC, environment, mosaic
 from tests.support.status_walk import States, Told
 from tests.support.terminal import Terminal
 
-pytestmark = pytest.mark.timeout(400)  # the walk through all states is the set-up of whichever test comes first
+# The walk through all states is the set-up of the first test.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 HEAD = """\
 gateway      home.example VERSION, started N ago (AT)

@@ -8,6 +8,8 @@ import pytest
 from tests.support.documented_commands import Typist, steps
 from tests.support.gateway_processes import ROOT
 
+pytestmark = pytest.mark.documents
+
 DOCS = ROOT / "docs"
 DOCUMENTS = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"])
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -35,7 +37,6 @@ def test_onboarding_leads_to_the_first_federated_read(typist: Typist) -> None:
     typist.follow(text)
 
 
-@pytest.mark.documents
 @pytest.mark.timeout(300)
 def test_the_runbook_is_typed_from_beginning_to_end(typist: Typist) -> None:
     """Every task, one after the other on the same two gateways, shows what it says."""

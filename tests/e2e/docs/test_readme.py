@@ -19,6 +19,8 @@ from mcp import Client, StdioServerParameters
 from tests.support import settings_table
 from tests.support.gateway_processes import ROOT, environment
 
+pytestmark = pytest.mark.documents
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -10,6 +10,8 @@ from federation.errors import Reason
 from tests.support.documented_commands import Typist, pattern, steps
 from tests.support.gateway_processes import ROOT
 
+pytestmark = pytest.mark.documents
+
 DOCS = ROOT / "docs"
 TEXT = (DOCS / "TROUBLESHOOTING.md").read_text(encoding="utf-8")
 QUOTED = re.findall(r"^### `(.+)`$", TEXT, re.MULTILINE)
@@ -158,7 +160,6 @@ def _literals() -> set[str]:
 LITERALS = _literals()
 
 
-@pytest.mark.documents
 @pytest.mark.timeout(400)
 def test_the_quoted_messages_are_met(onboarded: Typist) -> None:
     """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""

@@ -25,6 +25,8 @@ from tests.support.marked_rows import MARK, WORK, Day, Spool, logging_to, marked
 from tests.support.otlp_collector import collecting
 from tests.support.outage_world import free_ports
 
+pytestmark = pytest.mark.e2e
+
 
 def set_up(day: Day) -> None:
     """Found both gateways, work with marked rows; home tells everything that it can tell."""

@@ -25,6 +25,8 @@ from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import Served
 from tests.support.otlp_collector import Collector, Points, ReceivedLine, collecting
 
+pytestmark = pytest.mark.e2e
+
 DOCS = Path(__file__).parents[3] / "docs"
 DASHBOARD = DOCS / "grafana-dashboard.json"
 NAME = re.compile(r"federation_\w+")

@@ -1,4 +1,4 @@
-"""Two gateways on PostgreSQL exchange rows; the whole suite runs on it in `make check`."""
+"""Two gateways on PostgreSQL exchange rows; `make check` runs every test of a store on it."""
 
 import pytest
 

@@ -314,6 +314,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.e2e
 @pytest.mark.asyncio
 @pytest.mark.parametrize("by", ["hand", "schedule"])
 async def test_processes_on_one_directory_rotate_together(work: Running, start: Start, by: str) -> None:

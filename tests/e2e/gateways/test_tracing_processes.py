@@ -22,6 +22,8 @@ from federation.v1.admin_pb2_grpc import AdminServiceStub
 from tests.support.gateway_pair import SCOPE, rows_jsonl
 from tests.support.otlp_collector import Collector, Received
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[3]
 CLIENT, SERVER = 3, 2
 ERROR = 2
