@@ -1,5 +1,7 @@
 """Gateways as processes of their own, and the real command line against them."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mosaic_cli.main import main
 from tests.support.gateway_pair import rows_jsonl
 
 MOSAIC = (sys.executable, "-m", "mosaic_cli")
@@ -38,6 +41,14 @@ def mosaic(*arguments: str, cwd: Path, stdin: str = "", **more: str) -> "subproc
     )
 
 
+def mosaic_here(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run one command to its end in this process, which saves the start of an interpreter."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*arguments])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
 @dataclass
 class Served:
     """A directory of gateways, and the processes that serve them."""
@@ -51,14 +62,26 @@ class Served:
         """Make the gateway `name`.example in the directory `name`, with rows."""
         free = {"listen": "127.0.0.1:0", "enroll": "127.0.0.1:0", **options}
         words = [word for key, value in free.items() for word in (f"--{key}", value)]
-        made = mosaic("gateway", "init", name, "--name", f"{name}.example", *words, cwd=self.directory)
+        made = mosaic_here("gateway", "init", name, "--name", f"{name}.example", *words, cwd=self.directory)
         assert made.returncode == 0, made.stderr
         (self.directory / "rows.jsonl").write_bytes(rows_jsonl())
-        filled = mosaic("gateway", "import", "rows.jsonl", "--gateway", name, cwd=self.directory)
+        filled = mosaic_here("gateway", "import", "rows.jsonl", "--gateway", name, cwd=self.directory)
         assert filled.returncode == 0, filled.stderr
 
     def start(self, name: str, *options: str) -> list[str]:
         """Serve a gateway; return what it printed once it does."""
+        self.launch(name, *options)
+        return self.ready(name)
+
+    def start_all(self, *names: str) -> None:
+        """Serve several gateways, whose processes start side by side."""
+        for name in names:
+            self.launch(name)
+        for name in names:
+            self.ready(name)
+
+    def launch(self, name: str, *options: str) -> None:
+        """Start the process of a gateway without waiting for it."""
         with (self.directory / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 [*MOSAIC, "gateway", "serve", "--gateway", name, *options],
@@ -69,6 +92,10 @@ class Served:
                 text=True,
             )
         self.processes[name] = process
+
+    def ready(self, name: str) -> list[str]:
+        """Wait until a launched gateway serves; return what it printed."""
+        process = self.processes[name]
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -76,6 +103,14 @@ class Served:
             if line.startswith("  admin"):
                 return lines
         raise AssertionError((self.directory / f"{name}.log").read_text())
+
+    def stop_all(self) -> None:
+        """Stop every gateway and remove the directory."""
+        for process in self.processes.values():
+            process.terminate()
+        for name in tuple(self.processes):
+            self.stop(name)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         """Stop a gateway and return its exit code."""
@@ -97,9 +132,7 @@ def served() -> Iterator[Served]:
     try:
         for name in ("home", "work"):
             served.found(name)
-            served.start(name)
+        served.start_all("home", "work")
         yield served
     finally:
-        for name in tuple(served.processes):
-            served.stop(name)
-        shutil.rmtree(served.directory, ignore_errors=True)
+        served.stop_all()

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -91,8 +90,7 @@ def _found(outputs: Outputs) -> None:
     outputs.take("gateway-import", "gateway import rows.jsonl -g third")
     settings = outputs.directory / "home" / "gateway.toml"
     settings.write_text(settings.read_text().replace("[circuit]", "[circuit]\nfailure_threshold = 2"))
-    for name in ("home", "work"):
-        outputs.start(name)
+    outputs.start_all("home", "work")
     settings = outputs.directory / "work" / "gateway.toml"
     for key, word in (("federation", "listen"), ("enrollment", "enroll")):  # where it comes back to
         address = json.loads(outputs.run("federation status -g work --json"))["gateway"][f"{key}_address"]
@@ -222,6 +220,4 @@ def outputs() -> Iterator[Outputs]:
         _take_back(outputs, grant)
         yield outputs
     finally:
-        for name in tuple(outputs.processes):
-            outputs.stop(name)
-        shutil.rmtree(outputs.directory, ignore_errors=True)
+        outputs.stop_all()

@@ -1,7 +1,6 @@
 """A home gateway that reads a work gateway for ada, where the work gateway goes away and comes back."""
 
 import json
-import shutil
 import signal
 import socket
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import Served, mosaic
+from tests.support.gateway_processes import Served, mosaic_here
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Pair(Served):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command that must succeed; return what it printed."""
-        ran = mosaic(*line.split(), *more, cwd=self.directory)
+        ran = mosaic_here(*line.split(), *more, cwd=self.directory)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
@@ -64,13 +63,11 @@ def pair() -> Iterator[Pair]:
     try:
         for name, ports in (("home", {}), ("work", free_ports())):
             pair.found(name, **ports)
-            pair.start(name)
+        pair.start_all("home", "work")
         pair.enroll("ada")
         yield pair
     finally:
-        for name in tuple(pair.processes):
-            pair.stop(name)
-        shutil.rmtree(pair.directory, ignore_errors=True)
+        pair.stop_all()
 
 
 def free_ports() -> dict[str, str]:

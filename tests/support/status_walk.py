@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -241,7 +240,5 @@ def states() -> Iterator[States]:
         _walk(states)
         yield states
     finally:
-        for name in tuple(states.processes):
-            states.stop(name)
         states.relay.close()
-        shutil.rmtree(states.directory, ignore_errors=True)
+        states.stop_all()

@@ -305,7 +305,7 @@ async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair
 @pytest.mark.asyncio
 async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start: Start, pair: Pair) -> None:
     """Each call says how to start it; after that the very same server answers, also after another restart."""
-    pair.found("late")
+    await asyncio.to_thread(pair.found, "late")
     async with start(gateway="late") as agent:
         for _ in range(2):
             told = await agent.fail("list", resource="tasks")
