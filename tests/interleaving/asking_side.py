@@ -90,6 +90,8 @@ class Caller:
 
     side: int
     verb: str
+    deadline_s: float = DEADLINE_S
+    detach: bool = False
     run: FlowRunner | None = None
     version_known: int = 0
     judged: bool = False
@@ -120,6 +122,8 @@ class Side:
         )
         self.blocking = blocking
         self.runs: list[FlowRunner] = []
+        self.sent: list[float] = []
+        """When each call left, on this side's clock."""
         self.stream: Stream | None = None
         self.old: list[Stream] = []
         self.arming: Outcome | None = None
@@ -139,9 +143,14 @@ class Side:
     def call(self, caller: Caller) -> None:
         """Begin a call."""
         caller.version_known = self.version
-        deadline = self.time.monotonic_s + DEADLINE_S
-        caller.run = self.chain.start(make_call(caller.verb, deadline=deadline, grant_id=self.grant))
+        deadline = self.time.monotonic_s + caller.deadline_s
+        call = make_call(caller.verb, deadline=deadline, grant_id=self.grant, detach=caller.detach)
+        caller.run = self.chain.start(call)
         self.runs.append(caller.run)
+
+    def note_sent(self) -> None:
+        """Record the present instant for each call that left since the last event."""
+        self.sent += [self.time.monotonic_s] * (len(self.wires) - len(self.sent))
 
     def hear(self) -> None:
         """Act on the next event of the stream, and acknowledge it on that stream."""

@@ -118,7 +118,8 @@ class Alike:
                 reply, working = self.replies.get(at), self.grantor.working.get(self._name(at))
                 said = reply and (reply.code.name, names.answer(reply.body), reply.trailing)
                 read = working and working.answer.relative(side.passed_s, known)
-                digests.append((names.flow(wire.run._flow), at in self.admitted, said, read))
+                sent = names.age(side.sent[number] - side._start_s)
+                digests.append((names.flow(wire.run._flow), sent, at in self.admitted, said, read))
         return tuple(digests)
 
     def _caller_digests(self, names: list[Names], known: int) -> Hashable:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 
-from federation.cache.entries import CacheBucket, GrantEntries
+from federation.cache.entries import CacheBucket
 from federation.cache.response_cache import (
     DeliveryDecision,
     FetchToken,
@@ -97,16 +97,6 @@ class FlightsStay(Partition[Flight]):
 
     def forget(self, ticket: FetchToken, flight: Flight) -> None:
         """Forget nothing."""
-
-
-class NothingIsFinal(Partition[Flight]):
-    """Forgets a revocation as soon as it has flushed."""
-
-    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
-        flushed = super().flush(cause, grant_id, resource)
-        with self._lock:
-            self._grants[grant_id or next(iter(self._grants), "")] = GrantEntries()
-        return flushed
 
 
 class MissesNothing(EventHandler):

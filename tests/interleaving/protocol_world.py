@@ -39,6 +39,10 @@ class Protocol:
     cancel: bool = False
     rotate: bool = False
     blocking: bool = False
+    deadlines: Sequence[float] = ()
+    """The deadline of each call in seconds after the call begins, where it is not `DEADLINE_S`."""
+    detach: bool = False
+    """Whether a flight continues after every caller of it was cancelled."""
     ticks: Sequence[float] = ()
     rate: float = 1.0
     """How fast the clocks of the sides run, B's being right."""
@@ -64,7 +68,11 @@ class ProtocolWorld(Alike):
         grants = sorted({grant for _, grant in protocol.sides})
         self.grantor = Grantor(self.grantor_time, grants, table=protocol.table, steps=protocol.steps)
         self.sides = self._make_sides()
-        self.callers = [Caller(side, verb) for side, verb in protocol.calls]
+        deadlines = protocol.deadlines or [DEADLINE_S] * len(protocol.calls)
+        self.callers = [
+            Caller(side, verb, deadline_s, detach=protocol.detach)
+            for (side, verb), deadline_s in zip(protocol.calls, deadlines, strict=True)
+        ]
         self.replies: dict[tuple[int, int], Outcome] = {}
         self.admitted: set[tuple[int, int]] = set()
         self.ticks = self.cuts = self.arms = 0
@@ -119,7 +127,8 @@ class ProtocolWorld(Alike):
 
     def _settled(self) -> bool:
         callers_done = all(caller.run is not None and caller.run.done for caller in self.callers)
-        return callers_done and not any(any(side.kept()) for side in self.sides)
+        flying = self.protocol.detach and any(wire.open for side in self.sides for wire in side.wires)
+        return callers_done and not flying and not any(any(side.kept()) for side in self.sides)
 
     def _urgent(self) -> str:
         """Return an event that nothing to come can change, and that changes nothing to come but its own call."""
@@ -201,6 +210,7 @@ class ProtocolWorld(Alike):
         for side in self.sides:
             if isinstance(side.port, BlockingPort):
                 side.port.wake()
+            side.note_sent()
         self._collect()
         for caller in self.callers:
             if caller.run is not None and caller.run.done and not caller.judged:
@@ -229,9 +239,8 @@ class ProtocolWorld(Alike):
     def _admit(self, n: int, number: int) -> None:
         side, at = self.sides[n], (n, number)
         self.admitted.add(at)
-        wire = side.wires[number]
-        sent = wire.call.deadline - DEADLINE_S
-        refusal = self.grantor.admit(self._name(at), side.grant, side.instance, wire.call.verb, sent)
+        verb, sent = side.wires[number].call.verb, side.sent[number]
+        refusal = self.grantor.admit(self._name(at), side.grant, side.instance, verb, sent)
         if refusal is not None:
             self.replies[at] = refusal
 

@@ -11,12 +11,15 @@ from tests.interleaving.mutants import (
     AcksAtOnce,
     AwaitsNoWatcher,
     FlightsOutliveEpochs,
+    FlightsStay,
+    FlushForgetsEntries,
     ForgetsAtRestart,
     HitsExtend,
     LifeFromReceipt,
     MissesNothing,
     NoFence,
     NoLookAtDelivery,
+    NoQuestionAfterAChange,
     NotesLate,
     NotesNoMargin,
     told_first,
@@ -29,9 +32,11 @@ TWO_CACHES = (("a", "g1"), ("b", "g1"))
 TWO_GRANTS = (("a", "g1"), ("a", "g2"))
 ALL = Protocol(cuts=1, arms=1, changes=1, cancel=True, rotate=True, ticks=(34,))
 SCENARIOS = {
-    "two callers, all events": ALL,
-    "three callers, revoked, rows change, acknowledgement lost, armed again": Protocol(
-        calls=(LIST,) * 3, cuts=1, arms=1, changes=1
+    "two callers, all events but time": Protocol(cuts=1, changes=1, cancel=True, rotate=True),
+    "three callers, revoked, rows change, acknowledgement lost": Protocol(calls=(LIST,) * 3, cuts=1, changes=1),
+    "three callers, narrowed, rows change": Protocol(calls=(LIST,) * 3, takes=("narrow",), changes=1),
+    "calls that block, narrowed, rows change, certificate rotated": Protocol(
+        takes=("narrow",), blocking=True, changes=1, rotate=True
     ),
     "two callers, narrowed, then revoked, acknowledgement lost": Protocol(takes=("narrow", "revoke"), cuts=1),
     "narrowed, the watch cut": Protocol(takes=("narrow",), cuts=1),
@@ -45,8 +50,22 @@ SCENARIOS = {
     "two caches of one grant": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), ticks=(34,)),
     "two grants in one cache": Protocol(sides=TWO_GRANTS, calls=(LIST, LIST_B, LIST), cuts=1),
     "a search beside a list": Protocol(calls=(LIST, SEARCH), cuts=1, arms=1),
+    "a search beside lists, calls that block": Protocol(calls=(LIST, SEARCH, LIST), takes=("narrow",), blocking=True),
+    "four callers, never watched": Protocol(calls=(LIST,) * 4, armed=False, ticks=(20, 14)),
+    "an impatient leader": Protocol(calls=(LIST,) * 3, deadlines=(10, 1e6, 30), cancel=True, ticks=(20, 12)),
+    "flights that continue without callers": Protocol(deadlines=(30, 30), detach=True, cancel=True, ticks=(16, 12, 4)),
 }
 LONG = {
+    "two callers, all events": ALL,
+    "three callers, revoked, rows change, acknowledgement lost, armed again": Protocol(
+        calls=(LIST,) * 3, cuts=1, arms=1, changes=1
+    ),
+    "two callers, narrowed, rows change, cancelled, certificate rotated": Protocol(
+        takes=("narrow",), changes=1, cancel=True, rotate=True
+    ),
+    "calls that block, narrowed, then revoked, rows change": Protocol(
+        takes=("narrow", "revoke"), blocking=True, changes=1
+    ),
     "two callers, all events, narrowed": replace(ALL, takes=("narrow",)),
     "two callers, narrowed, then revoked, armed again, until the end of the note": Protocol(
         takes=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
@@ -103,6 +122,7 @@ async def test_every_order_of_more_events_keeps_the_promises(
     holds(protocol, record_property)
 
 
+@pytest.mark.long
 async def test_merging_equal_states_skips_no_order() -> None:
     """The count of orders is the same whether equal states are merged or every order is walked by itself."""
     protocol = Protocol(calls=(LIST,), cuts=1, ticks=(34,))
@@ -112,6 +132,7 @@ async def test_merging_equal_states_skips_no_order() -> None:
     assert not one_by_one.violation
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "protocol",
     [
@@ -126,6 +147,7 @@ async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -
     assert ends(protocol) == ends(replace(protocol, whole=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "protocol",
     [
@@ -168,6 +190,15 @@ MUTANTS = {
         "an entry is kept from before a change",
     ),
     "flights of any epoch": (Protocol(takes=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
+    "no question after a change of scope": (
+        Protocol(takes=("narrow",), partition=NoQuestionAfterAChange),
+        "scope: rows of a scope",
+    ),
+    "a flush forgets no entry": (
+        Protocol(takes=(), changes=1, partition=FlushForgetsEntries),
+        "an entry is kept from before a change",
+    ),
+    "flights stay registered": (Protocol(takes=(), partition=FlightsStay), "flights are left"),
     "one id for two caches": (
         Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, one_id=True),
         "P1: an entry outlives the receipt",
