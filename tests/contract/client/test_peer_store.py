@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select, update
 
-from federation.errors import ConflictError, InputError, NotFoundError, SealError, StoreError
+from federation.errors import Action, ConflictError, InputError, NotFoundError, Remedy, SealError, StoreError
 from federation.pki.authority import Authority
 from federation.pki.sealing import Sealer
 from federation.store.database import Database
@@ -107,8 +107,9 @@ async def test_a_removed_peer_is_gone_with_its_key(database: Database):
     await store.remove(RECORD.id)
 
     assert await store.all() == ()
-    with pytest.raises(NotFoundError, match="peer list"):
+    with pytest.raises(NotFoundError, match="list the peers") as unknown:
         await store.remove(RECORD.id)
+    assert unknown.value.remedy == Remedy(action=Action.LIST_PEERS)
 
 
 @pytest.mark.asyncio

@@ -279,7 +279,8 @@ def test_the_gateway_may_be_named_anywhere(cli: Cli, monkeypatch: pytest.MonkeyP
 
 BAD = [
     ("federation status", 2, "error: Invalid value for '--gateway' / '-g': name the gateway's directory, or set"),
-    ("federation status -g nowhere", 1, "error: gateway: nowhere is not a gateway's directory; `mosaic gateway init"),
+    ("federation status -g nowhere", 1,
+     "error: gateway: nowhere is not a gateway's directory; make one: mosaic gateway init nowhere"),
     ("federation status -g home --peer wrok.example", 1, "error: no peer 'wrok.example'"),
     ("federation grant show 0000 -g work", 1, "error: no grant '0000'"),
     ("federation grant token 0000 -g work", 1, "error: no grant '0000'"),

@@ -145,7 +145,8 @@ async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running,
     assert ran.out.count("· not reached") == 3
     assert "own cert ✓ ok" in ran.out
     assert "broken tcp cause 127.0.0.1:" in ran.squeezed
-    assert "cure ask the operator of work.example whether its gateway runs" in ran.squeezed
+    assert "cure ask the operator of work.example whether its gateway listens on port" in ran.squeezed
+    assert "and whether it runs: `mosaic gateway serve` there" in ran.squeezed
 
 
 async def test_a_revoked_grant_is_told_by_the_peer_and_remembered_here(
@@ -210,7 +211,7 @@ async def test_an_expired_own_certificate_is_named(home: Running, work: Running,
 
     shape = json.loads(ran.out)
     assert (ran.code, shape["broken"]["step"], states(shape)) == (3, "certificate", "ooobnn")
-    assert "start the gateway" in shape["broken"]["cure"]
+    assert shape["broken"]["cure"].endswith("once you start it: mosaic gateway serve")
 
 
 async def test_the_wrong_authority_is_named_in_both_directions(home: Running, work: Running) -> None:
@@ -314,7 +315,7 @@ async def test_which_of_two_users_is_asked_for(home: Running, work: Running, exp
     neither, bob, eve = await explain(), await explain("--user", "bob", "--json"), await explain("--user", "bobb")
 
     assert (neither.code, bob.code, eve.code) == (1, 0, 1)
-    assert "ada, bob are enrolled at work.example; say which with --user" in neither.words
+    assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.words
     assert json.loads(bob.out)["user"] == "bob"
     assert "did you mean bob?" in eve.words
 

@@ -161,7 +161,8 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
         ("federation grant list -g work --status activ", 2, "'activ' is none; did you mean active?"),
         ("federation grant list -g work --page-size 0", 2, "--page-size"),
         ("federation grant list -g work --page-token x", 1, "error: page_token: "),
-        ("federation grant show -g work zzzz", 1, "error: no grant 'zzzz'; `mosaic federation grant list` shows them"),
+        ("federation grant show -g work zzzz", 1,
+         "error: no grant 'zzzz'; list the grants to find its id: mosaic federation grant list"),
     ],
 )  # fmt: skip
 def test_a_slip_in_a_filter_names_what_was_meant(cli: Cli, line: str, code: int, words: str) -> None:
