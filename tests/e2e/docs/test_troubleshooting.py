@@ -7,6 +7,7 @@ import re
 import pytest
 
 from federation.errors import Reason
+from mosaic_cli.output.errors import CURES, advised
 from tests.support.documented_commands import Typist, pattern, steps
 from tests.support.gateway_processes import ROOT
 
@@ -139,7 +140,7 @@ def onboarded(typist: Typist) -> Typist:
 
 
 def in_source(message: str) -> bool:
-    """Tell whether one literal of the program holds the pieces of a message, in this order."""
+    """Tell whether one literal of the program, or one cure of it with its command, holds the pieces of a message, in this order."""
     reason, _, rest = message.partition(": ")
     pieces = [piece.strip(" ;:,.`'") for piece in (rest if reason in Reason.__members__ else message).split("…")]
     expression = re.compile(".*".join(re.escape(piece) for piece in pieces if piece), re.DOTALL)
@@ -147,7 +148,7 @@ def in_source(message: str) -> bool:
 
 
 def _literals() -> set[str]:
-    found = set()
+    found = {advised(*cure) for cure in CURES.values()}
     for path in (*(ROOT / "federation").rglob("*.py"), *(ROOT / "cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
