@@ -9,7 +9,7 @@ from federation.admin.lookup import require_user
 from federation.admin.messages.common import instant
 from federation.admin.named_sessions import NamedSessions
 from federation.errors import FederationError, InputError, Reason, Refusal, Remedy
-from federation.session.results import Answer, Result, SessionRow, SourceReport, SourceState
+from federation.session.results import Answer, Result, SessionRow, SourceReport
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL
@@ -76,9 +76,9 @@ def _refusal(answer: Answer, asked: pb.QueryRequest) -> FederationError | None:
         return None
     text = f"{report.source}: {report.message}" if report.source != LOCAL else report.message
     if report.reason in Reason.__members__:
-        own = report.state is SourceState.OFFLINE and report.reason == Reason.CERTIFICATE_INVALID
-        # This gateway wrote that message itself, and the remedy completes it; other remedies complete the next step.
-        remedy = report.remedy if own else None
+        # A report of this reason has a remedy only where this gateway wrote the message, which the remedy completes.
+        # Other remedies complete the next step, which a refusal does not have.
+        remedy = report.remedy if report.reason == Reason.CERTIFICATE_INVALID else None
         return Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s, remedy=remedy)
     return FederationError(text)
 

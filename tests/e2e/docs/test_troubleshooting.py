@@ -140,7 +140,7 @@ def onboarded(typist: Typist) -> Typist:
 
 
 def in_source(message: str) -> bool:
-    """Tell whether one literal of the program, or one cure of it with its command, holds the pieces of a message, in this order."""
+    """Tell whether one literal of the program, or a cure with its command, holds the pieces of a message in order."""
     reason, _, rest = message.partition(": ")
     pieces = [piece.strip(" ;:,.`'") for piece in (rest if reason in Reason.__members__ else message).split("…")]
     expression = re.compile(".*".join(re.escape(piece) for piece in pieces if piece), re.DOTALL)

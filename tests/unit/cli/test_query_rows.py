@@ -6,6 +6,9 @@ import orjson
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from federation.admin.handlers.queries import _refusal
+from federation.errors import Action, FederationError, Reason, Remedy
+from federation.session.results import Answer, SourceReport, SourceState
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.output import shapes
@@ -151,6 +154,33 @@ def test_signals_and_reports_have_stable_shapes() -> None:
         "source": "local", "state": "ok", "reason": None, "message": None, "next_step": None, "latency_ms": 1.235,
         "rows": 0, "retry_after_s": None,
     }  # fmt: skip
+
+
+def test_a_next_step_ends_with_its_command() -> None:
+    """The gateway sends a sentence and the act; a person and a program get the command with it."""
+    remedy = pb.Remedy(action="RESET_CIRCUIT", parameters={"peer": "work.example", "user": "ada l"})
+    words = "reset it: mosaic federation peer reset work.example --user 'ada l'"
+
+    assert query_shapes.signal(pb.PeerSignal(next_step="reset it", remedy=remedy))["next_step"] == words
+    assert query_shapes.report(pb.SourceReport(next_step="reset it", remedy=remedy))["next_step"] == words
+    unknown = pb.Remedy(action="OF_A_LATER_VERSION")
+    assert query_shapes.report(pb.SourceReport(next_step="reset it", remedy=unknown))["next_step"] == "reset it"
+
+
+@pytest.mark.parametrize("state", [SourceState.OFFLINE, SourceState.SKIPPED])
+def test_the_refusal_of_a_named_source_has_the_remedy_of_its_own_certificate(state: SourceState) -> None:
+    """Its message ends with the act; a message about another reason does not, and its remedy is left out."""
+    rotate = Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
+    asked = pb.QueryRequest(source=WORK)
+
+    def refused(reason: Reason) -> FederationError | None:
+        report = SourceReport(source=WORK, state=state, reason=reason, message="it ended; rotate it", remedy=rotate)
+        return _refusal(Answer(report), asked)
+
+    own, other = refused(Reason.CERTIFICATE_INVALID), refused(Reason.PEER_UNREACHABLE)
+    assert own is not None
+    assert other is not None
+    assert (own.remedy, other.remedy) == (rotate, None)
 
 
 def test_what_grpc_says_of_a_connection_is_put_plainly() -> None:
