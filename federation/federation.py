@@ -13,7 +13,8 @@ from federation.client.aio.channel import AioChannel
 from federation.client.aio.interceptors import aio_interceptors
 from federation.client.chain.outcomes import closed
 from federation.client.peer_status import PeerStatus, standing_of
-from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.peer import Peer
+from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.store import PeerRepository
 from federation.client.renewer import OnRenewal
 from federation.client.runtime import ClientRuntime

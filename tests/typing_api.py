@@ -8,7 +8,7 @@ import grpc
 
 from federation import Federation, fields, sync_channel
 from federation.client.aio.channel import AioChannel
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.config import GatewayConfig, SessionConfig
 from federation.session.results import Answer, Result
 from federation.session.signals import PeerSignal

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from federation.admin.messages.common import grant_message
-from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.peer import Peer
+from federation.client.peers.registry import PeerRegistry
 from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.enrollment.issuer import Issuer

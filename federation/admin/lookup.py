@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from federation.admin.context import AdminContext
-from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.peer import Peer
+from federation.client.peers.registry import PeerRegistry
 from federation.errors import Action, InputError, NotFoundError, Remedy, unknown_grant
 from federation.store.grants.registry import Grant, GrantRegistry
 from federation.suggest import LEAST_BEGINNING, near_ids, near_matches

@@ -8,7 +8,7 @@ from cryptography import x509
 
 from federation.breaker import CircuitSnapshot, CircuitState
 from federation.client.chain.call_stats import CallFailure
-from federation.client.peers.registry import Peer, Revocation
+from federation.client.peers.peer import Peer, Revocation
 from federation.client.watch.policy import WatchState
 from federation.clock import Clock, to_micros
 

@@ -18,7 +18,8 @@ from cryptography import x509
 
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure, printable
-from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.peer import Peer
+from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.renewal_plan import RenewalPlan
 from federation.clock import MICROSECONDS, Clock
 from federation.enrollment.renew import Renewable, renew

@@ -1,7 +1,6 @@
 """What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
 
 import asyncio
-import gc
 import logging
 import os
 import threading
@@ -10,10 +9,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from weakref import WeakSet
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
 from federation.cache.response_cache import InvalidationReason, ResponseCache
+from federation.client import fork
 from federation.client.chain.call_stats import PeerHealth, printable
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Interceptor, refused
@@ -22,7 +21,8 @@ from federation.client.interceptors.caching import CachingInterceptor, cut
 from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
-from federation.client.peers.registry import Peer, PeerRegistry, Revocation
+from federation.client.peers.peer import Peer, Revocation
+from federation.client.peers.registry import PeerRegistry
 from federation.client.renewer import OnRenewal, RenewalStore, Renewer, validity_of
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Dialer, PeerChannel
@@ -89,7 +89,7 @@ class ClientRuntime:
         """Renews certificates on the background loop, once `renew` was called."""
         self._ending: Future[None] | None = None
         self._renewal_listeners: list[tuple[asyncio.AbstractEventLoop, OnRenewal]] = []
-        _EVERY.add(self)
+        fork.register(self)
 
     @classmethod
     def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "ClientRuntime":
@@ -151,8 +151,16 @@ class ClientRuntime:
         self._renewal_listeners.append(entry)
         return lambda: self._renewal_listeners.remove(entry)
 
-    def abandon_after_fork(self) -> None:
-        """In a forked child: answer every call with an error that says so, and touch nothing of gRPC's."""
+    def before_fork(self) -> None:
+        """Stop the watches for a moment."""
+        self.watches.suspend()
+
+    def after_fork_in_parent(self) -> None:
+        """Start the watches again."""
+        self.watches.resume()
+
+    def after_fork_in_child(self) -> None:
+        """Answer every call with an error that says so, and touch nothing of gRPC's."""
         text = "this process was forked from the one that opened the federation; open it again in this one"
         outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
         for peer in self.peers.all():
@@ -286,44 +294,13 @@ def _rest_when_open(peer: Peer, transition: Transition) -> None:
         peer.watch.wake()
 
 
-_LOCK = threading.Lock()
+_LOCK: Final = threading.Lock()
 _HOMES: Final[dict[Path, ClientRuntime]] = {}
-_EVERY: Final["WeakSet[ClientRuntime]"] = WeakSet()
-_PARENT_RUNTIMES: Final[list[ClientRuntime]] = []
-"""Homes that a fork copied, kept for ever: gRPC's objects of the parent must not even be collected."""
-_COLLECTS: Final[list[bool]] = []
-"""Whether garbage was collected before the fork that is under way."""
 
 
-def _after_fork() -> None:
-    global _LOCK  # noqa: PLW0603 - another thread of the parent may have held it
-    _LOCK = threading.Lock()
+def _after_fork_in_child() -> None:
     _HOMES.clear()
-    for home in list(_EVERY):
-        home.abandon_after_fork()
-        _PARENT_RUNTIMES.append(home)
-    if _COLLECTS:
-        gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
-        _collect_again()
+    _LOCK.release()
 
 
-def _before_fork() -> None:
-    if _EVERY:
-        _COLLECTS.append(gc.isenabled())
-        gc.disable()
-    for home in list(_EVERY):
-        home.watches.suspend()
-
-
-def _collect_again() -> None:
-    if _COLLECTS and _COLLECTS.pop():
-        gc.enable()
-
-
-def _after_fork_in_parent() -> None:
-    _collect_again()
-    for home in list(_EVERY):
-        home.watches.resume()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_after_fork_in_child)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from federation.client.aio.call import FlowCall
 from federation.client.aio.channel import AioChannel
-from federation.client.peers.registry import Peer, PeerRegistry
+from federation.client.peers.peer import Peer
+from federation.client.peers.registry import PeerRegistry
 from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.session.availability.probes import Probes

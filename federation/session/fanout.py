@@ -21,7 +21,7 @@ from federation.session.sources import LOCAL
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from federation.client.peers.registry import Peer
+    from federation.client.peers.peer import Peer
     from federation.session.availability.availability import PeerAvailability
     from federation.session.context import SessionContext
     from federation.session.signals import PeerSignal

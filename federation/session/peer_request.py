@@ -15,7 +15,7 @@ from federation.client.aio.channel import AioChannel
 from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Outcome
 from federation.client.chain.methods import METHODS, Method
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
 from federation.session.availability.availability import PeerAvailability

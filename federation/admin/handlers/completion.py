@@ -5,7 +5,7 @@ from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.lookup import KnowsNames
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
 from federation.v1 import admin_pb2 as pb
 

@@ -10,7 +10,7 @@ from federation.admin.lookup import find_peer, require_user
 from federation.admin.messages.peers import peer_message
 from federation.admin.pagination import page_of
 from federation.client.interceptors.breaking import report
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.enrollment.enroll import EnrolledPeer, enroll
 from federation.errors import ConflictError, FederationError, NotFoundError, Refusal
 from federation.pki.enrollment_token import EnrollmentToken

@@ -10,7 +10,7 @@ from federation.admin.messages.common import stamp
 from federation.admin.messages.peers import own_certificate, peer_message
 from federation.admin.status_warnings import warnings_of
 from federation.client.peer_status import state_of
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.errors import NotFoundError, unknown_peer
 from federation.store.grants.registry import Grant
 from federation.suggest import near_matches

@@ -9,7 +9,7 @@ from federation.admin.messages.common import certificate_message, instant
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peer_status import PeerState, PeerStatus, standing_of
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.renewer import plan_of
 from federation.clock import MICROSECONDS, Clock
 from federation.pki.certificates import fingerprint_of, serial_of, validity_us

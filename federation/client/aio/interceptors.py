@@ -24,12 +24,12 @@ import grpc
 from grpc.aio import AioRpcError, ClientCallDetails, Metadata
 
 from federation.client.aio.call import FlowCall, refuse_watch
-from federation.client.aio.channel import AioDriver
+from federation.client.aio.driver import AioDriver
 from federation.client.chain.flow import Call, Outcome, refused
 from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
 from federation.client.chain.outcomes import closed, from_wire, timed_out
 from federation.client.chain.runner import FlowRunner, Step
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
 

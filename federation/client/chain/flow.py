@@ -2,7 +2,8 @@
 
 A flow yields steps and gets an `Outcome` for each: a `Call` asks the driver to send it, a `Join` waits for an
 identical call that is under way. It returns the outcome that its caller shall see. A failed RPC is an `Outcome`;
-only `Cancelled` and bugs raise. Nothing here does I/O, so a test drives a flow by hand.
+only `Cancelled` and bugs raise. Nothing here does I/O, so a test drives a flow by hand. A `Flight` is the call that
+several flows wait for: bookkeeping under one lock, on whose results the drivers act.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -106,33 +107,6 @@ Proceed: TypeAlias = Callable[[Call], Flow]
 
 class Cancelled(BaseException):
     """Thrown into a flow by its driver when the caller gave up."""
-
-
-class Interceptor(Protocol):
-    """One member of the chain. It holds no state of a call; what it must remember are locals of `intercept`."""
-
-    def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Handle a call: go on by `yield from proceed(call)`, never yield in a `finally`."""
-        ...
-
-
-def wire(call: Call) -> Flow:
-    """Send the call: the innermost flow."""
-    return (yield call)
-
-
-def compose(interceptors: Sequence[Interceptor]) -> Proceed:
-    """Return the function that starts the flow of a call through `interceptors`, the first being outermost."""
-    flow: Proceed = wire
-    for interceptor in reversed(interceptors):
-        flow = partial(interceptor.intercept, flow)
-    return flow
-
-
-def refused(refusal: Refusal) -> Outcome:
-    """Return the outcome of a call that this gateway refused by itself."""
-    code, details, trailing = refusal_status(refusal, local=True)
-    return Outcome(code, details=details, trailing=trailing)
 
 
 class Flight:
@@ -242,3 +216,30 @@ class Flight:
         for callback in reversed(subscribers):
             callback()
         return True
+
+
+class Interceptor(Protocol):
+    """One member of the chain. It holds no state of a call; what it must remember are locals of `intercept`."""
+
+    def intercept(self, proceed: Proceed, call: Call) -> Flow:
+        """Handle a call: go on by `yield from proceed(call)`, never yield in a `finally`."""
+        ...
+
+
+def wire(call: Call) -> Flow:
+    """Send the call: the innermost flow."""
+    return (yield call)
+
+
+def compose(interceptors: Sequence[Interceptor]) -> Proceed:
+    """Return the function that starts the flow of a call through `interceptors`, the first being outermost."""
+    flow: Proceed = wire
+    for interceptor in reversed(interceptors):
+        flow = partial(interceptor.intercept, flow)
+    return flow
+
+
+def refused(refusal: Refusal) -> Outcome:
+    """Return the outcome of a call that this gateway refused by itself."""
+    code, details, trailing = refusal_status(refusal, local=True)
+    return Outcome(code, details=details, trailing=trailing)

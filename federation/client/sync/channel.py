@@ -11,7 +11,7 @@ from federation.client.chain.flow import Call, Flow
 from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
 from federation.client.chain.outcomes import closed
 from federation.client.chain.runner import FlowRunner
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import BlockingPort, FuturePort, Wire
 

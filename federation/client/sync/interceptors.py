@@ -20,7 +20,7 @@ from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
 from federation.client.chain.outcomes import timed_out
 from federation.client.chain.runner import FlowRunner, Step
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import FuturePort, Wire, failed, succeeded
 

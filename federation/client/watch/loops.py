@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.errors import FederationError
 

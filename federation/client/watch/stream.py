@@ -10,13 +10,13 @@ from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
 from federation.client.aio.call import final_outcome, soon
-from federation.client.aio.channel import AioDriver
+from federation.client.aio.driver import AioDriver
 from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS
 from federation.client.chain.outcomes import closed, from_wire
 from federation.client.chain.runner import FlowRunner, Step
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.client.watch.policy import WatchSettings
 from federation.clock import Clock

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import grpc
 
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.watch.events import KINDS, EventHandler
 from federation.client.watch.policy import Backoff, EventRate, WatchSettings, WatchStanding, WatchState
 from federation.client.watch.stream import StreamEnd, WatchStream

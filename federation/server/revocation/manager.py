@@ -1,7 +1,7 @@
 """The revocation manager runs revocations and reductions of scopes for the gateway, whatever becomes of their callers.
 
-`withdrawing.revocation_steps` yields the steps that the manager carries out. A process that starts continues what an earlier
-one left unfinished.
+`protocol.revocation_steps` yields the steps that the manager carries out. A process that starts continues what an
+earlier process left unfinished.
 """
 
 import asyncio

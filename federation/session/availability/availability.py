@@ -8,7 +8,7 @@ from typing import Final
 
 from opentelemetry.trace import Span, get_current_span
 
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.session.availability.probes import Probes
 from federation.session.signals import AvailabilitySignals, Outage, PeerSignal, SignalKind

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from federation.client.aio.call import FlowCall
 from federation.client.chain.flow import Outcome
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.session.classification import verdict_of
 from federation.session.results import SourceState

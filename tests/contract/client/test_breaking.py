@@ -19,7 +19,7 @@ from federation.client.aio.channel import AioChannel
 from federation.client.chain.flow import Call, Flow
 from federation.client.chain.methods import METHODS
 from federation.client.chain.runner import FlowRunner
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.runtime import ClientRuntime
 from federation.config import CircuitConfig, GatewayConfig
 from federation.errors import Reason, Refusal

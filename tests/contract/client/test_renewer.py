@@ -13,7 +13,7 @@ import pytest
 
 from federation.breaker import CallResult, CircuitState
 from federation.cache.response_cache import Key, Verdict
-from federation.client.peers.registry import Peer
+from federation.client.peers.peer import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime
 from federation.errors import ConflictError, LockedError, Reason, Refusal, StoreError

@@ -1,0 +1,71 @@
+"""Hooks of `os.fork` for objects of the client that hold gRPC channels, threads or locks.
+
+gRPC allows no use of the parent's objects in the child, not even their collection as garbage. So each object ends its
+streams before the fork, and in the child it lets go of gRPC's objects and answers its callers with an error.
+"""
+
+import gc
+import os
+from typing import Final, Protocol
+from weakref import WeakSet
+
+__all__ = ["ForkAware", "register"]
+
+
+class ForkAware(Protocol):
+    """An object with work to do around a fork."""
+
+    def before_fork(self) -> None:
+        """Prepare for a fork, in the thread that forks."""
+        ...
+
+    def after_fork_in_parent(self) -> None:
+        """Go on in the parent."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Let go of everything that belongs to the parent, without touching gRPC's objects."""
+        ...
+
+
+_OBJECTS: Final["WeakSet[ForkAware]"] = WeakSet()
+_PARENT_OBJECTS: Final[list[ForkAware]] = []
+"""Objects that a fork copied, kept until the process ends: gRPC's objects beneath them must not be collected."""
+_COLLECTS: Final[list[bool]] = []
+"""Whether garbage was collected before the fork that is under way."""
+
+
+def register(each: ForkAware) -> None:
+    """Call the methods of an object around each fork, as long as the object lives."""
+    _OBJECTS.add(each)
+
+
+def _before() -> None:
+    if _OBJECTS:
+        _COLLECTS.append(gc.isenabled())
+        gc.disable()
+    for each in list(_OBJECTS):
+        each.before_fork()
+
+
+def _after_in_parent() -> None:
+    _collect_again()
+    for each in list(_OBJECTS):
+        each.after_fork_in_parent()
+
+
+def _after_in_child() -> None:
+    for each in list(_OBJECTS):
+        each.after_fork_in_child()
+        _PARENT_OBJECTS.append(each)
+    if _COLLECTS:
+        gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
+        _collect_again()
+
+
+def _collect_again() -> None:
+    if _COLLECTS and _COLLECTS.pop():
+        gc.enable()
+
+
+os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
