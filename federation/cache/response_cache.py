@@ -15,7 +15,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 from threading import Lock
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -52,8 +51,6 @@ F = TypeVar("F")
 
 MAX_DETACHED: Final = 8
 """Flights a peer that may run on after nobody waits for them any more."""
-_SLACK: Final = 64
-"""Outdated ranks beyond which the order of the partitions is made anew."""
 
 
 class Hit(NamedTuple):
@@ -117,7 +114,9 @@ class Partition(Generic[F]):
         self._removed = False
         self._suspended = False
         self._elapsed = 0.0
-        self._bytes = self._hits = self._misses = 0
+        self.bytes = 0
+        """Bytes that the partition holds, by the last count of each of its shelves."""
+        self._hits = self._misses = 0
         self._flushes: dict[InvalidationReason, int] = {}
 
     def look(self, key: Key, join: Callable[[F], bool], launch: Callable[[FetchToken], F]) -> Found[F]:
@@ -241,7 +240,7 @@ class Partition(Generic[F]):
                 self._tally(shelf)
             return Stats(
                 entries=sum(shelf.count for shelf in shelves),
-                bytes=self._bytes,
+                bytes=self.bytes,
                 hits=self._hits,
                 misses=self._misses,
                 flushes=sum(self._flushes.values()),
@@ -272,7 +271,7 @@ class Partition(Generic[F]):
         self._detached = set()
         for grant in self._grants.values():
             grant.shelves = {}
-        self._bytes = 0
+        self.bytes = 0
 
     def _read(self) -> tuple[float, float]:
         clock = self._cache.clock
@@ -309,8 +308,8 @@ class Partition(Generic[F]):
             self._adjust_bytes(change)
 
     def _adjust_bytes(self, change: int) -> None:
-        self._bytes += change
-        self._cache.note(self, self._bytes)
+        self.bytes += change
+        self._cache.note(change)
 
 
 class ResponseCache(Generic[F]):
@@ -331,8 +330,6 @@ class ResponseCache(Generic[F]):
         self.instance_id = secrets.token_hex(16)
         self._lock = Lock()
         self._partitions: dict[str, Partition[F]] = {}
-        self._held: dict[Partition[F], int] = {}
-        self._ranks: list[tuple[int, int, Partition[F]]] = []
         self._total = 0
         _CACHES.add(self)
 
@@ -346,13 +343,15 @@ class ResponseCache(Generic[F]):
 
     def remove(self, peer_id: str) -> Flushed[F]:
         """Flush a peer for good. Answers that still arrive for it are refused; its id may be used again."""
+        partition = self._partitions.get(peer_id)
+        if partition is None:
+            return Flushed(InvalidationReason.PEER_REMOVED)
+        flushed = partition.flush(
+            InvalidationReason.PEER_REMOVED
+        )  # before it leaves the total: others are not evicted for its bytes
         with self._lock:
-            partition = self._partitions.pop(peer_id, None)
-        return (
-            Flushed(InvalidationReason.PEER_REMOVED)
-            if partition is None
-            else partition.flush(InvalidationReason.PEER_REMOVED)
-        )
+            self._partitions.pop(peer_id, None)
+        return flushed
 
     def stats(self) -> Stats:
         """Return the sum over all peers."""
@@ -360,16 +359,10 @@ class ResponseCache(Generic[F]):
             partitions = list(self._partitions.values())
         return sum((partition.stats() for partition in partitions), Stats())
 
-    def note(self, partition: Partition[F], held: int) -> None:
-        """Write down how many bytes a partition holds now."""
+    def note(self, change: int) -> None:
+        """Add to the total how many bytes more, or less, a partition holds."""
         with self._lock:
-            self._total += held - self._held.pop(partition, 0)
-            if held:
-                self._held[partition] = held
-                heappush(self._ranks, (-held, id(partition), partition))
-            if len(self._ranks) > 2 * len(self._held) + _SLACK:
-                self._ranks = [(-bytes_, id(each), each) for each, bytes_ in self._held.items()]
-                heapify(self._ranks)
+            self._total += change
 
     def evict_to_limit(self) -> None:
         """Evict until the bound holds."""
@@ -380,7 +373,7 @@ class ResponseCache(Generic[F]):
         """Become a cache of its own, empty, in a forked child."""
         self._lock = Lock()
         self.instance_id = secrets.token_hex(16)
-        self._held, self._ranks, self._total = {}, [], 0
+        self._total = 0
         for partition in self._partitions.values():
             partition.restart()
 
@@ -388,9 +381,7 @@ class ResponseCache(Generic[F]):
         with self._lock:
             if self._total <= self.max_bytes:
                 return None
-            while -self._ranks[0][0] != self._held.get(self._ranks[0][2]):  # a rank that was overtaken
-                heappop(self._ranks)
-            return self._ranks[0][2]
+            return max(self._partitions.values(), key=lambda partition: partition.bytes, default=None)
 
 
 _CACHES: Final["WeakSet[ResponseCache[Any]]"] = WeakSet()

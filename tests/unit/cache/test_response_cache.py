@@ -527,13 +527,18 @@ def test_the_defaults_are_those_of_the_settings(cache: ResponseCache[str]) -> No
     assert (cache.ttl_s, cache.max_bytes) == (settings.ttl_s, settings.max_bytes) == (30.0, 67_108_864)
 
 
-def test_the_order_of_peers_stays_small(time: ManualClock) -> None:
-    """Whatever is kept and dropped, the books hold a few lines a peer."""
-    cache, _ = small(time, 50)
+def test_the_total_is_the_sum_of_the_partitions(time: ManualClock) -> None:
+    """The total that decides on evictions counts every insert, eviction, expiry, flush and removal."""
+    cache, each = small(time, 50)
     for n in range(500):
         fill(cache.partition(f"peer-{n % 3}"), key(f"{n:03}"), b"x")
+    assert cache._total == cache.stats().bytes == 50 * each
 
-    assert len(cache._ranks) <= 2 * 3 + 64
+    cache.partition("peer-0").flush(InvalidationReason.ROTATION)
+    cache.remove("peer-1")
+    assert cache._total == cache.stats().bytes == cache.partition("peer-2").stats().bytes > 0
+    time.advance(60)
+    assert cache.stats().bytes == cache._total == 0
 
 
 def test_bytes_count_bodies_keys_and_overhead(partition: Partition[str]) -> None:
