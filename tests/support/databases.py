@@ -1,21 +1,28 @@
 """Real databases: a SQLite file a test, and one PostgreSQL server a test run with a database a test."""
 
+import asyncio
 import itertools
 import os
 import shutil
 import signal
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy import Connection, inspect, make_url
 
+from federation.store import database as database_module
 from federation.store.database import Database
 
 _NUMBER = itertools.count()
+_TEMPLATES: dict[str, str] = {}
+"""The migrated database of each PostgreSQL server, by the directory of its socket."""
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +58,53 @@ async def new_postgres_url(directory: str, options: str = "") -> str:
     return f"postgresql+asyncpg://postgres@/{name}?host={directory}"
 
 
+async def migrated_postgres_url(directory: str) -> str:
+    """Copy the migrated template of a PostgreSQL server into a new database, and return its URL."""
+    if directory not in _TEMPLATES:
+        url = await new_postgres_url(directory)
+        await _migrated(url)
+        _TEMPLATES[directory] = make_url(url).database or ""
+    return await new_postgres_url(directory, f"TEMPLATE {_TEMPLATES[directory]}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each new SQLite database of this process the schema of one that was migrated, which saves the migrations.
+
+    The migrations of this run made that schema. Every database is then migrated as always.
+    """
+    path = tmp_path_factory.mktemp("template") / "gateway.db"
+    asyncio.run(_migrated(f"sqlite+aiosqlite:///{path}"))
+    with closing(sqlite3.connect(path)) as template:
+        schema = [
+            sql
+            for kind, name, sql in template.execute("SELECT type, name, sql FROM sqlite_master ORDER BY rowid")
+            # SQLite itself makes its own tables, the indexes of constraints, and the tables behind a search index.
+            if sql and not name.startswith("sqlite_") and not (kind == "table" and name.startswith("rows_fts_"))
+        ]
+        [(version,)] = template.execute("SELECT version_num FROM alembic_version")
+    migrate = database_module._migrate
+
+    def copy_then_migrate(connection: Connection) -> None:
+        if connection.dialect.name == "sqlite" and not inspect(connection).get_table_names():
+            for sql in schema:
+                connection.exec_driver_sql(sql)
+            connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (version,))
+        migrate(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "_migrate", copy_then_migrate)
+        yield
+
+
+async def _migrated(url: str) -> None:
+    await (await Database.open(url)).close()
+
+
 @pytest_asyncio.fixture
 async def postgres_url(postgres_directory: str) -> str:
-    """A new, empty PostgreSQL database."""
-    return await new_postgres_url(postgres_directory)
+    """A new PostgreSQL database with the newest schema and no rows."""
+    return await migrated_postgres_url(postgres_directory)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from federation.config import GatewayConfig, StoreConfig
 from federation.gateway import Gateway
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceStub
-from tests.support.databases import new_postgres_url
+from tests.support.databases import migrated_postgres_url
 
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceAsyncStub
@@ -100,7 +100,7 @@ def store(request: pytest.FixtureRequest) -> NewStore:
     if request.param == "sqlite":
         return _in_its_directory
     directory = str(request.getfixturevalue("postgres_directory"))
-    return lambda: new_postgres_url(directory)
+    return lambda: migrated_postgres_url(directory)
 
 
 async def _in_its_directory() -> str:

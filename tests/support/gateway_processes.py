@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,23 @@ class Served:
         (self.directory / "rows.jsonl").write_bytes(rows_jsonl())
         filled = mosaic_here("gateway", "import", "rows.jsonl", "--gateway", name, cwd=self.directory)
         assert filled.returncode == 0, filled.stderr
+
+    def command(self, *words: str) -> str:
+        """Run a command that must succeed in this process; return what it printed."""
+        ran = mosaic_here(*words, cwd=self.directory)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def listed(self, key: str, *words: str) -> list[dict[str, Any]]:
+        """Return the entries that a command prints as JSON, of all pages."""
+        entries: list[dict[str, Any]] = []
+        token: list[str] = []
+        while True:
+            page = json.loads(self.command(*words, *token, "--json"))
+            entries += page[key]
+            if not page.get("next_page_token"):
+                return entries
+            token = ["--page-token", page["next_page_token"]]
 
     def start(self, name: str, *options: str) -> list[str]:
         """Serve a gateway; return what it printed once it does."""
@@ -125,9 +144,9 @@ class Served:
         return process.returncode
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """`home` and `work`, each in its own process, not enrolled yet."""
+@pytest.fixture(scope="session")
+def world() -> Iterator[Served]:
+    """`home` and `work`, each in its own process, started once in each worker of the test run."""
     served = Served(Path(tempfile.mkdtemp(prefix="m")))
     try:
         for name in ("home", "work"):
@@ -136,3 +155,13 @@ def served() -> Iterator[Served]:
         yield served
     finally:
         served.stop_all()
+
+
+@pytest.fixture(scope="module")
+def served(world: Served) -> Iterator[Served]:
+    """`home` and `work` of this worker; each test file finds them without a peer and without an open grant."""
+    yield world
+    for grant in world.listed("grants", "federation", "grant", "list", "-g", "work"):
+        world.command("federation", "grant", "revoke", grant["id"], "--no-wait", "-g", "work")
+    for peer in world.listed("peers", "federation", "peer", "list", "-g", "home"):
+        world.command("federation", "peer", "remove", peer["name"], "--user", peer["user"], "-g", "home")

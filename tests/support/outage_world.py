@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import Served, mosaic_here
+from tests.support.gateway_processes import Served
 
 
 @dataclass
@@ -31,9 +31,7 @@ class Pair(Served):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command that must succeed; return what it printed."""
-        ran = mosaic_here(*line.split(), *more, cwd=self.directory)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        return self.command(*line.split(), *more)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -56,9 +54,9 @@ class Pair(Served):
         self.run("federation query search nothing -g home --user ada --source federated:work.example")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
-    """Two gateways in processes of their own; ada reads work from home."""
+    """Two gateways, started once in each worker; ada reads work from home. Who stops `work` starts it again."""
     pair = Pair(Path(tempfile.mkdtemp(prefix="m")))
     try:
         for name, ports in (("home", {}), ("work", free_ports())):

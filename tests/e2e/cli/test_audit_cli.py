@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import io
 import json
-import shutil
 import signal
 import stat
 import subprocess
@@ -24,7 +23,7 @@ from federation.store.audit.archive import DAY_US
 from federation.store.audit.table import AuditEvent, AuditStore
 from federation.store.database import Database
 from mosaic_cli.main import main
-from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic, mosaic_here
 
 pytestmark = pytest.mark.e2e
 
@@ -41,9 +40,7 @@ def work() -> Iterator[Served]:
         served.start("work")
         yield served
     finally:
-        for name in tuple(served.processes):
-            served.stop(name)
-        shutil.rmtree(served.directory, ignore_errors=True)
+        served.stop_all()
 
 
 def audit(work: Served, words: str = "") -> "subprocess.CompletedProcess[str]":
@@ -65,7 +62,7 @@ def shown(work: Served, words: str = "") -> dict[str, Any]:
 def act(work: Served) -> str:
     """Do something that is on record; return the grant's id."""
     words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
-    done = mosaic(*words, "--scope", "-", "--json", cwd=work.directory, stdin=SCOPE)
+    done = mosaic_here(*words, "--scope", SCOPE, "--json", cwd=work.directory)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     return str(found.get("grant", found)["id"])

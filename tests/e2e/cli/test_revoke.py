@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -35,13 +34,10 @@ def pair() -> Iterator[Served]:
             served.found(name)
         config = served.directory / "work" / "gateway.toml"
         config.write_text(config.read_text().replace("[server]", f"[server]\nmax_lease_s = {LEASE_S}"))
-        for name in ("home", "work"):
-            served.start(name)
+        served.start_all("home", "work")
         yield served
     finally:
-        for name in tuple(served.processes):
-            served.stop(name)
-        shutil.rmtree(served.directory, ignore_errors=True)
+        served.stop_all()
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,8 @@ def seen() -> Iterator[Seen]:
                 toml = directory / name / "gateway.toml"
                 settings = 'prometheus = "127.0.0.1:0"\nlog_format = "json"'
                 toml.write_text(toml.read_text().replace('# prometheus = ""', settings))
-                seen.started[name] = served.start(name)
+                served.launch(name)
+            seen.started |= {name: served.ready(name) for name in ("home", "work")}
             exchange(served, seen)
             seen.logs = {name: (directory / f"{name}.log").read_text() for name in ("home", "work")}
             yield seen
