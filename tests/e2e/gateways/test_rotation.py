@@ -136,11 +136,11 @@ async def rotations_under_load(home: Running, work: Running, seconds: float, tim
 
 @pytest.mark.asyncio
 async def test_rotation_under_load_fails_no_call(home: Running, work: Running) -> None:
-    """200 calls a second for 10 s, two rotations among them: no error, every serial seen, one flush each."""
-    load, serials, flushes = await rotations_under_load(home, work, 10, 2)
+    """200 calls a second for 4 s, two rotations among them: no error, every serial seen, one flush each."""
+    load, serials, flushes = await rotations_under_load(home, work, 4, 2)
 
     assert load.failures == []
-    assert load.answered > 1_000
+    assert load.answered > 400
     assert len(set(serials)) == 3
     assert all(load.serials[serial] for serial in serials)
     assert flushes == 2
