@@ -117,6 +117,29 @@ async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewin
 
 
 @pytest.mark.asyncio
+async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not_renewed(
+    renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A process that finds a newer certificate in the store sends no request of its own."""
+    async with renewing.work.serving_renewals() as address:
+        record = await stored_at(renewing, address)
+        with process(renewing, tmp_path, record) as (first, one), process(renewing, tmp_path, record) as (second, two):
+            sent: list[PeerRecord] = []
+
+            async def renewed(record: PeerRecord) -> PeerRecord:
+                sent.append(record)
+                return record
+
+            monkeypatch.setattr(second, "_renewed", renewed)
+            renewing.hands.advance(due_in_s(renewing, one) + 1)
+            await first.step()
+            await second._renew(two, by_hand=False)
+
+            assert sent == []
+            assert two.record == one.record
+
+
+@pytest.mark.asyncio
 async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renewing, tmp_path: Path):
     """Another process at work is no failure; a rotation by hand waits, and then says who is in the way."""
     lock = FileLock(tmp_path / RENEWAL_LOCK, "x")

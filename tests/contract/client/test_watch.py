@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
 
+from federation.breaker import CallResult
 from federation.client.peer_status import PeerState
 from federation.client.watch.policy import WatchState
 from federation.errors import Reason, Refusal
@@ -184,6 +187,28 @@ async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
         assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
         await asyncio.sleep(0.3)
         assert len(desk.streams) == dialled
+
+
+@pytest.mark.asyncio
+async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_circuit_is_open(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """A watch that still owes an acknowledgement ends at once, and does not use up its patience on an open circuit."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        peer = fed.peer("work.example")
+        now = time.monotonic()
+        for _ in range(5):
+            permit = peer.circuit.allow(now)
+            peer.circuit.record(permit, CallResult.FAILURE, now)
+
+        desk.last.end(Refusal(Reason.INTERNAL, "cut"))
+
+        await eventually(lambda: peer.watch.host is None)
+        assert fed.peer_state("work.example").watch is WatchState.OFF
+        assert len(desk.streams) == 1
 
 
 @pytest.mark.asyncio
@@ -548,6 +573,19 @@ async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: Sc
         assert fed.peer_state("work.example").state is PeerState.REVOKED
         await asyncio.sleep(0.1)
         assert (desk.streams, scripted.service.calls()) == ([], 0)
+
+
+@pytest.mark.asyncio
+async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """The watch of a peer that revoked the grant takes no host and starts no task."""
+    host = Mock(watches=set())
+    async with watching(tmp_path, replace(scripted.record(), revoked_at_us=1, revoked_reason="over")) as fed:
+        watch = fed.peer("work.example").watch
+        watch.begin(host)
+
+        assert watch.host is None
+    assert not host.post.called
+    assert desk.streams == []
 
 
 @pytest.mark.asyncio

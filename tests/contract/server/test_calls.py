@@ -75,6 +75,18 @@ async def test_each_read_has_its_audit_row_within_a_second(serving: Serving):
     assert "task 2" not in repr(event)
 
 
+async def test_the_latency_on_record_is_in_milliseconds(serving: Serving):
+    """A read that takes a second and a half has a latency of 1,500 ms in its audit row."""
+    serving.provider.gate = asyncio.Event()
+    call = serving.stub().List(TASKS)
+    await serving.provider.begun.wait()
+    serving.clock.advance(1.5)
+    serving.provider.gate.set()
+    await call
+
+    assert (await serving.writer.seen(1))[0].latency_ms == pytest.approx(1_500)
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "code", "reason", "outcome"),
     [
@@ -276,6 +288,22 @@ async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_
     error = error_detail_of(await error_of(call))
 
     assert (error.reason, error.retry_after_s) == ("RATE_LIMITED", 0.1)
+
+
+async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refused(serve: Serve):
+    """The check before an answer leaves uses the time of that moment, not the time at which the call came in."""
+    serving = await serve(capacity=1)
+    serving.grants.change(GRANT_ID, expires_at_us=int((serving.clock.wall_s + 1) * 1e6))
+    serving.writer.gate.clear()
+    stub = serving.stub()
+    await stub.List(TASKS)
+    await serving.writer.begun.wait()
+    call = stub.List(TASKS)
+    await eventually(lambda: serving.provider.finished == 2)
+    serving.clock.advance(2)
+    serving.writer.gate.set()
+
+    assert error_detail_of(await error_of(call)).reason == "GRANT_INVALID"
 
 
 async def test_leases_are_noted_before_the_reply_leaves(serve: Serve):

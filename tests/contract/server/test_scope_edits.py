@@ -15,6 +15,7 @@ from tests.support.server_on_database import TASKS, WIDE, A, Granting, StartGran
 
 pytestmark = pytest.mark.asyncio
 NOTES_ONLY = Scope(("notes",), max_rows_per_query=10)
+NOTHING_MUCH = Scope(("notes",), max_rows_per_query=1)
 WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
 
 
@@ -105,6 +106,32 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
     assert edit.taking is not None
     assert released(await soon(edit.taking)) == {A: "acked"}
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
+
+
+async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Granting):
+    """After a narrowing that was not stored, a scope that is wider than the scope in force still takes from the peer."""
+    grant = await granting.grant()
+    with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError):
+        await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)
+
+    edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
+
+    assert edit.change.losses
+    assert edit.taking is not None
+    assert (await soon(edit.taking)).kind is ReceiptKind.NARROWED
+
+
+async def test_a_loss_against_the_scope_in_force_is_a_narrowing(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+    """A scope that takes nothing from the stored scope, but from the scope in force, still gets a receipt."""
+    grant = await granting.grant(scope=NOTES_ONLY)
+    granting.revocations._unstored[grant.id] = NOTES_ONLY
+    granting.grants.narrow(grant.id, WIDER)
+
+    edit = await granting.revocations.edit_scope(grant.id, Scope(("notes", "tasks"), max_rows_per_query=10))
+
+    assert not edit.change.losses
+    assert edit.taking is not None
+    assert (await soon(edit.taking)).kind is ReceiptKind.NARROWED
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting):

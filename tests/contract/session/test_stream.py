@@ -11,7 +11,7 @@ import pytest
 
 from federation.config import SessionConfig
 from federation.errors import FederationError, InputError, Reason, Refusal
-from federation.session.results import SourceState
+from federation.session.results import SourceReport, SourceState
 from federation.v1 import federation_pb2 as pb
 from tests.support.network_faults import Relay
 from tests.support.scripted import Reply, ScriptedPeer, eventually
@@ -135,6 +135,17 @@ async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
         assert [answer async for answer in answers] == []
         with pytest.raises(FederationError, match="end"):
             answers.merged()
+
+
+@pytest.mark.asyncio
+async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) -> None:
+    """An answer that arrives at a closed stream, however it got through, is dropped."""
+    async with with_data(tmp_path) as fed, fed.session("ada") as session:
+        answers = session.stream(LIST)
+        answers.close()
+        report = SourceReport(source="local", state=SourceState.OK)
+        answers._fan_out._deliver("local", report, pb.ListResponse())
+        assert [answer async for answer in answers] == []
 
 
 @pytest.mark.asyncio

@@ -503,6 +503,13 @@ def test_a_few_flights_may_run_on_alone(partition: Partition[str]) -> None:
     assert partition.detach(names[-1])
 
 
+def test_a_flight_is_detached_once(partition: Partition[str]) -> None:
+    """A second waiter cannot detach a flight that runs on already, so it leaves the flight like any other waiter."""
+    assert partition.detach("flight")
+    assert not partition.detach("flight")
+    assert partition.stats().detached == 1
+
+
 def test_a_removed_peer_detaches_nothing(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """No flight runs on for a peer that is gone."""
     send(partition, key())
