@@ -109,7 +109,7 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
 
 
 async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Granting):
-    """After a narrowing that was not stored, a scope that is wider than the scope in force still takes from the peer."""
+    """After a narrowing that was not stored, a wider scope than that in force still takes something from the peer."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError):
         await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)
