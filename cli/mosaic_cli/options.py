@@ -12,7 +12,6 @@ __all__ = [
     "GRANT_STATUSES",
     "PEER_STATES",
     "UNSET_GATEWAY",
-    "Confirmed",
     "Gateway",
     "GroupGateway",
     "Json",
@@ -77,7 +76,6 @@ _HELP: Final = "The gateway's directory."
 Gateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", callback=_resolve, help=_HELP)]
 GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def read_argument(value: str, what: str) -> str:

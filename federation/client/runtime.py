@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,14 +42,11 @@ if TYPE_CHECKING:
 
     from federation.client.chain.flow import Flight
 
-__all__ = ["ClientRuntime", "Records"]
+__all__ = ["ClientRuntime"]
 
 LOGGER: Final = logging.getLogger(__name__)
 DIALS: Final = 16
 """Watches that dial at the same time."""
-
-Records = Callable[[], Awaitable[Iterable[PeerRecord]]]
-"""Reads every enrollment of the gateway."""
 
 
 class ClientRuntime:

@@ -12,12 +12,10 @@ from federation.client.interceptors.caching import cut
 from federation.client.watch.policy import EventRate
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["ACKNOWLEDGED", "KINDS", "EventHandler"]
+__all__ = ["KINDS", "EventHandler"]
 
 KINDS: Final = frozenset({"armed", "grant_revoked", "grant_changed", "resource_changed", "heartbeat"})
 """What a peer may say. Anything else is of a later version, and is passed over."""
-ACKNOWLEDGED: Final = frozenset({"grant_revoked", "grant_changed"})
-"""Events that somebody at the peer waits for to be heard."""
 
 
 class EventHandler:
