@@ -21,6 +21,8 @@ An error that an operator can act on carries a `Remedy`: the act as a value. The
 line program turns the remedy into its own command.
 """
 
+import logging
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -48,6 +50,7 @@ __all__ = [
     "SealError",
     "StoreError",
     "UnknownReferencesError",
+    "log_incident",
     "unknown_grant",
     "unknown_peer",
 ]
@@ -296,3 +299,10 @@ class Refusal(FederationError):  # noqa: N818 - it is an answer, not a malfuncti
     def code(self) -> str:
         """The gRPC status code name."""
         return CODE_OF[self.reason]
+
+
+def log_incident(logger: logging.Logger, fault: Exception, where: str) -> str:
+    """Log an unforeseen exception under a new incident id, and return the id: all that a caller may learn."""
+    incident_id = secrets.token_hex(8)
+    logger.error("incident %s in %s", incident_id, where, exc_info=fault)
+    return incident_id

@@ -1,5 +1,6 @@
 """The errors of the package as gRPC statuses on the admin socket, and back again, message and kind intact."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,12 +24,14 @@ from federation.errors import (
     Refusal,
     SealError,
     StoreError,
+    log_incident,
 )
 from federation.wire.metadata import Metadata
 from federation.wire.status import error_detail, pack_remedy, refusal_status, unpack_remedy
 
-__all__ = ["ADMIN_DOMAIN", "error_of", "status_of"]
+__all__ = ["ADMIN_DOMAIN", "error_of", "status_of", "status_of_fault"]
 
+LOGGER: Final = logging.getLogger(__name__)
 ADMIN_DOMAIN: Final = "admin.federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_ENCODED: Final = 2_400
@@ -78,6 +81,14 @@ def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
     status = Status(code=code.value[0], message=message)
     status.details.add().Pack(info)
     return code, message, ((STATUS_KEY, status.SerializeToString()),)
+
+
+def status_of_fault(fault: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
+    """Return the status of any exception of an admin call. One that is no error of the package becomes an incident."""
+    if isinstance(fault, FederationError):
+        return status_of(fault)
+    incident = log_incident(LOGGER, fault, method)
+    return grpc.StatusCode.INTERNAL, f"incident {incident}; the gateway's log says more", ()
 
 
 def error_of(error: grpc.RpcError) -> FederationError:

@@ -2,14 +2,17 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import grpc
 
 from federation.admin.context import AdminContext
-from federation.admin.service import AdminServicer
+from federation.admin.errors import status_of_fault
+from federation.admin.service import AdminService
 from federation.admin.socket import claimed, private_umask, target
 from federation.errors import ConfigError
-from federation.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
+from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 
 __all__ = ["AdminServer"]
 
@@ -23,7 +26,7 @@ class AdminServer:
         self._path, self._parts = path, parts
         self._held = ExitStack()
         self._server: grpc.aio.Server | None = None
-        self._servicer: AdminServicer | None = None
+        self._service: AdminService | None = None
 
     def claim(self) -> None:
         """Take the socket's lock. Raises `LockedError` or `ConfigError`."""
@@ -31,9 +34,9 @@ class AdminServer:
 
     async def start(self) -> None:
         """Bind and serve."""
-        self._servicer = AdminServicer(self._parts)
-        server = grpc.aio.server(options=OPTIONS)
-        add_AdminServiceServicer_to_server(self._servicer, server)
+        self._service = AdminService(self._parts)
+        server = grpc.aio.server(interceptors=(IncidentGuard(status_of_fault),), options=OPTIONS)
+        add_AdminServiceServicer_to_server(cast("AdminServiceServicer", self._service), server)
         with private_umask():
             try:
                 server.add_insecure_port(target(self._path))
@@ -45,10 +48,10 @@ class AdminServer:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Let acts under way end, then give the socket up."""
         server, self._server = self._server, None
-        if self._servicer is not None:
-            self._servicer.end_streams()
+        if self._service is not None:
+            self._service.end_streams()
         if server is not None:
             await server.stop(grace_s)
-        if self._servicer is not None:
-            await self._servicer.close()
+        if self._service is not None:
+            await self._service.close()
         self._held.close()

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from federation.errors import FederationError, InputError, Reason, Refusal
+from federation.errors import FederationError, InputError, Reason, Refusal, log_incident
 from federation.resources.provider import ResourceProvider
 from federation.scope.model import MAX_ROWS_LIMIT, Scope
 from federation.session.validation import RESOURCES, as_input_error
@@ -38,8 +37,7 @@ class LocalData:
         except Refusal as refusal:
             raise _as_local(refusal) from None
         except Exception as e:
-            incident = secrets.token_hex(8)
-            LOGGER.exception("incident %s in the gateway's own data", incident)
+            incident = log_incident(LOGGER, e, "the gateway's own data")
             raise Refusal(Reason.INTERNAL, f"incident {incident}; the gateway's log says more") from e
         return message
 

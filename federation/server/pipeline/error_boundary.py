@@ -1,18 +1,19 @@
-"""The border that every call crosses: a refusal becomes a rich status, and whatever else is raised an incident.
+"""The error boundary of a gRPC server turns each exception of a handler into a status.
 
-The caller learns an incident's id and nothing else; the text and the traceback are in the log under that id.
+A refusal becomes a rich status. Any other exception becomes an incident: the caller learns the id of the incident and
+nothing else; the text and the traceback are in the log under that id.
 """
 
 import inspect
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, NoReturn
+from functools import partial
+from typing import Any, Final
 
 import grpc
 
-from federation.errors import Reason, Refusal
+from federation.errors import Reason, Refusal, log_incident
 from federation.wire.metadata import Metadata
 from federation.wire.status import refusal_status
 
@@ -22,26 +23,9 @@ LOGGER: Final = logging.getLogger(__name__)
 
 Context = Any
 """`grpc.aio.ServicerContext`; its type parameters say nothing here."""
-
-
-class IncidentGuard(grpc.aio.ServerInterceptor):
-    """The outermost interceptor, for every method of a server: it also covers interceptors within, and decoding.
-
-    Decoding is taken over from gRPC, which would answer a malformed message with the decoder's own words.
-    """
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Return the method's handler within the guard."""
-        method = str(handler_call_details.method)
-        try:
-            handler = await continuation(handler_call_details)
-        except Exception as e:  # noqa: BLE001 - nothing may pass but an incident
-            return grpc.unary_unary_rpc_method_handler(_raising(e, method))
-        return None if handler is None else _guarded(handler, method)
+Translate = Callable[[Exception, str], tuple[grpc.StatusCode, str, Metadata]]
+"""Returns code, details and trailing metadata for an exception of a method."""
+Abort = Callable[[Context, Exception], Awaitable[None]]
 
 
 def add_trailing(context: Context, metadata: Metadata) -> None:
@@ -50,41 +34,71 @@ def add_trailing(context: Context, metadata: Metadata) -> None:
 
 
 def incident(fault: Exception, method: str) -> Refusal:
-    """Log a fault under a new id, and return what the caller may know of it."""
-    name = secrets.token_hex(8)
-    LOGGER.error("incident %s in %s", name, method, exc_info=fault)
-    return Refusal(Reason.INTERNAL, f"internal error; incident {name}")
+    """Log a fault under a new id, and return a refusal that holds the id alone."""
+    return Refusal(Reason.INTERNAL, f"internal error; incident {log_incident(LOGGER, fault, method)}")
 
 
-def _guarded(handler: Any, method: str) -> Any:
-    decode, encode = handler.request_deserializer, handler.response_serializer
-    if handler.request_streaming:
-        arguments = _decoded_stream(decode, method)
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                _stream(handler.stream_stream, arguments, method), None, encode
-            )
-        return grpc.stream_unary_rpc_method_handler(_unary(handler.stream_unary, arguments, method), None, encode)
-    arguments = _decoded(decode, method)
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream, arguments, method), None, encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, arguments, method), None, encode)
+def _federation_status(fault: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
+    return refusal_status(fault if isinstance(fault, Refusal) else incident(fault, method))
 
 
-def _unary(behaviour: Any, decode: Callable[[Any], Any], method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+class IncidentGuard(grpc.aio.ServerInterceptor):
+    """The outermost interceptor, for every method of a server: it also covers interceptors within, and decoding.
+
+    Decoding is taken over from gRPC, which would answer a malformed message with the decoder's own words. `translate`
+    makes the status of an exception.
+    """
+
+    def __init__(self, translate: Translate = _federation_status) -> None:
+        self._translate = translate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler within the guard."""
+        method = str(handler_call_details.method)
+        abort = partial(self._abort, method)
+        try:
+            handler = await continuation(handler_call_details)
+        except Exception as e:  # noqa: BLE001 - an incident, or a refusal
+            return grpc.unary_unary_rpc_method_handler(partial(_fail, abort, e))
+        return None if handler is None else _guarded(handler, method, abort)
+
+    async def _abort(self, method: str, context: Context, fault: Exception) -> None:
+        code, message, trailing = self._translate(fault, method)
+        await context.abort(code, message, (*(context.trailing_metadata() or ()), *trailing))
+
+
+def _guarded(handler: Any, method: str, abort: Abort) -> Any:
+    decode = _decoder(handler.request_deserializer, method)
+    arguments = partial(_decoded, decode) if handler.request_streaming else decode
+    sides = (handler.request_streaming, handler.response_streaming)
+    arity = "_".join("stream" if streams else "unary" for streams in sides)
+    boundary = _stream if handler.response_streaming else _unary
+    guarded = boundary(getattr(handler, arity), arguments, abort)
+    return getattr(grpc, f"{arity}_rpc_method_handler")(guarded, None, handler.response_serializer)
+
+
+async def _fail(abort: Abort, fault: Exception, _raw: bytes, context: Context) -> None:
+    await abort(context, fault)
+
+
+def _unary(behaviour: Any, decode: Callable[[Any], Any], abort: Abort) -> Callable[[Any, Context], Awaitable[Any]]:
     async def call(raw: Any, context: Context) -> Any:
         try:
             answer = behaviour(decode(raw), context)
             return await answer if inspect.isawaitable(answer) else answer
         except grpc.aio.AbortError:
             raise
-        except Exception as e:  # noqa: BLE001 - nothing may pass but an incident
-            await _abort(context, e, method)
+        except Exception as e:  # noqa: BLE001 - an incident, or a refusal
+            await abort(context, e)
 
     return call
 
 
-def _stream(behaviour: Any, decode: Callable[[Any], Any], method: str) -> Callable[[Any, Context], Awaitable[None]]:
+def _stream(behaviour: Any, decode: Callable[[Any], Any], abort: Abort) -> Callable[[Any, Context], Awaitable[None]]:
     async def call(raw: Any, context: Context) -> None:
         try:
             answers = behaviour(decode(raw), context)
@@ -96,47 +110,22 @@ def _stream(behaviour: Any, decode: Callable[[Any], Any], method: str) -> Callab
                 await answers
         except grpc.aio.AbortError:
             raise
-        except Exception as e:  # noqa: BLE001 - nothing may pass but an incident
-            await _abort(context, e, method)
+        except Exception as e:  # noqa: BLE001 - an incident, or a refusal
+            await abort(context, e)
 
     return call
 
 
-def _decoded(decode: Callable[[bytes], Any] | None, method: str) -> Callable[[Any], Any]:
+def _decoder(decode: Callable[[bytes], Any] | None, method: str) -> Callable[[Any], Any]:
     def decoded(raw: Any) -> Any:
-        if decode is None:
-            return raw
         try:
-            return decode(raw)
+            return raw if decode is None else decode(raw)
         except Exception as e:
-            raise _malformed(method) from e
+            raise Refusal(Reason.INVALID_REQUEST, f"request: not a message of {method[:200]}") from e
 
     return decoded
 
 
-def _decoded_stream(decode: Callable[[bytes], Any] | None, method: str) -> Callable[[Any], AsyncIterator[Any]]:
-    one = _decoded(decode, method)
-
-    async def decoded(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for raw in requests:
-            yield one(raw)
-
-    return decoded
-
-
-def _malformed(method: str) -> Refusal:
-    return Refusal(Reason.INVALID_REQUEST, f"request: not a message of {method[:200]}")
-
-
-def _raising(fault: Exception, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def call(_raw: bytes, context: Context) -> bytes:
-        await _abort(context, fault, method)
-
-    return call
-
-
-async def _abort(context: Context, fault: Exception, method: str) -> NoReturn:
-    refusal = fault if isinstance(fault, Refusal) else incident(fault, method)
-    code, message, trailing = refusal_status(refusal)
-    await context.abort(code, message, (*(context.trailing_metadata() or ()), *trailing))
-    raise AssertionError  # abort always raises
+async def _decoded(decode: Callable[[bytes], Any], requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for raw in requests:
+        yield decode(raw)

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from federation import errors
-from federation.admin.errors import error_of, status_of
+from federation.admin.errors import error_of, status_of, status_of_fault
 from federation.errors import (
     Action,
     Actor,
@@ -154,3 +154,22 @@ def test_junk_in_place_of_a_status_is_survived(junk: bytes) -> None:
     back = error_of(Answer(grpc.StatusCode.UNKNOWN, "odd", (("grpc-status-details-bin", junk),)))
 
     assert str(back) == "UNKNOWN: odd"
+
+
+def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFixture):
+    """The operator learns the id of the incident and where to look; the text of the exception is in the log alone."""
+    code, message, trailing = status_of_fault(ValueError("secret words"), "/federation.v1.AdminService/Status")
+
+    incident = message.removeprefix("incident ").removesuffix("; the gateway's log says more")
+    assert (code, trailing) == (grpc.StatusCode.INTERNAL, ())
+    assert len(incident) == 16
+    assert f"incident {incident} in /federation.v1.AdminService/Status" in caplog.messages
+    assert "secret words" in caplog.text
+
+
+def test_an_error_of_the_package_is_no_incident(caplog: pytest.LogCaptureFixture):
+    """It keeps its own status, and the log stays empty."""
+    error = NotFoundError("peer", "wrok.example", ("work.example",))
+
+    assert status_of_fault(error, "/federation.v1.AdminService/GetPeer") == status_of(error)
+    assert caplog.messages == []
