@@ -33,6 +33,7 @@ from federation.wire.metadata import INSTANCE
 from federation.wire.status import refusal_status
 from tests.support.clock import ManualClock
 from tests.support.manual_driver import ids, rows
+from tests.support.server_in_memory import untraced
 
 LEASE_S = 30.0
 SCOPES = (Scope(("tasks",), max_rows_per_query=10), Scope(("tasks",), max_rows_per_query=5))
@@ -164,6 +165,7 @@ class Grantor:
             audit=None,  # type: ignore[arg-type]
             page_key=b"k" * 32,
             clock=self.clock,
+            tracing=untraced(self.clock),
             leases=self.leases,
         )
 
@@ -178,6 +180,7 @@ class Grantor:
         arrival = _CallContext(
             verb=verb,  # type: ignore[arg-type]
             metadata=((INSTANCE, instance),),
+            auth_context={},
             source="",
             at_us=0,
             started=0.0,

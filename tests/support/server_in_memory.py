@@ -9,15 +9,20 @@ from typing import Any
 
 import grpc
 import pytest_asyncio
+from opentelemetry.trace import NoOpTracerProvider
 
+from federation.clock import SYSTEM_CLOCK, Clock
 from federation.pki.authority import Authority
 from federation.pki.certificates import fingerprint_of, validity_us
 from federation.scope.model import RowFilter, Scope
 from federation.server.audit.trail import AuditTrail
 from federation.server.pipeline.service import FederationService
+from federation.server.pipeline.tracing import ServerTracing
+from federation.server.revocation.leases import LeaseTable
 from federation.server.transport.server import GatewayServer
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import CertificateRecord, Grant, GrantStatus
+from federation.telemetry.spans import SpanSource
 from federation.v1 import enrollment_pb2_grpc
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from tests.support.clock import ManualClock
@@ -28,6 +33,11 @@ GATEWAY = "work.example"
 INSTANCE = "0123456789abcdef0123456789abcdef"
 PAGE_KEY = b"k" * 32
 SCOPE = Scope(("tasks", "notes", "api_keys"), filters={"notes": RowFilter(frozenset({"T1"}), include_personal=False)})
+
+
+def untraced(clock: Clock = SYSTEM_CLOCK) -> ServerTracing:
+    """Tracing without spans or figures."""
+    return ServerTracing(SpanSource(NoOpTracerProvider()), clock)
 
 
 class ScriptedWriter:
@@ -184,6 +194,8 @@ async def serve() -> AsyncIterator[Serve]:
                 "audit": trail,
                 "page_key": PAGE_KEY,
                 "clock": clock.clock,
+                "tracing": untraced(clock.clock),
+                "leases": LeaseTable(clock.clock),
                 **options,
             }
         )

@@ -26,7 +26,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.metadata import INSTANCE, LEASE_MS, first
 from tests.support.pki import PEER, Leaf, Pki, dial
-from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, record
+from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, record, untraced
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 """Ids of three cache objects."""
@@ -188,6 +188,7 @@ async def _open(
         audit=audit,
         page_key=PAGE_KEY,
         clock=clock,
+        tracing=untraced(clock),
         leases=upkeep.leases,
         max_lease_ms=upkeep.max_lease_ms,
         watch=upkeep.watch.serve,

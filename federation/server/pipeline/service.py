@@ -8,10 +8,10 @@ may still be refused on its last step, because its grant was revoked while it wa
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -24,10 +24,10 @@ from federation.server.audit.trail import AuditTrail, source_of
 from federation.server.call_stats import CallCounters
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context, add_trailing, incident
-from federation.server.pipeline.hooks import NO_LEASES, NO_TRACING, CallTrace, Leases, Tracing
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
-from federation.server.revocation.leases import MAX_LEASE_MS
+from federation.server.pipeline.tracing import ServedCall, ServerTracing
+from federation.server.revocation.leases import MAX_LEASE_MS, LeaseTable
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_word
@@ -50,8 +50,6 @@ MAX_AUDITED: Final = 256
 
 _NOTHING: Final = Reply(pb.GetResponse())
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Handler = Callable[[Grant, Any], Awaitable[Reply]]
 WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
@@ -75,30 +73,28 @@ class _Verb:
     handler: Handler
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _CallContext:
-    """One call as it came in. Faults are values, so that tracing and audit see every call before it is refused."""
+    """The context of one call: what is known of it before it is refused, for tracing and audit."""
 
     verb: _Verb
     metadata: Metadata
+    auth_context: Mapping[str, Iterable[bytes]]
     source: str
     at_us: int
     started: float
-    caller: CallerIdentity | Refusal
-    request: Message | Refusal
+    request: Message | None
+    """`None` where the bytes hold no message of the verb."""
     resource: str
-    """What the request names, at a length that may be kept."""
-    grant: Grant | None
+    """The resource that the request names, cut to a length that may be stored."""
+    caller: CallerIdentity | None = None
+    """`None` where the certificate is refused."""
+    grant: Grant | None = None
     trace_id: str = ""
 
     @property
-    def identity(self) -> CallerIdentity | None:
-        """Who calls, where the certificate says so well."""
-        return self.caller if isinstance(self.caller, CallerIdentity) else None
-
-    @property
     def peer(self) -> str:
-        """The name of the grant's peer, where the grant is known."""
+        """The name of the grant's peer; empty where the grant is unknown."""
         return self.grant.peer if self.grant else ""
 
 
@@ -120,8 +116,8 @@ class FederationService:
         audit: AuditTrail,
         page_key: bytes,
         clock: Clock = SYSTEM_CLOCK,
-        tracing: Tracing = NO_TRACING,
-        leases: Leases = NO_LEASES,
+        tracing: ServerTracing,
+        leases: LeaseTable,
         max_lease_ms: int = MAX_LEASE_MS,
         counters: CallCounters | None = None,
         watch: WatchHandler | None = None,
@@ -151,7 +147,7 @@ class FederationService:
 
     async def _serve(self, verb: _Verb, raw: bytes, context: Context) -> bytes:
         call = self._arrive(verb, raw, context)
-        with self._tracing(call.metadata, verb.name, call.resource, call.identity, call.peer) as trace:
+        with self._tracing(call.metadata, verb.name, call.resource, call.caller, call.peer) as trace:
             call.trace_id = trace.trace_id or _trace_id(call.metadata)
             if trace.trailing:
                 add_trailing(context, trace.trailing)
@@ -166,22 +162,25 @@ class FederationService:
         return body
 
     def _arrive(self, verb: _Verb, raw: bytes, context: Context) -> _CallContext:
-        now_us = self._clock.now_us()
-        caller = _capture(caller_of, context.auth_context(), now_us)
-        request = _capture(_decode, verb.request, raw)
-        return _CallContext(
+        request = _decoded(verb.request, raw)
+        call = _CallContext(
             verb=verb,
             metadata=context.invocation_metadata() or (),
+            auth_context=context.auth_context(),
             source=source_of(context.peer()),
-            at_us=now_us,
+            at_us=self._clock.now_us(),
             started=self._clock.monotonic(),
-            caller=caller,
             request=request,
-            resource="" if isinstance(request, Refusal) else resource_of(request)[:MAX_AUDITED],
-            grant=None if isinstance(caller, Refusal) else self._grants.get(caller.grant_id),
+            resource="" if request is None else resource_of(request)[:MAX_AUDITED],
         )
+        try:
+            call.caller = caller_of(call.auth_context, call.at_us)
+            call.grant = self._grants.get(call.caller.grant_id)
+        except Refusal:
+            call.caller = None  # `_answer` refuses the certificate again, within the span and the audit
+        return call
 
-    async def _audited(self, call: _CallContext, trace: CallTrace) -> tuple[bytes, int | None]:
+    async def _audited(self, call: _CallContext, trace: ServedCall) -> tuple[bytes, int | None]:
         """Answer a call and record how it ended. A read is on record before it leaves."""
         reply, body, absent = _NOTHING, b"", None
         word, reason, recorded = OutcomeName.ERROR, "", ""
@@ -202,22 +201,20 @@ class FederationService:
         finally:
             grant_id = call.grant.id if call.grant else None
             self._counters.ended(call.verb.name, word, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
-            trace.finish(word.value, reason)
+            trace.finish(word)
         if absent is not None:
             raise absent
         return body, lease_ms
 
     async def _answer(self, call: _CallContext) -> tuple[Reply, bytes]:
-        caller, request = call.caller, call.request
-        if isinstance(caller, Refusal):
-            raise caller
+        caller = call.caller or caller_of(call.auth_context, call.at_us)
         if call.grant is not None:
             self._limiter.check(call.grant.id, call.grant.scope.rate_limit_per_minute)
         call.grant = authorize(call.grant, caller, call.at_us)
-        if isinstance(request, Refusal):
-            raise request
+        if call.request is None:
+            raise invalid("request", f"not a {call.verb.request.DESCRIPTOR.name}")
         for _ in range(ATTEMPTS):
-            reply = await call.verb.handler(call.grant, request)
+            reply = await call.verb.handler(call.grant, call.request)
             body = reply.message.SerializeToString()
             if len(body) > MAX_MESSAGE_BYTES:
                 raise ValueError(f"{len(body)} bytes for {call.verb.name} {call.resource}; a row is too large")
@@ -227,13 +224,13 @@ class FederationService:
         raise _edited()
 
     def _dismiss(self, call: _CallContext, reply: Reply) -> int | None:
-        """Let an answer leave, or raise `Refusal`; return the lease to send with it.
+        """Let an answer leave: grant its lease and return it, or raise `Refusal`.
 
-        Nothing waits in here, and nothing waits after it: what is taken back is taken back before the whole of it,
-        and refuses the answer, or after the whole of it, and knows of the lease.
+        Runs without awaiting, and nothing awaits after it. So a revocation happens either entirely before it (then the
+        answer is refused) or entirely after it (then the revocation sees the lease). Keep it free of `await`.
         """
-        assert call.grant is not None  # noqa: S101 - it was found good
-        assert isinstance(call.caller, CallerIdentity)  # noqa: S101 - so was this
+        assert call.grant is not None  # noqa: S101 - `_answer` authorized the grant
+        assert call.caller is not None  # noqa: S101 - and the caller
         now_us = self._clock.now_us()
         latest = authorize(self._grants.get(call.grant.id), call.caller, now_us)
         if latest.scope != call.grant.scope:
@@ -259,10 +256,10 @@ class FederationService:
             at_us=call.at_us,
             grant_id=call.grant.id if call.grant else None,
             peer=call.peer,
-            subject=call.identity.subject if call.identity else "",
+            subject=call.caller.subject if call.caller else "",
             verb=call.verb.name,
             resource=call.resource,
-            query_hash="" if isinstance(call.request, Refusal) else query_hash(serialize(call.request)),
+            query_hash="" if call.request is None else query_hash(serialize(call.request)),
             outcome=word.value,
             reason=reason[:MAX_AUDITED],
             bytes_out=bytes_out,
@@ -272,25 +269,17 @@ class FederationService:
         )
 
 
-def _capture(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refusal:
-    """Return a refusal instead of raising it."""
-    try:
-        return work(*args, **kwargs)
-    except Refusal as refusal:
-        return refusal
-
-
 def _edited() -> Refusal:
     return Refusal(
         Reason.RATE_LIMITED, "the scope of the grant was edited meanwhile; ask again", retry_after_s=0.1, detail="scope"
     )
 
 
-def _decode(kind: type[Message], raw: bytes) -> Message:
+def _decoded(kind: type[Message], raw: bytes) -> Message | None:
     try:
         return kind.FromString(raw)
     except DecodeError:
-        raise invalid("request", f"not a {kind.DESCRIPTOR.name}") from None
+        return None
 
 
 def _ending(fault: BaseException) -> tuple[OutcomeName, str, str]:

@@ -5,7 +5,6 @@ The caller's `sampled` flag is a hint to this gateway's own sampler (`federation
 rate; an embedding program's sampler decides as it was set up to).
 """
 
-from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final, Self
@@ -17,7 +16,6 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
 
 from federation.clock import Clock
 from federation.errors import Refusal
-from federation.server.pipeline.hooks import NO_TRACING, CallTrace
 from federation.server.pipeline.identity import CallerIdentity
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (
@@ -31,17 +29,16 @@ from federation.telemetry.spans import (
 )
 from federation.wire.metadata import TRACEPARENT, TRACERESPONSE, Metadata, first
 
-__all__ = ["RPC_SPAN", "ServerTracing"]
+__all__ = ["RPC_SPAN", "ServedCall", "ServerTracing"]
 
 RPC_SPAN: Final[ContextVar[Span | None]] = ContextVar("federation_rpc_span", default=None)
 """The RPC-level SERVER span above ours in this task, where `telemetry.rpc_spans` made one."""
 MAX_RESOURCE: Final = 256
 """Characters kept of what a caller sent as the resource's name."""
-_WORDS: Final = {word.value: word for word in OutcomeName}
 
 
 class ServerTracing:
-    """Makes the SERVER span `federation.request` of each call and counts it; the seam `Tracing` of the pipeline.
+    """Makes the SERVER span `federation.request` of each call, and counts the call.
 
     Without an SDK there is no span. A watch has neither span nor count: it lasts for hours and is no request.
     """
@@ -53,21 +50,23 @@ class ServerTracing:
 
     def __call__(
         self, metadata: Metadata, verb: str, resource: str, identity: CallerIdentity | None, peer: str
-    ) -> AbstractContextManager[CallTrace]:
-        """Return the context of one call; its span is current within."""
+    ) -> "ServedCall":
+        """Return the context of one call; its span is current within.
+
+        `verb` is the lower-case name. `resource` is the one that the request names: several of a search are separated
+        by commas. `identity` is `None` where the certificate was refused, and `peer` empty where the grant is unknown.
+        """
         tracer = self._spans.tracer()
-        if verb == "watch" or (tracer is None and self._metrics is None):
-            return NO_TRACING(metadata, verb, resource, identity, peer)
         span = None
         if tracer is not None:
             grant_id = identity.grant_id if identity else ""
             attributes = {"grant_id": grant_id, "peer": peer, "verb": verb, "resource": resource[:MAX_RESOURCE]}
             span = _ServerSpan(tracer, _parent(first(metadata, TRACEPARENT)), attributes)
-        return _ServedCall(self._clock, span, self._metrics, peer, verb)
+        return ServedCall(self._clock, span, self._metrics, peer, verb)
 
 
-class _ServedCall:
-    """One call: from entry to exit, with its span and figures where there are any."""
+class ServedCall:
+    """The context of one call, with its span and figures where there are any. It swallows no exception."""
 
     __slots__ = ("_clock", "_metrics", "_peer", "_span", "_started", "_verb", "_word")
 
@@ -88,17 +87,17 @@ class _ServedCall:
 
     @property
     def trace_id(self) -> str:
-        """32 lower-case hexadecimal digits, or empty without a span."""
+        """32 lower-case hexadecimal digits; empty without a span: then the audit takes the caller's trace id."""
         return f"{self._span.context.trace_id:032x}" if self._span is not None else ""
 
     @property
     def trailing(self) -> Metadata:
-        """`traceresponse`: the span, for the caller to link."""
+        """`traceresponse`: the span, for the caller to link, sent with every answer and refusal."""
         return ((TRACERESPONSE, traceparent_of(self._span.context)),) if self._span is not None else ()
 
-    def finish(self, outcome: str, reason: str) -> None:
-        """Hear the outcome word of the call."""
-        self._word = _WORDS.get(outcome, OutcomeName.ERROR)
+    def finish(self, word: OutcomeName) -> None:
+        """Set the outcome of the call; without one the exception that leaves the context decides."""
+        self._word = word
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -119,7 +119,7 @@ class PendingRevocation:
 
 
 class LeaseTable:
-    """The notes of every grant, in memory. `federation.server.seams.Leases` is its face to the pipeline.
+    """The notes of every grant, in memory.
 
     `max_lease_ms` bounds a lease. `inherited` names the grants under which an earlier process may have given leases;
     `inherited_ms` is the longest that one of those can be, and `handover_s` how long that process may have gone on

@@ -11,12 +11,16 @@ from google.rpc.status_pb2 import Status
 
 from federation.errors import Reason, Refusal
 from federation.scope.model import Scope
+from federation.server.pipeline.tracing import ServerTracing
+from federation.server.revocation.leases import LeaseTable
 from federation.store.grants.registry import GrantStatus
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import first
 from federation.wire.requests import query_hash, serialize
 from federation.wire.status import error_detail_of
-from tests.support.pki import GRANT_ID
+from tests.support.clock import ManualClock
+from tests.support.memory_exporters import SpanLog
+from tests.support.pki import GRANT_ID, PEER
 from tests.support.provider import row
 from tests.support.scripted import eventually
 from tests.support.server_in_memory import INSTANCE, SCOPE, Serve, Serving
@@ -307,18 +311,12 @@ async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refu
 
 
 async def test_leases_are_noted_before_the_reply_leaves(serve: Serve):
-    """The table of leases hears of each one, bounds it, and its word is sent."""
-    noted: list[tuple[str, str, int]] = []
+    """The lease table holds each lease and bounds it, and the answer carries the lease as bounded."""
+    leases = LeaseTable(max_lease_ms=20_000)
+    serving = await serve(leases=leases, max_lease_ms=25_000)
 
-    class Table:
-        def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
-            noted.append((grant_id, instance, lease_ms))
-            return 17
-
-    serving = await serve(leases=Table(), max_lease_ms=1_000)
-
-    assert await lease_of(serving.stub().List(TASKS, metadata=CACHES)) == "17"
-    assert noted == [(GRANT_ID, INSTANCE, 1_000)]
+    assert await lease_of(serving.stub().List(TASKS, metadata=CACHES)) == "20000"
+    assert leases.begin(GRANT_ID, (), final=True).instances[0].instance == INSTANCE
 
 
 async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(serving: Serving):
@@ -410,41 +408,27 @@ async def test_a_failing_audit_table_does_not_fail_reads_while_there_is_room(
     assert len(await serving.writer.seen(5)) == 5
 
 
-async def test_tracing_wraps_each_call(serve: Serve):
-    """The seam gets what a span needs, its metadata go out with good and bad answers, and it hears every end."""
-    heard: list[Any] = []
-
-    class Recorder:
-        trace_id = TRACE
-        trailing = (("traceresponse", f"00-{TRACE}-00f067aa0ba902b7-01"),)
-
-        def __call__(self, metadata: Any, *call: Any) -> Any:
-            verb, resource, identity, peer = call
-            heard.append((verb, resource, identity and identity.subject, peer))
-            return self
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-            heard.append(kind)
-
-        def finish(self, outcome: str, reason: str) -> None:
-            heard.append((outcome, reason))
-
-    serving = await serve(tracing=Recorder())
+async def test_tracing_wraps_each_call(serve: Serve, span_log: SpanLog):
+    """Every call has one span with what is known of its caller; `traceresponse` goes out with answers and refusals."""
+    serving = await serve(tracing=ServerTracing(span_log.source, ManualClock().clock))
     good = serving.stub().List(TASKS, metadata=CACHES)
     await good
     error = await error_of(serving.stub().List(pb.ListRequest(resource="memory")))
     await error_of(serving.stub(serving.pki.bad_client("no extensions")).List(TASKS))
 
-    assert heard == [
-        *[("list", "tasks", "ada", "home.example"), ("ok", ""), None],
-        *[("list", "memory", "ada", "home.example"), ("denied", "SCOPE_VIOLATION"), Refusal],
-        *[("list", "tasks", None, ""), ("denied", "CERTIFICATE_INVALID"), Refusal],
+    told = ("grant_id", "peer", "verb", "resource", "outcome")
+    assert [tuple((span.attributes or {})[key] for key in told) for span in span_log.ended] == [
+        (GRANT_ID, PEER, "list", "tasks", "ok"),
+        (GRANT_ID, PEER, "list", "memory", "denied"),
+        ("", "", "list", "tasks", "denied"),
     ]
     trailing = dict(await good.trailing_metadata())
     assert {"traceresponse", "mosaic-lease-ms"} <= set(trailing)
     assert "traceresponse" in dict(error.trailing_metadata())
     assert "grpc-status-details-bin" in dict(error.trailing_metadata())
-    assert {event.trace_id for event in await serving.writer.seen(3)} == {TRACE}
+    events = await serving.writer.seen(3)
+    assert {event.trace_id for event in events} == {f"{span.context.trace_id:032x}" for span in span_log.ended}
+    assert {event.reason for event in events if event.outcome == "denied"} == {
+        "SCOPE_VIOLATION",
+        "CERTIFICATE_INVALID: the grant id extension is missing",
+    }

@@ -17,6 +17,7 @@ from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter, Scope
 from federation.server.audit.trail import AuditTrail
 from federation.server.pipeline.service import FederationService
+from federation.server.revocation.leases import LeaseTable
 from federation.server.transport.server import GatewayServer
 from federation.store.audit.table import AuditFilter, AuditStore
 from federation.store.database import Database
@@ -25,7 +26,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.status import error_detail_of
 from tests.support.pki import Leaf, dial, key_pem, new_key
-from tests.support.server_in_memory import GATEWAY, INSTANCE, PAGE_KEY, NoEnrollment
+from tests.support.server_in_memory import GATEWAY, INSTANCE, PAGE_KEY, NoEnrollment, untraced
 
 pytestmark = pytest.mark.asyncio
 SCOPE = Scope(
@@ -73,7 +74,14 @@ async def gateway(database: Database) -> AsyncIterator[Gateway]:
     await grants.add_certificate(grant.id, issued, activate=True)
     trail = AuditTrail(audit)
     service = FederationService(
-        gateway=GATEWAY, version="1", provider=provider, grants=grants, audit=trail, page_key=PAGE_KEY
+        gateway=GATEWAY,
+        version="1",
+        provider=provider,
+        grants=grants,
+        audit=trail,
+        page_key=PAGE_KEY,
+        tracing=untraced(),
+        leases=LeaseTable(),
     )
     server = GatewayServer(
         listen="127.0.0.1:0", enroll="127.0.0.1:0", identity=authority, service=service, enrollment=NoEnrollment()

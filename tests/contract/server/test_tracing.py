@@ -16,7 +16,7 @@ from federation.errors import Reason, Refusal
 from federation.server.pipeline.tracing import ServerTracing
 from federation.telemetry.log_format import JsonFormatter
 from federation.telemetry.metrics import FederationMetrics
-from federation.telemetry.spans import SpanSource
+from federation.telemetry.spans import OutcomeName, SpanSource
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
 from tests.support.clock import ManualClock
@@ -218,20 +218,30 @@ def test_the_end_of_a_call_nobody_told_is_read_from_its_exception(span_log: Span
             if fault:
                 raise fault
     with tracing(span_log)((), "get", "x" * 1_000, None, "") as served:
-        served.finish("a word of the future", "")
+        served.finish(OutcomeName.NOT_FOUND)
 
     spans = [dict(span.attributes or {}) for span in span_log.ended]
-    assert [span["outcome"] for span in spans] == ["ok", "rate_limited", "error", "cancelled", "error"]
+    assert [span["outcome"] for span in spans] == ["ok", "rate_limited", "error", "cancelled", "not_found"]
     assert spans[-1]["resource"] == "x" * 256
     assert spans[0]["grant_id"] == ""
 
 
-def test_a_watch_is_not_traced(span_log: SpanLog) -> None:
-    """A stream that lasts for hours has no span."""
-    with tracing(span_log)((("traceparent", PARENT),), "watch", "", None, "p") as served:
-        assert served.trace_id == ""
+@pytest.mark.asyncio
+async def test_a_watch_is_neither_traced_nor_counted(serve: Serve, span_log: SpanLog, metric_log: MetricLog) -> None:
+    """A stream that lasts for hours has no span, and is no request in the metrics."""
 
+    async def watch(_requests: Any, context: Any) -> None:
+        await context.write(pb.WatchResponse(event_id=1).SerializeToString())
+
+    counting = ServerTracing(span_log.source, ManualClock().clock, FederationMetrics(metric_log.provider))
+    serving = await serve(tracing=counting, watch=watch)
+    call = serving.stub().Watch(metadata=(("traceparent", PARENT),))
+    assert (await call.read()).event_id == 1
+    await call.done_writing()
+
+    assert await call.code() is grpc.StatusCode.OK
     assert span_log.started == 0
+    assert metric_log.points("federation.server.requests") == {}
 
 
 @pytest.mark.asyncio
@@ -249,9 +259,7 @@ async def test_served_calls_are_counted_and_timed(
     await end_of(serving.stub().Get(pb.GetRequest(resource="tasks", id="absent")))
     with counting((), "search", "", None, "") as served:
         hands.advance(0.5)
-        served.finish("denied", "GRANT_INVALID")
-    with counting((), "watch", "", None, PEER):
-        pass
+        served.finish(OutcomeName.DENIED)
 
     def point(peer: str, verb: str, outcome: str) -> tuple[tuple[str, str], ...]:
         return (("outcome", outcome), *((("peer", peer),) if peer else ()), ("verb", verb))
