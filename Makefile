@@ -13,7 +13,7 @@ TEST = $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov
 # The tests start many interpreters, and each would compile the source again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test e2e docs-test remaining-tests long lint type imports proto proto-check proto-baseline bench verify check clean
+.PHONY: help setup demo test e2e docs-test remaining-tests long lint type imports proto proto-check proto-baseline schemas schemas-check bench verify check clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -71,6 +71,14 @@ proto-check: $(STAMP) ## Fail if federation/v1 is not what protos/ generate
 proto-baseline: $(STAMP) ## At a release: hold later protos against those of now
 	$(BIN)/buf build -o $(BASELINE)
 
+schemas: $(STAMP) ## Generate docs/schemas from cli/mosaic_cli/output/models.py
+	$(BIN)/python -m mosaic_cli.output.outputs docs/schemas
+
+schemas-check: $(STAMP) ## Fail if docs/schemas is not what cli/mosaic_cli/output/models.py generates
+	@rm -rf build/schemas && mkdir -p build/schemas
+	@$(BIN)/python -m mosaic_cli.output.outputs build/schemas
+	@diff -r -x README.md build/schemas docs/schemas && echo "docs/schemas is up to date"
+
 bench: $(STAMP) ## Measure the fast paths against bare gRPC
 	$(BIN)/python -m tests.bench
 
@@ -78,7 +86,7 @@ verify: $(STAMP) ## Check the protocol's model and its mutants (minutes; needs J
 	$(BIN)/python -m tests.model
 
 check: COVERAGE := 1
-check: lint type imports proto-check test remaining-tests ## All that CI runs: all tests but the long ones, with coverage
+check: lint type imports proto-check schemas-check test remaining-tests ## All that CI runs: all tests but the long ones, with coverage
 	$(BIN)/coverage report
 
 clean: ## Remove the environment and everything built

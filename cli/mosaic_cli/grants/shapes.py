@@ -1,38 +1,32 @@
-"""What `--json` prints of a grant beside its fields. These shapes are stable; a field is added, never changed."""
+"""The JSON objects of grants."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from federation.errors import InputError
 from federation.scope.describe import scope_words
 from federation.scope.model import Scope
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import shapes
+from mosaic_cli.output.models import Grant, ResourcePreview, Shape, fill, instant
+from mosaic_cli.output.shapes import json_value
 
 __all__ = ["grant", "open_resources", "opens", "words"]
 
 
-def grant(message: pb.GrantInfo) -> dict[str, Any]:
-    """Return a grant with its scope in words and its use. One that was only tried has no id."""
-    return {
-        **shapes.full_grant(message),
-        "id": message.id or None,
-        "words": list(words(message)),
-        "leases": message.leases,
-        "watches": message.watches,
-        "requests": message.requests,
-        "denials": message.denials,
-        "last_denied": shapes.instant(message, "last_denied_at"),
-        "last_denied_reason": message.last_denied_reason or None,
-    }
+def grant(message: pb.GrantInfo) -> Shape:
+    """Return a grant with its scope in words and its use. A grant of `--dry-run` has no id."""
+    return fill(
+        Grant,
+        message,
+        scope=json_value(message.scope),
+        words=list(words(message)),
+        last_used=instant(message, "last_used_at"),
+        last_denied=instant(message, "last_denied_at"),
+    )
 
 
-def opens(previews: Iterable[pb.ResourcePreview]) -> list[dict[str, Any]]:
-    """Return what a scope opens at this moment; `more` tells that there are more rows than were counted."""
-    return [
-        {"resource": one.resource, "rows": one.rows, "more": one.more, "newest_ids": list(one.newest_ids)}
-        for one in previews
-    ]
+def opens(previews: Iterable[pb.ResourcePreview]) -> list[Shape]:
+    """Return what a scope opens at this moment."""
+    return [fill(ResourcePreview, one) for one in previews]
 
 
 def open_resources(message: pb.GrantInfo) -> tuple[str, ...] | None:

@@ -16,14 +16,14 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
-from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import JsonSchemaMode
+from pydantic import ValidationError
 
 from federation.errors import FederationError
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.mcp.gateway_client import GatewayClient
 from mosaic_cli.mcp.tools import INSTRUCTIONS, TOOLS, ToolSpec
 from mosaic_cli.output.errors import explain
+from mosaic_cli.output.json_schema import Keys, SchemaBuilder
 from mosaic_cli.query import shapes as query_shapes
 
 __all__ = ["build", "serve"]
@@ -125,23 +125,25 @@ async def _serve(line: GatewayClient) -> None:
 
 
 def _tool(spec: ToolSpec) -> types.Tool:
+    takes = _untitled(spec.takes.model_json_schema())
+    del takes["description"]
     return types.Tool(
         name=spec.name,
         title=spec.title,
         description=spec.description,
-        input_schema=_schema(spec.takes, "validation"),
-        output_schema=_schema(spec.gives, "serialization"),
+        input_schema=takes,
+        output_schema=_output_schema(spec.gives),
         annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
     )
 
 
-def _schema(model: type[BaseModel], mode: JsonSchemaMode) -> dict[str, Any]:
-    """Return a model's schema without words that tell nothing new: an agent reads every one of them."""
-    schema: dict[str, Any] = _untitled(model.model_json_schema(mode=mode))
-    return {key: value for key, value in schema.items() if key != "description"}
+def _output_schema(keys: Keys) -> dict[str, Any]:
+    builder = SchemaBuilder("#/$defs/")
+    return {**builder.object(keys), "$defs": builder.definitions}
 
 
 def _untitled(schema: Any) -> Any:
+    """Return a schema without titles: an agent reads every word, and they tell nothing new."""
     if isinstance(schema, dict):
         return {key: _untitled(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)}
     return [_untitled(value) for value in schema] if isinstance(schema, list) else schema

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.mcp.gateway_client import GatewayClient
-from mosaic_cli.output import shapes
-from mosaic_cli.output.shapes import Shape
+from mosaic_cli.output.json_schema import Keys
+from mosaic_cli.output.models import OpenedSource, Shape, enum_word, fill, instant
+from mosaic_cli.output.outputs import MCP_STATUS, OUTPUTS
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers
 
@@ -67,110 +68,6 @@ class StatusArguments(_Arguments):
     """What `mosaic_status` takes: nothing."""
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
-
-class Signal(_Answer):
-    """A peer went away, or came back; told once."""
-
-    kind: str = Field(description="offline or restored.")
-    peer: str
-    text: str = Field(description="The whole sentence.")
-    reason: str | None
-    message: str | None
-    next_step: str | None = Field(description="What a person can do.")
-    since: str | None
-    retry_at: str | None = Field(description="When this session asks the peer again by itself.")
-
-
-class SourceReport(_Answer):
-    """What became of one source."""
-
-    source: str
-    state: str = Field(description="ok, cached, offline, denied, rate_limited, skipped or failed.")
-    reason: str | None
-    message: str | None
-    next_step: str | None = Field(description="What a person can do.")
-    latency_ms: float
-    rows: int
-    retry_after_s: float | None
-
-
-class Row(_Answer):
-    """A row, with where it came from."""
-
-    id: str
-    resource: str
-    owner: str
-    team: str = Field(description="Empty: a personal row.")
-    created_at: str | None
-    updated_at: str | None
-    data: Any = Field(description="The row's own fields.")
-    source: str = Field(alias="_source", description="local or federated:<peer>.")
-    cached: bool = Field(alias="_cached", description="Answered from memory, without asking the peer.")
-    age_s: float = Field(description="How long ago the peer was asked, in seconds; 0: just now.")
-
-
-class Hit(Row):
-    """A row that a search found."""
-
-    score: float = Field(description="In (0, 1]; larger is better.")
-    snippet: str
-
-
-class _Sourced(_Answer):
-    signals: list[Signal] = Field(description="What happened to peers, each told once.")
-    partial: bool = Field(description="A source is missing; see `sources`.")
-    sources: list[SourceReport]
-
-
-class Rows(_Sourced):
-    """What `mosaic_list` answers."""
-
-    rows: list[Row] = Field(description="Newest first, of all sources together.")
-    next_page_token: str | None
-
-
-class Hits(_Sourced):
-    """What `mosaic_search` answers."""
-
-    rows: list[Hit] = Field(description="Best match first, of all sources together.")
-    next_page_token: str | None
-
-
-class Found(_Sourced):
-    """What `mosaic_get` answers."""
-
-    row: Row
-    rows: list[Row] = Field(description="The same id may be a row at several sources; here are all of them.")
-
-
-class Opened(_Answer):
-    """One source, and what it opens."""
-
-    source: str
-    state: str = Field(description="ok, cached, offline, denied, rate_limited, skipped or failed.")
-    reason: str | None
-    message: str | None
-    next_step: str | None
-    resources: list[str] | None = Field(description="What may be read there; null where it did not answer.")
-    max_rows_per_query: int | None
-    peer_state: str | None = Field(description="active, offline, degraded, revoked or expired; null for local.")
-    last_success: str | None
-    certificate_ends: str | None
-
-
-class Status(_Answer):
-    """What `mosaic_status` answers."""
-
-    signals: list[Signal]
-    partial: bool
-    gateway: str
-    user: str
-    sources: list[Opened]
-
-
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
     """One tool: its words, its shapes, and what it does."""
@@ -179,7 +76,7 @@ class ToolSpec:
     title: str
     description: str
     takes: type[BaseModel]
-    gives: type[BaseModel]
+    gives: Keys
     run: Callable[[GatewayClient, Any], Awaitable[tuple[Answers, Shape]]]
 
 
@@ -224,16 +121,16 @@ async def _status(line: GatewayClient, _: StatusArguments) -> tuple[Answers, Sha
 
 
 def _opened(source: str, answers: Answers, report: pb.SourceReport | None, peer: pb.PeerStatus | None) -> Shape:
-    told = query_shapes.report(report or pb.SourceReport(source=source, state="skipped"))
     opened = answers.capabilities.get(source)
-    return {
-        **{key: told[key] for key in ("source", "state", "reason", "message", "next_step")},
-        "resources": None if opened is None else list(opened.resources),
-        "max_rows_per_query": None if opened is None else opened.max_rows_per_query,
-        "peer_state": None if peer is None else shapes.enum_word(peer, "state"),
-        "last_success": None if peer is None else shapes.instant(peer, "last_success"),
-        "certificate_ends": None if peer is None else shapes.instant(peer.certificate, "not_after"),
-    }
+    return fill(
+        OpenedSource,
+        report or pb.SourceReport(source=source, state="skipped"),
+        resources=None if opened is None else list(opened.resources),
+        max_rows_per_query=None if opened is None else opened.max_rows_per_query,
+        peer_state=None if peer is None else enum_word(peer, "state"),
+        last_success=None if peer is None else instant(peer, "last_success"),
+        certificate_ends=None if peer is None else instant(peer.certificate, "not_after"),
+    )
 
 
 TOOLS: Final = (
@@ -242,7 +139,7 @@ TOOLS: Final = (
         "List rows",
         "List rows of a resource, newest first, here and at every peer that this user may read.",
         ListArguments,
-        Rows,
+        OUTPUTS["federation query list"],
         _list,
     ),
     ToolSpec(
@@ -250,7 +147,7 @@ TOOLS: Final = (
         "Get a row",
         "Get one row by its id, here or at a peer.",
         GetArguments,
-        Found,
+        OUTPUTS["federation query get"],
         _get,
     ),
     ToolSpec(
@@ -258,7 +155,7 @@ TOOLS: Final = (
         "Search rows",
         "Search rows for words, best match first, here and at every peer that this user may read.",
         SearchArguments,
-        Hits,
+        OUTPUTS["federation query search"],
         _search,
     ),
     ToolSpec(
@@ -266,7 +163,7 @@ TOOLS: Final = (
         "Sources and their state",
         "Tell which sources this user can read (`local` and peers), whether each answers, and what each opens.",
         StatusArguments,
-        Status,
+        MCP_STATUS,
         _status,
     ),
 )

@@ -9,6 +9,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
 from mosaic_cli.output.errors import duration
+from mosaic_cli.output.models import CertificateWhole, Shape, ShownPeer
 from mosaic_cli.output.times import moment
 
 __all__ = ["cached", "certificate", "shape", "show", "table"]
@@ -56,12 +57,11 @@ def cached(peer: pb.PeerStatus) -> str:
     return f"{answers}, {size}; {kept.hits} from memory, {kept.misses} asked there"
 
 
-def shape(peer: pb.PeerStatus) -> dict[str, Any]:
-    """Return a peer as `peer show --json` has it: as the status does, with the whole certificate."""
+def shape(peer: pb.PeerStatus) -> Shape:
+    """Return the JSON object of a peer for `peer show`, with its whole certificate."""
     now = Timestamp()
     now.GetCurrentTime()
-    whole = {**shapes.certificate(peer.certificate), **shapes.certificate(peer.certificate, now)}
-    return {**shapes.peer(peer, now), "certificate": whole}
+    return shapes.peer(peer, now, ShownPeer, certificate=shapes.certificate(peer.certificate, now, CertificateWhole))
 
 
 def table(peers: Iterable[pb.PeerStatus]) -> None:

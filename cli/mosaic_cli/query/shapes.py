@@ -1,11 +1,11 @@
-"""What `query --json` and the tools for agents print. These shapes are stable; a field is added, never changed."""
+"""The JSON objects of what `query` and the MCP tools print."""
 
 from typing import Final
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output import shapes
 from mosaic_cli.output.errors import advised, remedy_in
-from mosaic_cli.output.shapes import Shape
+from mosaic_cli.output.models import Shape, Signal, SourceCapabilities, SourceReport, fill
 from mosaic_cli.query.answers import Answers
 
 __all__ = ["capabilities", "found", "report", "rows", "signal"]
@@ -34,37 +34,25 @@ def capabilities(answers: Answers, source: str) -> Shape:
     return {
         "capabilities": shapes.capabilities(opened[source]) if source in opened else None,
         "_source": source,
-        "by_source": [{"_source": name, **shapes.capabilities(one)} for name, one in opened.items()],
+        "by_source": [fill(SourceCapabilities, one, _source=name) for name, one in opened.items()],
         **_sources(answers),
     }
 
 
 def report(message: pb.SourceReport) -> Shape:
-    """Return what became of one source."""
-    return {
-        "source": message.source,
-        "state": message.state,
-        "reason": message.reason or None,
-        "message": message.message or None,
-        "next_step": advised(message.next_step, remedy_in(message)) or None,
-        "latency_ms": round(message.latency_ms, DECIMALS),
-        "rows": message.rows,
-        "retry_after_s": round(message.retry_after_s, DECIMALS) or None,
-    }
+    """Return the outcome at one source."""
+    return fill(
+        SourceReport,
+        message,
+        next_step=advised(message.next_step, remedy_in(message)) or None,
+        latency_ms=round(message.latency_ms, DECIMALS),
+        retry_after_s=round(message.retry_after_s, DECIMALS) or None,
+    )
 
 
 def signal(message: pb.PeerSignal) -> Shape:
-    """Return what the session was told of a peer."""
-    return {
-        "kind": message.kind,
-        "peer": message.peer,
-        "text": message.text,
-        "reason": message.reason or None,
-        "message": message.message or None,
-        "next_step": advised(message.next_step, remedy_in(message)) or None,
-        "since": shapes.instant(message, "since"),
-        "retry_at": shapes.instant(message, "retry_at"),
-    }
+    """Return a signal of the session about one peer."""
+    return fill(Signal, message, next_step=advised(message.next_step, remedy_in(message)) or None)
 
 
 def _sources(answers: Answers) -> Shape:

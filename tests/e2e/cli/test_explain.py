@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
-from jsonschema import Draft202012Validator
 
 from federation.bootstrap import init_gateway
 from federation.client.peers.store import PeerRepository
@@ -26,11 +25,11 @@ from federation.v1 import federation_pb2
 from mosaic_cli.main import main
 from mosaic_cli.status import command as status
 from tests.support.gateway_pair import SCOPE, Running, enroll
-from tests.support.gateway_processes import ROOT
 from tests.support.pki import Pki
+from tests.support.schemas import validator
 
 pytestmark = pytest.mark.asyncio
-SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "schemas" / "status-explain.json").read_text()))
+SCHEMA = validator("status-explain")
 
 
 class Ran(NamedTuple):

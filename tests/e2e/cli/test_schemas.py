@@ -5,26 +5,22 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
 
 from mosaic_cli.main import app
-from tests.support.gateway_processes import ROOT
+from mosaic_cli.output import outputs as output_models
 from tests.support.json_walk import Outputs
+from tests.support.schemas import DIRECTORY, SCHEMAS, validator
 
 # The walk through all outputs is the set-up of the first test.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-DIRECTORY = ROOT / "docs" / "schemas"
 SHARED = "definitions"
-SCHEMAS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(DIRECTORY.glob("*.json"))}
-REGISTRY: Registry[Any] = Registry().with_resources(
-    [(f"{name}.json", Resource.from_contents(schema)) for name, schema in SCHEMAS.items()]
-)
 OPTIONS = {"federation status": ("watch", "explain"), "federation audit": ("follow",)}
 """Options by which a command prints something else."""
 FREE = frozenset({"data", "scope"})
@@ -35,11 +31,6 @@ NEVER_FILLED = {
     "statu.warnings": "it takes a peer that renewed only after its certificate had expired",
     "event.trace_id": "it takes a collector of traces",
 }
-
-
-def validator(name: str) -> Draft202012Validator:
-    """The validator of one published schema."""
-    return Draft202012Validator(SCHEMAS[name], registry=REGISTRY)
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -71,6 +62,14 @@ def test_every_command_with_json_has_a_schema() -> None:
         wanted |= {name, *(f"{name}-{option}" for option in OPTIONS.get(" ".join(path), ()))}
 
     assert set(SCHEMAS) - {SHARED} == wanted
+
+
+def test_the_files_are_generated_from_the_models(tmp_path: Path) -> None:
+    """`make schemas` would change no file."""
+    output_models.write(tmp_path)
+
+    for path in tmp_path.iterdir():
+        assert path.read_text(encoding="utf-8") == (DIRECTORY / path.name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

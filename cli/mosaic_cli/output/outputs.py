@@ -1,0 +1,186 @@
+"""The JSON objects that commands print with `--json`; `python -m mosaic_cli.output.outputs DIRECTORY` writes their JSON Schemas."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from mosaic_cli.output.json_schema import Keys, SchemaBuilder, keys_of
+from mosaic_cli.output.models import (
+    AuditEvent,
+    BrokenLink,
+    Capabilities,
+    Circuit,
+    EnrolledPeer,
+    Failure,
+    Gateway,
+    GatewayContact,
+    Grant,
+    Hit,
+    ImportCounts,
+    Instant,
+    Keywords,
+    LiveAnswer,
+    NewGateway,
+    OpenedSource,
+    Outage,
+    PeerName,
+    Receipt,
+    ResourcePreview,
+    Row,
+    ServedGrant,
+    Serving,
+    ShownPeer,
+    Signal,
+    SourceCapabilities,
+    SourceReport,
+    StatusPeer,
+    Step,
+    UserRemoval,
+    Watch,
+)
+
+__all__ = ["MCP_STATUS", "OUTPUTS", "write"]
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+SHARED: Final = "definitions.json"
+WIDE: Final = 80
+INNERMOST: Final = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+"""An array or object that holds no other one. Text with brackets may match; it has no line breaks to lose."""
+LINKS: Final = ("dns", "tcp", "tls", "certificate", "grant", "verb")
+_IN_ORDER: Final = {"prefixItems": [{"properties": {"name": {"const": link}}} for link in LINKS]}
+_GRANT: Final[Keys] = {"grant": Grant}
+_PEER: Final[Keys] = {"peer": EnrolledPeer}
+_WARNINGS: Final[Keys] = {"warnings": list[str]}
+_NEXT: Final[Keys] = {"next_page_token": str | None}
+_SOURCES: Final[Keys] = {
+    "sources": list[SourceReport],
+    "signals": Annotated[list[Signal], "What this query learned of peers, reported once."],
+    "partial": Annotated[bool, "A source is missing; see `sources`."],
+}
+_STATUS: Final[Keys] = {
+    "gateway": Gateway,
+    "peers": list[StatusPeer],
+    "grants": list[ServedGrant],
+    "serving": Annotated[Serving | None, "null with --peer."],
+    "warnings": list[str],
+}
+OUTPUTS: Final[dict[str, Any]] = {
+    "federation audit": {
+        "events": list[AuditEvent],
+        **_NEXT,
+        "warnings": Annotated[list[str], "The files of older events that could not be read."],
+    },
+    "federation audit --follow": keys_of(AuditEvent),
+    "federation grant confirm": _GRANT,
+    "federation grant create": {
+        **_GRANT,
+        **_WARNINGS,
+        "opens": list[ResourcePreview],
+        "created": Annotated[bool, "false: nothing was stored (--dry-run)."],
+    },
+    "federation grant list": {"grants": list[Grant], **_NEXT},
+    "federation grant revoke": {"receipt": Receipt},
+    "federation grant scope": {
+        **_GRANT,
+        **_WARNINGS,
+        "gains": list[str],
+        "losses": list[str],
+        "opened": Annotated[list[ResourcePreview], "With --dry-run: what the scope in force opens."],
+        "opens": Annotated[list[ResourcePreview], "With --dry-run: what the other scope would open."],
+        "applied": bool,
+        "receipt": Annotated[Receipt | None, "null: the peer loses nothing."],
+    },
+    "federation grant show": {**_GRANT, "opens": list[ResourcePreview], "receipts": list[Receipt]},
+    "federation grant token": {"token": Annotated[str, Keywords(pattern="^mosaic1_")], "expires_at": Instant},
+    "federation peer add": {**_PEER, "awaiting_confirmation": bool},
+    "federation peer list": {"peers": list[EnrolledPeer]},
+    "federation peer remove": {
+        "removed": PeerName,
+        **_PEER,
+        "revoke_there": Annotated[str, "The command for the peer's operator."],
+    },
+    "federation peer reset": _PEER,
+    "federation peer rotate": _PEER,
+    "federation peer show": {"peer": ShownPeer, "live": Annotated[LiveAnswer | None, "null without --live."]},
+    "federation query capabilities": {
+        "capabilities": Annotated[Capabilities | None, "Of the one source that was named; null for all."],
+        "_source": str,
+        "by_source": list[SourceCapabilities],
+        **_SOURCES,
+    },
+    "federation query get": {
+        "row": Row | None,
+        "rows": Annotated[list[Row], "One for each source that has a row of this id."],
+        **_SOURCES,
+    },
+    "federation query list": {
+        "rows": Annotated[list[Row], "Newest first, of all sources together."],
+        **_SOURCES,
+        **_NEXT,
+    },
+    "federation query search": {
+        "rows": Annotated[list[Hit], "Best match first, of all sources together."],
+        **_SOURCES,
+        **_NEXT,
+    },
+    "federation status": _STATUS,
+    "federation status --explain PEER": {
+        "peer": PeerName,
+        "user": Annotated[str, "The local user who is enrolled there."],
+        "endpoint": Annotated[str, "host:port of the peer's federation service."],
+        "steps": Annotated[
+            list[Step],
+            "Every link, in the order in which a call needs them.",
+            Keywords(minItems=len(LINKS), maxItems=len(LINKS), allOf=[_IN_ORDER]),
+        ],
+        "broken": Annotated[BrokenLink | None, "null: every link holds."],
+        "gateway": GatewayContact,
+        "circuit": Circuit | None,
+        "watch": Watch | None,
+        "last_failure": Failure | None,
+        "notes": Annotated[list[str], "What else the operator should know."],
+    },
+    "federation status --watch": (_STATUS, {"unreachable": Outage}),
+    "gateway import": {"imported": ImportCounts},
+    "gateway init": {"gateway": NewGateway},
+    "user remove": {"removal": UserRemoval, "receipts": list[Receipt]},
+}
+"""The keys of what each command prints with `--json`; `--watch` prints one of two objects."""
+MCP_STATUS: Final[Keys] = {
+    "signals": list[Signal],
+    "partial": bool,
+    "gateway": str,
+    "user": str,
+    "sources": list[OpenedSource],
+}
+
+
+def write(directory: Path) -> None:
+    """Write the schema of each output, and the definitions that several outputs share."""
+    builder = SchemaBuilder(f"{SHARED}#/$defs/")
+    for command, kinds in OUTPUTS.items():
+        words = command.replace("--", "").removesuffix(" PEER").removeprefix("federation ").split()
+        one = isinstance(kinds, dict)
+        schema = builder.object(kinds) if one else {"anyOf": [builder.object(keys) for keys in kinds]}
+        if words[-1] in {"follow", "watch"}:
+            schema = {"description": "Each line of the output is one such object.", **schema}
+        _write(directory / f"{'-'.join(words)}.json", {"title": f"mosaic {command} --json", **schema})
+    shared = dict(sorted(builder.definitions.items()))
+    _write(directory / SHARED, {"description": "What several outputs share.", "$defs": shared})
+
+
+def _write(path: Path, schema: dict[str, Any]) -> None:
+    head = {"$schema": DIALECT, "$id": path.name}
+    text = json.dumps({**head, **schema}, indent=2)
+    path.write_text(f"{INNERMOST.sub(_on_one_line, text)}\n", encoding="utf-8")
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    line = " ".join(found[0].split())
+    return line if len(line) <= WIDE else found[0]
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
