@@ -102,18 +102,13 @@ async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain
     for shape in (fine, broken):
         SCHEMA.validate(shape)
     assert (good.code, bad.code) == (0, 3)
-    assert set(fine) == set(broken) == {
-        "peer", "user", "endpoint", "steps", "broken", "gateway", "circuit", "watch", "last_failure", "notes",
-    }  # fmt: skip
     assert (fine["peer"], fine["user"], fine["endpoint"]) == ("work.example", "ada", work.gateway.federation_address)
     assert [step["name"] for step in fine["steps"]] == ["dns", "tcp", "tls", "certificate", "grant", "verb"]
-    assert all(set(step) == {"name", "state", "took_ms", "detail"} for step in fine["steps"])
     assert (fine["broken"], fine["circuit"]["state"], fine["gateway"]) == (
         None,
         "closed",
         {"running": True, "detail": None},
     )
-    assert set(broken["broken"]) == {"step", "cause", "cure"}
     assert broken["broken"]["step"] == "verb"
     assert states(broken) == "ooooob"
 

@@ -113,7 +113,6 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) ->
     assert shape["kind"] == "revoked"
     assert shape["effective_at"] >= shape["revoked_at"]
     assert [one["how"] for one in shape["instances"]] == ["acked"]
-    assert set(shape["instances"][0]) == {"instance_id", "how", "at", "until", "failed_in_flight"}
     run(pair, "federation peer remove r1 -g home")
 
 
