@@ -34,6 +34,7 @@ def token(
     from mosaic_cli.lookup import resolve_grant_id
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
+    from mosaic_cli.output.times import when
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
@@ -42,7 +43,7 @@ def token(
         render.out(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
         return
     render.out(reply.token)
-    render.say(f"it works once, and ends {render.when(reply, 'expires_at')}")
+    render.say(f"it works once, and ends {when(reply, 'expires_at')}")
     render.say("next, at the other gateway: mosaic federation peer add --user USER TOKEN")
     if confirm:
         render.say(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the other side prints it)")

@@ -13,7 +13,7 @@ from rich.text import Text
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
-from mosaic_cli.output.errors import duration
+from mosaic_cli.output.times import duration, seconds
 
 __all__ = ["Taken", "follow", "interruptible", "show"]
 
@@ -74,7 +74,7 @@ def _show_pending(progress: pb.RevocationProgress) -> None:
 
 
 def _show_receipt(receipt: pb.RevocationReceipt) -> None:
-    begun, effective = _seconds(receipt.revoked_at), _seconds(receipt.effective_at)
+    begun, effective = seconds(receipt.revoked_at), seconds(receipt.effective_at)
     narrowed = receipt.kind == "narrowed"
     render.facts(
         (
@@ -92,7 +92,7 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
                 (
                     _name(one.instance_id),
                     HOW.get(one.how, one.how),
-                    _after(_seconds(one.at) - begun),
+                    _after(seconds(one.at) - begun),
                     str(one.failed_in_flight),
                 )
                 for one in receipt.instances
@@ -140,7 +140,7 @@ def _plain() -> Any:
 
 def _words(waiting: Sequence[pb.LeaseRelease]) -> str:
     """Say who is awaited, and until when at the latest."""
-    until = max(_seconds(one.until) for one in waiting)
+    until = max(seconds(one.until) for one in waiting)
     clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")
     left = duration(max(0.0, until - datetime.now(UTC).timestamp()))
     names = ", ".join(_name(one.instance_id) for one in waiting[:3])
@@ -151,10 +151,6 @@ def _words(waiting: Sequence[pb.LeaseRelease]) -> str:
 
 def _name(instance: str) -> str:
     return instance[:SHOWN] if instance else "any from before the last start"
-
-
-def _seconds(stamp: Any) -> float:
-    return float(stamp.seconds) + float(stamp.nanos) / 1e9
 
 
 def _after(seconds: float) -> str:

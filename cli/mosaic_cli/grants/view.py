@@ -6,8 +6,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
-from mosaic_cli.output.errors import duration
-from mosaic_cli.output.times import moment
+from mosaic_cli.output.times import dated, duration, when
 
 __all__ = ["show", "show_opened", "show_opens", "show_receipts", "table"]
 
@@ -23,8 +22,8 @@ def show(grant: pb.GrantInfo) -> None:
             ("peer", grant.peer),
             ("subject", grant.subject),
             *_lines("scope", grant_shapes.words(grant)),
-            ("created", moment(grant, "created_at")),
-            ("expires", moment(grant, "expires_at", "never")),
+            ("created", dated(grant, "created_at")),
+            ("expires", dated(grant, "expires_at", "never")),
             *_use(grant),
             *_certificate(grant),
             *_end(grant),
@@ -88,11 +87,11 @@ def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
     """Print from when on what was taken back could be served by no cache any more."""
     for receipt in receipts:
         begun = "narrowed" if receipt.kind == "narrowed" else "revoked"
-        effective = moment(receipt, "effective_at", "not yet: a cache of the peer is awaited")
+        effective = dated(receipt, "effective_at", "not yet: a cache of the peer is awaited")
         render.out("")
         render.facts(
             (
-                (begun, moment(receipt, "revoked_at")),
+                (begun, dated(receipt, "revoked_at")),
                 ("effective", effective),
                 ("lost" if begun == "narrowed" else "reason", receipt.reason or "-"),
                 ("caches", f"{len(receipt.instances)} released" if receipt.instances else "none held anything"),
@@ -110,8 +109,8 @@ def table(grants: Iterable[pb.GrantInfo]) -> None:
                 grant.id,
                 grant.peer,
                 grant.subject,
-                render.when(grant, "expires_at", "never"),
-                render.when(grant, "last_used_at", "never"),
+                when(grant, "expires_at", "never"),
+                when(grant, "last_used_at", "never"),
             )
             for grant in grants
         ),
@@ -127,13 +126,13 @@ def _lines(name: str, words: Sequence[str]) -> Iterator[Fact]:
 def _use(grant: pb.GrantInfo) -> Iterator[Fact]:
     if not grant.id:
         return
-    yield "last used", moment(grant, "last_used_at", "never")
+    yield "last used", dated(grant, "last_used_at", "never")
     yield "caches", f"{grant.leases} may hold answers, {grant.watches} connected"
     if grant.requests:
         denied = f", {grant.denials} denied" if grant.denials else ""
         yield "calls", f"{grant.requests} since the gateway started{denied}"
     if grant.HasField("last_denied_at"):
-        yield "last denied", f"{moment(grant, 'last_denied_at')}: {grant.last_denied_reason or '-'}"
+        yield "last denied", f"{dated(grant, 'last_denied_at')}: {grant.last_denied_reason or '-'}"
 
 
 def _certificate(grant: pb.GrantInfo) -> Iterator[Fact]:
@@ -143,14 +142,14 @@ def _certificate(grant: pb.GrantInfo) -> Iterator[Fact]:
     life = certificate.not_after.seconds - certificate.not_before.seconds
     yield "certificate", f"{certificate.serial}, for {duration(life)}"
     yield "fingerprint", certificate.fingerprint
-    yield "valid from", moment(certificate, "not_before")
-    yield "ends", moment(certificate, "not_after")
-    yield "renewal due", moment(certificate, "renews_at")
+    yield "valid from", dated(certificate, "not_before")
+    yield "ends", dated(certificate, "not_after")
+    yield "renewal due", dated(certificate, "renews_at")
     if certificate.after_expiry:
         yield "", "issued on the word of the old key, because the one before had expired"
 
 
 def _end(grant: pb.GrantInfo) -> Iterator[Fact]:
     if grant.HasField("revoked_at"):
-        yield "revoked", moment(grant, "revoked_at")
+        yield "revoked", dated(grant, "revoked_at")
         yield "reason", grant.revoked_reason or "-"

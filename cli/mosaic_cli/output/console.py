@@ -3,31 +3,19 @@
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
-from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mosaic_cli.output.errors import ago, clean
+from mosaic_cli.output.errors import clean
+from mosaic_cli.output.layout import state
 
-__all__ = ["facts", "flush", "heading", "is_bounded", "out", "say", "state_text", "table", "when"]
+__all__ = ["facts", "flush", "heading", "is_bounded", "out", "say", "state_text", "table"]
 
 WIDE: Final = 110
 """Columns of a table that no terminal bounds."""
-LOOKS: Final = {
-    "active": ("green", "●"),
-    "closed": ("green", "●"),
-    "pending": ("yellow", "◌"),
-    "half_open": ("yellow", "◐"),
-    "degraded": ("yellow", "◐"),
-    "offline": ("red", "○"),
-    "open": ("red", "○"),
-    "revoked": ("red", "✕"),
-    "expired": ("red", "✕"),
-}
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10
@@ -111,18 +99,6 @@ def _print(screen: Console, grid: Table) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def state_text(state: str) -> Text:
-    """Return a state with its symbol, in its colour: the colour alone never tells anything."""
-    colour, symbol = LOOKS.get(state, ("", "·"))
-    return Text(f"{symbol} {state}", style=colour)
-
-
-def when(message: Message, field: str, absent: str = "-") -> str:
-    """Return a timestamp field as a distance from now."""
-    if not message.HasField(field):
-        return absent
-    stamp: Any = getattr(message, field)
-    try:
-        return ago(datetime.fromtimestamp(stamp.seconds, UTC))
-    except (OverflowError, ValueError, OSError):  # a peer's row may hold any number
-        return "?"
+def state_text(word: str) -> Text:
+    """Return the word of a state with its symbol, in its colour."""
+    return Text(*state(word))

@@ -1,17 +1,17 @@
-"""Errors, remedies and instants in words for people. This is the one place where a remedy becomes a command."""
+"""Errors, remedies and untrusted text in words for people. This is the one place where a remedy becomes a command."""
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from shlex import quote
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from federation.errors import Action, Actor, FederationError, Reason, Refusal, Remedy
+from mosaic_cli.output.times import duration
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["ADVICE", "advised", "ago", "clean", "command", "duration", "explain", "remedy_in", "simplify_grpc_error"]
+__all__ = ["ADVICE", "advised", "clean", "command", "explain", "remedy_in", "simplify_grpc_error"]
 
 
 class _Command(NamedTuple):
@@ -67,9 +67,6 @@ CURES: Final[Mapping[Reason, tuple[str, Remedy | None]]] = {
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What could move a terminal's cursor, set its title or turn its text round. A peer's row may hold it."""
 _UNCONNECTED: Final = re.compile(r"failed to connect to all addresses; last error: (?:[A-Z_]+: )?(?:ipv[46]:)?")
-MINUTE: Final = 60
-HOUR: Final = 3_600
-DAY: Final = 86_400
 
 
 def clean(text: str) -> str:
@@ -135,20 +132,3 @@ def simplify_grpc_error(text: str) -> str:
     """Return what gRPC says of a connection that it could not make, in fewer words; other text as it is."""
     shorter = _UNCONNECTED.sub("cannot connect to ", " ".join(text.split()))
     return shorter.replace(": Failed to connect to remote host: ", ": ")
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in its largest fitting unit: `12 s`, `4 min`, `7 h`, `3 d`."""
-    if seconds < 2 * MINUTE:
-        return f"{max(0, round(seconds))} s"
-    if seconds < 2 * HOUR:
-        return f"{round(seconds / MINUTE)} min"
-    if seconds < 2 * DAY:
-        return f"{round(seconds / HOUR)} h"
-    return f"{round(seconds / DAY)} d"
-
-
-def ago(instant: datetime, now: datetime | None = None) -> str:
-    """Return how long ago an instant was, or how far ahead it is."""
-    seconds = ((now or datetime.now(UTC)) - instant).total_seconds()
-    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"

@@ -3,17 +3,48 @@
 import sys
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from mosaic_cli.output.errors import clean
 
-__all__ = ["GAP", "Line", "Span", "cells", "columns", "plain", "print_lines", "span", "wrapped"]
+__all__ = [
+    "GAP",
+    "Line",
+    "Span",
+    "cells",
+    "columns",
+    "labelled",
+    "plain",
+    "plural",
+    "print_lines",
+    "span",
+    "state",
+    "summary",
+    "wrapped",
+]
 
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10
 """Characters that a line of text keeps, however narrow the terminal is."""
+
+
+LOOKS: Final = {
+    "active": ("green", "●"),
+    "closed": ("green", "●"),
+    "pending": ("yellow", "◌"),
+    "not seen": ("yellow", "◌"),
+    "failing": ("yellow", "◑"),
+    "degraded": ("yellow", "◐"),
+    "half_open": ("yellow", "◐"),
+    "offline": ("red", "○"),
+    "open": ("red", "○"),
+    "revoked": ("red", "✕"),
+    "expired": ("red", "✕"),
+}
+"""Colour and symbol of each state of a peer, a grant and a circuit."""
 
 
 class Span(NamedTuple):
@@ -29,6 +60,21 @@ Line = tuple[Span, ...]
 def span(text: str, style: str = "") -> Span:
     """Return text that cannot steer a terminal."""
     return Span(clean(text).replace("\n", " ").replace("\t", " "), style)
+
+
+def state(word: str) -> Span:
+    """Return the word of a state with its symbol, in its colour: the colour alone never tells anything."""
+    colour, symbol = LOOKS.get(word, ("", "·"))
+    return Span(f"{symbol} {word}", colour)
+
+
+def summary(noun: str, words: Sequence[str], order: Iterable[str]) -> list[Span]:
+    """Return how often each word of a state comes, in an order: `50 peers: 47 active, 2 offline, 1 revoked`."""
+    counts = Counter(words)
+    parts = [Span(plural(len(words), noun), "bold")]
+    for word in (word for word in order if counts[word]):
+        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[word]} {word}", LOOKS[word][0])]
+    return parts
 
 
 def plain(line: Line) -> str:
@@ -58,6 +104,17 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
     )
     blank = Span(" " * indent)
     return [(blank, Span(part, style)) for part in textwrap.wrap(text, room, break_on_hyphens=False)]
+
+
+def labelled(label: Span, text: str, width: int, style: str = "") -> list[Line]:
+    """Return a text in lines beside its label, which is as wide as the column; no lines where there is no text."""
+    lines = wrapped(text, width, indent=cells(label.text), style=style)
+    return [(label, *lines[0][1:]), *lines[1:]] if lines else []
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def columns(rows: Sequence[Sequence[Span]], *, indent: int = 0) -> list[Line]:

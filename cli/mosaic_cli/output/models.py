@@ -1,8 +1,8 @@
 # ruff: noqa: D101 - the keys of an object tell what it is
 """The JSON objects that `--json` and the MCP tools print. A later version may add keys; keys never change.
 
-Each class declares one object. `fill` makes the object from an admin message; `mosaic_cli.output.outputs` makes the JSON
-Schemas in `docs/schemas` from the same declarations. The text of `Annotated` is the description in the schema, and
+Each class declares one object. `fill` makes the object from an admin message; `mosaic_cli.output.outputs` makes the
+JSON Schemas in `docs/schemas` from the same declarations. The text of `Annotated` is the description in the schema, and
 `Keywords` are its further parts.
 """
 

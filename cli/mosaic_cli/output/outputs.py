@@ -1,4 +1,7 @@
-"""The JSON objects that commands print with `--json`; `python -m mosaic_cli.output.outputs DIRECTORY` writes their JSON Schemas."""
+"""The JSON objects that commands print with `--json`.
+
+`python -m mosaic_cli.output.outputs DIRECTORY` writes their JSON Schemas.
+"""
 
 import json
 import re

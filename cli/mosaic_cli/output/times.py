@@ -1,15 +1,14 @@
 """Instants as a person types them."""
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
-
-__all__ = ["FORMS", "moment", "parse_instant"]
+__all__ = ["FORMS", "dated", "distance", "duration", "moment", "parse_instant", "seconds", "when"]
 
 
 FORMS: Final = "2h, 3d, 1w, today, yesterday, 2026-05-03 or 2026-05-03T10:00:00Z"
@@ -42,7 +41,54 @@ def parse_instant(text: str, now: datetime) -> datetime:
     raise ValueError(f"{text!r} is no instant; give {FORMS}")
 
 
-def moment(message: Message, field: str, absent: str = "-") -> str:
-    """Return a timestamp field as `2026-01-31 12:00:00 UTC (3 h ago)`."""
-    text = shapes.instant(message, field)
-    return f"{text[:19].replace('T', ' ')} UTC ({render.when(message, field)})" if text else absent
+MINUTE: Final = 60
+HOUR: Final = 3_600
+DAY: Final = 86_400
+
+
+def duration(length_s: float) -> str:
+    """Return a length of time in its largest fitting unit: `12 s`, `4 min`, `7 h`, `3 d`."""
+    if length_s < 2 * MINUTE:
+        return f"{max(0, round(length_s))} s"
+    if length_s < 2 * HOUR:
+        return f"{round(length_s / MINUTE)} min"
+    if length_s < 2 * DAY:
+        return f"{round(length_s / HOUR)} h"
+    return f"{round(length_s / DAY)} d"
+
+
+def distance(ahead_s: float) -> str:
+    """Return how far ahead an instant is, or how long ago: `in 7 h`, `3 s ago`."""
+    return f"in {duration(ahead_s)}" if ahead_s > 0 else f"{duration(-ahead_s)} ago"
+
+
+def seconds(stamp: Timestamp) -> float:
+    """Return an instant in Unix seconds."""
+    return stamp.seconds + stamp.nanos / 1e9
+
+
+def moment(stamp: Timestamp, now: float) -> str:
+    """Return an instant as the distance from now and on the clock: `3 s ago (12:14:02 UTC)`."""
+    at = seconds(stamp)
+    try:
+        then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
+    except (OverflowError, ValueError, OSError):  # a peer may send any number
+        return "at an unknown time"
+    clock = f"{then:%H:%M:%S} UTC" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M} UTC"
+    return f"{distance(at - now)} ({clock})"
+
+
+def when(message: Message, field: str, absent: str = "-") -> str:
+    """Return a timestamp field as the distance from now; `absent` where it is not set."""
+    return distance(seconds(getattr(message, field)) - time.time()) if message.HasField(field) else absent
+
+
+def dated(message: Message, field: str, absent: str = "-") -> str:
+    """Return a timestamp field as `2026-01-31 12:00:00 UTC (3 h ago)`; `absent` where it is not set."""
+    if not message.HasField(field):
+        return absent
+    try:
+        then = datetime.fromtimestamp(getattr(message, field).seconds, UTC)
+    except (OverflowError, ValueError, OSError):  # a peer may send any number
+        return absent
+    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({when(message, field)})"

@@ -176,6 +176,7 @@ def add(
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
+    from mosaic_cli.output.times import when
 
     secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - the sign for stdin
     with connect(gateway) as admin:
@@ -191,7 +192,7 @@ def add(
             ("user", peer.user),
             ("endpoint", peer.endpoint),
             ("grant", peer.grant_id),
-            ("certificate ends", render.when(peer.certificate, "not_after")),
+            ("certificate ends", when(peer.certificate, "not_after")),
             ("fingerprint", peer.certificate.fingerprint),
         )
     )

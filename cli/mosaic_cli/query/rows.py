@@ -9,7 +9,9 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.output import console as render
 from mosaic_cli.output import shapes
-from mosaic_cli.output.errors import advised, duration, remedy_in, simplify_grpc_error
+from mosaic_cli.output.errors import advised, remedy_in, simplify_grpc_error
+from mosaic_cli.output.layout import plural
+from mosaic_cli.output.times import duration, when
 from mosaic_cli.query.answers import ANSWERED, Answers
 
 __all__ = ["LiveTable", "close", "listing", "opened", "print_signals", "show"]
@@ -81,7 +83,7 @@ def close(answers: Answers, *, told: bool = False, count: bool = True) -> None:
     `told` leaves out the sources that were spoken of already.
     """
     if count:
-        render.say(f"{_count(len(answers.rows))} from {_whence(answers)}")
+        render.say(f"{plural(len(answers.rows), 'row')} from {_whence(answers)}")
     print_signals(answers)
     for report in [] if told else answers.missing:
         _miss(report)
@@ -117,8 +119,8 @@ def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
 
 def _how(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:
     if report.state == "cached" and rows:
-        return f"{_count(len(rows))} from memory, {duration(rows[0].age_s)} old"
-    return f"{_count(len(rows))} in {report.latency_ms:.0f} ms"
+        return f"{plural(len(rows), 'row')} from memory, {duration(rows[0].age_s)} old"
+    return f"{plural(len(rows), 'row')} in {report.latency_ms:.0f} ms"
 
 
 def _whence(answers: Answers) -> str:
@@ -144,11 +146,7 @@ def _miss(report: pb.SourceReport) -> None:
 def _news(signal: pb.PeerSignal) -> str:
     if signal.kind != "offline" or not signal.HasField("retry_at"):
         return signal.text
-    return f"{signal.text}; asked again {render.when(signal, 'retry_at')}"
-
-
-def _count(number: int) -> str:
-    return f"{number} row{'' if number == 1 else 's'}"
+    return f"{signal.text}; asked again {when(signal, 'retry_at')}"
 
 
 def _headline(text: str) -> str:

@@ -83,7 +83,7 @@ def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step
     from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output.errors import command
-    from mosaic_cli.status.health import plural
+    from mosaic_cli.output.layout import plural
 
     if seen is None:
         return []
@@ -158,29 +158,17 @@ def _sum_up(broken: "Step | None", told: _Told, notes: list[str]) -> None:
         cure = advised(broken.fault.cure, broken.fault.remedy)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
     unknown = [("gateway", f"{told.silence}; its circuit and watch are not known")]
-    pairs += _live(told.reply.peers[0]) if told.reply else unknown
+    pairs += _live(told.reply) if told.reply else unknown
     render.out("")
     render.facts(pairs)
     for note in notes:
         render.say(f"note: {note}")
 
 
-def _live(peer: "pb.PeerStatus") -> list[tuple[str, str]]:
+def _live(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
     """Return what only the running gateway knows."""
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.output.errors import simplify_grpc_error
-    from mosaic_cli.status.health import plural
+    from mosaic_cli.output.times import seconds
+    from mosaic_cli.status.peers import facts
 
-    pairs, circuit = [], peer.circuit
-    if peer.HasField("circuit"):
-        failed = circuit.consecutive_failures
-        failures = f", {plural(failed, 'failure')} in a row" if failed else ""
-        retry = f", tried again {render.when(circuit, 'retry_at')}" if circuit.HasField("retry_at") else ""
-        pairs.append(("circuit", f"{shapes.enum_word(circuit, 'state')}{failures}{retry}"))
-    since = f", since {render.when(peer.watch, 'since')}" if peer.watch.HasField("since") else ""
-    pairs.append(("watch", f"{peer.watch.state or 'off'}{since}"))
-    if peer.HasField("last_failure"):
-        failure, at = peer.last_failure, render.when(peer.last_failure, "at")
-        pairs.append(("last failure", f"{failure.reason or failure.code} {at}: {simplify_grpc_error(failure.message)}"))
-    return pairs
+    told = facts(reply.peers[0], seconds(reply.gateway.now))
+    return [(name, told[name]) for name in ("circuit", "watch", "last failure") if name in told]

@@ -1,20 +1,21 @@
 """The grants of a status as lines: who may read here, and what they did. Pure."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.layout import Line, Span, cells, columns, plain, span, wrapped
-from mosaic_cli.status.health import ENDED, distance, moment, plural, seconds
+from mosaic_cli.output.layout import Line, Span, cells, columns, plain, plural, span, state, summary, wrapped
+from mosaic_cli.output.times import distance, moment, seconds
+from mosaic_cli.status.health import ENDED
 
 __all__ = ["grant_lines", "grant_summary", "requests_line", "shown_grants"]
 
-LOOKS: Final = {
-    pb.GRANT_STATUS_PENDING: ("yellow", "◌", "pending"),
-    pb.GRANT_STATUS_ACTIVE: ("green", "●", "active"),
-    pb.GRANT_STATUS_REVOKED: ("red", "✕", "revoked"),
-    pb.GRANT_STATUS_EXPIRED: ("red", "✕", "expired"),
+STATES: Final = {
+    pb.GRANT_STATUS_PENDING: "pending",
+    pb.GRANT_STATUS_ACTIVE: "active",
+    pb.GRANT_STATUS_REVOKED: "revoked",
+    pb.GRANT_STATUS_EXPIRED: "expired",
 }
 LISTED: Final = 10
 """Of more grants than this, those that ended and are not asked under any more are only counted."""
@@ -23,11 +24,7 @@ NOTE: Final = 4
 
 def grant_summary(reply: pb.StatusResponse, now: float) -> Line:
     """Return `2 grants: 1 active, 1 revoked; 1 watch, 3 leases; 120 requests, the last 3 s ago`."""
-    counts = Counter(grant.status for grant in reply.grants)
-    parts = [Span(plural(len(reply.grants), "grant"), "bold")]
-    for status in (status for status in LOOKS if counts[status]):
-        colour, _, word = LOOKS[status]
-        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[status]} {word}", colour)]
+    parts = summary("grant", [STATES.get(grant.status, "") for grant in reply.grants], STATES.values())
     if reply.HasField("serving"):
         serving = reply.serving
         parts.append(Span(f"; {plural(serving.watches, 'watch', 'watches')}, {plural(serving.leases, 'lease')}"))
@@ -74,11 +71,10 @@ def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[
 
 
 def _row(grant: pb.GrantInfo, now: float) -> list[Span]:
-    colour, symbol, word = LOOKS.get(grant.status, ("", "·", "unknown"))
     used = distance(seconds(grant.last_used_at) - now) if grant.HasField("last_used_at") else "never"
     numbers = (grant.watches, grant.leases, grant.requests, grant.denials)
     return [
-        Span(f"{symbol} {word}", colour),
+        state(STATES.get(grant.status, "unknown")),
         span(grant.peer),
         span(grant.subject),
         Span(used),

@@ -1,15 +1,14 @@
 """What the status of a peer means, in words for people. Pure: times are told from the reply's own now."""
 
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.errors import Action, Actor, Remedy
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.errors import clean, command, duration
+from mosaic_cli.output.errors import clean, command
+from mosaic_cli.output.layout import plural
+from mosaic_cli.output.times import distance, duration, moment, seconds
 
-__all__ = ["ENDED", "ORDER", "Health", "assess_health", "ends_soon", "meaning", "moment", "plural", "seconds", "seen"]
+__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_words", "ends_soon", "meaning", "seen"]
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The words for a peer, best first."""
@@ -114,27 +113,6 @@ def ends_soon(certificate: pb.CertificateInfo, now: float) -> bool:
     return seconds(certificate.not_after) - now < life / SOON
 
 
-def seconds(stamp: Timestamp) -> float:
-    """Return an instant in Unix seconds."""
-    return stamp.seconds + stamp.nanos / 1e9
-
-
-def moment(stamp: Timestamp, now: float) -> str:
-    """Return an instant as the distance from now and on the clock: `3 s ago (12:14:02 UTC)`."""
-    at = seconds(stamp)
-    try:
-        then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
-    except (OverflowError, ValueError, OSError):
-        return "at an unknown time"
-    clock = f"{then:%H:%M:%S} UTC" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M} UTC"
-    return f"{distance(at - now)} ({clock})"
-
-
-def distance(ahead_s: float) -> str:
-    """Return how far ahead an instant is, or how long ago."""
-    return f"in {duration(ahead_s)}" if ahead_s > 0 else f"{duration(-ahead_s)} ago"
-
-
 def seen(peer: pb.PeerStatus, now: float) -> str:
     """Return when a peer last showed that it is there: `3 s ago`, `never`; `?` where the clock was set back since."""
     if not peer.HasField("seen_at"):
@@ -143,23 +121,20 @@ def seen(peer: pb.PeerStatus, now: float) -> str:
     return distance(min(ahead_s, 0.0)) if ahead_s <= GRACE_S else "?"
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
-    """Return a count with its noun."""
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+def circuit_words(circuit: pb.CircuitStatus, now: float) -> str:
+    """Return the state of a circuit, since when, and when it changes."""
+    failed = f"{plural(circuit.consecutive_failures, 'failure')} in a row"
+    if circuit.state == pb.CIRCUIT_STATE_OPEN:
+        left = duration(max(seconds(circuit.retry_at) - now, 1.0))
+        return f"open since {moment(circuit.opened_at, now)} after {failed}; next probe in {left}"
+    if circuit.state == pb.CIRCUIT_STATE_HALF_OPEN:
+        left_closed = moment(circuit.opened_at, now)
+        return f"half-open, left closed {left_closed} after {failed}; the next call is the probe that may close it"
+    return f"closed; {failed}" if circuit.consecutive_failures else "closed"
 
 
 def _offline(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
-    circuit = peer.circuit
-    failed = f"{circuit.consecutive_failures} failures in a row"
-    if circuit.state == pb.CIRCUIT_STATE_OPEN:
-        why = f"circuit open since {moment(circuit.opened_at, now)} after {failed}; next probe {_in(circuit, now)}"
-    else:
-        why = f"circuit half-open after {failed}: the next call is the probe, and one that succeeds closes it"
-    return why, _look(peer)
-
-
-def _in(circuit: pb.CircuitStatus, now: float) -> str:
-    return f"in {duration(max(seconds(circuit.retry_at) - now, 1.0))}"
+    return f"circuit {circuit_words(peer.circuit, now)}", _look(peer)
 
 
 def _revoked(peer: pb.PeerStatus, now: float) -> tuple[str, str]:

@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.errors import clean, duration
+from mosaic_cli.output.errors import clean
 from mosaic_cli.output.layout import Line, Span, wrapped
+from mosaic_cli.output.times import duration
 from mosaic_cli.status.page import screen
 from mosaic_cli.status.stream import Feed, StatusSnapshot
 

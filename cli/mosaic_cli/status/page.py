@@ -4,10 +4,10 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.errors import duration
-from mosaic_cli.output.layout import Line, Span, span, wrapped
+from mosaic_cli.output.layout import Line, Span, labelled, span, wrapped
+from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
-from mosaic_cli.status.health import ORDER, ends_soon, moment, seconds
+from mosaic_cli.status.health import ORDER, ends_soon
 from mosaic_cli.status.peers import Judged, card, judged, notes, peer_rows, peer_summary
 
 __all__ = ["page", "screen"]
@@ -99,11 +99,7 @@ def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
         ("certificate", f"its own: {renews}, ends {moment(certificate.not_after, now)}", soon),
     )
-    lines: list[Line] = []
-    for name, text, style in facts:
-        first, *more = wrapped(text, width, indent=13, style=style)
-        lines += [(Span(name.ljust(13), "bold"), *first[1:]), *more]
-    return lines
+    return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 
 
 def _clock(gateway: pb.GatewayInfo, now: float) -> str:

@@ -1,25 +1,16 @@
 """The peers of a status as lines: one row each, or all there is to say where there are few. Pure."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.errors import duration
-from mosaic_cli.output.layout import Line, Span, cells, columns, plain, span, wrapped
-from mosaic_cli.status.health import ORDER, Health, assess_health, ends_soon, meaning, moment, plural, seconds, seen
+from mosaic_cli.output.errors import simplify_grpc_error
+from mosaic_cli.output.layout import Line, Span, cells, columns, labelled, plain, plural, span, state, summary, wrapped
+from mosaic_cli.output.times import duration, moment, seconds
+from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_words, ends_soon, meaning, seen
 
-__all__ = ["LOOKS", "Judged", "card", "judged", "notes", "peer_rows", "peer_summary"]
+__all__ = ["Judged", "card", "facts", "judged", "notes", "peer_rows", "peer_summary"]
 
-LOOKS: Final = {
-    "active": ("green", "●"),
-    "not seen": ("yellow", "◌"),
-    "failing": ("yellow", "◑"),
-    "degraded": ("yellow", "◐"),
-    "offline": ("red", "○"),
-    "revoked": ("red", "✕"),
-    "expired": ("red", "✕"),
-}
 NOTE: Final = 4
 """Columns by which what is said of a row is indented."""
 LABEL: Final = 14
@@ -41,17 +32,7 @@ def judged(reply: pb.StatusResponse) -> list[Judged]:
 
 def peer_summary(peers: Sequence[Judged]) -> Line:
     """Return `50 peers: 47 active, 2 offline, 1 revoked`."""
-    counts = Counter(one.verdict.word for one in peers)
-    parts = [Span(plural(len(peers), "peer"), "bold")]
-    for word in (word for word in ORDER if counts[word]):
-        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[word]} {word}", LOOKS[word][0])]
-    return tuple(parts)
-
-
-def state(verdict: Health) -> Span:
-    """Return the word with its symbol, in its colour: the colour alone never tells anything."""
-    colour, symbol = LOOKS[verdict.word]
-    return Span(f"{symbol} {verdict.word}", colour)
+    return tuple(summary("peer", [one.verdict.word for one in peers], ORDER))
 
 
 def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, list[list[Line]]]:
@@ -60,7 +41,7 @@ def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, li
     Where state, name and user do not fit side by side, every row takes several lines, and nothing is cut off.
     """
     grid: list[list[Span]] = [[Span(title, "bold") for title in ("STATE", "PEER", "USER")]]
-    grid += [[state(one.verdict), span(one.peer.name), span(one.peer.user)] for one in peers]
+    grid += [[state(one.verdict.word), span(one.peer.name), span(one.peer.user)] for one in peers]
     if _width(grid) > width:
         return tuple(columns(grid[:1])[0]), [_stacked(one, now, width) for one in peers]
     for title, cell in _COLUMNS:
@@ -74,7 +55,7 @@ def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, li
 
 
 def _stacked(one: Judged, now: float, width: int) -> list[Line]:
-    first = state(one.verdict)
+    first = state(one.verdict.word)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
     words = f"for {one.peer.user}, seen {seen(one.peer, now)}"
     return [(first, Span("  "), *name[1:]), *more, *wrapped(words, width, indent=NOTE)]
@@ -102,26 +83,27 @@ def card(one: Judged, now: float, width: int) -> list[Line]:
     """Return all there is to say of a peer."""
     peer, verdict = one
     when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
-    title: Line = (state(verdict), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
-    facts = [(name, "; ".join(make(peer, now))) for name, make in _FACTS]
+    title: Line = (state(verdict.word), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
     lines += _labelled("why", verdict.why, width)
-    lines += [line for name, text in facts for line in _labelled(name, text, width)]
+    lines += [line for name, text in facts(peer, now).items() for line in _labelled(name, text, width)]
     return [*lines, *_labelled("next step", verdict.next_step, width)]
 
 
+def facts(peer: pb.PeerStatus, now: float) -> dict[str, str]:
+    """Return what is known of a peer, by what it is about; nothing where there is nothing to say."""
+    told = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
+    return {name: text for name, text in told.items() if text}
+
+
 def _labelled(name: str, text: str, width: int) -> list[Line]:
-    if not text:
-        return []
-    lines = wrapped(text, width, indent=LABEL + 2)
-    first = (Span("  "), Span(name.ljust(LABEL), "dim"), *lines[0][1:])
-    return [first, *lines[1:]]
+    return labelled(Span(f"  {name.ljust(LABEL)}", "dim"), text, width)
 
 
 def _failure(failure: pb.CallFailure, now: float) -> str:
     word, says = failure.reason or failure.code, meaning(failure)
     parts = [": ".join(filter(None, (moment(failure.at, now), word)))]
-    parts += [text for text in (says, f"“{failure.message}”" if failure.message else "") if text]
+    parts += [text for text in (says, f"“{simplify_grpc_error(failure.message)}”" if failure.message else "") if text]
     return ", ".join(parts)
 
 
@@ -144,16 +126,7 @@ def _next(renewal: pb.RenewalStatus, now: float) -> str:
 
 
 def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
-    circuit = peer.circuit
-    if not peer.HasField("circuit"):
-        return ["switched off"]
-    if circuit.state == pb.CIRCUIT_STATE_OPEN:
-        left = duration(max(seconds(circuit.retry_at) - now, 1.0))
-        return [f"open since {moment(circuit.opened_at, now)}; next probe in {left}"]
-    if circuit.state == pb.CIRCUIT_STATE_HALF_OPEN:
-        return [f"half-open, left closed {moment(circuit.opened_at, now)}; the next call is the probe"]
-    failed = circuit.consecutive_failures
-    return [f"closed; {plural(failed, 'failure')} in a row" if failed else "closed"]
+    return [circuit_words(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
 
 
 def _watch(peer: pb.PeerStatus, now: float) -> list[str]:

@@ -145,7 +145,7 @@ def test_an_open_circuit_says_when_the_next_probe_goes(states: States) -> None:
 
     assert (title, summary(told)) == ("○ offline  work.example for ada, seen N ago", "1 peer: 1 offline")
     assert facts["why"] == ["circuit open since N ago (AT) after 3 failures in a row; next probe in N"]
-    assert facts["circuit"] == ["open since N ago (AT); next probe in N"]
+    assert facts["circuit"] == ["open since N ago (AT) after 3 failures in a row; next probe in N"]
     assert facts["watch"] == ["off since N ago (AT)"]
     assert facts["next step"] == [EXPLAIN]
     circuit = peer(told)["circuit"]
@@ -159,10 +159,8 @@ def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: States
     title, facts = card(told)
 
     assert title == "○ offline  work.example for ada, seen N ago"
-    assert facts["why"] == [
-        "circuit half-open after 3 failures in a row: the next call is the probe, and one that succeeds closes it"
-    ]
-    assert facts["circuit"] == ["half-open, left closed N ago (AT); the next call is the probe"]
+    words = "half-open, left closed N ago (AT) after 3 failures in a row; the next call is the probe that may close it"
+    assert (facts["why"], facts["circuit"]) == ([f"circuit {words}"], [words])
     assert (peer(told)["state"], peer(told)["circuit"]["state"]) == ("offline", "half_open")
 
 

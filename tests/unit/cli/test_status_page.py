@@ -9,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.layout import Span, cells, columns, plain, span, wrapped
+from mosaic_cli.output.times import moment
 from mosaic_cli.status.command import healthy
-from mosaic_cli.status.health import assess_health, ends_soon, meaning, moment
+from mosaic_cli.status.health import assess_health, ends_soon, meaning
 from mosaic_cli.status.live import FOOT, frame
 from mosaic_cli.status.page import page, screen
 from mosaic_cli.status.stream import StatusSnapshot
