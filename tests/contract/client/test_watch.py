@@ -190,6 +190,20 @@ async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
 
 
 @pytest.mark.asyncio
+async def test_a_stream_that_told_of_the_revocation_is_ended_without_waiting_for_the_peer(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
+    """After `grant_revoked` the stream has no purpose, so it ends long before the silence of the peer would end it."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
+        await until_watch(fed)
+        desk.last.revoke()
+
+        await eventually(desk.last.over.is_set)
+        await until_watch(fed, WatchState.OFF)
+        assert len(desk.last.acks) == 1
+
+
+@pytest.mark.asyncio
 async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_circuit_is_open(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:

@@ -165,3 +165,5 @@ async def test_a_membership_opens_no_personal_rows(provider: SqlProvider, databa
         await connection.execute(insert(memberships).values(user_id="linus", team_id=""))
 
     assert set(await listed(provider, "linus")) == SEEN["linus"]
+    assert set(await found(provider, "linus", "word")) == SEEN["linus"]
+    assert await provider.get("linus", "tasks", "ada-own", EVERYTHING) is None

@@ -145,7 +145,9 @@ async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) 
         answers.close()
         report = SourceReport(source="local", state=SourceState.OK)
         answers._fan_out._deliver("local", report, pb.ListResponse())
-        assert [answer async for answer in answers] == []
+        async with asyncio.timeout(5):
+            with pytest.raises(StopAsyncIteration):
+                await anext(answers)
 
 
 @pytest.mark.asyncio
