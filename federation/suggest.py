@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from typing import Final
 
-from rapidfuzz import process
-from rapidfuzz.distance import OSA
-
 __all__ = ["LEAST_BEGINNING", "is_slip", "near_ids", "near_matches"]
 
 LEAST_BEGINNING: Final = 4
@@ -19,12 +16,16 @@ MAX_EDITS: Final = {False: 1, True: 4}
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
     """Return at most `most` of the known names that `name` may have meant, best first."""
+    from rapidfuzz import process
+
     found = process.extract(name, sorted(set(known)), processor=str.lower, limit=most, score_cutoff=60)
     return tuple(match for match, _, _ in found)
 
 
 def is_slip(name: str, known: str) -> bool:
     """Tell whether a name differs from a known one so little that it may be a slip of the hand."""
+    from rapidfuzz.distance import OSA
+
     return name != known and OSA.distance(name, known) <= SLIP
 
 
@@ -43,5 +44,7 @@ def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]
 
 def _slips(wanted: str, whole: str, most: int) -> int:
     """Return how many characters of `wanted` are wrong, missing or too many for a beginning of `whole`."""
+    from rapidfuzz.distance import OSA
+
     lengths = range(len(wanted) - most, len(wanted) + most + 1)
     return min(OSA.distance(wanted, whole[:length], score_cutoff=most) for length in lengths)

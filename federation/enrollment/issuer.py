@@ -2,9 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import TYPE_CHECKING, Final
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import ConflictError, InputError, Reason, Refusal, unknown_grant
@@ -16,6 +14,9 @@ from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_sec
 from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
 from federation.suggest import near_ids
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
 
@@ -167,8 +168,8 @@ def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
     return EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
 
 
-def _settling(token: TokenRecord, serial: str) -> Callable[[AsyncConnection], Awaitable[None]]:
-    async def within(connection: AsyncConnection) -> None:
+def _settling(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
+    async def within(connection: "AsyncConnection") -> None:
         if not await settle(connection, token, serial):
             raise ConflictError("the token was settled or replaced meanwhile")
 

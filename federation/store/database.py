@@ -7,18 +7,18 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from federation.errors import ConfigError, LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 __all__ = ["Database", "FileLock", "translate_db_errors"]
 
@@ -44,7 +44,7 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 class Database:
     """One gateway's database, SQLite or PostgreSQL. `open` brings it to the newest schema."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: "AsyncEngine") -> None:
         self.engine = engine
         self._writer = engine.execution_options(mosaic_write=True)
 
@@ -80,13 +80,13 @@ class Database:
         return self.engine.dialect.name
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator["AsyncConnection"]:
         """Yield a connection for reading."""
         async with self.engine.connect() as connection:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self) -> AsyncIterator["AsyncConnection"]:
         """Yield a connection in a transaction that commits at the end, or rolls back on an exception."""
         async with self._writer.begin() as connection:
             yield connection
@@ -139,7 +139,9 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _engine(url: str, *, new: bool) -> AsyncEngine:
+def _engine(url: str, *, new: bool) -> "AsyncEngine":
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -179,7 +181,7 @@ def _keep_values_out_of_logs() -> None:
         logger.setLevel(logging.INFO)
 
 
-async def _check_encoding(connection: AsyncConnection) -> None:
+async def _check_encoding(connection: "AsyncConnection") -> None:
     """Refuse what would take only some texts, or compare their bytes for characters."""
     encoding = (await connection.exec_driver_sql("SHOW server_encoding")).scalar_one()
     if encoding != "UTF8":
@@ -209,6 +211,9 @@ def _sqlite_invalidate(connection: Any, _record: object, _error: object) -> None
 
 
 def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

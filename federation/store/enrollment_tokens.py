@@ -3,13 +3,16 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.store import schema
 from federation.store.database import Database, translate_db_errors
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["TokenRecord", "TokenStore", "hash_secret", "settle"]
 
@@ -83,7 +86,7 @@ class TokenStore:
                 return await _find(connection, secret_hash)
 
 
-async def settle(connection: AsyncConnection, token: TokenRecord, serial: str) -> bool:
+async def settle(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
     """Note in a transaction what a claimed token brought; false where it was settled or replaced meanwhile."""
     mine = (
         _TABLE.c.secret_hash == token.secret_hash,
@@ -94,7 +97,7 @@ async def settle(connection: AsyncConnection, token: TokenRecord, serial: str) -
     return result.rowcount == 1
 
 
-async def _find(connection: AsyncConnection, secret_hash: str) -> TokenRecord | None:
+async def _find(connection: "AsyncConnection", secret_hash: str) -> TokenRecord | None:
     row = (await connection.execute(select(_TABLE).where(_TABLE.c.secret_hash == secret_hash))).one_or_none()
     if row is None:
         return None

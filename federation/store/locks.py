@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.errors import LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
 from federation.store.database import Database, FileLock
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["LOCK_FILE", "ServingLock"]
 
@@ -79,7 +81,7 @@ class ServingLock:
         raw.driver_connection.add_termination_listener(lambda _: self.lost.set())
         self._watch = asyncio.create_task(self._ping(connection))
 
-    async def _ping(self, connection: AsyncConnection) -> None:
+    async def _ping(self, connection: "AsyncConnection") -> None:
         """Find out that the connection is gone where nobody says so, as when a network falls silent."""
         while not self.lost.is_set():
             await asyncio.sleep(PING_S)
@@ -106,7 +108,7 @@ async def _until_free(
         await asyncio.sleep(RETRY_S)
 
 
-async def _discard(connection: AsyncConnection) -> None:
+async def _discard(connection: "AsyncConnection") -> None:
     """End the connection itself: one that went back to the pool would go on holding the lock."""
     try:
         await connection.invalidate()

@@ -3,14 +3,16 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.store import schema
 from federation.store.database import Database, translate_db_errors
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["InstanceRecord", "LeaseBound", "Receipt", "ReceiptKind", "ReceiptStore"]
 
@@ -68,10 +70,10 @@ class ReceiptStore:
         self._database = database
 
     @staticmethod
-    def beginning(receipt: Receipt) -> Callable[[AsyncConnection], Awaitable[None]]:
+    def beginning(receipt: Receipt) -> Callable[["AsyncConnection"], Awaitable[None]]:
         """Return what notes the beginning within the transaction that takes something back."""
 
-        async def within(connection: AsyncConnection) -> None:
+        async def within(connection: "AsyncConnection") -> None:
             await connection.execute(insert(_TABLE).values(_values(receipt)))
 
         return within

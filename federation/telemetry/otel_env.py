@@ -2,14 +2,24 @@
 
 import logging
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.sampling import Sampler
 
-__all__ = ["DEFAULT_SERVICE_NAME", "Environment", "asked_for", "is_disabled", "resource_of", "sampler_of"]
+__all__ = [
+    "DEFAULT_SERVICE_NAME",
+    "Environment",
+    "asked_for",
+    "is_disabled",
+    "names_exporters",
+    "resource_of",
+    "sampler_of",
+]
 
 DEFAULT_SERVICE_NAME: Final = "mosaic-gateway"
+SIGNALS: Final = ("TRACES", "METRICS", "LOGS")
 LOGGER: Final = logging.getLogger(__name__)
 Environment = Mapping[str, str]
 
@@ -17,6 +27,14 @@ Environment = Mapping[str, str]
 def is_disabled(environment: Environment) -> bool:
     """Tell whether the SDK is to do nothing at all."""
     return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def names_exporters(environment: Environment) -> bool:
+    """Tell whether any variable names an exporter or an endpoint; without one, `asked_for` is false of every signal."""
+    names = ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    for signal in SIGNALS:
+        names += (f"OTEL_{signal}_EXPORTER", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return any(environment.get(name) for name in names)
 
 
 def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
@@ -45,19 +63,23 @@ def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] 
     return True
 
 
-def resource_of(gateway_name: str, version: str, environment: Environment) -> Resource:
+def resource_of(gateway_name: str, version: str, environment: Environment) -> "Resource":
     """Name the gateway; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over the service's name."""
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+
     ours = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
     named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create(ours if named else ours | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
 
 
-def sampler_of(environment: Environment) -> Sampler | None:
+def sampler_of(environment: Environment) -> "Sampler | None":
     """Return a sampler by which a peer's `sampled` flag does not command this gateway, or `None` for the SDK's own.
 
     The `parentbased_…` samplers obey the parent; here they do so for parents of this process alone, and the rate of
     the root holds for a peer's traces too. The ratio goes by trace id, so gateways with one rate agree.
     """
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
+
     name = environment.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").strip().lower()
     root: Sampler
     match name:

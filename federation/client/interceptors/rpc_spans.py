@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.trace import TracerProvider
 
 from federation.client.chain.flow import Call, Flow, Proceed
@@ -34,6 +33,8 @@ class RpcSpansInterceptor:
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
+        from opentelemetry.instrumentation.grpc import client_interceptor
+
         self._instrumentation: Any = client_interceptor(  # type: ignore[no-untyped-call]
             tracer_provider=provider
         )

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, cast, func, or_, select, true, union
-from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.sql.selectable import Subquery
 
 from federation.errors import Reason, Refusal
@@ -149,6 +148,8 @@ def _first(table: FromClause, shape: ListShape, rule: ColumnElement[bool], *, ti
 def _scalar(data: ColumnElement[str], number: int, dialect: str) -> ColumnElement[str]:
     field = text(f"field_{number}")
     if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import JSON
+
         document = cast(data, JSON)
         value = document.op("->>")(field)
         kind = func.json_typeof(document.op("->")(field))

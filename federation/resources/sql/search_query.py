@@ -23,7 +23,6 @@ from sqlalchemy import (
     select,
     table,
 )
-from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from federation.errors import Reason, Refusal
 from federation.resources.fulltext import tokens
@@ -39,7 +38,6 @@ MAX_WORDS: Final = 32
 MAX_OFFSET: Final = 100_000
 """Hits that a search can page through."""
 _FTS: Final = table("rows_fts", column("rowid", Integer))
-_WORDS: Final = literal_column("rows.words", TSVECTOR)
 
 
 def search_question(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -86,8 +84,11 @@ def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], 
     """Return the rank, the condition, the tables, and the resource of a row, as this database wants them."""
     if dialect == "postgresql":
         query = func.plainto_tsquery(literal_column("'simple'"), text("words"))
-        rank = func.ts_rank_cd(_WORDS, query, literal_column("1"))  # 1: a long row needs more matches
-        return cast(rank, Float), _WORDS.op("@@")(query), rows, rows.c.resource
+        from sqlalchemy.dialects.postgresql import TSVECTOR
+
+        row_words = literal_column("rows.words", TSVECTOR)
+        rank = func.ts_rank_cd(row_words, query, literal_column("1"))  # 1: a long row needs more matches
+        return cast(rank, Float), row_words.op("@@")(query), rows, rows.c.resource
     index: ColumnElement[str] = literal_column("rows_fts")
     source = rows.join(_FTS, _FTS.c.rowid == rows.c.seq)
     # The plus hides the column from the indexes: SQLite would ask the full-text index about every row of a resource.

@@ -1,10 +1,9 @@
 """Writing a batch inside one transaction, and telling what it changed."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Column, Select, delete, func, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.errors import UnknownReferencesError
 from federation.resources.batch import Batch, Member, NewRow
@@ -12,6 +11,9 @@ from federation.resources.provider import Change, Removal
 from federation.resources.sql.access import one_of, texts
 from federation.store.advisory_keys import AdvisoryKey
 from federation.store.schema import memberships, rows, teams, users
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["WRITE_LOCK", "delete_user", "write_batch"]
 
@@ -26,7 +28,7 @@ _OLD: Final = select(
 )
 
 
-async def write_batch(connection: AsyncConnection, batch: Batch, now_us: int) -> tuple[Change, ...]:
+async def write_batch(connection: "AsyncConnection", batch: Batch, now_us: int) -> tuple[Change, ...]:
     """Write everything and return what differs from before, each kind of change once.
 
     Raises `UnknownReferencesError`, with the transaction to be rolled back, where a user or team is named that
@@ -45,14 +47,14 @@ async def write_batch(connection: AsyncConnection, batch: Batch, now_us: int) ->
     return tuple(changes)
 
 
-async def _add_names(connection: AsyncConnection, column: Column[str], names: Iterable[str]) -> None:
+async def _add_names(connection: "AsyncConnection", column: Column[str], names: Iterable[str]) -> None:
     wanted = set(names)
     new = wanted - await _existing(connection, column, wanted)
     if new:
         await connection.execute(insert(column.table), [{"id": name} for name in sorted(new)])
 
 
-async def _check_references(connection: AsyncConnection, batch: Batch) -> None:
+async def _check_references(connection: "AsyncConnection", batch: Batch) -> None:
     owners = {row.owner for row in batch.rows} | {member.user for member in batch.members}
     shared = {row.team for row in batch.rows if row.team} | {member.team for member in batch.members}
     no_users = owners - await _existing(connection, users.c.id, owners)
@@ -61,14 +63,14 @@ async def _check_references(connection: AsyncConnection, batch: Batch) -> None:
         raise UnknownReferencesError(no_users, no_teams)
 
 
-async def _existing(connection: AsyncConnection, column: Column[str], names: Iterable[str]) -> set[str]:
+async def _existing(connection: "AsyncConnection", column: Column[str], names: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for chunk in _chunks(sorted(names)):
         found.update((await connection.scalars(*_among(connection, select(column), column, chunk))).all())
     return found
 
 
-async def _add_members(connection: AsyncConnection, members: Iterable[Member]) -> list[Change]:
+async def _add_members(connection: "AsyncConnection", members: Iterable[Member]) -> list[Change]:
     wanted = {(member.user, member.team) for member in members}
     old: set[tuple[str, str]] = set()
     for chunk in _chunks(sorted({user for user, _ in wanted})):
@@ -83,7 +85,9 @@ async def _add_members(connection: AsyncConnection, members: Iterable[Member]) -
     ]
 
 
-async def _write_rows(connection: AsyncConnection, resource: str, chunk: Sequence[NewRow], now_us: int) -> list[Change]:
+async def _write_rows(
+    connection: "AsyncConnection", resource: str, chunk: Sequence[NewRow], now_us: int
+) -> list[Change]:
     found = await connection.execute(
         *_among(connection, _OLD.where(rows.c.resource == resource), rows.c.id, [row.id for row in chunk])
     )
@@ -108,7 +112,7 @@ async def _write_rows(connection: AsyncConnection, resource: str, chunk: Sequenc
 
 
 def _among(
-    connection: AsyncConnection, question: Select[Any], column: Column[str], wanted: Iterable[str]
+    connection: "AsyncConnection", question: Select[Any], column: Column[str], wanted: Iterable[str]
 ) -> tuple[Select[Any], dict[str, Any]]:
     dialect = connection.dialect.name
     return question.where(one_of(column, "wanted", dialect)), {"wanted": texts(wanted, dialect)}
@@ -140,7 +144,7 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + CHUNK]
 
 
-async def delete_user(connection: AsyncConnection, user: str) -> tuple[Removal, tuple[Change, ...]]:
+async def delete_user(connection: "AsyncConnection", user: str) -> tuple[Removal, tuple[Change, ...]]:
     """End every membership of a user, and remove the user itself where no row names it as its owner."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text(WRITE_LOCK))

@@ -16,7 +16,6 @@ import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from opentelemetry.trace import TracerProvider
 
 from federation.errors import Refusal
@@ -38,6 +37,8 @@ class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
+        from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
         self._instrumentation: Any = aio_server_interceptor(  # type: ignore[no-untyped-call]
             tracer_provider=provider
         )

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Row, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import MICROSECONDS
 from federation.config import is_gateway_name
@@ -17,6 +16,9 @@ from federation.pki.authority import IssuedCertificate
 from federation.pki.identity_extensions import is_subject
 from federation.scope.model import Scope
 from federation.store import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 __all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "check_fingerprint", "check_new"]
 __all__ += ["read_certificate", "read_grants"]
@@ -167,7 +169,7 @@ class Grant:
         }
 
 
-async def read_grants(connection: AsyncConnection, now_us: int) -> tuple[Grant, ...]:
+async def read_grants(connection: "AsyncConnection", now_us: int) -> tuple[Grant, ...]:
     """Read every grant with its certificates; raise `StoreError` that names a grant which cannot be read."""
     table = schema.certificates
     last = select(table.c.grant_id, func.max(table.c.number).label("number")).group_by(table.c.grant_id).subquery()
@@ -185,7 +187,7 @@ async def read_grants(connection: AsyncConnection, now_us: int) -> tuple[Grant, 
     return tuple(_grant(row, certificates.get(row.id, _NONE)) for row in rows)
 
 
-async def read_certificate(connection: AsyncConnection, grant_id: str, serial: str) -> CertificateRecord | None:
+async def read_certificate(connection: "AsyncConnection", grant_id: str, serial: str) -> CertificateRecord | None:
     """Read one certificate of a grant, however long ago it ended."""
     table = schema.certificates
     wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)

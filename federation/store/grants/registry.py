@@ -9,10 +9,9 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from sqlalchemy import insert, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, InputError, unknown_grant
@@ -32,10 +31,13 @@ from federation.store.grants.model import (
 from federation.store.grants.usage import GrantUses
 from federation.suggest import near_ids
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
 __all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
 
 T = TypeVar("T")
-InTransaction = Callable[[AsyncConnection], Awaitable[None]]
+InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
 """Work to be done in the same transaction; its exception undoes both."""
 MAX_REASON: Final = 500
 _SEPARATORS: Final = re.compile(r"[\s:]")
@@ -293,6 +295,6 @@ class GrantRegistry:
         return grant
 
 
-async def _set_active(connection: AsyncConnection, grant_id: str) -> None:
+async def _set_active(connection: "AsyncConnection", grant_id: str) -> None:
     where = (schema.grants.c.id == grant_id, schema.grants.c.status == GrantStatus.PENDING)
     await connection.execute(update(schema.grants).where(*where).values(status=GrantStatus.ACTIVE))
