@@ -1,33 +1,48 @@
 """The `mosaic` command: its tree, and how errors become one line and an exit code.
 
-Commands import what they need when they run, so that `--help` and completion stay quick.
+A command's module is imported when a command line, a help page or completion names the command, and a command imports
+what it needs when it runs. So every command starts without the modules of the others.
 """
 
+import gc
+import importlib
 import io
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import typer
 
-from mosaic_cli import completion, user
-from mosaic_cli.audit import command as audit
-from mosaic_cli.demo import command as demo
-from mosaic_cli.gateway import command as gateway
-from mosaic_cli.grants import command as grant
-from mosaic_cli.mcp import command as mcp
+from mosaic_cli import completion
+from mosaic_cli.coercion import convert_plainly
 from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
-from mosaic_cli.peers import command as peer
-from mosaic_cli.query import command as query
-from mosaic_cli.status import command as status
 
-__all__ = ["main"]
+__all__ = ["command_tree", "main"]
 
 FAILED: Final = 1
 USAGE: Final = 2
 NOT_REACHABLE: Final = 4
 INTERRUPTED: Final = 130
+ROOT: Final = {
+    "demo": "mosaic_cli.demo.command",
+    "mcp": "mosaic_cli.mcp.command",
+    "gateway": "mosaic_cli.gateway.command",
+    "federation": "",
+    "user": "mosaic_cli.user",
+}
+FEDERATION: Final = {
+    "status": "mosaic_cli.status.command",
+    "audit": "mosaic_cli.audit.command",
+    "grant": "mosaic_cli.grants.command",
+    "peer": "mosaic_cli.peers.command",
+    "query": "mosaic_cli.query.command",
+}
+"""The modules of the commands of each group, in the order of its help. A module has an `app`, which is a group of its
+own, or a function of the command's name with the help text `HELP`."""
+GC_THRESHOLD: Final = 20_000
+"""Objects that a command makes before the garbage collector looks for cycles. Imports make many, and drop few."""
 # The base of every usage error; its module has moved between releases of typer.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 
@@ -64,22 +79,57 @@ def _root(
         raise typer.Exit
 
 
-app.add_typer(gateway.app, name="gateway")
-app.add_typer(federation, name="federation")
-app.add_typer(user.app, name="user")
-app.command("demo", help=demo.HELP)(demo.demo)
-app.command("mcp", help=mcp.HELP)(mcp.mcp)
-federation.add_typer(grant.app, name="grant")
-federation.add_typer(peer.app, name="peer")
-federation.add_typer(query.app, name="query")
-federation.command("status", help=status.HELP)(status.status)
-federation.command("audit", help=audit.HELP)(audit.audit)
+class _Commands(Mapping[str, Any]):
+    """The commands of a group by name. A lookup imports the command's module and builds the command once."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = modules
+        self._built: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = _built(name, self._modules[name])
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+
+def _built(name: str, module: str) -> Any:
+    """Build the group or the command that a module defines."""
+    command: Any
+    if not module:
+        command = typer.main.get_group(federation)
+    elif hasattr(found := importlib.import_module(module), "app"):
+        command = typer.main.get_group(found.app)
+    else:
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name, help=found.HELP)(getattr(found, name))
+        command = typer.main.get_command(single)
+    convert_plainly(command)
+    if not module:
+        command.commands = _Commands(FEDERATION)
+    command.name = name
+    return command
+
+
+def command_tree() -> Any:
+    """Return the root command. The mapping `commands` of a group builds the group's commands when they are read."""
+    root: Any = typer.main.get_command(app)
+    convert_plainly(root)
+    root.commands = _Commands(ROOT)
+    return root
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 usage, 3 peer not healthy, 4 not reachable."""
-    command: Any = typer.main.get_command(app)
+    command = command_tree()
     arguments = sys.argv[1:] if argv is None else argv
+    if argv is None:  # the process is the command's own
+        gc.set_threshold(GC_THRESHOLD)
     _steady_output()
     if (code := completion.run(lambda: command.main(args=[], prog_name="mosaic", standalone_mode=False))) is not None:
         return code

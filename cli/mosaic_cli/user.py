@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Remove a user, and everything that others may read as that user.", no_args_is_help=True)
+app = typer.Typer(
+    help="Remove a user, and everything that others may read as that user.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import typer
 
 import federation
-from mosaic_cli.main import app
+from mosaic_cli.main import command_tree
 
 ROOT: Final = Path(federation.__file__).parent
 LIBRARY: Final = sorted(path for path in ROOT.rglob("*.py") if "v1" not in path.relative_to(ROOT).parts)
@@ -23,7 +22,7 @@ def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield from commands(child, *path, name)
 
 
-TREE: Final = dict(commands(typer.main.get_command(app)))
+TREE: Final = dict(commands(command_tree()))
 FLAGS: Final = sorted(
     {flag for command in TREE.values() for parameter in command.params for flag in parameter.opts if flag[:2] == "--"}
 )

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from jsonschema import Draft202012Validator
 
-from mosaic_cli.main import app
+from mosaic_cli.main import command_tree
 from mosaic_cli.output import outputs as output_models
 from tests.support.json_walk import Outputs
 from tests.support.schemas import DIRECTORY, SCHEMAS, validator
@@ -57,7 +56,7 @@ def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any],
 def test_every_command_with_json_has_a_schema() -> None:
     """One file for each command, and one for each option that prints something else; no file besides."""
     wanted = set()
-    for path in commands(typer.main.get_command(app)):
+    for path in commands(command_tree()):
         name = "-".join(path).removeprefix("federation-")
         wanted |= {name, *(f"{name}-{option}" for option in OPTIONS.get(" ".join(path), ()))}
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 
-from mosaic_cli.main import app, main
+from mosaic_cli.main import command_tree, main
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -31,8 +30,8 @@ def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield from groups(inner, (*path, name))
 
 
-GROUPS = dict(groups(typer.main.get_command(app)))
-COMMANDS = dict(leaves(typer.main.get_command(app)))
+GROUPS = dict(groups(command_tree()))
+COMMANDS = dict(leaves(command_tree()))
 WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
 
 
