@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What running needs, without the developer's tools: enough for the demo.
+RUN_STAMP := $(VENV)/.installed-to-run
 PROTOS := $(wildcard protos/federation/v1/*.proto)
 PLUGINS := --plugin=$(BIN)/protoc-gen-mypy --plugin=$(BIN)/protoc-gen-mypy_grpc
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos $(PLUGINS) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
@@ -19,16 +21,16 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP) $(RUN_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, this is {v.major}.{v.minor}; try: make PYTHON=python3.11") if v < (3, 11) else None'
 	@echo "installing into $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(if $(filter $(STAMP),$@),[dev])'
+	@touch $@ $(RUN_STAMP)
 
 setup: $(STAMP) ## Make the virtual environment and install everything (the others do it when needed)
 
-demo: $(STAMP) ## Watch a home gateway read a work gateway's data over mutual TLS
+demo: $(RUN_STAMP) ## Watch a home gateway read a work gateway's data over mutual TLS
 	@$(BIN)/mosaic demo
 
 test: $(STAMP) ## Run the quick tests: units, contracts, two gateways in one process, a part of the races and of PostgreSQL
