@@ -84,7 +84,6 @@ async def add(directory: Path, sealer: Sealer, *records: PeerRecord) -> None:
     await database.close()
 
 
-@pytest.mark.asyncio
 async def test_open_gives_the_generated_stub(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The example of the documentation: open a directory, take a stub, call, read fields."""
     async with Federation.open(await gateway(tmp_path, scripted.record())) as fed:
@@ -95,7 +94,6 @@ async def test_open_gives_the_generated_stub(tmp_path: Path, scripted: ScriptedP
         assert fed.peers.all(user="bob") == ()
 
 
-@pytest.mark.asyncio
 async def test_one_directory_in_one_process_is_one_cache(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Federation and sync channel on a directory, however it is written, share cache, circuit and instance id."""
     directory = await gateway(tmp_path, scripted.record())
@@ -117,7 +115,6 @@ async def test_one_directory_in_one_process_is_one_cache(tmp_path: Path, scripte
         assert later.instance_id != first
 
 
-@pytest.mark.asyncio
 async def test_closing_one_face_leaves_the_others(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A federation that closes ends its own calls; another on the same loop, and a sync channel, go on."""
     directory = await gateway(tmp_path, scripted.record())
@@ -153,7 +150,6 @@ def test_sync_channel_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
         sync_channel(tmp_path / "nowhere", "work.example")
 
 
-@pytest.mark.asyncio
 async def test_peer_that_another_process_added(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -181,7 +177,6 @@ async def test_peer_that_another_process_added(
         assert error_detail_of(gone.value).reason == Reason.GRANT_REVOKED
 
 
-@pytest.mark.asyncio
 async def test_removed_peer_fails_its_calls_at_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Removing a peer cuts its calls under way, those that share a flight too, and serves no hit any more."""
     scripted.service.script("list", Reply(), Reply(gate=threading.Event()))
@@ -199,7 +194,6 @@ async def test_removed_peer_fails_its_calls_at_once(tmp_path: Path, scripted: Sc
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-@pytest.mark.asyncio
 async def test_users_are_kept_apart(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Two users of one peer are two peers: which is asked for by name, and must be where there are two."""
     records = scripted.record(user="ada"), scripted.record(user="bob", grant_id="b")
@@ -219,7 +213,6 @@ async def test_users_are_kept_apart(tmp_path: Path, scripted: ScriptedPeer) -> N
             fed.peers.add(replace(records[0], name="else", id="else"))
 
 
-@pytest.mark.asyncio
 async def test_odd_peer_name_cannot_hang_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A stored peer name that metadata could not carry is percent-encoded in `_source`."""
     async with federation_of(tmp_path, scripted.record(name="wörk\nexample")) as fed:
@@ -229,7 +222,6 @@ async def test_odd_peer_name_cannot_hang_a_call(tmp_path: Path, scripted: Script
             assert (await call.trailing_metadata())["_source"] == "federated:w%C3%B6rk%0Aexample"
 
 
-@pytest.mark.asyncio
 async def test_source_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     """When the peers cannot be read, opening fails and the next opening starts afresh."""
 
@@ -277,7 +269,6 @@ def test_home_is_shared_by_count(tmp_path: Path) -> None:
     third.end()
 
 
-@pytest.mark.asyncio
 async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(
     tmp_path: Path, scripted: ScriptedPeer
 ) -> None:

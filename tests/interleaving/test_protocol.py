@@ -26,7 +26,6 @@ from tests.interleaving.mutants import (
 )
 from tests.interleaving.protocol_world import Protocol, ProtocolWorld
 
-pytestmark = pytest.mark.asyncio  # the watchers of the hub are bound to a loop; nothing is awaited on it
 LIST, LIST_B, SEARCH = (0, "list"), (1, "list"), (0, "search")
 TWO_CACHES = (("a", "g1"), ("b", "g1"))
 TWO_GRANTS = (("a", "g1"), ("a", "g2"))

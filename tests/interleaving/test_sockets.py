@@ -41,7 +41,6 @@ from tests.support.scripted import eventually
 from tests.support.server_on_database import Granting, StartGranting
 from tests.support.watching import QUICK, watching
 
-pytestmark = pytest.mark.asyncio
 SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "200"))
 BATCH = 25
 """Grants of one federation at a time."""

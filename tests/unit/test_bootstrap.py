@@ -29,7 +29,6 @@ def leftovers(config: GatewayConfig) -> list[str]:
     return sorted(path.name for path in config.directory.parent.iterdir())
 
 
-@pytest.mark.asyncio
 async def test_the_directory_is_whole_and_its_users_alone(config: GatewayConfig) -> None:
     """Directory, settings, key and database are there, and nobody else may read them."""
     authority = await init_gateway(config)
@@ -44,7 +43,6 @@ async def test_the_directory_is_whole_and_its_users_alone(config: GatewayConfig)
     assert (stored.name, stored.ca_certificate_pem) == ("work.example", authority.ca_certificate_pem)
 
 
-@pytest.mark.asyncio
 async def test_the_settings_read_back_as_they_were_given(config: GatewayConfig) -> None:
     """Every setting that differs from its default stands in the file, whichever section it belongs to."""
     asked = replace(
@@ -60,7 +58,6 @@ async def test_the_settings_read_back_as_they_were_given(config: GatewayConfig) 
     assert GatewayConfig.load(config.directory) == asked
 
 
-@pytest.mark.asyncio
 async def test_an_empty_directory_is_taken(config: GatewayConfig) -> None:
     """A directory that was made for it beforehand will do, and stays the one that a shell may stand in."""
     config.directory.mkdir(mode=0o755)
@@ -75,7 +72,6 @@ async def test_an_empty_directory_is_taken(config: GatewayConfig) -> None:
     assert leftovers(config) == ["work"]
 
 
-@pytest.mark.asyncio
 async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
     config: GatewayConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +90,6 @@ async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
     assert [path.name for path in config.directory.iterdir()] == ["run"]
 
 
-@pytest.mark.asyncio
 async def test_a_move_that_fails_is_undone(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file cannot be put in its place, the empty directory is empty again."""
     config.directory.mkdir()
@@ -112,7 +107,6 @@ async def test_a_move_that_fails_is_undone(config: GatewayConfig, monkeypatch: p
     assert list(config.directory.iterdir()) == []
 
 
-@pytest.mark.asyncio
 async def test_an_existing_gateway_is_left_alone(config: GatewayConfig) -> None:
     """A second init touches nothing of the first."""
     await init_gateway(config)
@@ -123,7 +117,6 @@ async def test_an_existing_gateway_is_left_alone(config: GatewayConfig) -> None:
     assert (config.directory / "seal.key").read_bytes() == before
 
 
-@pytest.mark.asyncio
 async def test_a_foreign_directory_is_left_alone(config: GatewayConfig) -> None:
     """Nothing is put beside somebody's files."""
     config.directory.mkdir()
@@ -134,7 +127,6 @@ async def test_a_foreign_directory_is_left_alone(config: GatewayConfig) -> None:
     assert [path.name for path in config.directory.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("kind", ["file", "link"])
 async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_path: Path, kind: str) -> None:
     """A file or a link in its place is refused."""
@@ -148,7 +140,6 @@ async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_pat
         await init_gateway(config)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("socket", ["/tmp", "/" + "s" * 120])
 async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfig, socket: str) -> None:
     """A path that no socket can have is told before anything stands."""
@@ -157,7 +148,6 @@ async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfi
     assert leftovers(config) == []
 
 
-@pytest.mark.asyncio
 async def test_a_missing_parent_is_not_made(config: GatewayConfig) -> None:
     """A mistyped path does not grow a tree."""
     with pytest.raises(InputError, match="there is no directory"):
@@ -165,7 +155,6 @@ async def test_a_missing_parent_is_not_made(config: GatewayConfig) -> None:
     assert leftovers(config) == []
 
 
-@pytest.mark.asyncio
 async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever breaks on the way, no half-made directory stays."""
 
@@ -179,7 +168,6 @@ async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pyte
     assert leftovers(config) == []
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("url", ["mysql://x", "not a url", "postgresql+asyncpg://localhost:1/x"])
 async def test_a_wrong_database_leaves_nothing(config: GatewayConfig, url: str) -> None:
     """A database that cannot be had is told before anything stands."""
@@ -188,7 +176,6 @@ async def test_a_wrong_database_leaves_nothing(config: GatewayConfig, url: str) 
     assert leftovers(config) == []
 
 
-@pytest.mark.asyncio
 async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database_url: str) -> None:
     """A second gateway on the same database is refused, and the first one keeps its identity."""
     first = await init_gateway(replace(config, store=StoreConfig(url=database_url)))
@@ -204,7 +191,6 @@ async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database
     assert kept.ca_certificate_pem == first.ca_certificate_pem
 
 
-@pytest.mark.asyncio
 async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
     config: GatewayConfig, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +209,6 @@ async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
     assert (config.directory / "gateway.toml").exists()
 
 
-@pytest.mark.asyncio
 async def test_a_lost_database_is_missed_and_not_made_anew(config: GatewayConfig) -> None:
     """A gateway whose file is gone does not open, says what to do, and leaves no empty file behind."""
     await init_gateway(config)

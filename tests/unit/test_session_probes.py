@@ -19,7 +19,6 @@ from tests.support.clock import ManualClock
 if TYPE_CHECKING:
     from federation.session.signals import PeerSignal
 
-pytestmark = pytest.mark.asyncio
 COOLDOWN_S = 30.0
 
 

@@ -1,7 +1,5 @@
 """Names for a shell's completion, asked of real gateways."""
 
-import pytest
-
 from federation.v1 import admin_pb2 as pb
 from tests.support.gateway_pair import Running, enroll, fill
 
@@ -14,7 +12,6 @@ async def names(running: Running, kind: "pb.NameKind", prefix: str = "", user: s
     return {one.name: one.about for one in reply.names}
 
 
-@pytest.mark.asyncio
 async def test_each_kind_has_its_names(home_gateway: Running, work_gateway: Running) -> None:
     """Peers with their users, grants with state, peer and subject; users of the data; sources as the user has them."""
     home, work = home_gateway, work_gateway
@@ -31,7 +28,6 @@ async def test_each_kind_has_its_names(home_gateway: Running, work_gateway: Runn
     assert await names(home, 99) == {}  # type: ignore[arg-type]
 
 
-@pytest.mark.asyncio
 async def test_names_begin_as_typed_and_are_few(home_gateway: Running) -> None:
     """A prefix narrows; however many there are, a hundred are told."""
     users = b"".join(b'{"kind": "user", "id": "u%04d"}\n' % number for number in range(150))

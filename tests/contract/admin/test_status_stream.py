@@ -40,7 +40,6 @@ async def ask(home: Running, resource: str) -> None:
         return
 
 
-@pytest.mark.asyncio
 async def test_the_serving_side_tells_what_it_answered(home_gateway: Running, work_gateway: Running) -> None:
     """Totals and the grant's own counts, the last denial as the audit has it, watchers and leases of the moment."""
     grant_id = await enroll(home_gateway, work_gateway)
@@ -60,7 +59,6 @@ async def test_the_serving_side_tells_what_it_answered(home_gateway: Running, wo
     assert (shown.grant.requests, shown.grant.denials) == (3, 1)
 
 
-@pytest.mark.asyncio
 async def test_a_watch_that_is_refused_is_a_denial_of_its_grant(start: Start, work_gateway: Running) -> None:
     """Whoever redials under a revoked grant shows at the serving side."""
     home = await start("home.example")
@@ -78,7 +76,6 @@ async def test_a_watch_that_is_refused_is_a_denial_of_its_grant(start: Start, wo
     assert grant.last_denied_reason.startswith("GRANT_REVOKED")
 
 
-@pytest.mark.asyncio
 async def test_an_answer_and_a_watch_message_are_signs_of_life(start: Start, work_gateway: Running) -> None:
     """Seen by its watch alone, later by an answer, a refusal as much as rows; never before either."""
     home = await start("home.example")
@@ -97,7 +94,6 @@ async def test_an_answer_and_a_watch_message_are_signs_of_life(start: Start, wor
     assert not (await again.admin.Status(pb.StatusRequest())).peers[0].HasField("seen_at")
 
 
-@pytest.mark.asyncio
 async def test_the_filters_narrow_both_sides(home_gateway: Running, work_gateway: Running) -> None:
     """By user and by gateway, peers and grants alike; the totals are left out where one gateway was asked for."""
     await enroll(home_gateway, work_gateway)
@@ -120,7 +116,6 @@ async def test_the_filters_narrow_both_sides(home_gateway: Running, work_gateway
         assert "did you mean" in (caught.value.details() or "")
 
 
-@pytest.mark.asyncio
 async def test_the_stream_speaks_at_once_and_again_after_each_interval(home_gateway: Running) -> None:
     """Also where nothing changed, so that its reader knows that the gateway is there; ten times a second at most."""
     stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=1))
@@ -136,7 +131,6 @@ async def test_the_stream_speaks_at_once_and_again_after_each_interval(home_gate
     assert took_s >= 0.45
 
 
-@pytest.mark.asyncio
 async def test_a_change_is_told_long_before_the_interval_is_over(home_gateway: Running, work_gateway: Running) -> None:
     """A peer that comes, is revoked and goes is each told soon, by a stream that would else be silent for a minute."""
     stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=LONG_MS))
@@ -156,7 +150,6 @@ async def test_a_change_is_told_long_before_the_interval_is_over(home_gateway: R
     served.cancel()
 
 
-@pytest.mark.asyncio
 async def test_a_stream_about_a_peer_ends_with_the_peer(home_gateway: Running, work_gateway: Running) -> None:
     """What nothing is known of any more is an error that names it."""
     await enroll(home_gateway, work_gateway)
@@ -169,7 +162,6 @@ async def test_a_stream_about_a_peer_ends_with_the_peer(home_gateway: Running, w
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.asyncio
 async def test_a_stopping_gateway_does_not_wait_for_its_streams(home_gateway: Running) -> None:
     """They end in good order, at once, however long their interval is."""
     streams = [home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=LONG_MS)) for _ in range(3)]
@@ -186,7 +178,6 @@ async def test_a_stopping_gateway_does_not_wait_for_its_streams(home_gateway: Ru
     assert took_s < home_gateway.gateway.config.server.graceful_stop_s / 2
 
 
-@pytest.mark.asyncio
 async def test_a_listener_that_leaves_leaves_nothing_behind(home_gateway: Running) -> None:
     """No task of the gateway goes on for a stream that was cancelled."""
     await following(stream := home_gateway.admin.WatchStatus(pb.WatchStatusRequest()))
@@ -203,7 +194,6 @@ async def test_a_listener_that_leaves_leaves_nothing_behind(home_gateway: Runnin
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
     home_gateway: Running, work_gateway: Running
 ) -> None:

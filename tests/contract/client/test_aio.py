@@ -25,7 +25,6 @@ def held() -> Reply:
     return Reply(gate=threading.Event())
 
 
-@pytest.mark.asyncio
 async def test_await_again_and_beside_code(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call may be awaited often, and together with its code: it gives the same message each time."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -38,7 +37,6 @@ async def test_await_again_and_beside_code(form: str, tmp_path: Path, scripted: 
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 async def test_starts_eagerly(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call that is held but never awaited reaches the peer."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -47,7 +45,6 @@ async def test_starts_eagerly(form: str, tmp_path: Path, scripted: ScriptedPeer)
         await call
 
 
-@pytest.mark.asyncio
 async def test_done_callback_before_and_after_the_end(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A done callback is called once with the call, at once where the call has ended."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -60,7 +57,6 @@ async def test_done_callback_before_and_after_the_end(form: str, tmp_path: Path,
         assert seen == [call, call]
 
 
-@pytest.mark.asyncio
 async def test_cancel(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A cancelled call says so in every way, once, and the peer hears of it."""
     scripted.service.script("search", held())
@@ -79,7 +75,6 @@ async def test_cancel(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-@pytest.mark.asyncio
 async def test_cancel_at_once_leaves_nothing_behind(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call that is cancelled before the loop turned ends cleanly: no run, no flight, and the next call works."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -94,7 +89,6 @@ async def test_cancel_at_once_leaves_nothing_behind(form: str, tmp_path: Path, s
         assert (await stub.List(LIST)).rows
 
 
-@pytest.mark.asyncio
 async def test_cancelled_task_cancels_the_call(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Cancelling the task that awaits a call cancels it at the peer: by hand, by `wait_for`, by `timeout`."""
     scripted.service.script("search", held())
@@ -112,7 +106,6 @@ async def test_cancelled_task_cancels_the_call(form: str, tmp_path: Path, script
         await eventually(lambda: scripted.service.cancelled == 3)
 
 
-@pytest.mark.asyncio
 async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Cancelling a task in `await call.code()` ends that wait alone."""
     gate = threading.Event()
@@ -128,7 +121,6 @@ async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scrip
         assert (await call).hits
 
 
-@pytest.mark.asyncio
 async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call that nobody holds any more is cancelled."""
     scripted.service.script("search", held())
@@ -140,7 +132,6 @@ async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: S
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-@pytest.mark.asyncio
 async def test_deadline(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A caller's timeout is what the peer sees, ends the call in time, and is told as this gateway's own error."""
     scripted.service.script("search", held())
@@ -159,7 +150,6 @@ async def test_deadline(form: str, tmp_path: Path, scripted: ScriptedPeer) -> No
         assert 0.1 < seen.remaining_s <= 0.3
 
 
-@pytest.mark.asyncio
 async def test_default_deadline_is_the_configured_one(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A call without a timeout has the gateway's budget, 2 s unless set."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -170,7 +160,6 @@ async def test_default_deadline_is_the_configured_one(form: str, tmp_path: Path,
         assert 1.0 < seen.remaining_s <= 2.0
 
 
-@pytest.mark.asyncio
 async def test_used_up_timeout_never_reaches_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A timeout of nothing is PEER_TIMEOUT, without a request."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -181,7 +170,6 @@ async def test_used_up_timeout_never_reaches_the_peer(form: str, tmp_path: Path,
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_error_of_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer's refusal keeps code, text, rich detail and metadata, on the exception and on the call, with our tags."""
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=3)
@@ -205,7 +193,6 @@ async def test_error_of_the_peer(form: str, tmp_path: Path, scripted: ScriptedPe
         assert SOURCE not in (await call.initial_metadata())
 
 
-@pytest.mark.asyncio
 async def test_hit_and_live_answer_are_tagged(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The first answer says `_cached: false`, the second comes from memory and says `true`; both name the peer."""
     scripted.service.script("list", Reply(trailing=((CACHED, "true"), (SOURCE, "local"))))
@@ -224,7 +211,6 @@ async def test_hit_and_live_answer_are_tagged(form: str, tmp_path: Path, scripte
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 async def test_hit_is_a_finished_call_at_birth(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A hit needs no turn of the loop and no task: done when it is made, with a message of its own."""
     async with federation_of(tmp_path, scripted.record()) as fed:
@@ -247,7 +233,6 @@ async def test_hit_is_a_finished_call_at_birth(tmp_path: Path, scripted: Scripte
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "pair",
     [("a", "two\nlines"), ("a", "adä"), ("Upper", "b"), ("x-bin", "text"), ("grpc-timeout", "1S"), ("a b", "c")],
@@ -268,7 +253,6 @@ async def test_metadata_that_cannot_be_sent(
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_what_leaves_with_a_request(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A caller's own metadata goes out; its trace state, baggage and federation keys do not; the instance id does."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -291,7 +275,6 @@ async def test_what_leaves_with_a_request(form: str, tmp_path: Path, scripted: S
             assert seen.header(key) == []
 
 
-@pytest.mark.asyncio
 async def test_request_goes_out_as_its_key_says(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The wire carries the normalised request, whatever the caller does to its message afterwards."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -304,7 +287,6 @@ async def test_request_goes_out_as_its_key_says(form: str, tmp_path: Path, scrip
         assert seen.request == pb.ListRequest(resource="tasks", page_size=50)
 
 
-@pytest.mark.asyncio
 async def test_unreachable_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that is down is UNAVAILABLE with gRPC's text and our PEER_UNREACHABLE, made here."""
     scripted.stop()
@@ -318,7 +300,6 @@ async def test_unreachable_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
         assert "connect" in (failed.value.details() or "")
 
 
-@pytest.mark.asyncio
 async def test_answer_that_is_no_message(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Bytes that are not the verb's response are an INTERNAL error of this gateway, tagged, and are not kept."""
     scripted.service.raw = b"\xff\xff\xff"
@@ -334,7 +315,6 @@ async def test_answer_that_is_no_message(tmp_path: Path, scripted: ScriptedPeer)
         assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 async def test_request_of_another_type_is_the_callers_mistake(
     form: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
@@ -345,7 +325,6 @@ async def test_request_of_another_type_is_the_callers_mistake(
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("option", ["credentials", "wait_for_ready", "compression"])
 async def test_options_that_the_chain_cannot_keep_are_refused(
     option: str, tmp_path: Path, scripted: ScriptedPeer
@@ -361,7 +340,6 @@ async def test_options_that_the_chain_cannot_keep_are_refused(
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Closing lets a call end within the grace, cuts it with UNAVAILABLE without, and refuses later calls alike."""
     gate = threading.Event()
@@ -388,7 +366,6 @@ async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPe
             assert await late.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.asyncio
 async def test_connection_closed_under_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A connection that is closed under calls ends them with UNAVAILABLE, not with a cancellation."""
     scripted.service.script("search", held())
@@ -403,7 +380,6 @@ async def test_connection_closed_under_a_call(tmp_path: Path, scripted: Scripted
         assert (await stub.Get(pb.GetRequest(resource="tasks", id="t1"))).row.id == "t1"
 
 
-@pytest.mark.asyncio
 async def test_other_methods_are_refused_visibly(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Our channel serves the federation service alone, and says so where a stub of something else is made."""
     async with federation_of(tmp_path, scripted.record()) as fed:

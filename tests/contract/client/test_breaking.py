@@ -107,7 +107,6 @@ def waiting_connections(listener: socket.socket) -> int:
     return count
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("silence_s", [SILENCE_S, pytest.param(LONG_SILENCE_S, marks=pytest.mark.long)])
 async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent(
     caller: Caller, silence_s: float
@@ -147,7 +146,6 @@ async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent
         assert waiting_connections(listener) == 0
 
 
-@pytest.mark.asyncio
 async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: Caller) -> None:
     """A call that was let go before the circuit opened, and went out after it, leaves no channel that redials."""
     called = caller.peer("refused", f"127.0.0.1:{closed_port()}")
@@ -192,7 +190,6 @@ def test_a_probe_whose_loop_died_wedges_nothing(verb: str) -> None:
     assert done.stdout.split() == ["half_open", "CIRCUIT_OPEN", "OK", "closed", "ended"], done.stderr
 
 
-@pytest.mark.asyncio
 async def test_one_of_fifty_probes_and_finds_the_peer_at_once(caller: Caller) -> None:
     """After the cooldown one caller dials, once; its success serves everybody, whatever gRPC's own backoff was."""
     called, relay = caller.relayed("work")
@@ -216,7 +213,6 @@ async def test_one_of_fifty_probes_and_finds_the_peer_at_once(caller: Caller) ->
     assert time.monotonic() - started < 1.0
 
 
-@pytest.mark.asyncio
 async def test_a_failed_probe_dials_once_and_doubles_the_wait(caller: Caller) -> None:
     """While the peer is away each cooldown costs one connection; the next is twice as long."""
     called, relay = caller.relayed("work", silent=True)
@@ -233,7 +229,6 @@ async def test_a_failed_probe_dials_once_and_doubles_the_wait(caller: Caller) ->
         assert called.state is CircuitState.OPEN
 
 
-@pytest.mark.asyncio
 async def test_a_probe_that_ends_without_evidence_leaves_the_next_one_free(caller: Caller) -> None:
     """Cancelled, or out of a short budget: half-open stays, and the next caller's probe closes the circuit."""
     called, relay = caller.relayed("work")
@@ -255,7 +250,6 @@ async def test_a_probe_that_ends_without_evidence_leaves_the_next_one_free(calle
     assert called.state is CircuitState.CLOSED
 
 
-@pytest.mark.asyncio
 async def test_answers_of_a_living_peer_never_open_it(caller: Caller) -> None:
     """Refusals of every kind, rate limits, and callers with very short deadlines leave the circuit closed."""
     called, _ = caller.relayed("work")
@@ -276,7 +270,6 @@ async def test_answers_of_a_living_peer_never_open_it(caller: Caller) -> None:
     assert called.state is CircuitState.CLOSED
 
 
-@pytest.mark.asyncio
 async def test_hits_are_served_while_the_circuit_is_open(caller: Caller) -> None:
     """What is in the cache is answered from there until its life ends; what is not is CIRCUIT_OPEN."""
     called, relay = caller.relayed("work")
@@ -296,7 +289,6 @@ async def test_hits_are_served_while_the_circuit_is_open(caller: Caller) -> None
     assert error_detail_of(gone.value).reason == "PEER_TIMEOUT"
 
 
-@pytest.mark.asyncio
 async def test_circuits_of_two_peers_are_their_own(caller: Caller) -> None:
     """One peer's outage costs the other nothing."""
     away, relay = caller.relayed("away", silent=True)

@@ -59,7 +59,6 @@ def grant_of(fed: Federation, user: str = "ada") -> Any:
 # -- what is kept
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("verb", READS)
 async def test_the_second_of_two_identical_reads_is_a_hit(
     form: str, verb: str, tmp_path: Path, scripted: ScriptedPeer
@@ -75,7 +74,6 @@ async def test_the_second_of_two_identical_reads_is_a_hit(
     assert asked(scripted) == 1
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("verb", NEVER)
 async def test_search_and_capabilities_are_never_hits(
     form: str, verb: str, tmp_path: Path, scripted: ScriptedPeer
@@ -116,7 +114,6 @@ def called(multicallable: Any, request: Any, way: str) -> tuple[Any, dict[str, A
     return message, dict(call.trailing_metadata())
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("verb", READS)
 async def test_after_thirty_seconds_the_peer_is_asked_again(
     verb: str, tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock
@@ -136,7 +133,6 @@ async def test_after_thirty_seconds_the_peer_is_asked_again(
     assert asked(scripted) == 2
 
 
-@pytest.mark.asyncio
 async def test_a_suspend_ends_every_life(tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock) -> None:
     """A machine that slept 30 s by either clock asks again, though its monotonic clock stood still."""
     async with federation_of(tmp_path, scripted.record(), clock=clock.clock) as fed:
@@ -151,7 +147,6 @@ async def test_a_suspend_ends_every_life(tmp_path: Path, scripted: ScriptedPeer,
     assert asked(scripted) == 3
 
 
-@pytest.mark.asyncio
 async def test_a_caller_cannot_change_what_the_next_one_gets(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Every caller has a message of its own: live, shared and from memory."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -169,7 +164,6 @@ async def test_a_caller_cannot_change_what_the_next_one_gets(form: str, tmp_path
 # -- what is not kept
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "reply",
     [
@@ -192,7 +186,6 @@ async def test_without_a_lease_every_read_is_live(
     assert asked(scripted) == 2
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "reason",
     [Reason.SCOPE_VIOLATION, Reason.ROW_NOT_FOUND, Reason.INVALID_REQUEST, Reason.RATE_LIMITED, Reason.GRANT_INVALID],
@@ -210,7 +203,6 @@ async def test_no_refusal_is_kept(form: str, reason: Reason, tmp_path: Path, scr
     assert asked(scripted) == 2
 
 
-@pytest.mark.asyncio
 async def test_forged_tags_are_stripped_and_not_kept(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that writes our tags is not believed, live or from memory."""
     forged = ((CACHED, "true"), (CACHED, "maybe"), (SOURCE, "local"))
@@ -224,7 +216,6 @@ async def test_forged_tags_are_stripped_and_not_kept(form: str, tmp_path: Path, 
 # -- who never shares
 
 
-@pytest.mark.asyncio
 async def test_different_queries_never_share(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Page, filter, size, position and resource are all part of the question; a default size is the default."""
     requests = [
@@ -249,7 +240,6 @@ async def test_different_queries_never_share(form: str, tmp_path: Path, scripted
         assert (await tagged(stub.List(pb.ListRequest(resource="tasks", where=backwards))))[2] == ["true"]
 
 
-@pytest.mark.asyncio
 async def test_local_users_and_gateways_never_share(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -274,7 +264,6 @@ async def test_local_users_and_gateways_never_share(
     assert (asked(scripted), asked(other_scripted)) == (2, 1)
 
 
-@pytest.mark.asyncio
 async def test_a_hostile_gateway_with_the_same_grant_id_shares_nothing(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -294,7 +283,6 @@ async def test_a_hostile_gateway_with_the_same_grant_id_shares_nothing(
 # -- what ends everything
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("reason", [Reason.GRANT_REVOKED, Reason.GRANT_INVALID, Reason.CERTIFICATE_INVALID])
 async def test_a_refusal_of_the_grant_flushes(
     form: str, reason: Reason, tmp_path: Path, scripted: ScriptedPeer
@@ -314,7 +302,6 @@ async def test_a_refusal_of_the_grant_flushes(
             await stub.List(LIST)
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Leader and followers fail at once with GRANT_REVOKED, and the peer sees the call cancelled."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -365,7 +352,6 @@ def test_a_blocked_call_is_refused_on_delivery(
     assert peer.cache.stats().entries == 0
 
 
-@pytest.mark.asyncio
 async def test_a_changed_scope_is_asked_for_again(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """An answer of the old scope that was under way is replaced by one more call."""
     gate = threading.Event()
@@ -381,7 +367,6 @@ async def test_a_changed_scope_is_asked_for_again(form: str, tmp_path: Path, scr
     assert asked(scripted) == 2
 
 
-@pytest.mark.asyncio
 async def test_a_hit_is_served_while_the_peer_is_down_and_not_longer(
     tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock
 ) -> None:

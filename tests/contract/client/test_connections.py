@@ -46,7 +46,6 @@ async def reason_of(call: Any) -> str:
     return "OK"
 
 
-@pytest.mark.asyncio
 async def test_expired_own_certificate_is_told_before_dialling(
     tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki
 ) -> None:
@@ -73,7 +72,6 @@ async def test_expired_own_certificate_is_told_before_dialling(
     assert relay.accepts == 0
 
 
-@pytest.mark.asyncio
 async def test_certificate_that_expires_on_a_live_connection(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Expiry is looked at for every call, not only when dialling."""
     manual = ManualClock(wall=time.time())
@@ -85,7 +83,6 @@ async def test_certificate_that_expires_on_a_live_connection(tmp_path: Path, scr
         assert await reason_of(stub.Search(SEARCH)) == Reason.CERTIFICATE_INVALID
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("fault", ["key of another", "no certificate"])
 async def test_stored_pair_that_cannot_serve(fault: str, tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki) -> None:
     """A key that does not fit, or text that is no certificate, is told as that, and never as a peer that is down."""
@@ -99,7 +96,6 @@ async def test_stored_pair_that_cannot_serve(fault: str, tmp_path: Path, scripte
     assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_peer_is_dialled_by_its_name_and_its_bundle_alone(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -112,7 +108,6 @@ async def test_peer_is_dialled_by_its_name_and_its_bundle_alone(
     assert scripted.service.calls() == other_scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_rested_channel_makes_no_connection_until_the_next_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """After `rest` nothing redials, though the peer comes back; the next call dials and works at once."""
     relay = Relay(scripted.port)
@@ -129,7 +124,6 @@ async def test_rested_channel_makes_no_connection_until_the_next_call(tmp_path: 
     relay.close()
 
 
-@pytest.mark.asyncio
 async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The probe of a half-open circuit uses a connection of its own, which serves from then on when it worked."""
     manual = ManualClock(wall=time.time())
@@ -161,7 +155,6 @@ async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: Script
     relay.close()
 
 
-@pytest.mark.asyncio
 async def test_promoted_line_takes_the_place_of_another_and_never_of_newer_credentials(
     tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
@@ -182,7 +175,6 @@ async def test_promoted_line_takes_the_place_of_another_and_never_of_newer_crede
         assert outdated.closed
 
 
-@pytest.mark.asyncio
 async def test_swap_drops_no_call(fed: Federation, scripted: ScriptedPeer, peer_pki: Pki) -> None:
     """New credentials serve the next call while calls on the old connection end there; then that one is closed."""
     gate = threading.Event()
@@ -205,7 +197,6 @@ async def test_swap_drops_no_call(fed: Federation, scripted: ScriptedPeer, peer_
     assert peer.record == renewed
 
 
-@pytest.mark.asyncio
 async def test_rotation_under_load_fails_no_call(fed: Federation, scripted: ScriptedPeer, peer_pki: Pki) -> None:
     """Certificates rotate ten times under load, aio and sync: no call fails."""
     stub, peer = fed.stub("work.example"), fed.peer("work.example")
@@ -254,7 +245,6 @@ def test_each_loop_has_its_own_connection(tmp_path: Path, scripted: ScriptedPeer
     assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 async def test_connectivity_of_an_aio_channel(fed: Federation) -> None:
     """`channel_ready` and `get_state` tell of this loop's connection; before one is open the state is IDLE."""
     channel = fed.channel("work.example")

@@ -30,7 +30,6 @@ RECORD = PeerRecord(
 SECOND = replace(RECORD, id="2", name="lab", grant_id="g2")
 
 
-@pytest.mark.asyncio
 async def test_peers_are_read_back_in_order(database: Database):
     """Every field comes back, the key opened; peers are sorted by name and user."""
     store = PeerStore(database, SEALER)
@@ -41,7 +40,6 @@ async def test_peers_are_read_back_in_order(database: Database):
     assert "PRIVATE" not in repr(RECORD)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -63,7 +61,6 @@ async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: 
     assert await store.all() == (RECORD,)
 
 
-@pytest.mark.asyncio
 async def test_two_users_may_have_a_peer_of_one_name(database: Database):
     """A name is unique for a user, not for the gateway."""
     store = PeerStore(database, SEALER)
@@ -73,7 +70,6 @@ async def test_two_users_may_have_a_peer_of_one_name(database: Database):
     assert [peer.user for peer in await store.all()] == ["ada", "bea"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -99,7 +95,6 @@ async def test_names_that_metadata_cannot_carry_are_refused(sqlite_url: str, fie
     await database.close()
 
 
-@pytest.mark.asyncio
 async def test_a_removed_peer_is_gone_with_its_key(database: Database):
     """Removing forgets the row; removing again says that there is none."""
     store = PeerStore(database, SEALER)
@@ -112,7 +107,6 @@ async def test_a_removed_peer_is_gone_with_its_key(database: Database):
     assert unknown.value.remedy == Remedy(action=Action.LIST_PEERS)
 
 
-@pytest.mark.asyncio
 async def test_keys_swapped_in_the_database_do_not_open(database: Database):
     """A sealed key belongs to its own row: who can write to the database cannot hand one peer's key to another."""
     store = PeerStore(database, SEALER)
@@ -126,7 +120,6 @@ async def test_keys_swapped_in_the_database_do_not_open(database: Database):
         await store.all()
 
 
-@pytest.mark.asyncio
 async def test_another_seal_key_opens_no_peer(database: Database):
     """A database restored without its seal key says so."""
     await PeerStore(database, SEALER).add(RECORD)
@@ -135,7 +128,6 @@ async def test_another_seal_key_opens_no_peer(database: Database):
         await PeerStore(database, Sealer(bytes(32))).all()
 
 
-@pytest.mark.asyncio
 async def test_a_pending_key_is_made_once(database: Database):
     """Asking again for the key of an enrollment under way gives the first one, also after a restart."""
     store = PeerStore(database, SEALER)
@@ -146,7 +138,6 @@ async def test_a_pending_key_is_made_once(database: Database):
     assert await store.pending_key("h", lambda: "third") == "third"
 
 
-@pytest.mark.asyncio
 async def test_one_token_pasted_twice_at_once_has_one_key(database: Database):
     """Concurrent enrollments with one token agree on a key."""
     store = PeerStore(database, SEALER)
@@ -156,7 +147,6 @@ async def test_one_token_pasted_twice_at_once_has_one_key(database: Database):
     assert await store.pending_key("h", lambda: "other") == keys[0]
 
 
-@pytest.mark.asyncio
 async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Database):
     """After 30 days the next enrollment sweeps them out."""
     hand = ManualClock()
@@ -172,7 +162,6 @@ async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Data
     assert sorted(kept) == ["new", "young"]
 
 
-@pytest.mark.asyncio
 async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
     """Peer and pending key change hands in one transaction: a refused peer leaves the key where it was."""
     store = PeerStore(database, SEALER)
@@ -186,7 +175,6 @@ async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
     assert await store.pending_key("h", lambda: "other") == "other"
 
 
-@pytest.mark.asyncio
 async def test_a_conflict_of_ids_is_a_store_error(database: Database):
     """A collision that is no conflict of names is reported as what the database says."""
     store = PeerStore(database, SEALER)
@@ -196,7 +184,6 @@ async def test_a_conflict_of_ids_is_a_store_error(database: Database):
         await store.add(replace(SECOND, id=RECORD.id))
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_finds_its_own_identity_again(database: Database):
     """The authority comes back whole, and cannot be replaced by another by mistake."""
     authority = Authority.create("work.example", ["127.0.0.1"])
@@ -209,7 +196,6 @@ async def test_a_gateway_finds_its_own_identity_again(database: Database):
     assert await load_identity(database, SEALER) == authority
 
 
-@pytest.mark.asyncio
 async def test_an_identity_does_not_open_with_another_seal_key(database: Database):
     """The error names the seal key file; keys sealed for another purpose do not open either."""
     await save_identity(database, SEALER, Authority.create("work.example"))
@@ -224,7 +210,6 @@ async def test_an_identity_does_not_open_with_another_seal_key(database: Databas
         await load_identity(database, SEALER)
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database):
     """When and why a peer revoked its grant is there after a restart; hearing it again changes nothing."""
     store = PeerStore(database, SEALER)

@@ -58,7 +58,6 @@ async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
     return renewing.record
 
 
-@pytest.mark.asyncio
 async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: Renewing, tmp_path: Path):
     """One request at two thirds of the life; the peer has the new certificate, its cache went once."""
     async with renewing.work.serving_renewals() as address:
@@ -80,7 +79,6 @@ async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: 
             assert due_in_s(renewing, peer) > DAY_S / 2
 
 
-@pytest.mark.asyncio
 async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_path: Path):
     """All see the same instant; one asks, the others take its certificate from the store and flush once each."""
     async with renewing.work.serving_renewals() as address:
@@ -100,7 +98,6 @@ async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_pat
             assert {peer.cache.stats().flushes for peer in (one, two, three)} == {1}
 
 
-@pytest.mark.asyncio
 async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
     """Whoever gets the lock reads the record again before asking."""
     async with renewing.work.serving_renewals() as address:
@@ -116,7 +113,6 @@ async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewin
             assert two.record == one.record != record
 
 
-@pytest.mark.asyncio
 async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not_renewed(
     renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -139,7 +135,6 @@ async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not
             assert two.record == one.record
 
 
-@pytest.mark.asyncio
 async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renewing, tmp_path: Path):
     """Another process at work is no failure; a rotation by hand waits, and then says who is in the way."""
     lock = FileLock(tmp_path / RENEWAL_LOCK, "x")
@@ -162,7 +157,6 @@ async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renew
             assert [event.outcome for event in renewing.work.events] == ["ok"]
 
 
-@pytest.mark.asyncio
 async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing, tmp_path: Path):
     """Also when nothing is due, and also right after another."""
     async with renewing.work.serving_renewals() as address:
@@ -177,7 +171,6 @@ async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing
             assert due_in_s(renewing, peer) > DAY_S / 2
 
 
-@pytest.mark.asyncio
 async def test_failures_are_tried_again_told_once_and_forgotten(
     renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -209,7 +202,6 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
         assert "can be renewed again" in caplog.text
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_path: Path):
     """The refusal is the peer's own word: nothing asked before is kept or delivered, and it is not asked again."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
@@ -229,7 +221,6 @@ async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_pa
             assert [event.reason for event in renewing.work.events] == ["grant revoked"]
 
 
-@pytest.mark.asyncio
 async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_path: Path):
     """A grant that is not valid is no reason to call the peer revoked; it is asked again later."""
     renewing.work.grants._grants[renewing.grant.id] = replace(renewing.grant, subject="eve")
@@ -244,7 +235,6 @@ async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_pat
             assert plan_of(peer).next_at_us(0) is not None
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tmp_path: Path):
     """After the peer revoked the grant, its certificate is not renewed, whoever heard of the revocation."""
     async with renewing.work.serving_renewals() as address:
@@ -257,7 +247,6 @@ async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tm
             assert renewing.work.events == []
 
 
-@pytest.mark.asyncio
 async def test_a_conflict_makes_the_next_poll_read_the_store_again(
     renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -285,7 +274,6 @@ async def test_a_conflict_makes_the_next_poll_read_the_store_again(
         assert reads == [None]
 
 
-@pytest.mark.asyncio
 async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Renewing, tmp_path: Path):
     """A gateway that slept for days comes back by itself."""
     async with renewing.work.serving() as address:
@@ -298,7 +286,6 @@ async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Ren
             assert [event.reason for event in renewing.work.events] == ["after expiry"]
 
 
-@pytest.mark.asyncio
 async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(renewing: Renewing, tmp_path: Path):
     """While the circuit rests nothing is sent; in the last tenth of the life the renewal goes out all the same."""
     async with renewing.work.serving_renewals() as address:
@@ -324,7 +311,6 @@ def _open(peer: Peer, renewing: Renewing) -> None:
         circuit.record(circuit.allow(now), CallResult.FAILURE, now)
 
 
-@pytest.mark.asyncio
 async def test_what_other_processes_change_is_followed(renewing: Renewing, tmp_path: Path):
     """New peers come and removed ones go, at the latest at the next poll."""
     async with renewing.work.serving_renewals() as address:
@@ -342,7 +328,6 @@ async def test_what_other_processes_change_is_followed(renewing: Renewing, tmp_p
             assert {peer.user for peer in renewer._peers.all()} == {"bea"}
 
 
-@pytest.mark.asyncio
 async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, tmp_path: Path):
     """A peer that was added while the store was read is not dropped for missing in what was read."""
     with process(renewing, tmp_path) as (renewer, _):
@@ -364,7 +349,6 @@ async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, 
         assert {peer.user for peer in registry.all()} == {"bea", "bob"}
 
 
-@pytest.mark.asyncio
 async def test_a_store_that_fails_is_told_once(
     renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -73,7 +73,6 @@ def aio_stub(home: ClientRuntime) -> Any:
     return FederationServiceStub(AioChannel(home.peers.all()[0], clock=home.clock, deadline_s=2.0))
 
 
-@pytest.mark.asyncio
 async def test_the_rpc_span_is_beneath_ours_and_on_the_wire(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog
 ) -> None:
@@ -90,7 +89,6 @@ async def test_the_rpc_span_is_beneath_ours_and_on_the_wire(
     assert (rpc.attributes or {})["rpc.grpc.status_code"] == 0
 
 
-@pytest.mark.asyncio
 async def test_it_is_off_by_default(opened: Opened, span_log: SpanLog) -> None:
     """One span a call and gateway, unless the setting says otherwise."""
     assert not TelemetryConfig().rpc_spans
@@ -99,7 +97,6 @@ async def test_it_is_off_by_default(opened: Opened, span_log: SpanLog) -> None:
     assert [span.name for span in span_log.ended] == ["federation.request"]
 
 
-@pytest.mark.asyncio
 async def test_a_hit_has_no_rpc_span(opened: Opened, span_log: SpanLog) -> None:
     """Nothing went out, so there is nothing beneath the hit's span."""
     stub = aio_stub(opened())
@@ -110,7 +107,6 @@ async def test_a_hit_has_no_rpc_span(opened: Opened, span_log: SpanLog) -> None:
     assert names == ["/federation.v1.FederationService/List", "federation.request", "federation.request"]
 
 
-@pytest.mark.asyncio
 async def test_a_failed_call_has_its_code_and_no_exception_event(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog
 ) -> None:
@@ -125,7 +121,6 @@ async def test_a_failed_call_has_its_code_and_no_exception_event(
     assert (ours.events, rpc.events) == ((), ())
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("how", ["task", "call", "dropped"])
 async def test_a_cancelled_call_leaks_no_span_and_reaches_the_server(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog, how: str
@@ -154,7 +149,6 @@ async def _wait(call: Any) -> None:
     await call
 
 
-@pytest.mark.asyncio
 async def test_bad_metadata_does_not_hang(opened: Opened, span_log: SpanLog) -> None:
     """Fault of the package: a value that cannot be sent hangs the call for ever, past its own deadline."""
     async with asyncio.timeout(2):
@@ -165,7 +159,6 @@ async def test_bad_metadata_does_not_hang(opened: Opened, span_log: SpanLog) -> 
     assert span_log.leaked == 0
 
 
-@pytest.mark.asyncio
 async def test_a_timeout_ends_both_spans(opened: Opened, scripted: ScriptedPeer, span_log: SpanLog) -> None:
     """The deadline's end is on both."""
     scripted.service.script("search", Reply(delay_s=30))
@@ -187,7 +180,6 @@ def test_sync_calls_have_it_too(opened: Opened, span_log: SpanLog, way: str) -> 
     pair(span_log)
 
 
-@pytest.mark.asyncio
 async def test_suppressed_instrumentation_is_respected(opened: Opened, span_log: SpanLog) -> None:
     """Within `suppress_instrumentation()` the call goes out under our own span."""
     with suppress_instrumentation():
@@ -196,7 +188,6 @@ async def test_suppressed_instrumentation_is_respected(opened: Opened, span_log:
     assert [span.name for span in span_log.ended] == ["federation.request"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("rpc_spans", [True, False])
 async def test_a_program_that_instruments_grpc_itself_gets_no_span_twice(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog, rpc_spans: bool
@@ -222,7 +213,6 @@ async def test_a_program_that_instruments_grpc_itself_gets_no_span_twice(
     assert (names.count("federation.request"), names.count(RPC)) == (3, 3 if rpc_spans else 0)
 
 
-@pytest.mark.asyncio
 async def test_the_servers_rpc_span_is_above_ours(serve: Serve, span_log: SpanLog) -> None:
     """The caller's span, then the RPC SERVER span, then `federation.request`; a peer's baggage is not adopted."""
     serving = await serve(
@@ -241,7 +231,6 @@ async def test_the_servers_rpc_span_is_above_ours(serve: Serve, span_log: SpanLo
     assert (ours.kind, rpc.kind) == (SpanKind.SERVER, SpanKind.SERVER)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("header", [(), (("traceparent", f"00-{TRACE}-{SPAN}-01"),)])
 async def test_a_server_that_is_instrumented_already_gets_no_span_twice(
     serve: Serve, span_log: SpanLog, header: tuple[tuple[str, str], ...]
@@ -260,7 +249,6 @@ async def test_a_server_that_is_instrumented_already_gets_no_span_twice(
     assert sorted(span.name for span in span_log.ended) == [RPC, "federation.request"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("header", [(), (("traceparent", "junk"),)])
 async def test_the_servers_rpc_span_begins_a_trace_where_the_caller_has_none(
     serve: Serve, span_log: SpanLog, header: tuple[tuple[str, str], ...]
@@ -279,7 +267,6 @@ async def test_the_servers_rpc_span_begins_a_trace_where_the_caller_has_none(
     assert ours.parent == rpc.context
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("what", "code"), [("refused", 7), ("broken", 13), ("cancelled", 1)])
 async def test_the_servers_rpc_span_knows_how_the_call_ended(
     serve: Serve, span_log: SpanLog, what: str, code: int

@@ -45,7 +45,6 @@ async def longest_turn(seconds: float) -> float:
     return longest
 
 
-@pytest.mark.asyncio
 async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Tasks and threads mixed, a hundred at once: the peer sees one call, and everybody gets a message of its own."""
     gate = threading.Event()
@@ -66,7 +65,6 @@ async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: 
         await eventually(lambda: not peer.runs)
 
 
-@pytest.mark.asyncio
 async def test_cancelled_leader_leaves_the_others_their_answer(
     form: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
@@ -82,7 +80,6 @@ async def test_cancelled_leader_leaves_the_others_their_answer(
         assert (scripted.service.calls(), scripted.service.cancelled) == (1, 0)
 
 
-@pytest.mark.asyncio
 async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """When the last waiter gave up, the peer sees the cancellation."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -95,7 +92,6 @@ async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripte
         await eventually(lambda: not fed.peer("work.example").runs)
 
 
-@pytest.mark.asyncio
 async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A follower with less time fails in its time; one whose leader had less asks again."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.1))
@@ -112,7 +108,6 @@ async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scrip
         assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("leads", ["aio", "future"])
 async def test_follower_in_another_world_goes_on_where_it_lives(
     leads: str, tmp_path: Path, scripted: ScriptedPeer
@@ -161,7 +156,6 @@ def test_follower_of_a_loop_that_died(tmp_path: Path, scripted: ScriptedPeer) ->
     loop.close()
 
 
-@pytest.mark.asyncio
 async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A thousand calls in a row, hits and live ones, leave no run, no task and no thread."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -176,7 +170,6 @@ async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted:
         assert client_threads() <= threads + 1
 
 
-@pytest.mark.asyncio
 async def test_hard_close_under_load(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Closing everything under a hundred calls ends each of them with UNAVAILABLE, and none with a cancellation."""
     scripted.service.script("search", Reply(gate=threading.Event()))
@@ -194,7 +187,6 @@ async def test_hard_close_under_load(tmp_path: Path, scripted: ScriptedPeer) -> 
     await eventually(lambda: scripted.service.active == 0)
 
 
-@pytest.mark.asyncio
 async def test_tasks_and_threads_mixed(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Ten threads and ten tasks, each with calls of every kind and some cancelled: all end, and nothing is left."""
     scripted.service.script("list", Reply(delay_s=0.002, lease_ms=5))

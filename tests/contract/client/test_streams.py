@@ -26,7 +26,6 @@ def assert_refused(error: Any, scripted: ScriptedPeer) -> None:
     assert scripted.service.seen == []
 
 
-@pytest.mark.asyncio
 async def test_aio_watch_is_refused(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """An aio channel refuses the call; behind aio interceptors the first read raises the refusal."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:

@@ -52,7 +52,6 @@ def flushes(fed: Federation) -> int:
     return cache.stats().flushes
 
 
-@pytest.mark.asyncio
 async def test_opening_arms_the_watch_and_flushes_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A federation that opens watches its peers: the stream names the cache object, and arming drops what was kept."""
     desk.arms = False
@@ -71,7 +70,6 @@ async def test_opening_arms_the_watch_and_flushes_once(tmp_path: Path, scripted:
         assert seen.header("mosaic-instance") == [fed.instance_id]
 
 
-@pytest.mark.asyncio
 async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -102,7 +100,6 @@ async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
         assert source.revoked == [("peer-work.example-ada", state.revocation.at_us, "project over")]
 
 
-@pytest.mark.asyncio
 async def test_the_acknowledgement_comes_after_the_flush(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -124,7 +121,6 @@ async def test_the_acknowledgement_comes_after_the_flush(
         assert seen == [(0, True)]
 
 
-@pytest.mark.asyncio
 async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -144,7 +140,6 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
         await eventually(desk.last.over.is_set)
 
 
-@pytest.mark.asyncio
 async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_acknowledge(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -167,7 +162,6 @@ async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_ackno
         assert fed.peer_state("work.example").state is PeerState.REVOKED
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
 async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
     answer: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
@@ -189,7 +183,6 @@ async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
         assert len(desk.streams) == dialled
 
 
-@pytest.mark.asyncio
 async def test_a_stream_that_told_of_the_revocation_is_ended_without_waiting_for_the_peer(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -203,7 +196,6 @@ async def test_a_stream_that_told_of_the_revocation_is_ended_without_waiting_for
         assert len(desk.last.acks) == 1
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_circuit_is_open(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -225,7 +217,6 @@ async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_c
         assert len(desk.streams) == 1
 
 
-@pytest.mark.asyncio
 async def test_calls_under_way_are_cut_at_once_and_counted(
     form: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -250,7 +241,6 @@ async def test_calls_under_way_are_cut_at_once_and_counted(
         assert not fed.peer("work.example").runs
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("verb", ["list", "search"])
 async def test_a_refusal_of_any_call_is_as_good_as_the_event(
     verb: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
@@ -276,7 +266,6 @@ async def test_a_refusal_of_any_call_is_as_good_as_the_event(
         await until_watch(fed, WatchState.OFF)
 
 
-@pytest.mark.asyncio
 async def test_a_refused_subscription_makes_the_peer_revoked(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -289,7 +278,6 @@ async def test_a_refused_subscription_makes_the_peer_revoked(
         assert len(desk.streams) == 1
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("reason", [Reason.GRANT_INVALID, Reason.CERTIFICATE_INVALID, Reason.INTERNAL])
 async def test_no_other_refusal_is_final(
     reason: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
@@ -303,7 +291,6 @@ async def test_no_other_refusal_is_final(
         await until_watch(fed)
 
 
-@pytest.mark.asyncio
 async def test_grant_changed_asks_again(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A change of the grant drops everything; an answer that was under way is asked for once more."""
     gate = threading.Event()
@@ -324,7 +311,6 @@ async def test_grant_changed_asks_again(tmp_path: Path, scripted: ScriptedPeer, 
         assert fed.peer_state("work.example").state is PeerState.ACTIVE
 
 
-@pytest.mark.asyncio
 async def test_resource_changed_drops_that_resource_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -341,7 +327,6 @@ async def test_resource_changed_drops_that_resource_alone(
         assert desk.last.acks == []
 
 
-@pytest.mark.asyncio
 async def test_a_lost_watch_flushes_nothing_and_rearming_once(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -363,7 +348,6 @@ async def test_a_lost_watch_flushes_nothing_and_rearming_once(
         assert await ask(fed) is False
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -384,7 +368,6 @@ async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
         assert flushes(fed) == 2
 
 
-@pytest.mark.asyncio
 async def test_a_closed_connection_ends_the_stream_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -396,7 +379,6 @@ async def test_a_closed_connection_ends_the_stream_alone(
         await until_watch(fed)
 
 
-@pytest.mark.asyncio
 async def test_an_expired_own_certificate_dials_no_watch(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, peer_pki: Pki
 ) -> None:
@@ -408,7 +390,6 @@ async def test_an_expired_own_certificate_dials_no_watch(
         assert desk.streams == []
 
 
-@pytest.mark.asyncio
 async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A peer that says nothing for three beats is dialled anew; one that beats is not, and hears beats itself."""
     async with watching(tmp_path, scripted.record()) as fed:
@@ -424,7 +405,6 @@ async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, des
         await eventually(first.over.is_set)
 
 
-@pytest.mark.asyncio
 async def test_a_subscription_that_is_never_confirmed_is_given_up(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -438,7 +418,6 @@ async def test_a_subscription_that_is_never_confirmed_is_given_up(
         await until_watch(fed)
 
 
-@pytest.mark.asyncio
 async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """While the circuit is open the watch rests; a circuit that closes wakes it."""
     async with watching(tmp_path, scripted.record()) as fed:
@@ -459,7 +438,6 @@ async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedP
         assert len(desk.streams) == 2
 
 
-@pytest.mark.asyncio
 async def test_a_circuit_that_opens_ends_a_dial_under_way(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -474,7 +452,6 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
         await eventually(desk.last.over.is_set)
 
 
-@pytest.mark.asyncio
 async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """The new stream is armed before the old one ends, on a connection of its own, and nothing is dropped."""
     async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.5)) as fed:
@@ -491,7 +468,6 @@ async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedP
         await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
 async def test_moving_in_time_is_what_survives_connection_ageing(
     move_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
@@ -512,7 +488,6 @@ async def test_moving_in_time_is_what_survives_connection_ageing(
         peer.stop()
 
 
-@pytest.mark.asyncio
 async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Where the old stream does not end in peace, something may have been missed between the two."""
     async with watching(tmp_path, scripted.record()) as fed:
@@ -530,7 +505,6 @@ async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted:
         await until_watch(fed)
 
 
-@pytest.mark.asyncio
 async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """While no new stream can be had, the old one goes on to bring events."""
     async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.2)) as fed:
@@ -543,7 +517,6 @@ async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted:
         await eventually(lambda: len(first.acks) == 1)
 
 
-@pytest.mark.asyncio
 async def test_other_credentials_move_the_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A replaced certificate arms a new stream with it before the old one ends; the cache is dropped once."""
     source = ListedPeers(scripted.record())
@@ -559,7 +532,6 @@ async def test_other_credentials_move_the_watch(tmp_path: Path, scripted: Script
         assert len(certificates) == 2
 
 
-@pytest.mark.asyncio
 async def test_a_peer_without_watches_is_left_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """UNIMPLEMENTED turns the watch off for a long while; calls go on."""
 
@@ -576,7 +548,6 @@ async def test_a_peer_without_watches_is_left_alone(tmp_path: Path, scripted: Sc
         assert [await ask(fed), await ask(fed)] == [False, True]
 
 
-@pytest.mark.asyncio
 async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A restart remembers: no dial, no call, and the same words as before."""
     record = replace(scripted.record(), revoked_at_us=1_700_000_000_000_000, revoked_reason="project over")
@@ -589,7 +560,6 @@ async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: Sc
         assert (desk.streams, scripted.service.calls()) == ([], 0)
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """The watch of a peer that revoked the grant takes no host and starts no task."""
     host = Mock(watches=set())
@@ -602,7 +572,6 @@ async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: Scripted
     assert desk.streams == []
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_in_the_store_is_taken_over(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """What another process of this gateway heard ends hits, calls and the watch here too."""
     source = ListedPeers(scripted.record())

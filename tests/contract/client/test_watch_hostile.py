@@ -16,7 +16,6 @@ from tests.support.scripted import ScriptedPeer, eventually
 from tests.support.watching import QUICK, WatchDesk, until_watch, watching
 
 
-@pytest.mark.asyncio
 async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -41,7 +40,6 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
         assert await ask(fed) is True
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """A flood delays what stands behind it by no more than its own reading takes."""
     async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
@@ -53,7 +51,6 @@ async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: Sc
         assert fed.peer_state("work.example").state is PeerState.REVOKED
 
 
-@pytest.mark.asyncio
 async def test_a_flood_that_ends_with_its_stream_is_over(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -70,7 +67,6 @@ async def test_a_flood_that_ends_with_its_stream_is_over(
         assert await ask(fed) is True
 
 
-@pytest.mark.asyncio
 async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Unknown kinds, ids that repeat or run backwards, a second arming, odd resources: the stream goes on."""
     async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
@@ -91,7 +87,6 @@ async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, d
         assert len(desk.streams) == 1
 
 
-@pytest.mark.asyncio
 async def test_what_cannot_be_read_ends_that_stream_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -106,7 +101,6 @@ async def test_what_cannot_be_read_ends_that_stream_alone(
         assert fed.peer_state("work.example").state is PeerState.ACTIVE
 
 
-@pytest.mark.asyncio
 async def test_the_words_of_a_peer_are_made_safe(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,7 +122,6 @@ async def test_the_words_of_a_peer_are_made_safe(
         assert any("is not watched" in line for line in caplog.messages)
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_arms_and_ends_at_once_is_not_dialled_in_a_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:

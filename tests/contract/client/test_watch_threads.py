@@ -182,7 +182,6 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
         assert peer.cache.stats().entries == 0
 
 
-@pytest.mark.asyncio
 async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Two federations and a sync channel on a directory share the watch; the last one's closing ends it."""
     async with watching(tmp_path, scripted.record()) as first:
@@ -197,7 +196,6 @@ async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: Scri
     await eventually(desk.last.over.is_set)
 
 
-@pytest.mark.asyncio
 async def test_two_directories_have_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Two caches are two instances: each has a watch, and each acknowledges for itself."""
     (tmp_path / "a").mkdir()
@@ -214,7 +212,6 @@ async def test_two_directories_have_their_own(tmp_path: Path, scripted: Scripted
         await eventually(lambda: all(stream.acks for stream in desk.streams))
 
 
-@pytest.mark.asyncio
 async def test_closing_leaves_neither_task_nor_thread_nor_stream(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -241,7 +238,6 @@ def test_closing_threads_leaves_nothing(tmp_path: Path, scripted: ScriptedPeer, 
     assert desk.last.over.wait(5)
 
 
-@pytest.mark.asyncio
 async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """Removing a peer ends its stream; one that is added is watched from then on."""
     async with watching(tmp_path) as fed:
@@ -282,7 +278,6 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     home.end()
 
 
-@pytest.mark.asyncio
 async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
@@ -301,7 +296,6 @@ async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loo
         assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
 
 
-@pytest.mark.asyncio
 async def test_only_so_many_watches_dial_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """The streams of many peers are opened a few at a time; the next one follows when one is confirmed."""
     desk.arms = False

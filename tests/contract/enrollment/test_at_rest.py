@@ -12,7 +12,6 @@ from federation.store.identity import save_identity
 from tests.support.enrollments import SEALER, EnrollingGateway, IssuingGateway
 
 
-@pytest.mark.asyncio
 async def test_a_reader_of_the_raw_database_finds_no_key_and_no_token(
     database: Database, work: IssuingGateway, home: EnrollingGateway
 ):

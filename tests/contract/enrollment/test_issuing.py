@@ -48,7 +48,6 @@ async def refused(gateway: IssuingGateway, secret: str, request: bytes) -> Enrol
     return caught.value
 
 
-@pytest.mark.asyncio
 async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: Database, authority: Authority):
     """After enrolling, grant and serial are known in memory and in the database."""
     gateway = await opened(database, authority)
@@ -62,7 +61,6 @@ async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: 
     assert (await opened(database, authority)).grants.all() == gateway.grants.all()
 
 
-@pytest.mark.asyncio
 async def test_the_same_key_gets_the_same_certificate_again(database: Database, authority: Authority, hand):
     """A lost answer is asked for again with a new request of the same key: also after the token's end and a restart."""
     gateway = await opened(database, authority)
@@ -76,7 +74,6 @@ async def test_the_same_key_gets_the_same_certificate_again(database: Database, 
     assert (again.again, restarted.again) == (True, True)
 
 
-@pytest.mark.asyncio
 async def test_a_death_between_claim_and_issue_loses_nothing(database: Database, authority: Authority, hand):
     """A token claimed by a process that died before it issued still serves that key, and only that key."""
     gateway = await opened(database, authority)
@@ -90,7 +87,6 @@ async def test_a_death_between_claim_and_issue_loses_nothing(database: Database,
     assert (await restarted.issuer.enroll(token.secret, csr(KEY))).certificate == issued.certificate
 
 
-@pytest.mark.asyncio
 async def test_another_key_is_refused(database: Database, authority: Authority):
     """A used token is worth nothing to a second key, and the refusal tells the rightful holder what to do."""
     gateway = await opened(database, authority)
@@ -103,7 +99,6 @@ async def test_another_key_is_refused(database: Database, authority: Authority):
     assert refusal.grant.id == token.grant_id
 
 
-@pytest.mark.asyncio
 async def test_of_many_keys_at_once_exactly_one_wins(database: Database, authority: Authority):
     """Concurrent claims of one token by different keys make one certificate, in memory and in the database."""
     gateway = await opened(database, authority)
@@ -121,7 +116,6 @@ async def test_of_many_keys_at_once_exactly_one_wins(database: Database, authori
         assert (await connection.scalars(select(schema.certificates.c.serial))).all() == [won[0].certificate.serial]
 
 
-@pytest.mark.asyncio
 async def test_two_processes_that_claim_at_once_agree(database: Database, authority: Authority):
     """The database decides, not the memory of one process."""
     first = await opened(database, authority)
@@ -135,7 +129,6 @@ async def test_two_processes_that_claim_at_once_agree(database: Database, author
     assert len({record.claimed_key_hash for record in claimed}) == 1
 
 
-@pytest.mark.asyncio
 async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: Database, authority: Authority):
     """Concurrent requests of one key are answered alike."""
     gateway = await opened(database, authority)
@@ -147,7 +140,6 @@ async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: 
         assert len((await connection.execute(select(schema.certificates))).all()) == 1
 
 
-@pytest.mark.asyncio
 async def test_an_unused_token_ends(database: Database, authority: Authority, hand):
     """From its end on, a token that no key claimed is refused, and its holder is told when it ended."""
     gateway = await opened(database, authority)
@@ -162,7 +154,6 @@ async def test_an_unused_token_ends(database: Database, authority: Authority, ha
     )
 
 
-@pytest.mark.asyncio
 async def test_a_token_lives_to_the_last_second(database: Database, authority: Authority, hand):
     """Just before its end it is good."""
     gateway = await opened(database, authority)
@@ -172,7 +163,6 @@ async def test_a_token_lives_to_the_last_second(database: Database, authority: A
     assert await gateway.issuer.enroll(token.secret, csr(KEY))
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("secret", ["", "x", "A" * 44, "ä" * 43])
 async def test_a_malformed_secret_is_refused_without_a_look_up(database: Database, authority: Authority, secret: str):
     """What cannot be a secret is an invalid request, of nobody's grant."""
@@ -181,7 +171,6 @@ async def test_a_malformed_secret_is_refused_without_a_look_up(database: Databas
     assert (refusal.reason, refusal.grant) == (Reason.INVALID_REQUEST, None)
 
 
-@pytest.mark.asyncio
 async def test_an_unknown_secret_learns_nothing(database: Database, authority: Authority):
     """Whatever the request, an unknown secret gets one answer."""
     gateway = await opened(database, authority)
@@ -194,7 +183,6 @@ async def test_an_unknown_secret_learns_nothing(database: Database, authority: A
     }
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("request_der", "complaint"),
     [(b"", "PKCS #10"), (b"x" * 5_000, "wrong form"), (csr(KEY, "evil.example"), "common name")],
@@ -213,7 +201,6 @@ async def test_a_bad_request_does_not_spend_the_token(
     assert await gateway.issuer.enroll(token.secret, csr(OTHER_KEY))
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_grant_takes_nobody_in(database: Database, authority: Authority):
     """Neither a first enrollment nor the same certificate again."""
     gateway = await opened(database, authority)
@@ -225,7 +212,6 @@ async def test_a_revoked_grant_takes_nobody_in(database: Database, authority: Au
         assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "grant revoked")
 
 
-@pytest.mark.asyncio
 async def test_an_expired_grant_takes_nobody_in(database: Database, authority: Authority, hand):
     """The grant's end counts before the token's, and bounds the certificate."""
     gateway = await opened(database, authority)
@@ -260,7 +246,6 @@ def interrupted(gateway: IssuingGateway, meanwhile: Callable[[], Awaitable[objec
     return Issuer(authority, gateway.grants, tokens, clock=gateway.clock, **lifetimes)
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_between_claim_and_issue_wins(database: Database, authority: Authority):
     """A grant revoked while it is being enrolled gets no certificate."""
     gateway = await opened(database, authority)
@@ -282,7 +267,6 @@ class RevokedAtOnce(GrantRegistry):
         return await self.revoke(grant_id)
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_between_issue_and_answer_wins(database: Database, authority: Authority):
     """A certificate whose grant was revoked before it was handed out is not handed out."""
     gateway = await opened(database, authority)
@@ -295,7 +279,6 @@ async def test_a_revocation_between_issue_and_answer_wins(database: Database, au
         await issuer.enroll(token.secret, csr(KEY))
 
 
-@pytest.mark.asyncio
 async def test_a_token_replaced_between_claim_and_issue_brings_nothing(database: Database, authority: Authority):
     """One grant never ends with two certificates from two tokens."""
     gateway = await opened(database, authority)
@@ -311,7 +294,6 @@ async def test_a_token_replaced_between_claim_and_issue_brings_nothing(database:
     assert await gateway.issuer.enroll(newer[0].secret, csr(OTHER_KEY))
 
 
-@pytest.mark.asyncio
 async def test_the_same_key_overtaking_itself_gets_one_certificate(database: Database, authority: Authority):
     """A request that stands between claim and issue while its twin is answered gets the twin's certificate."""
     gateway = await opened(database, authority)
@@ -326,7 +308,6 @@ async def test_the_same_key_overtaking_itself_gets_one_certificate(database: Dat
     assert issued.certificate == twin[0].certificate
 
 
-@pytest.mark.asyncio
 async def test_confirmation_holds_the_grant_back(database: Database, authority: Authority):
     """A token made with confirmation enrolls, but the grant stays pending until the fingerprint was compared."""
     gateway = await opened(database, authority)
@@ -339,7 +320,6 @@ async def test_confirmation_holds_the_grant_back(database: Database, authority: 
     assert (again.grant.status, again.certificate) == (GrantStatus.ACTIVE, issued.certificate)
 
 
-@pytest.mark.asyncio
 async def test_a_newer_token_replaces_an_unused_one(database: Database, authority: Authority):
     """Of two tokens of a grant only the newer works."""
     gateway = await opened(database, authority)
@@ -350,7 +330,6 @@ async def test_a_newer_token_replaces_an_unused_one(database: Database, authorit
     assert await gateway.issuer.enroll(newer.secret, csr(KEY))
 
 
-@pytest.mark.asyncio
 async def test_an_enrolled_grant_gets_no_second_token(database: Database, authority: Authority, hand):
     """One grant is one enrollment, until its last certificate has ended."""
     gateway = await opened(database, authority)
@@ -367,7 +346,6 @@ async def test_an_enrolled_grant_gets_no_second_token(database: Database, author
     assert await gateway.issuer.enroll((await gateway.token(grant)).secret, csr(OTHER_KEY))
 
 
-@pytest.mark.asyncio
 async def test_no_token_for_a_grant_that_is_no_more(database: Database, authority: Authority, hand):
     """Unknown, revoked and expired grants are told apart to the operator."""
     gateway = await opened(database, authority)
@@ -383,7 +361,6 @@ async def test_no_token_for_a_grant_that_is_no_more(database: Database, authorit
         await gateway.issuer.create_token("x", endpoint="a:1")
 
 
-@pytest.mark.asyncio
 async def test_the_token_text_leads_back_to_its_grant(database: Database, authority: Authority):
     """What the operator pastes redeems."""
     gateway = await opened(database, authority)
@@ -392,7 +369,6 @@ async def test_the_token_text_leads_back_to_its_grant(database: Database, author
     assert (await gateway.issuer.enroll(pasted.secret, csr(KEY))).grant.id == pasted.grant_id
 
 
-@pytest.mark.asyncio
 async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Database, authority: Authority):
     """A record with another key does not settle a claimed token; the record that the claim returned does."""
     gateway = await opened(database, authority)
@@ -405,7 +381,6 @@ async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Dat
         assert await settle(connection, claimed, "1")
 
 
-@pytest.mark.asyncio
 async def test_a_new_token_deletes_unused_tokens_alone(database: Database, authority: Authority):
     """A token that brought a certificate stays stored; an unused token of the grant is gone."""
     gateway = await opened(database, authority)
@@ -421,7 +396,6 @@ async def test_a_new_token_deletes_unused_tokens_alone(database: Database, autho
     assert await tokens.find(unused.secret_hash) is None
 
 
-@pytest.mark.asyncio
 async def test_a_second_token_of_an_enrolled_grant_brings_nothing(database: Database, authority: Authority):
     """A token that was made before the grant was enrolled by another token is refused afterwards."""
     gateway = await opened(database, authority)

@@ -37,7 +37,6 @@ async def certificates(renewing: Renewing) -> int:
         return len((await connection.execute(select(schema.certificates.c.serial))).all())
 
 
-@pytest.mark.asyncio
 async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(renewing: Renewing):
     """The record changes certificate and key, and nothing else; the store holds the same; it is on record."""
     old = renewing.record
@@ -57,7 +56,6 @@ async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(rene
     assert events == [("renew", "ok", "", old.grant_id)]
 
 
-@pytest.mark.asyncio
 async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new(renewing: Renewing):
     """Later calls do not move that instant, calls with the old one do not bring it, and a restart keeps it."""
     book, old = renewing.work.grants, renewing.leaf.serial
@@ -79,7 +77,6 @@ async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new
     assert again.get(renewing.grant.id).certificates[old].accepted_until_us == first + TEN_MINUTES_US
 
 
-@pytest.mark.asyncio
 async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
     """`not_after` stays where it comes sooner than the ten minutes."""
     old = renewing.leaf.serial
@@ -93,7 +90,6 @@ async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
     assert renewing.grant.certificates[old].accepted_until_us == end
 
 
-@pytest.mark.asyncio
 async def test_a_retired_serial_cannot_renew(renewing: Renewing):
     """Ten minutes after its successor came into use, the old certificate opens nothing, renewals included."""
     old = renewing.leaf
@@ -107,7 +103,6 @@ async def test_a_retired_serial_cannot_renew(renewing: Renewing):
     assert renewing.work.events[-1].reason == "retired serial"
 
 
-@pytest.mark.asyncio
 async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
     """One request, however often it arrives and also at once, makes one certificate."""
     request = pb.RenewRequest(csr=csr())
@@ -120,7 +115,6 @@ async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
     assert [event.reason for event in renewing.work.events].count("same certificate again") == 5
 
 
-@pytest.mark.asyncio
 async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     """After a crash of both sides the renewing one asks with the key it kept, and gets what was lost."""
     answered = renewing.work.reissuer.renew
@@ -145,7 +139,6 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     assert await certificates(renewing) == 2
 
 
-@pytest.mark.asyncio
 async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: Renewing):
     """The new key is kept sealed before it is used; afterwards neither it nor the old one is stored a second time."""
     old, peers = renewing.record, schema.peers
@@ -167,7 +160,6 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
     assert new.key_pem != old.key_pem
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
     """Its own certificate learns that the grant was revoked; nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
@@ -180,7 +172,6 @@ async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
     assert await certificates(renewing) == 1
 
 
-@pytest.mark.asyncio
 async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: Renewing):
     """Neither the answer nor the store holds a certificate that came too late."""
     authority, book, grant_id = renewing.work.reissuer.authority, renewing.work.grants, renewing.grant.id
@@ -198,7 +189,6 @@ async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing:
     assert await certificates(renewing) == 1
 
 
-@pytest.mark.asyncio
 async def test_faults_of_a_request_are_named(renewing: Renewing):
     """A request for another gateway's name, for the key in use, or that is none, is invalid; so is a needless proof."""
     async with renewing.work.serving_renewals() as address:
@@ -217,7 +207,6 @@ async def test_faults_of_a_request_are_named(renewing: Renewing):
     assert {event.outcome for event in renewing.work.events} == {"invalid"}
 
 
-@pytest.mark.asyncio
 async def test_only_certificates_of_the_grant_renew(renewing: Renewing):
     """A good signature of the authority is not enough, as at any other call."""
     pki = Pki.of(renewing.work.issuer.authority)
@@ -234,7 +223,6 @@ async def test_only_certificates_of_the_grant_renew(renewing: Renewing):
     assert await certificates(renewing) == 1
 
 
-@pytest.mark.asyncio
 async def test_the_federation_port_does_not_enroll(renewing: Renewing):
     """`Enroll` belongs to the enrollment port alone."""
     async with (
@@ -246,7 +234,6 @@ async def test_the_federation_port_does_not_enroll(renewing: Renewing):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.asyncio
 async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
     """Beyond 32 that are accepted at once, the next has to wait, and is told for how long."""
     await renewing.work.grants.close()
@@ -259,7 +246,6 @@ async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
     assert caught.value.retry_after_s == pytest.approx(LIFE_S, abs=2)
 
 
-@pytest.mark.asyncio
 async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     """The grant's end bounds the renewed certificate as it bounds the first."""
     end = renewing.work.clock.now_us() + 3_600 * MICROSECONDS
@@ -271,7 +257,6 @@ async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     assert end - MICROSECONDS <= issued.certificate.not_after_us <= end
 
 
-@pytest.mark.asyncio
 async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewing: Renewing):
     """The answer's trust bundle replaces the stored one; one that knows none of the old roots is refused."""
     authority, successor = renewing.work.issuer.authority, Authority.create(WORK)
@@ -294,7 +279,6 @@ async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewin
     assert new.trust_bundle == both
 
 
-@pytest.mark.asyncio
 async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     """A certificate that the own new key does not fit is not stored."""
     answered = renewing.work.reissuer.renew
@@ -309,7 +293,6 @@ async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     assert (await renewing.peers.get(renewing.record.id)).certificate_pem == renewing.record.certificate_pem
 
 
-@pytest.mark.asyncio
 async def test_a_record_that_somebody_else_renewed_is_left_alone(renewing: Renewing):
     """Two renewals of one certificate: the second one stores nothing, and says so."""
     old = renewing.record
@@ -321,7 +304,6 @@ async def test_a_record_that_somebody_else_renewed_is_left_alone(renewing: Renew
     assert (await renewing.peers.get(old.id)).certificate_pem == new.certificate_pem
 
 
-@pytest.mark.asyncio
 async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
     """Another process sees by one cheap query whether it must read the peers again."""
     seen = [await renewing.peers.versions()]
@@ -338,7 +320,6 @@ async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
     assert len({*seen}) == 3
 
 
-@pytest.mark.asyncio
 async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     """The newest certificate is the last issued, also after a restart, although X.509 counts whole seconds."""
     for _ in range(4):
@@ -349,7 +330,6 @@ async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     assert [*again.get(renewing.grant.id).certificates] == [*renewing.grant.certificates]
 
 
-@pytest.mark.asyncio
 async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: Renewing):
     """A stored key that cannot be used is told before anything is sent."""
     record = replace(renewing.record, key_pem="nonsense")

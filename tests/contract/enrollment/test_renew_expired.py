@@ -34,7 +34,6 @@ async def answered(renewing: Renewing, request: pb.RenewRequest) -> pb.RenewResp
         return await renewing.ask(address, request)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("days", [0.0, 6.0, 6.999])
 async def test_within_seven_days_after_expiry_the_old_key_renews(
     renewing: Renewing, days: float, caplog: pytest.LogCaptureFixture
@@ -56,7 +55,6 @@ async def test_within_seven_days_after_expiry_the_old_key_renews(
     assert again.get(renewing.grant.id).newest.after_expiry
 
 
-@pytest.mark.asyncio
 async def test_after_seven_days_it_is_too_late(renewing: Renewing):
     """The issuing gateway refuses, whatever the other believes; and that one does not even ask."""
     renewing.hands.advance(LIFE_S + 8 * DAY_S)
@@ -69,7 +67,6 @@ async def test_after_seven_days_it_is_too_late(renewing: Renewing):
     assert caught.value.reason is Reason.CERTIFICATE_INVALID
 
 
-@pytest.mark.asyncio
 async def test_another_key_proves_nothing(renewing: Renewing):
     """Who cannot sign with the old key is told the same as somebody who made the grant up."""
     renewing.hands.advance(LIFE_S + 60)
@@ -83,7 +80,6 @@ async def test_another_key_proves_nothing(renewing: Renewing):
     }
 
 
-@pytest.mark.asyncio
 async def test_a_proof_is_good_for_its_own_request_alone(renewing: Renewing):
     """Somebody who saw a proof cannot put a key of their own under it, nor change what it says."""
     renewing.hands.advance(LIFE_S + 60)
@@ -96,7 +92,6 @@ async def test_a_proof_is_good_for_its_own_request_alone(renewing: Renewing):
     assert await refused(renewing, later) == (Reason.GRANT_INVALID, CLOSED)
 
 
-@pytest.mark.asyncio
 async def test_a_repeated_proof_brings_the_same_certificate(renewing: Renewing):
     """Within its five minutes a proof may be sent again; what it brings is no use without the new key."""
     renewing.hands.advance(LIFE_S + 60)
@@ -108,7 +103,6 @@ async def test_a_repeated_proof_brings_the_same_certificate(renewing: Renewing):
     assert renewing.work.events[-1].reason == "same certificate again"
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("at_s", "good"), [(-300, True), (300, True), (-301, False), (301, False), (-1e9, False)])
 async def test_a_proof_is_good_for_five_minutes(renewing: Renewing, at_s: float, good: bool):
     """The clocks may differ by that much; beyond, the answer says by how much they do."""
@@ -122,7 +116,6 @@ async def test_a_proof_is_good_for_five_minutes(renewing: Renewing, at_s: float,
         assert f"{at_s:+.0f} s from this gateway's clock" in text
 
 
-@pytest.mark.asyncio
 async def test_only_the_newest_serial_renews_after_expiry(renewing: Renewing):
     """An old key that lay about somewhere cannot come back once there is a later certificate."""
     old = renewing.key, renewing.leaf.serial
@@ -137,7 +130,6 @@ async def test_only_the_newest_serial_renews_after_expiry(renewing: Renewing):
     assert (await answered(renewing, renewing.proved())).certificate
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("expired", [False, True])
 async def test_an_answer_lost_before_expiry_is_asked_for_after_it(renewing: Renewing, expired: bool):
     """The newest serial never arrived: its own request, under the word of the key before, brings it (or one anew)."""
@@ -153,7 +145,6 @@ async def test_an_answer_lost_before_expiry_is_asked_for_after_it(renewing: Rene
     assert (await refused(renewing, renewing.proved()))[0] == Reason.GRANT_INVALID
 
 
-@pytest.mark.asyncio
 async def test_a_restarted_gateway_still_knows_what_has_expired(renewing: Renewing):
     """The newest certificate stays in memory however long ago it ended, and earlier ones are found in the database."""
     renewing.hands.advance(LIFE_S + 60)
@@ -163,7 +154,6 @@ async def test_a_restarted_gateway_still_knows_what_has_expired(renewing: Renewi
     assert (await answered(renewing, renewing.proved())).certificate
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_grant_is_told_to_the_holder_of_the_key_alone(renewing: Renewing):
     """The holder learns that the grant was revoked; a stranger learns nothing."""
     renewing.hands.advance(LIFE_S + 60)
@@ -173,7 +163,6 @@ async def test_a_revoked_grant_is_told_to_the_holder_of_the_key_alone(renewing: 
     assert await refused(renewing, renewing.proved(key=new_key())) == (Reason.GRANT_INVALID, CLOSED)
 
 
-@pytest.mark.asyncio
 async def test_a_grant_that_has_ended_is_closed(renewing: Renewing):
     """Nobody renews under an expired grant."""
     renewing.hands.advance(LIFE_S + 60)
@@ -184,7 +173,6 @@ async def test_a_grant_that_has_ended_is_closed(renewing: Renewing):
     assert renewing.work.events[-1].reason == "grant expired"
 
 
-@pytest.mark.asyncio
 async def test_a_valid_certificate_renews_on_the_federation_port(renewing: Renewing):
     """Before expiry (five minutes for the clocks apart) the enrollment port renews nothing."""
     renewing.hands.advance(LIFE_S - 310)
@@ -195,7 +183,6 @@ async def test_a_valid_certificate_renews_on_the_federation_port(renewing: Renew
     assert (await answered(renewing, renewing.proved())).certificate
 
 
-@pytest.mark.asyncio
 async def test_the_new_key_must_be_another_than_the_old(renewing: Renewing):
     """A key whose certificate ended is not given another life."""
     renewing.hands.advance(LIFE_S + 60)
@@ -203,7 +190,6 @@ async def test_the_new_key_must_be_another_than_the_old(renewing: Renewing):
     assert (reason, "make a new one" in text) == (Reason.INVALID_REQUEST, True)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -225,7 +211,6 @@ async def test_malformed_proofs_are_named(renewing: Renewing, field: str, value:
     assert (reason, f"proof: {field}" in text) == (Reason.INVALID_REQUEST, True), text
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("seconds", "nanos"), [(-1, 0), (1 << 62, 0), (1_800_000_000, -1), (1_800_000_000, 1_000_000_000), (0, 1)]
 )
@@ -237,14 +222,12 @@ async def test_instants_that_are_none_are_refused(renewing: Renewing, seconds: i
     assert (reason, "signed_at" in text) == (Reason.INVALID_REQUEST, True)
 
 
-@pytest.mark.asyncio
 async def test_no_proof_at_all_is_invalid(renewing: Renewing):
     """An empty request is refused like any other odd one."""
     assert (await refused(renewing, pb.RenewRequest()))[0] == Reason.INVALID_REQUEST
     assert (await refused(renewing, pb.RenewRequest(csr=csr())))[0] == Reason.INVALID_REQUEST
 
 
-@pytest.mark.asyncio
 async def test_garbled_signatures_prove_nothing(renewing: Renewing):
     """Bytes that are no signature end like a wrong one."""
     renewing.hands.advance(LIFE_S + 60)

@@ -6,7 +6,6 @@ from tests.support.enrollments import WORK, csr
 from tests.support.pki import GRANT_ID, HANDSHAKE_FAULTS, PEER, Leaf, Pki, dial, new_key, server_credentials
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("fault", [None, *HANDSHAKE_FAULTS])
 async def test_what_the_authority_issues_passes_mutual_tls_and_bad_certificates_do_not(fault: str | None):
     """A server that demands clients of this authority takes its own, and no forged or outdated one."""

@@ -46,7 +46,6 @@ async def failing(home: EnrollingGateway, token: EnrollmentToken, address: str, 
     return str(caught.value)
 
 
-@pytest.mark.asyncio
 async def test_an_enrollment_ends_with_a_peer_and_an_active_grant(work: IssuingGateway, home: EnrollingGateway):
     """Both sides hold the same certificate, and both operators see the same fingerprint."""
     token = await work.token()
@@ -64,7 +63,6 @@ async def test_an_enrollment_ends_with_a_peer_and_an_active_grant(work: IssuingG
     assert read_identity(x509.load_pem_x509_certificate(record.certificate_pem.encode())) == (grant.id, "ada")
 
 
-@pytest.mark.asyncio
 async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGateway, home: EnrollingGateway):
     """One event an attempt: outcome, the finer reason, the grant where it is known, and the caller's address."""
     token = await work.token()
@@ -83,7 +81,6 @@ async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGa
     assert work.events[1].source.startswith("ipv4:127.0.0.1:")
 
 
-@pytest.mark.asyncio
 async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway, home: EnrollingGateway):
     """What cannot be audited is not answered; the same token then still works."""
     token = await work.token()
@@ -101,7 +98,6 @@ async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway,
     assert "queue full" not in told
 
 
-@pytest.mark.asyncio
 async def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: IssuingGateway, home: EnrollingGateway):
     """The second attempt, after a restart of both gateways, ends with the certificate that was lost."""
     token = await work.token()
@@ -118,7 +114,6 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: IssuingG
     assert [event.reason for event in restarted.events] == ["same certificate again"]
 
 
-@pytest.mark.asyncio
 async def test_a_key_that_nobody_answered_is_used_again(work: IssuingGateway, home: EnrollingGateway):
     """The key is durable before the request leaves, so that a second attempt sends the same one."""
     token = await work.token()
@@ -137,7 +132,6 @@ async def test_a_key_that_nobody_answered_is_used_again(work: IssuingGateway, ho
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
 
-@pytest.mark.asyncio
 async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: EnrollingGateway):
     """A server that accepts and never answers costs the timeout and no more."""
     token = await work.token()
@@ -149,7 +143,6 @@ async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: Enrollin
     assert "no answer in time" in told
 
 
-@pytest.mark.asyncio
 async def test_a_second_gateway_with_the_same_token_is_refused(
     work: IssuingGateway, home: EnrollingGateway, caplog: pytest.LogCaptureFixture
 ):
@@ -171,7 +164,6 @@ async def test_a_second_gateway_with_the_same_token_is_refused(
     assert f"grant {token.grant_id} refused: token used by another key" in caplog.text
 
 
-@pytest.mark.asyncio
 async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: EnrollingGateway):
     """After a refusal that is final nothing of the attempt stays."""
     token = await work.token()
@@ -184,7 +176,6 @@ async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: 
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
 
-@pytest.mark.asyncio
 async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: IssuingGateway, home: EnrollingGateway):
     """No request leaves for a grant, or a name of this user, that is there already."""
     first, second = await work.token(), await work.token()
@@ -203,7 +194,6 @@ async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: 
         assert await home.enroll(second, address, user="cy")
 
 
-@pytest.mark.asyncio
 async def test_a_token_for_another_gateway_says_which_name_was_sent(work: IssuingGateway, home: EnrollingGateway):
     """The grant's peer is not told, one's own name is; the right gateway can still use the token."""
     token = await work.token()
@@ -215,7 +205,6 @@ async def test_a_token_for_another_gateway_says_which_name_was_sent(work: Issuin
     assert PEER not in told
 
 
-@pytest.mark.asyncio
 async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, home: EnrollingGateway):
     """A grant that waits for its fingerprint says so, and the fingerprint shown is the one that releases it."""
     token = await work.token(confirm=True)
@@ -227,7 +216,6 @@ async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, 
     assert (await work.grants.confirm(token.grant_id, enrolled.fingerprint)).status is GrantStatus.ACTIVE
 
 
-@pytest.mark.asyncio
 async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: EnrollingGateway):
     """A server of another authority, or of the right one under another name, never sees the secret."""
     token = await work.token()
@@ -245,7 +233,6 @@ async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: 
         assert await home.enroll(token, address)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -276,7 +263,6 @@ async def test_a_forged_answer_is_refused(work: IssuingGateway, home: EnrollingG
     assert "ask the operator of work.example" in told
 
 
-@pytest.mark.asyncio
 async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, home: EnrollingGateway):
     """Control characters in a refusal are not shown, and a long one is cut."""
 
@@ -292,7 +278,6 @@ async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, hom
     assert "FAILED_PRECONDITION" in told
 
 
-@pytest.mark.asyncio
 async def test_an_expired_token_is_told_as_such(work: IssuingGateway, home: EnrollingGateway):
     """The holder of the real secret learns that the token ended."""
     slow = replace(SYSTEM_CLOCK, wall=lambda: SYSTEM_CLOCK.wall() - 3_600)
@@ -306,7 +291,6 @@ async def test_an_expired_token_is_told_as_such(work: IssuingGateway, home: Enro
     assert (late.events[-1].reason, late.events[-1].grant_id) == ("token expired", token.grant_id)
 
 
-@pytest.mark.asyncio
 async def test_statuses_on_the_wire_are_the_contracts(work: IssuingGateway):
     """Code and reason of each kind of refusal; garbage on the wire is an invalid request, rotation is not there yet."""
     token = await work.token()
@@ -330,7 +314,6 @@ async def test_statuses_on_the_wire_are_the_contracts(work: IssuingGateway):
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.asyncio
 async def test_one_token_used_by_two_gateways_at_once_enrolls_one(database: Database, work: IssuingGateway):
     """Over the wire, too, exactly one of two keys wins."""
     token = await work.token()

@@ -53,7 +53,6 @@ async def told(stream: ChangeStream) -> list[Change]:
         return changes
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "text",
     [
@@ -70,7 +69,6 @@ async def test_data_come_back_byte_for_byte(provider: SqlProvider, text: str):
     assert (await read(provider, "x")).data == text
 
 
-@pytest.mark.asyncio
 async def test_instants_are_kept_now_or_as_they_were(provider: SqlProvider, time: ManualClock):
     """A new row without instants is of now; a change keeps the creation and moves the update, unless told."""
     began = time.clock.now_us()
@@ -87,7 +85,6 @@ async def test_instants_are_kept_now_or_as_they_were(provider: SqlProvider, time
     assert (third.created_at_us, third.updated_at_us) == (5, 6)
 
 
-@pytest.mark.asyncio
 async def test_an_update_replaces_every_field(provider: SqlProvider):
     """Owner, team and data are the new ones, in the row's own place, and there is one row still."""
     await provider.apply(Batch(rows=[new_row("x", "ada", "T1", a=1), new_row("y", "ada")]))
@@ -99,7 +96,6 @@ async def test_an_update_replaces_every_field(provider: SqlProvider):
     assert await listed(provider, "ada") == ["y"]
 
 
-@pytest.mark.asyncio
 async def test_the_same_again_changes_and_announces_nothing(
     provider: SqlProvider, time: ManualClock, database: Database
 ):
@@ -118,7 +114,6 @@ async def test_the_same_again_changes_and_announces_nothing(
     assert await told(stream) == []
 
 
-@pytest.mark.asyncio
 async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlProvider):
     """New, changed and unchanged rows over several chunks."""
     count = CHUNK * 2 + 7
@@ -129,7 +124,6 @@ async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlPro
     assert stored == {f"{n:05}": n if n % 3 else -n for n in range(count)}
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("batch", "users", "teams"),
     [
@@ -154,7 +148,6 @@ async def test_an_unknown_reference_stops_everything(
     assert await told(stream) == []
 
 
-@pytest.mark.asyncio
 async def test_references_may_come_from_the_batch_itself(provider: SqlProvider):
     """New people, their teams and their rows arrive together."""
     await provider.apply(
@@ -164,7 +157,6 @@ async def test_references_may_come_from_the_batch_itself(provider: SqlProvider):
     assert await listed(provider, "eve") == ["x", "y"]
 
 
-@pytest.mark.asyncio
 async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
     """Each kind of change is told once, with both sides of a move; listeners from before the commit hear it."""
     await provider.apply(Batch(rows=[new_row("x", "ada", "T1"), new_row("y", "ada")]))
@@ -189,7 +181,6 @@ async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
     assert len(await told(other)) == 3
 
 
-@pytest.mark.asyncio
 async def test_a_change_is_told_after_its_commit(provider: SqlProvider):
     """Whoever hears of a change finds it when reading."""
     stream = provider.changes()
@@ -205,7 +196,6 @@ async def test_a_change_is_told_after_its_commit(provider: SqlProvider):
     assert await listener == ["x"]
 
 
-@pytest.mark.asyncio
 async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvider):
     """Too many waiting commits end one stream with a clear error, once; a reader that keeps up hears all of them."""
     slow, quick = provider.changes(), provider.changes()
@@ -220,7 +210,6 @@ async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvid
     assert await told(quick) == []
 
 
-@pytest.mark.asyncio
 async def test_closing_wakes_the_reader(provider: SqlProvider):
     """A reader that waits ends quietly when its stream is closed; a stream that nobody holds is forgotten."""
     stream = provider.changes()
@@ -235,7 +224,6 @@ async def test_closing_wakes_the_reader(provider: SqlProvider):
     await provider.apply(Batch(rows=[new_row("x", "ada")]))
 
 
-@pytest.mark.asyncio
 async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider):
     """Twenty batches at once, over the same rows and new people, end as if one came after the other."""
     batches = [
@@ -247,7 +235,6 @@ async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider):
     assert len(await listed(provider, "ada")) == 21
 
 
-@pytest.mark.asyncio
 async def test_two_providers_of_one_database_do_not_collide(database: Database):
     """Writers that share no lock in memory wait for each other in the database."""
     first, second = SqlProvider(database), SqlProvider(database)
@@ -266,7 +253,6 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.asyncio
 @pytest.mark.usefixtures("no_garbage_collection")
 async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: SqlProvider):
     """Cut off at any point, a batch is there whole or not at all, and the next writer need not wait for it."""
@@ -283,7 +269,6 @@ async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: S
         assert len(stored) in {0, 100}
 
 
-@pytest.mark.asyncio
 async def test_a_database_that_refuses_is_told_as_that(provider: SqlProvider, database: Database):
     """Whoever imports rows or removes a user hears that the database failed, and neither SQL nor values."""
     async with database.write() as connection:

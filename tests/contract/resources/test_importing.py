@@ -50,7 +50,6 @@ def faults_of(*lines: str | bytes) -> tuple[LineFault, ...]:
     return caught.value.faults
 
 
-@pytest.mark.asyncio
 async def test_references_may_stand_in_any_order(provider: SqlProvider):
     """Rows before their owners, memberships before their teams; blank lines, a byte order mark, CR LF."""
     summary = await load(provider, b"\xef\xbb\xbf" + ROW.encode(), "", MEMBER + "\r", "  \t", TEAM, USER, USER, MEMBER)
@@ -59,7 +58,6 @@ async def test_references_may_stand_in_any_order(provider: SqlProvider):
     assert await listed(provider, "ada") == ["1"]
 
 
-@pytest.mark.asyncio
 async def test_references_may_stand_in_the_database(provider: SqlProvider):
     """A second file may name what the first one brought."""
     await load(provider, USER, TEAM)
@@ -67,7 +65,6 @@ async def test_references_may_stand_in_the_database(provider: SqlProvider):
     assert await load(provider, MEMBER, ROW) == ImportSummary(0, 0, 1, 1)
 
 
-@pytest.mark.asyncio
 async def test_the_same_file_again_is_harmless(provider: SqlProvider):
     """Nothing doubles, no instant moves, nobody is told."""
     lines = (USER, TEAM, MEMBER, ROW, row(id="2", created_at="2026-10-01T08:00:00Z"))
@@ -79,7 +76,6 @@ async def test_the_same_file_again_is_harmless(provider: SqlProvider):
     assert [await provider.get("ada", "tasks", row_id, EVERYTHING) for row_id in ("1", "2")] == before
 
 
-@pytest.mark.asyncio
 async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider):
     """Data become compact text with numbers and characters intact; instants keep their zone's meaning."""
     line = (
@@ -174,7 +170,6 @@ def test_the_first_faults_are_kept_and_all_are_counted():
     assert (len(caught.value.faults), caught.value.total) == (MAX_FAULTS, MAX_FAULTS + 80)
 
 
-@pytest.mark.asyncio
 async def test_one_bad_line_keeps_everything_out(provider: SqlProvider):
     """Nothing of a file is loaded unless all of it is good."""
     with pytest.raises(ImportFailedError):
@@ -183,7 +178,6 @@ async def test_one_bad_line_keeps_everything_out(provider: SqlProvider):
     assert not await provider.has_user("ada")
 
 
-@pytest.mark.asyncio
 async def test_unknown_references_are_named_by_line(provider: SqlProvider):
     """Owners, users and teams that nobody knows, with the ones that may have been meant; nothing is loaded."""
     await load(provider, '{"kind":"user","id":"grace"}', '{"kind":"team","id":"growth"}')

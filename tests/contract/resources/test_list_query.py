@@ -45,7 +45,6 @@ def runner(database_url: str) -> Iterator[SimpleNamespace]:
         runner.run(database.close())
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("instants", [1, 3])
 async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, instants: int):
     """A thousand rows of equal instants, owned, shared and both, in pages that do not divide them."""
@@ -60,7 +59,6 @@ async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, i
         assert [row.id for row in await walked(provider, "ada", limit)] == [row.id for row in expected], limit
 
 
-@pytest.mark.asyncio
 async def test_a_position_needs_no_row(provider: SqlProvider):
     """A list goes on behind any place, whether a row stands there or not, before the first and behind the last."""
     await provider.apply(Batch(rows=[new_row(i, "ada", at_us=NOON_US + n) for n, i in enumerate("cba")]))
@@ -77,7 +75,6 @@ async def test_a_position_needs_no_row(provider: SqlProvider):
     assert await behind(2**63 - 1, "z") == ["a", "b", "c"]
 
 
-@pytest.mark.asyncio
 async def test_more_tells_whether_another_row_stands_behind(provider: SqlProvider):
     """`more` is false on a page that ends exactly with the last row."""
     await provider.apply(Batch(rows=[new_row(i, "ada") for i in "abc"]))
@@ -87,7 +84,6 @@ async def test_more_tells_whether_another_row_stands_behind(provider: SqlProvide
     assert [(len(page.items), page.more) for page in pages] == [(2, True), (3, False), (3, False)]
 
 
-@pytest.mark.asyncio
 async def test_columns_are_compared_by_name(provider: SqlProvider):
     """`id`, `owner` and `team` compare the row's own, also against a field of the data with that name."""
     await provider.apply(
@@ -157,7 +153,6 @@ def test_fields_of_the_data_are_compared_alike_everywhere(
         assert matched == (["x"] if equals(text, field, value) else []), (text, field, value)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("text", "value", "matches"),
     [
@@ -181,7 +176,6 @@ async def test_numbers_are_compared_as_written(provider: SqlProvider, text: str,
     assert await listed(provider, "ada", n=value) == (["x"] if matches else [])
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "name",
     [
@@ -211,7 +205,6 @@ async def test_an_odd_field_name_is_refused_by_name(provider: SqlProvider, name:
     assert len(caught.value.message) < 700
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -231,7 +224,6 @@ async def test_what_no_row_can_hold_is_refused_by_name(provider: SqlProvider, qu
     assert caught.value.reason is Reason.INVALID_REQUEST
 
 
-@pytest.mark.asyncio
 async def test_values_are_never_part_of_the_statement(provider: SqlProvider):
     """Quotes, comments and long text in a value are compared as they are."""
     odd = ["' OR 1=1 --", '"', "\\", "%", "_", "$1", ":subject", "{}", "x" * 100_000]
@@ -241,14 +233,12 @@ async def test_values_are_never_part_of_the_statement(provider: SqlProvider):
         assert await listed(provider, "ada", status=value) == [str(n)]
 
 
-@pytest.mark.asyncio
 async def test_an_unknown_resource_has_no_rows(provider: SqlProvider):
     """The provider leaves the knowledge of resources to the scope, and simply finds nothing."""
     for resource in ("nothing", "", "\x00", "\ud800"):
         assert (await provider.list("ada", ListQuery(resource, EVERYTHING, 5))).items == ()
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("after", [None, Position(NOON_US, "r5")])
 async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Position | None):
     """No table is scanned, and what is sorted are only the few keys of one page."""
@@ -270,7 +260,6 @@ async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Posi
     assert steps.count("USE TEMP B-TREE FOR ORDER BY") == 2
 
 
-@pytest.mark.asyncio
 async def test_sqlite_reads_a_page_of_a_large_table_as_fast_as_of_a_small_one(sqlite_url: str):
     """The database visits a bounded number of rows however many there are."""
     database = await Database.open(sqlite_url)

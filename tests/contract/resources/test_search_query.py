@@ -29,7 +29,6 @@ async def hits(provider: SqlProvider, text: str, limit: int = 100, offset: int =
     return (await provider.search("ada", SearchQuery(text, {"tasks": EVERYTHING}, limit, offset))).items
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("query", "ids"),
     [
@@ -74,7 +73,6 @@ async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list
     assert sorted(await found(provider, "ada", query)) == ids
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "query",
     [
@@ -130,7 +128,6 @@ async def test_a_query_is_never_syntax(provider: SqlProvider, query: str):
         assert caught.value.reason is Reason.INVALID_REQUEST
 
 
-@pytest.mark.asyncio
 async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlProvider):
     """Over many random rows, exactly those are found whose words include the query's."""
     random_ = random.Random(11)
@@ -166,7 +163,6 @@ async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlPr
             assert set(await found(provider, "ada", query)) == expected, query
 
 
-@pytest.mark.asyncio
 async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvider):
     """The best hit scores 1, none 0; more matches in a shorter text rank higher; ties are newest first, then by id."""
     filler = " ".join(f"word{n}" for n in range(80))
@@ -191,7 +187,6 @@ async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvid
     assert result[1].score == result[2].score == result[3].score > result[4].score
 
 
-@pytest.mark.asyncio
 async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
     """Offsets give every hit once, with the same order and scores as one large page, and `more` until the last."""
     rows = [
@@ -214,7 +209,6 @@ async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
         await hits(provider, "match", offset=10**9)
 
 
-@pytest.mark.asyncio
 async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provider: SqlProvider):
     """How often a word stands in other people's rows changes neither the order nor, noticeably, the scores."""
     await provider.apply(
@@ -232,7 +226,6 @@ async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provid
     assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], rel=0.2)
 
 
-@pytest.mark.asyncio
 async def test_snippets_mark_the_match_and_stay_short(provider: SqlProvider):
     """Matched words stand in brackets as written, inside a bounded piece of the string that holds the first."""
     body = f"{'before ' * 200}the Needle, and a needle again {'after ' * 200}"
@@ -246,7 +239,6 @@ async def test_snippets_mark_the_match_and_stay_short(provider: SqlProvider):
     assert len(only.snippet) <= MAX_SNIPPET
 
 
-@pytest.mark.asyncio
 async def test_a_changed_row_is_found_by_its_new_words_only(provider: SqlProvider):
     """The index follows updates."""
     await provider.apply(Batch(rows=[new_row("1", "ada", title="old words"), new_row("2", "ada", title="other")]))
@@ -257,7 +249,6 @@ async def test_a_changed_row_is_found_by_its_new_words_only(provider: SqlProvide
     assert await found(provider, "ada", "other") == ["2"]
 
 
-@pytest.mark.asyncio
 async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvider):
     """A megabyte of different words stays inside the bounds of the full-text index, and the first are found."""
     body = " ".join(f"{n:x}" for n in range(150_000))
@@ -267,7 +258,6 @@ async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvide
     assert await found(provider, "ada", "y" * 64) == ["2"]
 
 
-@pytest.mark.asyncio
 async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str):
     """The full-text index is asked once, and rows are read by their number; nothing is asked for every row."""
     database = await Database.open(sqlite_url)

@@ -18,7 +18,6 @@ from federation.store.database import Database
 from tests.support.audit_events import TODAY, event, lines_of, numbers
 from tests.support.clock import ManualClock
 
-pytestmark = pytest.mark.asyncio
 KEPT = 10
 
 

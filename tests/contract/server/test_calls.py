@@ -25,7 +25,6 @@ from tests.support.provider import row
 from tests.support.scripted import eventually
 from tests.support.server_in_memory import INSTANCE, SCOPE, Serve, Serving
 
-pytestmark = pytest.mark.asyncio
 TASKS = pb.ListRequest(resource="tasks")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CACHES = (("mosaic-instance", INSTANCE),)

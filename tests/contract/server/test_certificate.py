@@ -52,7 +52,6 @@ def kept(hands: ManualClock, shelf: Shelf, *, hosts: tuple[str, ...] = ("127.0.0
     return ServerCertificate(authority, hosts, lifetime_s=life_s, save=shelf.save, clock=hands.clock)
 
 
-@pytest.mark.asyncio
 async def test_it_is_renewed_at_two_thirds_of_its_life():
     """A new key and certificate of the same authority, stored before anybody sees it."""
     hands, shelf = ManualClock(), Shelf()
@@ -73,7 +72,6 @@ async def test_it_is_renewed_at_two_thirds_of_its_life():
     assert certificate.warnings == ()
 
 
-@pytest.mark.asyncio
 async def test_the_life_can_be_five_minutes():
     """The shortest that can be configured; a check every 30 s renews it in time."""
     hands, shelf = ManualClock(), Shelf()
@@ -84,7 +82,6 @@ async def test_the_life_can_be_five_minutes():
         assert certificate.validity.not_after_us > hands.clock.now_us() + 30_000_000
 
 
-@pytest.mark.asyncio
 async def test_names_that_changed_bring_a_new_certificate():
     """Another advertised host is carried from the next start on; the gateway's own name always is."""
     hands, shelf = ManualClock(), Shelf()
@@ -98,7 +95,6 @@ async def test_names_that_changed_bring_a_new_certificate():
     assert found.get_values_for_type(x509.DNSName) == [NAME, "gateway.example.org"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("fault", [StoreError("the disk is full"), ConfigError("server certificate", "does not fit")])
 async def test_a_failure_keeps_the_old_one_and_is_told_once(fault: Exception, caplog: pytest.LogCaptureFixture):
     """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
@@ -122,7 +118,6 @@ async def test_a_failure_keeps_the_old_one_and_is_told_once(fault: Exception, ca
     assert certificate.authority is not old
 
 
-@pytest.mark.asyncio
 async def test_no_certificate_outlives_the_authority():
     """Near the authority's end the operator is warned; renewing over and over would win nothing."""
     hands, shelf = ManualClock(), Shelf()
@@ -138,7 +133,6 @@ async def test_no_certificate_outlives_the_authority():
     assert leaf.not_valid_after_utc == ca.not_valid_after_utc
 
 
-@pytest.mark.asyncio
 async def test_a_stored_certificate_is_there_at_the_next_start(database: Database):
     """Certificate and key go together; the authority stays."""
     first = Authority.create(NAME)
@@ -174,7 +168,6 @@ def _shown(address: str) -> str:
     return serial_of(x509.load_pem_x509_certificate(pem.encode()))
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_it_while_it_serves(short_path: Path):
     """At the start what is due is renewed; later a renewal reaches new connections without a restart."""
     directory = short_path / "work"

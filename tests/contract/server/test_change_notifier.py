@@ -18,7 +18,6 @@ from tests.support.scripted import eventually
 from tests.support.server_in_memory import ListedGrants, grant_of
 from tests.support.server_on_database import TASKS, A, Granting, Watching, new_row
 
-pytestmark = pytest.mark.asyncio
 T1_ONLY = Scope(("tasks", "notes"), filters={"tasks": RowFilter(frozenset({"T1"}), include_personal=False)})
 
 

@@ -59,7 +59,6 @@ class Grpcurl:
         return process.returncode or 0, out.decode(), err.decode()
 
 
-@pytest.mark.asyncio
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
 async def test_grpcurl_reads_rows_by_the_protos_alone(serving: Serving, tmp_path: Path):
     """A client made by others, from the published protos, lists, gets, searches and is told of refusals."""
@@ -88,7 +87,6 @@ async def test_grpcurl_reads_rows_by_the_protos_alone(serving: Serving, tmp_path
     assert "google.rpc.ErrorInfo" in err
 
 
-@pytest.mark.asyncio
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
 async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: Serving, tmp_path: Path):
     """The same client with a certificate that the grant does not know is refused."""
@@ -98,7 +96,6 @@ async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: Servi
     assert GRANT_INVALID_MESSAGE in err
 
 
-@pytest.mark.asyncio
 async def test_a_bare_generated_stub_reads_rows(serving: Serving):
     """A plain sync channel and the generated stub are enough; nothing of our client is needed."""
     target = serving.server.federation_address

@@ -26,7 +26,6 @@ from federation.wire.channel_args import SERVER
 from tests.support.pki import GRANT_ID, Pki, dial
 from tests.support.server_in_memory import GATEWAY, NoEnrollment, Serve, Serving, record
 
-pytestmark = pytest.mark.asyncio
 TASKS = pb.ListRequest(resource="tasks")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

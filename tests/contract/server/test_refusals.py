@@ -17,7 +17,6 @@ from federation.wire.status import error_detail_of
 from tests.support.pki import GRANT_ID, HANDSHAKE_FAULTS, IDENTITY_FAULTS, Leaf
 from tests.support.server_in_memory import Serve, Serving, record
 
-pytestmark = pytest.mark.asyncio
 OTHER_GRANT = "99999999-2222-4333-8444-555555555555"
 
 

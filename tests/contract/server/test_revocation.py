@@ -20,8 +20,6 @@ from tests.support.clock import ManualClock
 from tests.support.scripted import eventually
 from tests.support.server_on_database import TASKS, A, B, C, Granting, StartGranting, Watching, refusing
 
-pytestmark = pytest.mark.asyncio
-
 
 def real_time() -> ManualClock:
     """A clock that stands where the certificates are valid, and that the test moves."""

@@ -13,7 +13,6 @@ from tests.contract.server.test_revocation import how, is_pending, reason_of, re
 from tests.support.clock import ManualClock
 from tests.support.server_on_database import TASKS, WIDE, A, Granting, StartGranting, refusing
 
-pytestmark = pytest.mark.asyncio
 NOTES_ONLY = Scope(("notes",), max_rows_per_query=10)
 NOTHING_MUCH = Scope(("notes",), max_rows_per_query=1)
 WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)

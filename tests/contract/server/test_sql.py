@@ -28,7 +28,6 @@ from federation.wire.status import error_detail_of
 from tests.support.pki import Leaf, dial, key_pem, new_key
 from tests.support.server_in_memory import GATEWAY, INSTANCE, PAGE_KEY, NoEnrollment, untraced
 
-pytestmark = pytest.mark.asyncio
 SCOPE = Scope(
     ("tasks", "notes"),
     max_rows_per_query=4,

@@ -44,7 +44,6 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
     return grpc.StatusCode.OK, dict(await call.trailing_metadata())
 
 
-@pytest.mark.asyncio
 async def test_the_span_is_a_child_of_the_callers(serve: Serve, span_log: SpanLog) -> None:
     """SERVER, remote parent, the seven attributes; `traceresponse` names it; the audit row has its trace."""
     serving = await serve(tracing=tracing(span_log))
@@ -73,7 +72,6 @@ async def test_the_span_is_a_child_of_the_callers(serve: Serve, span_log: SpanLo
     assert event.trace_id == TRACE
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("verb", "request_", "outcome", "status"),
     [
@@ -94,7 +92,6 @@ async def test_refusals_have_their_words(
     assert span.events == ()
 
 
-@pytest.mark.asyncio
 async def test_a_broken_provider_is_an_error_without_its_text(serve: Serve, span_log: SpanLog) -> None:
     """The span is `error`; what the exception says stays in the log."""
     serving = await serve(tracing=tracing(span_log))
@@ -111,7 +108,6 @@ async def test_a_broken_provider_is_an_error_without_its_text(serve: Serve, span
     assert "secret" not in span.to_json()
 
 
-@pytest.mark.asyncio
 async def test_a_caller_that_goes_away_is_cancelled(serve: Serve, span_log: SpanLog) -> None:
     """The span of a cancelled call ends as `cancelled`."""
     serving = await serve(tracing=tracing(span_log))
@@ -130,7 +126,6 @@ async def test_a_caller_that_goes_away_is_cancelled(serve: Serve, span_log: Span
     assert span_log.one(outcome="cancelled").status.status_code is StatusCode.UNSET
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "header", [(), (("traceparent", PARENT.upper()),), (("traceparent", "00-junk"),), (("traceparent-bin", b"\x00"),)]
 )
@@ -148,7 +143,6 @@ async def test_without_a_sound_parent_a_trace_begins_here(
     assert trailing["traceresponse"].split("-")[1] == f"{span.context.trace_id:032x}"
 
 
-@pytest.mark.asyncio
 async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: Serve, span_log: SpanLog) -> None:
     """While the provider works our span is current and the peer's baggage is not there."""
     serving = await serve(tracing=tracing(span_log))
@@ -172,7 +166,6 @@ async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: Serve, s
     assert len(span.parent.trace_state) == 0
 
 
-@pytest.mark.asyncio
 async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: Serve, span_log: SpanLog) -> None:
     """Where a program instruments gRPC itself, our span hangs beneath its span of the same trace."""
 
@@ -194,7 +187,6 @@ async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: Serve, span_lo
     assert span_log.one(verb="list").parent == rpc.context
 
 
-@pytest.mark.asyncio
 async def test_without_an_sdk_nothing_is_traced_and_the_audit_keeps_the_callers_trace(serve: Serve) -> None:
     """No span and no `traceresponse`; the audit row still tells the caller's trace id."""
     serving = await serve(tracing=ServerTracing(SpanSource(NoOpTracerProvider()), ManualClock().clock))
@@ -226,7 +218,6 @@ def test_the_end_of_a_call_nobody_told_is_read_from_its_exception(span_log: Span
     assert spans[0]["grant_id"] == ""
 
 
-@pytest.mark.asyncio
 async def test_a_watch_is_neither_traced_nor_counted(serve: Serve, span_log: SpanLog, metric_log: MetricLog) -> None:
     """A stream that lasts for hours has no span, and is no request in the metrics."""
 
@@ -244,7 +235,6 @@ async def test_a_watch_is_neither_traced_nor_counted(serve: Serve, span_log: Spa
     assert metric_log.points("federation.server.requests") == {}
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("spans", [True, False])
 async def test_served_calls_are_counted_and_timed(
     serve: Serve, span_log: SpanLog, metric_log: MetricLog, spans: bool
@@ -273,7 +263,6 @@ async def test_served_calls_are_counted_and_timed(
         assert (span_log.one(verb="search").attributes or {})["latency_ms"] == 500.0
 
 
-@pytest.mark.asyncio
 async def test_an_incident_is_logged_within_its_span(serve: Serve, span_log: SpanLog) -> None:
     """The line with the id that the caller was told names the trace by which the call is found."""
     lines = io.StringIO()

@@ -17,7 +17,6 @@ from tests.support.pki import IDENTITY_FAULTS, Pki
 from tests.support.scripted import eventually
 from tests.support.server_on_database import TASKS, A, B, Granting, StartGranting, Watching
 
-pytestmark = pytest.mark.asyncio
 QUICK = {"beat_s": 0.15}
 
 

@@ -23,7 +23,6 @@ from tests.support.sessions import QUICK, WORK, ids, own_rows, peer_rows, report
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
 
-@pytest.mark.asyncio
 async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Of many peers, one that goes before its turn is skipped, and so is told; every other source answers."""
     records = [
@@ -43,7 +42,6 @@ async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, s
         assert not result.signals
 
 
-@pytest.mark.asyncio
 async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that was away, was removed and enrolled anew is asked by the very next request."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
@@ -54,7 +52,6 @@ async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scri
         assert states(await session.list("tasks"))[WORK] == "ok"
 
 
-@pytest.mark.asyncio
 async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The probe of a peer that is gone ends quietly, and leaves nothing behind."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
@@ -69,7 +66,6 @@ async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: Script
         assert not faults
 
 
-@pytest.mark.asyncio
 async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Who reads results alone hears of every signal once, also of one that no request of theirs met."""
     scripted.stop()
@@ -85,7 +81,6 @@ async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: 
         assert (await session.list("tasks")).signals == ()
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("how", ["warm", "left"])
 async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
     """What warming met, or a stream that was left, is in the next answer."""
@@ -101,7 +96,6 @@ async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted
         assert [(states(result)[WORK], signal.kind) for signal in result.signals] == [("skipped", SignalKind.OFFLINE)]
 
 
-@pytest.mark.asyncio
 async def test_warming_outlives_a_peer_that_goes(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -120,7 +114,6 @@ async def test_warming_outlives_a_peer_that_goes(
         assert {each.state for _, each in found.reports if each.source == WORK} == {SourceState.OK}
 
 
-@pytest.mark.asyncio
 async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Invalid input is raised where it was given, by its field; so is a word where words are asked for."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -133,7 +126,6 @@ async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path,
             session.warm("tasks")
 
 
-@pytest.mark.asyncio
 async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A message may be changed and sent again at once: each stream keeps to what it was given."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -144,7 +136,6 @@ async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, script
         assert rows == ["own-1"]
 
 
-@pytest.mark.asyncio
 async def test_two_readers_of_one_stream_share_its_answers(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Each answer goes to one of them, and both hear of the end."""
     gate = threading.Event()
@@ -166,7 +157,6 @@ async def _sources(answers: AnswerStream) -> list[str]:
     return [answer.source async for answer in answers]
 
 
-@pytest.mark.asyncio
 async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The collector drops it in any thread, and inside any lock; the peer's call is cancelled all the same."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -187,7 +177,6 @@ async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: Scri
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("name", ["x" * 1_025, "é" * 700_000])
 async def test_a_peers_endless_id_breaks_no_paging(tmp_path: Path, scripted: ScriptedPeer, name: str) -> None:
     """An id out of its bounds is the peer's fault: no token is made that nobody could open again."""
@@ -201,7 +190,6 @@ async def test_a_peers_endless_id_breaks_no_paging(tmp_path: Path, scripted: Scr
         assert ids(again) == ["own-1"]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "reply",
     [
@@ -220,7 +208,6 @@ async def test_another_row_than_was_asked_for_is_no_answer(
         assert (states(result)[WORK], result.rows) == ("failed", ())
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that is skipped has its rows from memory; once its grant is revoked it has none, and is denied."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
@@ -235,7 +222,6 @@ async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, 
             assert not result.signals
 
 
-@pytest.mark.asyncio
 async def test_a_federation_that_closes_lets_go_of_its_data(tmp_path: Path) -> None:
     """Whatever moment it is closed at, no read goes on and no connection of the database is left behind."""
     home = tmp_path / "home"

@@ -68,7 +68,6 @@ async def again(session: Session, times: int = 1) -> Counter[str]:
     return states
 
 
-@pytest.mark.asyncio
 async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Of 200 peers 50 refuse and 50 are silent: tasks are bounded by the calls under way, memory by nothing that grows.
 
@@ -115,7 +114,6 @@ async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPee
             assert client_threads() <= threads
 
 
-@pytest.mark.asyncio
 async def test_the_asking_of_many_rests_while_local_data_are_read(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +138,6 @@ async def test_the_asking_of_many_rests_while_local_data_are_read(
     assert len(rest) == 4
 
 
-@pytest.mark.asyncio
 async def test_the_asking_of_many_waits_for_no_slow_local_data(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,6 @@ def order(row: Any) -> tuple[int, str, str]:
     return -row.row.created_at.seconds, row.source, row.id
 
 
-@pytest.mark.asyncio
 async def test_paging_gives_every_row_once_and_in_order(start: Start) -> None:
     """Three gateways of a thousand rows each, of which two cap their pages: 3,000 rows, each once, newest first."""
     home, _, _ = await three(start, 1_000)
@@ -72,7 +71,6 @@ async def test_paging_gives_every_row_once_and_in_order(start: Start) -> None:
     assert len(rows) == len({(row.source, row.id) for row in rows}) == 3_000
 
 
-@pytest.mark.asyncio
 async def test_a_peer_lost_half_way_leaves_the_others_whole(start: Start) -> None:
     """A gateway stops between two pages: its rest is reported missing, and every row of the others comes once."""
     home, work, _ = await three(start, 1_000)
@@ -111,7 +109,6 @@ def query(home_gateway: Running) -> Ask:
 TASKS = federation_pb2.ListRequest(resource="tasks")
 
 
-@pytest.mark.asyncio
 async def test_the_socket_merges_and_ends_with_a_summary(
     query: Ask, home_gateway: Running, work_gateway: Running
 ) -> None:
@@ -132,7 +129,6 @@ async def test_the_socket_merges_and_ends_with_a_summary(
     assert not any(message.HasField("summary") for message in before)
 
 
-@pytest.mark.asyncio
 async def test_the_socket_streams_each_source(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
     """Streamed, each message is one source's rows with its report; the summary and token come last."""
     await enroll(home_gateway, work_gateway)
@@ -148,7 +144,6 @@ async def test_the_socket_streams_each_source(query: Ask, home_gateway: Running,
     assert {row.source for message in rest for row in message.rows} == {WORK}
 
 
-@pytest.mark.asyncio
 async def test_capabilities_come_a_source_a_message(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
     """Merged or streamed, each source's capabilities are in a message of their own, under its name."""
     await enroll(home_gateway, work_gateway)
@@ -161,7 +156,6 @@ async def test_capabilities_come_a_source_a_message(query: Ask, home_gateway: Ru
         assert len(last.summary.sources) == 2
 
 
-@pytest.mark.asyncio
 async def test_large_answers_come_in_pieces(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
     """Rows beyond a mebibyte are spread over messages, in their order; paging on brings each of them once."""
     await enroll(home_gateway, work_gateway, scope={"resources": ["memory"]})
@@ -184,7 +178,6 @@ async def test_large_answers_come_in_pieces(query: Ask, home_gateway: Running, w
         assert got == wanted if not stream else sorted(got) == sorted(wanted)
 
 
-@pytest.mark.asyncio
 async def test_a_lost_peer_never_fails_all(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
     """`all` answers with what is there and one signal; the peer alone ends the call with its own refusal."""
     await enroll(home_gateway, work_gateway)
@@ -210,7 +203,6 @@ async def test_a_lost_peer_never_fails_all(query: Ask, home_gateway: Running, wo
         assert str(caught.value).startswith(f"{WORK}: ")
 
 
-@pytest.mark.asyncio
 async def test_an_absent_row_of_one_source_is_not_found(
     query: Ask, home_gateway: Running, work_gateway: Running
 ) -> None:
@@ -225,7 +217,6 @@ async def test_an_absent_row_of_one_source_is_not_found(
     assert [each.reason for each in last.summary.sources] == ["ROW_NOT_FOUND"] * 2
 
 
-@pytest.mark.asyncio
 async def test_the_socket_names_what_is_wrong(query: Ask) -> None:
     """Faults of a query arrive by kind and field."""
     cases: list[tuple[dict[str, Any], str]] = [
@@ -243,7 +234,6 @@ async def test_the_socket_names_what_is_wrong(query: Ask) -> None:
         await query(list=TASKS, user="nobody")
 
 
-@pytest.mark.asyncio
 async def test_a_budget_comes_with_the_query(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
     """`budget_ms` is what each peer may take: a hair's breadth is too little for a real one."""
     await enroll(home_gateway, work_gateway)
@@ -270,7 +260,6 @@ class Made:
         return [session._closed for session in self.sessions]
 
 
-@pytest.mark.asyncio
 async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> None:
     """The same name is the same session for its user alone; one without a name lives for its query."""
     async with with_data(tmp_path, provider=own_rows()) as fed:
@@ -285,7 +274,6 @@ async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> No
         assert made.closed == [True] * 4
 
 
-@pytest.mark.asyncio
 async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the one that was idle longest ends, at once or after the query that uses it."""
     monkeypatch.setattr("federation.admin.named_sessions.MOST", 2)
@@ -305,7 +293,6 @@ async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pyt
         assert len(made.sessions) == 4
 
 
-@pytest.mark.asyncio
 async def test_an_idle_session_ends_by_itself(tmp_path: Any) -> None:
     """After an hour without a query a session is closed, one in use is not; nothing is left to sweep then."""
     async with with_data(tmp_path) as fed:

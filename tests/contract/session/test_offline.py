@@ -53,7 +53,6 @@ async def timed(session: Session, source: str, rounds: int = 200) -> float:
     return best * 1e3
 
 
-@pytest.mark.asyncio
 async def test_a_stopped_peer_costs_once_and_is_told_once(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,7 +96,6 @@ async def test_a_stopped_peer_costs_once_and_is_told_once(
         assert len(heard) == 1
 
 
-@pytest.mark.asyncio
 async def test_a_silent_peer_is_cut_at_its_budget(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
     """A peer that accepts and never answers: the whole takes one budget; after that, microseconds."""
     record = replace(scripted.record(), endpoint=silent_port.endpoint)
@@ -118,7 +116,6 @@ async def test_a_silent_peer_is_cut_at_its_budget(tmp_path: Path, scripted: Scri
         assert await timed(session, "all") < await timed(session, "local") + 1.0
 
 
-@pytest.mark.asyncio
 async def test_a_cut_call_fills_the_cache_all_the_same(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A slow peer's answer that comes after the budget is kept: the next request has its rows, though it is away."""
     gate = threading.Event()
@@ -137,7 +134,6 @@ async def test_a_cut_call_fills_the_cache_all_the_same(tmp_path: Path, scripted:
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 async def test_a_call_that_is_not_kept_ends_with_its_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A search cannot fill anything, so the peer sees it cancelled at the budget."""
     scripted.service.script("search", Reply(gate=threading.Event()))
@@ -146,7 +142,6 @@ async def test_a_call_that_is_not_kept_ends_with_its_budget(tmp_path: Path, scri
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-@pytest.mark.asyncio
 async def test_kept_answers_are_given_while_the_peer_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A hit needs no peer: it comes as cached, the request is whole, and nothing is sent or joined."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -167,7 +162,6 @@ async def test_kept_answers_are_given_while_the_peer_is_away(tmp_path: Path, scr
         assert (after.misses, after.flights, after.hits) == (figures.misses, 0, figures.hits + 1)
 
 
-@pytest.mark.asyncio
 async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """While the peer is away one probe a cooldown looks for it, for all sessions; its return is told once to each."""
     scripted.stop()
@@ -220,7 +214,6 @@ async def back(session: Session) -> Result:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.asyncio
 async def test_a_probe_that_fails_waits_another_cooldown(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The session goes on skipping, and the report's `retry_after_s` follows the probe."""
     relay = Relay(scripted.port)
@@ -237,7 +230,6 @@ async def test_a_probe_that_fails_waits_another_cooldown(tmp_path: Path, scripte
     relay.close()
 
 
-@pytest.mark.asyncio
 async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """When somebody else's call shows that the peer is back, the next request asks it, and carries the signal."""
     scripted.stop()
@@ -251,7 +243,6 @@ async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scrip
         assert [signal.text for signal in result.signals] == ["federation restored for work.example"]
 
 
-@pytest.mark.asyncio
 async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """When the probe's time comes and somebody's call has succeeded, the sessions are told without one more call."""
     scripted.stop()
@@ -265,7 +256,6 @@ async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path
         assert scripted.service.calls("capabilities") == 0
 
 
-@pytest.mark.asyncio
 async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """With `announce_restored` off a peer that is back is asked again, and no signal says so."""
     config = SessionConfig(announce_restored=False)
@@ -278,7 +268,6 @@ async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) 
         assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A probe that is refused ends the skipping in silence: what the peer says is in the sources from then on."""
     scripted.stop()
@@ -295,7 +284,6 @@ async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, s
     assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
 
 
-@pytest.mark.asyncio
 async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A session that meets an open circuit sends nothing, gives its signal, and names the operator's command."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -313,7 +301,6 @@ async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: Scripte
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_an_own_certificate_that_ended_is_told_apart(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer, peer_pki: Pki
 ) -> None:
@@ -331,7 +318,6 @@ async def test_an_own_certificate_that_ended_is_told_apart(
         assert scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Where a whole request has less time than a peer, that is what a peer that is away costs, and it is told."""
     scripted.service.script("search", Reply(delay_s=5))
@@ -345,7 +331,6 @@ async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripte
         assert time.monotonic() - began < 0.1
 
 
-@pytest.mark.asyncio
 async def test_a_request_has_a_budget_of_its_own(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`request_budget_s` bounds own data too: what is not there by then is left out, and the rest is answered."""
     provider = own_rows()
@@ -365,7 +350,6 @@ async def test_a_request_has_a_budget_of_its_own(tmp_path: Path, scripted: Scrip
             assert states(await asking)["local"] == "ok"
 
 
-@pytest.mark.asyncio
 async def test_the_signal_is_an_event_of_the_callers_span(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Whoever traces a question sees on its span that a peer went away: peer and reason, and no row."""
     exporter = InMemorySpanExporter()
@@ -382,7 +366,6 @@ async def test_the_signal_is_an_event_of_the_callers_span(tmp_path: Path, script
     assert event.attributes == {"peer": "work.example", "reason": "PEER_UNREACHABLE"}
 
 
-@pytest.mark.asyncio
 async def test_a_listener_that_breaks_costs_nobody_an_answer(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -398,7 +381,6 @@ async def test_a_listener_that_breaks_costs_nobody_an_answer(
         assert "listener" in caplog.text
 
 
-@pytest.mark.asyncio
 async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The probe ends with the last session that waits, closed or forgotten; a later session begins anew."""
     scripted.stop()
@@ -420,7 +402,6 @@ async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scrip
         assert scripted.service.calls("capabilities") == 0
 
 
-@pytest.mark.asyncio
 async def test_a_federation_that_closes_raises_no_alarm(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Calls that end because the federation is closed are nobody's outage."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -435,7 +416,6 @@ async def test_a_federation_that_closes_raises_no_alarm(tmp_path: Path, scripted
     assert heard == []
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("wait_s", [0.1, 5.0])
 async def test_a_peers_patience_is_kept_within_the_budget(
     tmp_path: Path, scripted: ScriptedPeer, wait_s: float
@@ -463,7 +443,6 @@ async def test_a_peers_patience_is_kept_within_the_budget(
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that asked for patience and then had too little time is offline for this request, not for the session."""
     limited = Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.2))
@@ -474,7 +453,6 @@ async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, script
         assert states(await session.search("own"))[WORK] == "ok"
 
 
-@pytest.mark.asyncio
 async def test_a_limited_peer_still_gives_what_is_kept(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """While the peer asks for patience its kept answers are given."""
     scripted.service.script(
@@ -488,7 +466,6 @@ async def test_a_limited_peer_still_gives_what_is_kept(tmp_path: Path, scripted:
         assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 async def test_endless_patience_ends_with_the_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that always asks for a moment more is asked few times, and reported when the budget is up."""
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.0)

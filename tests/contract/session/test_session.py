@@ -26,7 +26,6 @@ from tests.support.scripted import Reply, ScriptedPeer, eventually
 from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, peer_rows, report, states, with_data
 
 
-@pytest.mark.asyncio
 async def test_all_sources_in_one_list(tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer) -> None:
     """`all` merges own rows and every peer's, newest first, each with its source; nothing is partial."""
     scripted.service.script("list", Reply(message=peer_rows("w0", "w1", age=1)))
@@ -50,7 +49,6 @@ async def test_all_sources_in_one_list(tmp_path: Path, scripted: ScriptedPeer, o
         assert {(each.cached, each.age_s) for each in result.rows} == {(False, 0.0)}
 
 
-@pytest.mark.asyncio
 async def test_a_kept_answer_says_so(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The second time the peer's rows come from memory, with their age; local data are never kept."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -66,7 +64,6 @@ async def test_a_kept_answer_says_so(tmp_path: Path, scripted: ScriptedPeer) -> 
         assert scripted.service.calls() == 1
 
 
-@pytest.mark.asyncio
 async def test_a_session_shares_the_cache_with_stubs(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The first page is asked for by the same bytes as a plain call: either fills what the other hits."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -78,7 +75,6 @@ async def test_a_session_shares_the_cache_with_stubs(tmp_path: Path, scripted: S
         assert (await call.trailing_metadata())["_cached"] == "true"
 
 
-@pytest.mark.asyncio
 async def test_one_row_from_whoever_has_it(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`get` brings the row of each source that has it; where it is absent the source is well, and says so."""
     scripted.service.script("get", Reply(refusal=Refusal(Reason.ROW_NOT_FOUND, "no such row")))
@@ -96,7 +92,6 @@ async def test_one_row_from_whoever_has_it(tmp_path: Path, scripted: ScriptedPee
         assert [each.reason for each in nothing.sources] == [Reason.ROW_NOT_FOUND] * 2
 
 
-@pytest.mark.asyncio
 async def test_hits_by_score(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`search` merges by score relative to each source's best, and is never answered from memory."""
     hits = [pb.SearchHit(row=pb.Row(id=f"w{n}"), score=score, snippet="[w]") for n, score in enumerate((0.5, 0.25))]
@@ -115,7 +110,6 @@ async def test_hits_by_score(tmp_path: Path, scripted: ScriptedPeer) -> None:
         assert scripted.service.calls("search") == 2
 
 
-@pytest.mark.asyncio
 async def test_what_each_source_opens(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`capabilities` has one answer a source, and no rows."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -129,7 +123,6 @@ async def test_what_each_source_opens(tmp_path: Path, scripted: ScriptedPeer) ->
         )
 
 
-@pytest.mark.asyncio
 async def test_local_rights_are_the_users(tmp_path: Path) -> None:
     """`local` is read as the session's user, by the provider's own rights."""
     provider = ListedProvider(
@@ -142,7 +135,6 @@ async def test_local_rights_are_the_users(tmp_path: Path) -> None:
         assert {subject for _, subject, _ in provider.calls} == {"ada", "bob"}
 
 
-@pytest.mark.asyncio
 async def test_a_user_reaches_only_own_peers(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -156,7 +148,6 @@ async def test_a_user_reaches_only_own_peers(
         assert other_scripted.service.calls() == 0
 
 
-@pytest.mark.asyncio
 async def test_a_peer_by_its_host(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`federated:<host>` finds the peer; rows carry its name, and its page token serves under either spelling."""
     scripted.service.script("list", Reply(message=replace_token(peer_rows("w0", "w1"))))
@@ -174,7 +165,6 @@ def replace_token(reply: pb.ListResponse) -> pb.ListResponse:
     return reply
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
@@ -200,7 +190,6 @@ async def test_invalid_input_is_raised_before_anybody_is_asked(
         assert (cache.stats().misses, provider.calls) == (0, [])
 
 
-@pytest.mark.asyncio
 async def test_what_the_own_data_cannot_compare_is_the_callers_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A `where` that the provider refuses is raised, and cancels the peers' calls."""
     provider = own_rows()
@@ -213,7 +202,6 @@ async def test_what_the_own_data_cannot_compare_is_the_callers_fault(tmp_path: P
         await eventually(lambda: not fed.peer("work.example").runs)
 
 
-@pytest.mark.asyncio
 async def test_own_data_that_break_leave_the_peers_rows(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,7 +231,6 @@ FAULTS = [
 ]
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("reply", "state", "reason"), FAULTS)
 async def test_refusals_are_states_and_no_signals(
     tmp_path: Path, scripted: ScriptedPeer, reply: Reply, state: str, reason: str
@@ -263,7 +250,6 @@ async def test_refusals_are_states_and_no_signals(
         assert (result.signals, heard) == ((), [])
 
 
-@pytest.mark.asyncio
 async def test_a_refusal_is_never_kept(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """What failed is asked again by the next request."""
     scripted.service.script("list", Reply(refusal=Refusal(Reason.INTERNAL, "incident")), Reply())
@@ -272,7 +258,6 @@ async def test_a_refusal_is_never_kept(tmp_path: Path, scripted: ScriptedPeer) -
         assert states(await session.list("tasks"))[WORK] == "ok"
 
 
-@pytest.mark.asyncio
 async def test_a_peers_disorder_is_its_own_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A list that is not in order cannot be paged: its source has failed, and the others stand."""
     reply = peer_rows("w0", "w1")
@@ -285,7 +270,6 @@ async def test_a_peers_disorder_is_its_own_fault(tmp_path: Path, scripted: Scrip
         assert "order" in report(result, WORK).message
 
 
-@pytest.mark.asyncio
 async def test_an_unreadable_answer_is_a_failed_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Bytes that are no message end as one failed source, for kept and for live verbs."""
     scripted.service.raw = b"\xff\xff\xff"
@@ -295,7 +279,6 @@ async def test_an_unreadable_answer_is_a_failed_source(tmp_path: Path, scripted:
             assert report(result, WORK).reason == Reason.INTERNAL
 
 
-@pytest.mark.asyncio
 async def test_a_peers_words_are_safe_to_show(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """What a peer says in an error is shortened and holds nothing that a terminal would obey."""
     scripted.service.script("list", Reply(code=grpc.StatusCode.INTERNAL, details="\x1b[2J" + "x" * 900))
@@ -305,7 +288,6 @@ async def test_a_peers_words_are_safe_to_show(tmp_path: Path, scripted: Scripted
         assert len(message) < 350
 
 
-@pytest.mark.asyncio
 async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that was removed between two pages is skipped, said so, and the other sources go on."""
     scripted.service.script("list", Reply(message=replace_token(peer_rows("w0", age=1))))
@@ -320,7 +302,6 @@ async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripte
         assert set(states(await session.list("tasks"))) == {"local"}
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_was_enrolled_anew_is_asked_anew(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The same name with another enrollment is another peer: a session that goes on uses the new one."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -331,7 +312,6 @@ async def test_a_peer_that_was_enrolled_anew_is_asked_anew(tmp_path: Path, scrip
         assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 async def test_a_token_serves_another_session_of_the_same_user_only(tmp_path: Path) -> None:
     """Page tokens outlive a session; another user's session refuses them."""
     async with with_data(tmp_path) as fed:
@@ -345,7 +325,6 @@ async def test_a_token_serves_another_session_of_the_same_user_only(tmp_path: Pa
                 await again.list("tasks", page_token=token, source="local")
 
 
-@pytest.mark.asyncio
 async def test_a_closed_session_and_a_closed_federation_answer_nothing(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Closing ends what is under way by an error, cancels the peer's call, and refuses what comes later."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -369,7 +348,6 @@ async def test_a_closed_session_and_a_closed_federation_answer_nothing(tmp_path:
         fed.session("ada")
 
 
-@pytest.mark.asyncio
 async def test_odd_budgets_are_refused(tmp_path: Path) -> None:
     """A session cannot be made with a budget of nothing, nor asked with one."""
     async with with_data(tmp_path) as fed:
@@ -382,7 +360,6 @@ async def test_odd_budgets_are_refused(tmp_path: Path) -> None:
                 await session.ask(pb.ListRequest(resource="tasks"), budget_s=0.0)
 
 
-@pytest.mark.asyncio
 async def test_values_of_another_kind_name_their_field(tmp_path: Path) -> None:
     """A token that is no text, and a listener that nobody would await, are faults of their field."""
 
@@ -396,7 +373,6 @@ async def test_values_of_another_kind_name_their_field(tmp_path: Path) -> None:
             fed.session("ada", on_signal=listen)
 
 
-@pytest.mark.asyncio
 async def test_warming_fills_what_a_list_asks_first(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -411,7 +387,6 @@ async def test_warming_fills_what_a_list_asks_first(
         assert scripted.service.calls() == 2
 
 
-@pytest.mark.asyncio
 async def test_warming_is_polite(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """No more calls at a time than the setting says; a peer that is away costs one call, not one a resource."""
     gate = threading.Event()
@@ -432,7 +407,6 @@ async def test_warming_is_polite(tmp_path: Path, scripted: ScriptedPeer) -> None
             assert (report_.count(SourceState.OFFLINE), report_.count(SourceState.SKIPPED)) == (1, 2)
 
 
-@pytest.mark.asyncio
 async def test_warming_ends_with_its_session(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A session that closes cancels its warming, and the peer sees it."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -447,7 +421,6 @@ async def test_warming_ends_with_its_session(tmp_path: Path, scripted: ScriptedP
             session.warm(["tasks"])
 
 
-@pytest.mark.asyncio
 async def test_no_task_for_what_is_answered_at_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Hits, skipped peers and calls under way need no task of ours: only the own data have one."""
     gate = threading.Event()
@@ -465,7 +438,6 @@ async def test_no_task_for_what_is_answered_at_once(tmp_path: Path, scripted: Sc
         assert (await anext(live)).report.state is SourceState.OK
 
 
-@pytest.mark.asyncio
 async def test_an_embedder_reads_the_gateways_rows(tmp_path: Path) -> None:
     """`Federation.open` of a gateway's directory reads its embedded rows; tokens survive the next opening."""
     home = tmp_path / "home"
@@ -480,7 +452,6 @@ async def test_an_embedder_reads_the_gateways_rows(tmp_path: Path) -> None:
         assert ids(await session.list("tasks", page_size=2, page_token=first.next_page_token)) == ["task-9", "task-8"]
 
 
-@pytest.mark.asyncio
 async def test_a_quick_session_leaves_the_gateways_budget_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The settings of one session are its own."""
     scripted.service.script("search", Reply(delay_s=0.5))

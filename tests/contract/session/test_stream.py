@@ -21,7 +21,6 @@ LIST = pb.ListRequest(resource="tasks")
 ROUNDS = 5
 
 
-@pytest.mark.asyncio
 async def test_own_rows_wait_for_nobody(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
     """Beside a peer that never answers, own rows are there as soon as alone, and all ends with the budget."""
     record = replace(scripted.record(), endpoint=silent_port.endpoint)
@@ -47,7 +46,6 @@ async def test_own_rows_wait_for_nobody(tmp_path: Path, scripted: ScriptedPeer, 
         assert 0.29 < min(wholes) < 0.3 + 0.05
 
 
-@pytest.mark.asyncio
 async def test_each_source_comes_as_it_answers(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
@@ -72,7 +70,6 @@ async def test_each_source_comes_as_it_answers(
         assert (result.rows, result.next_page_token, result.partial) == ((), "", False)
 
 
-@pytest.mark.asyncio
 async def test_a_stream_goes_on_behind_every_row_it_gave(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """The token of a streamed page stands behind all its rows; the same token serves a merged request."""
     full = peer_rows(*(f"w{n}" for n in range(4)))
@@ -92,7 +89,6 @@ async def test_a_stream_goes_on_behind_every_row_it_gave(tmp_path: Path, scripte
         assert (asked.after.id, asked.after.created_at) == ("w1", full.rows[1].created_at)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("how", ["block", "close", "drop", "cancel"])
 async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
     """However a stream is left, the peer sees its call cancelled, the own read ends, and nothing is counted."""
@@ -126,7 +122,6 @@ async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted:
         assert peer.circuit.snapshot(time.monotonic()).consecutive_failures == 0
 
 
-@pytest.mark.asyncio
 async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
     """A closed stream ends, but what it never saw cannot pass for a whole answer."""
     async with with_data(tmp_path) as fed, fed.session("ada") as session:
@@ -137,7 +132,6 @@ async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
             answers.merged()
 
 
-@pytest.mark.asyncio
 async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) -> None:
     """An answer that arrives at a closed stream, however it got through, is dropped."""
     async with with_data(tmp_path) as fed, fed.session("ada") as session:
@@ -150,7 +144,6 @@ async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) 
                 await anext(answers)
 
 
-@pytest.mark.asyncio
 async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """What only the own data can know is raised where the answers are read."""
     provider = own_rows()
@@ -163,7 +156,6 @@ async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scri
         assert not fed.peer("work.example").runs
 
 
-@pytest.mark.asyncio
 async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """With sixty peers the own rows are first, every peer is asked once, and no task of ours waits for any."""
     scripted.service.script("search", Reply(delay_s=0.2))
@@ -181,7 +173,6 @@ async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: Sc
         assert len(asyncio.all_tasks()) <= before + 1
 
 
-@pytest.mark.asyncio
 async def test_a_budget_of_one_request(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """`budget_s` stands for the peers' budget this once."""
     scripted.service.script("search", Reply(delay_s=0.4))

@@ -16,7 +16,6 @@ from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
 from federation.store.database import Database
 from tests.support.audit_events import TODAY, event
 
-pytestmark = pytest.mark.asyncio
 OLD = TODAY - 100
 
 

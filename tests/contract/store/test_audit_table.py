@@ -18,8 +18,6 @@ from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
 
-pytestmark = pytest.mark.asyncio
-
 
 def event(number: int, **changes: Any) -> AuditEvent:
     """An event with every field said."""

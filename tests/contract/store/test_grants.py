@@ -35,7 +35,6 @@ def certificate(hand: ManualClock, lifetime_s: float = 86_400):
     return replace(PKI.client().issued, not_before_us=now_us, not_after_us=now_us + round(lifetime_s * SECOND))
 
 
-@pytest.mark.asyncio
 async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock):
     """Every field, scope and certificates included, is read back as it was."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -51,7 +50,6 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
     assert again.get(made.id).status is GrantStatus.ACTIVE
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -80,7 +78,6 @@ async def test_a_wrong_grant_is_not_made(sqlite_url: str, hand: ManualClock, cha
     await database.close()
 
 
-@pytest.mark.asyncio
 async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
     """A grant is expired from its very end on; a revoked one stays revoked."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -91,7 +88,6 @@ async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
     assert (await book.revoke(grant.id)).status_at(grant.expires_at_us) is GrantStatus.REVOKED
 
 
-@pytest.mark.asyncio
 async def test_an_unknown_grant_is_named(database: Database):
     """Every act on an unknown grant says so, with a near match where there is one."""
     book = await GrantRegistry.load(database)
@@ -108,7 +104,6 @@ async def test_an_unknown_grant_is_named(database: Database):
     book.note_use("x")
 
 
-@pytest.mark.asyncio
 async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock):
     """The first instant and reason stay; nothing makes the grant active again, also after a restart."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -126,7 +121,6 @@ async def test_revocation_is_final_and_idempotent(database: Database, hand: Manu
     assert (await GrantRegistry.load(database, hand.clock)).get(grant.id) == first
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_refuses_before_it_is_durable(database: Database):
     """Memory says revoked before the database was asked."""
     book = await GrantRegistry.load(database)
@@ -154,7 +148,6 @@ class Refusing:
         event.remove(self._engine, "before_cursor_execute", self._refuse)
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_that_cannot_be_stored_stands_and_can_be_repeated(database: Database):
     """The failing write is reported, the refusal stands, and revoking again writes it after all."""
     book = await GrantRegistry.load(database)
@@ -173,7 +166,6 @@ async def test_a_revocation_that_cannot_be_stored_stands_and_can_be_repeated(dat
     assert (stored.status, stored.revoked_reason) == (GrantStatus.REVOKED, "leak")
 
 
-@pytest.mark.asyncio
 async def test_other_writes_reach_memory_only_when_stored(database: Database):
     """A grant, certificate or confirmation that the database refused is not seen in memory either."""
     book = await GrantRegistry.load(database)
@@ -195,7 +187,6 @@ async def test_other_writes_reach_memory_only_when_stored(database: Database):
     refusing.stop()
 
 
-@pytest.mark.asyncio
 async def test_a_cancelled_revocation_is_stored_all_the_same(database: Database):
     """The operator's Ctrl-C between refusal and write does not leave a revocation that a restart forgets."""
     book = await GrantRegistry.load(database)
@@ -210,7 +201,6 @@ async def test_a_cancelled_revocation_is_stored_all_the_same(database: Database)
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
-@pytest.mark.asyncio
 async def test_a_revocation_wins_over_a_certificate_under_way(database: Database):
     """A grant revoked while a certificate is being stored stays revoked in memory and in the database."""
     book = await GrantRegistry.load(database)
@@ -228,7 +218,6 @@ async def test_a_revocation_wins_over_a_certificate_under_way(database: Database
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
-@pytest.mark.asyncio
 async def test_a_stored_revocation_is_never_undone(database: Database):
     """Not even a process whose memory is behind makes a revoked grant active again in the database."""
     book = await GrantRegistry.load(database)
@@ -241,7 +230,6 @@ async def test_a_stored_revocation_is_never_undone(database: Database):
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
-@pytest.mark.asyncio
 async def test_what_runs_within_is_one_transaction_with_the_certificate(database: Database):
     """When the companion write fails, there is no certificate, neither in the database nor in memory."""
     book = await GrantRegistry.load(database)
@@ -256,7 +244,6 @@ async def test_what_runs_within_is_one_transaction_with_the_certificate(database
     assert book.get(grant.id) == (await GrantRegistry.load(database)).get(grant.id) == grant
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("written", [str.upper, str.strip, lambda f: ":".join(f[i : i + 2] for i in range(0, 64, 2))])
 async def test_the_right_fingerprint_releases_a_grant(database: Database, written):
     """Case and colons of the fingerprint do not matter; confirming again changes nothing."""
@@ -271,7 +258,6 @@ async def test_the_right_fingerprint_releases_a_grant(database: Database, writte
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.ACTIVE
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("wrong", ["", "abc", "0" * 64, "g" * 64])
 async def test_a_wrong_fingerprint_releases_nothing(database: Database, wrong: str):
     """The error names the field, and the grant stays pending."""
@@ -285,7 +271,6 @@ async def test_a_wrong_fingerprint_releases_nothing(database: Database, wrong: s
     assert book.get(grant.id).status is GrantStatus.PENDING
 
 
-@pytest.mark.asyncio
 async def test_a_grant_without_certificate_cannot_be_confirmed(database: Database):
     """There is nothing to compare yet."""
     book = await GrantRegistry.load(database)
@@ -295,7 +280,6 @@ async def test_a_grant_without_certificate_cannot_be_confirmed(database: Databas
         await book.confirm(grant.id, "0" * 64)
 
 
-@pytest.mark.asyncio
 async def test_only_the_newest_certificate_can_be_confirmed(database: Database, hand: ManualClock):
     """The fingerprint of an earlier certificate does not release a later one."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -309,7 +293,6 @@ async def test_only_the_newest_certificate_can_be_confirmed(database: Database, 
     assert (await book.confirm(grant.id, second.fingerprint)).status is GrantStatus.ACTIVE
 
 
-@pytest.mark.asyncio
 async def test_memory_keeps_accepted_certificates_and_the_newest(database: Database, hand: ManualClock):
     """Years of renewals do not grow what a gateway holds; the newest one stays known after its end."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -338,7 +321,6 @@ def test_a_certificate_is_accepted_until_its_end():
     assert not record.is_accepted(100)
 
 
-@pytest.mark.asyncio
 async def test_uses_are_written_in_batches(database: Database, hand: ManualClock):
     """A use shows at once in memory, and in the database after a flush; a failing flush loses none."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -360,7 +342,6 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
     assert (stored.get(used.id).last_used_at_us, stored.get(unused.id).last_used_at_us) == (now, None)
 
 
-@pytest.mark.asyncio
 async def test_a_use_never_undoes_a_revocation(database: Database):
     """Noting a use of a revoked grant leaves it revoked."""
     book = await GrantRegistry.load(database)
@@ -371,7 +352,6 @@ async def test_a_use_never_undoes_a_revocation(database: Database):
     assert book.get(grant.id).status is GrantStatus.REVOKED
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("reason", ["a\nb", "\x1b[2J", "x" * 501])
 async def test_a_reason_is_one_printable_line(database: Database, reason: str):
     """A reason that would spoil a terminal or a log is refused, and nothing is revoked."""
@@ -384,7 +364,6 @@ async def test_a_reason_is_one_printable_line(database: Database, reason: str):
     assert book.get(grant.id).status is GrantStatus.PENDING
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("column", "value"), [("scope", "{}"), ("status", "odd")])
 async def test_a_spoilt_grant_in_the_database_is_named(database: Database, column: str, value: str):
     """A row that this program did not write stops the start with the grant's id, not with a trace."""
@@ -397,7 +376,6 @@ async def test_a_spoilt_grant_in_the_database_is_named(database: Database, colum
         await GrantRegistry.load(database)
 
 
-@pytest.mark.asyncio
 async def test_a_missing_table_is_a_store_error(sqlite_url: str):
     """Whatever the database says when grants are read ends as one clear error."""
     database = await Database.open(sqlite_url)
@@ -409,7 +387,6 @@ async def test_a_missing_table_is_a_store_error(sqlite_url: str):
     await database.close()
 
 
-@pytest.mark.asyncio
 async def test_one_certificate_cannot_be_added_twice(database: Database):
     """A serial is unique."""
     book = await GrantRegistry.load(database)

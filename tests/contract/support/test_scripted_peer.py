@@ -13,7 +13,6 @@ from tests.support.network_faults import Relay
 from tests.support.scripted import Reply, ScriptedPeer
 
 
-@pytest.mark.asyncio
 async def test_answers_over_mutual_tls_and_records_the_request(scripted: ScriptedPeer) -> None:
     """A bare aio stub gets the default answer, and the peer knows request, metadata and certificate."""
     async with scripted.aio_channel() as channel:

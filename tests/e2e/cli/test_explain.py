@@ -28,7 +28,6 @@ from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.pki import Pki
 from tests.support.schemas import validator
 
-pytestmark = pytest.mark.asyncio
 SCHEMA = validator("status-explain")
 
 

@@ -79,7 +79,6 @@ def start(pair: Pair) -> Start:
     return start
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_the_tools_say_what_they_take_and_give(start: Start, mode: str) -> None:
     """Clients of the newest protocol and of older ones find four read-only tools with described, closed arguments."""
@@ -100,7 +99,6 @@ async def test_the_tools_say_what_they_take_and_give(start: Start, mode: str) ->
     assert listing["properties"]["source"]["default"] == "all"
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_agent_lists_gets_and_searches(start: Start, mode: str) -> None:
     """Rows of home and work come together, each saying whence it is and whether it was in memory."""
@@ -122,7 +120,6 @@ async def test_an_agent_lists_gets_and_searches(start: Start, mode: str) -> None
     assert {"score", "snippet"} <= set(found["rows"][0])
 
 
-@pytest.mark.asyncio
 async def test_an_agent_pages_through_all(start: Start) -> None:
     """The token of one answer is the argument of the next call, until there is none; every row comes once."""
     seen: list[tuple[str, str]] = []
@@ -140,7 +137,6 @@ async def test_an_agent_pages_through_all(start: Start) -> None:
     assert forged.startswith("page_token: ")
 
 
-@pytest.mark.asyncio
 async def test_status_tells_the_sources_and_what_they_open(start: Start) -> None:
     """Local and the peer, with what may be read there and how the peer is."""
     async with start() as agent:
@@ -154,7 +150,6 @@ async def test_status_tells_the_sources_and_what_they_open(start: Start) -> None
     assert work["certificate_ends"] is not None
 
 
-@pytest.mark.asyncio
 async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair: Pair) -> None:
     """Bob's agent reads as bob at home and at bob's peer; ada's peer does not exist for it, nor the other way round."""
     pair.enroll("bob", filters={})
@@ -176,7 +171,6 @@ async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair
     assert hidden.startswith("ROW_NOT_FOUND: ")
 
 
-@pytest.mark.asyncio
 async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
     """Each names the argument and the cure, so that an agent can correct itself; the server goes on."""
     async with start() as agent:
@@ -194,7 +188,6 @@ async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
         assert await agent.call("list", resource="tasks", where={"status": "open"}, source="local")
 
 
-@pytest.mark.asyncio
 async def test_an_unknown_user_is_told(start: Start) -> None:
     """By every tool, with the near match, and not by a crash."""
     async with start("adda") as agent:
@@ -202,7 +195,6 @@ async def test_an_unknown_user_is_told(start: Start) -> None:
             assert await agent.fail(tool, **arguments) == "no user 'adda'; did you mean ada?"
 
 
-@pytest.mark.asyncio
 async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> None:
     """While one call waits for a peer that is silent, another is answered; then the first one is."""
     async with start("ada", "--budget", "60") as agent:
@@ -216,7 +208,6 @@ async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> No
     assert (answer["partial"], {row["_source"] for row in answer["rows"]}) == (False, {"local", WORK})
 
 
-@pytest.mark.asyncio
 async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
     """An agent waits for a silent peer as long as the command was told, and has the local rows then."""
     async with start("ada", "--budget", "0.2") as agent:
@@ -228,7 +219,6 @@ async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
     assert work["latency_ms"] < 1_500
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair, mode: str) -> None:
     """Of many calls at once, one answer and one log notification have the signal; all have the local rows."""
@@ -267,7 +257,6 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
     assert {one.logger for one in agent.told} == {"mosaic.federation"}
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: Pair, mode: str) -> None:
     """An agent that cancels its calls to a silent peer loses nothing: its next one is told of the outage, once."""
@@ -286,7 +275,6 @@ async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pai
     assert agent.signals == [("warning", "federation offline for work.example")]
 
 
-@pytest.mark.asyncio
 async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair) -> None:
     """Above the level of a signal nothing is sent; the answer has it all the same."""
     async with start(mode="legacy") as agent:
@@ -302,7 +290,6 @@ async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair
     assert agent.told == []
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start: Start, pair: Pair) -> None:
     """Each call says how to start it; after that the very same server answers, also after another restart."""
     await asyncio.to_thread(pair.found, "late")

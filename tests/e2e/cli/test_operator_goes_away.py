@@ -12,7 +12,6 @@ from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.scripted import eventually
 from tests.support.server_on_database import refusing
 
-pytestmark = pytest.mark.asyncio
 WIDER = json.dumps({**SCOPE, "max_rows_per_query": 50})
 
 

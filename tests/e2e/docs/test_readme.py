@@ -203,7 +203,6 @@ def test_a_session_asks_all_sources(terminal: Terminal):
     assert sum(line.startswith("local home-task-") for line in lines) == 4
 
 
-@pytest.mark.asyncio
 async def test_an_agent_is_configured_as_shown(terminal: Terminal):
     """The snippet, with the reader's own directories in it, gives an agent every tool of the table."""
     enroll(terminal)

@@ -41,7 +41,6 @@ async def consumed(stream: Any) -> None:
         pass
 
 
-@pytest.mark.asyncio
 async def test_each_act_on_a_grant_is_on_record_where_it_was_done(home: Running, work: Running) -> None:
     """From the creation to the receipt, each with grant, peer and subject, at the serving gateway."""
     created = await work.admin.CreateGrant(
@@ -70,7 +69,6 @@ async def test_each_act_on_a_grant_is_on_record_where_it_was_done(home: Running,
     assert {event.verb for event in await recorded(home, "peer.add", "peer.rotate", grant_id=grant)}
 
 
-@pytest.mark.asyncio
 async def test_acts_on_peers_users_and_rows_are_on_record(home: Running, work: Running) -> None:
     """What the asking gateway's operator does, and what takes a user away."""
     await enroll(home, work)
@@ -85,7 +83,6 @@ async def test_acts_on_peers_users_and_rows_are_on_record(home: Running, work: R
     assert removed.subject == "ada"
 
 
-@pytest.mark.asyncio
 async def test_what_was_refused_before_a_grant_was_known_is_on_record(home: Running, work: Running) -> None:
     """A forged token, and a call under a grant that is gone: source and reason tell what there is to tell."""
     created = await work.admin.CreateGrant(
@@ -124,7 +121,6 @@ class Hands:
         return Clock(real.monotonic, real.elapsed, lambda: real.wall() + self.ahead_s)
 
 
-@pytest.mark.asyncio
 async def test_a_renewal_by_itself_is_on_record_at_the_asking_gateway_too(work: Running, start: Start) -> None:
     """One that is due, and once one that is refused; a rotation by hand is the operator's act and no such event."""
     hands = Hands()
@@ -151,7 +147,6 @@ async def test_a_renewal_by_itself_is_on_record_at_the_asking_gateway_too(work: 
     assert (failed.grant_id, failed.reason, failed.count) == (grant, "GRANT_INVALID", 1)
 
 
-@pytest.mark.asyncio
 async def test_an_act_is_visible_within_a_second(work: Running) -> None:
     """From the answer of the act to the answer that shows it, at the best of three times."""
     loop, delays = asyncio.get_running_loop(), []
@@ -166,7 +161,6 @@ async def test_an_act_is_visible_within_a_second(work: Running) -> None:
     assert min(delays) < 1.0
 
 
-@pytest.mark.asyncio
 async def test_a_name_is_unknown_only_where_nothing_bears_it(work: Running) -> None:
     """A grant without events in the window is no wrong word; one that nothing bears is, with the nearest that is."""
     created = await work.admin.CreateGrant(

@@ -46,7 +46,6 @@ async def revoke(work: Running, grant: str, reason: str = "") -> pb.RevocationRe
     return steps[-1].receipt
 
 
-@pytest.mark.asyncio
 async def test_rows_cross_with_their_tags(home: Running, work: Running) -> None:
     """A list at the peer brings its rows, newest first, each tagged with where it came from."""
     await enroll(home, work)
@@ -57,7 +56,6 @@ async def test_rows_cross_with_their_tags(home: Running, work: Running) -> None:
     assert {(row.source, row.cached) for row in reply.rows} == {(WORK, False)}
 
 
-@pytest.mark.asyncio
 async def test_the_second_identical_list_comes_from_memory(home: Running, work: Running) -> None:
     """The same query again is answered from the cache, and says so; the peer is not asked."""
     await enroll(home, work)
@@ -71,7 +69,6 @@ async def test_the_second_identical_list_comes_from_memory(home: Running, work: 
     assert (status.peers[0].cache.hits, status.peers[0].cache.misses) == (1, 1)
 
 
-@pytest.mark.asyncio
 async def test_the_scope_narrows_to_its_teams(home: Running, work: Running) -> None:
     """Of the subject's rows only those of the named team cross, though the subject sees more at home."""
     await enroll(home, work)
@@ -83,7 +80,6 @@ async def test_the_scope_narrows_to_its_teams(home: Running, work: Running) -> N
     assert {row.row.team for row in crossed.rows} == {"T1"}
 
 
-@pytest.mark.asyncio
 async def test_the_grant_caps_a_page_and_the_rest_pages(home: Running, work: Running) -> None:
     """However many rows are asked for, a page holds the grant's number, and the token leads to the rest once."""
     await enroll(home, work)
@@ -96,7 +92,6 @@ async def test_the_grant_caps_a_page_and_the_rest_pages(home: Running, work: Run
     assert rest.next_page_token == ""
 
 
-@pytest.mark.asyncio
 async def test_a_filter_is_applied_at_the_peer(home: Running, work: Running) -> None:
     """Equality on a field of the data works across the wire."""
     await enroll(home, work)
@@ -106,7 +101,6 @@ async def test_a_filter_is_applied_at_the_peer(home: Running, work: Running) -> 
     assert ids(reply) == ["task-6", "task-0"]
 
 
-@pytest.mark.asyncio
 async def test_one_row_and_a_search_cross(home: Running, work: Running) -> None:
     """Get and search answer, and a search is never from memory."""
     await enroll(home, work)
@@ -120,7 +114,6 @@ async def test_one_row_and_a_search_cross(home: Running, work: Running) -> None:
     assert {row.cached for row in hits[1].rows} == {False}
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("row", ["task-1", "task-3", "bobs", "nowhere"])
 async def test_rows_outside_are_alike_to_rows_that_do_not_exist(home: Running, work: Running, row: str) -> None:
     """Another team's, a personal, another user's and an absent row are one answer."""
@@ -132,7 +125,6 @@ async def test_rows_outside_are_alike_to_rows_that_do_not_exist(home: Running, w
     assert "no such row that this grant may read" in caught.value.message
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("resource", ["credentials", "memory", "nonsense"])
 async def test_a_resource_outside_the_scope_is_denied(home: Running, work: Running, resource: str) -> None:
     """Excluded, unnamed and unknown resources are SCOPE_VIOLATION."""
@@ -143,7 +135,6 @@ async def test_a_resource_outside_the_scope_is_denied(home: Running, work: Runni
     assert caught.value.reason is Reason.SCOPE_VIOLATION
 
 
-@pytest.mark.asyncio
 async def test_capabilities_tell_what_the_grant_opens(home: Running, work: Running) -> None:
     """The peer says what it would answer."""
     await enroll(home, work)
@@ -154,7 +145,6 @@ async def test_capabilities_tell_what_the_grant_opens(home: Running, work: Runni
     assert (reply.capabilities.max_rows_per_query, reply.capabilities.gateway) == (5, "work.example")
 
 
-@pytest.mark.asyncio
 async def test_a_revoked_grant_is_refused_at_the_next_call(home: Running, work: Running) -> None:
     """From the receipt on nothing new is answered; the peer's state says that it was revoked."""
     grant = await enroll(home, work)
@@ -172,7 +162,6 @@ async def test_a_revoked_grant_is_refused_at_the_next_call(home: Running, work: 
     assert status.peers[0].state == pb.PEER_STATE_REVOKED
 
 
-@pytest.mark.asyncio
 async def test_revoking_twice_gives_the_first_receipt_again(home: Running, work: Running) -> None:
     """Instant and reason of a revocation are final."""
     grant = await enroll(home, work)
@@ -182,7 +171,6 @@ async def test_revoking_twice_gives_the_first_receipt_again(home: Running, work:
     assert first == second
 
 
-@pytest.mark.asyncio
 async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work: Running, start: Start) -> None:
     """Both sides come back with what they had."""
     kept = await enroll(home, work)
@@ -207,7 +195,6 @@ async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work:
     }
 
 
-@pytest.mark.asyncio
 async def test_two_users_of_one_gateway_have_their_own_peers(home: Running, work: Running) -> None:
     """Bob cannot use what was enrolled for Ada, and reads as himself once he has his own."""
     await enroll(home, work)
@@ -219,7 +206,6 @@ async def test_two_users_of_one_gateway_have_their_own_peers(home: Running, work
     assert "bobs" in ids(await ask(home, user="bob", list=tasks()))
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_of_another_authority_reaches_no_handler(home: Running, work: Running, start: Start) -> None:
     """A certificate of another gateway's own authority does not get past the handshake: no audit row, no answer."""
     await enroll(home, work)
@@ -243,7 +229,6 @@ async def test_a_gateway_of_another_authority_reaches_no_handler(home: Running, 
     assert await _reads(work) == before
 
 
-@pytest.mark.asyncio
 async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: Running, start: Start) -> None:
     """A token that somebody copied brings nothing once it was used."""
     created = await work.admin.CreateGrant(
@@ -260,7 +245,6 @@ async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: R
     assert (await thief.admin.ListPeers(pb.ListPeersRequest())).peers == []
 
 
-@pytest.mark.asyncio
 async def test_a_grant_that_awaits_confirmation_opens_nothing_before_it(home: Running, work: Running) -> None:
     """With --confirm, the certificate's fingerprint has to come back by another way first."""
     created = await work.admin.CreateGrant(
@@ -281,7 +265,6 @@ async def test_a_grant_that_awaits_confirmation_opens_nothing_before_it(home: Ru
     assert await ask(home, list=tasks())
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: Running) -> None:
     """Five failures open the circuit: then a call costs nothing, the status says offline, and reset closes it."""
     await enroll(home, work)
@@ -301,7 +284,6 @@ async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: R
     assert reset.peer.circuit.state == pb.CIRCUIT_STATE_CLOSED
 
 
-@pytest.mark.asyncio
 async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running, work: Running) -> None:
     """The connection that gRPC would let rest after a failure is given up, so that the next call finds the peer."""
     await enroll(home, work)
@@ -316,7 +298,6 @@ async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running,
     assert channel.current(loop) is None
 
 
-@pytest.mark.asyncio
 async def test_what_crossed_is_on_record_at_the_peer(home: Running, work: Running) -> None:
     """Who read what is in the peer's audit, reads and refusals and the operator's acts, without any row."""
     grant = await enroll(home, work)
@@ -338,7 +319,6 @@ async def test_what_crossed_is_on_record_at_the_peer(home: Running, work: Runnin
     assert "task number" not in str(events)
 
 
-@pytest.mark.asyncio
 async def test_a_removed_peer_is_gone_for_good(home: Running, work: Running) -> None:
     """Neither calls nor the list know it, and the same grant cannot be enrolled with the old token."""
     await enroll(home, work)
@@ -350,7 +330,6 @@ async def test_a_removed_peer_is_gone_for_good(home: Running, work: Running) -> 
     assert (await home.admin.ListPeers(pb.ListPeersRequest())).peers == []
 
 
-@pytest.mark.asyncio
 async def test_all_sources_come_in_one_order(home: Running, work: Running) -> None:
     """Own rows and a peer's stand in one order, each with its source; the summary names every source."""
     await enroll(home, work)
@@ -366,7 +345,6 @@ async def test_all_sources_come_in_one_order(home: Running, work: Running) -> No
     assert not reply.summary.partial
 
 
-@pytest.mark.asyncio
 async def test_a_local_query_sees_what_its_user_sees(home: Running) -> None:
     """No grant stands between a user and the own data; another user's rows stay hidden."""
     ada, bob = await ask(home, "local", list=tasks()), await ask(home, "local", user="bob", list=tasks())
@@ -377,7 +355,6 @@ async def test_a_local_query_sees_what_its_user_sees(home: Running) -> None:
     assert {row.source for row in ada.rows} == {"local"}
 
 
-@pytest.mark.asyncio
 async def test_a_grant_for_an_unknown_user_is_not_made(work: Running) -> None:
     """A typing error is found before a grant exists, with the name that was meant."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -388,7 +365,6 @@ async def test_a_grant_for_an_unknown_user_is_not_made(work: Running) -> None:
     assert (await work.admin.ListGrants(pb.ListGrantsRequest())).grants == []
 
 
-@pytest.mark.asyncio
 async def test_an_enrolled_grant_gets_no_second_token(home: Running, work: Running) -> None:
     """One grant, one peer: a second enrollment needs a second grant."""
     grant = await enroll(home, work)
@@ -398,7 +374,6 @@ async def test_an_enrolled_grant_gets_no_second_token(home: Running, work: Runni
     assert isinstance(error_of(caught.value), ConflictError)
 
 
-@pytest.mark.asyncio
 async def test_an_unforeseen_fault_shows_an_incident_and_nothing_else(
     work: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,7 +52,6 @@ class Almanac:
         yield Change("", frozenset(), frozenset())
 
 
-@pytest.mark.asyncio
 async def test_a_program_plugs_in_its_own_data(home: Running, start: Start) -> None:
     """The gateway serves whatever implements the provider, under the same grants."""
     almanac = await start("work.example", provider=Almanac())
@@ -61,7 +60,6 @@ async def test_a_program_plugs_in_its_own_data(home: Running, start: Start) -> N
     assert ids(await ask(home, list=tasks())) == ["of-ada"]
 
 
-@pytest.mark.asyncio
 async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> None:
     """Import is the embedded provider's; elsewhere it is refused in words."""
     almanac = await start("work.example", provider=Almanac())
@@ -73,13 +71,11 @@ async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> Non
     assert "a program of its own" in str(error)
 
 
-@pytest.mark.asyncio
 async def test_only_the_gateways_user_may_open_its_socket(home: Running) -> None:
     """The socket is the operator, so nobody else may even write to it."""
     assert stat.S_IMODE(home.gateway.config.socket_path.stat().st_mode) == 0o600
 
 
-@pytest.mark.asyncio
 async def test_a_signal_stops_the_gateway_gracefully(home: Running) -> None:
     """SIGTERM ends `serve_forever`, and the socket is gone."""
     told: list[str] = []
@@ -93,7 +89,6 @@ async def test_a_signal_stops_the_gateway_gracefully(home: Running) -> None:
     assert not home.gateway.config.socket_path.exists()
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) -> None:
     """Where the database gave the lock to nobody, serving on could mean two gateways: it ends with an error."""
     serving = asyncio.create_task(home.gateway.serve_forever())
@@ -106,7 +101,6 @@ async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) ->
     assert not home.gateway.config.socket_path.exists()
 
 
-@pytest.mark.asyncio
 async def test_one_process_opens_a_gateway_at_a_time(home: Running) -> None:
     """The second opening is refused and disturbs nothing."""
     with pytest.raises(LockedError):
@@ -116,7 +110,6 @@ async def test_one_process_opens_a_gateway_at_a_time(home: Running) -> None:
     assert await home.admin.Status(pb.StatusRequest())
 
 
-@pytest.mark.asyncio
 async def test_the_wrong_key_opens_nothing(home: Running) -> None:
     """With another seal key the gateway refuses to open, and frees its lock."""
     await home.stop()
@@ -132,7 +125,6 @@ async def test_the_wrong_key_opens_nothing(home: Running) -> None:
         assert again.config.name == "home.example"
 
 
-@pytest.mark.asyncio
 async def test_a_directory_and_its_database_belong_together(home: Running, start: Start) -> None:
     """A name that was changed in the settings is refused: the certificates carry the old one."""
     await home.stop()
@@ -144,7 +136,6 @@ async def test_a_directory_and_its_database_belong_together(home: Running, start
             pytest.fail("opened under another name")
 
 
-@pytest.mark.asyncio
 async def test_an_enrollment_goes_on_when_its_caller_leaves(
     home: Running, work: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +179,6 @@ def test_a_directory_without_a_gateway_is_told(tmp_path: Path) -> None:
         GatewayConfig.load(tmp_path)
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_tells_its_metrics(
     start: Start, monkeypatch: pytest.MonkeyPatch, metric_log: MetricLog, caplog: pytest.LogCaptureFixture
 ) -> None:

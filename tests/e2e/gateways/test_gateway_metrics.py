@@ -17,8 +17,6 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from tests.support.gateway_pair import Running, Start, enroll, fill
 
-pytestmark = pytest.mark.asyncio
-
 
 def config_of(directory: Path, page: str) -> GatewayConfig:
     """Settings of a gateway with a page."""

@@ -13,7 +13,6 @@ def store(postgres_directory: str) -> NewStore:
     return lambda: new_postgres_url(postgres_directory)
 
 
-@pytest.mark.asyncio
 async def test_rows_cross_between_gateways_on_postgresql(home: Running, work: Running) -> None:
     """Enrollment, scope, paging and the cache hold on the other database too."""
     await enroll(home, work)

@@ -134,7 +134,6 @@ async def rotations_under_load(home: Running, work: Running, seconds: float, tim
     return load, serials, partition(home).stats().flushes - before
 
 
-@pytest.mark.asyncio
 async def test_rotation_under_load_fails_no_call(home: Running, work: Running) -> None:
     """200 calls a second for 4 s, two rotations among them: no error, every serial seen, one flush each."""
     load, serials, flushes = await rotations_under_load(home, work, 4, 2)
@@ -149,7 +148,6 @@ async def test_rotation_under_load_fails_no_call(home: Running, work: Running) -
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.asyncio
 async def test_ten_minutes_of_rotations_fail_no_call(home: Running, work: Running) -> None:
     """Ten rotations a minute apart, under 200 calls a second: no error, every serial seen, one flush each."""
     load, serials, flushes = await rotations_under_load(home, work, 600, 10)
@@ -161,7 +159,6 @@ async def test_ten_minutes_of_rotations_fail_no_call(home: Running, work: Runnin
     assert await renewals(work) == [("ok", "")] * 10
 
 
-@pytest.mark.asyncio
 async def test_a_certificate_is_renewed_by_itself_under_load(work: Running, start: Start) -> None:
     """At two thirds of its life the asking gateway renews it in the background: one request, one flush, no error."""
     moved = MovedClock()
@@ -189,7 +186,6 @@ async def test_a_certificate_is_renewed_by_itself_under_load(work: Running, star
     assert status.certificate.renews_at == status.renewal.next_at
 
 
-@pytest.mark.asyncio
 async def test_a_peer_that_does_not_renew_is_degraded_and_says_why(work: Running, start: Start) -> None:
     """Calls go on; the status shows the failures and the next attempt, and the rotation by hand tells the reason."""
     moved = MovedClock()
@@ -221,7 +217,6 @@ async def _refusing(*_: Any) -> Any:
     raise EnrollmentRefusal(Reason.GRANT_INVALID, "not today", detail="not today")
 
 
-@pytest.mark.asyncio
 async def test_a_gateway_that_was_away_too_long_comes_back_and_the_other_is_warned(start: Start) -> None:
     """Expired while it was down: it renews on the word of its old key, and the other side's status warns of that."""
     moved = MovedClock()
@@ -243,7 +238,6 @@ async def test_a_gateway_that_was_away_too_long_comes_back_and_the_other_is_warn
     assert (await slow.admin.ListGrants(pb.ListGrantsRequest())).grants[0].certificate.after_expiry
 
 
-@pytest.mark.asyncio
 async def test_twenty_peers_that_end_together_renew_apart(work: Running, start: Start) -> None:
     """Their instants are spread over more than an hour of a day's life, as the status shows them."""
     home = await start("home.example")
@@ -260,7 +254,6 @@ async def test_twenty_peers_that_end_together_renew_apart(work: Running, start: 
     assert len({at // 60 for at in renewals_at}) > 12
 
 
-@pytest.mark.asyncio
 async def test_a_program_of_threads_alone_follows_a_rotation(home: Running, work: Running) -> None:
     """A sync channel takes a new certificate from the store in the background, and its calls go on."""
     await enroll(home, work)
@@ -315,7 +308,6 @@ asyncio.run(main())
 
 
 @pytest.mark.e2e
-@pytest.mark.asyncio
 @pytest.mark.parametrize("by", ["hand", "schedule"])
 async def test_processes_on_one_directory_rotate_together(work: Running, start: Start, by: str) -> None:
     """A gateway and two programs on its directory: one renewal, and all go on with the new certificate, no error."""

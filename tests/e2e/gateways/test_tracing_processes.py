@@ -91,7 +91,6 @@ def one(spans: list[Received], outcome: str, verb: str, **attributes: Any) -> Re
     return found[0]
 
 
-@pytest.mark.asyncio
 async def test_two_processes_share_one_trace(directory: Path, collector: Collector) -> None:
     """Parents, links, attributes and words of every kind of end; nothing is open at the end."""
     variables = environment(collector)

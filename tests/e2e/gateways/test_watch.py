@@ -43,7 +43,6 @@ async def revoke(work: Running, grant_id: str, reason: str = "") -> pb.Revocatio
     return [reply async for reply in work.admin.RevokeGrant(request)][-1].receipt
 
 
-@pytest.mark.asyncio
 async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
     """The receipt says that A acknowledged, and from then on A refuses by itself what was a hit a moment before."""
     grant = await enroll(home_gateway, work_gateway)
@@ -64,7 +63,6 @@ async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, w
     await eventually(lambda: home_gateway.gateway.federation.peer_state("work.example", "ada").watch is WatchState.OFF)
 
 
-@pytest.mark.asyncio
 async def test_a_restart_of_the_asking_gateway_remembers(
     home_gateway: Running, work_gateway: Running, start: Start
 ) -> None:
@@ -85,7 +83,6 @@ async def test_a_restart_of_the_asking_gateway_remembers(
     assert status.peers[0].watch.state == "off"
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("by", ["call", "renewal"])
 async def test_a_refusal_that_comes_first_says_why(home_gateway: Running, work_gateway: Running, by: str) -> None:
     """Who hears of the revocation by a refused call or renewal, before its watch or without one, is told the reason."""
@@ -102,7 +99,6 @@ async def test_a_refusal_that_comes_first_says_why(home_gateway: Running, work_g
     assert status.peers[0].revocation.reason.endswith("that is final: project over")
 
 
-@pytest.mark.asyncio
 async def test_from_commit_to_acknowledgement(
     home_gateway: Running, work_gateway: Running, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +135,6 @@ async def test_from_commit_to_acknowledgement(
     assert median_ms < 50
 
 
-@pytest.mark.asyncio
 async def test_a_write_shows_within_a_moment(home_gateway: Running, work_gateway: Running) -> None:
     """A row that is written at B is in A's next list after about a round trip, and other resources stay cached."""
     await enroll(home_gateway, work_gateway)
@@ -156,7 +151,6 @@ async def test_a_write_shows_within_a_moment(home_gateway: Running, work_gateway
     assert (await ask(home_gateway, NOTES))[1] is True
 
 
-@pytest.mark.asyncio
 async def test_the_other_gateway_restarts(home_gateway: Running, work_gateway: Running, start: Start) -> None:
     """While B is away hits go on; when it is back the watch arms again and drops what was kept, once."""
     await enroll(home_gateway, work_gateway)
@@ -179,7 +173,6 @@ async def test_the_other_gateway_restarts(home_gateway: Running, work_gateway: R
     assert (await ask(home_gateway))[1] is False
 
 
-@pytest.mark.asyncio
 async def test_calls_in_flight_are_counted_in_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
     """What A was still waiting for when the event came is failed at once, and the receipt says how much that was."""
     grant = await enroll(home_gateway, work_gateway)

@@ -17,7 +17,6 @@ def scope(*resources: str, **filters: RowFilter) -> Scope:
     return Scope(resources=resources, filters=filters)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("rows", "counted", "more"), [(0, 0, False), (3, 3, False), (200, 200, False), (1_000, 1_000, False),
                                   (1_001, 1_000, True), (1_300, 1_000, True)]
@@ -33,7 +32,6 @@ async def test_rows_are_counted_to_a_bound(rows: int, counted: int, more: bool) 
     assert max(query.limit for _, _, query in provider.calls) <= 200
 
 
-@pytest.mark.asyncio
 async def test_rows_are_those_that_the_peer_would_read() -> None:
     """As the subject, through the scope's filter, of open resources alone, in their order."""
     provider = ListedProvider(
@@ -53,7 +51,6 @@ async def test_rows_are_those_that_the_peer_would_read() -> None:
     assert {subject for _, subject, _ in provider.calls} == {"ada"}
 
 
-@pytest.mark.asyncio
 async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogCaptureFixture) -> None:
     """The other resources are counted, the fault is in the log, and nothing is raised."""
 
@@ -71,7 +68,6 @@ async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogC
     assert "no notes today" in caplog.text
 
 
-@pytest.mark.asyncio
 async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was counted until then is told as a lower bound."""
     monkeypatch.setattr(module, "PATIENCE_S", 0.05)
@@ -89,7 +85,6 @@ async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.Monk
     assert (shown.resource, shown.rows, shown.more) == ("tasks", 200, True)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("items", [(), tuple(row(f"x{n}", age=n) for n in range(300))])
 async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, ...]) -> None:
     """`more` without a row behind it, or more rows than were asked for, neither loops nor grows."""
@@ -104,7 +99,6 @@ async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, 
     assert len(shown.newest_ids) <= NEWEST
 
 
-@pytest.mark.asyncio
 async def test_whether_a_filter_lets_anything_through_costs_one_row() -> None:
     """One row is asked for, however many there are."""
     provider = ListedProvider([row("t", team="T1"), row("u", team="T1", age=1)], {"ada": {"T1"}})

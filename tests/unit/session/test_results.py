@@ -99,7 +99,6 @@ def test_what_was_never_asked_has_no_span_and_no_figure(span_log: SpanLog, metri
     assert sum(metric_log.points("federation.client.requests").values()) == 1
 
 
-@pytest.mark.asyncio
 async def test_a_calls_outcome_and_message_are_there_after_its_end(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Before its end a call has neither; then it has both, with age, without a task; a failed one raises."""
     scripted.service.script("list", Reply(), Reply(refusal=Refusal(Reason.INTERNAL, "no")))

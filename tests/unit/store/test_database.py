@@ -19,14 +19,12 @@ def differences(connection: Connection) -> list[str]:
     return [str(name) for name in names if name not in {*SEARCH_OBJECTS, "words"}]
 
 
-@pytest.mark.asyncio
 async def test_migrations_build_the_tables_that_the_code_uses(database: Database):
     """The migrated schema equals the declared tables, full-text objects aside."""
     async with database.read() as connection:
         assert await connection.run_sync(differences) == []
 
 
-@pytest.mark.asyncio
 async def test_opening_again_keeps_what_was_written(database_url: str):
     """A second start finds the data of the first."""
     first = await Database.open(database_url)
@@ -40,7 +38,6 @@ async def test_opening_again_keeps_what_was_written(database_url: str):
     await second.close()
 
 
-@pytest.mark.asyncio
 async def test_a_failed_transaction_leaves_nothing(database: Database):
     """An exception inside `write` rolls everything back."""
     with pytest.raises(ZeroDivisionError):
@@ -52,7 +49,6 @@ async def test_a_failed_transaction_leaves_nothing(database: Database):
         assert (await connection.scalars(select(users.c.id))).all() == []
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/db", "sqlite:///x.db"])
 async def test_a_url_that_cannot_work_names_the_setting(url: str):
     """A wrong database URL is a configuration error, not a driver's trace."""
@@ -61,7 +57,6 @@ async def test_a_url_that_cannot_work_names_the_setting(url: str):
 
 
 @pytest.mark.postgres
-@pytest.mark.asyncio
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
 async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_directory: str, encoding: str):
     """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the cure."""
@@ -71,7 +66,6 @@ async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_direct
         await Database.open(url)
 
 
-@pytest.mark.asyncio
 async def test_an_unreachable_database_hides_the_password():
     """The error of a database that does not answer shows the URL without its password."""
     with pytest.raises(StoreError) as caught:
@@ -102,7 +96,6 @@ def test_a_lock_file_that_cannot_be_written_is_told(tmp_path):
         FileLock(tmp_path / "l", "served").acquire()
 
 
-@pytest.mark.asyncio
 async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
     """A Python with an old SQLite says so at the start, with the way out."""
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
@@ -111,7 +104,6 @@ async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch
         await Database.open(sqlite_url)
 
 
-@pytest.mark.asyncio
 async def test_an_error_of_the_database_does_not_hold_what_was_written(database: Database):
     """The text of a database error may reach a log, so it names no values."""
     with pytest.raises(IntegrityError) as caught:

@@ -36,14 +36,12 @@ async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]
     await lock.release()
 
 
-@pytest.mark.asyncio
 async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """The refusal names the gateway and the process that holds it."""
     with pytest.raises(LockedError, match=rf"work\.example is served already.*{os.getpid()}"):
         await take(ServingLock(tmp_path, "work.example"), database)
 
 
-@pytest.mark.asyncio
 async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """Stop and start, in one process or two."""
     await lock.release()
@@ -54,7 +52,6 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
     await again.release()
 
 
-@pytest.mark.asyncio
 async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """It says once that it waits, and has the lock when the first process ends."""
     told: list[str] = []
@@ -70,7 +67,6 @@ async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Datab
     await standby.release()
 
 
-@pytest.mark.asyncio
 @pytest.mark.postgres
 async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tmp_path: Path) -> None:
     """Two directories with one PostgreSQL database are one gateway."""
@@ -90,7 +86,6 @@ async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tm
     await second.close()
 
 
-@pytest.mark.asyncio
 @pytest.mark.postgres
 async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_path: Path) -> None:
     """The file lock is given back where the database refuses."""
@@ -121,7 +116,6 @@ async def cut(postgres_url: str) -> None:
     await killer.close()
 
 
-@pytest.mark.asyncio
 @pytest.mark.postgres
 async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path: Path) -> None:
     """When the server ends the connection that holds the lock, somebody else may serve: `lost` says so."""
@@ -136,7 +130,6 @@ async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path:
     await database.close()
 
 
-@pytest.mark.asyncio
 @pytest.mark.postgres
 async def test_a_connection_that_ends_in_silence_is_found_out(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,6 @@ from federation.verbs.page_tokens import PageTokens
 from tests.support.provider import ListedProvider, row
 from tests.support.server_in_memory import grant_of, sample_rows
 
-pytestmark = pytest.mark.asyncio
 GRANT = grant_of()
 
 

@@ -12,8 +12,6 @@ from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
 from federation.store.audit.table import AuditEvent
 from tests.support.server_in_memory import ScriptedWriter
 
-pytestmark = pytest.mark.asyncio
-
 
 def read(number: int = 0, **changes: Any) -> AuditEvent:
     """An allowed read."""
