@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from federation.errors import ConfigError, LockedError
-from federation.store.database import FileLock
+from federation.store.locks import FileLock
 
 __all__ = ["answers", "claimed", "prepare_directory", "private_umask", "target"]
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from federation.breaker import CircuitSnapshot, CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer, Revocation
-from federation.client.watch.policy import WatchState
+from federation.client.peers.watch_handle import WatchState
 from federation.clock import Clock, to_micros
 
 __all__ = ["PeerState", "PeerStatus", "standing_of", "state_of"]

@@ -26,7 +26,7 @@ from federation.enrollment.renew import Renewable, renew
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
 from federation.pki.certificates import fingerprint_of, validity_us
 from federation.pki.rotation_policy import Validity, is_urgent
-from federation.store.database import FileLock
+from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord, Versions
 from federation.telemetry.spans import OutcomeName, outcome_word
 

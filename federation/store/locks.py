@@ -2,26 +2,72 @@
 
 import asyncio
 import contextlib
+import fcntl
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from federation.errors import LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.database import Database, FileLock
+from federation.store.database import Database
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["LOCK_FILE", "ServingLock"]
+__all__ = ["LOCK_FILE", "FileLock", "ServingLock"]
 
 LOCK_FILE: Final = "gateway.lock"
 RETRY_S: Final = 0.5
 PING_S: Final = 5.0
 _FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
+
+
+class FileLock:
+    """An exclusive lock on a file, held while the object is: `flock`, so a dead process never holds it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        self._fd: int | None = None
+        _LOCKS.add(self)
+
+    def acquire(self) -> None:
+        """Take the lock at once; raise `LockedError` that names the holder's process, `StoreError` without a file."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise StoreError(f"cannot write the lock file {self.path}: {e.strerror}") from e
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that one first") from None
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back. Doing so twice is fine."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+_LOCKS: Final["WeakSet[FileLock]"] = WeakSet()
+
+
+def _let_go() -> None:
+    """Close a forked child's copies of the descriptors, which would hold the locks after the parent's end."""
+    for lock in list(_LOCKS):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class ServingLock:

@@ -8,6 +8,7 @@ __all__ = [
     "CACHED",
     "INSTANCE",
     "LEASE_MS",
+    "MAX_LEASE_MS",
     "RESERVED_FOR_TAGS",
     "SOURCE",
     "TRACEPARENT",
@@ -27,6 +28,8 @@ INSTANCE: Final = "mosaic-instance"
 """Request; 32 lower-case hexadecimal digits: the random id of one cache object."""
 LEASE_MS: Final = "mosaic-lease-ms"
 """Response, trailing; how long the answer may be kept. Absent or 0: not at all."""
+MAX_LEASE_MS: Final = 30_000
+"""The longest lease that any gateway gives."""
 TRACERESPONSE: Final = "traceresponse"
 """Response, trailing; the span that answered."""
 SOURCE: Final = "_source"

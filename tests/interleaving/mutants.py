@@ -120,7 +120,7 @@ class NotesLate(LeaseTable):
 
     late: tuple[tuple[str, str, int], ...] = ()
 
-    def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
+    def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
         self.late = (*self.late, (grant_id, instance, lease_ms))
         return lease_ms
 
@@ -128,14 +128,14 @@ class NotesLate(LeaseTable):
         """Note the oldest."""
         first, *rest = self.late
         self.late = tuple(rest)
-        super().note(*first)
+        super().grant_lease(*first)
 
 
 class NotesNoMargin(LeaseTable):
     """Notes a lease for exactly as long as it lasts, though clocks differ."""
 
-    def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
-        given = super().note(grant_id, instance, lease_ms)
+    def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
+        given = super().grant_lease(grant_id, instance, lease_ms)
         if given:
             self._notes[grant_id][instance] -= given / 10_000
         return given

@@ -22,7 +22,7 @@ import pytest
 
 from federation.admin.socket import target
 from federation.bootstrap import init_gateway
-from federation.client.watch.policy import WatchState
+from federation.client.peers.watch_handle import WatchState
 from federation.config import ClientConfig, GatewayConfig, StoreConfig
 from federation.federation import Federation
 from federation.store.grants.registry import Grant

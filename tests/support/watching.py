@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import ClientRuntime
-from federation.client.watch.policy import WatchSettings, WatchState
+from federation.client.watch.policy import WatchSettings
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import ClientConfig
 from federation.errors import Refusal

@@ -7,7 +7,6 @@ from federation.client.chain.flow import Call, Flow, Interceptor, Outcome, compo
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.transport.connections import Dialer, PeerChannel
-from federation.client.watch.policy import WatchStanding
 from federation.clock import from_micros
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
     from federation.client.chain.call_stats import PeerHealth
     from federation.client.chain.flow import Flight
     from federation.client.peers.renewal_plan import RenewalPlan
+    from federation.client.peers.watch_handle import WatchHandle
 
-__all__ = ["Peer", "PeerFactory", "Revocation", "WatchHandle"]
+__all__ = ["Peer", "PeerFactory", "Revocation"]
 
 
 class Revocation(NamedTuple):
@@ -27,43 +27,6 @@ class Revocation(NamedTuple):
 
     at_us: int
     reason: str
-
-
-class WatchHandle(Protocol):
-    """The watch of a peer, as the rest of the client sees it. Any thread may call its plain methods."""
-
-    @property
-    def standing(self) -> WatchStanding:
-        """The state of the watch, and since when."""
-        ...
-
-    async def tried(self, timeout_s: float) -> bool:
-        """Wait until the watch stands, or its first attempt has failed; tell whether it stands."""
-        ...
-
-    def begin(self) -> None:
-        """Keep a stream armed from now on."""
-        ...
-
-    def wake(self) -> None:
-        """Look again whether to dial or to rest: the circuit has changed, or the grant was revoked."""
-        ...
-
-    def move(self) -> None:
-        """Let a new stream take over from the one that is armed: the credentials have changed."""
-        ...
-
-    def dismiss(self) -> None:
-        """Give the stream up."""
-        ...
-
-    async def end(self) -> None:
-        """Give the stream up and wait until nothing of it is left. Call this on the watch's loop."""
-        ...
-
-    def abandon_after_fork(self) -> None:
-        """Forget the stream without touching it, in a forked child."""
-        ...
 
 
 class PeerFactory(Protocol):

@@ -7,30 +7,11 @@ old it moves: the new one is armed before the old one ends.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-__all__ = ["Backoff", "EventRate", "WatchSettings", "WatchStanding", "WatchState"]
+__all__ = ["Backoff", "EventRate", "WatchSettings"]
 
 _WINDOW_S: Final = 1.0
-
-
-class WatchState(StrEnum):
-    """Whether this gateway hears at once what happens to its grant."""
-
-    OFF = "off"
-    """No stream, and none is tried: switched off, revoked, or resting while the circuit is open."""
-    CONNECTING = "connecting"
-    """No stream yet, or none any more; it is tried again and again."""
-    ARMED = "armed"
-    """The peer confirmed the stream: what it tells from now on arrives."""
-
-
-class WatchStanding(NamedTuple):
-    """The state of a watch, and since when it is in it (Unix microseconds)."""
-
-    state: WatchState
-    since_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ from typing import Any, Final
 import grpc
 
 from federation.client.peers.peer import Peer
+from federation.client.peers.watch_handle import WatchState, WatchStatus
 from federation.client.watch.events import KINDS, EventHandler
-from federation.client.watch.policy import Backoff, EventRate, WatchSettings, WatchStanding, WatchState
+from federation.client.watch.policy import Backoff, EventRate, WatchSettings
 from federation.client.watch.stream import StreamEnd, WatchStream
 from federation.clock import Clock
 from federation.errors import Reason
@@ -51,7 +52,7 @@ class PeerWatch:
             peer.grant_id, peer.cache, revoke=peer.revoked, fail=self._fail_calls, rate=self._rate
         )
         self._backoff = Backoff(settings, chance)
-        self._standing = WatchStanding(WatchState.OFF, clock.now_us())
+        self._standing = WatchStatus(WatchState.OFF, clock.now_us())
         self._attending: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rung = self._moving = False
@@ -62,7 +63,7 @@ class PeerWatch:
         self._streams: set[WatchStream] = set()
 
     @property
-    def standing(self) -> WatchStanding:
+    def standing(self) -> WatchStatus:
         """How the watch stands now."""
         return self._standing
 
@@ -95,7 +96,7 @@ class PeerWatch:
         """Forget the stream without touching it: this is a forked child."""
         self._post = lambda _: None
         self._attending = self._waiter = None
-        self._standing = WatchStanding(WatchState.OFF, self._clock.now_us())
+        self._standing = WatchStatus(WatchState.OFF, self._clock.now_us())
         self._streams = set()
 
     def wake(self) -> None:
@@ -293,7 +294,7 @@ class PeerWatch:
 
     def _turn(self, state: WatchState) -> None:
         if state is not self._standing.state:
-            self._standing = WatchStanding(state, self._clock.now_us())
+            self._standing = WatchStatus(state, self._clock.now_us())
 
     def _report(self, end: StreamEnd) -> None:
         """Log what keeps the watch from standing, once for each cause."""

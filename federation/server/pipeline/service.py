@@ -27,7 +27,6 @@ from federation.server.pipeline.error_boundary import Context, add_trailing, inc
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
 from federation.server.pipeline.tracing import ServedCall, ServerTracing
-from federation.server.revocation.leases import MAX_LEASE_MS, LeaseTable
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_word
@@ -37,10 +36,10 @@ from federation.verbs.handlers import Reply, Verbs
 from federation.verbs.page_tokens import PageTokens
 from federation.verbs.validation import invalid
 from federation.wire.channel_args import MAX_MESSAGE_BYTES
-from federation.wire.metadata import INSTANCE, LEASE_MS, TRACEPARENT, Metadata, first, is_instance
+from federation.wire.metadata import INSTANCE, LEASE_MS, MAX_LEASE_MS, TRACEPARENT, Metadata, first, is_instance
 from federation.wire.requests import query_hash, resource_of, serialize
 
-__all__ = ["MAX_LEASE_MS", "SERVICE_NAME", "FederationService", "GrantSource"]
+__all__ = ["SERVICE_NAME", "FederationService", "GrantSource"]
 
 SERVICE_NAME: Final = "federation.v1.FederationService"
 ATTEMPTS: Final = 3
@@ -52,6 +51,17 @@ _NOTHING: Final = Reply(pb.GetResponse())
 
 Handler = Callable[[Grant, Any], Awaitable[Reply]]
 WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
+
+
+class LeaseGranter(Protocol):
+    """The lease table as the pipeline needs it. `federation.server.revocation.leases.LeaseTable` is one."""
+
+    def grant_lease(self, grant_id: str, instance: str, lease_ms: int, /) -> int:
+        """Record a lease for one cache object before its answer leaves; return the lease to send, which may be 0.
+
+        The method never waits: a revocation happens either before or after it.
+        """
+        ...
 
 
 class GrantSource(Protocol):
@@ -117,7 +127,7 @@ class FederationService:
         page_key: bytes,
         clock: Clock = SYSTEM_CLOCK,
         tracing: ServerTracing,
-        leases: LeaseTable,
+        leases: LeaseGranter,
         max_lease_ms: int = MAX_LEASE_MS,
         counters: CallCounters | None = None,
         watch: WatchHandler | None = None,
@@ -249,7 +259,7 @@ class FederationService:
         if grant.expires_at_us is not None:
             end_us = min(end_us, grant.expires_at_us)
         lease_ms = min(self._max_lease_ms, (end_us - now_us) * 1_000 // MICROSECONDS)
-        return self._leases.note(grant.id, instance, lease_ms) if lease_ms > 0 else 0
+        return self._leases.grant_lease(grant.id, instance, lease_ms) if lease_ms > 0 else 0
 
     def _event(self, call: _CallContext, word: OutcomeName, reason: str, bytes_out: int) -> AuditEvent:
         return AuditEvent(

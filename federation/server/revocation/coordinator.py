@@ -10,7 +10,7 @@ from federation.errors import StoreError
 from federation.resources.provider import ResourceProvider
 from federation.server.audit.trail import AuditTrail
 from federation.server.call_stats import CallCounters
-from federation.server.revocation.leases import MAX_LEASE_MS, LeaseTable, lease_hold_s
+from federation.server.revocation.leases import LeaseTable, lease_hold_s
 from federation.server.revocation.manager import Revocations
 from federation.server.watch.change_notifier import ChangeNotifier
 from federation.server.watch.service import BEAT_S, WatchService
@@ -18,6 +18,7 @@ from federation.server.watch.subscriptions import SubscriptionRegistry
 from federation.store.database import Database
 from federation.store.grants.registry import GrantRegistry, GrantStatus
 from federation.store.receipts import LeaseBound, ReceiptStore
+from federation.wire.metadata import MAX_LEASE_MS
 
 __all__ = ["InvalidationCoordinator"]
 

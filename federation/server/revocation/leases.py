@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Final
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.wire.metadata import MAX_LEASE_MS
 
 __all__ = [
     "MAX_INSTANCES",
-    "MAX_LEASE_MS",
     "LeaseTable",
     "PendingRevocation",
     "Release",
@@ -23,8 +23,6 @@ __all__ = [
     "lease_hold_s",
 ]
 
-MAX_LEASE_MS: Final = 30_000
-"""The longest lease that any gateway gives."""
 MAX_INSTANCES: Final = 64
 """Cache objects of one grant that may hold leases at the same time."""
 PREVIOUS_PROCESS: Final = ""
@@ -144,7 +142,7 @@ class LeaseTable:
         self._inherited_end = clock.elapsed() + handover_s + lease_hold_s(inherited_ms)
         self._sweep_at = clock.elapsed()
 
-    def note(self, grant_id: str, instance: str, lease_ms: int) -> int:
+    def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
         """Note a lease before its answer leaves, and return the one to send.
 
         That is 0, and nothing is noted, for a grant that is being revoked, and while `MAX_INSTANCES` others hold one.

@@ -17,7 +17,7 @@ from federation.client.peers.peer import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime
 from federation.errors import ConflictError, LockedError, Reason, Refusal, StoreError
-from federation.store.database import FileLock
+from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord
 from tests.support.federations import config_of
 from tests.support.renewals import DAY_S, LIFE_S, Renewing
@@ -376,7 +376,7 @@ async def test_a_store_that_fails_is_told_once(
 FORKING = """
 import os, sys
 from pathlib import Path
-from federation.store.database import FileLock
+from federation.store.locks import FileLock
 
 path = Path(sys.argv[1])
 lock = FileLock(path, "x")

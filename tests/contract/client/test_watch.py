@@ -14,7 +14,7 @@ import pytest
 
 from federation.breaker import CallResult
 from federation.client.peer_status import PeerState
-from federation.client.watch.policy import WatchState
+from federation.client.peers.watch_handle import WatchState
 from federation.errors import Reason, Refusal
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb

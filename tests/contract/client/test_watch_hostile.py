@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from federation.client.peer_status import PeerState
-from federation.client.watch.policy import WatchState
+from federation.client.peers.watch_handle import WatchState
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from tests.contract.client.test_watch import NOTES, ask, flushes

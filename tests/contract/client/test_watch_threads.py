@@ -19,8 +19,8 @@ import pytest
 
 from federation import Federation
 from federation.client.peer_status import PeerState, standing_of
+from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import DIALS, ClientRuntime
-from federation.client.watch.policy import WatchState
 from federation.clock import SYSTEM_CLOCK
 from federation.config import ClientConfig
 from federation.errors import Reason

@@ -171,7 +171,7 @@ async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
     hearing = asyncio.create_task(watch.next())
     async with granting.grants._lock:
         taking = await granting.revocations.revoke(grant.id)
-        assert granting.upkeep.leases.note(grant.id, B, 30_000) == 0
+        assert granting.upkeep.leases.grant_lease(grant.id, B, 30_000) == 0
         assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
         late = await granting.watch(grant, B, stub)
         hearing_late = asyncio.create_task(late.next())

@@ -78,7 +78,7 @@ async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, 
     """It is told that the revocation goes on at the next start, and the stop does not wait for it."""
     grant = await enroll(home, work)
     upkeep = work.gateway._parts.upkeep
-    upkeep.leases.note(grant, "f" * 32, 30_000)  # a cache object that never comes back
+    upkeep.leases.grant_lease(grant, "f" * 32, 30_000)  # a cache object that never comes back
     call = work.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant))
     first = await call.read()
     assert "f" * 32 in {one.instance_id for one in first.progress.awaited}

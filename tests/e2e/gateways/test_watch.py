@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from federation.client.peer_status import PeerState
-from federation.client.watch.policy import WatchState
+from federation.client.peers.watch_handle import WatchState
 from federation.errors import Reason
 from federation.server.watch.subscriptions import Event
 from federation.v1 import admin_pb2 as pb

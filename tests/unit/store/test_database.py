@@ -5,7 +5,8 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from federation.errors import ConfigError, LockedError, StoreError
-from federation.store.database import Database, FileLock
+from federation.store.database import Database
+from federation.store.locks import FileLock
 from federation.store.schema import METADATA, users
 from tests.support.databases import new_postgres_url
 

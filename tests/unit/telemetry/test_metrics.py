@@ -9,8 +9,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 
 from federation.breaker import CircuitState
 from federation.cache.response_cache import InvalidationReason
+from federation.client.peers.watch_handle import WatchState
 from federation.client.watch.events import KINDS
-from federation.client.watch.policy import WatchState
 from federation.telemetry.metric_definitions import METRICS
 from federation.telemetry.metrics import (
     CIRCUIT_STATE_VALUE,

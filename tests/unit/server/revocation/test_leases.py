@@ -32,7 +32,7 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease():
     """A lease of 30 s is awaited for 33 s, and not a moment less."""
     clock = ManualClock()
     leases = table(clock)
-    assert leases.note(GRANT, A, 30_000) == 30_000
+    assert leases.grant_lease(GRANT, A, 30_000) == 30_000
 
     withdrawal = leases.begin(GRANT, (), final=True)
     assert withdrawal.wait_s() == pytest.approx(33.0)
@@ -47,9 +47,9 @@ def test_a_later_shorter_note_never_shortens_the_one_before():
     """What was sent first is still out, so the note ends with the longer of both."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     clock.advance(1)
-    leases.note(GRANT, A, 1_000)
+    leases.grant_lease(GRANT, A, 1_000)
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(32.0)
 
 
@@ -58,20 +58,20 @@ def test_no_lease_is_noted_once_a_revocation_began():
     clock = ManualClock()
     leases = table(clock)
     leases.begin(GRANT, (), final=True)
-    assert leases.note(GRANT, A, 30_000) == 0
+    assert leases.grant_lease(GRANT, A, 30_000) == 0
     assert leases.count(GRANT) == 0
-    assert leases.note(OTHER, A, 30_000) == 30_000
+    assert leases.grant_lease(OTHER, A, 30_000) == 30_000
 
 
 def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
     """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 10_000)
+    leases.grant_lease(GRANT, A, 10_000)
     withdrawal = leases.begin(GRANT, (), final=False)
     clock.advance(5)
-    assert leases.note(GRANT, A, 30_000) == 30_000
-    assert leases.note(GRANT, B, 30_000) == 30_000
+    assert leases.grant_lease(GRANT, A, 30_000) == 30_000
+    assert leases.grant_lease(GRANT, B, 30_000) == 30_000
     clock.advance(6.001)
     assert withdrawal.wait_s() is None
     assert how(withdrawal) == {A: ReleaseReason.LEASE_ENDED}
@@ -81,7 +81,7 @@ def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
 def test_no_lease_is_no_note(lease_ms: int):
     """Nothing is noted where nothing may be kept."""
     leases = table(ManualClock())
-    assert leases.note(GRANT, A, lease_ms) == 0
+    assert leases.grant_lease(GRANT, A, lease_ms) == 0
     assert leases.count(GRANT) == 0
 
 
@@ -89,7 +89,7 @@ def test_a_lease_never_passes_the_longest():
     """The restart rule relies on the bound, so the table itself holds it."""
     clock = ManualClock()
     leases = table(clock, max_lease_ms=1_000)
-    assert leases.note(GRANT, A, 30_000) == 1_000
+    assert leases.grant_lease(GRANT, A, 30_000) == 1_000
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(1.1)
 
 
@@ -98,14 +98,14 @@ def test_only_so_many_instances_of_a_grant_hold_leases():
     clock = ManualClock()
     leases = table(clock)
     for number in range(MAX_INSTANCES):
-        assert leases.note(GRANT, f"{number:032x}", 30_000) == 30_000
-    assert leases.note(GRANT, A, 30_000) == 0
-    assert leases.note(GRANT, f"{0:032x}", 30_000) == 30_000
-    assert leases.note(OTHER, A, 30_000) == 30_000
+        assert leases.grant_lease(GRANT, f"{number:032x}", 30_000) == 30_000
+    assert leases.grant_lease(GRANT, A, 30_000) == 0
+    assert leases.grant_lease(GRANT, f"{0:032x}", 30_000) == 30_000
+    assert leases.grant_lease(OTHER, A, 30_000) == 30_000
     assert leases.count(GRANT) == MAX_INSTANCES
 
     clock.advance(33.001)
-    assert leases.note(GRANT, A, 30_000) == 30_000, "ended notes make room"
+    assert leases.grant_lease(GRANT, A, 30_000) == 30_000, "ended notes make room"
     assert leases.count(GRANT) == 1
 
 
@@ -114,7 +114,7 @@ def test_ended_notes_are_forgotten():
     clock = ManualClock()
     leases = table(clock)
     for number in range(10_000):
-        leases.note(f"grant-{number}", A, 30_000)
+        leases.grant_lease(f"grant-{number}", A, 30_000)
         clock.advance(1)
     assert len(leases._notes) < 70
     assert leases.total == 32
@@ -124,8 +124,8 @@ def test_an_ack_releases_its_instance_alone():
     """The others are awaited on, and the receipt holds when and how many calls were failed."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
-    leases.note(GRANT, B, 20_000)
+    leases.grant_lease(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, B, 20_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     clock.advance(1)
     at_us = clock.clock.now_us()
@@ -141,8 +141,8 @@ def test_an_ack_under_one_grant_releases_nothing_of_another():
     """The same instance id under two grants is two notes."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
-    leases.note(OTHER, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
+    leases.grant_lease(OTHER, A, 30_000)
     mine, others = leases.begin(GRANT, (), final=True), leases.begin(OTHER, (), final=True)
     leases.ack(GRANT, A, leases.mark)
     assert how(mine) == {A: ReleaseReason.ACKED}
@@ -154,7 +154,7 @@ def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
     clock = ManualClock()
     leases = table(clock)
     before = leases.mark
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, before)
     assert how(withdrawal) == {A: ReleaseReason.AWAITED}
@@ -165,7 +165,7 @@ def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
     clock = ManualClock()
     leases = table(clock)
     before = leases.mark
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     leases.end(leases.begin(GRANT, (), final=True))
     leases.ack(GRANT, A, before)
     assert how(leases.begin(GRANT, (), final=True)) == {A: ReleaseReason.AWAITED}
@@ -175,7 +175,7 @@ def test_an_ack_of_the_revocation_drops_the_note():
     """What was dropped for good is counted no longer, and a second attempt does not await it."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     first = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, leases.mark)
     assert leases.count(GRANT) == 0
@@ -187,7 +187,7 @@ def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
     """A peer that dropped everything has dropped what the narrowing took back."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     narrowing = leases.begin(GRANT, (), final=False)
     revocation = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, leases.mark)
@@ -198,7 +198,7 @@ def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
     """It may have calls under way; one that leaves has none that its cache could keep."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, B, 30_000)
+    leases.grant_lease(GRANT, B, 30_000)
     withdrawal = leases.begin(GRANT, (A, B, C), final=True)
     leases.leave(GRANT, A)
     leases.leave(GRANT, B)
@@ -233,7 +233,7 @@ def test_the_wall_clock_decides_nothing():
     """A jump of the wall clock neither ends nor lengthens a note, and tells no absurd instant of effect."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     clock.wall_s += 86_400
     assert withdrawal.wait_s() == pytest.approx(33.0)
@@ -247,7 +247,7 @@ def test_a_machine_that_slept_counts_its_sleep():
     """The elapsed clock goes on in a suspend, and so does the end of a lease."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     clock.elapsed_s += 3_600
     assert withdrawal.wait_s() is None
@@ -265,7 +265,7 @@ def test_a_forgotten_withdrawal_hears_nothing_more():
     """`end` takes a withdrawal out of the table, twice without harm, and leaves others in."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     gone, kept = leases.begin(GRANT, (), final=False), leases.begin(GRANT, (), final=False)
     leases.end(gone)
     leases.end(gone)
@@ -285,7 +285,7 @@ def test_releases_are_values():
     """A snapshot of a withdrawal does not change under its reader."""
     clock = ManualClock()
     leases = table(clock)
-    leases.note(GRANT, A, 30_000)
+    leases.grant_lease(GRANT, A, 30_000)
     withdrawal = leases.begin(GRANT, (), final=True)
     before = withdrawal.instances
     leases.ack(GRANT, A, leases.mark)

@@ -60,7 +60,7 @@ class LeaseModel(RuleBasedStateMachine):
         """A peer asks and gets an answer; it counts from when it asked, on its own clock."""
         asked = self.clock.elapsed_s
         self.clock.advance(on_the_way)
-        lease = self.leases.note(grant, instance, lease_ms)
+        lease = self.leases.grant_lease(grant, instance, lease_ms)
         assert lease in {0, lease_ms}
         assert not (lease and grant in self.revoked)
         self.step += 1

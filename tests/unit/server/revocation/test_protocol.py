@@ -43,14 +43,14 @@ def test_each_step_comes_in_its_turn():
     """Refused before anybody is counted, stored before anybody is told, kept once nobody is awaited."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
-    leases.note(GRANT, A, 10_000)
+    leases.grant_lease(GRANT, A, 10_000)
     act = Recorded(leases)
     steps = revocation_steps(act, leases)
 
     stored = next(steps)
     assert isinstance(stored, Store)
     assert act.done == ["refuse", "watching"]
-    assert leases.note(GRANT, B, 10_000) == 0
+    assert leases.grant_lease(GRANT, B, 10_000) == 0
 
     assert next(steps) == Wait(pytest.approx(11.0))
     assert act.done == ["refuse", "watching", "tell"]
@@ -72,28 +72,28 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     act = Recorded(leases, fault=ValueError("odd"))
     with pytest.raises(ValueError, match="odd"):
         next(revocation_steps(act, leases))
-    assert leases.note(GRANT, A, 10_000) == 10_000
+    assert leases.grant_lease(GRANT, A, 10_000) == 10_000
 
 
 def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
     """A write that failed ends the flow: the grant gets no lease again, and late acks find nobody."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
-    leases.note(GRANT, A, 10_000)
+    leases.grant_lease(GRANT, A, 10_000)
     steps = revocation_steps(Recorded(leases), leases)
     stored = next(steps)
     steps.close()
     leases.ack(GRANT, A, leases.mark)
     assert isinstance(stored, Store)
     assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [ReleaseReason.AWAITED]
-    assert leases.note(GRANT, A, 10_000) == 0
+    assert leases.grant_lease(GRANT, A, 10_000) == 0
 
 
 def test_an_ack_counts_from_the_moment_of_telling():
     """What was told covers every withdrawal of the grant that had begun, and none that begins later."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
-    leases.note(GRANT, A, 10_000)
+    leases.grant_lease(GRANT, A, 10_000)
     narrowing = Recorded(leases, kind=ReceiptKind.NARROWED)
     first = revocation_steps(narrowing, leases)
     earlier = next(first)
