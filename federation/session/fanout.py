@@ -40,7 +40,7 @@ class FanOut:
     def __init__(
         self,
         reach: "SessionContext",
-        outlook: "PeerAvailability",
+        availability: "PeerAvailability",
         user: str,
         course: QueryPlan,
         places: Mapping[str, Place],
@@ -49,7 +49,7 @@ class FanOut:
         peer_budget_s: float,
         request_budget_s: float | None,
     ) -> None:
-        self._reach, self._outlook, self._user, self._course = reach, outlook, user, course
+        self._reach, self._availability, self._user, self._course = reach, availability, user, course
         self._places, self._peers = dict(places), peers
         self._whole_s = request_budget_s
         self._loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class FanOut:
         return self._result(unmerged(self._course, tuple(self._pages.values()), self._places))
 
     def _result(self, after: Mapping[str, Any]) -> Result:
-        self._signals += self._outlook.news()
+        self._signals += self._availability.unreported()
         places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
         return Result(
             sources=tuple(self._reports[source] for source in self._places if source in self._reports),
@@ -155,7 +155,7 @@ class FanOut:
             self._deliver(source, gone(source), None)
             return
         request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
-        ask = PeerRequest(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
+        ask = PeerRequest(self._occasion, peer, channel, self._availability, request, partial(self._deliver, source))
         self._asks.append(ask)
         ask.start()
 

@@ -108,7 +108,7 @@ async def test_a_failure_after_closing_changes_nothing(time: ManualClock) -> Non
     peer: Any = Peer(time)
     outlook.close()
 
-    outlook.failed(peer, 0, "PEER_UNREACHABLE", "no route", "look", INVALID_SPAN)
+    availability.failed(peer, 0, Outage(reason="PEER_UNREACHABLE", message="no route", next_step="look"), INVALID_SPAN)
 
     assert heard == []
     assert len(probes) == 0
