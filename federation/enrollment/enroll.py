@@ -14,6 +14,7 @@ from federation.errors import EnrollmentError, Reason
 from federation.pki.authority import private_key_pem
 from federation.pki.csr import make_request
 from federation.pki.enrollment_token import EnrollmentToken
+from federation.sanitize import printable
 from federation.store.enrollment_tokens import hash_secret
 from federation.store.peers import PeerRecord, PeerStore
 from federation.v1 import enrollment_pb2 as pb
@@ -24,7 +25,6 @@ from federation.wire.status import error_detail_of
 __all__ = ["EnrolledPeer", "enroll"]
 
 TIMEOUT_S: Final = 15.0
-MAX_QUOTED: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: flo
 
 def _explained(error: grpc.RpcError, gateway_name: str) -> str:
     code: grpc.StatusCode = error.code()
-    details = _quoted(error.details() or "")
+    details = printable(error.details() or "")
     again = "then give the same command again: the token is not lost"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return "the server there is not of the authority that the token names; check the address, and " + again
@@ -115,8 +115,3 @@ def _explained(error: grpc.RpcError, gateway_name: str) -> str:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer in time; see that it is being served, {again}"
     return f"{code.name}: {details}; wait a little, {again}"
-
-
-def _quoted(text: str) -> str:
-    """Words of another gateway, safe to show on a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

@@ -13,10 +13,11 @@ from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.enrollment.verification import check_renewal
 from federation.errors import EnrollmentError, Reason, Refusal
 from federation.pki.authority import private_key_pem
-from federation.pki.certificates import serial_of, validity_us
+from federation.pki.certificates import parsed, serial_of, validity_us
 from federation.pki.csr import make_request
 from federation.pki.renewal_proof import make_proof
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord, PendingRenewal
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1 import enrollment_pb2_grpc
@@ -26,7 +27,6 @@ from federation.wire.status import error_detail_of
 __all__ = ["Renewable", "renew"]
 
 TIMEOUT_S: Final = 15.0
-MAX_QUOTED: Final = 300
 BELIEVED: Final = frozenset(
     {
         Reason.GRANT_REVOKED,
@@ -108,7 +108,7 @@ def _made(gateway_name: str) -> PendingRenewal:
 
 def _certificate(record: PeerRecord) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        return parsed(record.certificate_pem)
     except ValueError:
         raise EnrollmentError(f"the certificate kept for {record.name} cannot be read; enroll again") from None
 
@@ -138,7 +138,7 @@ async def _ask(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *
 
 def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentError:
     what = f"renewing the certificate for {record.name}"
-    details = _quoted(error.details() or "")
+    details = printable(error.details() or "")
     detail = error_detail_of(error)
     if detail.reason in BELIEVED and not detail.local:
         return Refusal(Reason(detail.reason), f"{what}: refused: {details}", retry_after_s=detail.retry_after_s)
@@ -155,8 +155,3 @@ def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentEr
 def _too_late(record: PeerRecord, end_us: int) -> str:
     at = f"{from_micros(end_us):%Y-%m-%dT%H:%M:%SZ}"
     return f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; enroll again"
-
-
-def _quoted(text: str) -> str:
-    """Words of another gateway, safe to show on a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

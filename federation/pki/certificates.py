@@ -1,6 +1,7 @@
 """The names by which a certificate is known in stores, records and conversations between operators."""
 
 import hashlib
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -8,10 +9,18 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from federation.clock import to_micros
 
-__all__ = ["certificates_of", "fingerprint_of", "key_hash", "pem_of", "serial_of", "validity_us"]
+__all__ = ["certificates_of", "fingerprint_of", "key_hash", "parsed", "pem_of", "serial_of", "validity_us"]
 
 MAX_BUNDLE_BYTES = 64 * 1024
 MAX_BUNDLE = 8
+MAX_PARSED = 4_096
+"""Certificates that stay parsed: those of the peers of one gateway."""
+
+
+@lru_cache(maxsize=MAX_PARSED)
+def parsed(pem: str) -> x509.Certificate:
+    """Return the certificate of a PEM text; raise `ValueError` where the text cannot be read."""
+    return x509.load_pem_x509_certificate(pem.encode())
 
 
 def serial_of(certificate: x509.Certificate) -> str:

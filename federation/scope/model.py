@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from federation.errors import InputError, Reason, Refusal
-from federation.suggest import near_matches
+from federation.sanitize import escaped
+from federation.suggest import hint
 
 __all__ = ["KNOWN_RESOURCES", "SENSITIVE_RESOURCES", "RowFilter", "Scope"]
 
@@ -79,7 +80,7 @@ class Scope:
             raise InputError("scope.filters", "must be an object of resource: filter")
         for name in filters:
             if name not in resources:
-                field = f"scope.filters.{_shown(name)}"
+                field = f"scope.filters.{escaped(name)}"
                 raise InputError(field, "filters a resource that scope.resources does not name")
         return cls(
             resources=resources,
@@ -133,7 +134,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"scope.{_shown(key)}", "stands twice")
+            raise InputError(f"scope.{escaped(key)}", "stands twice")
         result[key] = value
     return result
 
@@ -143,7 +144,7 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
         raise InputError(name, "must be a JSON object")
     for key in value:
         if key not in fields:
-            raise InputError(f"{name}.{_shown(key)}", f"unknown field; {_meant(key, fields)}")
+            raise InputError(f"{name}.{escaped(key)}", f"unknown field; {_meant(key, fields)}")
     return value
 
 
@@ -160,7 +161,7 @@ def _names(value: object, name: str, such_as: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise InputError(name, f'must be a list of names, such as ["{such_as}"]')
     if len(set(value)) != len(value):
-        raise InputError(name, f"names {_shown(Counter(value).most_common(1)[0][0])} twice")
+        raise InputError(name, f"names {escaped(Counter(value).most_common(1)[0][0])} twice")
     return tuple(value)
 
 
@@ -186,14 +187,8 @@ def _filter_json(value: RowFilter) -> dict[str, Any]:
     return {**teams, "include_personal": value.include_personal}
 
 
-def _shown(name: str) -> str:
-    """Return somebody's name such that a message can hold it: short, ASCII, nothing invisible."""
-    return name[:64].encode("unicode_escape").decode()
-
-
 def _meant(name: str, known: frozenset[str]) -> str:
-    near = near_matches(name[:64], known, most=1)
-    return f"did you mean {near[0]}?" if near else f"known are {_listed(known)}"
+    return hint(name[:64], known, f"known are {_listed(known)}")
 
 
 def _listed(names: Iterable[str]) -> str:

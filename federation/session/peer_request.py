@@ -12,12 +12,12 @@ from opentelemetry.trace import Span
 
 from federation.client.aio.call import FlowCall
 from federation.client.aio.channel import AioChannel
-from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Outcome
 from federation.client.chain.methods import METHODS, Method
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
+from federation.sanitize import printable
 from federation.session.availability.availability import Outage, PeerAvailability
 from federation.session.classification import LEAST_PROOF_S, NextStep, next_step, verdict_of
 from federation.session.results import SourceReport, SourceState

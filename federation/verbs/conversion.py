@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from federation.clock import MICROSECONDS
 from federation.resources.provider import Position, Row, SearchHit
 from federation.v1 import federation_pb2 as pb
+from federation.wire.timestamps import fill_timestamp
 
 __all__ = ["add_hit", "add_row", "fill_row", "position_of", "size_bound"]
 
@@ -26,8 +27,8 @@ def fill_row(message: pb.Row, row: Row) -> None:
     message.owner = row.owner
     message.team = row.team
     message.data = row.data
-    _set(message.created_at, row.created_at_us)
-    _set(message.updated_at, row.updated_at_us)
+    fill_timestamp(message.created_at, row.created_at_us)
+    fill_timestamp(message.updated_at, row.updated_at_us)
 
 
 def add_row(response: pb.ListResponse, row: Row) -> pb.Row:
@@ -60,8 +61,3 @@ def position_of(created_at: Timestamp, row_id: str) -> Position:
     if rest:
         raise ValueError("is finer than a microsecond")
     return Position(seconds * MICROSECONDS + micros, row_id)
-
-
-def _set(message: Timestamp, micros: int) -> None:
-    message.seconds, rest = divmod(micros, MICROSECONDS)
-    message.nanos = rest * NANOSECONDS

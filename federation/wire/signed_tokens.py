@@ -1,10 +1,10 @@
 """Opaque tokens: bytes under a MAC that binds them to what they belong to. Pure."""
 
-import base64
-import binascii
 import hashlib
 import hmac
 from typing import Final
+
+from federation import base64url
 
 __all__ = ["MAC_BYTES", "TokenSeal", "context_of"]
 
@@ -19,19 +19,16 @@ class TokenSeal:
 
     def seal(self, context: bytes, payload: bytes) -> str:
         """Return the token of a payload in a context."""
-        return _spelled(self._mac(context, payload) + payload)
+        return base64url.encode(self._mac(context, payload) + payload)
 
     def open(self, context: bytes, token: str) -> bytes | None:
         """Return the payload; `None` for a token of another key or context, and for what is none at all."""
         try:
-            raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
+            raw = base64url.decode(token)
+        except ValueError:
             return None
         mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
-        # Base64 has several spellings of the same bytes, of which the MAC sees nothing: only the one made here counts.
-        if _spelled(raw) != token or not hmac.compare_digest(mac, self._mac(context, payload)):
-            return None
-        return payload
+        return payload if hmac.compare_digest(mac, self._mac(context, payload)) else None
 
     def _mac(self, context: bytes, payload: bytes) -> bytes:
         return hmac.digest(self._key, context + payload, "sha256")[:MAC_BYTES]
@@ -45,7 +42,3 @@ def context_of(*parts: str) -> bytes:
         digest.update(len(encoded).to_bytes(4, "big"))
         digest.update(encoded)
     return digest.digest()
-
-
-def _spelled(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")

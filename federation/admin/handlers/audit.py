@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from federation.admin.context import AdminContext
 from federation.admin.messages.common import audit_message
-from federation.clock import MICROSECONDS
 from federation.errors import InputError, NotFoundError
 from federation.server.audit.vocabulary import MIXED, VERBS, check_outcome, unknown_verb
 from federation.store.audit.archive import AuditFiles
@@ -15,6 +12,7 @@ from federation.store.audit.model import AuditEvent, AuditFilter, follow_token, 
 from federation.store.audit.table import check_page_size
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import micros_of
 
 __all__ = ["AuditDesk"]
 
@@ -68,8 +66,8 @@ class AuditDesk:
             peer=request.peer,
             verb=request.verb,
             outcome=request.outcome,
-            since_us=_micros(request.since) if request.HasField("since") else None,
-            until_us=_micros(request.until) if request.HasField("until") else None,
+            since_us=micros_of(request.since) if request.HasField("since") else None,
+            until_us=micros_of(request.until) if request.HasField("until") else None,
         )
         if wanted.since_us is not None and wanted.until_us is not None and wanted.since_us >= wanted.until_us:
             raise InputError("since", "must be before until")
@@ -92,7 +90,3 @@ def _message(events: Sequence[AuditEvent], token: str, warnings: Sequence[str] =
     return pb.ListAuditEventsResponse(
         events=[audit_message(event) for event in events], next_page_token=token, warnings=warnings
     )
-
-
-def _micros(stamp: Timestamp) -> int:
-    return stamp.seconds * MICROSECONDS + stamp.nanos // 1_000

@@ -4,14 +4,14 @@ Each goes on to its end when the operator's command goes away; asking again join
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Collection
+from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import scope_advice
 from federation.admin.lookup import require_user
-from federation.admin.messages.common import instant, stamp
+from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope.diff import scope_change
 from federation.scope.model import Scope
@@ -20,10 +20,10 @@ from federation.server.revocation.manager import RevocationHandle, ScopeEdit
 from federation.store.grants.registry import Grant, GrantStatus
 from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import optional_timestamp, timestamp
 
 __all__ = ["RevocationDesk", "receipt_message", "release_message"]
 
-T = TypeVar("T")
 News = pb.RevocationProgress | pb.RevocationReceipt
 USER_REMOVED = "the user was removed"
 MOST_COUNTED: Final = 2**32 - 1
@@ -35,7 +35,7 @@ class RevocationDesk:
 
     def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way = ShieldedTasks()
 
     async def revoke(self, request: pb.RevokeGrantRequest) -> AsyncIterator[pb.RevokeGrantResponse]:
         """Revoke a grant. The last message is the receipt; with `no_wait` it may be what is still awaited."""
@@ -55,7 +55,7 @@ class RevocationDesk:
         if request.validate_only:
             yield await self._tried(self._parts.grants.require_standing(request.id), scope)
             return
-        edit = await self._to_the_end(self._edit(request.id, scope))
+        edit = await self._under_way.run(self._edit(request.id, scope))
         yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
         if edit.taking is None:
             return
@@ -72,7 +72,7 @@ class RevocationDesk:
         """
         if all(grant.subject != request.user for grant in self._parts.grants.all()):
             await require_user(self._parts, request.user)
-        takings, removal = await self._to_the_end(self._remove(request.user, request.reason or USER_REMOVED))
+        takings, removal = await self._under_way.run(self._remove(request.user, request.reason or USER_REMOVED))
         peers = [peer.name for peer in self._parts.federation.peers.all() if peer.user == request.user]
         yield pb.RemoveUserResponse(
             removal=pb.UserRemoval(
@@ -95,7 +95,7 @@ class RevocationDesk:
 
     async def close(self) -> None:
         """Wait for the acts under way."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._under_way.join()
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
         edit = await self._parts.upkeep.revocations.edit_scope(grant_id, scope)
@@ -165,24 +165,18 @@ class RevocationDesk:
             reason=reason or grant.revoked_reason,
         )
 
-    async def _to_the_end(self, act: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(act)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
-
 
 def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
     """Return a finished receipt."""
     return pb.RevocationReceipt(
         grant_id=receipt.grant_id,
         kind=receipt.kind.value,
-        revoked_at=stamp(receipt.begun_at_us),
-        effective_at=stamp(receipt.effective_at_us),
+        revoked_at=optional_timestamp(receipt.begun_at_us),
+        effective_at=optional_timestamp(receipt.effective_at_us),
         reason=receipt.reason,
         instances=(
             pb.LeaseRelease(
-                instance_id=one.instance, how=one.how, at=instant(one.at_us), failed_in_flight=one.failed_in_flight
+                instance_id=one.instance, how=one.how, at=timestamp(one.at_us), failed_in_flight=one.failed_in_flight
             )
             for one in receipt.instances
         ),
@@ -195,7 +189,7 @@ def release_message(release: Release) -> pb.LeaseRelease:
     return pb.LeaseRelease(
         instance_id=release.instance,
         how=release.how.value,
-        at=stamp(release.at_us),
+        at=optional_timestamp(release.at_us),
         failed_in_flight=release.failed_in_flight,
-        until=stamp(release.until_us),
+        until=optional_timestamp(release.until_us),
     )

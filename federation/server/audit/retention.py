@@ -7,9 +7,9 @@ and forgets the rest. Until then a reader of both sees such rows once.
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from federation.aio import run_to_completion
 from federation.clock import Clock
 from federation.errors import FederationError
 from federation.store.audit.archive import DAY_US, AuditFiles, DayWriter, day_of, day_window
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditRetention"]
 
-T = TypeVar("T")
 LOGGER: Final = logging.getLogger(__name__)
 EVERY_S: Final = 900.0
 BATCH: Final = 500
@@ -65,7 +64,7 @@ class AuditRetention:
 
     async def _move(self, day: int) -> int:
         last_id = await self._store.last_id()
-        await run_in_thread(self._files.prepare)
+        await run_to_completion(asyncio.to_thread(self._files.prepare))
         await self._write(day, last_id)
         forgotten = 0
         while count := await self._store.forget(last_id, day_window(day), BATCH):
@@ -76,24 +75,14 @@ class AuditRetention:
 
     async def _write(self, day: int, last_id: int) -> None:
         """Bring everything of a day that has been written so far into its file."""
-        file, exists = await run_in_thread(lambda: self._files.target(day))
-        writer = await run_in_thread(lambda: DayWriter(file, exists=exists))
+        file, exists = await run_to_completion(asyncio.to_thread(lambda: self._files.target(day)))
+        writer = await run_to_completion(asyncio.to_thread(lambda: DayWriter(file, exists=exists)))
         place: Place | None = None
         try:
             while batch := await self._store.written_by(last_id, day_window(day), BATCH, place):
                 place = batch[-1].place
-                await run_in_thread(lambda batch=batch: writer.add(batch))  # type: ignore[misc]
+                await run_to_completion(asyncio.to_thread(lambda batch=batch: writer.add(batch)))  # type: ignore[misc]
                 await asyncio.sleep(PAUSE_S)
-            await run_in_thread(writer.finish)
+            await run_to_completion(asyncio.to_thread(writer.finish))
         finally:
-            await run_in_thread(writer.abandon)
-
-
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run in a thread, and see it end even where this is cancelled: nothing may write behind the next step's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.gather(running, return_exceptions=True)
-        raise
+            await run_to_completion(asyncio.to_thread(writer.abandon))

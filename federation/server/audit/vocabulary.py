@@ -3,7 +3,7 @@
 from typing import Final
 
 from federation.errors import InputError
-from federation.suggest import near_matches
+from federation.suggest import hint
 from federation.telemetry.spans import OutcomeName
 
 __all__ = ["MIXED", "OUTCOMES", "OWN", "VERBS", "check_outcome", "unknown_verb"]
@@ -47,6 +47,5 @@ def unknown_verb(verb: str) -> InputError:
 
 
 def _unknown(word: str, known: tuple[str, ...]) -> str:
-    near = near_matches(word, known, most=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no {word[:40]!r}; {hint}There are: {', '.join(known)}"
+    meant = hint(word, known)
+    return f"there is no {word[:40]!r}; {f'{meant} ' if meant else ''}There are: {', '.join(known)}"

@@ -1,12 +1,11 @@
 """One line of the audit, which events a question wants, and the tokens that lead on through the answers. Pure."""
 
-import base64
-import binascii
 import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from federation import base64url
 from federation.errors import InputError
 
 __all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Place", "TailPage", "follow_token", "followed_to", "place_of"]
@@ -105,7 +104,7 @@ class TailPage:
 
 def place_token(wanted: AuditFilter, place: Place) -> str:
     """Return the token that goes on behind a place. It belongs to the fields of `wanted`, whose times may move."""
-    return _spelled(_PLACE.pack(_PLACE_MARK, _bound(wanted), *place))
+    return base64url.encode(_PLACE.pack(_PLACE_MARK, _bound(wanted), *place))
 
 
 def place_of(wanted: AuditFilter, token: str) -> Place:
@@ -116,12 +115,12 @@ def place_of(wanted: AuditFilter, token: str) -> Place:
 
 def follow_token(wanted: AuditFilter, last_id: int) -> str:
     """Return the token that goes on following behind a row."""
-    return _spelled(_FOLLOWED.pack(_FOLLOW_MARK, _bound(wanted), last_id))
+    return base64url.encode(_FOLLOWED.pack(_FOLLOW_MARK, _bound(wanted), last_id))
 
 
 def followed_to(wanted: AuditFilter, token: str) -> int | None:
     """Return the row behind which a token goes on following, or `None` where it is not a token for following."""
-    if len(token) != len(_spelled(bytes(_FOLLOWED.size))):
+    if len(token) != len(base64url.encode(bytes(_FOLLOWED.size))):
         return None
     return _read(_FOLLOWED, _FOLLOW_MARK, wanted, token)[0]
 
@@ -134,15 +133,10 @@ def _bound(wanted: AuditFilter) -> bytes:
     return digest.digest()[:8]
 
 
-def _spelled(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-
-
 def _read(shape: struct.Struct, mark: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:
     try:
-        raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        read_mark, bound, *numbers = shape.unpack(raw)
-    except (binascii.Error, ValueError, struct.error):
+        read_mark, bound, *numbers = shape.unpack(base64url.decode(token))
+    except (ValueError, struct.error):
         raise _foreign() from None
     if (read_mark, bound) != (mark, _bound(wanted)):
         raise _foreign()

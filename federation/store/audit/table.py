@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, insert, select, text, tuple_
 
 from federation.errors import InputError
+from federation.sanitize import printable
 from federation.store.advisory_keys import AdvisoryKey
 from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, TailPage, place_of, place_token
 from federation.store.database import Database, translate_db_errors
@@ -147,8 +148,7 @@ def _clean(name: str, text: str) -> str:
     """Cut a text to its column, and make it printable: one odd character must not hold up a whole batch."""
     kind = audit_events.c[name].type
     most = kind.length if isinstance(kind, String) and kind.length else MAX_TEXT
-    text = text[:most]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return printable(text, most)
 
 
 def _event(row: Row[Any]) -> AuditEvent:

@@ -7,12 +7,13 @@ memory shows them. A revocation goes the other way round.
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import insert, update
 
+from federation.aio import ShieldedTasks
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, InputError, unknown_grant
 from federation.pki.authority import IssuedCertificate
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
 
-T = TypeVar("T")
 InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
 """Work to be done in the same transaction; its exception undoes both."""
 MAX_REASON: Final = 500
@@ -56,7 +56,7 @@ class GrantRegistry:
         self._grants = {grant.id: grant for grant in grants}
         self._uses = GrantUses(database)
         self._lock = asyncio.Lock()
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = ShieldedTasks()
 
     @classmethod
     async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
@@ -94,7 +94,7 @@ class GrantRegistry:
         Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
         """
         grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
-        return await self._durably(self._insert(grant))
+        return await self._writes.run(self._insert(grant))
 
     async def add_certificate(
         self,
@@ -113,7 +113,7 @@ class GrantRegistry:
         """
         self.require(grant_id)
         work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
-        return await self._durably(work)
+        return await self._writes.run(work)
 
     async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
         """Return a certificate of a grant, from memory, or one that ended long ago from the database."""
@@ -134,7 +134,7 @@ class GrantRegistry:
         wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
         if not _FINGERPRINT.match(wanted):
             raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
-        return await self._durably(self._activate(grant_id, wanted))
+        return await self._writes.run(self._activate(grant_id, wanted))
 
     def refuse(self, grant_id: str, reason: str = "") -> Grant:
         """Revoke a grant in memory, for good: it is refused from this moment on. `revoke` makes that durable.
@@ -156,7 +156,7 @@ class GrantRegistry:
         `within` runs in the same transaction. Revoking again repeats a durable write that failed. `StoreError` says
         that the write failed; the refusal stands in this process all the same.
         """
-        return await self._durably(self._store_revocation(self.refuse(grant_id, reason), within))
+        return await self._writes.run(self._store_revocation(self.refuse(grant_id, reason), within))
 
     def narrow(self, grant_id: str, scope: Scope) -> Grant:
         """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
@@ -169,12 +169,12 @@ class GrantRegistry:
             f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
             "forgotten by a restart; edit it again"
         )
-        return await self._durably(self._store_scope(self.require(grant_id), what, within))
+        return await self._writes.run(self._store_scope(self.require(grant_id), what, within))
 
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
         """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
         self.require_standing(grant_id)
-        return await self._durably(self._widen(grant_id, scope))
+        return await self._writes.run(self._widen(grant_id, scope))
 
     def note_use(self, grant_id: str, serial: str = "") -> None:
         """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
@@ -191,7 +191,7 @@ class GrantRegistry:
 
     async def close(self) -> None:
         """Wait for writes under way and flush the uses."""
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self._writes.join()
         await self.flush_uses()
 
     def require(self, grant_id: str) -> Grant:
@@ -208,12 +208,6 @@ class GrantRegistry:
         if grant.status is GrantStatus.REVOKED:
             raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
         return grant
-
-    async def _durably(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(work)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return await asyncio.shield(task)
 
     async def _insert(self, grant: Grant) -> Grant:
         with translate_db_errors("the grant cannot be stored"):
