@@ -118,7 +118,7 @@ def _asked(context: typer.Context, kind: str, prefix: str) -> Suggestions:
         return []
     import grpc
 
-    from federation.admin.socket import target
+    from federation.admin.address import target
     from federation.config import GatewayConfig
     from federation.v1 import admin_pb2 as pb
     from federation.v1.admin_pb2_grpc import AdminServiceStub

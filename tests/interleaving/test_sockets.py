@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.admin.socket import target
+from federation.admin.address import target
 from federation.bootstrap import init_gateway
 from federation.client.peers.watch_handle import WatchState
 from federation.config import ClientConfig, GatewayConfig, StoreConfig
