@@ -57,7 +57,6 @@ RETIRED: Final = {
     "put_off": "postpone",
     "settle": "mark_revoked, mark_redeemed or finish",
     "settled": "revoked, redeemed or finished",
-    "soon": "call_soon or result_if_done",
     "whose": "identity",
     # watch
     "EventWord": "EventType",
@@ -140,7 +139,6 @@ RETIRED: Final = {
     "enroll_anew": "re_enroll_hint",
     "found_gateway": "init_gateway",
     "greeted": "handshake_done",
-    "invite": "create_token",
     "lend": "temp_cert_chain",
     "reissuer": "renewal_issuer",
     "shake": "do_handshake",
