@@ -29,17 +29,17 @@ async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) ->
     """
     directory = config.directory.absolute()
     _check_free(directory, config.socket_path)
-    beside = directory if directory.is_dir() else directory.parent
+    parent = directory if directory.is_dir() else directory.parent
     try:
-        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=beside))
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=parent))
     except OSError as e:
-        raise InputError("directory", f"cannot write in {beside}: {e.strerror}") from e
+        raise InputError("directory", f"cannot write in {parent}: {e.strerror}") from e
     try:
         authority = await _fill(staged, config, clock)
         try:
             _place(staged, directory)
         except InputError:
-            await _forget(config)
+            await _remove_identity(config)
             raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -103,7 +103,7 @@ def _move_up(staged: Path) -> None:
         raise
 
 
-async def _forget(config: GatewayConfig) -> None:
+async def _remove_identity(config: GatewayConfig) -> None:
     """Undo what is not inside the staged directory."""
     if config.store.url:
         database = await Database.open(config.store.url, new=False)

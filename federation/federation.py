@@ -89,14 +89,14 @@ class Federation:
         self.config, self.clock = config, clock
         self._source = peer_store or PeerRepository(config)
         self._telemetry = telemetry or ambient_telemetry()
-        self._home: ClientRuntime | None = None
+        self._runtime: ClientRuntime | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._deafen: Callable[[], None] = lambda: None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
         self._opening: asyncio.Task[ResourceProvider] | None = None
-        self._reach: SessionContext | None = None
+        self._session_context: SessionContext | None = None
         self._sessions: WeakSet[Session] = WeakSet()
 
     @classmethod
@@ -106,50 +106,50 @@ class Federation:
 
     async def start(self) -> Self:
         """Read the peers. `async with` does this. Raises `StoreError` or `SealError`."""
-        if self._home is None:
-            home = ClientRuntime.share(self.config, self.clock, self._telemetry)
+        if self._runtime is None:
+            runtime = ClientRuntime.share(self.config, self.clock, self._telemetry)
             try:
-                if not home.loaded:
-                    home.peers.load(await self._source.all())
-                    home.loaded = True
+                if not runtime.loaded:
+                    runtime.peers.load(await self._source.all())
+                    runtime.loaded = True
             except BaseException:
-                if home.release():
-                    home.end()
+                if runtime.release():
+                    runtime.end()
                 raise
-            self._home = home
+            self._runtime = runtime
             self._loop = asyncio.get_running_loop()
-            home.watches.join(self._loop, self._source)
+            runtime.watches.join(self._loop, self._source)
             if self._on_renewal is not None:
-                self._deafen = home.listen_to_renewals(self._loop, self._on_renewal)
+                self._unsubscribe = runtime.listen_to_renewals(self._loop, self._on_renewal)
             if self._is_stored():
-                home.renew(PeerRepository(self.config, self.clock))
+                runtime.renew(PeerRepository(self.config, self.clock))
         return self
 
     async def close(self, grace: float | None = None) -> None:
         """Wait up to `grace` seconds for this federation's calls, end the rest, and give up what nobody else uses."""
-        home, self._home = self._home, None
-        if home is None:
+        runtime, self._runtime = self._runtime, None
+        if runtime is None:
             return
-        await self._end_sessions()
+        await self._close_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
         if self._loop is not None:
-            await home.watches.leave(self._loop, self._source)
-        for peer in home.peers.all():
+            await runtime.watches.leave(self._loop, self._source)
+        for peer in runtime.peers.all():
             peer.cut(closed(), owner=self)
-        last = home.release()
+        last = runtime.release()
         if last:
-            await home.ended()
-        self._deafen()
+            await runtime.ended()
+        self._unsubscribe()
         loop = asyncio.get_running_loop()
-        for peer in home.peers.all():
+        for peer in runtime.peers.all():
             if last:
                 peer.channel.rest()
             else:
                 peer.channel.leave(loop)
             await peer.channel.closed()
         if last:
-            home.end()
-            for peer in home.peers.all():
+            runtime.end()
+            for peer in runtime.peers.all():
                 await peer.channel.closed()
 
     async def __aenter__(self) -> Self:
@@ -186,10 +186,10 @@ class Federation:
         `EnrollmentError` for an answer that does not hold; `LockedError` while others on the directory keep at it.
         """
         found = self.peer(peer, user)
-        home = self._opened()
-        if home.renewer is None or not self._is_stored():
+        runtime = self._opened()
+        if runtime.renewer is None or not self._is_stored():
             raise FederationError("this federation's peers are not in a store, so their certificates cannot be renewed")
-        await asyncio.wrap_future(home.background.submit(home.renewer.rotate(found)))
+        await asyncio.wrap_future(runtime.background.submit(runtime.renewer.rotate(found)))
         return found
 
     def peer_state(self, name: str, user: str | None = None) -> PeerStatus:
@@ -227,32 +227,32 @@ class Federation:
         `config` stands for the gateway's own `[session]`. `on_signal` is called on the loop with each signal.
         """
         self._opened()
-        if self._reach is None:
-            self._reach = self._new_reach()
-        session = Session(self._reach, user, config or self.config.session, on_signal)
+        if self._session_context is None:
+            self._session_context = self._new_session_context()
+        session = Session(self._session_context, user, config or self.config.session, on_signal)
         self._sessions.add(session)
         return session
 
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
         """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
-        home = self._opened()
-        deadline_s = home.config.client.deadline_s
-        return aio_interceptors(home.peers.get(peer, user), clock=home.clock, deadline_s=deadline_s, owner=self)
+        runtime = self._opened()
+        deadline_s = runtime.config.client.deadline_s
+        return aio_interceptors(runtime.peers.get(peer, user), clock=runtime.clock, deadline_s=deadline_s, owner=self)
 
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
         """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync_standard`."""
-        home = self._opened()
-        found = home.peers.get(peer, user)
-        wire = Wire(found.channel, home.background, home.clock.monotonic)
-        return sync_interceptors(found, wire, deadline_s=home.config.client.deadline_s, owner=self)
+        runtime = self._opened()
+        found = runtime.peers.get(peer, user)
+        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
+        return sync_interceptors(found, wire, deadline_s=runtime.config.client.deadline_s, owner=self)
 
     def _channel_to(self, peer: Peer) -> AioChannel:
-        home = self._opened()
-        channel = AioChannel(peer, clock=home.clock, deadline_s=home.config.client.deadline_s)
+        runtime = self._opened()
+        channel = AioChannel(peer, clock=runtime.clock, deadline_s=runtime.config.client.deadline_s)
         self._channels.add(channel)
         return channel
 
-    def _new_reach(self) -> SessionContext:
+    def _new_session_context(self) -> SessionContext:
         key = (
             Sealer.load(self.config.directory).derive(SESSION_TOKENS) if self._is_stored() else secrets.token_bytes(32)
         )
@@ -282,12 +282,12 @@ class Federation:
             self._opening = None
         return self._provider
 
-    async def _end_sessions(self) -> None:
+    async def _close_sessions(self) -> None:
         for session in list(self._sessions):
             await session.close()
-        reach, self._reach = self._reach, None
-        if reach is not None:
-            reach.probes.close()
+        context, self._session_context = self._session_context, None
+        if context is not None:
+            context.probes.close()
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         database, self._database = self._database, None
@@ -300,9 +300,9 @@ class Federation:
         return isinstance(self._source, PeerStore | PeerRepository)
 
     def _opened(self) -> ClientRuntime:
-        if self._home is None:
+        if self._runtime is None:
             raise FederationError("the federation is not open; enter it by `async with`")
-        return self._home
+        return self._runtime
 
 
 def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> SyncChannel:
@@ -312,31 +312,31 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
     `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with near matches.
     """
     config = GatewayConfig.load(Path(directory))
-    home = ClientRuntime.share(config, SYSTEM_CLOCK, ambient_telemetry())
+    runtime = ClientRuntime.share(config, SYSTEM_CLOCK, ambient_telemetry())
 
     def release() -> None:
-        if home.release():
-            home.end()
+        if runtime.release():
+            runtime.end()
 
     try:
         stored = PeerRepository(config)
-        found = _found(home, stored, peer, user)
-        home.watches.follow(found, stored)
-        home.renew(stored)
-        wire = Wire(found.channel, home.background, home.clock.monotonic)
-        return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
+        found = _find_peer(runtime, stored, peer, user)
+        runtime.watches.follow(found, stored)
+        runtime.renew(stored)
+        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
+        return SyncChannel(found, wire, deadline_s=runtime.config.client.deadline_s, on_close=release)
     except BaseException:
         release()
         raise
 
 
-def _found(home: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
-    """Return a peer, reading the store when the home has not, or does not know it."""
-    if home.loaded:
+def _find_peer(runtime: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
+    """Return a peer, reading the store when the runtime has not, or does not know it."""
+    if runtime.loaded:
         try:
-            return home.peers.get(name, user)
+            return runtime.peers.get(name, user)
         except NotFoundError:  # another process may have added it
             pass
-    home.peers.load(home.background.submit(stored.all()).result())
-    home.loaded = True
-    return home.peers.get(name, user)
+    runtime.peers.load(runtime.background.submit(stored.all()).result())
+    runtime.loaded = True
+    return runtime.peers.get(name, user)

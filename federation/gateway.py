@@ -116,7 +116,7 @@ class Gateway:
         )
         self._server.before_stop.append(parts.upkeep.watch.close)
         self._admin = AdminServer(config.socket_path, parts)
-        self._chores: tuple[asyncio.Task[None], ...] = ()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
     @asynccontextmanager
@@ -168,7 +168,7 @@ class Gateway:
         telemetry = setup_telemetry(config.telemetry, config.name, version())
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         grants = await GrantRegistry.load(database, clock)
-        stack.push_async_callback(_closed, grants)
+        stack.push_async_callback(_close_grants, grants)
         audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
         provider = provider if provider is not None else SqlProvider(database, clock)
@@ -245,7 +245,7 @@ class Gateway:
         await self._parts.upkeep.start()
         await self._server.start()
         await self._admin.start()
-        self._chores = (
+        self._tasks = (
             asyncio.create_task(self._flush_uses()),
             asyncio.create_task(self._certificate.run(self._server.tls.publish)),
             asyncio.create_task(self._retention().run()),
@@ -259,11 +259,11 @@ class Gateway:
 
         `ready` is called once the signals are heeded.
         """
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop, stop_requested = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, stop_requested.set)
         ready()
-        waits = [asyncio.create_task(event.wait()) for event in (told, self._lock.lost)]
+        waits = [asyncio.create_task(event.wait()) for event in (stop_requested, self._lock.lost)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -281,11 +281,11 @@ class Gateway:
         await self._server.stop(grace_s)
         await self._parts.upkeep.stop()
         await self._admin.stop(grace_s)
-        chores, self._chores = self._chores, ()
-        for chore in chores:
-            chore.cancel()
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await chore
+                await task
         await self._parts.audit.stop()
 
     def _retention(self) -> AuditRetention:
@@ -342,7 +342,7 @@ def _issuer(
     )
 
 
-async def _closed(grants: GrantRegistry) -> None:
+async def _close_grants(grants: GrantRegistry) -> None:
     try:
         await grants.close()
     except FederationError as e:

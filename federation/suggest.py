@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["LEAST_BEGINNING", "is_slip", "near_ids", "near_matches"]
+__all__ = ["MIN_PREFIX", "is_typo", "near_ids", "near_matches"]
 
-LEAST_BEGINNING: Final = 4
+MIN_PREFIX: Final = 4
 """Characters of an id that may stand for the whole of it."""
-LONG: Final = 16
+LONG_ID: Final = 16
 """Characters from which on an id was copied, not typed: more of it may have been lost on the way."""
-SLIP: Final = 2
+MAX_TYPO_EDITS: Final = 2
 """Letters, such as a swapped pair, that two names may differ in and still be meant to be one."""
 MAX_EDITS: Final = {False: 1, True: 4}
 
@@ -22,11 +22,11 @@ def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, .
     return tuple(match for match, _, _ in found)
 
 
-def is_slip(name: str, known: str) -> bool:
+def is_typo(name: str, known: str) -> bool:
     """Tell whether a name differs from a known one so little that it may be a slip of the hand."""
     from rapidfuzz.distance import OSA
 
-    return name != known and OSA.distance(name, known) <= SLIP
+    return name != known and OSA.distance(name, known) <= MAX_TYPO_EDITS
 
 
 def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]:
@@ -35,14 +35,14 @@ def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]
     Random ids are alike by chance, so that what helps with names would suggest anything here.
     """
     wanted = given.strip().lower()
-    if len(wanted) < LEAST_BEGINNING:
+    if len(wanted) < MIN_PREFIX:
         return ()
-    slips = MAX_EDITS[len(wanted) >= LONG]
-    found = sorted((_slips(wanted, one, slips), one) for one in set(known))
-    return tuple(one for distance, one in found if distance <= slips)[:most]
+    edits = MAX_EDITS[len(wanted) >= LONG_ID]
+    found = sorted((_edits(wanted, one, edits), one) for one in set(known))
+    return tuple(one for distance, one in found if distance <= edits)[:most]
 
 
-def _slips(wanted: str, whole: str, most: int) -> int:
+def _edits(wanted: str, whole: str, most: int) -> int:
     """Return how many characters of `wanted` are wrong, missing or too many for a beginning of `whole`."""
     from rapidfuzz.distance import OSA
 

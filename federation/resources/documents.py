@@ -26,7 +26,7 @@ class Document:
     """
 
     text: str
-    words: str
+    terms: str
 
     @classmethod
     def parse(cls, text: str) -> "Document":
@@ -39,8 +39,8 @@ class Document:
 
         Raises `InputError` that names the field.
         """
-        words = index_text(_checked(value))
-        return cls(orjson.dumps(value).decode(), words)
+        terms = index_text(_checked(value))
+        return cls(orjson.dumps(value).decode(), terms)
 
 
 def decode(text: str, name: str) -> Any:

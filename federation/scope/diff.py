@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from federation.scope.describe import filter_words, name_words, team_words
+from federation.scope.describe import describe_filter, describe_teams, quote_names
 from federation.scope.model import EVERYTHING, RowFilter, Scope
 
-__all__ = ["ScopeChange", "scope_change"]
+__all__ = ["ScopeChange", "compare_scopes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ScopeChange:
     narrows: bool
 
 
-def scope_change(before: Scope, after: Scope) -> ScopeChange:
+def compare_scopes(before: Scope, after: Scope) -> ScopeChange:
     """Compare two scopes by what they open."""
     gains, losses = list(_more(before, after)), list(_more(after, before))
     old, new = before.max_rows_per_query, after.max_rows_per_query
@@ -40,7 +40,7 @@ def _more(less: Scope, more: Scope) -> Iterator[str]:
     for resource in more.open_resources:
         row_filter = more.filters.get(resource, EVERYTHING)
         if resource not in known:
-            yield f"{resource}: {filter_words(row_filter)}"
+            yield f"{resource}: {describe_filter(row_filter)}"
         else:
             for words in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
                 yield f"{resource}: {words}"
@@ -51,10 +51,10 @@ def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
         if more.include_teams is None:
             yield f"rows of every team{_but(less.include_teams)}"
         elif new := more.include_teams - less.include_teams:
-            yield f"rows of {team_words(new)}"
+            yield f"rows of {describe_teams(new)}"
     if more.include_personal and not less.include_personal:
         yield "personal rows"
 
 
 def _but(teams: Collection[str]) -> str:
-    return f" but {name_words(teams)}" if teams else ""
+    return f" but {quote_names(teams)}" if teams else ""

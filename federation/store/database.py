@@ -61,7 +61,7 @@ class Database:
                 await connection.run_sync(_migrate)
         except (SQLAlchemyError, OSError) as e:
             await engine.dispose()
-            raise StoreError(f"cannot open the database {_shown(url)}: {_cause(e)}") from e
+            raise StoreError(f"cannot open the database {_masked(url)}: {_cause(e)}") from e
         except ConfigError:
             await engine.dispose()
             raise
@@ -126,7 +126,7 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
     except OSError as e:
         lost = isinstance(e, FileNotFoundError) and not new
         cure = "; restore it from a backup, or make the gateway anew" if lost else ""
-        raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}{cure}") from e
+        raise StoreError(f"cannot open the database {_masked(url)}: {e.strerror}{cure}") from e
 
 
 def _keep_values_out_of_logs() -> None:
@@ -175,7 +175,7 @@ def _migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _shown(url: str) -> str:
+def _masked(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 

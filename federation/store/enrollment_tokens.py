@@ -14,7 +14,7 @@ from federation.store.database import Database, translate_db_errors
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["TokenRecord", "TokenStore", "hash_secret", "settle"]
+__all__ = ["TokenRecord", "TokenStore", "hash_secret", "mark_redeemed"]
 
 SECRET_BYTES = 32
 _TABLE = schema.enrollment_tokens
@@ -86,7 +86,7 @@ class TokenStore:
                 return await _find(connection, secret_hash)
 
 
-async def settle(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
+async def mark_redeemed(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
     """Note in a transaction what a claimed token brought; false where it was settled or replaced meanwhile."""
     mine = (
         _TABLE.c.secret_hash == token.secret_hash,

@@ -61,13 +61,13 @@ class FileLock:
 _LOCKS: Final["WeakSet[FileLock]"] = WeakSet()
 
 
-def _let_go() -> None:
+def _close_in_child() -> None:
     """Close a forked child's copies of the descriptors, which would hold the locks after the parent's end."""
     for lock in list(_LOCKS):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class ServingLock:
@@ -141,16 +141,16 @@ class ServingLock:
 async def _until_free(
     take: Callable[[], Awaitable[None]], *, standby: bool, waiting: Callable[[], None] | None
 ) -> None:
-    told = False
+    reported = False
     while True:
         try:
             return await take()
         except LockedError:
             if not standby:
                 raise
-        if not told and waiting is not None:
+        if not reported and waiting is not None:
             waiting()
-        told = True
+        reported = True
         await asyncio.sleep(RETRY_S)
 
 

@@ -17,7 +17,7 @@ from federation.store.schema import peers, pending_enrollments
 
 __all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
 
-PENDING_KEPT_US: Final = 30 * 86_400 * MICROSECONDS
+PENDING_LIFETIME_US: Final = 30 * 86_400 * MICROSECONDS
 """How long the key of an enrollment that never ended is kept."""
 LIST_PEERS: Final = Remedy(action=Action.LIST_PEERS)
 _NAME: Final = re.compile(r"[!-~]{1,127}\Z")
@@ -104,8 +104,8 @@ class PeerStore:
         if found:
             raise _conflict(name, user, grant_id, known_grant=grant_id in found)
 
-    async def add(self, record: PeerRecord, *, settles: str | None = None) -> None:
-        """Store a peer; `settles` names the pending enrollment (secret hash) that ends with it, in one transaction.
+    async def add(self, record: PeerRecord, *, completes: str | None = None) -> None:
+        """Store a peer; `completes` names the pending enrollment (secret hash) that ends with it, in one transaction.
 
         Raises `ConflictError` where the grant is enrolled here already or the user has a peer of this name.
         """
@@ -128,8 +128,8 @@ class PeerStore:
             try:
                 async with self._database.write() as connection:
                     await connection.execute(insert(peers).values(values))
-                    if settles is not None:
-                        await connection.execute(_drop(settles))
+                    if completes is not None:
+                        await connection.execute(_delete_pending(completes))
             except IntegrityError:
                 await self.check_new(name=record.name, user=record.user, grant_id=record.grant_id)
                 raise
@@ -196,7 +196,7 @@ class PeerStore:
         with translate_db_errors("the key of the enrollment cannot be stored"):
             key, now = make(), self._clock.now_us()
             sealed = self._sealer.seal(key.encode(), _pending_key(secret_hash))
-            forgotten = pending_enrollments.c.created_at < now - PENDING_KEPT_US
+            forgotten = pending_enrollments.c.created_at < now - PENDING_LIFETIME_US
             try:
                 async with self._database.write() as connection:
                     await connection.execute(delete(pending_enrollments).where(forgotten))
@@ -204,16 +204,16 @@ class PeerStore:
                         insert(pending_enrollments).values(secret_hash=secret_hash, key_sealed=sealed, created_at=now)
                     )
             except IntegrityError:  # there is one already, of an earlier attempt or of one at this moment
-                return await self._kept(secret_hash) or key
+                return await self._find_pending(secret_hash) or key
             return key
 
-    async def drop_pending(self, secret_hash: str) -> None:
+    async def remove_pending(self, secret_hash: str) -> None:
         """Forget the key of an enrollment that was refused for good."""
         with translate_db_errors("the key of the enrollment cannot be removed"):
             async with self._database.write() as connection:
-                await connection.execute(_drop(secret_hash))
+                await connection.execute(_delete_pending(secret_hash))
 
-    async def _kept(self, secret_hash: str) -> str | None:
+    async def _find_pending(self, secret_hash: str) -> str | None:
         wanted = select(pending_enrollments.c.key_sealed).where(pending_enrollments.c.secret_hash == secret_hash)
         async with self._database.read() as connection:
             sealed = await connection.scalar(wanted)
@@ -238,7 +238,7 @@ class PeerStore:
         )
 
 
-def _drop(secret_hash: str) -> Any:
+def _delete_pending(secret_hash: str) -> Any:
     return delete(pending_enrollments).where(pending_enrollments.c.secret_hash == secret_hash)
 
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
-from federation.telemetry import metric_definitions as catalogue
+from federation.telemetry import metric_definitions as definitions
 from federation.telemetry.metric_definitions import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeName
 
@@ -98,9 +98,9 @@ class FederationMetrics:
     def __init__(self, provider: MeterProvider | None = None, *, version: str = "") -> None:
         meter = (provider or metrics.get_meter_provider()).get_meter(SCOPE, version)
         self._lock = Lock()
-        self._asked = _Calls(meter, catalogue.CLIENT_REQUESTS, catalogue.CLIENT_DURATION)
-        self._served = _Calls(meter, catalogue.SERVER_REQUESTS, catalogue.SERVER_DURATION)
-        turns, heard = catalogue.CIRCUIT_TRANSITIONS, catalogue.WATCH_EVENTS
+        self._client_calls = _Calls(meter, definitions.CLIENT_REQUESTS, definitions.CLIENT_DURATION)
+        self._server_calls = _Calls(meter, definitions.SERVER_REQUESTS, definitions.SERVER_DURATION)
+        turns, heard = definitions.CIRCUIT_TRANSITIONS, definitions.WATCH_EVENTS
         self._transitions = meter.create_counter(turns.name, turns.unit, turns.description)
         self._watch_events = meter.create_counter(heard.name, heard.unit, heard.description)
         self._caches: list[Reader[CacheReading]] = []
@@ -111,32 +111,32 @@ class FederationMetrics:
         self._leases: list[Callable[[], int]] = []
         self._dropped: list[Callable[[], int]] = []
         for metric, observe in (
-            (catalogue.CACHE_HITS, self._cache("hits")),
-            (catalogue.CACHE_MISSES, self._cache("misses")),
-            (catalogue.CACHE_BYTES, self._cache("bytes")),
-            (catalogue.CACHE_FLUSHES, self._flushes),
-            (catalogue.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
-            (catalogue.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
-            (catalogue.LEASES, self._total(self._leases)),
-            (catalogue.AUDIT_DROPPED, self._total(self._dropped)),
-            (catalogue.CERTIFICATE_REMAINING, self._remaining),
-            (catalogue.CERTIFICATE_RENEWALS, self._renewed),
+            (definitions.CACHE_HITS, self._cache("hits")),
+            (definitions.CACHE_MISSES, self._cache("misses")),
+            (definitions.CACHE_BYTES, self._cache("bytes")),
+            (definitions.CACHE_FLUSHES, self._flushes),
+            (definitions.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
+            (definitions.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
+            (definitions.LEASES, self._total(self._leases)),
+            (definitions.AUDIT_DROPPED, self._total(self._dropped)),
+            (definitions.CERTIFICATE_REMAINING, self._remaining),
+            (definitions.CERTIFICATE_RENEWALS, self._renewed),
         ):
             _observed(meter, metric, observe)
 
     def call_ended(self, peer: str, verb: str, outcome: OutcomeName, took_s: float, *, cached: bool) -> None:
         """Count a call of a local caller, however it was answered."""
-        self._asked.ended((peer, verb, outcome.value, cached), took_s)
+        self._client_calls.ended((peer, verb, outcome.value, cached), took_s)
 
     def call_served(self, peer: str, verb: str, outcome: OutcomeName, took_s: float) -> None:
         """Count a peer's call; `peer` is the name of its grant's peer, empty where it has no grant that is known."""
-        self._served.ended((peer, verb, outcome.value), took_s)
+        self._server_calls.ended((peer, verb, outcome.value), took_s)
 
     def circuit_transition(self, peer: str, after: str) -> None:
         """Count a change of a circuit's state; `after` is the new one."""
         self._transitions.add(1, {"peer": peer, "state": after})
 
-    def watch_heard(self, peer: str, kind: str) -> None:
+    def watch_event(self, peer: str, kind: str) -> None:
         """Count an event of a peer's watch; `kind` is one of those that the contract names."""
         self._watch_events.add(1, {"peer": peer, "kind": kind})
 
@@ -197,10 +197,10 @@ class FederationMetrics:
         return observe
 
     def _flushes(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_word("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
+        return _by_value("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
 
     def _renewed(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_word("outcome", self._read(self._renewals))
+        return _by_value("outcome", self._read(self._renewals))
 
     def _remaining(self, _: CallbackOptions) -> Iterable[Observation]:
         least: dict[tuple[str, str], float] = {}
@@ -229,16 +229,16 @@ class FederationMetrics:
 
 
 _LOCK: Final = Lock()
-_MADE: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
+_INSTANCES: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
 
 
 def metrics_for(provider: MeterProvider | None, *, version: str = "") -> FederationMetrics:
     """Return the instruments on a provider (`None`: the global one), made once: a second set would report twice."""
     provider = provider or metrics.get_meter_provider()
     with _LOCK:
-        made = _MADE.get(provider)
+        made = _INSTANCES.get(provider)
         if made is None:
-            made = _MADE[provider] = FederationMetrics(provider, version=version)
+            made = _INSTANCES[provider] = FederationMetrics(provider, version=version)
     return made
 
 
@@ -247,7 +247,7 @@ def _observed(meter: Meter, metric: Metric, observe: _Observe) -> None:
     create(metric.name, [observe], metric.unit, metric.description)
 
 
-def _by_word(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
+def _by_value(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
     totals: dict[tuple[str, str], int] = {}
     for peer, counts in readings:
         for word, count in counts.items():

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SERVICE_NAME",
     "Environment",
-    "asked_for",
     "is_disabled",
+    "is_exported",
     "names_exporters",
     "resource_of",
     "sampler_of",
@@ -30,14 +30,14 @@ def is_disabled(environment: Environment) -> bool:
 
 
 def names_exporters(environment: Environment) -> bool:
-    """Tell whether any variable names an exporter or an endpoint; without one, `asked_for` is false of every signal."""
+    """Tell whether any variable names an exporter or an endpoint; else no signal is exported."""
     names = ["OTEL_EXPORTER_OTLP_ENDPOINT"]
     for signal in SIGNALS:
         names += (f"OTEL_{signal}_EXPORTER", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     return any(environment.get(name) for name in names)
 
 
-def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
+def is_exported(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
     """Tell whether a signal (`TRACES`, `METRICS`, `LOGS`) is to be sent by OTLP, by a protocol that is spoken here.
 
     The standard's default exporter is `otlp`; here it counts once an endpoint is named. A wish that cannot be met is

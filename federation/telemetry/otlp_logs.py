@@ -13,9 +13,9 @@ from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
 from federation.telemetry.log_format import encodable
 
-__all__ = ["OURS", "OtlpLogHandler"]
+__all__ = ["PACKAGE_LOGGER", "OtlpLogHandler"]
 
-OURS: Final = __name__.partition(".")[0]
+PACKAGE_LOGGER: Final = __name__.partition(".")[0]
 """The logger whose lines are sent, with all beneath it."""
 _SEVERITIES: Final = (
     (logging.CRITICAL, SeverityNumber.FATAL),
@@ -37,25 +37,25 @@ class OtlpLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one record over; the provider's own thread sends it."""
         try:
-            self._provider.get_logger(record.name).emit(_converted(record))
+            self._provider.get_logger(record.name).emit(_to_log_record(record))
         except Exception:  # noqa: BLE001 - a line must not cost its author anything
             self.handleError(record)
 
     def attach(self) -> None:
         """Take the lines of this package from here on."""
-        logging.getLogger(OURS).addHandler(self)
+        logging.getLogger(PACKAGE_LOGGER).addHandler(self)
 
     def detach(self) -> None:
         """Take no more."""
-        logging.getLogger(OURS).removeHandler(self)
+        logging.getLogger(PACKAGE_LOGGER).removeHandler(self)
 
     @classmethod
     def attached(cls) -> bool:
         """Tell whether the lines are sent already, as by another gateway of this process."""
-        return any(isinstance(handler, cls) for handler in logging.getLogger(OURS).handlers)
+        return any(isinstance(handler, cls) for handler in logging.getLogger(PACKAGE_LOGGER).handlers)
 
 
-def _converted(record: logging.LogRecord) -> LogRecord:
+def _to_log_record(record: logging.LogRecord) -> LogRecord:
     at_ns = int(record.created * 1e9)
     return LogRecord(
         timestamp=at_ns,

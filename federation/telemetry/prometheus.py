@@ -19,7 +19,7 @@ __all__ = ["MetricsPage"]
 
 LOGGER: Final = logging.getLogger(__name__)
 FIELD: Final = "telemetry.prometheus"
-SILENCE_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 10.0
 """How long a connection may hold its thread without a word."""
 
 
@@ -31,7 +31,7 @@ class MetricsPage:
 
     def __init__(self, listen: str) -> None:
         self._host, self._port = parse_address(listen, FIELD)
-        self._registry = _OneAtATime()
+        self._registry = _SerialRegistry()
         self.reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
         """To be given to a meter provider, before `start`."""
         self._server: WSGIServer | None = None
@@ -73,20 +73,20 @@ class MetricsPage:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = SILENCE_S
+    timeout = IDLE_TIMEOUT_S
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's own word
         """Say nothing of each request."""
 
 
-class _OneAtATime(CollectorRegistry):
+class _SerialRegistry(CollectorRegistry):
     """The exporter keeps what it collects in one place for all: two scrapes at a time would get parts of each other."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn = Lock()
+        self._collecting = Lock()
 
     def collect(self) -> Iterable[Metric]:
         """Return every family once."""
-        with self._turn:
+        with self._collecting:
             return tuple(super().collect())

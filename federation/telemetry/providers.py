@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import ProxyTracerProvider, TracerProvider
 
 from federation.telemetry.metrics import metrics_for
-from federation.telemetry.otel_env import Environment, asked_for, resource_of, sampler_of
+from federation.telemetry.otel_env import Environment, is_exported, resource_of, sampler_of
 from federation.telemetry.otlp_logs import OtlpLogHandler
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
@@ -44,13 +44,13 @@ class _GatewayMeterProvider(SdkMeterProvider):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
+class _ExportHooks:
     """What sends what waits, and what ends for good, of all that was made here."""
 
     flush: list[Callable[[], object]] = field(default_factory=list)
     shutdown: list[Callable[[], object]] = field(default_factory=list)
 
-    def of(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
+    def add(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
         """Add a provider's."""
         self.flush.append(provider.force_flush)
         self.shutdown.append(provider.shutdown)
@@ -58,39 +58,39 @@ class _Ends:
 
 def sdk_telemetry(gateway_name: str, version: str, environment: Environment, page: "MetricsPage | None") -> Telemetry:
     """Return the telemetry of a gateway that uses the SDK: exporters as `environment` asks, and the page's reader."""
-    resource, ends = resource_of(gateway_name, version, environment), _Ends()
+    resource, hooks = resource_of(gateway_name, version, environment), _ExportHooks()
     if page is not None:
-        ends.shutdown.append(page.stop)
-    tracers = _tracer_provider(resource, environment, ends)
-    meters = _meter_provider(resource, environment, page, ends)
-    _send_logs(resource, environment, ends)
+        hooks.shutdown.append(page.stop)
+    tracers = _tracer_provider(resource, environment, hooks)
+    meters = _meter_provider(resource, environment, page, hooks)
+    _send_logs(resource, environment, hooks)
     return Telemetry(
         SpanSource(tracers, version=version),
         metrics_for(meters, version=version),
         tracers,
         page,
-        tuple(ends.flush),
-        tuple(ends.shutdown),
+        tuple(hooks.flush),
+        tuple(hooks.shutdown),
     )
 
 
-def _tracer_provider(resource: Resource, environment: Environment, ends: _Ends) -> TracerProvider | None:
+def _tracer_provider(resource: Resource, environment: Environment, hooks: _ExportHooks) -> TracerProvider | None:
     """Return the provider to use; `None`: the global one, whenever it comes."""
     current = trace.get_tracer_provider()
     if not isinstance(current, ProxyTracerProvider | _GatewayTracerProvider):
         return current
-    if not asked_for("TRACES", environment):
+    if not is_exported("TRACES", environment):
         return None
     provider = _GatewayTracerProvider(sampler_of(environment), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if isinstance(current, ProxyTracerProvider):
         trace.set_tracer_provider(provider)
-    ends.of(provider)
+    hooks.add(provider)
     return provider
 
 
 def _meter_provider(
-    resource: Resource, environment: Environment, page: "MetricsPage | None", ends: _Ends
+    resource: Resource, environment: Environment, page: "MetricsPage | None", hooks: _ExportHooks
 ) -> MeterProvider | None:
     """Return the provider to use, with the page's reader in it; `None`: the global one, whenever it comes.
 
@@ -102,11 +102,11 @@ def _meter_provider(
     )
     if theirs and isinstance(current, SdkMeterProvider) and page is not None:
         current.add_metric_reader(page.reader)
-        ends.shutdown.append(partial(current.remove_metric_reader, page.reader))
+        hooks.shutdown.append(partial(current.remove_metric_reader, page.reader))
         return current
     if theirs and page is None:
         return current
-    sent = not theirs and asked_for("METRICS", environment, ("prometheus",) if page else ())
+    sent = not theirs and is_exported("METRICS", environment, ("prometheus",) if page else ())
     readers: list[MetricReader] = [page.reader] if page is not None else []
     if sent:
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
@@ -115,20 +115,20 @@ def _meter_provider(
     provider = _GatewayMeterProvider(readers, resource, shutdown_on_exit=False)
     if sent and not isinstance(current, _GatewayMeterProvider):
         metrics.set_meter_provider(provider)
-    ends.of(provider)
+    hooks.add(provider)
     return provider
 
 
-def _send_logs(resource: Resource, environment: Environment, ends: _Ends) -> None:
+def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks) -> None:
     """Send this package's log lines, unless an embedding program or another gateway of the process has them sent."""
-    if _is_embedded() or OtlpLogHandler.attached() or not asked_for("LOGS", environment):
+    if _is_embedded() or OtlpLogHandler.attached() or not is_exported("LOGS", environment):
         return
     provider = SdkLoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     handler = OtlpLogHandler(provider)
     handler.attach()
-    ends.flush.append(provider.force_flush)
-    ends.shutdown.append(partial(_end_logs, handler, provider))
+    hooks.flush.append(provider.force_flush)
+    hooks.shutdown.append(partial(_close_logs, handler, provider))
 
 
 def _is_embedded() -> bool:
@@ -141,6 +141,6 @@ def _is_embedded() -> bool:
     )
 
 
-def _end_logs(handler: OtlpLogHandler, provider: SdkLoggerProvider) -> None:
+def _close_logs(handler: OtlpLogHandler, provider: SdkLoggerProvider) -> None:
     handler.detach()
     provider.shutdown()

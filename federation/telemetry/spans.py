@@ -25,7 +25,7 @@ __all__ = [
     "OutcomeName",
     "SpanSource",
     "link_to",
-    "outcome_word",
+    "outcome_of_code",
     "remote_parent",
     "span_status",
     "traceparent_of",
@@ -50,7 +50,7 @@ class OutcomeName(StrEnum):
     ERROR = "error"
 
 
-_WORD_OF_CODE: Final = {
+_OUTCOME_OF_CODE: Final = {
     "OK": OutcomeName.OK,
     "PERMISSION_DENIED": OutcomeName.DENIED,
     "UNAUTHENTICATED": OutcomeName.DENIED,
@@ -65,12 +65,12 @@ _WORD_OF_CODE: Final = {
 _ERRORS: Final = frozenset({OutcomeName.OFFLINE, OutcomeName.TIMEOUT, OutcomeName.ERROR})
 
 
-def outcome_word(code: str) -> OutcomeName:
+def outcome_of_code(code: str) -> OutcomeName:
     """Return the word of a canonical gRPC code name; the code decides alone, a reason only refines it.
 
     Whatever has no word of its own (`INTERNAL`, `UNKNOWN`, `UNIMPLEMENTED`, …) is `error`.
     """
-    return _WORD_OF_CODE.get(code, OutcomeName.ERROR)
+    return _OUTCOME_OF_CODE.get(code, OutcomeName.ERROR)
 
 
 def span_status(word: OutcomeName) -> Status | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Telemetry", "ambient_telemetry"]
 
-PATIENCE_S: Final = 3.0
+FLUSH_TIMEOUT_S: Final = 3.0
 """How long a stopping gateway waits for its collector."""
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ class Telemetry:
     _flush: tuple[Callable[[], object], ...] = ()
     _shutdown: tuple[Callable[[], object], ...] = ()
 
-    def flush(self, timeout_s: float = PATIENCE_S) -> None:
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         """Send what waits to be sent; blocks for at most `timeout_s`, whatever the collector does."""
         _run(self._flush, timeout_s)
 
-    def shutdown(self, timeout_s: float = PATIENCE_S) -> None:
+    def shutdown(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         """Send what waits and end the exporters of this gateway; blocks for at most `timeout_s`. Once is enough."""
         _run(self._shutdown, timeout_s)
 

@@ -19,7 +19,7 @@ class TokenSeal:
 
     def seal(self, context: bytes, payload: bytes) -> str:
         """Return the token of a payload in a context."""
-        return _spelled(self._mac(context, payload) + payload)
+        return _b64url(self._mac(context, payload) + payload)
 
     def open(self, context: bytes, token: str) -> bytes | None:
         """Return the payload; `None` for a token of another key or context, and for what is none at all."""
@@ -29,7 +29,7 @@ class TokenSeal:
             return None
         mac, payload = raw[:MAC_BYTES], raw[MAC_BYTES:]
         # Base64 has several spellings of the same bytes, of which the MAC sees nothing: only the one made here counts.
-        if _spelled(raw) != token or not hmac.compare_digest(mac, self._mac(context, payload)):
+        if _b64url(raw) != token or not hmac.compare_digest(mac, self._mac(context, payload)):
             return None
         return payload
 
@@ -47,5 +47,5 @@ def context_of(*parts: str) -> bytes:
     return digest.digest()
 
 
-def _spelled(raw: bytes) -> str:
+def _b64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from federation.suggest import is_slip, near_ids, near_matches
+from federation.suggest import is_typo, near_ids, near_matches
 
 ID = "6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b"
 OTHER = "a9e0b7d4-1c33-4f6e-8a52-77d0c4b1e9f8"
@@ -62,4 +62,4 @@ def test_case_does_not_keep_names_apart() -> None:
 )
 def test_a_name_a_letter_or_two_off_is_a_slip(name: str, slip: bool) -> None:
     """Names of gateways that differ by more are different gateways."""
-    assert is_slip(name, "home.example") is slip
+    assert is_typo(name, "home.example") is slip

@@ -36,13 +36,13 @@ __all__ = [
     "admitted",
     "filter_values",
     "instant",
+    "integer",
     "one_of",
-    "plain_id",
+    "storable_id",
     "team_admitted",
     "text",
     "texts",
     "visible",
-    "whole",
 ]
 
 PERSONAL: Final = literal_column("''", Text())
@@ -54,7 +54,7 @@ def text(name: str) -> ColumnElement[str]:
     return bindparam(name, type_=Text())
 
 
-def whole(name: str) -> ColumnElement[int]:
+def integer(name: str) -> ColumnElement[int]:
     """Return a whole-number parameter."""
     return bindparam(name, type_=Integer())
 
@@ -65,10 +65,10 @@ def instant(name: str) -> ColumnElement[int]:
 
 
 SUBJECT: Final = text("subject")
-LIMIT: Final = whole("limit")
+LIMIT: Final = integer("limit")
 
 
-def plain_id(value: str) -> str:
+def storable_id(value: str) -> str:
     """Return an id, or the id that nothing has for text that the database cannot hold."""
     return value if is_storable(value) else ""
 

@@ -22,14 +22,14 @@ from federation.resources.sql.access import (
     admitted,
     filter_values,
     instant,
-    plain_id,
+    storable_id,
     team_admitted,
     text,
     visible,
 )
 from federation.store.schema import memberships, rows
 
-__all__ = ["COLUMNS", "ListShape", "get_statement", "list_question", "list_statement"]
+__all__ = ["COLUMNS", "ListShape", "get_statement", "list_parameters", "list_statement"]
 
 COLUMNS: Final = (
     rows.c.resource,
@@ -63,14 +63,14 @@ class ListShape:
     fields: int
 
 
-def list_question(subject: str, query: ListQuery, dialect: str) -> tuple[ListShape, dict[str, Any]]:
+def list_parameters(subject: str, query: ListQuery, dialect: str) -> tuple[ListShape, dict[str, Any]]:
     """Return the shape and the parameters of a list that reads one row more than asked for.
 
     Raises `Refusal` INVALID_REQUEST that names the field.
     """
     values: dict[str, Any] = {
-        "subject": plain_id(subject),
-        "resource": plain_id(query.resource),
+        "subject": storable_id(subject),
+        "resource": storable_id(query.resource),
         "limit": query.limit + 1,
     }
     values.update(filter_values(query.filter, dialect))

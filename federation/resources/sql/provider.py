@@ -11,10 +11,10 @@ from federation.resources.batch import Batch
 from federation.resources.documents import decode, strings
 from federation.resources.fulltext import snippet
 from federation.resources.provider import Change, ListQuery, Page, Removal, Row, SearchHit, SearchQuery
-from federation.resources.sql.access import filter_values, plain_id
+from federation.resources.sql.access import filter_values, storable_id
 from federation.resources.sql.changes import ChangeFeed, ChangeStream
-from federation.resources.sql.list_query import get_statement, list_question, list_statement
-from federation.resources.sql.search_query import search_question, search_statement
+from federation.resources.sql.list_query import get_statement, list_parameters, list_statement
+from federation.resources.sql.search_query import search_parameters, search_statement
 from federation.resources.sql.writes import delete_user, write_batch
 from federation.scope.model import RowFilter
 from federation.store.database import Database, translate_db_errors
@@ -45,14 +45,14 @@ class SqlProvider:
         A field that is absent, or something else, equals nothing. Raises `Refusal` INVALID_REQUEST for a name that is
         no plain field name, and for text that no row can hold.
         """
-        shape, values = list_question(subject, query, self._database.dialect)
+        shape, values = list_parameters(subject, query, self._database.dialect)
         found = await self._read(list_statement(shape), values)
         return Page(tuple(Row(*row) for row in found[: query.limit]), len(found) > query.limit)
 
     async def get(self, subject: str, resource: str, row_id: str, row_filter: RowFilter) -> Row | None:
         """Return the row, or `None` by the same statement for absent, not visible and filtered out."""
         dialect = self._database.dialect
-        values = {"subject": plain_id(subject), "resource": plain_id(resource), "id": plain_id(row_id)}
+        values = {"subject": storable_id(subject), "resource": storable_id(resource), "id": storable_id(row_id)}
         found = await self._read(get_statement(dialect), {**values, **filter_values(row_filter, dialect)})
         return Row(*found[0]) if found else None
 
@@ -63,7 +63,7 @@ class SqlProvider:
         query only parts them. The best hit scores 1 and the others relative to it. Raises `Refusal` INVALID_REQUEST
         for a query without a word, or with too many.
         """
-        words, values = search_question(subject, query, self._database.dialect)
+        words, values = search_parameters(subject, query, self._database.dialect)
         if not query.filters:
             return Page((), more=False)
         found = await self._read(search_statement(self._database.dialect, len(query.filters)), values)
@@ -72,11 +72,11 @@ class SqlProvider:
 
     async def has_user(self, subject: str) -> bool:
         """Tell whether the gateway knows this user."""
-        return bool(await self._read(select(users.c.id).where(users.c.id == plain_id(subject)), {}))
+        return bool(await self._read(select(users.c.id).where(users.c.id == storable_id(subject)), {}))
 
     async def teams_of(self, subject: str) -> frozenset[str]:
         """Return the teams that the user is a member of."""
-        mine = select(memberships.c.team_id).where(memberships.c.user_id == plain_id(subject))
+        mine = select(memberships.c.team_id).where(memberships.c.user_id == storable_id(subject))
         return frozenset(row.team_id for row in await self._read(mine, {}))
 
     async def remove_user(self, subject: str) -> Removal:
@@ -89,7 +89,7 @@ class SqlProvider:
             try:
                 with translate_db_errors(f"the user {subject} cannot be removed"):
                     async with self._database.write() as connection:
-                        removal, changes = await delete_user(connection, plain_id(subject))
+                        removal, changes = await delete_user(connection, storable_id(subject))
             finally:
                 self._feed.publish(changes)
         return removal

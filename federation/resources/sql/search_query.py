@@ -27,11 +27,11 @@ from sqlalchemy import (
 from federation.errors import Reason, Refusal
 from federation.resources.fulltext import tokens
 from federation.resources.provider import SearchQuery
-from federation.resources.sql.access import LIMIT, admitted, filter_values, plain_id, text, visible, whole
+from federation.resources.sql.access import LIMIT, admitted, filter_values, integer, storable_id, text, visible
 from federation.resources.sql.list_query import COLUMNS
 from federation.store.schema import rows
 
-__all__ = ["search_question", "search_statement"]
+__all__ = ["search_parameters", "search_statement"]
 
 MAX_WORDS: Final = 32
 """Different words that one search may hold."""
@@ -40,7 +40,7 @@ MAX_OFFSET: Final = 100_000
 _FTS: Final = table("rows_fts", column("rowid", Integer))
 
 
-def search_question(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+def search_parameters(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Return the words that must all match, and the parameters of a search for one hit more than asked for.
 
     Raises `Refusal` INVALID_REQUEST that names the field.
@@ -52,9 +52,9 @@ def search_question(subject: str, query: SearchQuery, dialect: str) -> tuple[tup
         raise Refusal(Reason.INVALID_REQUEST, f"query: holds more than {MAX_WORDS} different words")
     if query.offset > MAX_OFFSET:
         raise Refusal(Reason.INVALID_REQUEST, f"page_token: a search ends after {MAX_OFFSET} hits")
-    values: dict[str, Any] = {"subject": plain_id(subject), "limit": query.limit + 1, "offset": query.offset}
+    values: dict[str, Any] = {"subject": storable_id(subject), "limit": query.limit + 1, "offset": query.offset}
     for number, (resource, row_filter) in enumerate(sorted(query.filters.items())):
-        values[f"resource_{number}"] = plain_id(resource)
+        values[f"resource_{number}"] = storable_id(resource)
         values.update(filter_values(row_filter, dialect, f"_{number}"))
     values["words"] = " ".join(words) if dialect == "postgresql" else " AND ".join(f'"{word}"' for word in words)
     return words, values
@@ -75,7 +75,7 @@ def search_statement(dialect: str, count: int) -> Select[Any]:
     order = (every.c.rank.desc(), every.c.created_at.desc(), every.c.id)
     best = func.max(every.c.rank).over().label("best")
     ranked = select(every.c.seq, every.c.rank, best).order_by(*order)
-    page = ranked.limit(LIMIT).offset(whole("offset")).subquery("page")
+    page = ranked.limit(LIMIT).offset(integer("offset")).subquery("page")
     answer = select(*COLUMNS, page.c.rank, page.c.best).select_from(page.join(rows, rows.c.seq == page.c.seq))
     return answer.order_by(page.c.rank.desc(), rows.c.created_at.desc(), rows.c.id)
 

@@ -127,7 +127,7 @@ def _values(row: NewRow, created_at: int, updated_at: int) -> dict[str, Any]:
         "created_at": created_at if row.created_at_us is None else row.created_at_us,
         "updated_at": updated_at if row.updated_at_us is None else row.updated_at_us,
         "data": row.data.text,
-        "text": row.data.words,
+        "text": row.data.terms,
     }
 
 

@@ -20,9 +20,9 @@ import orjson
 
 from federation.clock import MICROSECONDS, from_micros, to_micros
 from federation.errors import StoreError
-from federation.store.audit.model import AuditEvent, AuditFilter, Place
+from federation.store.audit.model import AuditEvent, AuditFilter, Position
 
-__all__ = ["DAY_US", "AuditFiles", "DayFile", "DayWriter", "Reading", "day_of", "day_window"]
+__all__ = ["DAY_US", "AuditFiles", "DayFile", "DayReader", "DayWriter", "day_of", "day_window"]
 
 DAY_US: Final = 86_400 * MICROSECONDS
 MAX_LINE: Final = 64 * 1024
@@ -45,7 +45,7 @@ class DayFile:
     path: Path
 
 
-class Reading:
+class DayReader:
     """Reads one file, newest event first; `fault` tells afterwards what was wrong with it, and is empty where nothing.
 
     A line that is none is passed over, and so is one out of order, which would lead pages astray. What comes behind
@@ -66,21 +66,21 @@ class Reading:
             self._note(f"cannot be read to its end: {getattr(e, 'strerror', None) or e}")
 
     def _events(self, lines: Any) -> Iterator[AuditEvent]:
-        last: Place | None = None
+        last: Position | None = None
         number = 0
         while line := lines.readline(MAX_LINE):
             number += 1
             try:
-                event = decoded(line)
+                event = decode_event(line)
             except ValueError as e:
                 self._note(f"line {number}: {e}")
                 if not line.endswith(b"\n"):
                     return
                 continue
-            if day_of(event.at_us) != self.file.day or (last is not None and event.place >= last):
+            if day_of(event.at_us) != self.file.day or (last is not None and event.position >= last):
                 self._note(f"line {number}: is out of order")
                 continue
-            last = event.place
+            last = event.position
             yield event
 
     def _note(self, fault: str) -> None:
@@ -105,7 +105,7 @@ class AuditFiles:
 
     def days(self) -> tuple[list[DayFile], list[str]]:
         """Return the files, the latest day first, and the names of what is no file of ours, hidden ones aside."""
-        found, strange = [], []
+        found, unrecognized = [], []
         try:
             names = sorted(path.name for path in self.directory.iterdir())
         except FileNotFoundError:
@@ -117,8 +117,8 @@ class AuditFiles:
             if file is not None:
                 found.append(file)
             elif not name.startswith("."):
-                strange.append(name)
-        return sorted(found, key=lambda file: (-file.day, file.part)), strange
+                unrecognized.append(name)
+        return sorted(found, key=lambda file: (-file.day, file.part)), unrecognized
 
     def target(self, day: int) -> tuple[DayFile, bool]:
         """Return the file into which events of a day go, and whether it holds some already.
@@ -128,7 +128,7 @@ class AuditFiles:
         parts = {file.part: file for file in self.days()[0] if file.day == day}
         part = 1
         while (file := parts.get(part)) is not None:
-            reading = Reading(file)
+            reading = DayReader(file)
             for _ in reading:
                 pass
             if not reading.fault:
@@ -143,7 +143,7 @@ class DayWriter:
     def __init__(self, file: DayFile, *, exists: bool) -> None:
         self._file = file
         self._draft = file.path.with_name(f".{file.path.name}.part")
-        self._reading = Reading(file)
+        self._reading = DayReader(file)
         self._old = iter(self._reading) if exists else iter(())
         self._held = next(self._old, None)
         self._lines = 0
@@ -158,7 +158,7 @@ class DayWriter:
         """Write events that follow on those given before. Raises `StoreError`."""
         try:
             for event in events:
-                while self._held is not None and self._held.place >= event.place:
+                while self._held is not None and self._held.position >= event.position:
                     if self._held != event:
                         self._write(self._held)
                     self._held = next(self._old, None)
@@ -182,7 +182,7 @@ class DayWriter:
         except OSError as e:
             raise self._failed(e) from e
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """Leave everything as it was. Does nothing after `finish`."""
         with suppress(OSError):
             self._out.close()
@@ -191,7 +191,7 @@ class DayWriter:
         self._draft.unlink(missing_ok=True)
 
     def _write(self, event: AuditEvent) -> None:
-        self._out.write(encoded(event))
+        self._out.write(encode_event(event))
         self._lines += 1
 
     def _check(self) -> None:
@@ -217,14 +217,14 @@ def day_window(day: int) -> AuditFilter:
     return AuditFilter(since_us=day * DAY_US, until_us=(day + 1) * DAY_US)
 
 
-def encoded(event: AuditEvent) -> bytes:
+def encode_event(event: AuditEvent) -> bytes:
     """Return an event as a line of JSON."""
     values: dict[str, Any] = {"at": "", **{f.name: getattr(event, f.name) for f in fields(AuditEvent)}}
     values["at"] = from_micros(values.pop("at_us")).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def decoded(line: bytes) -> AuditEvent:
+def decode_event(line: bytes) -> AuditEvent:
     """Return the event of a line. Raises `ValueError` in words."""
     try:
         values = orjson.loads(line)

@@ -9,16 +9,25 @@ from typing import Final, NamedTuple
 
 from federation.errors import InputError
 
-__all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Place", "TailPage", "follow_token", "followed_to", "place_of"]
-__all__ += ["place_token"]
+__all__ = [
+    "AuditEvent",
+    "AuditFilter",
+    "AuditPage",
+    "Position",
+    "TailPage",
+    "position_of",
+    "tail_position",
+    "tail_token",
+]
+__all__ += ["position_token"]
 
 EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
-_PLACE: Final = struct.Struct(">c8sqq")
-_FOLLOWED: Final = struct.Struct(">c8sq")
-_PLACE_MARK, _FOLLOW_MARK = b"p", b"f"
+_POSITION: Final = struct.Struct(">c8sqq")
+_TAIL: Final = struct.Struct(">c8sq")
+_POSITION_MARK, _TAIL_MARK = b"p", b"f"
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where an event stands in the order of time; events of one instant stand in the order of their numbers."""
 
     at_us: int
@@ -52,9 +61,9 @@ class AuditEvent:
     """The row's number: rising in the order of writing, and never given twice; 0 before it is written."""
 
     @property
-    def place(self) -> Place:
+    def position(self) -> Position:
         """Where it stands."""
-        return Place(self.at_us, self.id)
+        return Position(self.at_us, self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,27 +112,27 @@ class TailPage:
     last_id: int
 
 
-def place_token(wanted: AuditFilter, place: Place) -> str:
+def position_token(wanted: AuditFilter, place: Position) -> str:
     """Return the token that goes on behind a place. It belongs to the fields of `wanted`, whose times may move."""
-    return _spelled(_PLACE.pack(_PLACE_MARK, _bound(wanted), *place))
+    return _b64url(_POSITION.pack(_POSITION_MARK, _bound(wanted), *place))
 
 
-def place_of(wanted: AuditFilter, token: str) -> Place:
+def position_of(wanted: AuditFilter, token: str) -> Position:
     """Return the place that a token names; raise `InputError` for one of another question."""
-    at_us, number = _read(_PLACE, _PLACE_MARK, wanted, token)
-    return Place(at_us, number)
+    at_us, number = _read(_POSITION, _POSITION_MARK, wanted, token)
+    return Position(at_us, number)
 
 
-def follow_token(wanted: AuditFilter, last_id: int) -> str:
+def tail_token(wanted: AuditFilter, last_id: int) -> str:
     """Return the token that goes on following behind a row."""
-    return _spelled(_FOLLOWED.pack(_FOLLOW_MARK, _bound(wanted), last_id))
+    return _b64url(_TAIL.pack(_TAIL_MARK, _bound(wanted), last_id))
 
 
-def followed_to(wanted: AuditFilter, token: str) -> int | None:
+def tail_position(wanted: AuditFilter, token: str) -> int | None:
     """Return the row behind which a token goes on following, or `None` where it is not a token for following."""
-    if len(token) != len(_spelled(bytes(_FOLLOWED.size))):
+    if len(token) != len(_b64url(bytes(_TAIL.size))):
         return None
-    return _read(_FOLLOWED, _FOLLOW_MARK, wanted, token)[0]
+    return _read(_TAIL, _TAIL_MARK, wanted, token)[0]
 
 
 def _bound(wanted: AuditFilter) -> bytes:
@@ -134,7 +143,7 @@ def _bound(wanted: AuditFilter) -> bytes:
     return digest.digest()[:8]
 
 
-def _spelled(raw: bytes) -> str:
+def _b64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 

@@ -8,7 +8,15 @@ from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, ins
 
 from federation.errors import InputError
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, TailPage, place_of, place_token
+from federation.store.audit.model import (
+    AuditEvent,
+    AuditFilter,
+    AuditPage,
+    Position,
+    TailPage,
+    position_of,
+    position_token,
+)
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
 
@@ -40,12 +48,12 @@ class AuditStore:
     async def page(self, wanted: AuditFilter, page_size: int = 50, page_token: str = "") -> AuditPage:
         """Return events, newest first. Raises `InputError` for a size out of range or a token that is none."""
         check_page_size(page_size)
-        before = place_of(wanted, page_token) if page_token else None
+        before = position_of(wanted, page_token) if page_token else None
         found = await self.newest(wanted, page_size + 1, before)
         events = found[:page_size]
-        return AuditPage(events, place_token(wanted, events[-1].place) if len(found) > page_size else "")
+        return AuditPage(events, position_token(wanted, events[-1].position) if len(found) > page_size else "")
 
-    async def newest(self, wanted: AuditFilter, most: int, before: Place | None = None) -> tuple[AuditEvent, ...]:
+    async def newest(self, wanted: AuditFilter, most: int, before: Position | None = None) -> tuple[AuditEvent, ...]:
         """Return at most so many events, newest first, from behind a place on."""
         conditions = _conditions(wanted)
         if before is not None:
@@ -91,14 +99,16 @@ class AuditStore:
             async with self._database.read() as connection:
                 return await connection.scalar(select(func.max(audit_events.c.id))) or 0
 
-    async def written_by(self, last_id: int, window: AuditFilter, most: int, before: Place | None) -> list[AuditEvent]:
+    async def written_by(
+        self, last_id: int, window: AuditFilter, most: int, before: Position | None
+    ) -> list[AuditEvent]:
         """Return events whose number is at most `last_id`, newest first, from behind a place on."""
         conditions = [*_conditions(window), audit_events.c.id <= last_id]
         if before is not None:
             conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
         return list(await self._newest(conditions, most))
 
-    async def forget(self, last_id: int, window: AuditFilter, most: int) -> int:
+    async def remove(self, last_id: int, window: AuditFilter, most: int) -> int:
         """Delete events whose number is at most `last_id`, at most so many in one transaction; return how many."""
         columns = audit_events.c
         old = select(columns.id).where(*_conditions(window), columns.id <= last_id).limit(most)

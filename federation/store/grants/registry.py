@@ -28,7 +28,7 @@ from federation.store.grants.model import (
     read_certificate,
     read_grants,
 )
-from federation.store.grants.usage import GrantUses
+from federation.store.grants.usage import GrantUsage
 from federation.suggest import near_ids
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class GrantRegistry:
     def __init__(self, database: Database, clock: Clock, grants: Iterable[Grant]) -> None:
         self._database, self._clock = database, clock
         self._grants = {grant.id: grant for grant in grants}
-        self._uses = GrantUses(database)
+        self._usage = GrantUsage(database)
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
 
@@ -160,7 +160,7 @@ class GrantRegistry:
 
     def narrow(self, grant_id: str, scope: Scope) -> Grant:
         """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
-        self._grants[grant_id] = replace(self.require_standing(grant_id), scope=scope)
+        self._grants[grant_id] = replace(self.require_unrevoked(grant_id), scope=scope)
         return self._grants[grant_id]
 
     async def store_scope(self, grant_id: str, *, within: InTransaction | None = None) -> Grant:
@@ -173,21 +173,21 @@ class GrantRegistry:
 
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
         """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
-        self.require_standing(grant_id)
+        self.require_unrevoked(grant_id)
         return await self._durably(self._widen(grant_id, scope))
 
-    def note_use(self, grant_id: str, serial: str = "") -> None:
+    def record_use(self, grant_id: str, serial: str = "") -> None:
         """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
 
         Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
         precise to a second.
         """
         if (grant := self._grants.get(grant_id)) is not None:
-            self._grants[grant_id] = self._uses.note(grant, serial, self._clock.now_us())
+            self._grants[grant_id] = self._usage.record_use(grant, serial, self._clock.now_us())
 
     async def flush_uses(self) -> None:
         """Write the uses noted since the last flush; where that fails they stay noted."""
-        await self._uses.flush()
+        await self._usage.flush()
 
     async def close(self) -> None:
         """Wait for writes under way and flush the uses."""
@@ -202,7 +202,7 @@ class GrantRegistry:
             raise unknown_grant(grant_id, near)
         return grant
 
-    def require_standing(self, grant_id: str) -> Grant:
+    def require_unrevoked(self, grant_id: str) -> Grant:
         """Return the grant as it stands now; raise `ConflictError` for a revoked one, and what `require` raises."""
         grant = self.require(grant_id)
         if grant.status is GrantStatus.REVOKED:
@@ -231,7 +231,7 @@ class GrantRegistry:
         within: InTransaction | None,
     ) -> Grant:
         async with self._lock:
-            self.require_standing(grant_id)
+            self.require_unrevoked(grant_id)
             last = self._grants[grant_id].newest
             number = 0 if last is None else last.number + 1
             certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
@@ -248,7 +248,7 @@ class GrantRegistry:
 
     async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
         async with self._lock:
-            self.require_standing(grant_id)
+            self.require_unrevoked(grant_id)
             check_fingerprint(self._grants[grant_id], fingerprint)
             with translate_db_errors(f"the confirmation of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:

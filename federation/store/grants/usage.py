@@ -10,12 +10,12 @@ from federation.store import schema
 from federation.store.database import Database, translate_db_errors
 from federation.store.grants.model import Grant
 
-__all__ = ["USE_RESOLUTION_US", "GrantUses"]
+__all__ = ["USE_RESOLUTION_US", "GrantUsage"]
 
 USE_RESOLUTION_US: Final = MICROSECONDS
 
 
-class GrantUses:
+class GrantUsage:
     """What uses changed and the database does not know yet."""
 
     def __init__(self, database: Database) -> None:
@@ -23,7 +23,7 @@ class GrantUses:
         self._uses: dict[str, int] = {}
         self._superseded: dict[str, int] = {}
 
-    def note(self, grant: Grant, serial: str, now_us: int) -> Grant:
+    def record_use(self, grant: Grant, serial: str, now_us: int) -> Grant:
         """Return the grant as it is after a call with this certificate.
 
         Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is

@@ -134,7 +134,7 @@ async def test_a_pending_key_is_made_once(database: Database):
 
     assert await store.pending_key("h", lambda: "first") == "first"
     assert await PeerStore(database, SEALER).pending_key("h", lambda: "second") == "first"
-    await store.drop_pending("h")
+    await store.remove_pending("h")
     assert await store.pending_key("h", lambda: "third") == "third"
 
 
@@ -168,10 +168,10 @@ async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
     await store.pending_key("h", lambda: "key")
     await store.add(RECORD)
     with pytest.raises(ConflictError):
-        await store.add(replace(RECORD, id="2"), settles="h")
+        await store.add(replace(RECORD, id="2"), completes="h")
     assert await store.pending_key("h", lambda: "other") == "key"
 
-    await store.add(SECOND, settles="h")
+    await store.add(SECOND, completes="h")
     assert await store.pending_key("h", lambda: "other") == "other"
 
 

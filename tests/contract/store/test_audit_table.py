@@ -13,7 +13,7 @@ from federation.errors import InputError
 from federation.resources.batch import Batch
 from federation.resources.sql.writes import write_batch
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import Place, follow_token, followed_to
+from federation.store.audit.model import Position, tail_position, tail_token
 from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
@@ -151,13 +151,13 @@ async def test_a_token_of_following_is_none_of_a_page_and_the_reverse(database: 
     await store.insert_many([event(1), event(2)])
     place = (await store.page(wanted, 1)).next_page_token
 
-    assert followed_to(wanted, follow_token(wanted, 7)) == 7
-    assert followed_to(wanted, place) is None
-    assert followed_to(wanted, "") is None
+    assert tail_position(wanted, tail_token(wanted, 7)) == 7
+    assert tail_position(wanted, place) is None
+    assert tail_position(wanted, "") is None
     with pytest.raises(InputError, match=r"^page_token: "):
-        await store.page(wanted, 1, follow_token(wanted, 7))
+        await store.page(wanted, 1, tail_token(wanted, 7))
     with pytest.raises(InputError, match=r"^page_token: "):
-        followed_to(AuditFilter(), follow_token(wanted, 7))
+        tail_position(AuditFilter(), tail_token(wanted, 7))
 
 
 async def test_following_gives_each_row_once_in_the_order_of_writing(database: Database):
@@ -244,7 +244,7 @@ async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, 
             asked.append(parameters)
 
     listen(database.engine.sync_engine, "before_cursor_execute", note)
-    await AuditStore(database).newest(wanted, 5, Place(999, 999))
+    await AuditStore(database).newest(wanted, 5, Position(999, 999))
     async with database.read() as connection:
         plan = [row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[0]}", asked[1])]
     await database.close()
@@ -267,7 +267,7 @@ async def test_numbers_and_rows_survive_the_change_of_the_table(database_url: st
     store = AuditStore(database)
     assert [(found.id, found.reason) for found in await store.newest(AuditFilter(), 9)] == [(41, "old")]
 
-    assert await store.forget(99, AuditFilter(), 9) == 1
+    assert await store.remove(99, AuditFilter(), 9) == 1
     await store.insert_many([event(1)])
     assert await store.last_id() == 42
     await database.close()

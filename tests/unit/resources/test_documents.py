@@ -31,7 +31,7 @@ def test_data_is_kept_as_given(data: dict[str, object], escaped: bool):
 
     assert document.text == text
     assert json.loads(compact.text) == data
-    assert compact.words == document.words
+    assert compact.terms == document.terms
 
 
 @pytest.mark.parametrize("number", ["1.10", "1e400", "-0", "123456789012345678901234567890", "0.1000000000000000055"])
@@ -45,7 +45,7 @@ def test_every_string_value_is_searchable():
     text = '{"key": "one", "list": ["two", {"deep": "three"}], "n": 4, "b": true, "z": null}'
 
     assert list(strings(decode(text, "data"))) == ["one", "two", "three"]
-    assert Document.parse(text).words == "wone wtwo wthree"
+    assert Document.parse(text).terms == "wone wtwo wthree"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_nesting_up_to_the_bound_is_fine():
     """The deepest allowed document passes, and every later reader can take it."""
     text = '{"a":' * MAX_DEPTH + '"deep"' + "}" * MAX_DEPTH
 
-    assert Document.parse(text).words == "wdeep"
+    assert Document.parse(text).terms == "wdeep"
     assert orjson.loads(Document.of(decode(text, "data")).text)
 
 

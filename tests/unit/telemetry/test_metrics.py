@@ -132,7 +132,7 @@ def test_events_of_a_watch_count_by_kind(metric_log: MetricLog) -> None:
     """`federation.watch.events` tells how often a peer said what."""
     metrics = FederationMetrics(metric_log.provider)
     for kind in ("armed", "heartbeat", "heartbeat"):
-        metrics.watch_heard("work.example", kind)
+        metrics.watch_event("work.example", kind)
 
     assert metric_log.points("federation.watch.events") == {
         (("kind", "armed"), *WORK): 1,

@@ -214,7 +214,7 @@ def test_a_page_for_prometheus_alone_leaves_the_global_provider_alone() -> None:
     """Its figures are this gateway's; no thread before it is started, none after the shutdown, no exporter."""
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     text = answer.read().decode()
@@ -247,12 +247,12 @@ metrics.set_meter_provider(MeterProvider([own], shutdown_on_exit=False))
 """
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     assert "federation_watch_events_total" in answer.read().decode()
 telemetry.shutdown()
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 [scope] = own.get_metrics_data().resource_metrics[0].scope_metrics
 assert [metric.data.data_points[0].value for metric in scope.metrics] == [2]
 telemetry.page.reader.collect()
@@ -268,7 +268,7 @@ def test_the_page_is_shown_though_the_program_wants_no_metrics() -> None:
     before = "metrics.set_meter_provider(metrics.NoOpMeterProvider())"
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     assert "federation_watch_events_total" in answer.read().decode()
