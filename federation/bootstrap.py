@@ -48,15 +48,15 @@ async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) ->
 
 def _check_free(directory: Path, socket_path: Path) -> None:
     if (directory / CONFIG_FILE).exists():
-        raise ConflictError(f"{directory} is a gateway's directory already; name another one")
+        raise ConflictError(f"{directory} is a gateway's directory already; choose another one")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ConflictError(f"{directory} exists and is not a directory; name another one")
+        raise ConflictError(f"{directory} exists and is not a directory; choose another path")
     if directory.is_dir() and any(directory.iterdir()):
         raise ConflictError(f"{directory} is not empty and not a gateway's; name a new or an empty directory")
     if socket_path.is_dir():
         raise ConfigError("admin_socket", f"{socket_path} is a directory; name the file of a socket")
     if not directory.parent.is_dir():
-        raise InputError("directory", f"there is no directory {directory.parent}; make it first")
+        raise InputError("directory", f"there is no directory {directory.parent}; create it first")
 
 
 async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:

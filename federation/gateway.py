@@ -312,7 +312,7 @@ async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, 
         )
     if authority.name != config.name:
         raise ConfigError(
-            "name", f"the database is that of {authority.name}; set this name in gateway.toml, or another store.url"
+            "name", f"the database belongs to {authority.name}; set this name in gateway.toml, or another store.url"
         )
     return authority
 

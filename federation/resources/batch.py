@@ -84,7 +84,7 @@ class Batch:
         for team in self.teams:
             check_name(team, "team")
         if len({(row.resource, row.id) for row in self.rows}) != len(self.rows):
-            raise InputError("rows", "one resource and id stands twice")
+            raise InputError("rows", "two rows have the same resource and id")
 
 
 def _check_instant(micros: int | None, field: str) -> None:

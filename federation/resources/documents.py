@@ -51,7 +51,7 @@ def decode(text: str, name: str) -> Any:
     try:
         return _DECODER.decode(text)
     except _DuplicateKeyError as e:
-        raise InputError(name, f"the key '{printable(e.key)}' stands twice in one object") from None
+        raise InputError(name, f"the key '{printable(e.key)}' appears twice in one object") from None
     except json.JSONDecodeError as e:
         raise InputError(name, f"not JSON: {e.msg} at column {e.colno}") from None
     except RecursionError:

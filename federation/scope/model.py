@@ -133,7 +133,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"scope.{_shown(key)}", "stands twice")
+            raise InputError(f"scope.{_shown(key)}", "appears twice")
         result[key] = value
     return result
 

@@ -125,7 +125,7 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
         raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
     except OSError as e:
         lost = isinstance(e, FileNotFoundError) and not new
-        cure = "; restore it from a backup, or make the gateway anew" if lost else ""
+        cure = "; restore it from a backup, or create the gateway again" if lost else ""
         raise StoreError(f"cannot open the database {_masked(url)}: {e.strerror}{cure}") from e
 
 

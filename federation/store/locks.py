@@ -46,7 +46,7 @@ class FileLock:
         except BlockingIOError:
             holder = os.read(fd, 32).decode("ascii", "replace").strip()
             os.close(fd)
-            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that one first") from None
+            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that process first") from None
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
         self._fd = fd
@@ -80,7 +80,7 @@ class ServingLock:
     def __init__(self, directory: Path, name: str) -> None:
         self.lost = asyncio.Event()
         self._name = name
-        self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is served already,")
+        self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is already served")
         self._connection: AsyncConnection | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -120,7 +120,7 @@ class ServingLock:
         if not taken:
             await connection.close()
             raise LockedError(
-                f"the database of {self._name} is served already, by another process; stop that one first"
+                f"the database of {self._name} is already served by another process; stop that process first"
             )
         self._connection = connection
         raw: Any = await connection.get_raw_connection()

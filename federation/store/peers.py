@@ -148,7 +148,7 @@ class PeerStore:
             async with self._database.write() as connection:
                 result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
         if not result.rowcount:
-            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
+            raise NotFoundError("peer", peer_id, cure="list the peers", remedy=LIST_PEERS)
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
         """Return the key and request of a renewal under way, or make and keep them before they are used.
@@ -167,7 +167,7 @@ class PeerStore:
                 wanted = select(peers.c.pending_key_sealed, peers.c.pending_csr).where(peers.c.id == peer_id)
                 row = (await connection.execute(wanted)).one_or_none()
         if row is None:
-            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
+            raise NotFoundError("peer", peer_id, cure="list the peers", remedy=LIST_PEERS)
         key_pem = self._sealer.open(row.pending_key_sealed, _renewal_key(peer_id)).decode("ascii")
         return PendingRenewal(key_pem, row.pending_csr)
 

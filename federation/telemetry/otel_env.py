@@ -58,7 +58,7 @@ def is_exported(signal: str, environment: Environment, elsewhere: Collection[str
         "OTEL_EXPORTER_OTLP_PROTOCOL", ""
     )
     if protocol not in {"", "grpc"}:
-        LOGGER.warning("no %s are exported: OTLP by %r is not spoken here; set the protocol to grpc", signal, protocol)
+        LOGGER.warning("no %s are exported: OTLP by %r is not supported; set the protocol to grpc", signal, protocol)
         return False
     return True
 

@@ -59,7 +59,7 @@ class MetricsPage:
         except (OSError, UnicodeError) as e:
             raise ConfigError(FIELD, f"cannot listen on {self._host} port {self._port}: {e}") from e
         if not ip_address(str(address[0])).is_loopback:
-            LOGGER.warning("whoever can reach %s may read the metrics there", self.url)
+            LOGGER.warning("every host that can reach %s can read the metrics there", self.url)
         self._thread = Thread(target=self._server.serve_forever, name="federation-metrics", daemon=True)
         self._thread.start()
 

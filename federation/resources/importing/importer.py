@@ -70,7 +70,7 @@ class _Collection:
             case NewRow():
                 _, before = self.rows.setdefault((entry.resource, entry.id), (entry, line))
                 if before != line:
-                    raise InputError("id", f"{entry.resource} {entry.id!r} stands in line {before} already")
+                    raise InputError("id", f"{entry.resource} {entry.id!r} is already in line {before}")
 
     def batch(self) -> Batch:
         return Batch(tuple(self.users), tuple(self.teams), tuple(self.members), [row for row, _ in self.rows.values()])

@@ -58,7 +58,7 @@ class DayReader:
     def __iter__(self) -> Iterator[AuditEvent]:
         """Yield the events."""
         if not self.file.path.is_file():
-            return self._note("is no file")
+            return self._note("is not a file")
         try:
             with gzip.open(self.file.path, "rb") as lines:
                 yield from self._events(lines)
@@ -238,9 +238,9 @@ def decode_event(line: bytes) -> AuditEvent:
         raise ValueError("at: is not an instant") from None
     for name, value in values.items():
         if type(value) not in _KINDS.get(name, ()) or (name in _LARGEST and not 0 <= value <= _LARGEST[name]):
-            raise ValueError(f"{name[:40]}: is not what an audit event has there")
+            raise ValueError(f"{name[:40]}: is not a valid audit event field")
     if not {"id", "verb", "outcome"} <= values.keys():
-        raise ValueError("is no audit event")
+        raise ValueError("is not an audit event")
     return AuditEvent(**values)
 
 

@@ -72,7 +72,7 @@ class _HistoryScan:
         """Collect events. Raises `StoreError` where the directory cannot be read."""
         files, unrecognized = self._files.days()
         if self._before is None:
-            self.warnings += [f"{self._files.directory / name}: is no audit file; passed over" for name in unrecognized]
+            self.warnings += [f"{self._files.directory / name}: is not an audit file; skipped" for name in unrecognized]
         for _, parts in groupby(filter(self._may_hold, files), key=lambda file: file.day):
             if not self._read([DayReader(file) for file in parts]):
                 return

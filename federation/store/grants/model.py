@@ -242,10 +242,10 @@ def check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -
 def check_fingerprint(grant: Grant, fingerprint: str) -> None:
     """Raise unless this is the fingerprint of the certificate that awaits confirmation."""
     if grant.newest is None:
-        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
+        raise ConflictError(f"no gateway has enrolled under grant {grant.id} yet, so there is nothing to confirm")
     if fingerprint != grant.newest.fingerprint:
         raise InputError(
             "fingerprint",
             f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
-            "somebody else has used the token: revoke the grant",
+            "another gateway has used the token: revoke the grant",
         )

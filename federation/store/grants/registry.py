@@ -167,7 +167,7 @@ class GrantRegistry:
         """Make the scope that is in force durable. Where that fails it stays in force all the same."""
         what = (
             f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
-            "forgotten by a restart; edit it again"
+            "lost at a restart; edit it again"
         )
         return await self._durably(self._store_scope(self.require(grant_id), what, within))
 
@@ -258,7 +258,7 @@ class GrantRegistry:
     async def _store_revocation(self, grant: Grant, within: InTransaction | None) -> Grant:
         what = (
             f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
-            "forgotten by a restart; revoke it again"
+            "lost at a restart; revoke it again"
         )
         with translate_db_errors(what):
             async with self._lock, self._database.write() as connection:

@@ -102,7 +102,7 @@ async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider
         ('"row"', "json: must be a JSON object"),
         (b'{"kind":"user","id":"\xff"}', "json: is not UTF-8 at byte 22"),
         (USER.encode("utf-16"), "json: is not UTF-8 at byte 1"),
-        ('{"kind":"user","id":"ada","id":"eve"}', "json: the key 'id' stands twice"),
+        ('{"kind":"user","id":"ada","id":"eve"}', "json: the key 'id' appears twice"),
         ("{}", "kind: is missing"),
         ('{"kind":7}', "kind: must be a string"),
         ('{"kind":"rwo"}', "kind: unknown kind 'rwo'; did you mean row?"),
@@ -131,7 +131,7 @@ async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider
         (row(data={"a": ["\udfff"]}), "data.a: holds a NUL character or half a surrogate"),
         (row(data={"a": float("nan")}), "json: not JSON: NaN"),
         (row(data={"a": float("-inf")}), "json: not JSON: -Infinity"),
-        (ROW.replace('"x"', '"x","title":"y"'), "json: the key 'title' stands twice"),
+        (ROW.replace('"x"', '"x","title":"y"'), "json: the key 'title' appears twice"),
         (ROW.replace('"x"', "[" * 100_000), "json: nests deeper than 64"),
         (ROW.replace('"x"', "[" * 100 + "]" * 100), "data: nests deeper than 64"),
         (row(dta={}), "dta: unknown field of a row; did you mean data?"),
@@ -159,7 +159,7 @@ def test_a_doubled_row_names_both_lines():
     """The same resource and id in one file; the same id in another resource is fine."""
     (fault,) = faults_of(ROW, row(resource="notes"), USER, ROW)
 
-    assert str(fault) == "line 4, id: tasks '1' stands in line 1 already"
+    assert str(fault) == "line 4, id: tasks '1' is already in line 1"
 
 
 def test_the_first_faults_are_kept_and_all_are_counted():

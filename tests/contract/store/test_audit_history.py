@@ -186,11 +186,11 @@ GOOD = encode_event(event(OLD, 5, id=5))
         (b"[1]\n", "line 2: is not an object"),
         (GOOD.replace(b'"at":"2024', b'"at":"abcd'), "line 2: at: is not an instant"),
         (GOOD.replace(b"00:05.000001Z", b"00:04.000001"), "line 2: at: is not an instant"),
-        (GOOD.replace(b'"count":1', b'"count":"1"'), "line 2: count: is not what an audit event has there"),
-        (GOOD.replace(b'"count":1', b'"count":-1'), "line 2: count: is not what an audit event has there"),
-        (GOOD.replace(b'"id":5', b'"id":18446744073709551615'), "line 2: id: is not what an audit event has there"),
-        (GOOD.replace(b'"source"', b'"sauce"'), "line 2: sauce: is not what an audit event has there"),
-        (GOOD.replace(b'"verb":"list",', b""), "line 2: is no audit event"),
+        (GOOD.replace(b'"count":1', b'"count":"1"'), "line 2: count: is not a valid audit event field"),
+        (GOOD.replace(b'"count":1', b'"count":-1'), "line 2: count: is not a valid audit event field"),
+        (GOOD.replace(b'"id":5', b'"id":18446744073709551615'), "line 2: id: is not a valid audit event field"),
+        (GOOD.replace(b'"source"', b'"sauce"'), "line 2: sauce: is not a valid audit event field"),
+        (GOOD.replace(b'"verb":"list",', b""), "line 2: is not an audit event"),
         (GOOD, "line 2: is out of order"),
         (encode_event(event(OLD, 7, id=4)), "line 2: is out of order"),
         (encode_event(event(OLD - 1, id=4)), "line 2: is out of order"),
@@ -222,10 +222,10 @@ async def test_files_that_are_none_are_named_and_passed_over(history: History):
 
     assert [one.id for one in page.events] == [2, 1, 9]
     assert page.warnings == (
-        f"{directory}/2024-13-01.jsonl.gz: is no audit file; passed over",
-        f"{directory}/notes.txt: is no audit file; passed over",
+        f"{directory}/2024-13-01.jsonl.gz: is not an audit file; skipped",
+        f"{directory}/notes.txt: is not an audit file; skipped",
         f"{directory}/2024-06-22.jsonl.gz: cannot be read to its end: {CUT}",
-        f"{directory}/2024-06-21.jsonl.gz: is no file",
+        f"{directory}/2024-06-21.jsonl.gz: is not a file",
         f"{directory}/2024-06-20.jsonl.gz: cannot be read to its end: Not a gzipped file (b'ga')",
     )
     assert day.exists()

@@ -276,7 +276,7 @@ async def test_a_grant_without_certificate_cannot_be_confirmed(database: Databas
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
-    with pytest.raises(ConflictError, match="nobody has enrolled"):
+    with pytest.raises(ConflictError, match="no gateway has enrolled"):
         await book.confirm(grant.id, "0" * 64)
 
 

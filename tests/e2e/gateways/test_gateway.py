@@ -131,7 +131,7 @@ async def test_a_directory_and_its_database_belong_together(home: Running, start
     settings = home.gateway.config.directory / "gateway.toml"
     settings.write_text(settings.read_text().replace('name = "home.example"', 'name = "other.example"'))
 
-    with pytest.raises(ConfigError, match=r"the database is that of home\.example"):
+    with pytest.raises(ConfigError, match=r"the database belongs to home\.example"):
         async with Gateway.open(settings.parent):
             pytest.fail("opened under another name")
 

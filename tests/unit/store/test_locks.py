@@ -38,7 +38,7 @@ async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]
 
 async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """The refusal names the gateway and the process that holds it."""
-    with pytest.raises(LockedError, match=rf"work\.example is served already.*{os.getpid()}"):
+    with pytest.raises(LockedError, match=rf"work\.example is already served.*{os.getpid()}"):
         await take(ServingLock(tmp_path, "work.example"), database)
 
 

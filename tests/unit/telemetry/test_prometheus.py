@@ -119,7 +119,9 @@ def test_an_address_for_others_is_warned_about(listen: str, warned: bool, caplog
         page.start()
     page.stop()
 
-    assert [record.getMessage().partition(" http")[0] for record in caplog.records] == ["whoever can reach"] * warned
+    assert [record.getMessage().partition(" http")[0] for record in caplog.records] == [
+        "every host that can reach"
+    ] * warned
 
 
 def test_scrapes_at_the_same_time_get_everything_once(page: MetricsPage, monkeypatch: pytest.MonkeyPatch) -> None:

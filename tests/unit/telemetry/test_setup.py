@@ -95,7 +95,7 @@ def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT}, "OTLP by 'http/protobuf' is not spoken here"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT}, "OTLP by 'http/protobuf' is not supported"),
         ({"OTEL_TRACES_EXPORTER": "zipkin", **ENDPOINT}, "OTEL_TRACES_EXPORTER=zipkin, which is not otlp"),
         ({"OTEL_METRICS_EXPORTER": "otlp,prometheus", **ENDPOINT}, "set telemetry.prometheus in gateway.toml instead"),
     ],
