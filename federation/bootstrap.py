@@ -1,4 +1,4 @@
-"""Making a gateway's directory: settings, seal key, database, authority. All of it, or nothing."""
+"""Atomic creation of a gateway directory: settings, seal key, database and certificate authority."""
 
 import shutil
 import tempfile
@@ -20,12 +20,12 @@ __all__ = ["init_gateway"]
 
 
 async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
-    """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
+    """Create the directory of `config` (mode 0700) with all that a gateway needs. Returns its certificate authority.
 
-    The directory appears only when it is complete; one that is there and empty stays the same directory, which a shell
-    may stand in or a disk be mounted on, and gets its settings last. Raises `ConflictError` where a gateway is there
-    already, or anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot
-    work.
+    A new directory appears only when it is complete. An existing empty directory is filled in place, because a volume
+    may be mounted on it; `gateway.toml` is moved in last. Raises `ConflictError` if the directory is not empty or the
+    database belongs to another gateway, `ConfigError` for a setting that cannot work, `InputError` if the directory
+    cannot be written.
     """
     directory = config.directory.absolute()
     _check_free(directory, config.socket_path)
@@ -87,10 +87,10 @@ def _place(staged: Path, directory: Path) -> None:
 
 
 def _move_up(staged: Path) -> None:
-    """Move everything one directory up, the settings last: without them nobody takes it for a gateway."""
+    """Move all files one directory up, the settings last: a directory without them is no gateway."""
     directory = staged.parent
     (staged / "run").rmdir()
-    (directory / "run").mkdir(mode=0o700)  # of two that come this far at once, one fails here
+    (directory / "run").mkdir(mode=0o700)  # of two concurrent calls, one fails here
     moved = [directory / "run"]
     try:
         directory.chmod(0o700)
@@ -104,7 +104,7 @@ def _move_up(staged: Path) -> None:
 
 
 async def _remove_identity(config: GatewayConfig) -> None:
-    """Undo what is not inside the staged directory."""
+    """Remove the identity from a database outside the staged directory."""
     if config.store.url:
         database = await Database.open(config.store.url, new=False)
         try:

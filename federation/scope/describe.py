@@ -1,4 +1,4 @@
-"""What a scope opens, in words for people. Pure."""
+"""Descriptions of scopes for people. Pure."""
 
 import json
 import re
@@ -11,24 +11,24 @@ __all__ = ["describe_filter", "describe_reads", "describe_scope", "describe_team
 
 DEFAULT_SUBJECT: Final = "the subject"
 _PLAIN: Final = re.compile(r"\w[\w.@/+-]*\Z")
-"""Names that read as one word. Any other stands in quotes: it may hold a comma, or words like the ones round it."""
+"""Names that need no quotes. Other names are quoted: they may contain commas or words of the sentence."""
 
 
 def describe_scope(scope: Scope, subject: str = "") -> tuple[str, ...]:
-    """Return one sentence for what is read of each resource, then its limits, then what stays closed.
+    """Return one sentence for each group of readable resources, then the limits, then the exclusions.
 
-    Resources that are read alike share a sentence. `subject` is the user as whom the peer reads.
+    Resources with the same filter share a sentence. `subject` is the user as whom the peer reads.
     """
     return (*describe_reads(scope, subject), *_limits(scope), *_closed(scope))
 
 
 def summarize_scope(scope: Scope, subject: str = "") -> str:
-    """Return all of it in one line."""
+    """Return the description of `describe_scope` in one line."""
     return ", ".join(("; ".join(describe_reads(scope, subject)), *_limits(scope), *_closed(scope)))
 
 
 def describe_reads(scope: Scope, subject: str = "") -> tuple[str, ...]:
-    """Return the sentences on what is read."""
+    """Return one sentence for each group of resources with the same filter."""
     alike: dict[RowFilter, list[str]] = {}
     for resource in scope.open_resources:
         alike.setdefault(scope.filters.get(resource, EVERYTHING), []).append(resource)
@@ -38,7 +38,7 @@ def describe_reads(scope: Scope, subject: str = "") -> tuple[str, ...]:
 
 
 def describe_filter(row_filter: RowFilter) -> str:
-    """Say which rows pass a filter."""
+    """Describe the rows that pass a filter."""
     teams = row_filter.include_teams
     words = ["rows of every team"] if teams is None else [f"rows of {describe_teams(teams)}"] if teams else []
     words += ["personal rows"] if row_filter.include_personal else []
@@ -46,13 +46,13 @@ def describe_filter(row_filter: RowFilter) -> str:
 
 
 def describe_teams(teams: Iterable[str]) -> str:
-    """Name one team, or several."""
+    """Return `team T1`, or `teams T1, T2`."""
     names = sorted(teams)
     return f"{'team' if len(names) == 1 else 'teams'} {quote_names(names)}"
 
 
 def quote_names(names: Iterable[str]) -> str:
-    """List names such that each can be told from the next one."""
+    """Return the sorted names separated by commas, with quotes where needed."""
     return ", ".join(map(_quoted, sorted(names)))
 
 

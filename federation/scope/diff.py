@@ -1,4 +1,4 @@
-"""What a peer gains and loses when its grant's scope is edited, in words. Pure."""
+"""Differences between two scopes: gains and losses of the peer, in sentences. Pure."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ __all__ = ["ScopeChange", "compare_scopes"]
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """Sentences on what is readable afterwards and was not before, and the reverse.
+    """Sentences about what becomes readable (`gains`) and what no longer is (`losses`).
 
-    `narrows` tells whether an answer given before may hold what an answer afterwards must not.
+    `narrows` tells whether an answer under the old scope may contain rows that the new scope does not allow.
     """
 
     gains: tuple[str, ...]
@@ -22,7 +22,7 @@ class ScopeChange:
 
 
 def compare_scopes(before: Scope, after: Scope) -> ScopeChange:
-    """Compare two scopes by what they open."""
+    """Compare two scopes by what they make readable."""
     gains, losses = list(_more(before, after)), list(_more(after, before))
     old, new = before.max_rows_per_query, after.max_rows_per_query
     if old != new:
@@ -35,7 +35,7 @@ def compare_scopes(before: Scope, after: Scope) -> ScopeChange:
 
 
 def _more(less: Scope, more: Scope) -> Iterator[str]:
-    """Say what `more` opens and `less` does not."""
+    """Yield a sentence for each part of `more` that `less` does not open."""
     known = less.open_resources
     for resource in more.open_resources:
         row_filter = more.filters.get(resource, EVERYTHING)

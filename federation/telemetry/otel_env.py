@@ -1,4 +1,4 @@
-"""What the standard `OTEL_*` variables ask of a gateway's process."""
+"""Evaluation of the standard `OTEL_*` environment variables."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ Environment = Mapping[str, str]
 
 
 def is_disabled(environment: Environment) -> bool:
-    """Tell whether the SDK is to do nothing at all."""
+    """Tell whether `OTEL_SDK_DISABLED` is set."""
     return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
@@ -38,10 +38,10 @@ def names_exporters(environment: Environment) -> bool:
 
 
 def is_exported(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
-    """Tell whether a signal (`TRACES`, `METRICS`, `LOGS`) is to be sent by OTLP, by a protocol that is spoken here.
+    """Tell whether to export a signal (`TRACES`, `METRICS`, `LOGS`) by OTLP/gRPC.
 
-    The standard's default exporter is `otlp`; here it counts once an endpoint is named. A wish that cannot be met is
-    a warning, except for those exporters that are met `elsewhere`.
+    Without `OTEL_<signal>_EXPORTER`, a signal is exported if an endpoint is set (the standard would always export).
+    Logs a warning for an unsupported exporter or protocol, except for the exporters in `elsewhere`.
     """
     exporters = {name.strip() for name in environment.get(f"OTEL_{signal}_EXPORTER", "").lower().split(",")} - {""}
     endpoint = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get(
@@ -64,7 +64,7 @@ def is_exported(signal: str, environment: Environment, elsewhere: Collection[str
 
 
 def resource_of(gateway_name: str, version: str, environment: Environment) -> "Resource":
-    """Name the gateway; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over the service's name."""
+    """Return the OTel resource of the gateway; the `OTEL_*` variables override the default service name."""
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 
     ours = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
@@ -73,10 +73,10 @@ def resource_of(gateway_name: str, version: str, environment: Environment) -> "R
 
 
 def sampler_of(environment: Environment) -> "Sampler | None":
-    """Return a sampler by which a peer's `sampled` flag does not command this gateway, or `None` for the SDK's own.
+    """Return a sampler that ignores a peer's `sampled` flag, or `None` to use the SDK's own sampler.
 
-    The `parentbased_…` samplers obey the parent; here they do so for parents of this process alone, and the rate of
-    the root holds for a peer's traces too. The ratio goes by trace id, so gateways with one rate agree.
+    The `parentbased_…` samplers follow the parent's flag. This one follows only parents of this process and samples a
+    peer's traces at the rate of root spans. The decision depends on the trace id, so gateways of equal rate agree.
     """
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 

@@ -1,7 +1,7 @@
-"""The OpenTelemetry SDK's providers of one gateway, with their OTLP exporters.
+"""OpenTelemetry SDK providers of one gateway, with their OTLP exporters.
 
-`setup` imports this module only where a variable, the settings or the embedding program ask for the SDK, which takes
-longer to import than the rest of the telemetry together.
+`setup` imports this module only if a variable, the settings or the embedding program require the SDK, which is slow to
+import.
 """
 
 from collections.abc import Callable
@@ -36,28 +36,28 @@ __all__ = ["sdk_telemetry"]
 
 
 class _GatewayTracerProvider(SdkTracerProvider):
-    """Ours; so that a second gateway of one process does not take the first one's for an embedding program's."""
+    """A gateway's tracer provider, to distinguish it from an embedding program's provider."""
 
 
 class _GatewayMeterProvider(SdkMeterProvider):
-    """Ours, likewise."""
+    """A gateway's meter provider, to distinguish it from an embedding program's provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ExportHooks:
-    """What sends what waits, and what ends for good, of all that was made here."""
+    """The flush and shutdown functions of the created providers."""
 
     flush: list[Callable[[], object]] = field(default_factory=list)
     shutdown: list[Callable[[], object]] = field(default_factory=list)
 
     def add(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
-        """Add a provider's."""
+        """Add the functions of a provider."""
         self.flush.append(provider.force_flush)
         self.shutdown.append(provider.shutdown)
 
 
 def sdk_telemetry(gateway_name: str, version: str, environment: Environment, page: "MetricsPage | None") -> Telemetry:
-    """Return the telemetry of a gateway that uses the SDK: exporters as `environment` asks, and the page's reader."""
+    """Return the telemetry of a gateway that uses the SDK: exporters as `environment` says, and the page's reader."""
     resource, hooks = resource_of(gateway_name, version, environment), _ExportHooks()
     if page is not None:
         hooks.shutdown.append(page.stop)
@@ -75,7 +75,7 @@ def sdk_telemetry(gateway_name: str, version: str, environment: Environment, pag
 
 
 def _tracer_provider(resource: Resource, environment: Environment, hooks: _ExportHooks) -> TracerProvider | None:
-    """Return the provider to use; `None`: the global one, whenever it comes."""
+    """Return the provider to use; `None` means the global one, also one installed later."""
     current = trace.get_tracer_provider()
     if not isinstance(current, ProxyTracerProvider | _GatewayTracerProvider):
         return current
@@ -92,9 +92,9 @@ def _tracer_provider(resource: Resource, environment: Environment, hooks: _Expor
 def _meter_provider(
     resource: Resource, environment: Environment, page: "MetricsPage | None", hooks: _ExportHooks
 ) -> MeterProvider | None:
-    """Return the provider to use, with the page's reader in it; `None`: the global one, whenever it comes.
+    """Return the provider to use, with the page's reader; `None` means the global one, also one installed later.
 
-    One that serves the page alone does not become the global one: the page is this gateway's.
+    A provider created only for the page does not become the global one.
     """
     current = metrics.get_meter_provider()
     theirs = isinstance(current, SdkMeterProvider | NoOpMeterProvider) and not isinstance(
@@ -120,7 +120,7 @@ def _meter_provider(
 
 
 def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks) -> None:
-    """Send this package's log lines, unless an embedding program or another gateway of the process has them sent."""
+    """Export this package's log records, unless an embedding program or another gateway of the process does."""
     if _is_embedded() or OtlpLogHandler.attached() or not is_exported("LOGS", environment):
         return
     provider = SdkLoggerProvider(resource, shutdown_on_exit=False)
@@ -132,7 +132,7 @@ def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks
 
 
 def _is_embedded() -> bool:
-    """Tell whether the program round this gateway has an SDK of its own."""
+    """Tell whether an embedding program has installed an SDK provider."""
     tracers, meters, loggers = trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
     return (
         isinstance(loggers, SdkLoggerProvider)

@@ -96,7 +96,7 @@ async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) ->
 
     home.gateway._lock.lost.set()
 
-    with pytest.raises(LockedError, match="right to serve"):
+    with pytest.raises(LockedError, match="serving lock"):
         await asyncio.wait_for(serving, 20)
     assert not home.gateway.config.socket_path.exists()
 

@@ -300,7 +300,7 @@ def test_a_page_of_a_gateway_without_telemetry_is_not_there(environment: dict[st
     made = report(environment, enabled=enabled, prometheus="127.0.0.1:0")
 
     assert (made["page"], made["metrics"], made["threads"]) == (False, False, [])
-    assert "telemetry is switched off, so nothing is served on telemetry.prometheus" in made["log"]
+    assert "telemetry.enabled is false, so telemetry.prometheus is not served" in made["log"]
 
 
 def test_two_gateways_of_one_process_have_their_own_names() -> None:
@@ -356,4 +356,4 @@ telemetry.flush(0.2)
 telemetry.shutdown(0.3)
 assert time.monotonic() - begun < 2
 """
-    assert "the collector did not take everything within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]
+    assert "the collector did not accept all telemetry within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]
