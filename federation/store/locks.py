@@ -1,4 +1,4 @@
-"""One serving process a gateway: a file lock in its directory, and on PostgreSQL an advisory lock as well."""
+"""Locks that admit one serving process per gateway: a file lock, and on PostgreSQL also an advisory lock."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ _FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class FileLock:
-    """An exclusive lock on a file, held while the object is: `flock`, so a dead process never holds it."""
+    """An exclusive lock on a file by `flock`, which the system releases when the process ends."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
@@ -36,7 +36,7 @@ class FileLock:
         _LOCKS.add(self)
 
     def acquire(self) -> None:
-        """Take the lock at once; raise `LockedError` that names the holder's process, `StoreError` without a file."""
+        """Take the lock without waiting. Raises `LockedError` with the holder's pid, `StoreError` on file errors."""
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as e:
@@ -52,7 +52,7 @@ class FileLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Give the lock back. Doing so twice is fine."""
+        """Release the lock. Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -62,7 +62,7 @@ _LOCKS: Final["WeakSet[FileLock]"] = WeakSet()
 
 
 def _close_in_child() -> None:
-    """Close a forked child's copies of the descriptors, which would hold the locks after the parent's end."""
+    """Close the descriptors inherited by a forked child, which would hold the locks after the parent has ended."""
     for lock in list(_LOCKS):
         lock.release()
 
@@ -71,10 +71,11 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 class ServingLock:
-    """Held by the process that serves: first the directory's, then, once it is open, the database's.
+    """The lock of the serving process: first on the directory, then on the database once it is open.
 
-    `lost` is set when the database ended the connection that held its lock. A process that lost it must stop: another
-    one may have taken over already. With `standby`, both waits call `waiting` once instead of raising `LockedError`.
+    `lost` is set when the database closes the connection that holds its lock. The process must stop then, because
+    another process may already serve. With `standby`, the methods wait, and call `waiting` once, instead of raising
+    `LockedError`.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -85,18 +86,18 @@ class ServingLock:
         self._watch: asyncio.Task[None] | None = None
 
     async def acquire(self, *, standby: bool = False, waiting: Callable[[], None] | None = None) -> None:
-        """Take the directory, before anything in it is opened."""
+        """Take the lock of the directory, before any file in it is opened."""
         await _until_free(self._take_file, standby=standby, waiting=waiting)
 
     async def acquire_database(
         self, database: Database, *, standby: bool = False, waiting: Callable[[], None] | None = None
     ) -> None:
-        """Take the database too, where several machines can reach it."""
+        """Take the lock of a PostgreSQL database, which processes on other hosts can reach."""
         if database.dialect == "postgresql":
             await _until_free(lambda: self._take_advisory(database), standby=standby, waiting=waiting)
 
     async def release(self) -> None:
-        """Give the lock back. Doing so twice is fine."""
+        """Release both locks. Idempotent."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -128,7 +129,7 @@ class ServingLock:
         self._watch = asyncio.create_task(self._ping(connection))
 
     async def _ping(self, connection: "AsyncConnection") -> None:
-        """Find out that the connection is gone where nobody says so, as when a network falls silent."""
+        """Detect a connection that is lost without notice, as when the network drops all packets."""
         while not self.lost.is_set():
             await asyncio.sleep(PING_S)
             try:
@@ -155,9 +156,9 @@ async def _until_free(
 
 
 async def _discard(connection: "AsyncConnection") -> None:
-    """End the connection itself: one that went back to the pool would go on holding the lock."""
+    """Close the connection itself: back in the pool it would still hold the lock."""
     try:
         await connection.invalidate()
         await connection.close()
     except _FAULTS:
-        return  # it is gone already, and the lock with it
+        return  # the connection is already closed, and with it the lock is released

@@ -153,7 +153,7 @@ class FederationMetrics:
         return self._register(self._watches, reader)
 
     def read_certificates(self, reader: Reader[Remaining]) -> Callable[[], None]:
-        """Register a reader of certificate lifetimes; the gateway's own has no peer. Returns its unregister function."""
+        """Register a reader of certificate lifetimes (own one: peer is empty). Returns its unregister function."""
         return self._register(self._certificates, reader)
 
     def read_renewals(self, reader: Reader[Mapping[str, int]]) -> Callable[[], None]:

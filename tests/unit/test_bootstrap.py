@@ -181,7 +181,7 @@ async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database
     first = await init_gateway(replace(config, store=StoreConfig(url=database_url)))
 
     other = replace(config, name="other.example", directory=config.directory.parent / "other")
-    with pytest.raises(ConflictError, match="identity already"):
+    with pytest.raises(ConflictError, match="already holds the identity"):
         await init_gateway(replace(other, store=StoreConfig(url=database_url)))
     assert not other.directory.exists()
     database = await Database.open(database_url)

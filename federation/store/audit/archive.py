@@ -1,7 +1,7 @@
-"""The audit's history: one compressed file of JSON lines a day, newest event first, each written whole or not at all.
+"""The audit archive: one gzip file of JSON lines per day, newest event first, each replaced atomically.
 
-A file `2026-05-03.jsonl.gz` holds the events of that day in UTC. Beside it there may be `2026-05-03.2.jsonl.gz`, where
-the first could not be read when more was to be added. Whatever cannot be read is named and left as it is.
+`2026-05-03.jsonl.gz` holds the events of that day in UTC. If it was unreadable when events had to be added, they are in
+`2026-05-03.2.jsonl.gz`. Unreadable files are reported and left unchanged.
 """
 
 import gzip
@@ -26,7 +26,7 @@ __all__ = ["DAY_US", "AuditFiles", "DayFile", "DayReader", "DayWriter", "day_of"
 
 DAY_US: Final = 86_400 * MICROSECONDS
 MAX_LINE: Final = 64 * 1024
-"""Bytes of a line; one of ours has at most a few thousand."""
+"""Maximum bytes of a line; the gateway writes at most a few thousand."""
 _EPOCH: Final = date(1970, 1, 1)
 _NAME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.([2-9]|[1-9]\d{1,5}))?\.jsonl\.gz\Z", re.ASCII)
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
@@ -38,7 +38,7 @@ _LARGEST: Final = {"id": 2**63 - 1, "bytes_out": 2**63 - 1, "count": 2**32 - 1}
 
 @dataclass(frozen=True, slots=True)
 class DayFile:
-    """One file of the history. `day` counts from 1970; `part` is 1 for the first file of a day."""
+    """One file of the archive. `day` counts from 1970-01-01; `part` is 1 for the first file of a day."""
 
     day: int
     part: int
@@ -46,17 +46,16 @@ class DayFile:
 
 
 class DayReader:
-    """Reads one file, newest event first; `fault` tells afterwards what was wrong with it, and is empty where nothing.
+    """Reads one file, newest event first. `fault` describes the first problem afterwards, empty if there was none.
 
-    A line that is none is passed over, and so is one out of order, which would lead pages astray. What comes behind
-    the break of a file that is cut off cannot be had.
+    Skips invalid lines and lines out of order, which would break paging. Stops where a file is truncated.
     """
 
     def __init__(self, file: DayFile) -> None:
         self.file, self.fault = file, ""
 
     def __iter__(self) -> Iterator[AuditEvent]:
-        """Yield the events."""
+        """Yield the valid events."""
         if not self.file.path.is_file():
             return self._note("is not a file")
         try:
@@ -88,23 +87,23 @@ class DayReader:
 
 
 class AuditFiles:
-    """The files in one directory, which only the gateway's user may enter. Its methods block; call them in a thread."""
+    """The archive directory, which only the gateway's user may enter. The methods block; call them in a thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def prepare(self) -> None:
-        """Make the directory, and clear away what a crash left half written. Raises `StoreError`."""
+        """Create the directory and remove drafts that a crash left. Raises `StoreError`."""
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.chmod(0o700)
             for path in self.directory.glob(".*.jsonl.gz.part"):
                 path.unlink()
         except OSError as e:
-            raise StoreError(f"cannot keep audit files in {self.directory}: {e.strerror}") from e
+            raise StoreError(f"cannot prepare the audit directory {self.directory}: {e.strerror}") from e
 
     def days(self) -> tuple[list[DayFile], list[str]]:
-        """Return the files, the latest day first, and the names of what is no file of ours, hidden ones aside."""
+        """Return the archive files, latest day first, and the names of other files except hidden ones."""
         found, unrecognized = [], []
         try:
             names = sorted(path.name for path in self.directory.iterdir())
@@ -121,9 +120,9 @@ class AuditFiles:
         return sorted(found, key=lambda file: (-file.day, file.part)), unrecognized
 
     def target(self, day: int) -> tuple[DayFile, bool]:
-        """Return the file into which events of a day go, and whether it holds some already.
+        """Return the file for new events of a day, and whether it exists.
 
-        One that cannot be read from end to end is passed over, and stays for whoever can mend it.
+        Skips files that are not fully readable and leaves them unchanged for the operator.
         """
         parts = {file.part: file for file in self.days()[0] if file.day == day}
         part = 1
@@ -138,7 +137,7 @@ class AuditFiles:
 
 
 class DayWriter:
-    """Writes one file anew: the events it is given, newest first, among those that it holds already, none twice."""
+    """Rewrites one file: merges the given events, newest first, with those in the file, without duplicates."""
 
     def __init__(self, file: DayFile, *, exists: bool) -> None:
         self._file = file
@@ -155,7 +154,7 @@ class DayWriter:
         self._out = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)
 
     def add(self, events: list[AuditEvent]) -> None:
-        """Write events that follow on those given before. Raises `StoreError`."""
+        """Write events older than those added before. Raises `StoreError`."""
         try:
             for event in events:
                 while self._held is not None and self._held.position >= event.position:
@@ -167,7 +166,7 @@ class DayWriter:
             raise self._failed(e) from e
 
     def finish(self) -> None:
-        """Put the file in its place, once everything is on the disk and reads as it was written."""
+        """Replace the file, after syncing and verifying the draft. Raises `StoreError`."""
         try:
             while self._held is not None:
                 self._write(self._held)
@@ -183,7 +182,7 @@ class DayWriter:
             raise self._failed(e) from e
 
     def cancel(self) -> None:
-        """Leave everything as it was. Does nothing after `finish`."""
+        """Remove the draft and leave the file unchanged. Does nothing after `finish`."""
         with suppress(OSError):
             self._out.close()
         with suppress(OSError):
@@ -195,20 +194,20 @@ class DayWriter:
         self._lines += 1
 
     def _check(self) -> None:
-        """Read what was written, for the database forgets it next; and see that all of the old file was had."""
+        """Verify the draft, because the events are deleted from the database next."""
         found = 0
         with gzip.open(self._draft, "rb") as lines:
             while piece := lines.read(1 << 20):
                 found += piece.count(b"\n")
         if found != self._lines or self._reading.fault:
-            raise OSError(None, self._reading.fault or "it does not read as it was written")
+            raise OSError(None, self._reading.fault or "the written file does not contain every event")
 
     def _failed(self, error: OSError) -> StoreError:
         return StoreError(f"cannot write {self._file.path}: {error.strerror or error}")
 
 
 def day_of(at_us: int) -> int:
-    """Return the day of an instant, counted from 1970 in UTC."""
+    """Return the day of an instant, counted from 1970-01-01 in UTC."""
     return at_us // DAY_US
 
 
@@ -225,13 +224,13 @@ def encode_event(event: AuditEvent) -> bytes:
 
 
 def decode_event(line: bytes) -> AuditEvent:
-    """Return the event of a line. Raises `ValueError` in words."""
+    """Return the event of a line. Raises `ValueError` with a message for the operator."""
     try:
         values = orjson.loads(line)
     except orjson.JSONDecodeError:
         raise ValueError("is not JSON") from None
     if not isinstance(values, dict):
-        raise ValueError("is not an object")  # noqa: TRY004 - it is the line that is wrong
+        raise ValueError("is not an object")  # noqa: TRY004 - the line is invalid, not the type of an argument
     try:
         values["at_us"] = to_micros(datetime.fromisoformat(values.pop("at")))
     except (KeyError, TypeError, ValueError, OverflowError):

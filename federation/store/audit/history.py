@@ -1,4 +1,4 @@
-"""The whole audit as one list: the database's events, and behind them those of the files."""
+"""The audit trail of database and archive files as one list."""
 
 import asyncio
 import heapq
@@ -14,12 +14,13 @@ from federation.store.audit.table import AuditStore, check_page_size
 __all__ = ["AuditHistory"]
 
 MAX_LINES: Final = 100_000
-"""Lines that one page looks at, so that a rare event in a long history is found in steps that can be given up."""
+"""Maximum archive lines read for one page, so that a search for rare events can be cancelled between pages."""
 MAX_SCANS: Final = 2
+"""Maximum number of concurrent scans."""
 
 
 class AuditHistory:
-    """Pages over database and files, in the order of time. `max_lines` bounds what one page reads of the files."""
+    """Pages over database and files in time order. `max_lines` bounds the archive lines read for one page."""
 
     def __init__(self, store: AuditStore, files: AuditFiles, *, max_lines: int = MAX_LINES) -> None:
         self._store, self._files, self._max_lines = store, files, max_lines
@@ -28,7 +29,7 @@ class AuditHistory:
     async def page(self, wanted: AuditFilter, page_size: int, page_token: str = "") -> AuditPage:
         """Return events, newest first. Raises `InputError` as `AuditStore.page` does, and `StoreError`.
 
-        The database is asked first: what moves to a file meanwhile is then found twice, and shown once.
+        Reads the database first: an event that is archived meanwhile is then found twice, and returned once.
         """
         check_page_size(page_size)
         before = position_of(wanted, page_token) if page_token else None
@@ -50,7 +51,7 @@ class AuditHistory:
 
 
 class _HistoryScan:
-    """One look into the files. `stopped_at` is the place up to which it came, `None` where it came to the end."""
+    """One scan of the archive. `stopped_at` is the position at which it stopped, `None` if it reached the end."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class _HistoryScan:
         self.stopped_at: Position | None = None
 
     def run(self) -> None:
-        """Collect events. Raises `StoreError` where the directory cannot be read."""
+        """Collect events. Raises `StoreError` if the directory cannot be read."""
         files, unrecognized = self._files.days()
         if self._before is None:
             self.warnings += [f"{self._files.directory / name}: is not an audit file; skipped" for name in unrecognized]
@@ -87,7 +88,7 @@ class _HistoryScan:
         )
 
     def _read(self, readings: list[DayReader]) -> bool:
-        """Read the files of one day; return whether to go on with the next one."""
+        """Read the files of one day. Returns whether to continue with the next day."""
         try:
             for event in _newest_first(readings):
                 if self.cancelled.is_set():

@@ -43,9 +43,9 @@ async def test_peers_are_read_back_in_order(database: Database):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"name": "other"}, "grant 11111111-2222-4333-8444-555555555555 is enrolled here already"),
-        ({"user": "bea"}, "is enrolled here already"),
-        ({"grant_id": "g2"}, "ada has a peer named work already"),
+        ({"name": "other"}, "grant 11111111-2222-4333-8444-555555555555 is already enrolled here"),
+        ({"user": "bea"}, "is already enrolled here"),
+        ({"grant_id": "g2"}, "ada already has a peer named work"),
     ],
 )
 async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: dict[str, str], complaint: str):
@@ -191,7 +191,7 @@ async def test_a_gateway_finds_its_own_identity_again(database: Database):
     await save_identity(database, SEALER, authority)
 
     assert await load_identity(database, SEALER) == authority
-    with pytest.raises(ConflictError, match="identity already"):
+    with pytest.raises(ConflictError, match="already holds the identity"):
         await save_identity(database, SEALER, Authority.create("other.example"))
     assert await load_identity(database, SEALER) == authority
 
