@@ -103,7 +103,7 @@ class Gateway:
             reissuer=parts.reissuer,
         )
         renewal = RenewalService(parts.reissuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock)
-        wanted = config.telemetry.enabled and config.telemetry.rpc_spans
+        rpc_spans = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
             enroll=config.enroll,
@@ -111,7 +111,7 @@ class Gateway:
             service=service,
             enrollment=enrollment,
             services=(renewal.rpc_handler(),),
-            interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
+            interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if rpc_spans else (),
             max_calls=MAX_CALLS + MAX_STREAMS,
         )
         self._server.before_stop.append(parts.upkeep.watch.close)

@@ -40,9 +40,9 @@ def describe_reads(scope: Scope, subject: str = "") -> tuple[str, ...]:
 def describe_filter(row_filter: RowFilter) -> str:
     """Describe the rows that pass a filter."""
     teams = row_filter.include_teams
-    words = ["rows of every team"] if teams is None else [f"rows of {describe_teams(teams)}"] if teams else []
-    words += ["personal rows"] if row_filter.include_personal else []
-    return " and ".join(words) or "no row"
+    parts = ["rows of every team"] if teams is None else [f"rows of {describe_teams(teams)}"] if teams else []
+    parts += ["personal rows"] if row_filter.include_personal else []
+    return " and ".join(parts) or "no row"
 
 
 def describe_teams(teams: Iterable[str]) -> str:

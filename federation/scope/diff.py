@@ -42,8 +42,8 @@ def _more(less: Scope, more: Scope) -> Iterator[str]:
         if resource not in known:
             yield f"{resource}: {describe_filter(row_filter)}"
         else:
-            for words in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
-                yield f"{resource}: {words}"
+            for rows in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
+                yield f"{resource}: {rows}"
 
 
 def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:

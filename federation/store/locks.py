@@ -115,10 +115,10 @@ class ServingLock:
         try:
             connection = await database.engine.connect()
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
+            locked = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
         except _FAULTS as e:
             raise StoreError(f"cannot lock the database: {str(e).splitlines()[0]}") from e
-        if not taken:
+        if not locked:
             await connection.close()
             raise LockedError(
                 f"the database of {self._name} is already served by another process; stop that process first"

@@ -97,10 +97,10 @@ class PeerStore:
     async def check_new(self, *, name: str, user: str, grant_id: str) -> None:
         """Raise the error that `add` would raise for these names."""
         check_peer(name, user)
-        taken = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
+        conflicting = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
         with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
-                found = (await connection.scalars(select(peers.c.grant_id).where(taken))).all()
+                found = (await connection.scalars(select(peers.c.grant_id).where(conflicting))).all()
         if found:
             raise _conflict(name, user, grant_id, known_grant=grant_id in found)
 
@@ -189,7 +189,7 @@ class PeerStore:
                 same = (peers.c.id == record.id, peers.c.certificate == replaces)
                 result = await connection.execute(update(peers).where(*same).values(values))
         if not result.rowcount:
-            raise ConflictError(f"the peer {record.name} was renewed or removed by somebody else meanwhile")
+            raise ConflictError(f"the peer {record.name} was renewed or removed concurrently; retry the renewal")
 
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
         """Return the stored key (PEM) of a running enrollment, or store and return the key of `make`."""

@@ -71,7 +71,7 @@ class ReceiptStore:
         self._database = database
 
     @staticmethod
-    def beginning(receipt: Receipt) -> Callable[["AsyncConnection"], Awaitable[None]]:
+    def insertion(receipt: Receipt) -> Callable[["AsyncConnection"], Awaitable[None]]:
         """Return a function that stores the unfinished receipt in the transaction of the revocation."""
 
         async def within(connection: "AsyncConnection") -> None:

@@ -100,9 +100,9 @@ class FederationMetrics:
         self._lock = Lock()
         self._client_calls = _Calls(meter, definitions.CLIENT_REQUESTS, definitions.CLIENT_DURATION)
         self._server_calls = _Calls(meter, definitions.SERVER_REQUESTS, definitions.SERVER_DURATION)
-        turns, heard = definitions.CIRCUIT_TRANSITIONS, definitions.WATCH_EVENTS
-        self._transitions = meter.create_counter(turns.name, turns.unit, turns.description)
-        self._watch_events = meter.create_counter(heard.name, heard.unit, heard.description)
+        transitions, events = definitions.CIRCUIT_TRANSITIONS, definitions.WATCH_EVENTS
+        self._transitions = meter.create_counter(transitions.name, transitions.unit, transitions.description)
+        self._watch_events = meter.create_counter(events.name, events.unit, events.description)
         self._caches: list[Reader[CacheReading]] = []
         self._watches: list[Reader[str]] = []
         self._circuits: list[Reader[str]] = []

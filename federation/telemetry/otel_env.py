@@ -67,9 +67,9 @@ def resource_of(gateway_name: str, version: str, environment: Environment) -> "R
     """Return the OTel resource of the gateway; the `OTEL_*` variables override the default service name."""
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 
-    ours = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
+    attributes = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
     named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create(ours if named else ours | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
+    return Resource.create(attributes if named else attributes | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
 
 
 def sampler_of(environment: Environment) -> "Sampler | None":

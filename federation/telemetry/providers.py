@@ -97,23 +97,23 @@ def _meter_provider(
     A provider created only for the page does not become the global one.
     """
     current = metrics.get_meter_provider()
-    theirs = isinstance(current, SdkMeterProvider | NoOpMeterProvider) and not isinstance(
+    embedded = isinstance(current, SdkMeterProvider | NoOpMeterProvider) and not isinstance(
         current, _GatewayMeterProvider
     )
-    if theirs and isinstance(current, SdkMeterProvider) and page is not None:
+    if embedded and isinstance(current, SdkMeterProvider) and page is not None:
         current.add_metric_reader(page.reader)
         hooks.shutdown.append(partial(current.remove_metric_reader, page.reader))
         return current
-    if theirs and page is None:
+    if embedded and page is None:
         return current
-    sent = not theirs and is_exported("METRICS", environment, ("prometheus",) if page else ())
+    exported = not embedded and is_exported("METRICS", environment, ("prometheus",) if page else ())
     readers: list[MetricReader] = [page.reader] if page is not None else []
-    if sent:
+    if exported:
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
     if not readers:
         return None
     provider = _GatewayMeterProvider(readers, resource, shutdown_on_exit=False)
-    if sent and not isinstance(current, _GatewayMeterProvider):
+    if exported and not isinstance(current, _GatewayMeterProvider):
         metrics.set_meter_provider(provider)
     hooks.add(provider)
     return provider

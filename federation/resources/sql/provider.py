@@ -63,11 +63,11 @@ class SqlProvider:
         best hit has score 1, the others are relative to it. Raises `Refusal` INVALID_REQUEST for a query without words
         or with too many.
         """
-        words, values = search_parameters(subject, query, self._database.dialect)
+        terms, values = search_parameters(subject, query, self._database.dialect)
         if not query.filters:
             return Page((), more=False)
         found = await self._read(search_statement(self._database.dialect, len(query.filters)), values)
-        wanted = frozenset(words)
+        wanted = frozenset(terms)
         return Page(tuple(_hit(row, wanted) for row in found[: query.limit]), len(found) > query.limit)
 
     async def has_user(self, subject: str) -> bool:

@@ -45,10 +45,10 @@ def search_parameters(subject: str, query: SearchQuery, dialect: str) -> tuple[t
 
     Raises `Refusal` INVALID_REQUEST that names the field.
     """
-    words = tuple(dict.fromkeys(tokens(query.text)))
-    if not words:
+    terms = tuple(dict.fromkeys(tokens(query.text)))
+    if not terms:
         raise Refusal(Reason.INVALID_REQUEST, "query: contains no word to search for")
-    if len(words) > MAX_WORDS:
+    if len(terms) > MAX_WORDS:
         raise Refusal(Reason.INVALID_REQUEST, f"query: contains more than {MAX_WORDS} different words")
     if query.offset > MAX_OFFSET:
         raise Refusal(Reason.INVALID_REQUEST, f"page_token: a search ends after {MAX_OFFSET} hits")
@@ -56,8 +56,8 @@ def search_parameters(subject: str, query: SearchQuery, dialect: str) -> tuple[t
     for number, (resource, row_filter) in enumerate(sorted(query.filters.items())):
         values[f"resource_{number}"] = storable_id(resource)
         values.update(filter_values(row_filter, dialect, f"_{number}"))
-    values["words"] = " ".join(words) if dialect == "postgresql" else " AND ".join(f'"{word}"' for word in words)
-    return words, values
+    values["words"] = " ".join(terms) if dialect == "postgresql" else " AND ".join(f'"{term}"' for term in terms)
+    return terms, values
 
 
 @lru_cache(maxsize=16)
@@ -86,9 +86,9 @@ def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], 
         query = func.plainto_tsquery(literal_column("'simple'"), text("words"))
         from sqlalchemy.dialects.postgresql import TSVECTOR
 
-        row_words = literal_column("rows.words", TSVECTOR)
-        rank = func.ts_rank_cd(row_words, query, literal_column("1"))  # 1: normalize by document length
-        return cast(rank, Float), row_words.op("@@")(query), rows, rows.c.resource
+        row_terms = literal_column("rows.words", TSVECTOR)
+        rank = func.ts_rank_cd(row_terms, query, literal_column("1"))  # 1: normalize by document length
+        return cast(rank, Float), row_terms.op("@@")(query), rows, rows.c.resource
     index: ColumnElement[str] = literal_column("rows_fts")
     source = rows.join(_FTS, _FTS.c.rowid == rows.c.seq)
     # The plus prevents use of an index: SQLite would otherwise probe the full-text index for every row of a resource.

@@ -46,8 +46,8 @@ class AuditHistory:
         if scan.stopped_at is not None:
             merged = [event for event in merged if event.position >= scan.stopped_at]
         events = merged[:page_size]
-        on = events[-1].position if len(merged) > page_size else scan.stopped_at
-        return AuditPage(tuple(events), position_token(wanted, on) if on is not None else "", tuple(scan.warnings))
+        end = events[-1].position if len(merged) > page_size else scan.stopped_at
+        return AuditPage(tuple(events), position_token(wanted, end) if end is not None else "", tuple(scan.warnings))
 
 
 class _HistoryScan:

@@ -135,8 +135,8 @@ class Grant:
 
     def with_certificate(self, certificate: CertificateRecord, now_us: int) -> "Grant":
         """Return the grant with one more certificate, and without those no longer accepted."""
-        kept = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
-        return replace(self, certificates=MappingProxyType({**kept, certificate.serial: certificate}))
+        accepted = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
+        return replace(self, certificates=MappingProxyType({**accepted, certificate.serial: certificate}))
 
     def after_use(self, serial: str, now_us: int) -> "Grant":
         """Return the grant after a call with a certificate, with older ones ending soon; `self` if unchanged."""
