@@ -66,7 +66,7 @@ async def test_references_may_stand_in_the_database(provider: SqlProvider):
 
 
 async def test_the_same_file_again_is_harmless(provider: SqlProvider):
-    """Nothing doubles, no instant moves, nobody is told."""
+    """Nothing is duplicated, no instant changes, no change is published."""
     lines = (USER, TEAM, MEMBER, ROW, row(id="2", created_at="2026-10-01T08:00:00Z"))
     first = await load(provider, *lines)
     before = [await provider.get("ada", "tasks", row_id, EVERYTHING) for row_id in ("1", "2")]
@@ -179,7 +179,7 @@ async def test_one_bad_line_keeps_everything_out(provider: SqlProvider):
 
 
 async def test_unknown_references_are_named_by_line(provider: SqlProvider):
-    """Owners, users and teams that nobody knows, with the ones that may have been meant; nothing is loaded."""
+    """Unknown owners, users and teams are reported with similar names; nothing is imported."""
     await load(provider, '{"kind":"user","id":"grace"}', '{"kind":"team","id":"growth"}')
     lines = (USER, row(id="2", owner="grase", team="T1"), row(owner="ada", team="grwth"), MEMBER.replace("ada", "x"))
 
@@ -198,8 +198,8 @@ async def test_unknown_references_are_named_by_line(provider: SqlProvider):
 
 
 @given(st.data())
-def test_pieces_may_be_cut_anywhere(data: st.DataObject):
-    """However a file is cut, the batch, the line numbers and the progress are the same."""
+def test_chunks_may_be_split_anywhere(data: st.DataObject):
+    """However a file is split, the batch, the line numbers and the progress are the same."""
     file = "\n".join([USER, "", TEAM, MEMBER, ROW, row(id="é😀")]).encode() + data.draw(st.sampled_from([b"", b"\n"]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=6)))
     seen: list[int] = []
@@ -213,7 +213,7 @@ def test_pieces_may_be_cut_anywhere(data: st.DataObject):
 
 
 def test_a_line_without_end_is_not_held_in_memory():
-    """What stands behind the bound is dropped as it comes, and the lines behind it keep their numbers."""
+    """Bytes beyond the limit are dropped at once, and later lines keep their numbers."""
     importer = Importer()
     importer.feed(b"\n")
     for _ in range(40):

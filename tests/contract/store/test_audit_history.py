@@ -103,7 +103,7 @@ async def test_every_filter_holds_in_files_too(history: History):
 
 
 async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: History):
-    """A token goes on at its place, wherever the events behind it are kept by then."""
+    """A token continues at its position, wherever the following events are stored by then."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     first = await history.history.page(AuditFilter(), 2)
     history.keep(*await history.store.newest(AuditFilter(), 10))
@@ -116,7 +116,7 @@ async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: Histo
 async def test_a_move_between_database_and_files_of_one_page_hides_nothing(
     history: History, monkeypatch: pytest.MonkeyPatch
 ):
-    """What leaves the database while a page is being put together is in it once."""
+    """An event archived while a page is read appears once."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     real = history.store.newest
 
@@ -197,8 +197,8 @@ GOOD = encode_event(event(OLD, 5, id=5))
         (b'{"at":"' + b"x" * 70_000 + b'"}\n', "line 2: is not JSON"),
     ],
 )
-async def test_a_broken_line_is_named_and_passed_over(history: History, line: bytes, fault: str):
-    """File, line and fault are told; the lines around it count."""
+async def test_an_invalid_line_is_named_and_skipped(history: History, line: bytes, fault: str):
+    """The warning names file, line and problem; the other lines are read."""
     path = history.put("2024-06-26.jsonl.gz", GOOD + line + encode_event(event(OLD, 1, id=1)))
 
     page = await history.history.page(AuditFilter(), 10)
@@ -207,8 +207,8 @@ async def test_a_broken_line_is_named_and_passed_over(history: History, line: by
     assert [one.id for one in page.events] == ([5, 1] if len(line) < 60_000 else [5])
 
 
-async def test_files_that_are_none_are_named_and_passed_over(history: History):
-    """Foreign names, cut files, garbage and directories are told once; what can be read of them counts."""
+async def test_files_that_are_not_archives_are_named_and_skipped(history: History):
+    """Other names, truncated files, garbage and directories are reported once; readable events count."""
     day = history.keep(event(OLD, 1, id=1), event(OLD, 2, id=2))
     directory = history.files.directory
     (directory / "notes.txt").write_text("mine")
@@ -232,7 +232,7 @@ async def test_files_that_are_none_are_named_and_passed_over(history: History):
 
 
 async def test_a_gateway_without_files_has_an_empty_history(history: History):
-    """No directory is no fault; something else in its place is one sentence."""
+    """A missing directory is no error; a file in its place is a one-line error."""
     history.files.directory.rmdir()
     await history.store.insert_many([event(TODAY)])
     assert await history.ids() == [1]
@@ -249,7 +249,7 @@ async def test_a_page_size_out_of_range_is_named(history: History, size: int):
         await history.history.page(AuditFilter(), size)
 
 
-async def test_a_look_that_nobody_waits_for_ends(history: History, monkeypatch: pytest.MonkeyPatch):
+async def test_a_cancelled_scan_ends(history: History, monkeypatch: pytest.MonkeyPatch):
     """A cancelled page stops reading in its thread, long before the end of the file."""
     history.keep(*(event(OLD, n, id=n + 1) for n in range(2_000)))
     begun, go, seen = threading.Event(), threading.Event(), []

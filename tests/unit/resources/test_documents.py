@@ -21,7 +21,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.booleans())
-def test_data_is_kept_as_given(data: dict[str, object], escaped: bool):
+def test_data_is_stored_as_given(data: dict[str, object], escaped: bool):
     """Text that is parsed stays byte for byte; a decoded value is written compactly and means the same."""
     text = json.dumps(data, ensure_ascii=escaped, indent=1)
     if "\\u0000" in text.replace("\\\\", ""):
@@ -71,7 +71,7 @@ def test_every_string_value_is_searchable():
     ],
 )
 def test_data_that_a_database_or_reader_cannot_hold_is_refused(text: str, problem: str):
-    """Each fault is named with its field; nothing is a crash."""
+    """Each fault is reported with its field."""
     with pytest.raises(InputError) as caught:
         Document.parse(text)
 
@@ -117,13 +117,13 @@ def test_a_row_names_its_wrong_field(change: dict[str, object], field: str):
 
 
 def test_a_near_resource_is_suggested():
-    """A misspelt resource is answered with the one that was meant."""
+    """The error for a misspelled resource suggests the similar one."""
     with pytest.raises(InputError, match="did you mean tasks"):
         NewRow("taskz", "1", "ada", Document.parse("{}"))
 
 
 def test_a_batch_checks_names_and_doubles():
-    """No team may have the empty name, which stands for personal; and no row may stand twice."""
+    """A team name must not be empty, which means personal, and a row must not appear twice."""
     row = NewRow("tasks", "1", "ada", Document.parse("{}"))
     for wrong in (
         lambda: Batch(users=[""]),

@@ -33,7 +33,7 @@ NARROWER = [
 
 @pytest.mark.parametrize(("wide", "narrow", "words"), NARROWER)
 def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, words: str):
-    """A loss is said in words and narrows; the way back is the same gain and narrows nothing."""
+    """A loss is described and narrows; the reverse change is the same gain and does not narrow."""
     lost, gained = compare_scopes(wide, narrow), compare_scopes(narrow, wide)
     assert (len(lost.losses), lost.gains, lost.narrows) == (1, (), True)
     assert lost.losses[0].startswith(words)
@@ -41,7 +41,7 @@ def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, wo
 
 
 def test_a_lower_cap_narrows():
-    """What a page may hold is a loss or a gain, with both numbers."""
+    """A changed row limit is a loss or a gain, described with both numbers."""
     small, large = scope(max_rows_per_query=50), scope(max_rows_per_query=100)
     assert compare_scopes(large, small).losses == ("50 rows a query, before 100",)
     assert compare_scopes(large, small).narrows
@@ -49,8 +49,8 @@ def test_a_lower_cap_narrows():
     assert not compare_scopes(small, large).narrows
 
 
-def test_a_lower_rate_is_a_loss_that_no_cache_can_hold():
-    """Fewer calls a minute take nothing back that was answered."""
+def test_a_lower_rate_is_a_loss_that_does_not_narrow():
+    """A lower rate limit does not affect answers given before."""
     slow, fast = scope(rate_limit_per_minute=60), scope(rate_limit_per_minute=600)
     assert compare_scopes(fast, slow).losses == ("60 calls a minute, before 600",)
     assert not compare_scopes(fast, slow).narrows
