@@ -1,7 +1,7 @@
 """Live, scoped reads between two gateways over mutual TLS.
 
-`Federation` opens a gateway's peers for asyncio, `sync_channel` for threads; both give the generated stubs of
-`federation.v1` a chain with cache, circuit and spans. `fields` reads a row's data.
+`Federation` connects to a gateway's peers from asyncio, `sync_channel` from threads. Both run the generated stubs of
+`federation.v1` through the client chain: cache, circuit breaker and spans. `fields` decodes a row's data.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Federation", "fields", "sync_channel"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names at their first use, so that a module of the package costs no more than it needs."""
+    """Import a public name on first use, so that importing a submodule does not import the whole package."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from federation import federation  # noqa: PLC0415

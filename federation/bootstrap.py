@@ -1,4 +1,4 @@
-"""Making a gateway's directory: settings, seal key, database, authority. All of it, or nothing."""
+"""Atomic creation of a gateway directory: settings, seal key, database and certificate authority."""
 
 import shutil
 import tempfile
@@ -20,26 +20,26 @@ __all__ = ["init_gateway"]
 
 
 async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
-    """Make the directory of `config`, mode 0700, with everything a gateway needs; return its authority.
+    """Create the directory of `config` (mode 0700) with all that a gateway needs. Returns its certificate authority.
 
-    The directory appears only when it is complete; one that is there and empty stays the same directory, which a shell
-    may stand in or a disk be mounted on, and gets its settings last. Raises `ConflictError` where a gateway is there
-    already, or anything else, or where the database belongs to another gateway; `ConfigError` for a setting that cannot
-    work.
+    A new directory appears only when it is complete. An existing empty directory is filled in place, because a volume
+    may be mounted on it; `gateway.toml` is moved in last. Raises `ConflictError` if the directory is not empty or the
+    database belongs to another gateway, `ConfigError` for a setting that cannot work, `InputError` if the directory
+    cannot be written.
     """
     directory = config.directory.absolute()
     _check_free(directory, config.socket_path)
-    beside = directory if directory.is_dir() else directory.parent
+    parent = directory if directory.is_dir() else directory.parent
     try:
-        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=beside))
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=parent))
     except OSError as e:
-        raise InputError("directory", f"cannot write in {beside}: {e.strerror}") from e
+        raise InputError("directory", f"cannot write in {parent}: {e.strerror}") from e
     try:
         authority = await _fill(staged, config, clock)
         try:
             _place(staged, directory)
         except InputError:
-            await _forget(config)
+            await _remove_identity(config)
             raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -48,15 +48,15 @@ async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) ->
 
 def _check_free(directory: Path, socket_path: Path) -> None:
     if (directory / CONFIG_FILE).exists():
-        raise ConflictError(f"{directory} is a gateway's directory already; name another one")
+        raise ConflictError(f"{directory} is a gateway's directory already; choose another one")
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise ConflictError(f"{directory} exists and is not a directory; name another one")
+        raise ConflictError(f"{directory} exists and is not a directory; choose another path")
     if directory.is_dir() and any(directory.iterdir()):
         raise ConflictError(f"{directory} is not empty and not a gateway's; name a new or an empty directory")
     if socket_path.is_dir():
         raise ConfigError("admin_socket", f"{socket_path} is a directory; name the file of a socket")
     if not directory.parent.is_dir():
-        raise InputError("directory", f"there is no directory {directory.parent}; make it first")
+        raise InputError("directory", f"there is no directory {directory.parent}; create it first")
 
 
 async def _fill(staged: Path, config: GatewayConfig, clock: Clock) -> Authority:
@@ -87,10 +87,10 @@ def _place(staged: Path, directory: Path) -> None:
 
 
 def _move_up(staged: Path) -> None:
-    """Move everything one directory up, the settings last: without them nobody takes it for a gateway."""
+    """Move all files one directory up, the settings last: a directory without them is no gateway."""
     directory = staged.parent
     (staged / "run").rmdir()
-    (directory / "run").mkdir(mode=0o700)  # of two that come this far at once, one fails here
+    (directory / "run").mkdir(mode=0o700)  # of two concurrent calls, one fails here
     moved = [directory / "run"]
     try:
         directory.chmod(0o700)
@@ -103,8 +103,8 @@ def _move_up(staged: Path) -> None:
         raise
 
 
-async def _forget(config: GatewayConfig) -> None:
-    """Undo what is not inside the staged directory."""
+async def _remove_identity(config: GatewayConfig) -> None:
+    """Remove the identity from a database outside the staged directory."""
     if config.store.url:
         database = await Database.open(config.store.url, new=False)
         try:

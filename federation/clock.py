@@ -1,4 +1,4 @@
-"""Time as a value that is handed in, so that policy never asks the machine and tests never sleep."""
+"""Clocks as injectable values: policy code reads no system clock, and tests need not sleep."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["MICROSECONDS", "SYSTEM_CLOCK", "Clock", "from_micros", "to_micros"]
 
 MICROSECONDS: Final = 1_000_000
-"""Microseconds in a second: the unit of every stored and transmitted instant."""
+"""Microseconds in a second. Stored and transmitted instants are in microseconds."""
 
 
 def _boottime() -> float:
@@ -21,11 +21,11 @@ _ELAPSED: Final[Callable[[], float]] = _boottime if hasattr(time, "CLOCK_BOOTTIM
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Three readings of time, each for its own use.
+    """Three clocks, each in seconds and each for one purpose.
 
-    `monotonic` measures deadlines and cooldowns. `elapsed` also counts the time that a suspended machine slept
-    (`CLOCK_BOOTTIME`; where the system has none, `time.monotonic`, which stands still during a suspend on some
-    systems) and bounds lifetimes. `wall` is Unix time in seconds, for instants that people and certificates name.
+    `monotonic` measures deadlines and cooldowns. `elapsed` bounds lifetimes: it includes the time during which the
+    machine was suspended (`CLOCK_BOOTTIME`; where the system lacks it, `time.monotonic`, which some systems stop during
+    a suspend). `wall` is Unix time, for instants shown to people or stored in certificates.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -33,25 +33,25 @@ class Clock:
     wall: Callable[[], float] = time.time
 
     def now(self) -> datetime:
-        """Return the wall-clock instant, aware, in UTC."""
+        """Return the wall-clock time as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.wall(), UTC)
 
     def now_us(self) -> int:
-        """Return the wall-clock instant in microseconds since the Unix epoch."""
+        """Return the wall-clock time in microseconds since the Unix epoch."""
         return int(self.wall() * MICROSECONDS)
 
 
 SYSTEM_CLOCK: Final = Clock()
-"""The machine's own clocks."""
+"""The system clocks."""
 
 
 def to_micros(instant: datetime) -> int:
-    """Return an aware instant as whole microseconds since the Unix epoch, without rounding through a float."""
+    """Return an aware datetime as microseconds since the Unix epoch; exact, without a float in between."""
     delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * MICROSECONDS + delta.microseconds
 
 
 def from_micros(micros: int) -> datetime:
-    """Return the aware UTC instant of so many microseconds since the Unix epoch."""
+    """Return the aware UTC datetime of a number of microseconds since the Unix epoch."""
     seconds, rest = divmod(micros, MICROSECONDS)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

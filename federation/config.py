@@ -1,6 +1,6 @@
-"""The settings of one gateway: `gateway.toml` in its directory, read once, every field checked.
+"""The settings of one gateway: `gateway.toml` in its directory, read once and validated.
 
-A setting that is not in the file has the default that stands here.
+A setting that the file lacks has the default given here.
 """
 
 import ipaddress
@@ -35,14 +35,14 @@ __all__ = [
 CONFIG_FILE: Final = "gateway.toml"
 MAX_LEASE_S: Final = 30
 MAX_SOCKET_PATH: Final = 107
-"""Bytes of a Unix socket path, one less than `sun_path` holds."""
+"""Maximum length of a Unix socket path in bytes: the size of `sun_path` less the terminating NUL."""
 _NAME: Final = re.compile(r"(?=.{1,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\Z")
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?\Z|[0-9a-fA-F:.]{2,45}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """`[store]`: where grants, peers, audit and the embedded provider's rows are kept."""
+    """`[store]`: the database of grants, peers, audit events and the embedded provider's rows."""
 
     url: str = ""
     """SQLAlchemy URL with an async driver (`postgresql+asyncpg://…`). Empty: SQLite, `gateway.db` in the directory."""
@@ -50,38 +50,38 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """`[server]`: how this gateway serves its peers."""
+    """`[server]`: serving calls of peers."""
 
     graceful_stop_s: float = 5.0
-    """How long calls under way may go on after a stop was asked for."""
+    """Seconds that running calls may continue after a stop was requested."""
     audit_queue: int = 4_096
-    """Allowed reads that wait to be written; a full queue holds replies, and then fails them."""
+    """Maximum number of allowed reads that wait for their audit write. A full queue delays replies, then fails them."""
     max_lease_s: float = 30.0
-    """How long a peer may keep an answer, 30 at most. What is taken back is effective a tenth later at the latest."""
+    """Seconds that a peer may cache an answer, at most 30. A revocation takes effect within 1.1 times this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    """`[client]`: how this gateway calls its peers."""
+    """`[client]`: calls to peers."""
 
     deadline_s: float = 2.0
-    """Budget of a call whose caller set none."""
+    """Deadline in seconds of a call for which the caller sets none."""
     watch: bool = True
-    """Whether a stream from each peer tells of revocations and changes at once. Without it, leases alone bound both."""
+    """Whether a stream from each peer delivers revocations and changes at once. Otherwise leases bound their delay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionConfig:
-    """`[session]`: how a session asks several sources at once."""
+    """`[session]`: requests of a session to several sources at once."""
 
     peer_budget_s: float = 2.0
-    """What each peer may take. One that takes longer is reported as offline, and its rows are left out."""
+    """Seconds that each peer has to answer. A slower peer is reported as offline, and its rows are left out."""
     request_budget_s: float | None = None
-    """What a whole request may take, this gateway's own data included. Unset: each peer's budget alone."""
+    """Seconds for a whole request, this gateway's own data included. Unset: only the budget of each peer applies."""
     announce_restored: bool = True
-    """Whether a session also says, once a peer, that a peer is back."""
+    """Whether a session also signals, once for each peer, that a peer is available again."""
     warm_concurrency: int = 4
-    """Calls at a time with which a session fills the cache ahead of its first question."""
+    """Maximum number of concurrent calls with which a session warms the cache."""
 
     def __post_init__(self) -> None:
         _check_positive(self, "session.")
@@ -92,61 +92,61 @@ class CacheConfig:
     """`[cache]`: the response cache for `list` and `get`."""
 
     ttl_s: float = 30.0
-    """Longest life of an answer, from the moment its request was sent. The peer's lease may shorten it."""
+    """Maximum age of a cached answer in seconds, counted from its request. The peer's lease may shorten it."""
     max_bytes: int = 64 * 1024 * 1024
-    """Bound of all peers together; each peer has a fair share."""
+    """Maximum size of all cached answers; each peer has a fair share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitConfig:
-    """`[circuit]`: when a peer counts as down."""
+    """`[circuit]`: the circuit breaker of each peer."""
 
     failure_threshold: int = 5
     """Consecutive failures that open the circuit."""
     cooldown_s: float = 30.0
-    """How long the circuit stays open before one probe; doubles while probes fail."""
+    """Seconds that the circuit stays open before one probe. Doubles with each failed probe."""
     max_cooldown_s: float = 300.0
-    """Bound of the doubling."""
+    """Maximum cooldown in seconds."""
     jitter: float = 0.1
-    """Random share by which a cooldown is made longer or shorter."""
+    """Random variation of a cooldown: 0.1 means up to 10 % longer or shorter."""
     slow_call_s: float | None = None
-    """Answers slower than this count as failures. Unset: speed never counts."""
+    """Calls slower than this many seconds count as failures. Unset: slow calls do not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateConfig:
-    """`[certificates]`: what this gateway's authority issues."""
+    """`[certificates]`: lifetimes of the certificates and tokens that this gateway issues."""
 
     client_lifetime_s: int = 86_400
-    """Life of a client certificate; 300 is the least."""
+    """Lifetime of a client certificate in seconds, at least 300."""
     server_lifetime_s: int = 31_536_000
-    """Life of this gateway's own server certificate; 300 is the least."""
+    """Lifetime of this gateway's server certificate in seconds, at least 300."""
     token_lifetime_s: int = 900
-    """Life of an enrollment token."""
+    """Lifetime of an enrollment token in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
-    """`[audit]`: how long this gateway's record of reads and acts stays in its database."""
+    """`[audit]`: retention of the audit trail."""
 
     retention_days: int = 90
-    """Whole days in the database; what is older moves to a compressed file a day in `audit/`. 0: it stays for ever."""
+    """Days that audit events stay in the database; older ones move to compressed day files in `audit/`. 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryConfig:
-    """`[telemetry]`: spans, metrics and logs. Where they go is set by the standard `OTEL_*` variables."""
+    """`[telemetry]`: spans, metrics and logs. The standard `OTEL_*` variables configure their export."""
 
     enabled: bool = True
-    """False: neither spans nor metrics are made."""
+    """Whether spans and metrics are recorded."""
     hit_spans: bool = True
-    """Whether an answer from the cache makes a span."""
+    """Whether a cache hit records a span."""
     rpc_spans: bool = False
-    """Whether `opentelemetry-instrumentation-grpc` adds its RPC spans beneath `federation.request`."""
+    """Whether `opentelemetry-instrumentation-grpc` adds RPC spans below `federation.request`."""
     log_format: str = "text"
-    """`text` or `json`."""
+    """Format of log lines: `text` or `json`."""
     prometheus: str = ""
-    """host:port of an HTTP page with the metrics, such as 127.0.0.1:9464. Empty: none. It has no password."""
+    """host:port of an HTTP endpoint for Prometheus, such as 127.0.0.1:9464; it has no authentication. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,15 +155,15 @@ class GatewayConfig:
 
     directory: Path
     name: str
-    """The gateway's name: a DNS name in lower case. Peers know it by this name, and its certificate carries it."""
+    """The gateway's name, a DNS name in lower case, by which peers know it; its certificate contains the name."""
     listen: str = "127.0.0.1:7443"
-    """host:port of the federation service (mutual TLS). Port 0 takes a free one."""
+    """host:port of the federation service (mutual TLS). Port 0 selects a free port."""
     enroll: str = "127.0.0.1:7444"
     """host:port of the enrollment service (server TLS)."""
     advertise: str = ""
-    """Host by which peers reach this gateway. Empty: the host of `listen`, or the name where that is a wildcard."""
+    """Host at which peers reach this gateway. Empty: the host of `listen`, or `name` if that is a wildcard."""
     admin_socket: str = "run/admin.sock"
-    """Unix socket of the operator's commands, in a directory that only the gateway's user may enter."""
+    """Unix socket for the operator's commands, in a directory that only the gateway's user may enter."""
     store: StoreConfig = field(default_factory=StoreConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
@@ -183,7 +183,7 @@ class GatewayConfig:
             raise ConfigError("advertise", f"{self.advertise!r} is not a host name or IP address")
         _check_positive(self)
         for key in ("client_lifetime_s", "server_lifetime_s"):
-            if getattr(self.certificates, key) < 300:  # noqa: PLR2004 - the documented least
+            if getattr(self.certificates, key) < 300:  # noqa: PLR2004 - the documented minimum
                 raise ConfigError(f"certificates.{key}", "must be at least 300 (5 minutes)")
         if self.server.max_lease_s > MAX_LEASE_S:
             raise ConfigError("server.max_lease_s", f"must be at most {MAX_LEASE_S}")
@@ -194,7 +194,7 @@ class GatewayConfig:
 
     @property
     def socket_path(self) -> Path:
-        """The admin socket, absolute. Raises `ConfigError` where the system could not bind it."""
+        """The absolute path of the admin socket. Raises `ConfigError` if it is too long to bind."""
         path = self.directory.absolute() / self.admin_socket
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             raise ConfigError(
@@ -206,12 +206,12 @@ class GatewayConfig:
 
     @property
     def audit_directory(self) -> Path:
-        """Where old audit events are kept in files."""
+        """The directory of archived audit events."""
         return self.directory.absolute() / "audit"
 
     @property
     def database_url(self) -> str:
-        """The SQLAlchemy URL in force."""
+        """The SQLAlchemy URL of the database."""
         return self.store.url or f"sqlite+aiosqlite:///{self.directory.absolute() / 'gateway.db'}"
 
     @property
@@ -222,7 +222,7 @@ class GatewayConfig:
 
     @classmethod
     def load(cls, directory: Path) -> "GatewayConfig":
-        """Read `gateway.toml` of a gateway's directory; raise `ConfigError` that names the field."""
+        """Read `gateway.toml` in a gateway's directory. Raises `ConfigError` that names the wrong field."""
         path = directory / CONFIG_FILE
         try:
             text = path.read_text(encoding="utf-8")
@@ -245,12 +245,12 @@ class GatewayConfig:
 
 
 def is_gateway_name(name: str) -> bool:
-    """Tell whether a text may name a gateway: a DNS name in lower case, at most 63 characters."""
+    """Tell whether a name is valid for a gateway: a DNS name in lower case of at most 63 characters."""
     return _NAME.match(name) is not None
 
 
 def parse_address(address: str, name: str) -> tuple[str, int]:
-    """Split `host:port` (an IPv6 host in brackets); raise `ConfigError` that names the field."""
+    """Split `host:port` (an IPv6 host in brackets). Raises `ConfigError` that names the field."""
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not _HOST.match(bare) or (":" in bare) != (bare != host):
@@ -262,7 +262,7 @@ def parse_address(address: str, name: str) -> tuple[str, int]:
 
 def _is_wildcard(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_unspecified  # however its zeros are written
+        return ipaddress.ip_address(host).is_unspecified  # recognizes every spelling of the zeros
     except ValueError:
         return False
 

@@ -1,7 +1,7 @@
-"""The settings of a gateway as documentation: one entry per setting, and the template of `gateway.toml`.
+"""Documentation of the settings: one entry per setting, and the template of `gateway.toml`.
 
-Both are made from the dataclasses of `federation.config`, which declare each setting once: type, default and, in the
-docstring below the field, meaning.
+Both are generated from the dataclasses of `federation.config`, which declare each setting once, with type, default and
+meaning (the docstring below the field).
 """
 
 import ast
@@ -20,7 +20,7 @@ _HEADER: Final = """\
 # Settings of this gateway. A setting that is commented out shows its default. Restart the gateway to apply changes.
 """
 _ALWAYS_SET: Final = frozenset({"listen", "enroll"})
-"""Settings that are never commented out, because an operator edits them most."""
+"""Settings that the template never comments out, because operators edit them most often."""
 _WIDTH: Final = 118
 _NOT_SETTINGS: Final = frozenset({"directory"})
 
@@ -32,15 +32,15 @@ class Setting:
     name: str
     """The key inside its section."""
     default: object
-    """The default, `None` where the setting is unset by default, `MISSING` where it must be given."""
+    """The default; `None` if the setting is unset by default, `MISSING` if it is required."""
     meaning: str
     kind: str
-    """The name of the type of a value."""
+    """The name of the value's type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One TOML table of settings. The first section has no name: its settings are top-level keys."""
+    """One TOML table of settings. The section of the top-level keys has an empty name."""
 
     name: str
     meaning: str
@@ -48,14 +48,14 @@ class Section:
 
 
 def sections() -> tuple[Section, ...]:
-    """Return all sections in their order in `gateway.toml`, the top-level settings first."""
+    """Return all sections in the order of `gateway.toml`, the top-level settings first."""
     hints = get_type_hints(GatewayConfig)
     tables = [_section(kind, name) for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)]
     return (_section(GatewayConfig, ""), *tables)
 
 
 def render_config(config: GatewayConfig) -> str:
-    """Return the text of a `gateway.toml` that loads as `config`, with every default in a comment."""
+    """Return the text of a `gateway.toml` that loads as `config`; settings at their default are commented out."""
     lines = [_HEADER]
     for section in sections():
         values = getattr(config, section.name) if section.name else config
@@ -79,7 +79,7 @@ def _section(kind: type[Any], name: str) -> Section:
 
 
 def _docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the docstring below each field of a class; Python itself keeps none of them."""
+    """Return the docstring below each field of a class, from its source: Python does not store them."""
     definition = ast.parse(inspect.getsource(kind)).body[0]
     return dict(_documented(definition.body)) if isinstance(definition, ast.ClassDef) else {}
 
@@ -107,7 +107,7 @@ def _line(setting: Setting, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return a TOML value. `repr` of a Python string is not a TOML string."""
+    """Return a value as TOML; for a string this differs from `repr`."""
     match value:
         case bool():
             return "true" if value else "false"

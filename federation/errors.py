@@ -1,24 +1,24 @@
-"""Every error of the package, and every reason that crosses the wire.
+"""The exceptions of the package, and the refusal reasons of the wire contract.
 
     FederationError
-    ├── ConfigError            a setting is missing or wrong; names the field and the cure
-    ├── InputError             a value given by a person or a file is wrong; names the field and the cure
-    ├── NotFoundError          a user, peer or grant that does not exist; suggests near matches
-    ├── ConflictError          the thing exists already, or is in a state that forbids the act
+    ├── ConfigError            a setting is missing or wrong; names the field and the fix
+    ├── InputError             a value from a user or a file is wrong; names the field and the fix
+    ├── NotFoundError          a user, peer or grant does not exist; suggests similar names
+    ├── ConflictError          the object already exists, or its state does not allow the operation
     ├── GatewayUnavailableError     the gateway's admin socket does not answer
     ├── LockedError            another process serves this gateway
-    ├── StoreError             the database refused or is not what it should be
+    ├── StoreError             a database operation failed, or the database holds invalid data
     ├── SealError              a sealed key cannot be opened
-    ├── EnrollmentError        a token or certificate exchange was refused
-    ├── ImportFailedError           input lines are wrong; nothing was loaded
-    ├── UnknownReferencesError      written rows or memberships name users or teams that do not exist
-    ├── ChangesLostError            a listener read the provider's changes too slowly
-    └── Refusal                an answer to a federation call: a reason, and from it the gRPC status
+    ├── EnrollmentError        enrollment or certificate renewal failed
+    ├── ImportFailedError           input lines are invalid; nothing was imported
+    ├── UnknownReferencesError      rows or memberships to be written name unknown users or teams
+    ├── ChangesLostError            a reader of the change stream fell too far behind
+    └── Refusal                a federation call was refused: a reason, which determines the gRPC status
 
-A `Refusal` is what policy raises and returns; only the gRPC adapters know status codes' classes.
+Policy code raises or returns `Refusal`; only the gRPC adapters use the classes of gRPC status codes.
 
-An error that an operator can act on carries a `Remedy`: the act as a value. The package spells no command; a command
-line program turns the remedy into its own command.
+An error that an operator can resolve carries a `Remedy`: the required action as a value. This package contains no CLI
+commands; a command line program translates the remedy into its own command.
 """
 
 import logging
@@ -57,26 +57,26 @@ __all__ = [
 
 
 class Action(StrEnum):
-    """An act of an operator that remedies a fault."""
+    """An operator action that resolves an error."""
 
     INIT_GATEWAY = "INIT_GATEWAY"
     START_GATEWAY = "START_GATEWAY"
     IMPORT_DATA = "IMPORT_DATA"
     LIST_GRANTS = "LIST_GRANTS"
     SHOW_GRANT = "SHOW_GRANT"
-    """Show a grant and what the audit trail has of it."""
+    """Show a grant and its audit events."""
     EDIT_SCOPE = "EDIT_SCOPE"
     ADD_PEER = "ADD_PEER"
     LIST_PEERS = "LIST_PEERS"
     REMOVE_PEER = "REMOVE_PEER"
     REPLACE_PEER = "REPLACE_PEER"
-    """Remove a peer, and enroll at the same gateway again with a token that is at hand."""
+    """Remove a peer, then enroll at the same gateway again with the token already given."""
     ENROLL_AGAIN = "ENROLL_AGAIN"
-    """Replace a peer after its operator has made a new token."""
+    """Replace a peer with a new token from the peer's operator."""
     ROTATE_PEER = "ROTATE_PEER"
     RESET_CIRCUIT = "RESET_CIRCUIT"
     EXPLAIN_PEER = "EXPLAIN_PEER"
-    """Find the broken link of the way to a peer."""
+    """Diagnose the connection to a peer step by step."""
     SHOW_STATUS = "SHOW_STATUS"
     SHOW_CAPABILITIES = "SHOW_CAPABILITIES"
     CHOOSE_USER = "CHOOSE_USER"
@@ -88,7 +88,7 @@ class Action(StrEnum):
 
 
 class Actor(StrEnum):
-    """The operator who acts."""
+    """The operator who must act."""
 
     OPERATOR = "OPERATOR"
     """The operator of this gateway."""
@@ -98,7 +98,7 @@ class Actor(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """An act that remedies a fault, with its parameters; a parameter that the act does not need is empty."""
+    """An action that resolves an error, with its parameters. Parameters that the action does not use are empty."""
 
     action: Action
     actor: Actor = Actor.OPERATOR
@@ -109,12 +109,12 @@ class Remedy:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The actor and every other parameter that is not empty, by name."""
+        """The non-empty parameters by name, the actor included."""
         return {name: str(value) for name, value in asdict(self).items() if value and name != "action"}
 
     @classmethod
     def parse(cls, action: str, parameters: Mapping[str, str]) -> "Remedy | None":
-        """Return the remedy of an action's name and its `parameters`; `None` for an act that this version lacks."""
+        """Return the remedy of an action's name and `parameters`, or `None` for an action unknown to this version."""
         actor = parameters.get("actor", Actor.OPERATOR)
         if action not in Action.__members__ or actor not in Actor.__members__:
             return None
@@ -123,9 +123,9 @@ class Remedy:
 
 
 class FederationError(Exception):
-    """Root of every error that this package raises by itself.
+    """Base class of the exceptions that this package raises.
 
-    `remedy` is the act that completes the last clause of the message; `None` where the message names none.
+    `remedy` is the action that the last clause of the message describes, `None` if the message describes none.
     """
 
     def __init__(self, *args: object, remedy: Remedy | None = None) -> None:
@@ -142,7 +142,7 @@ class ConfigError(FederationError):
 
 
 class InputError(FederationError):
-    """A value given by a person or a file is wrong; `field` says which."""
+    """A value from a user or a file is wrong; `field` names it."""
 
     def __init__(self, field: str, problem: str, *, remedy: Remedy | None = None) -> None:
         super().__init__(f"{field}: {problem}", remedy=remedy)
@@ -150,7 +150,7 @@ class InputError(FederationError):
 
 
 class NotFoundError(FederationError):
-    """Something named does not exist. The message has the near matches, and without any the cure with its remedy."""
+    """A named object does not exist. The message suggests similar names, or, if there are none, gives `cure`."""
 
     def __init__(
         self, what: str, name: str, near: Iterable[str] = (), cure: str = "", *, remedy: Remedy | None = None
@@ -162,19 +162,19 @@ class NotFoundError(FederationError):
 
 
 def unknown_grant(given: str, near: Iterable[str] = ()) -> NotFoundError:
-    """Return the error for an id that no grant has."""
+    """Return the error for an unknown grant id."""
     remedy = Remedy(action=Action.LIST_GRANTS)
     return NotFoundError("grant", given, near, "list the grants to find its id", remedy=remedy)
 
 
 def unknown_peer(given: str, near: Iterable[str] = ()) -> NotFoundError:
-    """Return the error for a name that no peer has."""
+    """Return the error for an unknown peer name."""
     remedy = Remedy(action=Action.ADD_PEER)
     return NotFoundError("peer", given, near, "enroll this gateway at it with a token", remedy=remedy)
 
 
 class ConflictError(FederationError):
-    """The thing exists already, or its state forbids the act."""
+    """The object already exists, or its state does not allow the operation."""
 
 
 class GatewayUnavailableError(FederationError):
@@ -186,20 +186,20 @@ class LockedError(FederationError):
 
 
 class StoreError(FederationError):
-    """The database refused, or is not what it should be."""
+    """A database operation failed, or the database holds invalid data."""
 
 
 class SealError(FederationError):
-    """A sealed key cannot be opened with the seal key at hand."""
+    """A sealed key cannot be opened with the available seal key."""
 
 
 class EnrollmentError(FederationError):
-    """A token or certificate exchange was refused, or its answer does not hold what was asked for."""
+    """Enrollment or renewal was refused, or its response fails verification."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """One wrong line of an input file: its number from 1, the field, and what is wrong."""
+    """An invalid line of an input file: its number (from 1), the field and the problem."""
 
     line: int
     field: str
@@ -210,7 +210,7 @@ class LineFault:
 
 
 class ImportFailedError(FederationError):
-    """Input lines are wrong; nothing was loaded. `faults` holds the first of them, `total` counts all."""
+    """Input lines are invalid; nothing was imported. `faults` holds the first faults, `total` is the number of all."""
 
     def __init__(self, faults: Iterable[LineFault], total: int) -> None:
         self.faults, self.total = tuple(faults), total
@@ -219,7 +219,7 @@ class ImportFailedError(FederationError):
 
 
 class UnknownReferencesError(FederationError):
-    """Written rows or memberships name users or teams that do not exist; nothing was written."""
+    """Rows or memberships name unknown users or teams; nothing was written."""
 
     def __init__(self, users: Iterable[str], teams: Iterable[str]) -> None:
         self.users, self.teams = frozenset(users), frozenset(teams)
@@ -228,34 +228,34 @@ class UnknownReferencesError(FederationError):
 
 
 class ChangesLostError(FederationError):
-    """A listener read the provider's changes too slowly; whatever it derived from the provider may be stale."""
+    """A reader of the change stream fell too far behind; all data it derived from the provider may be stale."""
 
 
 class Reason(StrEnum):
-    """Why a federation call was not answered: `ErrorInfo.reason` in the domain `federation.mosaic`."""
+    """The reason for a refused federation call: `ErrorInfo.reason` in the domain `federation.mosaic`."""
 
     CERTIFICATE_INVALID = "CERTIFICATE_INVALID"
     """Identity extensions missing or malformed, or the certificate expired on a live connection."""
     GRANT_REVOKED = "GRANT_REVOKED"
-    """This very certificate's grant was revoked. Final."""
+    """The grant of the caller's certificate was revoked. Permanent."""
     GRANT_INVALID = "GRANT_INVALID"
-    """Every other fault of a grant, told apart only in the server's own records."""
+    """Any other problem with the grant. Only the server's own records distinguish the cases."""
     SCOPE_VIOLATION = "SCOPE_VIOLATION"
-    """The resource is not in the scope, or excluded. Never said of a row."""
+    """The resource is not in the scope, or is excluded. Never used for a row."""
     ROW_NOT_FOUND = "ROW_NOT_FOUND"
-    """Absent, not visible to the subject, or outside the scope: one answer for all."""
+    """The row does not exist, is not visible to the subject or is outside the scope; one answer for all three."""
     INVALID_REQUEST = "INVALID_REQUEST"
     """The request is malformed; the message names the field."""
     RATE_LIMITED = "RATE_LIMITED"
-    """Too many calls under this grant; carries how long to wait."""
+    """Too many calls under this grant. Carries the retry delay."""
     CIRCUIT_OPEN = "CIRCUIT_OPEN"
-    """Made locally: the peer failed too often; carries the cooldown left."""
+    """Local: the circuit to the peer is open. Carries the rest of the cooldown."""
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
-    """Made locally: no connection could be had."""
+    """Local: no connection to the peer could be established."""
     PEER_TIMEOUT = "PEER_TIMEOUT"
-    """Made locally: the call's budget ran out."""
+    """Local: the deadline of the call passed."""
     INTERNAL = "INTERNAL"
-    """A fault of the serving gateway; the message holds an incident id and nothing else."""
+    """Internal error of the serving gateway. The message holds only an incident id."""
 
 
 CODE_OF: Final[Mapping[Reason, str]] = MappingProxyType(
@@ -276,11 +276,11 @@ CODE_OF: Final[Mapping[Reason, str]] = MappingProxyType(
 """The gRPC status code name of each reason."""
 
 
-class Refusal(FederationError):  # noqa: N818 - it is an answer, not a malfunction
+class Refusal(FederationError):  # noqa: N818 - a refusal is an answer, not an error of the program
     """The refusal of a federation call.
 
-    `retry_after_s` becomes `RetryInfo`. `detail` stays in the refusing gateway's own records: it tells apart what
-    the answer must not (`grant expired`, `unknown serial`).
+    `retry_after_s` is sent as `RetryInfo`. `detail` is never sent: the refusing gateway records it to distinguish
+    cases that look the same to the caller (`grant expired`, `unknown serial`).
     """
 
     def __init__(
@@ -302,7 +302,7 @@ class Refusal(FederationError):  # noqa: N818 - it is an answer, not a malfuncti
 
 
 def log_incident(logger: logging.Logger, fault: Exception, where: str) -> str:
-    """Log an unforeseen exception under a new incident id, and return the id: all that a caller may learn."""
+    """Log an unexpected exception under a new incident id. Returns the id, the only detail a caller may see."""
     incident_id = secrets.token_hex(8)
     logger.error("incident %s in %s", incident_id, where, exc_info=fault)
     return incident_id

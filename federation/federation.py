@@ -1,4 +1,4 @@
-"""The face of the package for programs: a gateway's peers, behind generated stubs."""
+"""The public Python API: a gateway's peers behind generated stubs."""
 
 import asyncio
 import secrets
@@ -45,19 +45,19 @@ SESSION_TOKENS: Final = "session page tokens"
 
 
 class PeerSource(Protocol):
-    """Where the enrollments of a gateway are kept; a `PeerStore` is one."""
+    """The source of a gateway's peer records; `PeerStore` implements it."""
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return every peer."""
         ...
 
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Remember that a peer has revoked its grant."""
+        """Record that a peer has revoked its grant."""
         ...
 
 
 class Federation:
-    """The peers of one gateway, for programs that run asyncio.
+    """The peers of one gateway, for asyncio programs.
 
     ```python
     async with Federation.open("home/") as fed:
@@ -65,9 +65,10 @@ class Federation:
         reply = await stub.List(pb.ListRequest(resource="tasks"))
     ```
 
-    Federations and sync channels on one directory share cache, circuits, connections and watches within a process.
-    After a fork the child must open its own. While it is open, one stream a peer brings revocations and changes. These
-    streams and the renewal of certificates run in one background thread, which the federations of a directory share.
+    The federations and sync channels of one directory share cache, circuits, connections and watches within a process.
+    After a fork, the child must open a federation of its own. An open federation receives revocations and changes from
+    each peer on one watch stream. The watch streams and the renewal of certificates run in one background thread for
+    all federations of a directory.
     """
 
     def __init__(
@@ -80,76 +81,77 @@ class Federation:
         provider: "ResourceProvider | None" = None,
         on_renewal: OnRenewal | None = None,
     ) -> None:
-        """Take settings, and for a gateway that has them open its peer store and telemetry.
+        """Create a federation that is not open yet.
 
-        `provider` is what sessions read as `local`; without one, the rows in the gateway's database, which is opened
-        for reading when a session first asks. Without `telemetry`, spans and metrics go to whatever OpenTelemetry
-        providers the program has installed. `on_renewal` is called on the loop with each renewal that was due.
+        Without `peer_store`, the peers come from the gateway's database. Sessions read `provider` as `local`; without
+        it, they read the rows of the gateway's database, which is opened on the first such read. Without `telemetry`,
+        spans and metrics go to the program's global OpenTelemetry providers. `on_renewal` is called in the event loop
+        with the result of each scheduled renewal.
         """
         self.config, self.clock = config, clock
         self._source = peer_store or PeerRepository(config)
         self._telemetry = telemetry or ambient_telemetry()
-        self._home: ClientRuntime | None = None
+        self._runtime: ClientRuntime | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._deafen: Callable[[], None] = lambda: None
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._channels: WeakSet[AioChannel] = WeakSet()
         self._provider, self._on_renewal = provider, on_renewal
         self._database: Database | None = None
         self._opening: asyncio.Task[ResourceProvider] | None = None
-        self._reach: SessionContext | None = None
+        self._session_context: SessionContext | None = None
         self._sessions: WeakSet[Session] = WeakSet()
 
     @classmethod
     def open(cls, directory: Path | str) -> Self:
-        """Return the federation of a gateway's directory, to be entered by `async with`. Raises `ConfigError`."""
+        """Return the federation of a gateway's directory, for use with `async with`. Raises `ConfigError`."""
         return cls(GatewayConfig.load(Path(directory)))
 
     async def start(self) -> Self:
-        """Read the peers. `async with` does this. Raises `StoreError` or `SealError`."""
-        if self._home is None:
-            home = ClientRuntime.share(self.config, self.clock, self._telemetry)
+        """Load the peers and start the watches; `async with` calls it. Raises `StoreError` or `SealError`."""
+        if self._runtime is None:
+            runtime = ClientRuntime.share(self.config, self.clock, self._telemetry)
             try:
-                if not home.loaded:
-                    home.peers.load(await self._source.all())
-                    home.loaded = True
+                if not runtime.loaded:
+                    runtime.peers.load(await self._source.all())
+                    runtime.loaded = True
             except BaseException:
-                if home.release():
-                    home.end()
+                if runtime.release():
+                    runtime.end()
                 raise
-            self._home = home
+            self._runtime = runtime
             self._loop = asyncio.get_running_loop()
-            home.watches.join(self._loop, self._source)
+            runtime.watches.join(self._loop, self._source)
             if self._on_renewal is not None:
-                self._deafen = home.listen_to_renewals(self._loop, self._on_renewal)
+                self._unsubscribe = runtime.listen_to_renewals(self._loop, self._on_renewal)
             if self._is_stored():
-                home.renew(PeerRepository(self.config, self.clock))
+                runtime.renew(PeerRepository(self.config, self.clock))
         return self
 
     async def close(self, grace: float | None = None) -> None:
-        """Wait up to `grace` seconds for this federation's calls, end the rest, and give up what nobody else uses."""
-        home, self._home = self._home, None
-        if home is None:
+        """Wait up to `grace` seconds for running calls, cancel the rest and close what is not shared."""
+        runtime, self._runtime = self._runtime, None
+        if runtime is None:
             return
-        await self._end_sessions()
+        await self._close_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
         if self._loop is not None:
-            await home.watches.leave(self._loop, self._source)
-        for peer in home.peers.all():
+            await runtime.watches.leave(self._loop, self._source)
+        for peer in runtime.peers.all():
             peer.cut(closed(), owner=self)
-        last = home.release()
+        last = runtime.release()
         if last:
-            await home.ended()
-        self._deafen()
+            await runtime.ended()
+        self._unsubscribe()
         loop = asyncio.get_running_loop()
-        for peer in home.peers.all():
+        for peer in runtime.peers.all():
             if last:
                 peer.channel.rest()
             else:
                 peer.channel.leave(loop)
             await peer.channel.closed()
         if last:
-            home.end()
-            for peer in home.peers.all():
+            runtime.end()
+            for peer in runtime.peers.all():
                 await peer.channel.closed()
 
     async def __aenter__(self) -> Self:
@@ -160,59 +162,59 @@ class Federation:
 
     @property
     def peers(self) -> PeerRegistry:
-        """Every peer by name and local user, with circuit, cache figures and health."""
+        """The peers by name and local user, with circuit, cache statistics and health."""
         return self._opened().peers
 
     @property
     def instance_id(self) -> str:
-        """The random id by which peers know this process's cache of their answers."""
+        """The random id that identifies this process's response cache to peers (`mosaic-instance`)."""
         return self._opened().cache.instance_id
 
     async def refresh(self) -> None:
-        """Read the peers again: another process may have added, removed or re-enrolled some."""
+        """Reload the peers, which another process may have added, removed or re-enrolled."""
         self._opened().peers.load(await self._source.all())
 
     def peer(self, name: str, user: str | None = None) -> Peer:
-        """Return one peer; `user` may be left out where only one is enrolled there.
+        """Return one peer; `user` is optional if only one user is enrolled at it.
 
-        Raises `NotFoundError` with near matches. A peer that another process has just added is there after `refresh`.
+        Raises `NotFoundError` with similar names. A peer added by another process is found only after `refresh`.
         """
         return self._opened().peers.get(name, user)
 
     async def rotate(self, peer: str, user: str | None = None) -> Peer:
-        """Replace the certificate for a peer now, on a new key, without failing a call; return the peer.
+        """Renew the certificate for a peer now, with a new key and without failing a call. Returns the peer.
 
-        Raises `NotFoundError`; `Refusal` with the peer's reason, or a local one where it cannot be reached;
-        `EnrollmentError` for an answer that does not hold; `LockedError` while others on the directory keep at it.
+        Raises `NotFoundError`; `Refusal` with the peer's reason, or with a local one if the peer is unreachable;
+        `EnrollmentError` if the response fails verification; `LockedError` if another process is renewing.
         """
         found = self.peer(peer, user)
-        home = self._opened()
-        if home.renewer is None or not self._is_stored():
+        runtime = self._opened()
+        if runtime.renewer is None or not self._is_stored():
             raise FederationError("this federation's peers are not in a store, so their certificates cannot be renewed")
-        await asyncio.wrap_future(home.background.submit(home.renewer.rotate(found)))
+        await asyncio.wrap_future(runtime.background.submit(runtime.renewer.rotate(found)))
         return found
 
     def peer_state(self, name: str, user: str | None = None) -> PeerStatus:
-        """Return how a peer stands: active, offline, degraded, revoked or expired; its watch, circuit and last calls.
+        """Return the status of a peer: its state, watch, circuit and last calls.
 
-        Raises `NotFoundError` with near matches.
+        Raises `NotFoundError` with similar names.
         """
         return standing_of(self.peer(name, user), self._opened().clock)
 
     async def armed(self, timeout_s: float = 5.0) -> bool:
-        """Wait until every peer's watch stands, or has failed its first attempt; tell whether all stand.
+        """Wait until the watch of every peer is armed or its first attempt has failed. Returns whether all are armed.
 
-        Arming drops what was fetched before it, so a program that counts on hits from the start waits for this.
+        Arming a watch flushes answers fetched before it, so call this first if a program relies on early cache hits.
         """
         watches = [peer.watch for peer in self.peers.all() if peer.watch is not None]
         return all(await asyncio.gather(*(watch.tried(timeout_s) for watch in watches)))
 
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
-        """Return a channel to a peer through the chain. Raises `NotFoundError`."""
+        """Return a `grpc.aio` channel to a peer through the client chain. Raises `NotFoundError`."""
         return self._channel_to(self._opened().peers.get(peer, user))
 
     def stub(self, peer: str, user: str | None = None) -> "FederationServiceAsyncStub":
-        """Return the generated stub over the chain to a peer. Raises `NotFoundError`."""
+        """Return the generated stub for a peer on a channel through the client chain. Raises `NotFoundError`."""
         return FederationServiceStub(self.channel(peer, user))
 
     def session(
@@ -222,37 +224,37 @@ class Federation:
         config: SessionConfig | None = None,
         on_signal: Callable[[PeerSignal], object] | None = None,
     ) -> Session:
-        """Return a session of one of the gateway's users; close it, or use it by `async with`.
+        """Return a session of one of the gateway's users; close it, or use it with `async with`.
 
-        `config` stands for the gateway's own `[session]`. `on_signal` is called on the loop with each signal.
+        `config` replaces the gateway's `[session]` settings. `on_signal` is called in the event loop with each signal.
         """
         self._opened()
-        if self._reach is None:
-            self._reach = self._new_reach()
-        session = Session(self._reach, user, config or self.config.session, on_signal)
+        if self._session_context is None:
+            self._session_context = self._new_session_context()
+        session = Session(self._session_context, user, config or self.config.session, on_signal)
         self._sessions.add(session)
         return session
 
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
-        """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
-        home = self._opened()
-        deadline_s = home.config.client.deadline_s
-        return aio_interceptors(home.peers.get(peer, user), clock=home.clock, deadline_s=deadline_s, owner=self)
+        """Return the chain for a `grpc.aio` channel of your own; see `federation.client.aio.interceptors`."""
+        runtime = self._opened()
+        deadline_s = runtime.config.client.deadline_s
+        return aio_interceptors(runtime.peers.get(peer, user), clock=runtime.clock, deadline_s=deadline_s, owner=self)
 
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
-        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync_standard`."""
-        home = self._opened()
-        found = home.peers.get(peer, user)
-        wire = Wire(found.channel, home.background, home.clock.monotonic)
-        return sync_interceptors(found, wire, deadline_s=home.config.client.deadline_s, owner=self)
+        """Return the chain for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
+        runtime = self._opened()
+        found = runtime.peers.get(peer, user)
+        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
+        return sync_interceptors(found, wire, deadline_s=runtime.config.client.deadline_s, owner=self)
 
     def _channel_to(self, peer: Peer) -> AioChannel:
-        home = self._opened()
-        channel = AioChannel(peer, clock=home.clock, deadline_s=home.config.client.deadline_s)
+        runtime = self._opened()
+        channel = AioChannel(peer, clock=runtime.clock, deadline_s=runtime.config.client.deadline_s)
         self._channels.add(channel)
         return channel
 
-    def _new_reach(self) -> SessionContext:
+    def _new_session_context(self) -> SessionContext:
         key = (
             Sealer.load(self.config.directory).derive(SESSION_TOKENS) if self._is_stored() else secrets.token_bytes(32)
         )
@@ -270,10 +272,10 @@ class Federation:
             return self._provider
         if self._opening is None:
             self._opening = asyncio.create_task(self._open_own_data())
-        return await asyncio.shield(self._opening)  # whoever stops waiting leaves no database half open
+        return await asyncio.shield(self._opening)  # cancelling one waiter must not leave the database half open
 
     async def _open_own_data(self) -> "ResourceProvider":
-        from federation.resources.sql.provider import SqlProvider  # noqa: PLC0415 - not for those who ask peers alone
+        from federation.resources.sql.provider import SqlProvider  # noqa: PLC0415 - not needed to call peers only
 
         try:
             self._database = await Database.open(self.config.database_url, new=False)
@@ -282,12 +284,12 @@ class Federation:
             self._opening = None
         return self._provider
 
-    async def _end_sessions(self) -> None:
+    async def _close_sessions(self) -> None:
         for session in list(self._sessions):
             await session.close()
-        reach, self._reach = self._reach, None
-        if reach is not None:
-            reach.probes.close()
+        context, self._session_context = self._session_context, None
+        if context is not None:
+            context.probes.close()
         if self._opening is not None:
             await asyncio.gather(self._opening, return_exceptions=True)
         database, self._database = self._database, None
@@ -296,47 +298,47 @@ class Federation:
             await database.close()
 
     def _is_stored(self) -> bool:
-        """Whether the peers are in the gateway's database, not in a list that a program made."""
+        """Tell whether the peers come from the gateway's database, not from the program."""
         return isinstance(self._source, PeerStore | PeerRepository)
 
     def _opened(self) -> ClientRuntime:
-        if self._home is None:
-            raise FederationError("the federation is not open; enter it by `async with`")
-        return self._home
+        if self._runtime is None:
+            raise FederationError("the federation is not open; open it with `async with`")
+        return self._runtime
 
 
 def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> SyncChannel:
-    """Return a `grpc.Channel` to a peer through the chain, for threads. Close it, or use it by `with`.
+    """Return a `grpc.Channel` to a peer through the client chain, for threads. Close it, or use it with `with`.
 
-    It shares cache, circuits and connections with every federation of this process on the directory. Raises
-    `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with near matches.
+    The channel shares cache, circuits and connections with this process's federations of the same directory. Raises
+    `ConfigError`, `StoreError`, `SealError`, or `NotFoundError` with similar names.
     """
     config = GatewayConfig.load(Path(directory))
-    home = ClientRuntime.share(config, SYSTEM_CLOCK, ambient_telemetry())
+    runtime = ClientRuntime.share(config, SYSTEM_CLOCK, ambient_telemetry())
 
     def release() -> None:
-        if home.release():
-            home.end()
+        if runtime.release():
+            runtime.end()
 
     try:
         stored = PeerRepository(config)
-        found = _found(home, stored, peer, user)
-        home.watches.follow(found, stored)
-        home.renew(stored)
-        wire = Wire(found.channel, home.background, home.clock.monotonic)
-        return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
+        found = _find_peer(runtime, stored, peer, user)
+        runtime.watches.follow(found, stored)
+        runtime.renew(stored)
+        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
+        return SyncChannel(found, wire, deadline_s=runtime.config.client.deadline_s, on_close=release)
     except BaseException:
         release()
         raise
 
 
-def _found(home: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
-    """Return a peer, reading the store when the home has not, or does not know it."""
-    if home.loaded:
+def _find_peer(runtime: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
+    """Return a peer; loads the peers from the store if they are not loaded yet or the peer is unknown."""
+    if runtime.loaded:
         try:
-            return home.peers.get(name, user)
+            return runtime.peers.get(name, user)
         except NotFoundError:  # another process may have added it
             pass
-    home.peers.load(home.background.submit(stored.all()).result())
-    home.loaded = True
-    return home.peers.get(name, user)
+    runtime.peers.load(runtime.background.submit(stored.all()).result())
+    runtime.loaded = True
+    return runtime.peers.get(name, user)

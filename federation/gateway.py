@@ -1,4 +1,4 @@
-"""One gateway in one process: opens its parts, starts its servers, and stops them in the right order."""
+"""A serving gateway in one process: opens its components, starts its servers and stops them in order."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ __all__ = ["Gateway", "version"]
 
 LOGGER: Final = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0
-"""How often the last uses of grants are written."""
+"""Seconds between writes of the last uses of grants."""
 PAGE_TOKENS: Final = "page tokens"
 
 
@@ -62,7 +62,7 @@ def version() -> str:
 
 
 class Gateway:
-    """A gateway that holds the right to serve. Made by `open`; `start` serves, leaving the context stops.
+    """A gateway that holds the serving lock. `open` creates it, `start` serves, leaving the context stops it.
 
     ```python
     async with Gateway.open("work/", provider=MyRows()) as gateway:
@@ -103,7 +103,7 @@ class Gateway:
             reissuer=parts.reissuer,
         )
         renewal = RenewalService(parts.reissuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock)
-        wanted = config.telemetry.enabled and config.telemetry.rpc_spans
+        rpc_spans = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
             enroll=config.enroll,
@@ -111,12 +111,12 @@ class Gateway:
             service=service,
             enrollment=enrollment,
             services=(renewal.rpc_handler(),),
-            interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
+            interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if rpc_spans else (),
             max_calls=MAX_CALLS + MAX_STREAMS,
         )
         self._server.before_stop.append(parts.upkeep.watch.close)
         self._admin = AdminServer(config.socket_path, parts)
-        self._chores: tuple[asyncio.Task[None], ...] = ()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     @classmethod
     @asynccontextmanager
@@ -129,11 +129,11 @@ class Gateway:
         standby: bool = False,
         waiting: Callable[[], None] | None = None,
     ) -> AsyncIterator["Gateway"]:
-        """Open the gateway in `directory` and take the right to serve it.
+        """Open the gateway in `directory` and take its serving lock.
 
-        `provider` is the gateway's own data; without one, the rows in its database. With `standby`, wait while
+        `provider` supplies the gateway's own data; without it, the rows of its database. With `standby`, wait while
         another process serves, and call `waiting` once. Raises `ConfigError`, `LockedError`, `SealError` or
-        `StoreError`; nothing is left open then.
+        `StoreError`, and then leaves nothing open.
         """
         config = directory if isinstance(directory, GatewayConfig) else GatewayConfig.load(Path(directory))
         async with AsyncExitStack() as stack:
@@ -159,7 +159,7 @@ class Gateway:
         database = await Database.open(config.database_url, new=False)
         stack.push_async_callback(database.close)
         await lock.acquire_database(database, standby=standby, waiting=waiting)
-        stack.push_async_callback(lock.release)  # its connection ends before the database closes
+        stack.push_async_callback(lock.release)  # closes its connection before the database closes
         certificate = _server_certificate(
             await _authority(database, sealer, config, clock), database, sealer, config, clock
         )
@@ -168,7 +168,7 @@ class Gateway:
         telemetry = setup_telemetry(config.telemetry, config.name, version())
         stack.push_async_callback(asyncio.to_thread, telemetry.shutdown)
         grants = await GrantRegistry.load(database, clock)
-        stack.push_async_callback(_closed, grants)
+        stack.push_async_callback(_close_grants, grants)
         audit_store, peer_store = AuditStore(database), PeerStore(database, sealer, clock)
         audit = AuditTrail(audit_store, clock, capacity=config.server.audit_queue)
         provider = provider if provider is not None else SqlProvider(database, clock)
@@ -232,12 +232,12 @@ class Gateway:
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus finds the metrics; empty before `start`, and where `telemetry.prometheus` is."""
+        """URL of the Prometheus endpoint; empty before `start` and if `telemetry.prometheus` is empty."""
         page = self._telemetry.page
         return page.url if page is not None else ""
 
     async def start(self) -> None:
-        """Serve peers and the operator. Raises `ConfigError` or `LockedError`; then leave the context."""
+        """Serve peers and the operator. Raises `ConfigError` or `LockedError`; leave the context then."""
         if self._telemetry.page is not None:
             await asyncio.to_thread(self._telemetry.page.start)
         self._parts.audit.start()
@@ -245,7 +245,7 @@ class Gateway:
         await self._parts.upkeep.start()
         await self._server.start()
         await self._admin.start()
-        self._chores = (
+        self._tasks = (
             asyncio.create_task(self._flush_uses()),
             asyncio.create_task(self._certificate.run(self._server.tls.publish)),
             asyncio.create_task(self._retention().run()),
@@ -255,15 +255,15 @@ class Gateway:
             LOGGER.info("%s shows its metrics on %s", self.config.name, self.metrics_url)
 
     async def serve_forever(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` where the right to serve was lost.
+        """Wait for SIGTERM or SIGINT, then stop. Raises `LockedError` if the serving lock was lost.
 
-        `ready` is called once the signals are heeded.
+        `ready` is called once the signal handlers are installed.
         """
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop, stop_requested = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, stop_requested.set)
         ready()
-        waits = [asyncio.create_task(event.wait()) for event in (told, self._lock.lost)]
+        waits = [asyncio.create_task(event.wait()) for event in (stop_requested, self._lock.lost)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -273,19 +273,19 @@ class Gateway:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
         if self._lock.lost.is_set():
-            raise LockedError("the database ended the connection that held the right to serve; start the gateway again")
+            raise LockedError("the database closed the connection that held the serving lock; start the gateway again")
 
     async def stop(self) -> None:
-        """Refuse new calls, let those under way end, and write what waits. Twice is fine."""
+        """Refuse new calls, wait for running ones and write pending data. Idempotent."""
         grace_s = self.config.server.graceful_stop_s
         await self._server.stop(grace_s)
         await self._parts.upkeep.stop()
         await self._admin.stop(grace_s)
-        chores, self._chores = self._chores, ()
-        for chore in chores:
-            chore.cancel()
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await chore
+                await task
         await self._parts.audit.stop()
 
     def _retention(self) -> AuditRetention:
@@ -299,7 +299,7 @@ class Gateway:
             try:
                 await self.grants.flush_uses()
             except FederationError as e:
-                LOGGER.warning("%s; it is tried again", e)
+                LOGGER.warning("%s; will be retried", e)
 
 
 async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock) -> Authority:
@@ -312,7 +312,7 @@ async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, 
         )
     if authority.name != config.name:
         raise ConfigError(
-            "name", f"the database is that of {authority.name}; set this name in gateway.toml, or another store.url"
+            "name", f"the database belongs to {authority.name}; set this name in gateway.toml, or another store.url"
         )
     return authority
 
@@ -342,7 +342,7 @@ def _issuer(
     )
 
 
-async def _closed(grants: GrantRegistry) -> None:
+async def _close_grants(grants: GrantRegistry) -> None:
     try:
         await grants.close()
     except FederationError as e:

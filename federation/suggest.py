@@ -1,21 +1,22 @@
-"""Near matches for a name that does not exist, for error messages."""
+"""Suggestions of similar names and ids for error messages."""
 
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["LEAST_BEGINNING", "hint", "is_slip", "near_ids", "near_matches"]
+__all__ = ["MIN_PREFIX", "hint", "is_typo", "near_ids", "near_matches"]
 
-LEAST_BEGINNING: Final = 4
-"""Characters of an id that may stand for the whole of it."""
-LONG: Final = 16
-"""Characters from which on an id was copied, not typed: more of it may have been lost on the way."""
-SLIP: Final = 2
-"""Letters, such as a swapped pair, that two names may differ in and still be meant to be one."""
+MIN_PREFIX: Final = 4
+"""Minimum length of an id prefix that may identify the id."""
+LONG_ID: Final = 16
+"""Length from which an id is taken as pasted rather than typed; more characters of a pasted id may be missing."""
+MAX_TYPO_EDITS: Final = 2
+"""Maximum edit distance of a name from a known name of which it may be a typo; a swapped pair counts once."""
 MAX_EDITS: Final = {False: 1, True: 4}
+"""Maximum edit distance of an id, by whether it is at least `LONG_ID` long."""
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
-    """Return at most `most` of the known names that `name` may have meant, best first."""
+    """Return at most `most` of the known names that are similar to `name`, best first."""
     from rapidfuzz import process
 
     found = process.extract(name, sorted(set(known)), processor=str.lower, limit=most, score_cutoff=60)
@@ -28,28 +29,28 @@ def hint(name: str, known: Iterable[str], otherwise: str = "", *, most: int = 1)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
-def is_slip(name: str, known: str) -> bool:
-    """Tell whether a name differs from a known one so little that it may be a slip of the hand."""
+def is_typo(name: str, known: str) -> bool:
+    """Tell whether a name may be a typo of a known one."""
     from rapidfuzz.distance import OSA
 
-    return name != known and OSA.distance(name, known) <= SLIP
+    return name != known and OSA.distance(name, known) <= MAX_TYPO_EDITS
 
 
 def near_ids(given: str, known: Iterable[str], most: int = 1) -> tuple[str, ...]:
-    """Return at most `most` of the known ids that `given` is, or begins, but for a slip or two; best first.
+    """Return at most `most` of the known ids of which `given` is the whole or a prefix with few typos, best first.
 
-    Random ids are alike by chance, so that what helps with names would suggest anything here.
+    The similarity that `near_matches` uses would match unrelated random ids.
     """
     wanted = given.strip().lower()
-    if len(wanted) < LEAST_BEGINNING:
+    if len(wanted) < MIN_PREFIX:
         return ()
-    slips = MAX_EDITS[len(wanted) >= LONG]
-    found = sorted((_slips(wanted, one, slips), one) for one in set(known))
-    return tuple(one for distance, one in found if distance <= slips)[:most]
+    edits = MAX_EDITS[len(wanted) >= LONG_ID]
+    found = sorted((_edits(wanted, one, edits), one) for one in set(known))
+    return tuple(one for distance, one in found if distance <= edits)[:most]
 
 
-def _slips(wanted: str, whole: str, most: int) -> int:
-    """Return how many characters of `wanted` are wrong, missing or too many for a beginning of `whole`."""
+def _edits(wanted: str, whole: str, most: int) -> int:
+    """Return the edit distance of `wanted` from the closest prefix of `whole`."""
     from rapidfuzz.distance import OSA
 
     lengths = range(len(wanted) - most, len(wanted) + most + 1)

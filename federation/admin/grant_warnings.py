@@ -10,7 +10,7 @@ from federation.admin.lookup import KnowsNames
 from federation.resources.provider import KnowsTeams
 from federation.scope.model import RowFilter, Scope
 from federation.store.grants.registry import Grant, GrantStatus
-from federation.suggest import hint, is_slip
+from federation.suggest import hint, is_typo
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["grant_advice", "scope_advice"]
@@ -41,7 +41,7 @@ def _of_grant(parts: AdminContext, grant: Grant, opens: Sequence[pb.ResourcePrev
     now_us = parts.clock.now_us()
     if grant.peer == parts.config.name:
         yield f"peer: {grant.peer} is this gateway's own name"
-    near = sorted({other.peer for other in others if is_slip(grant.peer, other.peer)})
+    near = sorted({other.peer for other in others if is_typo(grant.peer, other.peer)})
     if near and all(other.peer != grant.peer for other in others):
         yield f"peer: no other grant names {grant.peer}; did you mean {near[0]}?"
     for other in others:

@@ -8,7 +8,7 @@ from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.errors import Action, InputError, NotFoundError, Remedy, unknown_grant
 from federation.store.grants.registry import Grant, GrantRegistry
-from federation.suggest import LEAST_BEGINNING, near_ids, near_matches
+from federation.suggest import MIN_PREFIX, near_ids, near_matches
 
 __all__ = ["find_grant", "find_peer", "require_user"]
 
@@ -28,8 +28,8 @@ def find_grant(book: GrantRegistry, given: str) -> Grant:
     if (grant := book.get(wanted)) is not None:
         return grant
     grants = [grant for grant in book.all() if wanted and grant.id.startswith(wanted)]
-    if grants and len(wanted) < LEAST_BEGINNING:
-        cure = f"give {LEAST_BEGINNING} characters of its id or more; list the grants to find its id"
+    if grants and len(wanted) < MIN_PREFIX:
+        cure = f"give {MIN_PREFIX} characters of its id or more; list the grants to find its id"
         raise NotFoundError("grant", given, cure=cure, remedy=Remedy(action=Action.LIST_GRANTS))
     if len(grants) > 1:
         named = [f"{grant.id} ({grant.peer} as {grant.subject})" for grant in reversed(grants)]
@@ -45,7 +45,7 @@ def find_peer(peers: PeerRegistry, given: str, user: str) -> Peer:
     Raises what `PeerRegistry.get` raises, and `InputError` that names the candidates where several begin so.
     """
     known = {peer.name for peer in peers.all(user or None)}
-    if given in known or len(given) < LEAST_BEGINNING:
+    if given in known or len(given) < MIN_PREFIX:
         return peers.get(given, user or None)
     names = sorted(name for name in known if name.startswith(given))
     if len(names) > 1:

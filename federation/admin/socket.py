@@ -83,5 +83,5 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise ConfigError("admin_socket", f"{path} exists and is not a socket; remove it, or name another path")
     if answers(path):
-        raise LockedError(f"another process serves the admin socket {path}; stop that one first")
+        raise LockedError(f"another process serves the admin socket {path}; stop that process first")
     path.unlink()

@@ -26,7 +26,7 @@ from federation.pki.rotation_policy import Validity, is_urgent
 from federation.sanitize import printable
 from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord, Versions
-from federation.telemetry.spans import OutcomeName, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_of_code
 
 __all__ = ["RENEWAL_LOCK", "OnRenewal", "RenewalStore", "Renewer", "plan_of", "validity_of"]
 
@@ -231,7 +231,7 @@ class Renewer:
         text = printable(str(error))
         before = _standing(plan)
         revoked = reason is Reason.GRANT_REVOKED
-        plan.attempted(outcome_word(code).value)
+        plan.attempted(outcome_of_code(code).value)
         failure = CallFailure(self._clock.now_us(), code, reason.value if reason else "", text)
         plan.failed(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
         news = _standing(plan) != before

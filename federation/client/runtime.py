@@ -188,7 +188,7 @@ class ClientRuntime:
                 lambda: self.cache.instance_id,
                 post=self.background.post,
                 gate=self._gate,
-                heard=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
+                heard=partial(metrics.watch_event, peer.name) if metrics else lambda _: None,
             )
         on_transition = partial(_rest_when_open, peer)
         return build_chain(

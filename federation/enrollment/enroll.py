@@ -64,7 +64,7 @@ async def enroll(
         answer = await _ask(token, request, timeout_s)
     except grpc.RpcError as e:
         if error_detail_of(e).reason == Reason.GRANT_INVALID:
-            await peers.drop_pending(secret_hash)
+            await peers.remove_pending(secret_hash)
         raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_explained(e, gateway_name)}") from e
     try:
         checked = check_answer(answer, token, key.public_key(), clock.now_us())
@@ -85,7 +85,7 @@ async def enroll(
         created_at_us=clock.now_us(),
         enrollment_endpoint=token.endpoint,
     )
-    await peers.add(record, settles=secret_hash)
+    await peers.add(record, completes=secret_hash)
     return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)
 
 

@@ -10,7 +10,7 @@ from federation.pki.authority import Authority
 from federation.pki.certificates import key_hash
 from federation.pki.csr import MAX_REQUEST_BYTES, read_request
 from federation.pki.enrollment_token import EnrollmentToken, is_secret
-from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, settle
+from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, mark_redeemed
 from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
 from federation.suggest import near_ids
@@ -170,7 +170,7 @@ def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
 
 def _settling(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
     async def within(connection: "AsyncConnection") -> None:
-        if not await settle(connection, token, serial):
+        if not await mark_redeemed(connection, token, serial):
             raise ConflictError("the token was settled or replaced meanwhile")
 
     return within

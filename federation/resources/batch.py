@@ -1,4 +1,4 @@
-"""What is written in one go: users, teams, memberships and rows, each checked as it is made. Pure."""
+"""A batch of users, teams, memberships and rows to write, each validated on creation. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from federation.suggest import hint
 __all__ = ["RESOURCES", "Batch", "Member", "NewRow", "check_name"]
 
 RESOURCES: Final = KNOWN_RESOURCES | SENSITIVE_RESOURCES
-"""The resources that the embedded provider keeps."""
+"""The resources of the embedded provider."""
 MAX_ROW_ID: Final = 256
 _NAME: Final = re.compile(r"[ -~]{1,127}\Z")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -41,10 +41,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """A row to write; the row that has its resource and id already becomes this one.
+    """A row to write. It replaces an existing row with the same resource and id.
 
-    An instant that is not given stays as it was, or is now: `created_at_us` for a row that is new, `updated_at_us`
-    also for one that this changes. Raises `InputError` that names the field.
+    `created_at_us` of `None` keeps the stored value, or is now for a new row. `updated_at_us` of `None` is now for a
+    new or changed row. Raises `InputError` that names the field.
     """
 
     resource: str
@@ -70,7 +70,7 @@ class NewRow:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything of one transaction. Users and teams that exist already are fine; so are memberships."""
+    """The writes of one transaction. Users, teams and memberships may already exist."""
 
     users: Sequence[str] = ()
     teams: Sequence[str] = ()
@@ -83,7 +83,7 @@ class Batch:
         for team in self.teams:
             check_name(team, "team")
         if len({(row.resource, row.id) for row in self.rows}) != len(self.rows):
-            raise InputError("rows", "one resource and id stands twice")
+            raise InputError("rows", "two rows have the same resource and id")
 
 
 def _check_instant(micros: int | None, field: str) -> None:
@@ -91,4 +91,4 @@ def _check_instant(micros: int | None, field: str) -> None:
         try:
             from_micros(micros)
         except (ValueError, OverflowError, OSError):
-            raise InputError(field, "must lie in the years 1 to 9999") from None
+            raise InputError(field, "must be in the years 1 to 9999") from None

@@ -1,4 +1,4 @@
-"""The data of a row: one JSON object that both databases, and every reader, can hold. Pure."""
+"""The data of a row: one JSON object, checked so that both databases and all readers can process it. Pure."""
 
 import json
 import re
@@ -15,44 +15,44 @@ from federation.sanitize import escaped
 __all__ = ["MAX_DEPTH", "Document", "decode", "is_storable", "strings"]
 
 MAX_DEPTH: Final = 64
-"""Levels of nesting that data may have, its own object included."""
+"""Maximum nesting levels of data, the outer object included."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Checked data: `text` is the JSON object as it is stored and returned, `words` what full-text search knows of it.
+    """Checked data: `text` is the JSON object as stored and returned, `terms` the text for the full-text index.
 
-    Make one with `parse` or `of`.
+    Create it with `parse` or `of`.
     """
 
     text: str
-    words: str
+    terms: str
 
     @classmethod
     def parse(cls, text: str) -> "Document":
-        """Check the JSON text of one object and keep it byte for byte. Raises `InputError` that names the field."""
+        """Check the JSON text of one object and store it unchanged. Raises `InputError` that names the field."""
         return cls(text, index_text(_checked(decode(text, "data"))))
 
     @classmethod
     def of(cls, value: object) -> "Document":
-        """Check a value that `decode` returned and write it compactly, numbers as they were written.
+        """Check a value returned by `decode` and serialize it compactly, with numbers as they were written.
 
         Raises `InputError` that names the field.
         """
-        words = index_text(_checked(value))
-        return cls(orjson.dumps(value).decode(), words)
+        terms = index_text(_checked(value))
+        return cls(orjson.dumps(value).decode(), terms)
 
 
 def decode(text: str, name: str) -> Any:
-    """Read JSON strictly; a number is kept as its own text.
+    """Decode JSON strictly, with numbers as their original text.
 
-    Raises `InputError` that names the field: not JSON, a key that stands twice, NaN or Infinity, nesting too deep.
+    Raises `InputError` that names the field: invalid JSON, a duplicate key, NaN or Infinity, nesting too deep.
     """
     try:
         return _DECODER.decode(text)
     except _DuplicateKeyError as e:
-        raise InputError(name, f"the key '{escaped(e.key)}' stands twice in one object") from None
+        raise InputError(name, f"the key '{escaped(e.key)}' appears twice in one object") from None
     except json.JSONDecodeError as e:
         raise InputError(name, f"not JSON: {e.msg} at column {e.colno}") from None
     except RecursionError:
@@ -60,7 +60,7 @@ def decode(text: str, name: str) -> Any:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Yield every string value of a decoded document, nested ones too, in the order of the text; keys are none."""
+    """Yield every string value of a decoded document in document order, nested values included, keys excluded."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -72,7 +72,7 @@ def strings(value: object) -> Iterator[str]:
 
 
 def is_storable(text: str) -> bool:
-    """Tell whether both databases can hold `text`: PostgreSQL has no NUL, UTF-8 no lone surrogate."""
+    """Tell whether both databases can store `text`: PostgreSQL allows no NUL, UTF-8 no lone surrogate."""
     return _UNSTORABLE.search(text) is None
 
 
@@ -116,7 +116,7 @@ def _checked(value: object) -> list[str]:
 def _check(value: object, name: str, depth: int, found: list[str]) -> None:
     if isinstance(value, str):
         if not is_storable(value):
-            raise InputError(name, "holds a NUL character or half a surrogate pair, which cannot be stored")
+            raise InputError(name, "contains a NUL character or half a surrogate pair, which cannot be stored")
         found.append(value)
         return
     if not isinstance(value, dict | list):

@@ -1,7 +1,7 @@
-"""Words as the full-text search sees them: folding, the text that is indexed, and snippets. Pure.
+"""Full-text search: folding of words, index tokens and snippets. Pure.
 
-Words are folded and coded here, into plain ASCII tokens, so that the databases' own tokenizers have nothing left to
-interpret: what matches does not depend on the database, its version or its locale.
+Words are folded and encoded as plain ASCII tokens, so that matching does not depend on the tokenizer, version or locale
+of the database.
 """
 
 import re
@@ -12,17 +12,17 @@ from typing import Final
 __all__ = ["MAX_SNIPPET", "fold", "index_text", "snippet", "tokens"]
 
 MAX_WORD: Final = 64
-"""Characters of a folded word that count."""
+"""Significant characters of a folded word."""
 MAX_INDEX: Final = 256 * 1024
-"""Characters of index text a row; words behind them are not found. PostgreSQL's `tsvector` ends at 1 MiB."""
+"""Maximum characters of index text per row; later words are not found. A `tsvector` is limited to 1 MiB."""
 MAX_SNIPPET: Final = 240
-"""Characters of a snippet, brackets and dots included."""
+"""Maximum characters of a snippet, brackets and ellipses included."""
 _LEAD: Final = 60
-"""Characters of a snippet in front of the first match."""
-# Vowel signs of Indic and South-East Asian scripts are no letters to `re`, but parts of words all the same.
+"""Maximum characters of a snippet before the first match."""
+# `re` does not count vowel signs of Indic and South-East Asian scripts as letters, but they are parts of words.
 _SIGNS: Final = "\u0900-\u109f\u1700-\u18af\u1900-\u1aff\u1b00-\u1cff"
 _WORD: Final = re.compile(rf"(?:[^\W_]|[{_SIGNS}])+")
-# Before folding, combining marks also belong to the word that they stand in.
+# Before folding, combining marks are also parts of words.
 _WRITTEN_WORD: Final = re.compile(rf"(?:[^\W_]|[{_SIGNS}\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f])+")
 
 
@@ -39,18 +39,18 @@ def tokens(text: str) -> Iterator[str]:
     if text.isascii():
         yield from (f"w{word[:MAX_WORD]}" for word in _WORD.findall(text.lower()))
         return
-    # Words are found before they are folded: a folded trade mark sign would grow onto the word in front of it.
+    # Split into words before folding: a folded trade mark sign would be joined to the word before it.
     for written in _WRITTEN_WORD.findall(text):
         yield from (_coded(word[:MAX_WORD]) for word in _WORD.findall(fold(written)))
 
 
 def _coded(word: str) -> str:
-    # The leading letter keeps coded words apart from plain ones, and numbers from a tokenizer that knows numbers.
+    # The first letter distinguishes encoded from plain words, and hides numbers from tokenizers that parse them.
     return f"w{word}" if word.isascii() else f"x{word.encode('utf-8', 'replace').hex()}"
 
 
 def index_text(strings: Iterable[str]) -> str:
-    """Return the tokens of all strings, in order, parted by spaces, at most `MAX_INDEX` characters."""
+    """Return the tokens of all strings in order, separated by spaces, at most `MAX_INDEX` characters."""
     found: list[str] = []
     length = 0
     for string in strings:
@@ -63,9 +63,9 @@ def index_text(strings: Iterable[str]) -> str:
 
 
 def snippet(strings: Iterable[str], wanted: frozenset[str]) -> str:
-    """Return about one line of text round the first word whose token is `wanted`, such words in brackets.
+    """Return a line of text around the first word whose token is in `wanted`, with such words in brackets.
 
-    Without any such word it is the beginning of the text. White space is single spaces, dots mark what was cut.
+    Without such a word, it is the beginning of the text. White space is collapsed; an ellipsis marks omitted text.
     """
     first = ""
     for string in strings:
@@ -97,10 +97,10 @@ def _marked(text: str, wanted: frozenset[str]) -> str:
 
 
 def _shortened(text: str) -> str:
-    kept = text[: MAX_SNIPPET - 2]
-    blank = kept.rfind(" ")
+    shown = text[: MAX_SNIPPET - 2]
+    blank = shown.rfind(" ")
     if blank > MAX_SNIPPET // 2:
-        kept = kept[:blank]
-    if kept.rfind("[") > kept.rfind("]"):
-        kept += "]"  # a matched word that is itself longer than the room
-    return kept + "…"
+        shown = shown[:blank]
+    if shown.rfind("[") > shown.rfind("]"):
+        shown += "]"  # the matched word is longer than the snippet
+    return shown + "…"

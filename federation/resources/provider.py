@@ -1,4 +1,4 @@
-"""What the serving side asks of a gateway's own data. Plug yours in by implementing `ResourceProvider`."""
+"""The interface to a gateway's own data. Implement `ResourceProvider` to serve your data."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. `data` is the text of one JSON object, passed through as stored; instants are Unix microseconds."""
+    """One row. `data` is the JSON text of one object, passed through as stored; instants are Unix microseconds."""
 
     resource: str
     id: str
@@ -37,13 +37,13 @@ class Row:
 
     @property
     def position(self) -> "Position":
-        """Where the row stands in the order of a list."""
+        """The position of the row in list order."""
         return Position(self.created_at_us, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the order `(created_at descending, id ascending)`: a list goes on strictly behind it."""
+    """A position in the order `(created_at descending, id ascending)`; a list continues strictly after it."""
 
     created_at_us: int
     id: str
@@ -51,7 +51,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """A list of one resource: rows equal to `where` in every field, behind `after`, at most `limit`."""
+    """A list of one resource: at most `limit` rows after `after` that equal `where` in every field."""
 
     resource: str
     filter: RowFilter
@@ -62,7 +62,7 @@ class ListQuery:
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """A full-text search over resources, each with its own filter; `offset` rows of the ranking are passed over."""
+    """A full-text search over resources, each with its own filter; skips the first `offset` hits."""
 
     text: str
     filters: Mapping[str, RowFilter]
@@ -72,7 +72,7 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A row with its rank: `score` in (0, 1], larger is better; matched words of `snippet` stand in brackets."""
+    """A matching row. `score` is in (0, 1], higher is better; `snippet` has matched words in brackets."""
 
     row: Row
     score: float
@@ -81,7 +81,7 @@ class SearchHit:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Part of an answer; `more` tells whether anything stands behind it."""
+    """One page of a result; `more` tells whether further items follow."""
 
     items: tuple[T, ...]
     more: bool
@@ -89,9 +89,9 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A committed write. `owner` and `team` hold the row's old and new values, so that either side can be matched.
+    """A committed write. `owners` and `teams` contain the row's old and new values.
 
-    An empty `resource` says that a user's own rights changed: `owners` names the users.
+    An empty `resource` means that the rights of the users in `owners` changed.
     """
 
     resource: str
@@ -101,20 +101,20 @@ class Change:
 
 @runtime_checkable
 class KnowsTeams(Protocol):
-    """A provider that can tell whose rows a user sees by team.
+    """A provider that knows the teams of its users.
 
-    Without it, a peer hears at once of changes to rows whose `Change.owners` name its subject, and of others when its
-    lease ends.
+    Without it, a peer is notified at once only of changes whose `Change.owners` include its subject; other changes take
+    effect when its lease ends.
     """
 
     async def teams_of(self, subject: str) -> frozenset[str]:
-        """Return the teams whose rows the subject sees; what changes that must come as a `Change` of its rights."""
+        """Return the teams whose rows the subject sees. A change of them must be published as a `Change` of rights."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What the removal of a user took: the teams left, and how many rows keep the user's name as their owner."""
+    """The result of removing a user: the teams it left, and the number of rows that it still owns."""
 
     teams: tuple[str, ...]
     owned_rows: int
@@ -125,7 +125,7 @@ class RemovesUsers(Protocol):
     """A provider that can remove a user from the gateway's own data."""
 
     async def remove_user(self, subject: str) -> Removal:
-        """Take every right of a user away; what the user owns stays. An unknown user loses nothing."""
+        """Remove all rights of a user; its rows stay. Does nothing for an unknown user."""
         ...
 
 
@@ -133,9 +133,9 @@ class RemovesUsers(Protocol):
 class ResourceProvider(Protocol):
     """The gateway's own data, read as one of its users.
 
-    Every method applies the gateway's native rights of `subject` first and `RowFilter` after that: a filter only
-    narrows. An unknown subject sees nothing. Methods may raise `Refusal` INVALID_REQUEST for a `where` field that
-    they cannot compare; anything else that they raise becomes an incident.
+    Every method applies the subject's own rights first, then the `RowFilter`, which only narrows them. An unknown
+    subject sees nothing. Methods may raise `Refusal` INVALID_REQUEST for a `where` field that they cannot compare; any
+    other exception is reported to the caller as INTERNAL with an incident id.
     """
 
     async def list(self, subject: str, query: ListQuery) -> Page[Row]:
@@ -143,17 +143,17 @@ class ResourceProvider(Protocol):
         ...
 
     async def get(self, subject: str, resource: str, row_id: str, row_filter: RowFilter) -> Row | None:
-        """Return the row, or `None` alike for absent, not visible and filtered out, at the same cost."""
+        """Return the row; `None`, at the same cost, if it is absent, not visible or filtered out."""
         ...
 
     async def search(self, subject: str, query: SearchQuery) -> Page[SearchHit]:
-        """Return hits by falling score, ties by `(created_at descending, id)`."""
+        """Return hits by descending score, ties by `(created_at descending, id)`."""
         ...
 
     async def has_user(self, subject: str) -> bool:
-        """Tell whether the gateway knows this user."""
+        """Tell whether the user exists."""
         ...
 
     def changes(self) -> AsyncIterator[Change]:
-        """Yield committed writes from the moment of the call on, for as long as the iterator is kept open."""
+        """Yield writes committed after the call, until the iterator is closed."""
         ...

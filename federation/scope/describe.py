@@ -1,4 +1,4 @@
-"""What a scope opens, in words for people. Pure."""
+"""Descriptions of scopes for people. Pure."""
 
 import json
 import re
@@ -7,52 +7,52 @@ from typing import Final
 
 from federation.scope.model import EVERYTHING, SENSITIVE_RESOURCES, RowFilter, Scope
 
-__all__ = ["filter_words", "name_words", "reads_words", "scope_line", "scope_words", "team_words"]
+__all__ = ["describe_filter", "describe_reads", "describe_scope", "describe_teams", "quote_names", "summarize_scope"]
 
-SOMEBODY: Final = "the subject"
+DEFAULT_SUBJECT: Final = "the subject"
 _PLAIN: Final = re.compile(r"\w[\w.@/+-]*\Z")
-"""Names that read as one word. Any other stands in quotes: it may hold a comma, or words like the ones round it."""
+"""Names that need no quotes. Other names are quoted: they may contain commas or words of the sentence."""
 
 
-def scope_words(scope: Scope, subject: str = "") -> tuple[str, ...]:
-    """Return one sentence for what is read of each resource, then its limits, then what stays closed.
+def describe_scope(scope: Scope, subject: str = "") -> tuple[str, ...]:
+    """Return one sentence for each group of readable resources, then the limits, then the exclusions.
 
-    Resources that are read alike share a sentence. `subject` is the user as whom the peer reads.
+    Resources with the same filter share a sentence. `subject` is the user as whom the peer reads.
     """
-    return (*reads_words(scope, subject), *_limits(scope), *_closed(scope))
+    return (*describe_reads(scope, subject), *_limits(scope), *_closed(scope))
 
 
-def scope_line(scope: Scope, subject: str = "") -> str:
-    """Return all of it in one line."""
-    return ", ".join(("; ".join(reads_words(scope, subject)), *_limits(scope), *_closed(scope)))
+def summarize_scope(scope: Scope, subject: str = "") -> str:
+    """Return the description of `describe_scope` in one line."""
+    return ", ".join(("; ".join(describe_reads(scope, subject)), *_limits(scope), *_closed(scope)))
 
 
-def reads_words(scope: Scope, subject: str = "") -> tuple[str, ...]:
-    """Return the sentences on what is read."""
+def describe_reads(scope: Scope, subject: str = "") -> tuple[str, ...]:
+    """Return one sentence for each group of resources with the same filter."""
     alike: dict[RowFilter, list[str]] = {}
     for resource in scope.open_resources:
         alike.setdefault(scope.filters.get(resource, EVERYTHING), []).append(resource)
-    who = _quoted(subject) if subject else SOMEBODY
+    who = _quoted(subject) if subject else DEFAULT_SUBJECT
     found = [_reads(_listed(resources), row_filter, who) for row_filter, resources in alike.items()]
     return tuple(found) or ("reads nothing: every resource that it names is excluded",)
 
 
-def filter_words(row_filter: RowFilter) -> str:
-    """Say which rows pass a filter."""
+def describe_filter(row_filter: RowFilter) -> str:
+    """Describe the rows that pass a filter."""
     teams = row_filter.include_teams
-    words = ["rows of every team"] if teams is None else [f"rows of {team_words(teams)}"] if teams else []
-    words += ["personal rows"] if row_filter.include_personal else []
-    return " and ".join(words) or "no row"
+    parts = ["rows of every team"] if teams is None else [f"rows of {describe_teams(teams)}"] if teams else []
+    parts += ["personal rows"] if row_filter.include_personal else []
+    return " and ".join(parts) or "no row"
 
 
-def team_words(teams: Iterable[str]) -> str:
-    """Name one team, or several."""
+def describe_teams(teams: Iterable[str]) -> str:
+    """Return `team T1`, or `teams T1, T2`."""
     names = sorted(teams)
-    return f"{'team' if len(names) == 1 else 'teams'} {name_words(names)}"
+    return f"{'team' if len(names) == 1 else 'teams'} {quote_names(names)}"
 
 
-def name_words(names: Iterable[str]) -> str:
-    """List names such that each can be told from the next one."""
+def quote_names(names: Iterable[str]) -> str:
+    """Return the sorted names separated by commas, with quotes where needed."""
     return ", ".join(map(_quoted, sorted(names)))
 
 
@@ -62,7 +62,7 @@ def _reads(resources: str, row_filter: RowFilter, who: str) -> str:
         return f"reads {resources}: all that {who} may{'' if personal else ', no personal rows'}"
     if teams:
         besides = f" and {who}'s personal rows" if personal else ", no personal rows"
-        return f"reads {resources} of {team_words(teams)}{besides}"
+        return f"reads {resources} of {describe_teams(teams)}{besides}"
     if personal:
         return f"reads {resources}: {who}'s personal rows alone"
     return f"reads no row of {resources}: no team is named, and personal rows are left out"

@@ -1,19 +1,19 @@
-"""What a peer gains and loses when its grant's scope is edited, in words. Pure."""
+"""Differences between two scopes: gains and losses of the peer, in sentences. Pure."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from federation.scope.describe import filter_words, name_words, team_words
+from federation.scope.describe import describe_filter, describe_teams, quote_names
 from federation.scope.model import EVERYTHING, RowFilter, Scope
 
-__all__ = ["ScopeChange", "scope_change"]
+__all__ = ["ScopeChange", "compare_scopes"]
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """Sentences on what is readable afterwards and was not before, and the reverse.
+    """Sentences about what becomes readable (`gains`) and what no longer is (`losses`).
 
-    `narrows` tells whether an answer given before may hold what an answer afterwards must not.
+    `narrows` tells whether an answer under the old scope may contain rows that the new scope does not allow.
     """
 
     gains: tuple[str, ...]
@@ -21,8 +21,8 @@ class ScopeChange:
     narrows: bool
 
 
-def scope_change(before: Scope, after: Scope) -> ScopeChange:
-    """Compare two scopes by what they open."""
+def compare_scopes(before: Scope, after: Scope) -> ScopeChange:
+    """Compare two scopes by what they make readable."""
     gains, losses = list(_more(before, after)), list(_more(after, before))
     old, new = before.max_rows_per_query, after.max_rows_per_query
     if old != new:
@@ -35,15 +35,15 @@ def scope_change(before: Scope, after: Scope) -> ScopeChange:
 
 
 def _more(less: Scope, more: Scope) -> Iterator[str]:
-    """Say what `more` opens and `less` does not."""
+    """Yield a sentence for each part of `more` that `less` does not open."""
     known = less.open_resources
     for resource in more.open_resources:
         row_filter = more.filters.get(resource, EVERYTHING)
         if resource not in known:
-            yield f"{resource}: {filter_words(row_filter)}"
+            yield f"{resource}: {describe_filter(row_filter)}"
         else:
-            for words in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
-                yield f"{resource}: {words}"
+            for rows in _more_rows(less.filters.get(resource, EVERYTHING), row_filter):
+                yield f"{resource}: {rows}"
 
 
 def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
@@ -51,10 +51,10 @@ def _more_rows(less: RowFilter, more: RowFilter) -> Iterator[str]:
         if more.include_teams is None:
             yield f"rows of every team{_but(less.include_teams)}"
         elif new := more.include_teams - less.include_teams:
-            yield f"rows of {team_words(new)}"
+            yield f"rows of {describe_teams(new)}"
     if more.include_personal and not less.include_personal:
         yield "personal rows"
 
 
 def _but(teams: Collection[str]) -> str:
-    return f" but {name_words(teams)}" if teams else ""
+    return f" but {quote_names(teams)}" if teams else ""

@@ -1,4 +1,4 @@
-"""What a grant opens: the scope document, parsed once, and its narrowing of a subject's own rights. Pure."""
+"""The scope document of a grant: parsing, validation and row filters. Pure."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ __all__ = ["KNOWN_RESOURCES", "SENSITIVE_RESOURCES", "RowFilter", "Scope"]
 
 KNOWN_RESOURCES: Final = frozenset({"tasks", "notes", "memory"})
 SENSITIVE_RESOURCES: Final = frozenset({"credentials", "api_keys"})
-"""Never cacheable, denied unless named, and warned about when a grant is made."""
+"""Resources that are never cached, denied unless named, and warned about when a grant is created."""
 
 DEFAULT_PAGE_SIZE: Final = 50
 DEFAULT_MAX_ROWS: Final = 100
@@ -29,18 +29,17 @@ _FILTER_FIELDS: Final = frozenset({"include_teams", "include_personal"})
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which of the subject's visible rows of a resource stay visible. It only narrows.
+    """Filter of the subject's visible rows of a resource. It only narrows the subject's own rights.
 
-    `include_teams` of `None` keeps the rows of every team; a set keeps those teams' rows alone.
-    `include_personal` keeps rows that belong to no team; in a document it defaults to false once `include_teams`
-    is given, so that naming teams opens those teams and nothing else.
+    `include_teams`: the teams whose rows pass, `None` for all teams. `include_personal`: whether rows without a team
+    pass; in a document the default is false if `include_teams` is given, so that naming teams opens only those teams.
     """
 
     include_teams: frozenset[str] | None = None
     include_personal: bool = True
 
     def admits(self, team: str) -> bool:
-        """Tell whether a row of `team` (empty: personal) passes."""
+        """Tell whether a row of `team` (empty for a personal row) passes."""
         if not team:
             return self.include_personal
         return self.include_teams is None or team in self.include_teams
@@ -62,13 +61,13 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> "Scope":
-        """Read a scope document.
+        """Parse a scope document.
 
-        Raises `InputError` that names the field: unknown fields and resources, wrong types, numbers out of range.
+        Raises `InputError` that names the field: unknown fields or resources, wrong types, numbers out of range.
         """
         try:
             document = json.loads(text, object_pairs_hook=_unique_keys)
-        except (ValueError, RecursionError) as e:  # also for a number of thousands of digits
+        except (ValueError, RecursionError) as e:  # ValueError also for a number with thousands of digits
             raise InputError("scope", f"not JSON: {e}") from e
         document = _object(document, "scope", _FIELDS)
         resources = _resources(document.get("resources", []), "scope.resources")
@@ -91,7 +90,7 @@ class Scope:
         )
 
     def to_json(self) -> str:
-        """Return the document in one canonical form: every field, names sorted as given."""
+        """Return the document in canonical form: every field is present, resources keep their order."""
         return json.dumps(
             {
                 "resources": list(self.resources),
@@ -104,12 +103,12 @@ class Scope:
 
     @property
     def open_resources(self) -> tuple[str, ...]:
-        """The resources that a call may name: those listed and not excluded."""
+        """The resources that a call may name: listed and not excluded."""
         return tuple(name for name in self.resources if name not in self.excluded_resources)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences on what is allowed and worth a second thought."""
+        """Sentences about valid but questionable parts of the scope."""
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
@@ -120,13 +119,13 @@ class Scope:
                 yield f"scope.filters.{name} lets no row through: it names no team, and leaves personal rows out"
 
     def check(self, resource: str) -> RowFilter:
-        """Return the filter of an open resource; raise `Refusal` SCOPE_VIOLATION of any other."""
+        """Return the filter of an open resource. Raises `Refusal` SCOPE_VIOLATION for any other resource."""
         if resource not in self.open_resources:
             raise Refusal(Reason.SCOPE_VIOLATION, f"the grant does not open the resource {resource[:64]!r}")
         return self.filters.get(resource, EVERYTHING)
 
     def cap(self, page_size: int) -> int:
-        """Return the number of rows that a page may have when `page_size` (0: the default) was asked for."""
+        """Return the maximum number of rows of a page for the requested `page_size` (0 for the default)."""
         return min(page_size or DEFAULT_PAGE_SIZE, self.max_rows_per_query)
 
 
@@ -134,7 +133,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"scope.{escaped(key)}", "stands twice")
+            raise InputError(f"scope.{escaped(key)}", "appears twice")
         result[key] = value
     return result
 
@@ -149,7 +148,7 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
 
 
 def _resources(value: object, name: str) -> tuple[str, ...]:
-    """Return known resources. One that is excluded is one too: a slip in its name would leave it open."""
+    """Return a list of known resources. Exclusions are checked too: a typo in one would leave the resource open."""
     resources, known = _names(value, name, "tasks"), KNOWN_RESOURCES | SENSITIVE_RESOURCES
     for resource in resources:
         if resource not in known:

@@ -1,1 +1,1 @@
-"""What a gateway keeps: grants, peers, enrollment tokens, audit. SQLAlchemy over SQLite or PostgreSQL."""
+"""The database of a gateway: grants, peers, enrollment tokens, audit events. SQLAlchemy with SQLite or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""How a database's own errors become the package's."""
+"""The gateway's database: connections, transactions, migration and error translation."""
 
 import logging
 import os
@@ -23,9 +23,9 @@ __all__ = ["Database", "translate_db_errors"]
 
 @contextmanager
 def translate_db_errors(what: str) -> Iterator[None]:
-    """Raise `StoreError` that begins with `what` (a whole clause) for whatever the database or its driver raises.
+    """Turn errors of the database and its driver into `StoreError`; the message begins with `what`, a clause.
 
-    The message holds neither SQL nor values.
+    The message contains neither SQL nor values.
     """
     try:
         yield
@@ -35,12 +35,12 @@ def translate_db_errors(what: str) -> Iterator[None]:
 
 
 OLDEST_SQLITE: Final = (3, 38, 0)
-"""The first with the `->` operators that comparing fields of a row needs."""
+"""The first version with the `->` operators, needed to compare fields of a row."""
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
 class Database:
-    """One gateway's database, SQLite or PostgreSQL. `open` brings it to the newest schema."""
+    """One gateway's database, SQLite or PostgreSQL."""
 
     def __init__(self, engine: "AsyncEngine") -> None:
         self.engine = engine
@@ -48,9 +48,10 @@ class Database:
 
     @classmethod
     async def open(cls, url: str, *, new: bool = True) -> "Database":
-        """Connect and migrate. Raises `ConfigError` for a wrong URL, `StoreError` where the database refuses.
+        """Connect, and migrate to the newest schema.
 
-        Without `new`, an SQLite file that is not there is refused rather than made.
+        With `new`, a missing SQLite file is created. Raises `ConfigError` for an invalid URL, `StoreError` if the
+        database cannot be opened.
         """
         engine = _engine(url, new=new)
         try:
@@ -61,7 +62,7 @@ class Database:
                 await connection.run_sync(_migrate)
         except (SQLAlchemyError, OSError) as e:
             await engine.dispose()
-            raise StoreError(f"cannot open the database {_shown(url)}: {_cause(e)}") from e
+            raise StoreError(f"cannot open the database {_masked(url)}: {_cause(e)}") from e
         except ConfigError:
             await engine.dispose()
             raise
@@ -69,7 +70,7 @@ class Database:
 
     @classmethod
     def attach(cls, url: str) -> "Database":
-        """Connect to a database that this process has opened before, so that its schema is known to be the newest."""
+        """Connect without migrating, to a database that this process has already opened."""
         return cls(_engine(url, new=False))
 
     @property
@@ -90,7 +91,7 @@ class Database:
             yield connection
 
     async def close(self) -> None:
-        """Give every connection back."""
+        """Close every connection."""
         await self.engine.dispose()
 
 
@@ -106,7 +107,7 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
     try:
         if parsed.drivername == "sqlite+aiosqlite":
             if parsed.database:
-                # SQLite would give a new file the umask's mode.
+                # SQLite itself would create the file with the mode of the umask.
                 os.close(os.open(parsed.database, os.O_RDWR | (os.O_CREAT if new else 0) | os.O_CLOEXEC, 0o600))
             if sqlite3.sqlite_version_info < OLDEST_SQLITE:
                 oldest = ".".join(map(str, OLDEST_SQLITE))
@@ -125,27 +126,27 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
         raise ConfigError("store.url", f"needs the {e.name} package: pip install 'mosaic-federation[postgres]'") from e
     except OSError as e:
         lost = isinstance(e, FileNotFoundError) and not new
-        cure = "; restore it from a backup, or make the gateway anew" if lost else ""
-        raise StoreError(f"cannot open the database {_shown(url)}: {e.strerror}{cure}") from e
+        cure = "; restore it from a backup, or create the gateway again" if lost else ""
+        raise StoreError(f"cannot open the database {_masked(url)}: {e.strerror}{cure}") from e
 
 
 def _keep_values_out_of_logs() -> None:
-    """Have the driver write no statements at DEBUG, values and all, unless a program asked for just that."""
+    """Stop the driver from logging statements with their values at DEBUG, unless the program has set its log level."""
     logger = logging.getLogger("aiosqlite")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
 
 
 async def _check_encoding(connection: "AsyncConnection") -> None:
-    """Refuse what would take only some texts, or compare their bytes for characters."""
+    """Refuse an encoding that cannot store all text or compares bytes instead of characters."""
     encoding = (await connection.exec_driver_sql("SHOW server_encoding")).scalar_one()
     if encoding != "UTF8":
-        cure = "make it with `createdb --encoding UTF8 --template template0`"
-        raise ConfigError("store.url", f"the database is in {encoding}, and must be in UTF8; {cure}")
+        cure = "create it with `createdb --encoding UTF8 --template template0`"
+        raise ConfigError("store.url", f"the database uses the encoding {encoding}, and must use UTF8; {cure}")
 
 
 def _sqlite_connect(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver's own transactions would begin too late
+    connection.isolation_level = None  # disables the driver's own transactions, which begin too late
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -153,14 +154,14 @@ def _sqlite_connect(connection: Any, _record: object) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # A transaction that reads first and then writes would fail at once where another one wrote in between.
+    # A deferred transaction that reads and then writes fails if another one has written in between.
     write = connection.get_execution_options().get("mosaic_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _sqlite_invalidate(connection: Any, _record: object, _error: object) -> None:
-    # A statement that was cancelled may be half read. SQLite closes its connection only when that statement is
-    # garbage, and would keep the transaction, and with it everybody's write lock, until then.
+    # A cancelled statement may be partly read. SQLite closes the connection only once that statement is collected as
+    # garbage, and holds the transaction with its write lock until then.
     with suppress(sqlite3.Error, SQLAlchemyError):
         connection.rollback()
 
@@ -175,7 +176,7 @@ def _migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _shown(url: str) -> str:
+def _masked(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 

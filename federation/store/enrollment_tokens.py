@@ -1,4 +1,4 @@
-"""Enrollment tokens on the issuing side: only the hash of a secret is kept, and one key claims it."""
+"""Enrollment tokens of the issuing gateway: only the hash of a secret is stored, and only one key can claim it."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ from federation.store.database import Database, translate_db_errors
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["TokenRecord", "TokenStore", "hash_secret", "settle"]
+__all__ = ["TokenRecord", "TokenStore", "hash_secret", "mark_redeemed"]
 
 SECRET_BYTES = 32
 _TABLE = schema.enrollment_tokens
@@ -22,7 +22,7 @@ _TABLE = schema.enrollment_tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
-    """A token as stored. `claimed_key_hash` names the one key that may use it, `serial` what that key got."""
+    """A stored token. Only the key of `claimed_key_hash` may use it; `serial` is the certificate issued to it."""
 
     secret_hash: str
     grant_id: str
@@ -35,20 +35,20 @@ class TokenRecord:
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is stored of a secret: its SHA-256 in lower-case hexadecimal. 256 random bits need no salt."""
+    """Return the stored hash of a secret: SHA-256 in lower-case hexadecimal. 256 random bits need no salt."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class TokenStore:
-    """The tokens that this gateway made. Every method raises `StoreError` where the database refuses."""
+    """The tokens that this gateway created. Every method raises `StoreError` if the database fails."""
 
     def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
         self._database, self._clock = database, clock
 
     async def create(self, grant_id: str, *, confirm: bool, lifetime_s: float) -> tuple[str, TokenRecord]:
-        """Make a token and return its secret, which is kept nowhere, with its record.
+        """Create a token. Returns its secret, which is not stored, and its record.
 
-        Earlier tokens of the grant that brought no certificate stop working.
+        Removes earlier unused tokens of the grant.
         """
         secret, now = secrets.token_urlsafe(SECRET_BYTES), self._clock.now_us()
         record = TokenRecord(hash_secret(secret), grant_id, confirm, now, now + round(lifetime_s * MICROSECONDS))
@@ -67,15 +67,15 @@ class TokenStore:
         return secret, record
 
     async def find(self, secret_hash: str) -> TokenRecord | None:
-        """Return the token of a secret's hash."""
+        """Return the token with this hash of its secret."""
         with translate_db_errors("the enrollment token cannot be read"):
             async with self._database.read() as connection:
                 return await _find(connection, secret_hash)
 
     async def claim(self, secret_hash: str, key_hash: str) -> TokenRecord | None:
-        """Give an unclaimed, unexpired token to a key, durably, and return the token as it then stands.
+        """Assign an unclaimed, unexpired token to a key, durably. Returns the token after that.
 
-        The caller compares `claimed_key_hash`: of several keys that claim at once, one wins.
+        The caller must compare `claimed_key_hash`: of several keys that claim concurrently, one wins.
         """
         now = self._clock.now_us()
         free = (_TABLE.c.secret_hash == secret_hash, _TABLE.c.claimed_key_hash.is_(None), _TABLE.c.expires_at > now)
@@ -86,8 +86,8 @@ class TokenStore:
                 return await _find(connection, secret_hash)
 
 
-async def settle(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
-    """Note in a transaction what a claimed token brought; false where it was settled or replaced meanwhile."""
+async def mark_redeemed(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
+    """Record the certificate issued for a claimed token. Returns false if the token was redeemed or replaced."""
     mine = (
         _TABLE.c.secret_hash == token.secret_hash,
         _TABLE.c.claimed_key_hash == token.claimed_key_hash,

@@ -1,4 +1,4 @@
-"""The gateway's own authority at rest: certificates as they are, keys sealed."""
+"""Storage of the gateway's certificate authority and server certificate; keys are sealed."""
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -18,7 +18,7 @@ _ONLY_ROW = 1
 
 
 async def load_identity(database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> Authority | None:
-    """Return the gateway's authority, or `None` before one was saved; raise `SealError` or `StoreError`."""
+    """Return the gateway's authority, or `None` if none is stored. Raises `SealError` or `StoreError`."""
     with translate_db_errors("the gateway's identity cannot be read"):
         async with database.read() as connection:
             row = (await connection.execute(select(gateway_identity))).one_or_none()
@@ -35,7 +35,7 @@ async def load_identity(database: Database, sealer: Sealer, clock: Clock = SYSTE
 
 
 async def save_identity(database: Database, sealer: Sealer, authority: Authority) -> None:
-    """Store the authority of a new gateway; raise `ConflictError` where the database has one already."""
+    """Store the authority of a new gateway. Raises `ConflictError` if the database already has one."""
     values = {
         "id": _ONLY_ROW,
         "name": authority.name,
@@ -50,11 +50,11 @@ async def save_identity(database: Database, sealer: Sealer, authority: Authority
             async with database.write() as connection:
                 await connection.execute(insert(gateway_identity).values(values))
         except IntegrityError:
-            raise ConflictError("this database holds a gateway's identity already") from None
+            raise ConflictError("the database already holds the identity of a gateway; set another store.url") from None
 
 
 async def save_server_certificate(database: Database, sealer: Sealer, authority: Authority) -> None:
-    """Store the server certificate and key of a gateway in place of the earlier ones; raise `StoreError`."""
+    """Replace the stored server certificate and key. Raises `StoreError`."""
     values = {
         "server_certificate": authority.server_certificate_pem,
         "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),

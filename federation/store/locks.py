@@ -1,4 +1,4 @@
-"""One serving process a gateway: a file lock in its directory, and on PostgreSQL an advisory lock as well."""
+"""Locks that admit one serving process per gateway: a file lock, and on PostgreSQL also an advisory lock."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ _FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class FileLock:
-    """An exclusive lock on a file, held while the object is: `flock`, so a dead process never holds it."""
+    """An exclusive lock on a file by `flock`, which the system releases when the process ends."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
@@ -36,7 +36,7 @@ class FileLock:
         _LOCKS.add(self)
 
     def acquire(self) -> None:
-        """Take the lock at once; raise `LockedError` that names the holder's process, `StoreError` without a file."""
+        """Take the lock without waiting. Raises `LockedError` with the holder's pid, `StoreError` on file errors."""
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as e:
@@ -46,13 +46,13 @@ class FileLock:
         except BlockingIOError:
             holder = os.read(fd, 32).decode("ascii", "replace").strip()
             os.close(fd)
-            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that one first") from None
+            raise LockedError(f"{self.what} by process {holder or 'unknown'}; stop that process first") from None
         os.ftruncate(fd, 0)
         os.write(fd, f"{os.getpid()}\n".encode())
         self._fd = fd
 
     def release(self) -> None:
-        """Give the lock back. Doing so twice is fine."""
+        """Release the lock. Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -61,42 +61,43 @@ class FileLock:
 _LOCKS: Final["WeakSet[FileLock]"] = WeakSet()
 
 
-def _let_go() -> None:
-    """Close a forked child's copies of the descriptors, which would hold the locks after the parent's end."""
+def _close_in_child() -> None:
+    """Close the descriptors inherited by a forked child, which would hold the locks after the parent has ended."""
     for lock in list(_LOCKS):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class ServingLock:
-    """Held by the process that serves: first the directory's, then, once it is open, the database's.
+    """The lock of the serving process: first on the directory, then on the database once it is open.
 
-    `lost` is set when the database ended the connection that held its lock. A process that lost it must stop: another
-    one may have taken over already. With `standby`, both waits call `waiting` once instead of raising `LockedError`.
+    `lost` is set when the database closes the connection that holds its lock. The process must stop then, because
+    another process may already serve. With `standby`, the methods wait, and call `waiting` once, instead of raising
+    `LockedError`.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
         self.lost = asyncio.Event()
         self._name = name
-        self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is served already,")
+        self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is already served")
         self._connection: AsyncConnection | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def acquire(self, *, standby: bool = False, waiting: Callable[[], None] | None = None) -> None:
-        """Take the directory, before anything in it is opened."""
+        """Take the lock of the directory, before any file in it is opened."""
         await _until_free(self._take_file, standby=standby, waiting=waiting)
 
     async def acquire_database(
         self, database: Database, *, standby: bool = False, waiting: Callable[[], None] | None = None
     ) -> None:
-        """Take the database too, where several machines can reach it."""
+        """Take the lock of a PostgreSQL database, which processes on other hosts can reach."""
         if database.dialect == "postgresql":
             await _until_free(lambda: self._take_advisory(database), standby=standby, waiting=waiting)
 
     async def release(self) -> None:
-        """Give the lock back. Doing so twice is fine."""
+        """Release both locks. Idempotent."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -114,13 +115,13 @@ class ServingLock:
         try:
             connection = await database.engine.connect()
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            taken = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
+            locked = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
         except _FAULTS as e:
             raise StoreError(f"cannot lock the database: {str(e).splitlines()[0]}") from e
-        if not taken:
+        if not locked:
             await connection.close()
             raise LockedError(
-                f"the database of {self._name} is served already, by another process; stop that one first"
+                f"the database of {self._name} is already served by another process; stop that process first"
             )
         self._connection = connection
         raw: Any = await connection.get_raw_connection()
@@ -128,7 +129,7 @@ class ServingLock:
         self._watch = asyncio.create_task(self._ping(connection))
 
     async def _ping(self, connection: "AsyncConnection") -> None:
-        """Find out that the connection is gone where nobody says so, as when a network falls silent."""
+        """Detect a connection that is lost without notice, as when the network drops all packets."""
         while not self.lost.is_set():
             await asyncio.sleep(PING_S)
             try:
@@ -141,23 +142,23 @@ class ServingLock:
 async def _until_free(
     take: Callable[[], Awaitable[None]], *, standby: bool, waiting: Callable[[], None] | None
 ) -> None:
-    told = False
+    reported = False
     while True:
         try:
             return await take()
         except LockedError:
             if not standby:
                 raise
-        if not told and waiting is not None:
+        if not reported and waiting is not None:
             waiting()
-        told = True
+        reported = True
         await asyncio.sleep(RETRY_S)
 
 
 async def _discard(connection: "AsyncConnection") -> None:
-    """End the connection itself: one that went back to the pool would go on holding the lock."""
+    """Close the connection itself: back in the pool it would still hold the lock."""
     try:
         await connection.invalidate()
         await connection.close()
     except _FAULTS:
-        return  # it is gone already, and the lock with it
+        return  # the connection is already closed, and with it the lock is released

@@ -1,4 +1,4 @@
-"""What this gateway may read elsewhere: one record an enrollment, its private key sealed at rest."""
+"""Peer records: one per enrollment of this gateway at another, the private key sealed."""
 
 import re
 from collections.abc import Callable
@@ -17,22 +17,22 @@ from federation.store.schema import peers, pending_enrollments
 
 __all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
 
-PENDING_KEPT_US: Final = 30 * 86_400 * MICROSECONDS
-"""How long the key of an enrollment that never ended is kept."""
+PENDING_LIFETIME_US: Final = 30 * 86_400 * MICROSECONDS
+"""Microseconds that the key of an unfinished enrollment is stored."""
 LIST_PEERS: Final = Remedy(action=Action.LIST_PEERS)
 _NAME: Final = re.compile(r"[!-~]{1,127}\Z")
 
 Versions = frozenset[tuple[str, int]]
-"""The ids of all peers, each with a number that rises with every change of the peer."""
+"""The ids of all peers, each with a version that rises with every change of the peer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRecord:
     """One enrollment: the local user `user` reads at the gateway `gateway` as its user `subject`.
 
-    `name` is how this gateway calls the peer, unique together with `user`. `endpoint` is host:port of the federation
-    service, `enrollment_endpoint` that of the enrollment service; PEM is text. `revoked_at_us` is when this gateway
-    heard that the peer had revoked the grant, if it has.
+    `name` is this gateway's name for the peer, unique together with `user`. `endpoint` is host:port of the federation
+    service, `enrollment_endpoint` of the enrollment service. `revoked_at_us` is when this gateway learned that the peer
+    revoked the grant, `None` if it did not.
     """
 
     id: str
@@ -53,14 +53,14 @@ class PeerRecord:
 
 @dataclass(frozen=True, slots=True)
 class PendingRenewal:
-    """A key that was made to replace a peer's, and the request for its certificate (DER), until that is stored."""
+    """The new key of a running renewal and its certificate request (DER), stored until the certificate is."""
 
     key_pem: str = field(repr=False)
     csr_der: bytes
 
 
 def check_peer(name: str, user: str) -> None:
-    """Raise `InputError` for a peer name that tags and metadata could not carry, or a user that cannot exist."""
+    """Raise `InputError` for a peer name that is invalid in tags and metadata, or for an invalid user id."""
     if not _NAME.match(name):
         raise InputError("name", "must be 1 to 127 printable ASCII characters without spaces, such as work.example")
     if not is_subject(user):
@@ -68,46 +68,46 @@ def check_peer(name: str, user: str) -> None:
 
 
 class PeerStore:
-    """The peers of this gateway. Every method raises `StoreError` where the database refuses."""
+    """The peers of this gateway. Every method raises `StoreError` if the database fails."""
 
     def __init__(self, database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> None:
         self._database, self._sealer, self._clock = database, sealer, clock
 
     async def all(self) -> tuple[PeerRecord, ...]:
-        """Return every peer by name and user; raise `SealError` where a key cannot be opened."""
+        """Return the peers, sorted by name and user. Raises `SealError` if a key cannot be opened."""
         with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 rows = (await connection.execute(select(peers))).all()
         return tuple(sorted((self._record(row) for row in rows), key=lambda peer: (peer.name, peer.user)))
 
     async def get(self, peer_id: str) -> PeerRecord | None:
-        """Return one peer by its id; raise `SealError` where its key cannot be opened."""
+        """Return a peer by its id. Raises `SealError` if its key cannot be opened."""
         with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 row = (await connection.execute(select(peers).where(peers.c.id == peer_id))).one_or_none()
         return None if row is None else self._record(row)
 
     async def versions(self) -> Versions:
-        """Return what tells, without opening any key, whether `all` would bring something else than before."""
+        """Return the versions of all peers, to detect changes without opening keys."""
         with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
                 rows = (await connection.execute(select(peers.c.id, peers.c.version))).all()
         return frozenset((row.id, row.version) for row in rows)
 
     async def check_new(self, *, name: str, user: str, grant_id: str) -> None:
-        """Raise what `add` would raise for these names, before anything is spent on them."""
+        """Raise the error that `add` would raise for these names."""
         check_peer(name, user)
-        taken = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
+        conflicting = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
         with translate_db_errors("the peers cannot be read"):
             async with self._database.read() as connection:
-                found = (await connection.scalars(select(peers.c.grant_id).where(taken))).all()
+                found = (await connection.scalars(select(peers.c.grant_id).where(conflicting))).all()
         if found:
             raise _conflict(name, user, grant_id, known_grant=grant_id in found)
 
-    async def add(self, record: PeerRecord, *, settles: str | None = None) -> None:
-        """Store a peer; `settles` names the pending enrollment (secret hash) that ends with it, in one transaction.
+    async def add(self, record: PeerRecord, *, completes: str | None = None) -> None:
+        """Store a peer and, in the same transaction, remove the pending enrollment `completes` (a secret hash).
 
-        Raises `ConflictError` where the grant is enrolled here already or the user has a peer of this name.
+        Raises `ConflictError` if the grant is already enrolled here or the user already has a peer of this name.
         """
         check_peer(record.name, record.user)
         values = {
@@ -128,14 +128,14 @@ class PeerStore:
             try:
                 async with self._database.write() as connection:
                     await connection.execute(insert(peers).values(values))
-                    if settles is not None:
-                        await connection.execute(_drop(settles))
+                    if completes is not None:
+                        await connection.execute(_delete_pending(completes))
             except IntegrityError:
                 await self.check_new(name=record.name, user=record.user, grant_id=record.grant_id)
                 raise
 
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Remember that the peer has revoked the grant. The first word stands; an unknown peer is passed over."""
+        """Record that the peer revoked the grant. Keeps the first instant and reason; ignores an unknown peer."""
         unknown_yet = (peers.c.id == peer_id) & peers.c.revoked_at.is_(None)
         with translate_db_errors("the revocation by the peer cannot be stored"):
             async with self._database.write() as connection:
@@ -143,15 +143,15 @@ class PeerStore:
                 await connection.execute(update(peers).where(unknown_yet).values(values))
 
     async def remove(self, peer_id: str) -> None:
-        """Forget a peer and its key; raise `NotFoundError` for an unknown id."""
+        """Delete a peer and its key. Raises `NotFoundError` for an unknown id."""
         with translate_db_errors("the peer cannot be removed"):
             async with self._database.write() as connection:
                 result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
         if not result.rowcount:
-            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
+            raise NotFoundError("peer", peer_id, cure="list the peers", remedy=LIST_PEERS)
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
-        """Return the key and request of a renewal under way, or make and keep them before they are used.
+        """Return the stored key and request of a running renewal, or store and return those of `make`.
 
         Raises `NotFoundError` for an unknown id.
         """
@@ -167,14 +167,14 @@ class PeerStore:
                 wanted = select(peers.c.pending_key_sealed, peers.c.pending_csr).where(peers.c.id == peer_id)
                 row = (await connection.execute(wanted)).one_or_none()
         if row is None:
-            raise NotFoundError("peer", peer_id, cure="list the peers that there are", remedy=LIST_PEERS)
+            raise NotFoundError("peer", peer_id, cure="list the peers", remedy=LIST_PEERS)
         key_pem = self._sealer.open(row.pending_key_sealed, _renewal_key(peer_id)).decode("ascii")
         return PendingRenewal(key_pem, row.pending_csr)
 
     async def renew(self, record: PeerRecord, *, replaces: str) -> None:
-        """Store a peer's new certificate, key and trust bundle in place of the old ones; the old key is gone then.
+        """Replace a peer's certificate, key and trust bundle; this deletes the old key.
 
-        `replaces` is the old certificate (PEM). Raises `ConflictError` where that is not the stored one any more.
+        `replaces` is the old certificate (PEM). Raises `ConflictError` if the stored certificate is another one.
         """
         values = {
             "certificate": record.certificate_pem,
@@ -189,31 +189,31 @@ class PeerStore:
                 same = (peers.c.id == record.id, peers.c.certificate == replaces)
                 result = await connection.execute(update(peers).where(*same).values(values))
         if not result.rowcount:
-            raise ConflictError(f"the peer {record.name} was renewed or removed by somebody else meanwhile")
+            raise ConflictError(f"the peer {record.name} was renewed or removed concurrently; retry the renewal")
 
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
-        """Return the key (PEM) kept for an enrollment under way, or make and keep one before it is used."""
+        """Return the stored key (PEM) of a running enrollment, or store and return the key of `make`."""
         with translate_db_errors("the key of the enrollment cannot be stored"):
             key, now = make(), self._clock.now_us()
             sealed = self._sealer.seal(key.encode(), _pending_key(secret_hash))
-            forgotten = pending_enrollments.c.created_at < now - PENDING_KEPT_US
+            expired = pending_enrollments.c.created_at < now - PENDING_LIFETIME_US
             try:
                 async with self._database.write() as connection:
-                    await connection.execute(delete(pending_enrollments).where(forgotten))
+                    await connection.execute(delete(pending_enrollments).where(expired))
                     await connection.execute(
                         insert(pending_enrollments).values(secret_hash=secret_hash, key_sealed=sealed, created_at=now)
                     )
-            except IntegrityError:  # there is one already, of an earlier attempt or of one at this moment
-                return await self._kept(secret_hash) or key
+            except IntegrityError:  # an earlier or concurrent attempt has stored a key
+                return await self._find_pending(secret_hash) or key
             return key
 
-    async def drop_pending(self, secret_hash: str) -> None:
-        """Forget the key of an enrollment that was refused for good."""
+    async def remove_pending(self, secret_hash: str) -> None:
+        """Delete the key of an enrollment that was refused permanently."""
         with translate_db_errors("the key of the enrollment cannot be removed"):
             async with self._database.write() as connection:
-                await connection.execute(_drop(secret_hash))
+                await connection.execute(_delete_pending(secret_hash))
 
-    async def _kept(self, secret_hash: str) -> str | None:
+    async def _find_pending(self, secret_hash: str) -> str | None:
         wanted = select(pending_enrollments.c.key_sealed).where(pending_enrollments.c.secret_hash == secret_hash)
         async with self._database.read() as connection:
             sealed = await connection.scalar(wanted)
@@ -238,7 +238,7 @@ class PeerStore:
         )
 
 
-def _drop(secret_hash: str) -> Any:
+def _delete_pending(secret_hash: str) -> Any:
     return delete(pending_enrollments).where(pending_enrollments.c.secret_hash == secret_hash)
 
 
@@ -256,5 +256,5 @@ def _pending_key(secret_hash: str) -> str:
 
 def _conflict(name: str, user: str, grant_id: str, *, known_grant: bool) -> ConflictError:
     if known_grant:
-        return ConflictError(f"grant {grant_id} is enrolled here already; list the peers to find it", remedy=LIST_PEERS)
-    return ConflictError(f"{user} has a peer named {name} already; give another name, or remove that peer first")
+        return ConflictError(f"grant {grant_id} is already enrolled here; list the peers to find it", remedy=LIST_PEERS)
+    return ConflictError(f"{user} already has a peer named {name}; give another name, or remove that peer first")

@@ -1,4 +1,4 @@
-"""What was taken back from peers: begun with the write that takes it back, finished with its receipt."""
+"""Stored revocations and scope reductions, from their beginning to the finished receipt."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -21,17 +21,17 @@ _BOUND: Final = schema.lease_bound
 
 
 class ReceiptKind(StrEnum):
-    """What was taken back."""
+    """The operation that a receipt confirms."""
 
     REVOKED = "revoked"
-    """The whole grant."""
+    """The grant was revoked."""
     NARROWED = "narrowed"
-    """Part of its scope."""
+    """The scope was reduced."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """How one cache object of the peer was released, and when. An empty `instance`: those of an earlier process."""
+    """Release of one cache object of the peer. An empty `instance` stands for the leases of an earlier process."""
 
     instance: str
     how: str
@@ -41,9 +41,10 @@ class InstanceRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """One taking back. Instants are Unix microseconds; `effective_at_us` is `None` while somebody is awaited.
+    """A revocation or scope reduction. Instants are Unix microseconds.
 
-    `reason` holds the operator's words, or of a narrowed scope what the peer lost.
+    `effective_at_us` is `None` while leases are awaited. `reason` is the operator's text, or for a reduced scope what
+    the peer lost.
     """
 
     id: str
@@ -57,21 +58,21 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class LeaseBound:
-    """The longest lease in milliseconds that peers can hold, and the host and directory that serves."""
+    """The longest lease in milliseconds that peers can hold, and host and directory of the serving process."""
 
     max_lease_ms: int
     served_from: str
 
 
 class ReceiptStore:
-    """The receipts of this gateway. Every method raises `StoreError` where the database refuses."""
+    """The receipts of this gateway. Every method raises `StoreError` if the database fails."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @staticmethod
-    def beginning(receipt: Receipt) -> Callable[["AsyncConnection"], Awaitable[None]]:
-        """Return what notes the beginning within the transaction that takes something back."""
+    def insertion(receipt: Receipt) -> Callable[["AsyncConnection"], Awaitable[None]]:
+        """Return a function that stores the unfinished receipt in the transaction of the revocation."""
 
         async def within(connection: "AsyncConnection") -> None:
             await connection.execute(insert(_TABLE).values(_values(receipt)))
@@ -79,14 +80,14 @@ class ReceiptStore:
         return within
 
     async def finish(self, receipt: Receipt) -> None:
-        """Write the receipt of what was begun. Doing so twice is fine."""
+        """Store the finished receipt. Idempotent."""
         values = _values(receipt)
         with translate_db_errors(f"the receipt of grant {receipt.grant_id} cannot be stored"):
             async with self._database.write() as connection:
                 await connection.execute(update(_TABLE).where(_TABLE.c.id == receipt.id).values(values))
 
     async def last(self, grant_id: str, kind: ReceiptKind) -> Receipt | None:
-        """Return what was begun last, finished or not."""
+        """Return the newest receipt of a grant, finished or not."""
         newest = select(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.kind == kind)
         with translate_db_errors("the receipts cannot be read"):
             async with self._database.read() as connection:
@@ -94,7 +95,7 @@ class ReceiptStore:
         return None if row is None else _receipt(row)
 
     async def unfinished(self) -> tuple[Receipt, ...]:
-        """Return what was begun and has no receipt yet, oldest first."""
+        """Return the unfinished receipts, oldest first."""
         with translate_db_errors("the receipts cannot be read"):
             async with self._database.read() as connection:
                 rows = await connection.execute(
@@ -103,14 +104,14 @@ class ReceiptStore:
                 return tuple(map(_receipt, rows))
 
     async def lease_bound(self) -> LeaseBound | None:
-        """Return what peers can hold from before, `None` where nothing is noted."""
+        """Return the stored bound of leases granted by earlier processes, `None` if none is stored."""
         with translate_db_errors("the bound of leases cannot be read"):
             async with self._database.read() as connection:
                 row = (await connection.execute(select(_BOUND))).one_or_none()
         return None if row is None else LeaseBound(row.max_lease_ms, row.served_from)
 
     async def set_lease_bound(self, bound: LeaseBound) -> None:
-        """Note what peers can hold from now on."""
+        """Store the bound of leases from now on."""
         values = {"max_lease_ms": bound.max_lease_ms, "served_from": bound.served_from}
         with translate_db_errors("the bound of leases cannot be stored"):
             async with self._database.write() as connection:

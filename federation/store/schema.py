@@ -1,8 +1,8 @@
-"""The tables of a gateway's database. Instants are Unix microseconds; every key at rest is sealed.
+"""The tables of a gateway's database. Instants are Unix microseconds; private keys are sealed.
 
-The migrations are the authority for what a database holds; a test compares them with these tables. Options that one
-database alone knows (SQLite's AUTOINCREMENT, the conditions of partial indexes) stand in the migrations only, because
-a table that names a dialect imports it, and `sqlalchemy.dialects.postgresql` imports every driver for PostgreSQL.
+The migrations define the schema; a test compares them with these tables. Options of one dialect (SQLite's
+AUTOINCREMENT, the conditions of partial indexes) are only in the migrations: a table that uses a dialect imports it,
+and `sqlalchemy.dialects.postgresql` imports every PostgreSQL driver.
 """
 
 from typing import Final
@@ -51,9 +51,9 @@ METADATA: Final = MetaData(
     }
 )
 SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
-"""A 64-bit key that the database counts up; SQLite does so only for a column of type INTEGER."""
+"""A 64-bit auto-increment key; SQLite requires the type INTEGER for it."""
 BYTEWISE: Final = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text that sorts by code point, as Python and SQLite sort it, whatever the database's locale."""
+"""Text sorted by code point, as in Python and SQLite, independent of the database's locale."""
 
 gateway_identity = Table(
     "gateway_identity",
@@ -66,7 +66,7 @@ gateway_identity = Table(
     Column("server_key_sealed", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
-"""One row, id 1: the gateway's own authority and server certificate (PEM)."""
+"""One row (id 1): the gateway's certificate authority and server certificate (PEM)."""
 
 grants = Table(
     "grants",
@@ -82,7 +82,7 @@ grants = Table(
     Column("revoked_reason", Text, nullable=False, server_default=""),
     Column("last_used_at", BigInteger),
 )
-"""`status`: pending, active or revoked. Expiry is a matter of `expires_at`, not of a status."""
+"""`status`: pending, active or revoked. Expiry follows from `expires_at`."""
 
 certificates = Table(
     "certificates",
@@ -98,10 +98,10 @@ certificates = Table(
     Column("number", Integer, nullable=False, server_default="0"),
     Column("after_expiry", Boolean, nullable=False, server_default=false()),
 )
-"""Client certificates issued under a grant. `accepted_until` is `not_after`, or sooner once a successor is in use.
+"""Client certificates issued under a grant. `accepted_until` is `not_after`, or earlier once a successor is in use.
 
-`number` counts a grant's certificates in the order of issue. `after_expiry` marks one that was issued although its
-predecessor had expired, on the word of the old key.
+`number` counts a grant's certificates in the order of issue. `after_expiry` marks a certificate that was issued after
+its predecessor had expired, on proof of the old key.
 """
 
 enrollment_tokens = Table(
@@ -116,7 +116,7 @@ enrollment_tokens = Table(
     Column("claimed_key_hash", String(64)),
     Column("serial", String(40)),
 )
-"""A token is claimed by one key, before a certificate is issued; the same key may ask again."""
+"""Enrollment tokens. One key claims a token before a certificate is issued; the same key may repeat the request."""
 
 peers = Table(
     "peers",
@@ -140,11 +140,10 @@ peers = Table(
     Column("revoked_reason", Text, nullable=False, server_default=""),
     UniqueConstraint("name", "user"),
 )
-"""Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must carry.
+"""Enrollments of this gateway at others. `gateway` is the DNS name that the remote server certificate must contain.
 
-The pending key and request are those of a renewal whose answer has not been stored. `version` rises with each change
-of a row, so that other processes see cheaply that they must read it again. `revoked_at` is when the peer was heard to
-have revoked the grant.
+The pending key and request belong to a renewal whose certificate is not stored yet. `version` rises with each change of
+a row, so that other processes detect changes cheaply. `revoked_at` is when this gateway learned of the revocation.
 """
 
 pending_enrollments = Table(
@@ -154,7 +153,7 @@ pending_enrollments = Table(
     Column("key_sealed", LargeBinary, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
-"""The key made for a token, kept until the answer arrived, so that a lost answer can be asked for again."""
+"""The key for an enrollment, stored until the response arrives, so that the request can be repeated."""
 
 revocations = Table(
     "revocations",
@@ -167,7 +166,7 @@ revocations = Table(
     Column("effective_at", BigInteger),
     Column("instances", Text, nullable=False, server_default="[]"),
 )
-"""What was taken back, by revoking a grant or by narrowing its scope. Unfinished while `effective_at` is null."""
+"""Revocations and scope reductions of grants. Unfinished while `effective_at` is null."""
 
 lease_bound = Table(
     "lease_bound",
@@ -176,15 +175,15 @@ lease_bound = Table(
     Column("max_lease_ms", Integer, nullable=False),
     Column("served_from", Text, nullable=False),
 )
-"""One row, id 1: the longest lease that a peer can still hold, also after a restart with a shorter one, and the host
-and directory of the process that served last.
+"""One row (id 1): the longest lease that a peer can still hold, also after a restart with a shorter `max_lease_s`, and
+host and directory of the last serving process.
 """
 
 COMMON_OUTCOME: Final = "ok"
 COMMON_VERBS: Final = ("capabilities", "get", "list", "search")
 RARE_OUTCOME: Final = text("outcome <> 'ok'")
 RARE_VERB: Final = text("verb NOT IN ('capabilities', 'get', 'list', 'search')")
-"""Conditions of two partial indexes: they hold few events, so a read's event costs neither index a write."""
+"""Conditions of two partial indexes, which exclude ordinary reads: writing their events updates neither index."""
 
 audit_events = Table(
     "audit_events",
@@ -210,10 +209,11 @@ Index(None, audit_events.c.grant_id, audit_events.c.at, audit_events.c.id)
 Index(None, audit_events.c.peer, audit_events.c.at, audit_events.c.id)
 Index(None, audit_events.c.outcome, audit_events.c.at, audit_events.c.id)
 Index(None, audit_events.c.verb, audit_events.c.at, audit_events.c.id)
-"""Who read what; never a body. A call refused before its grant was known has no grant id, but a source.
+"""Audit events, without request or answer bodies. A call refused before its grant was known has no grant id but a
+source.
 
-A number is never given twice, also where the newest rows were moved away: who follows the trail counts on it. Each
-index holds the order of time, in which the audit is listed.
+Ids are never reused, even after the newest rows were archived: readers that follow the trail depend on it. Each index
+ends with the time order, in which the audit is listed.
 """
 
 users = Table("users", METADATA, Column("id", Text, primary_key=True))
@@ -244,10 +244,10 @@ rows = Table(
 )
 Index("ix_rows_owner", rows.c.resource, rows.c.owner, rows.c.created_at.desc(), rows.c.id, rows.c.team)
 Index("ix_rows_team", rows.c.resource, rows.c.team, rows.c.created_at.desc(), rows.c.id)
-"""The embedded provider's rows. `data` is JSON text as given, `text` its coded words for full-text search.
+"""The embedded provider's rows. `data` is JSON text as given, `text` its encoded terms for full-text search.
 
-Each index holds the order of a list within one owner's or one team's rows, which is how a subject's rights read it.
+Each index has the order of a list within the rows of one owner or one team, as the access rules read them.
 
-On SQLite the FTS5 table `rows_fts` follows `text` by triggers; on PostgreSQL the generated column `words`
-(`tsvector`) does.
+On SQLite, triggers copy `text` to the FTS5 table `rows_fts`; on PostgreSQL, the generated column `words` (`tsvector`)
+is derived from it.
 """

@@ -1,7 +1,7 @@
-"""Log lines for people (text) and for machines (JSON), each with the ids of the trace it belongs to.
+"""Log formatters for text and JSON, with the ids of the current trace.
 
-A line holds what its author wrote and the exception, never a request or an answer: no caller of these loggers passes
-rows. Control characters are escaped, so that what a peer sent can neither forge a line nor move a cursor.
+A line contains its message and the exception, never the rows of a request or answer. Control characters are escaped, so
+that data from a peer can neither forge a line nor move a terminal's cursor.
 """
 
 import logging
@@ -21,10 +21,10 @@ _ESCAPES_OF_LINE: Final = {code: text for code, text in _ESCAPES.items() if code
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-23T18:13:48.123Z WARNING federation.x: words [trace 0af7…]`, then the traceback if there is one."""
+    """`2026-11-23T18:13:48.123Z WARNING federation.x: message [trace 0af7…]`, then the traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record."""
+        """Return the record as text."""
         trace_id = _trace_fields().get("trace_id")
         line = f"{_instant(record)} {record.levelname} {record.name}: {record.getMessage()}".translate(_ESCAPES)
         if trace_id:
@@ -38,13 +38,13 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time, level, logger, message`; within a span `trace_id, span_id, trace_flags`.
+    """One JSON object per line: `time, level, logger, message`, and within a span `trace_id, span_id, trace_flags`.
 
-    `exception` where there is one.
+    `exception` holds the traceback, if any.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return the record as one line of JSON."""
         fields = {
             "time": _instant(record),
             "level": record.levelname,
@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup_logging(config: TelemetryConfig, stream: TextIO = sys.stderr, level: int = logging.INFO) -> None:
-    """Send the log of the whole process to `stream` in the configured format, instead of where it went before."""
+    """Send the log of the whole process to `stream` in the configured format, replacing existing handlers."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level, force=True)
@@ -69,7 +69,7 @@ def _instant(record: logging.LogRecord) -> str:
 
 
 def _trace_fields() -> dict[str, str]:
-    """Return what names the current span, by the names and in the form of the standard; nothing without a span."""
+    """Return the ids of the current span in the W3C format; an empty dict without a span."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return {}
@@ -81,5 +81,5 @@ def _trace_fields() -> dict[str, str]:
 
 
 def encodable(text: str) -> str:
-    """Return text that JSON can hold: lone surrogates, as from undecodable file names, become escapes."""
+    """Return text that UTF-8 can encode: lone surrogates, as in undecodable file names, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Every metric of a gateway as data: the instruments, the table of the documentation and its tests are made of this."""
+"""Definitions of a gateway's metrics, from which the instruments and the documentation table are made."""
 
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -29,7 +29,7 @@ _SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 
 
 class Kind(StrEnum):
-    """What a metric's figures are."""
+    """The instrument of a metric."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -37,10 +37,10 @@ class Kind(StrEnum):
 
 
 class Metric(NamedTuple):
-    """One metric. `unit` is UCUM; a word in braces names what is counted and is no unit, nor is an empty one.
+    """The definition of a metric. `unit` is a UCUM unit; text in braces names what is counted, empty means no unit.
 
-    `attributes` are all that a point may carry. Each is the name of a peer, which the operator gave, or a word of a
-    small, fixed set, so the number of points is bounded by the number of peers.
+    `attributes` names all attributes of a data point. Each value is a peer name given by the operator or one of a small
+    fixed set, so the number of peers bounds the cardinality.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Metric(NamedTuple):
 
     @property
     def prometheus_name(self) -> str:
-        """How `/metrics` calls it; the points of a histogram end in `_bucket`, `_sum` and `_count` besides."""
+        """The name at `/metrics`; a histogram's series add `_bucket`, `_sum` and `_count`."""
         suffix = _SUFFIXES.get(self.unit, "")
         plain = self.name.replace(".", "_")
         total = "_total" if self.kind is Kind.COUNTER else ""
@@ -64,34 +64,38 @@ CLIENT_REQUESTS: Final = Metric(
     "federation.client.requests",
     Kind.COUNTER,
     "{call}",
-    "Calls to peers as their callers saw them end, answers from the cache included",
+    "Calls to peers by outcome, cache hits included",
     (*_CALL, "cached"),
 )
 CLIENT_DURATION: Final = Metric(
     "federation.client.duration",
     Kind.HISTOGRAM,
     "s",
-    "How long callers waited for a peer's answer",
+    "Duration of calls to peers, cache hits included",
     (*_CALL, "cached"),
 )
 SERVER_REQUESTS: Final = Metric(
-    "federation.server.requests", Kind.COUNTER, "{call}", "Calls of peers to this gateway, by how they ended", _CALL
+    "federation.server.requests", Kind.COUNTER, "{call}", "Calls of peers to this gateway by outcome", _CALL
 )
 SERVER_DURATION: Final = Metric(
-    "federation.server.duration", Kind.HISTOGRAM, "s", "How long this gateway took to answer a peer", _CALL
+    "federation.server.duration", Kind.HISTOGRAM, "s", "Duration of calls of peers to this gateway", _CALL
 )
 CACHE_HITS: Final = Metric("federation.cache.hits", Kind.COUNTER, "{hit}", "Answers served from the cache", ("peer",))
 CACHE_MISSES: Final = Metric(
-    "federation.cache.misses", Kind.COUNTER, "{miss}", "Cacheable calls that the cache could not answer", ("peer",)
+    "federation.cache.misses",
+    Kind.COUNTER,
+    "{miss}",
+    "Cacheable calls that were not answered from the cache",
+    ("peer",),
 )
 CACHE_FLUSHES: Final = Metric(
     "federation.cache.flushes",
     Kind.COUNTER,
     "{flush}",
-    "Times that kept answers were dropped together, by cause",
+    "Invalidations of cached answers by cause",
     ("peer", "cause"),
 )
-CACHE_BYTES: Final = Metric("federation.cache.bytes", Kind.GAUGE, "By", "Size of kept answers", ("peer",))
+CACHE_BYTES: Final = Metric("federation.cache.bytes", Kind.GAUGE, "By", "Size of cached answers", ("peer",))
 CIRCUIT_STATE: Final = Metric(
     "federation.circuit.state",
     Kind.GAUGE,
@@ -103,7 +107,7 @@ CIRCUIT_TRANSITIONS: Final = Metric(
     "federation.circuit.transitions",
     Kind.COUNTER,
     "{change}",
-    "Times that a circuit entered a state",
+    "State transitions of circuits, by new state",
     ("peer", "state"),
 )
 WATCH_STATE: Final = Metric(
@@ -114,24 +118,24 @@ WATCH_STATE: Final = Metric(
     ("peer",),
 )
 WATCH_EVENTS: Final = Metric(
-    "federation.watch.events", Kind.COUNTER, "{event}", "What peers said on their watches", ("peer", "kind")
+    "federation.watch.events", Kind.COUNTER, "{event}", "Events received on watches", ("peer", "kind")
 )
-LEASES: Final = Metric("federation.leases", Kind.GAUGE, "{lease}", "Leases given out to peers that have not ended")
+LEASES: Final = Metric("federation.leases", Kind.GAUGE, "{lease}", "Active leases granted to peers")
 AUDIT_DROPPED: Final = Metric(
-    "federation.audit.dropped", Kind.COUNTER, "{event}", "Refused calls that the audit could only count"
+    "federation.audit.dropped", Kind.COUNTER, "{event}", "Denied calls whose audit events were dropped"
 )
 CERTIFICATE_REMAINING: Final = Metric(
     "federation.certificate.remaining",
     Kind.GAUGE,
     "s",
-    "Time until a certificate in use ends, negative once it has; the least of a peer's users",
+    "Time until a certificate in use expires, negative afterwards; the minimum over a peer's users",
     ("kind", "peer"),
 )
 CERTIFICATE_RENEWALS: Final = Metric(
     "federation.certificate.renewals",
     Kind.COUNTER,
     "{attempt}",
-    "Attempts of this process to renew a certificate for a peer, by how they ended",
+    "Attempts of this process to renew the certificate for a peer, by outcome",
     ("peer", "outcome"),
 )
 

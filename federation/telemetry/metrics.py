@@ -1,6 +1,6 @@
-"""The figures a gateway keeps of itself, as OpenTelemetry instruments: made once, almost free while no SDK reads them.
+"""OpenTelemetry instruments of a gateway: created once, nearly free while no SDK reads them.
 
-Which there are, and what their points carry, is in `federation.telemetry.catalogue`.
+`federation.telemetry.metric_definitions` defines the metrics and their attributes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
-from federation.telemetry import metric_definitions as catalogue
+from federation.telemetry import metric_definitions as definitions
 from federation.telemetry.metric_definitions import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeName
 
@@ -27,19 +27,19 @@ __all__ = [
 
 T = TypeVar("T")
 Reader = Callable[[], Iterable[tuple[str, T]]]
-"""Yields (peer, figure) when somebody collects; several figures of one peer name (one a user) are merged."""
+"""Yields (peer, value) at each collection. Values of one peer name (one per user) are merged."""
 _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 CIRCUIT_STATE_VALUE: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
-"""The value of `federation.circuit.state`; of several circuits to one peer the worst counts."""
+"""Values of `federation.circuit.state`; of several circuits to one peer, the highest is reported."""
 WATCH_STATE_VALUE: Final[Mapping[str, int]] = {"armed": 0, "connecting": 1, "off": 2}
-"""The value of `federation.watch.state`; of several watches of one peer the worst counts."""
+"""Values of `federation.watch.state`; of several watches of one peer, the highest is reported."""
 DURATION_BOUNDARIES: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""Seconds; the first ones tell hits apart."""
+"""Histogram buckets in seconds; the lowest ones resolve cache hits."""
 
 
 class CacheReading(NamedTuple):
-    """Totals of one peer's part of the response cache; flushes by cause."""
+    """Totals of one peer's partition of the response cache; flushes by cause."""
 
     hits: int
     misses: int
@@ -48,14 +48,14 @@ class CacheReading(NamedTuple):
 
 
 class Remaining(NamedTuple):
-    """Seconds until a certificate ends. `kind` is `client` (ours for a peer) or `server` (this gateway's own)."""
+    """Seconds until a certificate expires. `kind` is `client` (for calls to a peer) or `server` (the gateway's)."""
 
     kind: str
     seconds: float
 
 
 class _Series:
-    """One set of attributes: made once, since a dictionary a call costs more than the count."""
+    """One attribute set with its count. Created once, since a dict per call costs more than counting."""
 
     __slots__ = ("attributes", "count")
 
@@ -65,7 +65,7 @@ class _Series:
 
 
 class _Calls:
-    """Calls and how long they took. Counted here and observed: the SDK's counter costs a third of a span a hit."""
+    """Count and duration of calls. An observable counter, since the SDK's counter costs a third of a span per hit."""
 
     def __init__(self, meter: Meter, requests: Metric, duration: Metric) -> None:
         self._names = requests.attributes
@@ -93,16 +93,16 @@ class _Calls:
 
 
 class FederationMetrics:
-    """All instruments of one gateway. Owners register readers of what they count; a reader must not block."""
+    """All instruments of one gateway. Components register readers of their values; a reader must not block."""
 
     def __init__(self, provider: MeterProvider | None = None, *, version: str = "") -> None:
         meter = (provider or metrics.get_meter_provider()).get_meter(SCOPE, version)
         self._lock = Lock()
-        self._asked = _Calls(meter, catalogue.CLIENT_REQUESTS, catalogue.CLIENT_DURATION)
-        self._served = _Calls(meter, catalogue.SERVER_REQUESTS, catalogue.SERVER_DURATION)
-        turns, heard = catalogue.CIRCUIT_TRANSITIONS, catalogue.WATCH_EVENTS
-        self._transitions = meter.create_counter(turns.name, turns.unit, turns.description)
-        self._watch_events = meter.create_counter(heard.name, heard.unit, heard.description)
+        self._client_calls = _Calls(meter, definitions.CLIENT_REQUESTS, definitions.CLIENT_DURATION)
+        self._server_calls = _Calls(meter, definitions.SERVER_REQUESTS, definitions.SERVER_DURATION)
+        transitions, events = definitions.CIRCUIT_TRANSITIONS, definitions.WATCH_EVENTS
+        self._transitions = meter.create_counter(transitions.name, transitions.unit, transitions.description)
+        self._watch_events = meter.create_counter(events.name, events.unit, events.description)
         self._caches: list[Reader[CacheReading]] = []
         self._watches: list[Reader[str]] = []
         self._circuits: list[Reader[str]] = []
@@ -111,73 +111,73 @@ class FederationMetrics:
         self._leases: list[Callable[[], int]] = []
         self._dropped: list[Callable[[], int]] = []
         for metric, observe in (
-            (catalogue.CACHE_HITS, self._cache("hits")),
-            (catalogue.CACHE_MISSES, self._cache("misses")),
-            (catalogue.CACHE_BYTES, self._cache("bytes")),
-            (catalogue.CACHE_FLUSHES, self._flushes),
-            (catalogue.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
-            (catalogue.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
-            (catalogue.LEASES, self._total(self._leases)),
-            (catalogue.AUDIT_DROPPED, self._total(self._dropped)),
-            (catalogue.CERTIFICATE_REMAINING, self._remaining),
-            (catalogue.CERTIFICATE_RENEWALS, self._renewed),
+            (definitions.CACHE_HITS, self._cache("hits")),
+            (definitions.CACHE_MISSES, self._cache("misses")),
+            (definitions.CACHE_BYTES, self._cache("bytes")),
+            (definitions.CACHE_FLUSHES, self._flushes),
+            (definitions.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
+            (definitions.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
+            (definitions.LEASES, self._total(self._leases)),
+            (definitions.AUDIT_DROPPED, self._total(self._dropped)),
+            (definitions.CERTIFICATE_REMAINING, self._remaining),
+            (definitions.CERTIFICATE_RENEWALS, self._renewed),
         ):
             _observed(meter, metric, observe)
 
     def call_ended(self, peer: str, verb: str, outcome: OutcomeName, took_s: float, *, cached: bool) -> None:
-        """Count a call of a local caller, however it was answered."""
-        self._asked.ended((peer, verb, outcome.value, cached), took_s)
+        """Count a call to a peer, cached or not."""
+        self._client_calls.ended((peer, verb, outcome.value, cached), took_s)
 
     def call_served(self, peer: str, verb: str, outcome: OutcomeName, took_s: float) -> None:
-        """Count a peer's call; `peer` is the name of its grant's peer, empty where it has no grant that is known."""
-        self._served.ended((peer, verb, outcome.value), took_s)
+        """Count a call of a peer; `peer` is the peer of its grant, empty if the grant is unknown."""
+        self._server_calls.ended((peer, verb, outcome.value), took_s)
 
     def circuit_transition(self, peer: str, after: str) -> None:
-        """Count a change of a circuit's state; `after` is the new one."""
+        """Count a state transition of a circuit; `after` is the new state."""
         self._transitions.add(1, {"peer": peer, "state": after})
 
-    def watch_heard(self, peer: str, kind: str) -> None:
-        """Count an event of a peer's watch; `kind` is one of those that the contract names."""
+    def watch_event(self, peer: str, kind: str) -> None:
+        """Count an event received on a watch; `kind` is an event kind of the wire contract."""
         self._watch_events.add(1, {"peer": peer, "kind": kind})
 
     def read_cache(self, reader: Reader[CacheReading]) -> Callable[[], None]:
-        """Read cache figures from here on; returns what ends it."""
+        """Register a reader of cache totals. Returns its unregister function."""
         return self._register(self._caches, reader)
 
     def read_circuits(self, reader: Reader[str]) -> Callable[[], None]:
-        """Read circuit states (`closed`, `half_open`, `open`) from here on; returns what ends it."""
+        """Register a reader of circuit states (`closed`, `half_open`, `open`). Returns its unregister function."""
         return self._register(self._circuits, reader)
 
     def read_watches(self, reader: Reader[str]) -> Callable[[], None]:
-        """Read the states of watches (`armed`, `connecting`, `off`) from here on; returns what ends it."""
+        """Register a reader of watch states (`armed`, `connecting`, `off`). Returns its unregister function."""
         return self._register(self._watches, reader)
 
     def read_certificates(self, reader: Reader[Remaining]) -> Callable[[], None]:
-        """Read how long certificates last from here on; returns what ends it. Our own one has an empty peer."""
+        """Register a reader of certificate lifetimes (own one: peer is empty). Returns its unregister function."""
         return self._register(self._certificates, reader)
 
     def read_renewals(self, reader: Reader[Mapping[str, int]]) -> Callable[[], None]:
-        """Read totals of renewals by outcome from here on; returns what ends it."""
+        """Register a reader of renewal totals by outcome. Returns its unregister function."""
         return self._register(self._renewals, reader)
 
     def read_leases(self, reader: Callable[[], int]) -> Callable[[], None]:
-        """Read the number of leases given out from here on; returns what ends it."""
+        """Register a reader of the number of active leases. Returns its unregister function."""
         return self._register(self._leases, reader)
 
     def read_audit_dropped(self, reader: Callable[[], int]) -> Callable[[], None]:
-        """Read the total of audit events that were only counted from here on; returns what ends it."""
+        """Register a reader of the total of dropped audit events. Returns its unregister function."""
         return self._register(self._dropped, reader)
 
     def _register(self, readers: list[T], reader: T) -> Callable[[], None]:
         with self._lock:
             readers.append(reader)
 
-        def end() -> None:
+        def unregister() -> None:
             with self._lock:
                 if reader in readers:
                     readers.remove(reader)
 
-        return end
+        return unregister
 
     def _readers(self, readers: list[T]) -> list[T]:
         with self._lock:
@@ -197,10 +197,10 @@ class FederationMetrics:
         return observe
 
     def _flushes(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_word("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
+        return _by_value("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
 
     def _renewed(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_word("outcome", self._read(self._renewals))
+        return _by_value("outcome", self._read(self._renewals))
 
     def _remaining(self, _: CallbackOptions) -> Iterable[Observation]:
         least: dict[tuple[str, str], float] = {}
@@ -229,16 +229,16 @@ class FederationMetrics:
 
 
 _LOCK: Final = Lock()
-_MADE: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
+_INSTANCES: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
 
 
 def metrics_for(provider: MeterProvider | None, *, version: str = "") -> FederationMetrics:
-    """Return the instruments on a provider (`None`: the global one), made once: a second set would report twice."""
+    """Return the instruments of a provider (`None`: the global one). There is one set per provider, to count once."""
     provider = provider or metrics.get_meter_provider()
     with _LOCK:
-        made = _MADE.get(provider)
+        made = _INSTANCES.get(provider)
         if made is None:
-            made = _MADE[provider] = FederationMetrics(provider, version=version)
+            made = _INSTANCES[provider] = FederationMetrics(provider, version=version)
     return made
 
 
@@ -247,9 +247,9 @@ def _observed(meter: Meter, metric: Metric, observe: _Observe) -> None:
     create(metric.name, [observe], metric.unit, metric.description)
 
 
-def _by_word(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
+def _by_value(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
     totals: dict[tuple[str, str], int] = {}
     for peer, counts in readings:
-        for word, count in counts.items():
-            totals[peer, word] = totals.get((peer, word), 0) + count
-    return [Observation(total, {"peer": peer, name: word}) for (peer, word), total in totals.items()]
+        for value, count in counts.items():
+            totals[peer, value] = totals.get((peer, value), 0) + count
+    return [Observation(total, {"peer": peer, name: value}) for (peer, value), total in totals.items()]

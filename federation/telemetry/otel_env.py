@@ -1,4 +1,4 @@
-"""What the standard `OTEL_*` variables ask of a gateway's process."""
+"""Evaluation of the standard `OTEL_*` environment variables."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_SERVICE_NAME",
     "Environment",
-    "asked_for",
     "is_disabled",
+    "is_exported",
     "names_exporters",
     "resource_of",
     "sampler_of",
@@ -25,23 +25,23 @@ Environment = Mapping[str, str]
 
 
 def is_disabled(environment: Environment) -> bool:
-    """Tell whether the SDK is to do nothing at all."""
+    """Tell whether `OTEL_SDK_DISABLED` is set."""
     return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 def names_exporters(environment: Environment) -> bool:
-    """Tell whether any variable names an exporter or an endpoint; without one, `asked_for` is false of every signal."""
+    """Tell whether any variable names an exporter or an endpoint; else no signal is exported."""
     names = ["OTEL_EXPORTER_OTLP_ENDPOINT"]
     for signal in SIGNALS:
         names += (f"OTEL_{signal}_EXPORTER", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     return any(environment.get(name) for name in names)
 
 
-def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
-    """Tell whether a signal (`TRACES`, `METRICS`, `LOGS`) is to be sent by OTLP, by a protocol that is spoken here.
+def is_exported(signal: str, environment: Environment, elsewhere: Collection[str] = ()) -> bool:
+    """Tell whether to export a signal (`TRACES`, `METRICS`, `LOGS`) by OTLP/gRPC.
 
-    The standard's default exporter is `otlp`; here it counts once an endpoint is named. A wish that cannot be met is
-    a warning, except for those exporters that are met `elsewhere`.
+    Without `OTEL_<signal>_EXPORTER`, a signal is exported if an endpoint is set (the standard would always export).
+    Logs a warning for an unsupported exporter or protocol, except for the exporters in `elsewhere`.
     """
     exporters = {name.strip() for name in environment.get(f"OTEL_{signal}_EXPORTER", "").lower().split(",")} - {""}
     endpoint = environment.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environment.get(
@@ -58,25 +58,25 @@ def asked_for(signal: str, environment: Environment, elsewhere: Collection[str] 
         "OTEL_EXPORTER_OTLP_PROTOCOL", ""
     )
     if protocol not in {"", "grpc"}:
-        LOGGER.warning("no %s are exported: OTLP by %r is not spoken here; set the protocol to grpc", signal, protocol)
+        LOGGER.warning("no %s are exported: OTLP by %r is not supported; set the protocol to grpc", signal, protocol)
         return False
     return True
 
 
 def resource_of(gateway_name: str, version: str, environment: Environment) -> "Resource":
-    """Name the gateway; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win over the service's name."""
+    """Return the OTel resource of the gateway; the `OTEL_*` variables override the default service name."""
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 
-    ours = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
+    attributes = {SERVICE_INSTANCE_ID: gateway_name, SERVICE_VERSION: version}
     named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create(ours if named else ours | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
+    return Resource.create(attributes if named else attributes | {SERVICE_NAME: DEFAULT_SERVICE_NAME})
 
 
 def sampler_of(environment: Environment) -> "Sampler | None":
-    """Return a sampler by which a peer's `sampled` flag does not command this gateway, or `None` for the SDK's own.
+    """Return a sampler that ignores a peer's `sampled` flag, or `None` to use the SDK's own sampler.
 
-    The `parentbased_…` samplers obey the parent; here they do so for parents of this process alone, and the rate of
-    the root holds for a peer's traces too. The ratio goes by trace id, so gateways with one rate agree.
+    The `parentbased_…` samplers follow the parent's flag. This one follows only parents of this process and samples a
+    peer's traces at the rate of root spans. The decision depends on the trace id, so gateways of equal rate agree.
     """
     from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 

@@ -1,8 +1,7 @@
-"""Log lines of this package as OTLP log records.
+"""Export of this package's log records by OTLP.
 
-Only of this package: what other loggers of the process hold is not this gateway's to send, and may hold rows (a
-database driver's statements do). An exception goes as its type and its frames. Its message stays in the gateway's own
-log, because the fault of a data provider may quote the row it stumbled over.
+Other loggers of the process are not exported: their records may contain rows (such as a database driver's statements).
+An exception is exported as type and frames without its message, because an error of a data provider may quote a row.
 """
 
 import logging
@@ -13,10 +12,10 @@ from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
 from federation.telemetry.log_format import encodable
 
-__all__ = ["OURS", "OtlpLogHandler"]
+__all__ = ["PACKAGE_LOGGER", "OtlpLogHandler"]
 
-OURS: Final = __name__.partition(".")[0]
-"""The logger whose lines are sent, with all beneath it."""
+PACKAGE_LOGGER: Final = __name__.partition(".")[0]
+"""The logger whose records are exported, child loggers included."""
 _SEVERITIES: Final = (
     (logging.CRITICAL, SeverityNumber.FATAL),
     (logging.ERROR, SeverityNumber.ERROR),
@@ -28,34 +27,34 @@ _Attributes = dict[str, str]
 
 
 class OtlpLogHandler(logging.Handler):
-    """Hands records to a provider, with the trace and span that are current. The body is the line's words."""
+    """Passes log records to an OTel provider, with the current trace and span. The body is the message."""
 
     def __init__(self, provider: LoggerProvider) -> None:
         super().__init__()
         self._provider = provider
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one record over; the provider's own thread sends it."""
+        """Pass on one record; the provider's thread sends it."""
         try:
-            self._provider.get_logger(record.name).emit(_converted(record))
-        except Exception:  # noqa: BLE001 - a line must not cost its author anything
+            self._provider.get_logger(record.name).emit(_to_log_record(record))
+        except Exception:  # noqa: BLE001 - logging must not raise
             self.handleError(record)
 
     def attach(self) -> None:
-        """Take the lines of this package from here on."""
-        logging.getLogger(OURS).addHandler(self)
+        """Start exporting the records of this package."""
+        logging.getLogger(PACKAGE_LOGGER).addHandler(self)
 
     def detach(self) -> None:
-        """Take no more."""
-        logging.getLogger(OURS).removeHandler(self)
+        """Stop exporting records."""
+        logging.getLogger(PACKAGE_LOGGER).removeHandler(self)
 
     @classmethod
     def attached(cls) -> bool:
-        """Tell whether the lines are sent already, as by another gateway of this process."""
-        return any(isinstance(handler, cls) for handler in logging.getLogger(OURS).handlers)
+        """Tell whether records are already exported, as for another gateway of this process."""
+        return any(isinstance(handler, cls) for handler in logging.getLogger(PACKAGE_LOGGER).handlers)
 
 
-def _converted(record: logging.LogRecord) -> LogRecord:
+def _to_log_record(record: logging.LogRecord) -> LogRecord:
     at_ns = int(record.created * 1e9)
     return LogRecord(
         timestamp=at_ns,
@@ -76,7 +75,7 @@ def _fault(error: BaseException) -> _Attributes:
 
 
 def _frames(error: BaseException) -> str:
-    """Return the frames of an exception and of those that led to it, the first one first, each under its type."""
+    """Return the frames of an exception and its causes, each below its type, the root cause first."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: one small HTTP server a gateway. Needs the extra `prometheus`; see `setup`."""
+"""The Prometheus endpoint `/metrics`, one HTTP server per gateway. Requires the extra `prometheus`."""
 
 import logging
 import socket
@@ -19,36 +19,36 @@ __all__ = ["MetricsPage"]
 
 LOGGER: Final = logging.getLogger(__name__)
 FIELD: Final = "telemetry.prometheus"
-SILENCE_S: Final = 10.0
-"""How long a connection may hold its thread without a word."""
+IDLE_TIMEOUT_S: Final = 10.0
+"""Seconds that an idle connection may occupy its thread."""
 
 
 class MetricsPage:
-    """The page of one gateway: what `reader` collects, to whoever may connect to `listen` (host:port).
+    """The `/metrics` endpoint of one gateway at `listen` (host:port), serving what `reader` collects.
 
-    There is neither a password nor TLS: it is meant for loopback, or for a network that is closed by other means.
+    It has neither authentication nor TLS: use it on loopback or in a protected network.
     """
 
     def __init__(self, listen: str) -> None:
         self._host, self._port = parse_address(listen, FIELD)
-        self._registry = _OneAtATime()
+        self._registry = _SerialRegistry()
         self.reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
-        """To be given to a meter provider, before `start`."""
+        """Register this reader with a meter provider before `start`."""
         self._server: WSGIServer | None = None
         self._thread: Thread | None = None
 
     @property
     def url(self) -> str:
-        """Where the page is; empty unless it is served."""
+        """The URL of the endpoint; empty unless it is served."""
         if self._server is None:
             return ""
         host, port = str(self._server.server_address[0]), self._server.server_port
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
     def start(self) -> None:
-        """Serve from a thread of its own; blocks while a host name is looked up.
+        """Serve in a background thread. Blocks while it resolves a host name.
 
-        Raises `ConfigError` where the address cannot be had.
+        Raises `ConfigError` if it cannot listen on the address.
         """
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -59,12 +59,12 @@ class MetricsPage:
         except (OSError, UnicodeError) as e:
             raise ConfigError(FIELD, f"cannot listen on {self._host} port {self._port}: {e}") from e
         if not ip_address(str(address[0])).is_loopback:
-            LOGGER.warning("whoever can reach %s may read the metrics there", self.url)
+            LOGGER.warning("every host that can reach %s can read the metrics there", self.url)
         self._thread = Thread(target=self._server.serve_forever, name="federation-metrics", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the server; blocks for up to half a second. Twice is fine, and so is before `start`."""
+        """Stop the server; blocks for up to half a second. Idempotent, also before `start`."""
         server, self._server = self._server, None
         if server is not None and self._thread is not None:
             server.shutdown()
@@ -73,20 +73,20 @@ class MetricsPage:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = SILENCE_S
+    timeout = IDLE_TIMEOUT_S
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's own word
-        """Say nothing of each request."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's parameter name
+        """Log nothing per request."""
 
 
-class _OneAtATime(CollectorRegistry):
-    """The exporter keeps what it collects in one place for all: two scrapes at a time would get parts of each other."""
+class _SerialRegistry(CollectorRegistry):
+    """Serializes collections: the exporter collects into shared state, so concurrent scrapes would mix."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._turn = Lock()
+        self._collecting = Lock()
 
     def collect(self) -> Iterable[Metric]:
-        """Return every family once."""
-        with self._turn:
+        """Return every metric family once."""
+        with self._collecting:
             return tuple(super().collect())

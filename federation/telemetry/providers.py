@@ -1,7 +1,7 @@
-"""The OpenTelemetry SDK's providers of one gateway, with their OTLP exporters.
+"""OpenTelemetry SDK providers of one gateway, with their OTLP exporters.
 
-`setup` imports this module only where a variable, the settings or the embedding program ask for the SDK, which takes
-longer to import than the rest of the telemetry together.
+`setup` imports this module only if a variable, the settings or the embedding program require the SDK, which is slow to
+import.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import ProxyTracerProvider, TracerProvider
 
 from federation.telemetry.metrics import metrics_for
-from federation.telemetry.otel_env import Environment, asked_for, resource_of, sampler_of
+from federation.telemetry.otel_env import Environment, is_exported, resource_of, sampler_of
 from federation.telemetry.otlp_logs import OtlpLogHandler
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
@@ -36,103 +36,103 @@ __all__ = ["sdk_telemetry"]
 
 
 class _GatewayTracerProvider(SdkTracerProvider):
-    """Ours; so that a second gateway of one process does not take the first one's for an embedding program's."""
+    """A gateway's tracer provider, to distinguish it from an embedding program's provider."""
 
 
 class _GatewayMeterProvider(SdkMeterProvider):
-    """Ours, likewise."""
+    """A gateway's meter provider, to distinguish it from an embedding program's provider."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Ends:
-    """What sends what waits, and what ends for good, of all that was made here."""
+class _ExportHooks:
+    """The flush and shutdown functions of the created providers."""
 
     flush: list[Callable[[], object]] = field(default_factory=list)
     shutdown: list[Callable[[], object]] = field(default_factory=list)
 
-    def of(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
-        """Add a provider's."""
+    def add(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
+        """Add the functions of a provider."""
         self.flush.append(provider.force_flush)
         self.shutdown.append(provider.shutdown)
 
 
 def sdk_telemetry(gateway_name: str, version: str, environment: Environment, page: "MetricsPage | None") -> Telemetry:
-    """Return the telemetry of a gateway that uses the SDK: exporters as `environment` asks, and the page's reader."""
-    resource, ends = resource_of(gateway_name, version, environment), _Ends()
+    """Return the telemetry of a gateway that uses the SDK: exporters as `environment` says, and the page's reader."""
+    resource, hooks = resource_of(gateway_name, version, environment), _ExportHooks()
     if page is not None:
-        ends.shutdown.append(page.stop)
-    tracers = _tracer_provider(resource, environment, ends)
-    meters = _meter_provider(resource, environment, page, ends)
-    _send_logs(resource, environment, ends)
+        hooks.shutdown.append(page.stop)
+    tracers = _tracer_provider(resource, environment, hooks)
+    meters = _meter_provider(resource, environment, page, hooks)
+    _send_logs(resource, environment, hooks)
     return Telemetry(
         SpanSource(tracers, version=version),
         metrics_for(meters, version=version),
         tracers,
         page,
-        tuple(ends.flush),
-        tuple(ends.shutdown),
+        tuple(hooks.flush),
+        tuple(hooks.shutdown),
     )
 
 
-def _tracer_provider(resource: Resource, environment: Environment, ends: _Ends) -> TracerProvider | None:
-    """Return the provider to use; `None`: the global one, whenever it comes."""
+def _tracer_provider(resource: Resource, environment: Environment, hooks: _ExportHooks) -> TracerProvider | None:
+    """Return the provider to use; `None` means the global one, also one installed later."""
     current = trace.get_tracer_provider()
     if not isinstance(current, ProxyTracerProvider | _GatewayTracerProvider):
         return current
-    if not asked_for("TRACES", environment):
+    if not is_exported("TRACES", environment):
         return None
     provider = _GatewayTracerProvider(sampler_of(environment), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if isinstance(current, ProxyTracerProvider):
         trace.set_tracer_provider(provider)
-    ends.of(provider)
+    hooks.add(provider)
     return provider
 
 
 def _meter_provider(
-    resource: Resource, environment: Environment, page: "MetricsPage | None", ends: _Ends
+    resource: Resource, environment: Environment, page: "MetricsPage | None", hooks: _ExportHooks
 ) -> MeterProvider | None:
-    """Return the provider to use, with the page's reader in it; `None`: the global one, whenever it comes.
+    """Return the provider to use, with the page's reader; `None` means the global one, also one installed later.
 
-    One that serves the page alone does not become the global one: the page is this gateway's.
+    A provider created only for the page does not become the global one.
     """
     current = metrics.get_meter_provider()
-    theirs = isinstance(current, SdkMeterProvider | NoOpMeterProvider) and not isinstance(
+    embedded = isinstance(current, SdkMeterProvider | NoOpMeterProvider) and not isinstance(
         current, _GatewayMeterProvider
     )
-    if theirs and isinstance(current, SdkMeterProvider) and page is not None:
+    if embedded and isinstance(current, SdkMeterProvider) and page is not None:
         current.add_metric_reader(page.reader)
-        ends.shutdown.append(partial(current.remove_metric_reader, page.reader))
+        hooks.shutdown.append(partial(current.remove_metric_reader, page.reader))
         return current
-    if theirs and page is None:
+    if embedded and page is None:
         return current
-    sent = not theirs and asked_for("METRICS", environment, ("prometheus",) if page else ())
+    exported = not embedded and is_exported("METRICS", environment, ("prometheus",) if page else ())
     readers: list[MetricReader] = [page.reader] if page is not None else []
-    if sent:
+    if exported:
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
     if not readers:
         return None
     provider = _GatewayMeterProvider(readers, resource, shutdown_on_exit=False)
-    if sent and not isinstance(current, _GatewayMeterProvider):
+    if exported and not isinstance(current, _GatewayMeterProvider):
         metrics.set_meter_provider(provider)
-    ends.of(provider)
+    hooks.add(provider)
     return provider
 
 
-def _send_logs(resource: Resource, environment: Environment, ends: _Ends) -> None:
-    """Send this package's log lines, unless an embedding program or another gateway of the process has them sent."""
-    if _is_embedded() or OtlpLogHandler.attached() or not asked_for("LOGS", environment):
+def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks) -> None:
+    """Export this package's log records, unless an embedding program or another gateway of the process does."""
+    if _is_embedded() or OtlpLogHandler.attached() or not is_exported("LOGS", environment):
         return
     provider = SdkLoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     handler = OtlpLogHandler(provider)
     handler.attach()
-    ends.flush.append(provider.force_flush)
-    ends.shutdown.append(partial(_end_logs, handler, provider))
+    hooks.flush.append(provider.force_flush)
+    hooks.shutdown.append(partial(_close_logs, handler, provider))
 
 
 def _is_embedded() -> bool:
-    """Tell whether the program round this gateway has an SDK of its own."""
+    """Tell whether an embedding program has installed an SDK provider."""
     tracers, meters, loggers = trace.get_tracer_provider(), metrics.get_meter_provider(), _logs.get_logger_provider()
     return (
         isinstance(loggers, SdkLoggerProvider)
@@ -141,6 +141,6 @@ def _is_embedded() -> bool:
     )
 
 
-def _end_logs(handler: OtlpLogHandler, provider: SdkLoggerProvider) -> None:
+def _close_logs(handler: OtlpLogHandler, provider: SdkLoggerProvider) -> None:
     handler.detach()
     provider.shutdown()

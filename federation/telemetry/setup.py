@@ -1,10 +1,10 @@
-"""Spans, metrics and logs of a gateway's process, sent by OTLP/gRPC as the standard `OTEL_*` variables say.
+"""Setup of a gateway's telemetry: spans, metrics and logs, exported by OTLP/gRPC as the `OTEL_*` variables say.
 
-Nothing is set up, and no thread started, unless a variable asks for a signal: `OTEL_EXPORTER_OTLP_ENDPOINT` (all
-three), `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `…_METRICS_ENDPOINT`, `…_LOGS_ENDPOINT`, or `OTEL_TRACES_EXPORTER=otlp`,
-`OTEL_METRICS_EXPORTER=otlp`, `OTEL_LOGS_EXPORTER=otlp`; `…_EXPORTER=none` turns one off again. Headers, TLS, batching
-and limits are read by the SDK itself. A provider that an embedding program installed is used as it is and left running;
-a program that has one of any kind sends its logs itself, or does not.
+Nothing is set up and no thread started unless a variable enables a signal: `OTEL_EXPORTER_OTLP_ENDPOINT` (all three),
+`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `…_METRICS_ENDPOINT`, `…_LOGS_ENDPOINT`, or `OTEL_TRACES_EXPORTER=otlp`,
+`OTEL_METRICS_EXPORTER=otlp`, `OTEL_LOGS_EXPORTER=otlp`; `…_EXPORTER=none` disables one. The SDK itself reads headers,
+TLS, batching and limits. A provider installed by an embedding program is used and never shut down; if there is one of
+any kind, the gateway does not export logs.
 """
 
 import logging
@@ -32,20 +32,20 @@ LOGGER: Final = logging.getLogger(__name__)
 def setup_telemetry(
     config: TelemetryConfig, gateway_name: str, version: str, environment: Environment = os.environ
 ) -> Telemetry:
-    """Return the telemetry of a gateway, exporting where the environment asks for it.
+    """Return the telemetry of a gateway, with OTLP export if the environment enables it.
 
-    `environment` decides whether; how, the SDK reads from the process's own variables. Providers made here for OTLP
-    become the global ones unless there are some already. What was made here is sent for good by `Telemetry.shutdown`.
-    With `telemetry.prometheus` there is a page for it, which whoever owns the gateway starts. Raises `ConfigError`
-    where the page's extra is not installed.
+    `environment` decides which signals are exported; the SDK reads the rest from the process's own variables. Providers
+    created for OTLP become the global ones unless some are installed. `Telemetry.shutdown` flushes and closes them.
+    With `telemetry.prometheus` the result has a page, which the caller starts. Raises `ConfigError` if the extra
+    `prometheus` is not installed.
     """
     if not config.enabled or is_disabled(environment):
         if config.prometheus:
-            LOGGER.warning("telemetry is switched off, so nothing is served on telemetry.prometheus")
+            LOGGER.warning("telemetry.enabled is false, so telemetry.prometheus is not served")
         return Telemetry(SpanSource(NoOpTracerProvider()), None, NoOpTracerProvider())
     page = _page(config.prometheus) if config.prometheus else None
     if page is None and not names_exporters(environment):
-        # Nothing is exported by this gateway, so the SDK is not imported. `None` stands for the global providers.
+        # This gateway exports nothing, so the SDK is not imported. `None` stands for the global providers.
         current = trace.get_tracer_provider()
         tracers = None if isinstance(current, ProxyTracerProvider) else current
         return Telemetry(SpanSource(tracers, version=version), metrics_for(None, version=version), tracers)

@@ -1,4 +1,4 @@
-"""The one span that each gateway makes of a call, and the words that spans, metrics and audit share."""
+"""The span of a call, `federation.request`, and the outcomes shared by spans, metrics and audit."""
 
 from enum import StrEnum
 from typing import Final
@@ -25,7 +25,7 @@ __all__ = [
     "OutcomeName",
     "SpanSource",
     "link_to",
-    "outcome_word",
+    "outcome_of_code",
     "remote_parent",
     "span_status",
     "traceparent_of",
@@ -33,11 +33,11 @@ __all__ = [
 
 SPAN_NAME: Final = "federation.request"
 SCOPE: Final = "mosaic.federation"
-"""Instrumentation scope of our tracer and meter."""
+"""Instrumentation scope of the package's tracer and meter."""
 
 
 class OutcomeName(StrEnum):
-    """How a call ended, in one word: the same in spans, metrics and audit rows."""
+    """The outcome of a call, as in spans, metrics and audit events."""
 
     OK = "ok"
     DENIED = "denied"
@@ -50,7 +50,7 @@ class OutcomeName(StrEnum):
     ERROR = "error"
 
 
-_WORD_OF_CODE: Final = {
+_OUTCOME_OF_CODE: Final = {
     "OK": OutcomeName.OK,
     "PERMISSION_DENIED": OutcomeName.DENIED,
     "UNAUTHENTICATED": OutcomeName.DENIED,
@@ -65,29 +65,29 @@ _WORD_OF_CODE: Final = {
 _ERRORS: Final = frozenset({OutcomeName.OFFLINE, OutcomeName.TIMEOUT, OutcomeName.ERROR})
 
 
-def outcome_word(code: str) -> OutcomeName:
-    """Return the word of a canonical gRPC code name; the code decides alone, a reason only refines it.
+def outcome_of_code(code: str) -> OutcomeName:
+    """Return the outcome of a canonical gRPC code name; the refusal reason has no influence.
 
-    Whatever has no word of its own (`INTERNAL`, `UNKNOWN`, `UNIMPLEMENTED`, …) is `error`.
+    Codes without an outcome of their own (`INTERNAL`, `UNKNOWN`, `UNIMPLEMENTED`, …) are `error`.
     """
-    return _WORD_OF_CODE.get(code, OutcomeName.ERROR)
+    return _OUTCOME_OF_CODE.get(code, OutcomeName.ERROR)
 
 
-def span_status(word: OutcomeName) -> Status | None:
-    """Return `ERROR` for `offline`, `timeout` and `error`, and nothing otherwise.
+def span_status(outcome: OutcomeName) -> Status | None:
+    """Return `ERROR` for `offline`, `timeout` and `error`, else `None`.
 
-    The RPC conventions call every code but OK an error of a CLIENT span. `federation.request` is a span of the
-    application, not of the RPC: a refusal, an unknown row or a cancelled call is an answer or a wish, and a trace
-    list full of red denials hides the outage. The RPC spans beneath (`telemetry.rpc_spans`) follow the conventions.
+    OTel's RPC conventions make every code but OK an error of a CLIENT span. `federation.request` is an application
+    span: a refusal, an unknown row or a cancelled call is an expected result, and counting it as an error would hide
+    outages. The RPC spans below it (`telemetry.rpc_spans`) follow the conventions.
     """
-    return Status(StatusCode.ERROR, word.value) if word in _ERRORS else None
+    return Status(StatusCode.ERROR, outcome.value) if outcome in _ERRORS else None
 
 
 class SpanSource:
-    """Where the tracer comes from, asked anew until there is a real one.
+    """Lazy access to the tracer.
 
-    Without a provider the global one counts, which an embedding program may install later. `tracer()` is `None`
-    while no SDK is there to take spans: then nothing of a span is made at all.
+    Without a provider it uses the global one, which an embedding program may install later. While no SDK is installed,
+    `tracer()` returns `None` and no span is created.
     """
 
     def __init__(self, provider: TracerProvider | None = None, *, version: str = "") -> None:
@@ -96,7 +96,7 @@ class SpanSource:
         self._tracer: Tracer | None = None
 
     def tracer(self) -> Tracer | None:
-        """Return the tracer, or `None` while spans would go nowhere."""
+        """Return the tracer, or `None` while nothing records spans."""
         if self._tracer is None:
             provider = self._provider or trace.get_tracer_provider()
             if isinstance(provider, ProxyTracerProvider):
@@ -111,19 +111,19 @@ def _context_of(parent: TraceParent) -> SpanContext:
 
 
 def link_to(traceparent: str | None, **attributes: str) -> Link | None:
-    """Return a link to the span that a `traceparent` names, or `None` where it names none."""
+    """Return a link to the span that a `traceparent` identifies, or `None` if it is invalid."""
     parent = parse_traceparent(traceparent)
     return Link(_context_of(parent), attributes) if parent else None
 
 
 def remote_parent(traceparent: str | None) -> NonRecordingSpan | None:
-    """Return a peer's span as a parent: no baggage, no trace state, and its sampling flag as it came."""
+    """Return a peer's span as a parent, with its sampling flag and without baggage or trace state."""
     parent = parse_traceparent(traceparent)
     return NonRecordingSpan(_context_of(parent)) if parent else None
 
 
 def traceparent_of(context: SpanContext) -> str:
-    """Return the `traceparent` of a span's context; empty for one that is not valid."""
+    """Return the `traceparent` of a span context; empty for an invalid one."""
     if not context.is_valid:
         return ""
     return str(TraceParent(context.trace_id, context.span_id, context.trace_flags.sampled))

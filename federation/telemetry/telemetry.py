@@ -1,4 +1,4 @@
-"""What the parts of one gateway report to. Light: it needs the OpenTelemetry API alone, not the SDK."""
+"""The telemetry handle of one gateway. Imports only the OpenTelemetry API, not the SDK."""
 
 import logging
 import time
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 
 __all__ = ["Telemetry", "ambient_telemetry"]
 
-PATIENCE_S: Final = 3.0
-"""How long a stopping gateway waits for its collector."""
+FLUSH_TIMEOUT_S: Final = 3.0
+"""Seconds that a stopping gateway waits for its collector."""
 LOGGER: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Spans and figures of one gateway; both cost next to nothing where nobody listens."""
+    """Spans and metrics of one gateway; nearly free while nothing is exported."""
 
     spans: SpanSource
     metrics: FederationMetrics | None
-    """`None`: switched off."""
+    """`None` if telemetry is disabled."""
     tracer_provider: TracerProvider | None = None
-    """For others that make spans (`telemetry.rpc_spans`); `None`: the global one."""
+    """Provider for other instrumentation (`telemetry.rpc_spans`); `None` means the global one."""
     page: "MetricsPage | None" = None
-    """`/metrics`, where the settings name an address for it; `shutdown` ends it."""
+    """The `/metrics` endpoint, if configured; `shutdown` stops it."""
     _flush: tuple[Callable[[], object], ...] = ()
     _shutdown: tuple[Callable[[], object], ...] = ()
 
-    def flush(self, timeout_s: float = PATIENCE_S) -> None:
-        """Send what waits to be sent; blocks for at most `timeout_s`, whatever the collector does."""
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """Export pending data; blocks for at most `timeout_s`."""
         _run(self._flush, timeout_s)
 
-    def shutdown(self, timeout_s: float = PATIENCE_S) -> None:
-        """Send what waits and end the exporters of this gateway; blocks for at most `timeout_s`. Once is enough."""
+    def shutdown(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """Export pending data and close this gateway's exporters; blocks for at most `timeout_s`. Call it once."""
         _run(self._shutdown, timeout_s)
 
 
 def _run(ends: Iterable[Callable[[], object]], timeout_s: float) -> None:
-    """Run all at once and wait: the SDK itself retries for up to 20 s where no collector answers."""
+    """Run the functions concurrently and wait; without a collector the SDK itself retries for up to 20 s."""
     deadline = time.monotonic() + timeout_s
     threads = [Thread(target=end, name="federation-telemetry", daemon=True) for end in ends]
     for thread in threads:
@@ -55,10 +55,10 @@ def _run(ends: Iterable[Callable[[], object]], timeout_s: float) -> None:
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     if any(thread.is_alive() for thread in threads):
-        LOGGER.warning("the collector did not take everything within %g s; the rest is dropped", timeout_s)
+        LOGGER.warning("the collector did not accept all telemetry within %g s; the rest is dropped", timeout_s)
 
 
 @cache
 def ambient_telemetry() -> Telemetry:
-    """Return the telemetry that goes to whatever providers the program has installed, or installs later."""
+    """Return the telemetry of the global providers that the program has installed or installs later."""
     return Telemetry(SpanSource(), metrics_for(None))

@@ -1,4 +1,4 @@
-"""W3C Trace Context, level 1: `traceparent` as a value. Nothing of what a peer sends is adopted beyond it."""
+"""Parsing and formatting of `traceparent` (W3C Trace Context, level 1)."""
 
 import re
 from typing import Final, NamedTuple
@@ -8,11 +8,11 @@ __all__ = ["SAMPLED", "TraceParent", "parse_traceparent"]
 SAMPLED: Final = 0x01
 _FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
 MAX_LENGTH: Final = 512
-"""Far beyond any version's header; a longer value is not read at all."""
+"""Maximum length of a parsed value, well above that of any version."""
 
 
 class TraceParent(NamedTuple):
-    """A span of somebody else's trace. `str()` gives the header back, in version 00."""
+    """A remote span. `str()` returns the header in version 00."""
 
     trace_id: int
     span_id: int
@@ -23,10 +23,9 @@ class TraceParent(NamedTuple):
 
 
 def parse_traceparent(value: str | None) -> TraceParent | None:
-    """Read a `traceparent` or `traceresponse`; `None` for whatever the specification calls invalid.
+    """Parse a `traceparent` or `traceresponse`; return `None` if the specification calls it invalid.
 
-    A later version is read as far as version 00 goes, and flags other than `sampled` are dropped, both as the
-    specification demands.
+    As the specification requires, later versions are parsed like version 00 and flags except `sampled` are dropped.
     """
     found = _FORM.fullmatch(value) if value is not None and len(value) <= MAX_LENGTH else None
     if found is None:

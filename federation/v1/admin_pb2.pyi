@@ -71,7 +71,7 @@ class _GrantStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantStat
     DESCRIPTOR: _descriptor.EnumDescriptor
     GRANT_STATUS_UNSPECIFIED: _GrantStatus.ValueType  # 0
     GRANT_STATUS_PENDING: _GrantStatus.ValueType  # 1
-    """No certificate yet, or one that awaits confirmation."""
+    """No certificate was issued yet, or it awaits confirmation."""
     GRANT_STATUS_ACTIVE: _GrantStatus.ValueType  # 2
     GRANT_STATUS_REVOKED: _GrantStatus.ValueType  # 3
     GRANT_STATUS_EXPIRED: _GrantStatus.ValueType  # 4
@@ -80,7 +80,7 @@ class GrantStatus(_GrantStatus, metaclass=_GrantStatusEnumTypeWrapper): ...
 
 GRANT_STATUS_UNSPECIFIED: GrantStatus.ValueType  # 0
 GRANT_STATUS_PENDING: GrantStatus.ValueType  # 1
-"""No certificate yet, or one that awaits confirmation."""
+"""No certificate was issued yet, or it awaits confirmation."""
 GRANT_STATUS_ACTIVE: GrantStatus.ValueType  # 2
 GRANT_STATUS_REVOKED: GrantStatus.ValueType  # 3
 GRANT_STATUS_EXPIRED: GrantStatus.ValueType  # 4
@@ -100,7 +100,7 @@ class _NameKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NameKind.Val
     NAME_KIND_SOURCE: _NameKind.ValueType  # 5
     """local, all and federated:<peer>."""
     NAME_KIND_GATEWAY: _NameKind.ValueType  # 6
-    """Gateways that grants name."""
+    """Gateways named by grants."""
 
 class NameKind(_NameKind, metaclass=_NameKindEnumTypeWrapper): ...
 
@@ -112,7 +112,7 @@ NAME_KIND_RESOURCE: NameKind.ValueType  # 4
 NAME_KIND_SOURCE: NameKind.ValueType  # 5
 """local, all and federated:<peer>."""
 NAME_KIND_GATEWAY: NameKind.ValueType  # 6
-"""Gateways that grants name."""
+"""Gateways named by grants."""
 Global___NameKind: _TypeAlias = NameKind  # noqa: Y015
 
 @_typing.final
@@ -156,11 +156,11 @@ class StatusResponse(_message.Message):
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantInfo]: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What works now and needs the operator's eye all the same; sentences for people."""
+        """Conditions that work now but need the operator's attention; sentences for people."""
 
     @_builtins.property
     def serving(self) -> Global___ServingStatus:
-        """This gateway as others see it. Absent where one peer was asked for."""
+        """The serving side of this gateway. Absent if the request names a peer."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
 
 @_typing.final
 class ServingStatus(_message.Message):
-    """What this gateway has answered to others since it started."""
+    """Calls of peers to this gateway since it started."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,9 +193,9 @@ class ServingStatus(_message.Message):
     watches: _builtins.int
     """Armed watch streams."""
     leases: _builtins.int
-    """Cache objects of peers that may hold answers at this moment."""
+    """Cache objects of peers that may currently hold answers."""
     audit_dropped: _builtins.int
-    """Audit events of denials that were dropped, because they came too fast to be written."""
+    """Audit events of denials that were dropped because they arrived faster than they could be written."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestCount]: ...
     @_builtins.property
@@ -226,7 +226,7 @@ class RequestCount(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     verb: _builtins.str
     outcome: _builtins.str
-    """An outcome word of the audit trail."""
+    """An outcome of the audit trail."""
     count: _builtins.int
     def __init__(
         self,
@@ -253,7 +253,7 @@ class WatchStatusRequest(_message.Message):
     peer: _builtins.str
     user: _builtins.str
     interval_ms: _builtins.int
-    """Between two messages at most; 0 means 1000. A change is sent at once."""
+    """Maximum time between two messages; 0 means 1000. A change is sent at once."""
     def __init__(
         self,
         *,
@@ -311,7 +311,7 @@ class GatewayInfo(_message.Message):
     def now(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def server_certificate(self) -> Global___CertificateInfo:
-        """What peers see on both addresses."""
+        """Presented to peers on both addresses."""
 
     def __init__(
         self,
@@ -360,7 +360,7 @@ class PeerStatus(_message.Message):
     def certificate(self) -> Global___CertificateInfo: ...
     @_builtins.property
     def last_success(self) -> _timestamp_pb2.Timestamp:
-        """Absent when there was none since the gateway started."""
+        """Absent if there was none since the gateway started."""
 
     @_builtins.property
     def last_failure(self) -> Global___CallFailure: ...
@@ -374,7 +374,7 @@ class PeerStatus(_message.Message):
     def watch(self) -> Global___WatchStatus: ...
     @_builtins.property
     def renewal(self) -> Global___RenewalStatus:
-        """Absent where nothing renews the certificate."""
+        """Absent if the certificate is not renewed automatically."""
 
     @_builtins.property
     def revocation(self) -> Global___PeerRevocation:
@@ -382,7 +382,7 @@ class PeerStatus(_message.Message):
 
     @_builtins.property
     def seen_at(self) -> _timestamp_pb2.Timestamp:
-        """The last proof of life: an answer, or a message on the watch. Absent when there was none since the gateway started."""
+        """Last answer or watch message. Absent if there was none since the gateway started."""
 
     def __init__(
         self,
@@ -418,10 +418,10 @@ class PeerRevocation(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """The peer's words, made printable and short."""
+    """The peer's text, shortened and with unprintable characters replaced."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When this gateway heard of it."""
+        """When this gateway learned of the revocation."""
 
     def __init__(
         self,
@@ -451,7 +451,7 @@ class CertificateInfo(_message.Message):
     fingerprint: _builtins.str
     """SHA-256 of the DER form, lower-case hexadecimal."""
     after_expiry: _builtins.bool
-    """Issued on the word of the old key, because the predecessor had expired."""
+    """Issued after the predecessor had expired, on proof of the old key."""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -484,12 +484,12 @@ class RenewalStatus(_message.Message):
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     NEXT_AT_FIELD_NUMBER: _builtins.int
     consecutive_failures: _builtins.int
-    """Since the last success; the peer counts as degraded from the third on."""
+    """Failures since the last success; the peer is degraded from the third on."""
     @_builtins.property
     def last_failure(self) -> Global___CallFailure: ...
     @_builtins.property
     def next_at(self) -> _timestamp_pb2.Timestamp:
-        """The next attempt; absent where there will be none."""
+        """The next attempt; absent if there will be none."""
 
     def __init__(
         self,
@@ -601,7 +601,7 @@ class LatencyStatus(_message.Message):
     P50_MS_FIELD_NUMBER: _builtins.int
     P99_MS_FIELD_NUMBER: _builtins.int
     p50_ms: _builtins.float
-    """Over the last 512 answered calls that used the wire."""
+    """Over the last 512 answered calls, cache hits excluded."""
     p99_ms: _builtins.float
     def __init__(
         self,
@@ -669,17 +669,17 @@ class GrantInfo(_message.Message):
     """The local user as whom the peer reads."""
     status: Global___GrantStatus.ValueType
     scope: _builtins.str
-    """The scope document, as JSON."""
+    """The scope document (JSON)."""
     revoked_reason: _builtins.str
     leases: _builtins.int
-    """Cache objects of the peer that may hold answers at this moment."""
+    """Cache objects of the peer that may currently hold answers."""
     watches: _builtins.int
     """Armed watch streams."""
     requests: _builtins.int
-    """Calls under the grant since the gateway started, and those of them that were denied."""
+    """Calls under the grant since the gateway started, and the denied ones among them."""
     denials: _builtins.int
     last_denied_reason: _builtins.str
-    """As the audit trail has it."""
+    """The reason in the audit trail."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -738,7 +738,7 @@ class CreateGrantRequest(_message.Message):
     expires_in_s: _builtins.int
     """0 means that the grant does not expire."""
     validate_only: _builtins.bool
-    """Only check it, and say what it would open."""
+    """Only validate the grant and preview what it would open."""
     def __init__(
         self,
         *,
@@ -758,7 +758,7 @@ Global___CreateGrantRequest: _TypeAlias = CreateGrantRequest  # noqa: Y015
 
 @_typing.final
 class ResourcePreview(_message.Message):
-    """What a scope opens of the subject's rows at this moment."""
+    """The subject's rows that a scope currently opens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -769,10 +769,10 @@ class ResourcePreview(_message.Message):
     resource: _builtins.str
     rows: _builtins.int
     more: _builtins.bool
-    """There are more than were counted."""
+    """More rows exist than were counted."""
     @_builtins.property
     def newest_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The newest of them, for a person to look at; never more than five."""
+        """The ids of the newest rows, at most five."""
 
     def __init__(
         self,
@@ -801,7 +801,7 @@ class CreateGrantResponse(_message.Message):
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Things that are allowed and worth a second thought."""
+        """Valid but questionable parts of the grant."""
 
     @_builtins.property
     def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
@@ -827,9 +827,9 @@ class GetGrantRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Or its beginning, four characters or more, where no other grant begins so. The answer has the whole id."""
+    """The id, or a unique prefix of at least four characters. The response has the whole id."""
     preview: _builtins.bool
-    """Also say what it opens."""
+    """Also preview what the grant opens."""
     def __init__(
         self,
         *,
@@ -857,7 +857,7 @@ class GetGrantResponse(_message.Message):
     def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationReceipt]:
-        """Of what was taken back last, its revocation first. One without effective_at is still awaited."""
+        """The newest receipt of each kind, revocation first. A receipt without effective_at is unfinished."""
 
     def __init__(
         self,
@@ -940,9 +940,9 @@ class UpdateGrantScopeRequest(_message.Message):
     id: _builtins.str
     scope: _builtins.str
     validate_only: _builtins.bool
-    """Only say what would change."""
+    """Only describe what would change."""
     no_wait: _builtins.bool
-    """Answer as soon as the new scope is durable."""
+    """Return as soon as the new scope is durable."""
     def __init__(
         self,
         *,
@@ -961,7 +961,7 @@ Global___UpdateGrantScopeRequest: _TypeAlias = UpdateGrantScopeRequest  # noqa: 
 
 @_typing.final
 class UpdateGrantScopeResponse(_message.Message):
-    """The first message has neither progress nor receipt, and comes before anything is awaited."""
+    """The first message has neither progress nor receipt and is sent before leases are awaited."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -975,14 +975,14 @@ class UpdateGrantScopeResponse(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     OPENS_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
-    """False where it was only asked what would change, and where nothing does."""
+    """False with validate_only, and if nothing changes."""
     @_builtins.property
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def gains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sentences for people; both empty where nothing changes."""
+        """Sentences for people; both empty if nothing changes."""
 
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -992,7 +992,7 @@ class UpdateGrantScopeResponse(_message.Message):
     def receipt(self) -> Global___RevocationReceipt: ...
     @_builtins.property
     def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]:
-        """Where it was only asked: what the scope in force opens at this moment, and what the other one would."""
+        """With validate_only: what the current scope opens, and what the new scope would open."""
 
     @_builtins.property
     def opens(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourcePreview]: ...
@@ -1029,7 +1029,7 @@ class RevokeGrantRequest(_message.Message):
     id: _builtins.str
     reason: _builtins.str
     no_wait: _builtins.bool
-    """Answer as soon as the revocation is durable."""
+    """Return as soon as the revocation is durable."""
     def __init__(
         self,
         *,
@@ -1081,7 +1081,7 @@ class RevocationProgress(_message.Message):
     def grant(self) -> Global___GrantInfo: ...
     @_builtins.property
     def awaited(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRelease]:
-        """Everyone that was awaited at the beginning, as they stand now."""
+        """All leases awaited at the start, with their current state."""
 
     def __init__(
         self,
@@ -1110,18 +1110,18 @@ class RevocationReceipt(_message.Message):
     FAILED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     reason: _builtins.str
-    """The operator's words; of a narrowed scope, what the peer lost."""
+    """The operator's text, or for a reduced scope what the peer lost."""
     kind: _builtins.str
     """revoked or narrowed."""
     failed_in_flight: _builtins.int
-    """Calls of the peer that were under way and were failed, of all instances together."""
+    """Calls of the peer in flight that failed, over all instances."""
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
-        """From here on this gateway refused."""
+        """Since then this gateway refuses calls."""
 
     @_builtins.property
     def effective_at(self) -> _timestamp_pb2.Timestamp:
-        """From here on no cache of the peer can serve what was taken back."""
+        """Since then no cache of the peer can serve revoked rows."""
 
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRelease]: ...
@@ -1154,17 +1154,17 @@ class LeaseRelease(_message.Message):
     FAILED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
-    """One cache object of the peer. Empty: those that an earlier process of this gateway gave leases to."""
+    """A cache object of the peer. Empty for the leases granted by an earlier process of this gateway."""
     how: _builtins.str
     """acked, lease_ended, disconnected or awaited."""
     failed_in_flight: _builtins.int
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When it was released; absent while it is awaited."""
+        """When the lease was released; absent while it is awaited."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """The latest that it can be awaited; absent once it is released."""
+        """When the lease ends at the latest; absent once it is released."""
 
     def __init__(
         self,
@@ -1193,7 +1193,7 @@ class RemoveUserRequest(_message.Message):
     user: _builtins.str
     reason: _builtins.str
     no_wait: _builtins.bool
-    """Answer as soon as everything is durable."""
+    """Return as soon as everything is durable."""
     def __init__(
         self,
         *,
@@ -1218,13 +1218,13 @@ class RemoveUserResponse(_message.Message):
     REMOVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___RevocationProgress:
-        """Of one grant at a time."""
+        """Progress of one grant at a time."""
 
     @_builtins.property
     def receipt(self) -> Global___RevocationReceipt: ...
     @_builtins.property
     def removal(self) -> Global___UserRemoval:
-        """What happened to the gateway's own data, once it is durable."""
+        """The result for the gateway's own data, once it is durable."""
 
     def __init__(
         self,
@@ -1255,9 +1255,9 @@ class UserRemoval(_message.Message):
     PEERS_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     owned_rows: _builtins.int
-    """Rows that keep the user's name as their owner."""
+    """Rows that the user still owns."""
     from_data: _builtins.bool
-    """False where the gateway's data come from a program of its own, which must remove the user itself."""
+    """False if an embedding program supplies the gateway's data; that program must remove the user."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantInfo]: ...
     @_builtins.property
@@ -1294,7 +1294,7 @@ class CreateEnrollmentTokenRequest(_message.Message):
     CONFIRM_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     confirm: _builtins.bool
-    """Keep the grant pending until ConfirmGrant names the fingerprint."""
+    """Keep the grant pending until ConfirmGrant is called with the fingerprint."""
     def __init__(
         self,
         *,
@@ -1316,7 +1316,7 @@ class CreateEnrollmentTokenResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """One pasteable string; it is shown once and stored only as a hash."""
+    """One pasteable string. Only its hash is stored."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -1432,7 +1432,7 @@ class GetPeerRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Or its beginning, four characters or more, where no other peer begins so. The answer has the whole name."""
+    """The name, or a unique prefix of at least four characters. The response has the whole name."""
     user: _builtins.str
     """May be empty while only one user has a peer of this name."""
     def __init__(
@@ -1551,7 +1551,7 @@ class RemovePeerResponse(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def peer(self) -> Global___PeerStatus:
-        """As it was when it was removed."""
+        """The state of the peer at its removal."""
 
     def __init__(
         self,
@@ -1664,15 +1664,15 @@ class QueryRequest(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     BUDGET_MS_FIELD_NUMBER: _builtins.int
     user: _builtins.str
-    """The local user who asks."""
+    """The local user on whose behalf the query runs."""
     source: _builtins.str
     """local, federated:<peer> or all."""
     session: _builtins.str
-    """Empty: this query is a session of its own."""
+    """Empty: the query runs in a new session."""
     stream: _builtins.bool
-    """Send what each source answers as it comes, instead of one answer in the order of all."""
+    """Send the answer of each source as it arrives, instead of one merged answer."""
     budget_ms: _builtins.int
-    """What each peer may take; 0 means as the gateway is set."""
+    """Time budget of each peer; 0 means the gateway's setting."""
     @_builtins.property
     def list(self) -> _federation_pb2.ListRequest: ...
     @_builtins.property
@@ -1706,8 +1706,8 @@ Global___QueryRequest: _TypeAlias = QueryRequest  # noqa: Y015
 
 @_typing.final
 class QueryResponse(_message.Message):
-    """Streamed: one message a source, in the order in which they answer. Otherwise: the rows in the order of all sources,
-    in as many messages as it takes. The capabilities come one source a message, either way. The last message has the
+    """Streamed: one message per source, in the order in which the sources answer. Otherwise: the merged rows, in one or
+    more messages. Capabilities are always sent as one message per source. The last message has the
     summary and nothing else.
     """
 
@@ -1721,9 +1721,9 @@ class QueryResponse(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Whose answer this is, streamed or of capabilities: local or federated:<peer>."""
+    """The answering source, if streamed or for capabilities: local or federated:<peer>."""
     next_page_token: _builtins.str
-    """In the last message: goes on behind every row of this answer, at all sources."""
+    """In the last message: the token of the next page over all sources."""
     latency_ms: _builtins.float
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryRow]: ...
@@ -1731,7 +1731,7 @@ class QueryResponse(_message.Message):
     def capabilities(self) -> _federation_pb2.CapabilitiesResponse: ...
     @_builtins.property
     def report(self) -> Global___SourceReport:
-        """Of a streamed source."""
+        """The report of a streamed source."""
 
     @_builtins.property
     def summary(self) -> Global___QuerySummary: ...
@@ -1765,11 +1765,11 @@ class QuerySummary(_message.Message):
     """At least one source is missing."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReport]:
-        """Every source that was asked for."""
+        """Every requested source."""
 
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerSignal]:
-        """What the session was told for the first time by this query."""
+        """Signals that the session raised with this query."""
 
     def __init__(
         self,
@@ -1788,7 +1788,7 @@ Global___QuerySummary: _TypeAlias = QuerySummary  # noqa: Y015
 
 @_typing.final
 class Remedy(_message.Message):
-    """An act that remedies a fault, as a value: a client spells its own command of it."""
+    """An operator action that resolves an error; a client translates it into its own command."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1815,10 +1815,10 @@ class Remedy(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     action: _builtins.str
-    """Such as ROTATE_PEER; a client passes over one that it does not know."""
+    """Such as ROTATE_PEER; clients ignore unknown actions."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Such as peer, user, grant_id and directory. actor is OPERATOR or PEER_OPERATOR: whose operator acts."""
+        """Such as peer, user, grant_id and directory. actor (OPERATOR or PEER_OPERATOR) is the operator who must act."""
 
     def __init__(
         self,
@@ -1851,17 +1851,17 @@ class SourceReport(_message.Message):
     state: _builtins.str
     """ok, cached, offline, denied, rate_limited, skipped or failed."""
     reason: _builtins.str
-    """The reason of the error, as on the wire; empty where there is none."""
+    """The error reason as on the wire; empty if there is none."""
     message: _builtins.str
     next_step: _builtins.str
-    """What a person can do about it."""
+    """The next step for a person."""
     latency_ms: _builtins.float
     rows: _builtins.int
     retry_after_s: _builtins.float
-    """When it makes sense to ask again; 0 where that is not known."""
+    """When to retry; 0 if unknown."""
     @_builtins.property
     def remedy(self) -> Global___Remedy:
-        """The act that completes next_step; absent where an operator of a gateway can do nothing."""
+        """The action that next_step describes; absent if no operator can resolve the error."""
 
     def __init__(
         self,
@@ -1901,7 +1901,7 @@ class PeerSignal(_message.Message):
     """offline or restored."""
     peer: _builtins.str
     text: _builtins.str
-    """The whole sentence: federation offline for <peer>."""
+    """The complete sentence: federation offline for <peer>."""
     reason: _builtins.str
     message: _builtins.str
     next_step: _builtins.str
@@ -1992,13 +1992,13 @@ class ListAuditEventsRequest(_message.Message):
     verb: _builtins.str
     outcome: _builtins.str
     history: _builtins.bool
-    """Also look into the files of what is older than the database keeps."""
+    """Also read the archive files of events older than the database retains."""
     after_id: _builtins.int
-    """Only what was written later than this event, in the order of writing: for following the trail. The answer's token
-    is never empty then; asking with it and without this goes on where the answer ended.
+    """Only events written after this one, in the order of writing, to follow the trail. The response then always has a
+    token; a request with the token and without after_id continues where the response ended.
     """
     follow: _builtins.bool
-    """Begin to follow: the newest page in the order of writing, and the token with which to go on."""
+    """Start to follow: returns the newest page in the order of writing, and the token to continue."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -2036,11 +2036,11 @@ class ListAuditEventsResponse(_message.Message):
     next_page_token: _builtins.str
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
-        """A page may be shorter than was asked for, or empty: the last one is that without a token."""
+        """A page may be shorter than requested, or empty; the last page has no token."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What of the history could not be read: files and why."""
+        """Archive files that could not be read, with the reason."""
 
     def __init__(
         self,
@@ -2089,7 +2089,7 @@ class AuditEvent(_message.Message):
     latency_ms: _builtins.float
     trace_id: _builtins.str
     count: _builtins.int
-    """Denials of one source and reason are counted in one event."""
+    """Number of calls: denials with the same source and reason share one event."""
     source: _builtins.str
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
@@ -2202,7 +2202,7 @@ class SuggestNamesRequest(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     kind: Global___NameKind.ValueType
     prefix: _builtins.str
-    """What the names begin with."""
+    """The prefix of the names."""
     user: _builtins.str
     """Only the peers and sources of this local user; empty means all."""
     def __init__(
@@ -2227,7 +2227,7 @@ class SuggestNamesResponse(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuggestedName]:
-        """In order, and never more than a hundred."""
+        """Sorted, at most a hundred."""
 
     def __init__(
         self,
@@ -2250,7 +2250,7 @@ class SuggestedName(_message.Message):
     ABOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     about: _builtins.str
-    """What helps to tell it from others; may be empty."""
+    """A description to distinguish the name; may be empty."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator.
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator.
     """
 
     def __init__(self, channel):
@@ -138,7 +138,7 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator.
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator.
     """
 
     def Status(self, request, context):
@@ -172,15 +172,15 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateGrantScope(self, request, context):
-        """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
-        awaited, and the last message carries the receipt.
+        """The first message describes what the peer gains and loses. If it loses anything, progress messages follow while
+        leases are awaited, and the last message contains the receipt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
-        """Progress while leases are awaited; the last message carries the receipt.
+        """Streams progress while leases are awaited; the last message contains the receipt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,14 +193,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmGrant(self, request, context):
-        """Releases a grant whose token was made with confirmation, once the fingerprint was compared.
+        """Activates a grant whose token requires confirmation, after the operators have compared the fingerprint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveUser(self, request, context):
-        """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt.
+        """Revokes every grant with the user as its subject and removes the user's own rights. Ends with all receipts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,7 +243,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Query(self, request, context):
-        """Runs a federation verb inside the gateway, so that it shares the gateway's channels, cache and circuits.
+        """Runs a federation verb in the gateway, which shares its channels, cache and circuits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,14 +256,14 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportRows(self, request_iterator, context):
-        """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good.
+        """Imports JSON lines, sent in chunks of whole lines. Imports nothing unless all lines are valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SuggestNames(self, request, context):
-        """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none.
+        """Returns names with a given prefix, for shell completion; an empty list if there are none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -381,7 +381,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator.
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator."""
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,16 +39,16 @@ class AdminServiceStub:
     GetGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetGrantRequest, _admin_pb2.GetGrantResponse]
     ListGrants: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]
     UpdateGrantScope: _grpc.UnaryStreamMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]
-    """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
-    awaited, and the last message carries the receipt.
+    """The first message describes what the peer gains and loses. If it loses anything, progress messages follow while
+    leases are awaited, and the last message contains the receipt.
     """
     RevokeGrant: _grpc.UnaryStreamMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]
-    """Progress while leases are awaited; the last message carries the receipt."""
+    """Streams progress while leases are awaited; the last message contains the receipt."""
     CreateEnrollmentToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateEnrollmentTokenRequest, _admin_pb2.CreateEnrollmentTokenResponse]
     ConfirmGrant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ConfirmGrantRequest, _admin_pb2.ConfirmGrantResponse]
-    """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+    """Activates a grant whose token requires confirmation, after the operators have compared the fingerprint."""
     RemoveUser: _grpc.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]
-    """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
+    """Revokes every grant with the user as its subject and removes the user's own rights. Ends with all receipts."""
     AddPeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]
     GetPeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPeerRequest, _admin_pb2.GetPeerResponse]
     ListPeers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]
@@ -56,16 +56,16 @@ class AdminServiceStub:
     RotatePeer: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotatePeerRequest, _admin_pb2.RotatePeerResponse]
     ResetCircuit: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetCircuitRequest, _admin_pb2.ResetCircuitResponse]
     Query: _grpc.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryResponse]
-    """Runs a federation verb inside the gateway, so that it shares the gateway's channels, cache and circuits."""
+    """Runs a federation verb in the gateway, which shares its channels, cache and circuits."""
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
     ImportRows: _grpc.StreamStreamMultiCallable[_admin_pb2.ImportRowsRequest, _admin_pb2.ImportRowsResponse]
-    """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+    """Imports JSON lines, sent in chunks of whole lines. Imports nothing unless all lines are valid."""
     SuggestNames: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SuggestNamesRequest, _admin_pb2.SuggestNamesResponse]
-    """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
+    """Returns names with a given prefix, for shell completion; an empty list if there are none."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator."""
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
@@ -74,16 +74,16 @@ class AdminServiceAsyncStub(AdminServiceStub):
     GetGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetGrantRequest, _admin_pb2.GetGrantResponse]  # type: ignore[assignment]
     ListGrants: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListGrantsRequest, _admin_pb2.ListGrantsResponse]  # type: ignore[assignment]
     UpdateGrantScope: _aio.UnaryStreamMultiCallable[_admin_pb2.UpdateGrantScopeRequest, _admin_pb2.UpdateGrantScopeResponse]  # type: ignore[assignment]
-    """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
-    awaited, and the last message carries the receipt.
+    """The first message describes what the peer gains and loses. If it loses anything, progress messages follow while
+    leases are awaited, and the last message contains the receipt.
     """
     RevokeGrant: _aio.UnaryStreamMultiCallable[_admin_pb2.RevokeGrantRequest, _admin_pb2.RevokeGrantResponse]  # type: ignore[assignment]
-    """Progress while leases are awaited; the last message carries the receipt."""
+    """Streams progress while leases are awaited; the last message contains the receipt."""
     CreateEnrollmentToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateEnrollmentTokenRequest, _admin_pb2.CreateEnrollmentTokenResponse]  # type: ignore[assignment]
     ConfirmGrant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ConfirmGrantRequest, _admin_pb2.ConfirmGrantResponse]  # type: ignore[assignment]
-    """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+    """Activates a grant whose token requires confirmation, after the operators have compared the fingerprint."""
     RemoveUser: _aio.UnaryStreamMultiCallable[_admin_pb2.RemoveUserRequest, _admin_pb2.RemoveUserResponse]  # type: ignore[assignment]
-    """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
+    """Revokes every grant with the user as its subject and removes the user's own rights. Ends with all receipts."""
     AddPeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddPeerRequest, _admin_pb2.AddPeerResponse]  # type: ignore[assignment]
     GetPeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPeerRequest, _admin_pb2.GetPeerResponse]  # type: ignore[assignment]
     ListPeers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPeersRequest, _admin_pb2.ListPeersResponse]  # type: ignore[assignment]
@@ -91,15 +91,15 @@ class AdminServiceAsyncStub(AdminServiceStub):
     RotatePeer: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotatePeerRequest, _admin_pb2.RotatePeerResponse]  # type: ignore[assignment]
     ResetCircuit: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetCircuitRequest, _admin_pb2.ResetCircuitResponse]  # type: ignore[assignment]
     Query: _aio.UnaryStreamMultiCallable[_admin_pb2.QueryRequest, _admin_pb2.QueryResponse]  # type: ignore[assignment]
-    """Runs a federation verb inside the gateway, so that it shares the gateway's channels, cache and circuits."""
+    """Runs a federation verb in the gateway, which shares its channels, cache and circuits."""
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     ImportRows: _aio.StreamStreamMultiCallable[_admin_pb2.ImportRowsRequest, _admin_pb2.ImportRowsResponse]  # type: ignore[assignment]
-    """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+    """Imports JSON lines, sent in chunks of whole lines. Imports nothing unless all lines are valid."""
     SuggestNames: _aio.UnaryUnaryMultiCallable[_admin_pb2.SuggestNamesRequest, _admin_pb2.SuggestNamesResponse]  # type: ignore[assignment]
-    """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
+    """Returns names with a given prefix, for shell completion; an empty list if there are none."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The operator's service, on the gateway's Unix socket only. Whoever may open the socket is the operator."""
+    """The operator's service, on the gateway's Unix socket only. Any process that can open the socket acts as the operator."""
 
     @_abc_1.abstractmethod
     def Status(
@@ -142,8 +142,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.UpdateGrantScopeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.UpdateGrantScopeResponse], _abc.AsyncIterator[_admin_pb2.UpdateGrantScopeResponse]]:
-        """The first message says what the peer gains and loses. Where it loses something, progress follows while leases are
-        awaited, and the last message carries the receipt.
+        """The first message describes what the peer gains and loses. If it loses anything, progress messages follow while
+        leases are awaited, and the last message contains the receipt.
         """
 
     @_abc_1.abstractmethod
@@ -152,7 +152,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RevokeGrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.RevokeGrantResponse], _abc.AsyncIterator[_admin_pb2.RevokeGrantResponse]]:
-        """Progress while leases are awaited; the last message carries the receipt."""
+        """Streams progress while leases are awaited; the last message contains the receipt."""
 
     @_abc_1.abstractmethod
     def CreateEnrollmentToken(
@@ -167,7 +167,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ConfirmGrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ConfirmGrantResponse, _abc.Awaitable[_admin_pb2.ConfirmGrantResponse]]:
-        """Releases a grant whose token was made with confirmation, once the fingerprint was compared."""
+        """Activates a grant whose token requires confirmation, after the operators have compared the fingerprint."""
 
     @_abc_1.abstractmethod
     def RemoveUser(
@@ -175,7 +175,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RemoveUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.RemoveUserResponse], _abc.AsyncIterator[_admin_pb2.RemoveUserResponse]]:
-        """Revokes every grant that reads as the user, takes the user's own rights away, and ends with every receipt."""
+        """Revokes every grant with the user as its subject and removes the user's own rights. Ends with all receipts."""
 
     @_abc_1.abstractmethod
     def AddPeer(
@@ -225,7 +225,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.QueryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.QueryResponse], _abc.AsyncIterator[_admin_pb2.QueryResponse]]:
-        """Runs a federation verb inside the gateway, so that it shares the gateway's channels, cache and circuits."""
+        """Runs a federation verb in the gateway, which shares its channels, cache and circuits."""
 
     @_abc_1.abstractmethod
     def ListAuditEvents(
@@ -240,7 +240,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_admin_pb2.ImportRowsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.ImportRowsResponse], _abc.AsyncIterator[_admin_pb2.ImportRowsResponse]]:
-        """JSON lines in chunks of whole lines; nothing is loaded unless all of it is good."""
+        """Imports JSON lines, sent in chunks of whole lines. Imports nothing unless all lines are valid."""
 
     @_abc_1.abstractmethod
     def SuggestNames(
@@ -248,6 +248,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SuggestNamesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SuggestNamesResponse, _abc.Awaitable[_admin_pb2.SuggestNamesResponse]]:
-        """Names that begin in a given way, for completion in a shell: quick, bounded, and not an error where there is none."""
+        """Returns names with a given prefix, for shell completion; an empty list if there are none."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

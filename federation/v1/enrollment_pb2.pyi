@@ -26,7 +26,7 @@ class EnrollRequest(_message.Message):
     secret: _builtins.str
     """The secret part of the enrollment token."""
     csr: _builtins.bytes
-    """DER-encoded PKCS #10 request; its common name is the enrolling gateway's name."""
+    """DER-encoded PKCS #10 request (RFC 2986); its common name is the enrolling gateway's name."""
     def __init__(
         self,
         *,
@@ -55,15 +55,15 @@ class EnrollResponse(_message.Message):
     certificate: _builtins.str
     """PEM."""
     trust_bundle: _builtins.str
-    """PEM certificates, concatenated: every root the enrolling side shall trust for this gateway."""
+    """PEM certificates, concatenated: all roots that the enrolling gateway must trust for this gateway."""
     grant_id: _builtins.str
     subject: _builtins.str
     gateway: _builtins.str
-    """Name of the issuing gateway, which is also the DNS name in its server certificate."""
+    """Name of the issuing gateway, also the DNS name in its server certificate."""
     endpoint: _builtins.str
     """host:port of the federation service."""
     awaiting_confirmation: _builtins.bool
-    """The grant waits for `grant confirm` before it works."""
+    """The grant is pending until the issuing operator confirms the fingerprint."""
     def __init__(
         self,
         *,
@@ -90,12 +90,12 @@ class RenewRequest(_message.Message):
     CSR_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
     csr: _builtins.bytes
-    """DER-encoded PKCS #10 request for a new key, in the enrolled gateway's name. The same request brings the same
-    certificate again.
+    """DER-encoded PKCS #10 request for a new key, in the enrolled gateway's name. Idempotent: the same request returns
+    the same certificate.
     """
     @_builtins.property
     def proof(self) -> Global___RenewProof:
-        """On the enrollment address only, where it is needed."""
+        """Required on the enrollment address, not used elsewhere."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class RenewProof(_message.Message):
     SIGNED_AT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
-    """Of the newest certificate, which has expired; lower-case hexadecimal."""
+    """Serial of the newest certificate, which has expired; lower-case hexadecimal."""
     grant_id: _builtins.str
     signature: _builtins.bytes
     """ECDSA with SHA-256 by the old key, DER, over "mosaic renewal 1", grant_id, serial, signed_at in microseconds since
@@ -155,7 +155,7 @@ class RenewResponse(_message.Message):
     certificate: _builtins.str
     """PEM."""
     trust_bundle: _builtins.str
-    """PEM certificates, concatenated: every root to trust from now on. One of them is known already."""
+    """PEM certificates, concatenated: all roots to trust from now on. At least one of them is already trusted."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class EnrollmentServiceStub:
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     def __init__(self, channel):
@@ -49,8 +49,8 @@ class EnrollmentServiceStub:
 
 
 class EnrollmentServiceServicer:
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     def Enroll(self, request, context):
@@ -60,8 +60,8 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """A fresh certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
-        expiry, on the enrollment address with a proof by the old key.
+        """Issues a new certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
+        expiry, on the enrollment address with a proof of the old key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +89,8 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnrollmentService:
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     @staticmethod

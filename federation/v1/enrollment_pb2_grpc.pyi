@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnrollmentServiceStub:
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     @_typing.overload
@@ -37,26 +37,26 @@ class EnrollmentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrollmentServiceAsyncStub: ...
     Enroll: _grpc.UnaryUnaryMultiCallable[_enrollment_pb2.EnrollRequest, _enrollment_pb2.EnrollResponse]
     Renew: _grpc.UnaryUnaryMultiCallable[_enrollment_pb2.RenewRequest, _enrollment_pb2.RenewResponse]
-    """A fresh certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
-    expiry, on the enrollment address with a proof by the old key.
+    """Issues a new certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
+    expiry, on the enrollment address with a proof of the old key.
     """
 
 @_typing.type_check_only
 class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enroll: _aio.UnaryUnaryMultiCallable[_enrollment_pb2.EnrollRequest, _enrollment_pb2.EnrollResponse]  # type: ignore[assignment]
     Renew: _aio.UnaryUnaryMultiCallable[_enrollment_pb2.RenewRequest, _enrollment_pb2.RenewResponse]  # type: ignore[assignment]
-    """A fresh certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
-    expiry, on the enrollment address with a proof by the old key.
+    """Issues a new certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
+    expiry, on the enrollment address with a proof of the old key.
     """
 
 class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """How a gateway gets the client certificate of a grant. Enroll is served with server authentication only, on the
-    enrollment address; the token's CA certificate pins the server.
+    """Issues the client certificate of a grant to the enrolling gateway. Enroll is served on the enrollment address with
+    server authentication only; the CA certificate in the token pins the server.
     """
 
     @_abc_1.abstractmethod
@@ -72,8 +72,8 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _enrollment_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enrollment_pb2.RenewResponse, _abc.Awaitable[_enrollment_pb2.RenewResponse]]:
-        """A fresh certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
-        expiry, on the enrollment address with a proof by the old key.
+        """Issues a new certificate for the same grant: over mutual TLS on the federation address, or, within 7 days after
+        expiry, on the enrollment address with a proof of the old key.
         """
 
 def add_EnrollmentServiceServicer_to_server(servicer: EnrollmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,7 +35,7 @@ class Row(_message.Message):
     owner: _builtins.str
     """The user who owns the row on the serving gateway."""
     team: _builtins.str
-    """The team that shares the row; empty means personal."""
+    """The team that shares the row; empty for a personal row."""
     data: _builtins.str
     """One JSON object, passed through as it is stored."""
     @_builtins.property
@@ -93,16 +93,16 @@ class ListRequest(_message.Message):
     resource: _builtins.str
     """tasks, notes or memory, or another resource that the grant names."""
     page_size: _builtins.int
-    """0 means 50. The grant's cap applies to any size."""
+    """0 means 50. The grant's row limit caps any size."""
     page_token: _builtins.str
-    """The opaque cursor of an earlier answer to the same query."""
+    """The opaque token from an earlier response to the same query."""
     @_builtins.property
     def where(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Equality on id, owner, team, or a top-level scalar of data."""
+        """Equality on id, owner, team or a top-level scalar field of data."""
 
     @_builtins.property
     def after(self) -> Global___ListPosition:
-        """Start behind a row that the caller knows."""
+        """Start after the row at this position."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class SearchRequest(_message.Message):
     page_token: _builtins.str
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Empty means all resources that the grant opens."""
+        """Empty means all resources that the grant allows."""
 
     def __init__(
         self,
@@ -274,9 +274,9 @@ class SearchHit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SNIPPET_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """In (0, 1], larger is better; comparable within one answer."""
+    """In (0, 1], higher is better; comparable only within one response."""
     snippet: _builtins.str
-    """Plain text around the match; matched words stand between '[' and ']'."""
+    """Plain text around the match; matched words are enclosed in '[' and ']'."""
     @_builtins.property
     def row(self) -> Global___Row: ...
     def __init__(
@@ -404,7 +404,7 @@ class WatchAck(_message.Message):
     FAILED_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     failed_in_flight: _builtins.int
-    """Calls of the grant that were under way and were failed because of the event."""
+    """Calls of the grant in flight that failed because of the event."""
     def __init__(
         self,
         *,

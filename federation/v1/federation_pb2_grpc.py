@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class FederationServiceStub:
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     def __init__(self, channel):
@@ -64,40 +64,40 @@ class FederationServiceStub:
 
 
 class FederationServiceServicer:
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     def List(self, request, context):
-        """Rows of one resource, ordered by (created_at descending, id), as far as the grant and the subject may see them.
+        """Lists the rows of one resource that grant and subject allow, ordered by (created_at descending, id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """One row. Absent, not visible to the subject, and outside the scope are the same NOT_FOUND.
+        """Returns one row. Absent, not visible to the subject and outside the scope are the same NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Search(self, request, context):
-        """Full-text search, best first. Never cached.
+        """Full-text search, best hits first. Never cached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Capabilities(self, request, context):
-        """What this grant opens, here and now.
+        """Describes what the grant currently allows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request_iterator, context):
-        """Revocations and changes of this grant, acknowledged on the same stream.
+        """Streams revocations and changes of the grant; the client acknowledges them on the same stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +140,8 @@ def add_FederationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FederationService:
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     @staticmethod

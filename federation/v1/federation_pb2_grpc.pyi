@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FederationServiceStub:
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     @_typing.overload
@@ -36,37 +36,37 @@ class FederationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FederationServiceAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ListRequest, _federation_pb2.ListResponse]
-    """Rows of one resource, ordered by (created_at descending, id), as far as the grant and the subject may see them."""
+    """Lists the rows of one resource that grant and subject allow, ordered by (created_at descending, id)."""
     Get: _grpc.UnaryUnaryMultiCallable[_federation_pb2.GetRequest, _federation_pb2.GetResponse]
-    """One row. Absent, not visible to the subject, and outside the scope are the same NOT_FOUND."""
+    """Returns one row. Absent, not visible to the subject and outside the scope are the same NOT_FOUND."""
     Search: _grpc.UnaryUnaryMultiCallable[_federation_pb2.SearchRequest, _federation_pb2.SearchResponse]
-    """Full-text search, best first. Never cached."""
+    """Full-text search, best hits first. Never cached."""
     Capabilities: _grpc.UnaryUnaryMultiCallable[_federation_pb2.CapabilitiesRequest, _federation_pb2.CapabilitiesResponse]
-    """What this grant opens, here and now."""
+    """Describes what the grant currently allows."""
     Watch: _grpc.StreamStreamMultiCallable[_federation_pb2.WatchRequest, _federation_pb2.WatchResponse]
-    """Revocations and changes of this grant, acknowledged on the same stream."""
+    """Streams revocations and changes of the grant; the client acknowledges them on the same stream."""
 
 @_typing.type_check_only
 class FederationServiceAsyncStub(FederationServiceStub):
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_federation_pb2.ListRequest, _federation_pb2.ListResponse]  # type: ignore[assignment]
-    """Rows of one resource, ordered by (created_at descending, id), as far as the grant and the subject may see them."""
+    """Lists the rows of one resource that grant and subject allow, ordered by (created_at descending, id)."""
     Get: _aio.UnaryUnaryMultiCallable[_federation_pb2.GetRequest, _federation_pb2.GetResponse]  # type: ignore[assignment]
-    """One row. Absent, not visible to the subject, and outside the scope are the same NOT_FOUND."""
+    """Returns one row. Absent, not visible to the subject and outside the scope are the same NOT_FOUND."""
     Search: _aio.UnaryUnaryMultiCallable[_federation_pb2.SearchRequest, _federation_pb2.SearchResponse]  # type: ignore[assignment]
-    """Full-text search, best first. Never cached."""
+    """Full-text search, best hits first. Never cached."""
     Capabilities: _aio.UnaryUnaryMultiCallable[_federation_pb2.CapabilitiesRequest, _federation_pb2.CapabilitiesResponse]  # type: ignore[assignment]
-    """What this grant opens, here and now."""
+    """Describes what the grant currently allows."""
     Watch: _aio.StreamStreamMultiCallable[_federation_pb2.WatchRequest, _federation_pb2.WatchResponse]  # type: ignore[assignment]
-    """Revocations and changes of this grant, acknowledged on the same stream."""
+    """Streams revocations and changes of the grant; the client acknowledges them on the same stream."""
 
 class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The verbs one gateway serves to another. Every call is authorised on its own, by the client certificate's
-    grant; an open connection gives no right.
+    """The verbs that a gateway serves to its peers. Every call is authorized on its own by the grant of the client
+    certificate; an open connection grants nothing.
     """
 
     @_abc_1.abstractmethod
@@ -75,7 +75,7 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ListResponse, _abc.Awaitable[_federation_pb2.ListResponse]]:
-        """Rows of one resource, ordered by (created_at descending, id), as far as the grant and the subject may see them."""
+        """Lists the rows of one resource that grant and subject allow, ordered by (created_at descending, id)."""
 
     @_abc_1.abstractmethod
     def Get(
@@ -83,7 +83,7 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.GetResponse, _abc.Awaitable[_federation_pb2.GetResponse]]:
-        """One row. Absent, not visible to the subject, and outside the scope are the same NOT_FOUND."""
+        """Returns one row. Absent, not visible to the subject and outside the scope are the same NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -91,7 +91,7 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.SearchResponse, _abc.Awaitable[_federation_pb2.SearchResponse]]:
-        """Full-text search, best first. Never cached."""
+        """Full-text search, best hits first. Never cached."""
 
     @_abc_1.abstractmethod
     def Capabilities(
@@ -99,7 +99,7 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.CapabilitiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.CapabilitiesResponse, _abc.Awaitable[_federation_pb2.CapabilitiesResponse]]:
-        """What this grant opens, here and now."""
+        """Describes what the grant currently allows."""
 
     @_abc_1.abstractmethod
     def Watch(
@@ -107,6 +107,6 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_federation_pb2.WatchRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_federation_pb2.WatchResponse], _abc.AsyncIterator[_federation_pb2.WatchResponse]]:
-        """Revocations and changes of this grant, acknowledged on the same stream."""
+        """Streams revocations and changes of the grant; the client acknowledges them on the same stream."""
 
 def add_FederationServiceServicer_to_server(servicer: FederationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

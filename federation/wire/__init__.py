@@ -1,1 +1,1 @@
-"""What both ends of the wire must agree on: metadata keys, rich errors, query hashes, channel options."""
+"""The wire contract of both sides: metadata keys, rich errors, query hashes, channel options."""

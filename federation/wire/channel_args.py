@@ -1,4 +1,4 @@
-"""Channel and server options. gRPC takes misspelt and mistyped options in silence, so they are typed here, once."""
+"""Typed gRPC channel and server options: gRPC silently ignores misspelled or mistyped ones."""
 
 from dataclasses import dataclass, fields
 from typing import Final
@@ -11,12 +11,12 @@ MAX_MESSAGE_BYTES: Final = 4 * MEBIBYTE
 
 _NAMES: Final = {
     "keepalive_time_ms": "grpc.keepalive_time_ms",
-    # In this C-core the keepalive timeout does nothing alone; the ping timeout decides (grpc#39239).
+    # In this version of gRPC Core only the ping timeout has an effect, not the keepalive timeout (grpc#39239).
     "ping_timeout_ms": "grpc.http2.ping_timeout_ms",
     "keepalive_timeout_ms": "grpc.keepalive_timeout_ms",
     "keepalive_permit_without_calls": "grpc.keepalive_permit_without_calls",
     "max_pings_without_data": "grpc.http2.max_pings_without_data",
-    # The string lacks the `recv` that the name of the C constant has.
+    # Unlike its C constant, the option's name does not contain `recv`.
     "min_ping_interval_without_data_ms": "grpc.http2.min_ping_interval_without_data_ms",
     "use_local_subchannel_pool": "grpc.use_local_subchannel_pool",
     "initial_reconnect_backoff_ms": "grpc.initial_reconnect_backoff_ms",
@@ -35,7 +35,7 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOptions:
-    """Client side. Each field is the gRPC option of the same meaning; times are milliseconds."""
+    """Options of a client channel. Each field is the gRPC option of the same name; times are in milliseconds."""
 
     keepalive_time_ms: int = 20_000
     ping_timeout_ms: int = 5_000
@@ -50,7 +50,7 @@ class ChannelOptions:
     max_receive_message_length: int = MAX_MESSAGE_BYTES
 
     def to_grpc(self, target_name: str = "") -> Options:
-        """Return gRPC's form. `target_name` is the DNS name that the server's certificate must carry."""
+        """Return the options for gRPC. `target_name` is the DNS name that the server's certificate must contain."""
         options = _to_grpc(self)
         if target_name:
             options.append(("grpc.ssl_target_name_override", target_name))
@@ -59,7 +59,7 @@ class ChannelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
-    """Serving side. `so_reuseport=0` makes a second server on one port an error instead of a silent share."""
+    """Options of a server. With `so_reuseport=0` a second server on the same port fails instead of sharing it."""
 
     so_reuseport: int = 0
     min_ping_interval_without_data_ms: int = 10_000
@@ -69,14 +69,14 @@ class ServerOptions:
     max_connection_age_ms: int = 600_000
     max_connection_age_grace_ms: int = 30_000
     max_concurrent_streams: int = 256
-    # Otherwise streams that ended count until their memory is freed, and a peer that keeps to the limit is refused now
-    # and then, in a way that it must take for a network fault (REFUSED_STREAM is UNAVAILABLE).
+    # With protection, ended streams count until their memory is freed, so a peer within the limit is sometimes refused
+    # with REFUSED_STREAM, which it sees as UNAVAILABLE and must treat as a network error.
     overload_protection: int = 0
     max_receive_message_length: int = 256 * 1024
     max_send_message_length: int = MAX_MESSAGE_BYTES
 
     def to_grpc(self) -> Options:
-        """Return gRPC's form."""
+        """Return the options for gRPC."""
         return _to_grpc(self)
 
 

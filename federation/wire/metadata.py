@@ -1,4 +1,4 @@
-"""Metadata keys of the contract, and how to read values that a peer may have made up."""
+"""Metadata keys of the wire contract, and validation of their values."""
 
 import re
 from collections.abc import Iterable
@@ -20,24 +20,24 @@ __all__ = [
 ]
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-"""Metadata as the package passes it on; appended to, never replaced."""
+"""gRPC metadata. The package appends to it and never replaces it."""
 
 TRACEPARENT: Final = "traceparent"
-"""Request; W3C Trace Context, level 1."""
+"""Request: the caller's span (W3C Trace Context, level 1)."""
 INSTANCE: Final = "mosaic-instance"
-"""Request; 32 lower-case hexadecimal digits: the random id of one cache object."""
+"""Request: the random id of the caller's cache object, 32 lower-case hexadecimal digits."""
 LEASE_MS: Final = "mosaic-lease-ms"
-"""Response, trailing; how long the answer may be kept. Absent or 0: not at all."""
+"""Trailing response: milliseconds that the answer may be cached. Absent or 0: not cacheable."""
 MAX_LEASE_MS: Final = 30_000
-"""The longest lease that any gateway gives."""
+"""The longest lease that a gateway grants, in milliseconds."""
 TRACERESPONSE: Final = "traceresponse"
-"""Response, trailing; the span that answered."""
+"""Trailing response: the server's span."""
 SOURCE: Final = "_source"
-"""`local` or `federated:<peer>`; written by the asking gateway alone."""
+"""`local` or `federated:<peer>`; set only by the calling gateway."""
 CACHED: Final = "_cached"
-"""`true` or `false`; written by the asking gateway alone."""
+"""`true` or `false`; set only by the calling gateway."""
 RESERVED_FOR_TAGS: Final = frozenset({SOURCE, CACHED})
-"""Keys that are stripped from whatever a peer sends."""
+"""Keys that are removed from received metadata."""
 _INSTANCE: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -50,10 +50,10 @@ def first(metadata: Iterable[tuple[str, str | bytes]] | None, key: str) -> str |
 
 
 def is_instance(value: str) -> bool:
-    """Tell whether a value has the form of a `mosaic-instance`."""
+    """Tell whether a value is a valid `mosaic-instance`."""
     return _INSTANCE.match(value) is not None
 
 
 def is_sendable(value: str) -> bool:
-    """Tell whether a value may stand in gRPC metadata: printable ASCII (gRPC over HTTP/2, Custom-Metadata)."""
+    """Tell whether a value is valid in gRPC metadata: printable ASCII (gRPC over HTTP/2, Custom-Metadata)."""
     return value.isascii() and value.isprintable()

@@ -1,4 +1,4 @@
-"""The identity of a query: one deterministic serialization serves the cache key, the hash and the wire."""
+"""Deterministic serialization of requests, shared by the cache key, the query hash and the wire."""
 
 import hashlib
 from copy import deepcopy
@@ -23,9 +23,9 @@ VERB_OF_METHOD: Final = {
 
 
 def serialize(request: Message) -> bytes:
-    """Return the normalised request (an unset page size is the default) in deterministic form.
+    """Return a request serialized deterministically, with an unset page size replaced by the default.
 
-    The caller's message is left as it is.
+    The caller's message is not changed.
     """
     if isinstance(request, pb.ListRequest | pb.SearchRequest) and not request.page_size:
         request = deepcopy(request)
@@ -34,12 +34,12 @@ def serialize(request: Message) -> bytes:
 
 
 def query_hash(serialized: bytes) -> str:
-    """Return the SHA-256 of a serialized request, lower-case hexadecimal."""
+    """Return the SHA-256 of a serialized request in lower-case hexadecimal."""
     return hashlib.sha256(serialized).hexdigest()
 
 
 def resource_of(request: Message) -> str:
-    """Return the one resource that a request names, or the sorted, comma-separated ones of a search."""
+    """Return the resource that a request names; for a search, its resources sorted and separated by commas."""
     if isinstance(request, pb.ListRequest | pb.GetRequest):
         return request.resource
     if isinstance(request, pb.SearchRequest):

@@ -1,4 +1,4 @@
-"""A row's own data, decoded."""
+"""Decoding of a row's data."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ __all__ = ["fields"]
 
 
 def fields(row: pb.Row) -> dict[str, Any]:
-    """Return a row's data as a dict of your own.
+    """Return a row's data as a new dict.
 
-    It is decoded at every call: generated messages have no place to keep it. Raises `InputError` where the peer sent
-    something other than one JSON object.
+    Decodes at every call, since generated messages cannot store the result. Raises `InputError` if the data is not one
+    JSON object.
     """
     try:
         data = orjson.loads(row.data)

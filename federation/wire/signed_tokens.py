@@ -1,4 +1,4 @@
-"""Opaque tokens: bytes under a MAC that binds them to what they belong to. Pure."""
+"""Opaque tokens: a payload with a MAC that binds it to a context. Pure."""
 
 import hashlib
 import hmac
@@ -12,17 +12,17 @@ MAC_BYTES: Final = 16
 
 
 class TokenSeal:
-    """Makes and reads tokens under one secret key: base64url without padding of MAC and payload."""
+    """Creates and opens tokens under one secret key: MAC and payload in unpadded base64url."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def seal(self, context: bytes, payload: bytes) -> str:
-        """Return the token of a payload in a context."""
+        """Return the token for a payload in a context."""
         return base64url.encode(self._mac(context, payload) + payload)
 
     def open(self, context: bytes, token: str) -> bytes | None:
-        """Return the payload; `None` for a token of another key or context, and for what is none at all."""
+        """Return the payload, or `None` for a malformed token or a token of another key or context."""
         try:
             raw = base64url.decode(token)
         except ValueError:
@@ -35,7 +35,7 @@ class TokenSeal:
 
 
 def context_of(*parts: str) -> bytes:
-    """Return a hash of parts, in which none runs into the next."""
+    """Return a SHA-256 hash of the parts, each with its length, so that their boundaries are unambiguous."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = part.encode()

@@ -1,4 +1,4 @@
-"""Rich errors (`google.rpc.Status`) in one shape for both ends, whoever made them."""
+"""Rich errors (`google.rpc.Status`) for both sides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ __all__ = [
 DOMAIN: Final = "federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
 REMEDY: Final = "remedy"
-"""The key of a remedy's action in an `ErrorInfo`; `remedy_` begins the keys of its parameters."""
+"""`ErrorInfo` metadata key of a remedy's action; `remedy_` is the prefix of the keys of its parameters."""
 MAX_PARAMETER: Final = 200
-"""Characters of a remedy's parameter on the wire. A longer one cannot be cut, so that remedy is left out."""
+"""Maximum characters of a remedy's parameter. A truncated parameter is useless, so a longer one omits the remedy."""
 MAX_MESSAGE_BYTES: Final = 1_000
-"""Of a message in UTF-8: it travels twice, once percent-encoded, and all of it must stay below 4 kB."""
+"""Maximum bytes of a message in UTF-8. It is sent twice, once percent-encoded, within 4 kB of metadata."""
 
 
 def status_code(name: str) -> grpc.StatusCode:
@@ -40,9 +40,9 @@ def status_code(name: str) -> grpc.StatusCode:
 
 
 def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.StatusCode, str, Metadata]:
-    """Return code, details and trailing metadata that say `refusal` on the wire.
+    """Return gRPC code, details and trailing metadata of a refusal.
 
-    `local` marks an error that this gateway made itself (`origin=local`), so that nobody counts it as a peer's.
+    `local` marks an error that this gateway made itself (`origin=local`), to distinguish it from an error of the peer.
     """
     code = status_code(refusal.code)
     message = refusal.message.encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
@@ -61,9 +61,9 @@ def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.Statu
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetail:
-    """What a rich error says: `reason` is empty when it carries none of this domain.
+    """The content of a rich error. `reason` is empty if the error has no reason of this domain.
 
-    `remedy` counts only where `local` is true or the error came over the admin socket: a peer may send anything.
+    Trust `remedy` only if `local` is true or the error came over the admin socket: a peer may send anything.
     """
 
     reason: str = ""
@@ -73,7 +73,7 @@ class ErrorDetail:
 
 
 def error_detail(trailing: Metadata | None) -> ErrorDetail:
-    """Read the rich error in trailing metadata; whatever cannot be read is as if it were absent."""
+    """Return the rich error in trailing metadata; one that cannot be parsed counts as absent."""
     for key, value in trailing or ():
         if key == STATUS_KEY and isinstance(value, bytes):
             return _read(value)
@@ -81,13 +81,13 @@ def error_detail(trailing: Metadata | None) -> ErrorDetail:
 
 
 def error_detail_of(error: grpc.RpcError) -> ErrorDetail:
-    """Read the rich error of an exception that a generated stub raised, sync or aio."""
+    """Return the rich error of an exception raised by a generated stub, sync or aio."""
     metadata: Any = getattr(error, "trailing_metadata", tuple)()
     return error_detail(tuple((key, value) for key, value in metadata or ()))
 
 
 def pack_remedy(remedy: Remedy | None, info: ErrorInfo) -> None:
-    """Add a remedy, where there is one, to the metadata of an error."""
+    """Add a remedy, if any, to the metadata of an error."""
     if remedy is None or any(len(value) > MAX_PARAMETER for value in remedy.parameters.values()):
         return
     info.metadata[REMEDY] = remedy.action.value
@@ -96,7 +96,7 @@ def pack_remedy(remedy: Remedy | None, info: ErrorInfo) -> None:
 
 
 def unpack_remedy(metadata: Mapping[str, str]) -> Remedy | None:
-    """Return the remedy in the metadata of an error, `None` where there is none that this version knows."""
+    """Return the remedy in the metadata of an error, or `None` if there is none that this version knows."""
     prefix = f"{REMEDY}_"
     parameters = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
     return Remedy.parse(metadata.get(REMEDY, ""), parameters)

@@ -115,8 +115,8 @@ async def test_one_directory_in_one_process_is_one_cache(tmp_path: Path, scripte
         assert later.instance_id != first
 
 
-async def test_closing_one_face_leaves_the_others(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A federation that closes ends its own calls; another on the same loop, and a sync channel, go on."""
+async def test_closing_one_federation_leaves_the_others(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A closing federation cancels its own calls; another on the same loop, and a sync channel, go on."""
     directory = await gateway(tmp_path, scripted.record())
     async with Federation.open(directory) as stays:
         leaves = await Federation.open(directory).start()
@@ -213,7 +213,7 @@ async def test_users_are_kept_apart(tmp_path: Path, scripted: ScriptedPeer) -> N
             fed.peers.add(replace(records[0], name="else", id="else"))
 
 
-async def test_odd_peer_name_cannot_hang_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_unusual_peer_name_cannot_hang_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A stored peer name that metadata could not carry is percent-encoded in `_source`."""
     async with federation_of(tmp_path, scripted.record(name="wörk\nexample")) as fed:
         call = fed.stub("wörk\nexample").Search(SEARCH)
@@ -254,8 +254,8 @@ def test_fork(tmp_path: Path, scripted: ScriptedPeer) -> None:
     assert parent == "parent True true"
 
 
-def test_home_is_shared_by_count(tmp_path: Path) -> None:
-    """The last release, and only that, tells that the home must end."""
+def test_runtime_is_reference_counted(tmp_path: Path) -> None:
+    """Only the last release tells that the runtime must be closed."""
     config = config_of(tmp_path)
     clock = Federation(config).clock
     first, second = ClientRuntime.share(config, clock, None), ClientRuntime.share(config, clock, None)

@@ -78,7 +78,7 @@ def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:
 @asynccontextmanager
 async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIterator[History]:
     """Two tasks and a thread that list as `user` until the end."""
-    history, home = History(), fed._home
+    history, home = History(), fed._runtime
     assert home is not None
     with sync_channel_of(home, user=user) as channel:
         thread = asyncio.create_task(

@@ -85,7 +85,7 @@ def sync_stub(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> Iterato
             yield FederationServiceStub(channel)
         return
     fed = Federation(home.config, ListedPeers())
-    fed._home = home
+    fed._runtime = home
     with scripted.sync_channel() as bare:
         yield FederationServiceStub(grpc.intercept_channel(bare, *fed.sync_interceptors("work.example", "ada")))
 

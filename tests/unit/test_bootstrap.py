@@ -29,8 +29,8 @@ def leftovers(config: GatewayConfig) -> list[str]:
     return sorted(path.name for path in config.directory.parent.iterdir())
 
 
-async def test_the_directory_is_whole_and_its_users_alone(config: GatewayConfig) -> None:
-    """Directory, settings, key and database are there, and nobody else may read them."""
+async def test_the_directory_is_complete_and_private(config: GatewayConfig) -> None:
+    """Directory, settings, key and database are there, and only their owner may read them."""
     authority = await init_gateway(config)
 
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.directory.iterdir()}
@@ -58,7 +58,7 @@ async def test_the_settings_read_back_as_they_were_given(config: GatewayConfig) 
     assert GatewayConfig.load(config.directory) == asked
 
 
-async def test_an_empty_directory_is_taken(config: GatewayConfig) -> None:
+async def test_an_empty_directory_is_filled_in_place(config: GatewayConfig) -> None:
     """A directory that was made for it beforehand will do, and stays the one that a shell may stand in."""
     config.directory.mkdir(mode=0o755)
     before = config.directory.stat().st_ino
@@ -91,7 +91,7 @@ async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
 
 
 async def test_a_move_that_fails_is_undone(config: GatewayConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file cannot be put in its place, the empty directory is empty again."""
+    """If a file cannot be moved into place, the directory is empty again."""
     config.directory.mkdir()
     rename = Path.rename
 
@@ -118,7 +118,7 @@ async def test_an_existing_gateway_is_left_alone(config: GatewayConfig) -> None:
 
 
 async def test_a_foreign_directory_is_left_alone(config: GatewayConfig) -> None:
-    """Nothing is put beside somebody's files."""
+    """No file is added to a directory that is not empty."""
     config.directory.mkdir()
     (config.directory / "thesis.tex").write_text("")
 
@@ -128,7 +128,7 @@ async def test_a_foreign_directory_is_left_alone(config: GatewayConfig) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_path: Path, kind: str) -> None:
+async def test_a_path_that_is_not_a_directory_is_left_alone(config: GatewayConfig, tmp_path: Path, kind: str) -> None:
     """A file or a link in its place is refused."""
     if kind == "file":
         config.directory.write_text("precious")
@@ -142,7 +142,7 @@ async def test_what_is_no_directory_is_left_alone(config: GatewayConfig, tmp_pat
 
 @pytest.mark.parametrize("socket", ["/tmp", "/" + "s" * 120])
 async def test_a_socket_that_cannot_be_bound_leaves_nothing(config: GatewayConfig, socket: str) -> None:
-    """A path that no socket can have is told before anything stands."""
+    """An invalid socket path is reported before anything is created."""
     with pytest.raises(ConfigError, match="admin_socket: "):
         await init_gateway(replace(config, admin_socket=socket))
     assert leftovers(config) == []
@@ -170,7 +170,7 @@ async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pyte
 
 @pytest.mark.parametrize("url", ["mysql://x", "not a url", "postgresql+asyncpg://localhost:1/x"])
 async def test_a_wrong_database_leaves_nothing(config: GatewayConfig, url: str) -> None:
-    """A database that cannot be had is told before anything stands."""
+    """An unusable database is reported before anything is created."""
     with pytest.raises((ConfigError, StoreError)):
         await init_gateway(replace(config, store=StoreConfig(url=url)))
     assert leftovers(config) == []
@@ -181,7 +181,7 @@ async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database
     first = await init_gateway(replace(config, store=StoreConfig(url=database_url)))
 
     other = replace(config, name="other.example", directory=config.directory.parent / "other")
-    with pytest.raises(ConflictError, match="identity already"):
+    with pytest.raises(ConflictError, match="already holds the identity"):
         await init_gateway(replace(other, store=StoreConfig(url=database_url)))
     assert not other.directory.exists()
     database = await Database.open(database_url)
@@ -191,10 +191,10 @@ async def test_a_database_belongs_to_one_gateway(config: GatewayConfig, database
     assert kept.ca_certificate_pem == first.ca_certificate_pem
 
 
-async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
+async def test_a_failed_move_leaves_an_external_database_unused(
     config: GatewayConfig, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the directory cannot be put in its place, an external database is left as free as it was."""
+    """If the directory cannot be moved into place, the identity is removed from an external database."""
 
     def lost(staged: Path, directory: Path) -> None:
         raise InputError("directory", "was taken meanwhile")
@@ -209,8 +209,8 @@ async def test_a_place_lost_at_the_last_moment_gives_the_database_back(
     assert (config.directory / "gateway.toml").exists()
 
 
-async def test_a_lost_database_is_missed_and_not_made_anew(config: GatewayConfig) -> None:
-    """A gateway whose file is gone does not open, says what to do, and leaves no empty file behind."""
+async def test_a_missing_database_file_is_not_created(config: GatewayConfig) -> None:
+    """A gateway without its database file does not open, names the fix and creates no empty file."""
     await init_gateway(config)
     lost = config.directory / "gateway.db"
     lost.unlink()

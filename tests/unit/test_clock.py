@@ -8,7 +8,7 @@ from tests.support.clock import ManualClock
 
 
 @given(st.integers(min_value=-(10**15), max_value=10**17))
-def test_microseconds_survive_the_way_through_datetime(micros: int):
+def test_microseconds_survive_conversion_to_datetime(micros: int):
     """No instant loses a microsecond to a float."""
     assert to_micros(from_micros(micros)) == micros
 
@@ -19,15 +19,15 @@ def test_an_instant_before_1970_is_exact():
 
 
 def test_the_system_clock_goes_on():
-    """Each hand of the system clock moves forward, and `now` agrees with `now_us`."""
+    """Each reading of the system clock moves forward, and `now` agrees with `now_us`."""
     before, after = SYSTEM_CLOCK.elapsed(), SYSTEM_CLOCK.elapsed()
 
     assert after >= before
     assert abs(to_micros(SYSTEM_CLOCK.now()) - SYSTEM_CLOCK.now_us()) < 1_000_000
 
 
-def test_a_manual_clock_moves_its_hands_together():
-    """Advancing moves all three hands by the same time."""
+def test_a_manual_clock_moves_its_readings_together():
+    """Advancing moves all three readings by the same time."""
     manual = ManualClock(wall=100.0)
     clock = manual.clock
     manual.advance(2.5)

@@ -13,7 +13,7 @@ def write(directory: Path, text: str) -> Path:
 
 
 def test_a_name_is_all_that_a_gateway_needs(tmp_path: Path):
-    """Everything but the name has a default, and the database stands in the directory."""
+    """Everything but the name has a default, and the database is in the directory."""
     config = GatewayConfig.load(write(tmp_path, 'name = "work.example"'))
 
     assert config.listen == "127.0.0.1:7443"
@@ -56,19 +56,19 @@ def test_every_table_can_be_set(tmp_path: Path):
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str):
-    """Each fault of the settings file is told by the field that has it."""
+    """Each error of the settings file names the field."""
     with pytest.raises(ConfigError, match=message):
         GatewayConfig.load(write(tmp_path, text))
 
 
-def test_a_directory_of_something_else_is_told_how_to_become_a_gateway(tmp_path: Path):
+def test_a_directory_without_settings_is_reported_with_the_remedy(tmp_path: Path):
     """A directory without settings names the command that makes a gateway."""
     with pytest.raises(ConfigError, match="is not a gateway's directory; make one"):
         GatewayConfig.load(tmp_path)
 
 
 def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
-    """A path above the limit of Unix sockets is refused by name; whoever needs no socket may have such a directory."""
+    """A path above the limit of Unix sockets is refused by name; without a socket such a directory is allowed."""
     config = GatewayConfig(directory=tmp_path / ("d" * 120), name="w")
 
     with pytest.raises(ConfigError, match=r"admin_socket: .*107 bytes"):
@@ -87,7 +87,7 @@ def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
     ],
 )
 def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, expected: str):
-    """Peers are told a host that they can dial."""
+    """Peers get a host that they can dial."""
     config = GatewayConfig(directory=Path("g"), name="work.example", listen=listen, advertise=advertise)
 
     assert config.advertised_host == expected

@@ -114,7 +114,7 @@ def revoke(
 
 
 def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run: bool) -> None:
-    from federation.scope.describe import scope_line
+    from federation.scope.describe import summarize_scope
     from federation.scope.model import Scope
     from mosaic_cli.grants import view as grant_view
     from mosaic_cli.output import console as render
@@ -134,4 +134,4 @@ def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run
         render.say("the new scope is in force; it opens what the old one did")
     else:
         render.say("the new scope is in force from the next call on")
-    render.say(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")
+    render.say(f"{'it would be' if dry_run else 'it is now'}: {summarize_scope(scope, reply.grant.subject)}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from federation.errors import InputError
-from federation.scope.describe import scope_words
+from federation.scope.describe import describe_scope
 from federation.scope.model import Scope
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.models import Grant, ResourcePreview, Shape, fill, instant
@@ -40,6 +40,6 @@ def open_resources(message: pb.GrantInfo) -> tuple[str, ...] | None:
 def words(message: pb.GrantInfo) -> tuple[str, ...]:
     """Return the scope in sentences."""
     try:
-        return scope_words(Scope.parse(message.scope), message.subject)
+        return describe_scope(Scope.parse(message.scope), message.subject)
     except InputError as e:  # a gateway of another version has said it
         return (f"{message.scope} ({e})",)

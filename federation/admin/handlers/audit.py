@@ -8,7 +8,7 @@ from federation.errors import InputError, NotFoundError
 from federation.server.audit.vocabulary import MIXED, VERBS, check_outcome, unknown_verb
 from federation.store.audit.archive import AuditFiles
 from federation.store.audit.history import AuditHistory
-from federation.store.audit.model import AuditEvent, AuditFilter, follow_token, followed_to
+from federation.store.audit.model import AuditEvent, AuditFilter, tail_position, tail_token
 from federation.store.audit.table import check_page_size
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
@@ -34,7 +34,7 @@ class AuditDesk:
         size = request.page_size or DEFAULT_PAGE
         check_page_size(size)
         wanted = await self._wanted(request)
-        followed = followed_to(wanted, request.page_token)
+        followed = tail_position(wanted, request.page_token)
         if request.follow or request.after_id or followed is not None:
             reply = await self._followed(request, wanted, size, followed)
         else:
@@ -57,7 +57,7 @@ class AuditDesk:
         else:
             after_id = request.after_id if followed is None else followed
             found = await self._store.later(wanted, max(after_id, 0), size)
-        return _message(found.events, follow_token(wanted, found.last_id))
+        return _message(found.events, tail_token(wanted, found.last_id))
 
     async def _wanted(self, request: pb.ListAuditEventsRequest) -> AuditFilter:
         check_outcome(request.outcome)

@@ -13,7 +13,7 @@ from federation.admin.grant_warnings import scope_advice
 from federation.admin.lookup import require_user
 from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
-from federation.scope.diff import scope_change
+from federation.scope.diff import compare_scopes
 from federation.scope.model import Scope
 from federation.server.revocation.leases import Release
 from federation.server.revocation.manager import RevocationHandle, ScopeEdit
@@ -53,7 +53,7 @@ class RevocationDesk:
         """Put a scope in force, or only say what that would change. Of a narrowing, the last message is the receipt."""
         scope = Scope.parse(request.scope)
         if request.validate_only:
-            yield await self._tried(self._parts.grants.require_standing(request.id), scope)
+            yield await self._tried(self._parts.grants.require_unrevoked(request.id), scope)
             return
         edit = await self._under_way.run(self._edit(request.id, scope))
         yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
@@ -148,7 +148,7 @@ class RevocationDesk:
         )
 
     async def _tried(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
-        change = scope_change(grant.scope, scope)
+        change = compare_scopes(grant.scope, scope)
         reply = await self._first(grant, scope, change.gains, change.losses, applied=False)
         provider = self._parts.provider
         reply.opened.extend(await preview(provider, grant.subject, grant.scope))

@@ -20,7 +20,7 @@ from federation.telemetry.spans import (
     OutcomeName,
     SpanSource,
     link_to,
-    outcome_word,
+    outcome_of_code,
     span_status,
     traceparent_of,
 )
@@ -32,7 +32,7 @@ LINK_FILLED_BY: Final = "filled_by"
 """`federation.link` of the link from a hit to the call that filled the entry."""
 LINK_SERVER: Final = "server"
 """`federation.link` of the link to the span by which the peer says it answered."""
-_WORD: Final = {code: outcome_word(code.name) for code in grpc.StatusCode}
+_WORD: Final = {code: outcome_of_code(code.name) for code in grpc.StatusCode}
 _Attributes = dict[str, str | int | float | bool]
 
 

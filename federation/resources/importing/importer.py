@@ -1,4 +1,4 @@
-"""Import of JSON lines: everything is read and checked first, then loaded in one transaction, or not at all."""
+"""Import of JSON lines: parses and checks the whole file, then writes it in one transaction."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from federation.suggest import hint
 __all__ = ["MAX_BYTES", "MAX_FAULTS", "MAX_LINE", "ImportSummary", "Importer", "parse"]
 
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of one line."""
+"""Maximum bytes of one line."""
 MAX_BYTES: Final = 512 * 1024 * 1024
-"""Bytes of one import: all of it is held in memory until it is known to be good."""
+"""Maximum bytes of one import, which is held in memory until all of it is checked."""
 MAX_FAULTS: Final = 20
-"""Faults that are kept word for word; the others are counted."""
+"""Maximum number of faults reported in full; further ones are only counted."""
 _TOO_LONG: Final = f"is longer than {MAX_LINE >> 20} MiB"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
-    """What an import held: different users, teams, memberships and rows, whether they were new or not."""
+    """Numbers of distinct users, teams, memberships and rows of an import, new or not."""
 
     users: int
     teams: int
@@ -33,7 +33,7 @@ class ImportSummary:
 
 
 class _Faults:
-    """The first faults, and how many there were."""
+    """The first faults, and the number of all."""
 
     def __init__(self) -> None:
         self.first: list[LineFault] = []
@@ -50,7 +50,7 @@ class _Faults:
 
 
 class _Collection:
-    """What the lines said so far."""
+    """The entries read so far."""
 
     def __init__(self) -> None:
         self.users: dict[str, None] = {}
@@ -59,7 +59,7 @@ class _Collection:
         self.rows: dict[tuple[str, str], tuple[NewRow, int]] = {}
 
     def add(self, entry: Entry, line: int) -> None:
-        """Take one entry; raise `InputError` for a row that was there before."""
+        """Add an entry. Raises `InputError` for a duplicate row."""
         match entry:
             case UserLine():
                 self.users[entry.id] = None
@@ -70,7 +70,7 @@ class _Collection:
             case NewRow():
                 _, before = self.rows.setdefault((entry.resource, entry.id), (entry, line))
                 if before != line:
-                    raise InputError("id", f"{entry.resource} {entry.id!r} stands in line {before} already")
+                    raise InputError("id", f"{entry.resource} {entry.id!r} is already in line {before}")
 
     def batch(self) -> Batch:
         return Batch(tuple(self.users), tuple(self.teams), tuple(self.members), [row for row, _ in self.rows.values()])
@@ -87,10 +87,10 @@ class _Collection:
 
 
 class Importer:
-    """Takes the bytes of a file piece by piece, then loads all of it.
+    """Reads a file in chunks of bytes, then imports all of it.
 
-    Pieces may be cut anywhere; those of about 64 KiB keep the event loop free. `progress` hears the number of lines
-    read so far after each piece. Faults are collected, the first `MAX_FAULTS` word for word, and raised by `commit`.
+    Chunks may be split anywhere; use about 64 KiB to keep the event loop responsive. `progress` is called after each
+    chunk with the number of lines read. Faults are collected (the first `MAX_FAULTS` in full) and raised by `commit`.
     """
 
     def __init__(self, progress: Callable[[int], None] | None = None) -> None:
@@ -102,14 +102,14 @@ class Importer:
         self._rest_is_skipped = False
         self._bytes = 0
 
-    def feed(self, piece: bytes) -> None:
-        """Read the lines that the piece completes. Faults are kept for `commit`, but more than `MAX_BYTES` raise."""
-        self._bytes += len(piece)
+    def feed(self, chunk: bytes) -> None:
+        """Read a chunk. Faults are collected for `commit`; raises `ImportFailedError` beyond `MAX_BYTES`."""
+        self._bytes += len(chunk)
         if self._bytes > MAX_BYTES:
             self._faults.add(self.lines_read + 1, "file", f"is longer than {MAX_BYTES >> 20} MiB; import it in parts")
             self._faults.raise_any()
-        self._rest += piece
-        if b"\n" in piece:
+        self._rest += chunk
+        if b"\n" in chunk:
             *whole, rest = bytes(self._rest).split(b"\n")
             for line in whole:
                 self._line(line)
@@ -119,7 +119,7 @@ class Importer:
             self._progress(self.lines_read)
 
     def finish(self) -> Batch:
-        """Return what all lines say together; raise `ImportFailedError`. References are left to the writing."""
+        """Return the batch of all lines. Raises `ImportFailedError`. References are checked when it is written."""
         if self._rest or self._rest_is_skipped:
             self._line(bytes(self._rest))
             self._rest.clear()
@@ -127,10 +127,10 @@ class Importer:
         return self._found.batch()
 
     async def commit(self, provider: SqlProvider) -> ImportSummary:
-        """Load everything in one transaction, and return what there was.
+        """Write all lines in one transaction.
 
-        Raises `ImportFailedError` with the faults of the lines, or, where each line is good in itself, of those that
-        name a user or team that neither the file nor the provider has. Nothing is loaded then.
+        Raises `ImportFailedError` with the invalid lines, or, if all lines are valid, with those that name a user or
+        team that neither the file nor the provider has. Nothing is written then.
         """
         batch = self.finish()
         try:
@@ -177,7 +177,7 @@ class Importer:
 
 
 def parse(lines: Iterable[bytes]) -> Batch:
-    """Return what a file's lines say together; raise `ImportFailedError`. References are left to the writing."""
+    """Return the batch of a file's lines. Raises `ImportFailedError`. References are checked when it is written."""
     importer = Importer()
     for line in lines:
         importer.feed(line)

@@ -1,4 +1,4 @@
-"""One line of an import file: a JSON object with a `kind`, read strictly. Pure."""
+"""Strict parsing of one import line, a JSON object with a `kind`. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "member": (("user", "team"), ()),
     "row": (("resource", "id", "owner", "data"), ("team", "created_at", "updated_at")),
 }
-"""The fields that each kind must have, and those that it may have."""
+"""The required and the optional fields of each kind."""
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 
 
@@ -43,7 +43,7 @@ Entry = UserLine | TeamLine | Member | NewRow
 
 
 def read_line(text: str) -> Entry:
-    """Return what a line says; raise `InputError` that names the field."""
+    """Return the entry of a line. Raises `InputError` that names the field."""
     document = decode(text, "json")
     if not isinstance(document, dict):
         raise InputError("json", 'must be a JSON object, such as {"kind":"user","id":"ada"}')
@@ -92,7 +92,7 @@ def _instant(document: dict[str, Any], name: str) -> int | None:
     try:
         return to_micros(datetime.fromisoformat(text if _INSTANT.match(text) else ""))
     except (ValueError, OverflowError):
-        raise InputError(name, "must be an instant with its zone, such as 2026-10-05T09:30:00Z") from None
+        raise InputError(name, "must be a timestamp with a time zone, such as 2026-10-05T09:30:00Z") from None
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

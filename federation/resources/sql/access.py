@@ -1,7 +1,7 @@
-"""Who sees which row, as SQL: the subject's own rights, and the narrowing by a grant's filter.
+"""Access rules as SQL: the subject's own rights, narrowed by a grant's filter.
 
-A subject sees the rows that it owns, in a team or not, and the rows of the teams that it is a member of. A row of
-no team is its owner's alone. A user that does not exist owns nothing and is a member of nothing.
+A subject sees the rows that it owns and the rows of its teams. A row without a team is visible only to its owner. An
+unknown user sees nothing.
 """
 
 import json
@@ -36,51 +36,51 @@ __all__ = [
     "admitted",
     "filter_values",
     "instant",
+    "integer",
     "one_of",
-    "plain_id",
+    "storable_id",
     "team_admitted",
     "text",
     "texts",
     "visible",
-    "whole",
 ]
 
 PERSONAL: Final = literal_column("''", Text())
-"""The team of a row that belongs to none. No team has this id."""
+"""The `team` of a personal row. No team has this id."""
 
 
 def text(name: str) -> ColumnElement[str]:
-    """Return a text parameter."""
+    """Return a bind parameter for text."""
     return bindparam(name, type_=Text())
 
 
-def whole(name: str) -> ColumnElement[int]:
-    """Return a whole-number parameter."""
+def integer(name: str) -> ColumnElement[int]:
+    """Return a bind parameter for an integer."""
     return bindparam(name, type_=Integer())
 
 
 def instant(name: str) -> ColumnElement[int]:
-    """Return a parameter for an instant in microseconds."""
+    """Return a bind parameter for an instant in microseconds."""
     return bindparam(name, type_=BigInteger())
 
 
 SUBJECT: Final = text("subject")
-LIMIT: Final = whole("limit")
+LIMIT: Final = integer("limit")
 
 
-def plain_id(value: str) -> str:
-    """Return an id, or the id that nothing has for text that the database cannot hold."""
+def storable_id(value: str) -> str:
+    """Return an id, or, if the database cannot store it, an id that no object has."""
     return value if is_storable(value) else ""
 
 
 def visible(table: FromClause) -> ColumnElement[bool]:
-    """Tell whether the subject's own rights show it a row."""
+    """Return the condition that the subject's own rights include a row."""
     teams = select(memberships.c.team_id).where(memberships.c.user_id == SUBJECT)
     return or_(table.c.owner == SUBJECT, and_(table.c.team != PERSONAL, table.c.team.in_(teams)))
 
 
 def admitted(table: FromClause, dialect: str, suffix: str = "") -> ColumnElement[bool]:
-    """Tell whether a filter admits a row, as `RowFilter.admits` does."""
+    """Return the condition that a filter admits a row, as `RowFilter.admits` does."""
     personal: ColumnElement[bool] = bindparam(f"personal{suffix}", type_=Boolean())
     return or_(
         and_(table.c.team == PERSONAL, personal),
@@ -89,25 +89,25 @@ def admitted(table: FromClause, dialect: str, suffix: str = "") -> ColumnElement
 
 
 def team_admitted(team: ColumnElement[str], dialect: str, suffix: str = "") -> ColumnElement[bool]:
-    """Tell whether a filter admits the rows of a team."""
+    """Return the condition that a filter admits the rows of a team."""
     everything: ColumnElement[bool] = bindparam(f"all_teams{suffix}", type_=Boolean())
     return or_(everything, one_of(team, f"teams{suffix}", dialect))
 
 
 def one_of(column: ColumnElement[str], name: str, dialect: str) -> ColumnElement[bool]:
-    """Tell whether a column holds one of the texts of a single parameter, however many they are."""
+    """Return the condition that a column equals one of the texts of a single list parameter."""
     if dialect == "postgresql":
         return column == any_(bindparam(name, type_=ARRAY(Text())))
     return column.in_(select(func.json_each(text(name)).table_valued("value").c.value))
 
 
 def texts(values: Iterable[str], dialect: str) -> Any:
-    """Return the value of a parameter that `one_of` reads."""
+    """Return the parameter value for `one_of`."""
     return list(values) if dialect == "postgresql" else json.dumps(list(values))
 
 
 def filter_values(row_filter: RowFilter, dialect: str, suffix: str = "") -> Mapping[str, Any]:
-    """Return the parameters that `admitted` and `team_admitted` read."""
+    """Return the parameter values for `admitted` and `team_admitted`."""
     return {
         f"personal{suffix}": row_filter.include_personal,
         f"all_teams{suffix}": row_filter.include_teams is None,

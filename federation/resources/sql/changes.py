@@ -1,4 +1,4 @@
-"""Committed writes, handed to everyone who listens."""
+"""Distribution of committed writes to the open change streams."""
 
 import asyncio
 from collections import deque
@@ -12,15 +12,15 @@ from federation.resources.provider import Change
 __all__ = ["ChangeFeed", "ChangeStream"]
 
 MAX_WAITING: Final = 256
-"""Commits that may wait for one listener."""
+"""Maximum number of commits that may wait for one reader."""
 
 
 class ChangeStream(AsyncIterator[Change]):
-    """The changes from the moment on at which it was made.
+    """The changes committed after its creation.
 
-    It ends with `ChangesLostError` when more than `MAX_WAITING` commits wait for their reader, those changes
-    included: whatever was derived from the provider may be stale then, and a new stream must be opened. It ends
-    quietly by `aclose`; one that nobody holds any more costs nothing.
+    If more than `MAX_WAITING` commits wait for the reader, they are dropped and the stream ends with
+    `ChangesLostError`: data derived from the provider may be stale then, and the reader must open a new stream.
+    `aclose` ends the stream; an unreferenced stream is removed.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class ChangeStream(AsyncIterator[Change]):
         self._wakeup = asyncio.Event()
 
     def offer(self, commit: tuple[Change, ...]) -> None:
-        """Add what one commit changed. Never waits."""
+        """Add the changes of one commit without blocking."""
         if len(self._waiting) >= MAX_WAITING:
             self._lost = True
             self._waiting.clear()
@@ -40,7 +40,7 @@ class ChangeStream(AsyncIterator[Change]):
         self._wakeup.set()
 
     async def aclose(self) -> None:
-        """End the stream, also for a reader that waits at this moment."""
+        """End the stream, also for a waiting reader."""
         self._closed = True
         self._wakeup.set()
 
@@ -61,19 +61,19 @@ class ChangeStream(AsyncIterator[Change]):
 
 
 class ChangeFeed:
-    """Every open stream of one provider."""
+    """The open change streams of one provider."""
 
     def __init__(self) -> None:
         self._streams: WeakSet[ChangeStream] = WeakSet()
 
     def open(self) -> ChangeStream:
-        """Return a stream of what is published from now on."""
+        """Return a stream of the changes published from now on."""
         stream = ChangeStream()
         self._streams.add(stream)
         return stream
 
     def publish(self, commit: tuple[Change, ...]) -> None:
-        """Hand what one commit changed to every open stream."""
+        """Pass the changes of one commit to every open stream."""
         if commit:
             for stream in tuple(self._streams):
                 stream.offer(commit)

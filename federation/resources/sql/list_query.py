@@ -1,6 +1,6 @@
-"""The SQL of `list` and `get`: one statement each, rights and filter inside it.
+"""The SQL of `list` and `get`: one statement each that includes access rules and filter.
 
-The text of a statement depends on the shape of the question alone, never on whose it is or on what it finds.
+The text of a statement depends only on the shape of the request, never on the subject or the rows found.
 """
 
 import re
@@ -22,7 +22,7 @@ from federation.resources.sql.access import (
     admitted,
     filter_values,
     instant,
-    plain_id,
+    storable_id,
     team_admitted,
     text,
     visible,
@@ -30,7 +30,7 @@ from federation.resources.sql.access import (
 from federation.sanitize import escaped
 from federation.store.schema import memberships, rows
 
-__all__ = ["COLUMNS", "ListShape", "get_statement", "list_question", "list_statement"]
+__all__ = ["COLUMNS", "ListShape", "get_statement", "list_parameters", "list_statement"]
 
 COLUMNS: Final = (
     rows.c.resource,
@@ -43,19 +43,19 @@ COLUMNS: Final = (
 )
 """The columns of a `Row`, in the order of its fields."""
 COMPARABLE: Final = ("id", "owner", "team")
-"""Names that `where` compares with a column; every other is a field of the data."""
+"""Names that `where` compares with a column; any other name is a field of the data."""
 MAX_WHERE: Final = 8
-"""Fields that one `where` may name."""
+"""Maximum number of fields of a `where`."""
 INT64: Final = range(-(2**63), 2**63)
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class ListShape:
-    """What the text of a list statement depends on.
+    """The properties that determine the text of a list statement.
 
-    `after`: it goes on behind a row. `columns` are compared with the parameter of their name, and as many `fields`
-    of the data, `field_N`, with `value_N`.
+    `after`: whether the list continues after a row. `columns` are compared with the parameters `where_<name>`; `fields`
+    is the number of data fields, named by the parameters `field_N` and compared with `value_N`.
     """
 
     dialect: str
@@ -64,21 +64,21 @@ class ListShape:
     fields: int
 
 
-def list_question(subject: str, query: ListQuery, dialect: str) -> tuple[ListShape, dict[str, Any]]:
-    """Return the shape and the parameters of a list that reads one row more than asked for.
+def list_parameters(subject: str, query: ListQuery, dialect: str) -> tuple[ListShape, dict[str, Any]]:
+    """Return the shape and the parameters of a list, with a limit one above the requested one.
 
     Raises `Refusal` INVALID_REQUEST that names the field.
     """
     values: dict[str, Any] = {
-        "subject": plain_id(subject),
-        "resource": plain_id(query.resource),
+        "subject": storable_id(subject),
+        "resource": storable_id(query.resource),
         "limit": query.limit + 1,
     }
     values.update(filter_values(query.filter, dialect))
     columns, fields = _where_values(query.where, dialect, values)
     if query.after is not None:
         if not is_storable(query.after.id):
-            raise _refused("after.id", "holds a character that no row id has")
+            raise _refused("after.id", "contains a character that no row id has")
         if query.after.created_at_us not in INT64:
             raise _refused("after.created_at", "is out of range")
         values.update(after_at=query.after.created_at_us, after_id=query.after.id)
@@ -87,11 +87,11 @@ def list_question(subject: str, query: ListQuery, dialect: str) -> tuple[ListSha
 
 @lru_cache(maxsize=256)
 def list_statement(shape: ListShape) -> Select[Any]:
-    """Return the list of a shape.
+    """Return the list statement of a shape.
 
-    The order cannot be read from an index across "own rows or rows of my teams". So the first rows of the subject's
-    own and of each of its teams are read, each in order from an index and none further than the page is long, and
-    the best of those keys make the page: the cost does not grow with the table.
+    No index has the order across "own rows or rows of my teams". The statement therefore reads, in index order, at most
+    one page of the subject's own rows and one page for each of its teams, and merges them: the cost does not grow with
+    the table.
     """
     parts = list(_parts(shape))
     keys = union(*(select(part) for part in parts)).subquery("keys")
@@ -102,14 +102,14 @@ def list_statement(shape: ListShape) -> Select[Any]:
 
 @lru_cache(maxsize=4)
 def get_statement(dialect: str) -> Select[Any]:
-    """Return the look-up of one row by `resource` and `id`."""
+    """Return the lookup of one row by `resource` and `id`."""
     return select(*COLUMNS).where(
         rows.c.resource == text("resource"), rows.c.id == text("id"), visible(rows), admitted(rows, dialect)
     )
 
 
 def _parts(shape: ListShape) -> Iterator[Subquery]:
-    # Behind a row come first the rows of its own instant: each of both is one range of an index, "or" is none.
+    # After a position come first the rows of the same instant, then older ones: two index ranges, which "or" prevents.
     for ties in (True, False) if shape.after else (False,):
         own = rows.alias("own")
         rule = and_(own.c.owner == SUBJECT, admitted(own, shape.dialect))
@@ -128,7 +128,7 @@ def _of_each_team(shape: ListShape, *, ties: bool) -> Select[Any]:
     if shape.dialect == "postgresql":
         each = first.lateral()
         return select(each).select_from(memberships.join(each, true())).where(mine)
-    # SQLite has no LATERAL; a correlated list of row numbers is the same to it.
+    # SQLite has no LATERAL; a correlated subquery of row ids is equivalent.
     one = found.c.seq.in_(first.with_only_columns(shared.c.seq))
     return select(found.c.seq, found.c.created_at, found.c.id).select_from(memberships.join(found, one)).where(mine)
 
@@ -159,7 +159,7 @@ def _scalar(data: ColumnElement[str], number: int, dialect: str) -> ColumnElemen
     kind = func.json_type(data, field)
     return case(
         (kind == "text", func.json_extract(data, field)),
-        (kind == "integer", data.op("->")(field)),  # as written; json_extract rounds what is beyond 64 bits
+        (kind == "integer", data.op("->")(field)),  # as written; json_extract rounds integers beyond 64 bits
         (or_(kind == "true", kind == "false"), kind),
     )
 
@@ -173,7 +173,7 @@ def _where_values(where: Mapping[str, str], dialect: str, values: dict[str, Any]
         if not _FIELD.match(name):
             raise _refused(shown, "is not a field name: a letter or _, then letters, digits, _ or -, at most 64")
         if not is_storable(value):
-            raise _refused(shown, "holds a character that no row has")
+            raise _refused(shown, "contains a character that no row has")
         if name in COMPARABLE:
             values[f"where_{name}"] = value
             continue

@@ -1,7 +1,7 @@
-"""The SQL of `search`: one statement, rights and filters inside it.
+"""The SQL of `search`: one statement that includes access rules and filters.
 
-The caller's text never reaches a query language: it is cut into words, and each word is coded as one plain token
-(`words.py`), so quotes, operators and column names in it are nothing but separators or words.
+The caller's text never reaches a query language: it is split into words, and each word is encoded as one plain token
+(`fulltext`), so quotes, operators and column names in it have no special meaning.
 """
 
 from functools import lru_cache
@@ -27,45 +27,45 @@ from sqlalchemy import (
 from federation.errors import Reason, Refusal
 from federation.resources.fulltext import tokens
 from federation.resources.provider import SearchQuery
-from federation.resources.sql.access import LIMIT, admitted, filter_values, plain_id, text, visible, whole
+from federation.resources.sql.access import LIMIT, admitted, filter_values, integer, storable_id, text, visible
 from federation.resources.sql.list_query import COLUMNS
 from federation.store.schema import rows
 
-__all__ = ["search_question", "search_statement"]
+__all__ = ["search_parameters", "search_statement"]
 
 MAX_WORDS: Final = 32
-"""Different words that one search may hold."""
+"""Maximum number of different words of a search."""
 MAX_OFFSET: Final = 100_000
-"""Hits that a search can page through."""
+"""Maximum number of hits that can be paged through."""
 _FTS: Final = table("rows_fts", column("rowid", Integer))
 
 
-def search_question(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return the words that must all match, and the parameters of a search for one hit more than asked for.
+def search_parameters(subject: str, query: SearchQuery, dialect: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the terms that must all match and the parameters, with a limit one above the requested one.
 
     Raises `Refusal` INVALID_REQUEST that names the field.
     """
-    words = tuple(dict.fromkeys(tokens(query.text)))
-    if not words:
-        raise Refusal(Reason.INVALID_REQUEST, "query: holds no word to search for")
-    if len(words) > MAX_WORDS:
-        raise Refusal(Reason.INVALID_REQUEST, f"query: holds more than {MAX_WORDS} different words")
+    terms = tuple(dict.fromkeys(tokens(query.text)))
+    if not terms:
+        raise Refusal(Reason.INVALID_REQUEST, "query: contains no word to search for")
+    if len(terms) > MAX_WORDS:
+        raise Refusal(Reason.INVALID_REQUEST, f"query: contains more than {MAX_WORDS} different words")
     if query.offset > MAX_OFFSET:
         raise Refusal(Reason.INVALID_REQUEST, f"page_token: a search ends after {MAX_OFFSET} hits")
-    values: dict[str, Any] = {"subject": plain_id(subject), "limit": query.limit + 1, "offset": query.offset}
+    values: dict[str, Any] = {"subject": storable_id(subject), "limit": query.limit + 1, "offset": query.offset}
     for number, (resource, row_filter) in enumerate(sorted(query.filters.items())):
-        values[f"resource_{number}"] = plain_id(resource)
+        values[f"resource_{number}"] = storable_id(resource)
         values.update(filter_values(row_filter, dialect, f"_{number}"))
-    values["words"] = " ".join(words) if dialect == "postgresql" else " AND ".join(f'"{word}"' for word in words)
-    return words, values
+    values["words"] = " ".join(terms) if dialect == "postgresql" else " AND ".join(f'"{term}"' for term in terms)
+    return terms, values
 
 
 @lru_cache(maxsize=16)
 def search_statement(dialect: str, count: int) -> Select[Any]:
-    """Return the search over `count` resources: the columns of a row, its rank, and the best rank of all hits.
+    """Return the search over `count` resources; its columns are a row's, its rank and the best rank of all hits.
 
-    Ranks are relative to the best, because the databases' own numbers mean nothing outside them, and because bm25
-    weighs a word by how many rows hold it, rows that the subject may not see included.
+    Callers see ranks relative to the best: absolute ranks differ between databases, and bm25 depends on rows that the
+    subject may not see.
     """
     rank, matches, source, resource = _matching(dialect)
     opened = [and_(resource == text(f"resource_{n}"), admitted(rows, dialect, f"_{n}")) for n in range(count)]
@@ -75,22 +75,22 @@ def search_statement(dialect: str, count: int) -> Select[Any]:
     order = (every.c.rank.desc(), every.c.created_at.desc(), every.c.id)
     best = func.max(every.c.rank).over().label("best")
     ranked = select(every.c.seq, every.c.rank, best).order_by(*order)
-    page = ranked.limit(LIMIT).offset(whole("offset")).subquery("page")
+    page = ranked.limit(LIMIT).offset(integer("offset")).subquery("page")
     answer = select(*COLUMNS, page.c.rank, page.c.best).select_from(page.join(rows, rows.c.seq == page.c.seq))
     return answer.order_by(page.c.rank.desc(), rows.c.created_at.desc(), rows.c.id)
 
 
 def _matching(dialect: str) -> tuple[ColumnElement[float], ColumnElement[bool], FromClause, ColumnElement[str]]:
-    """Return the rank, the condition, the tables, and the resource of a row, as this database wants them."""
+    """Return rank, condition, tables and resource column for the dialect."""
     if dialect == "postgresql":
         query = func.plainto_tsquery(literal_column("'simple'"), text("words"))
         from sqlalchemy.dialects.postgresql import TSVECTOR
 
-        row_words = literal_column("rows.words", TSVECTOR)
-        rank = func.ts_rank_cd(row_words, query, literal_column("1"))  # 1: a long row needs more matches
-        return cast(rank, Float), row_words.op("@@")(query), rows, rows.c.resource
+        row_terms = literal_column("rows.words", TSVECTOR)
+        rank = func.ts_rank_cd(row_terms, query, literal_column("1"))  # 1: normalize by document length
+        return cast(rank, Float), row_terms.op("@@")(query), rows, rows.c.resource
     index: ColumnElement[str] = literal_column("rows_fts")
     source = rows.join(_FTS, _FTS.c.rowid == rows.c.seq)
-    # The plus hides the column from the indexes: SQLite would ask the full-text index about every row of a resource.
+    # The plus prevents use of an index: SQLite would otherwise probe the full-text index for every row of a resource.
     resource: ColumnElement[str] = literal_column("+rows.resource", Text())
     return -func.bm25(index), index.op("MATCH")(text("words")), source, resource

@@ -1,4 +1,4 @@
-"""Writing a batch inside one transaction, and telling what it changed."""
+"""Writing of batches and removal of users inside one transaction; returns the changes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,22 +20,22 @@ __all__ = ["WRITE_LOCK", "delete_user", "write_batch"]
 
 T = TypeVar("T")
 CHUNK: Final = 2_000
-"""Names, or rows, of one statement."""
+"""Maximum names or rows of one statement."""
 WRITE_LOCK: Final = f"SELECT pg_advisory_xact_lock({AdvisoryKey.WRITE_ROWS:d})"
-"""On PostgreSQL, makes the writes of rows, users and memberships wait for one another."""
+"""Serializes writes of rows, users and memberships on PostgreSQL."""
 _OLD: Final = select(
     rows.c.seq, rows.c.id, rows.c.owner, rows.c.team, rows.c.created_at, rows.c.updated_at, rows.c.data
 )
 
 
 async def write_batch(connection: "AsyncConnection", batch: Batch, now_us: int) -> tuple[Change, ...]:
-    """Write everything and return what differs from before, each kind of change once.
+    """Write a batch. Returns the distinct changes.
 
-    Raises `UnknownReferencesError`, with the transaction to be rolled back, where a user or team is named that
-    neither the batch nor the database has.
+    Raises `UnknownReferencesError` if the batch names a user or team that neither the batch nor the database has; the
+    caller rolls back.
     """
     if connection.dialect.name == "postgresql":
-        # What is read here must still hold when it is written; SQLite's write transactions are alone anyway.
+        # The data read here must not change before the writes. SQLite serializes write transactions itself.
         await connection.execute(text(WRITE_LOCK))
     await _add_names(connection, users.c.id, batch.users)
     await _add_names(connection, teams.c.id, batch.teams)
@@ -106,7 +106,7 @@ async def _write_rows(
     if replaced:
         await connection.execute(delete(rows).where(rows.c.seq.in_(replaced)))
     if written:
-        # `returning` makes SQLAlchemy send many rows a statement; after each statement FTS5 writes out what it has.
+        # `returning` makes SQLAlchemy insert many rows per statement; FTS5 flushes its index after each statement.
         await connection.execute(insert(rows).returning(rows.c.seq), written)
     return changes
 
@@ -127,7 +127,7 @@ def _values(row: NewRow, created_at: int, updated_at: int) -> dict[str, Any]:
         "created_at": created_at if row.created_at_us is None else row.created_at_us,
         "updated_at": updated_at if row.updated_at_us is None else row.updated_at_us,
         "data": row.data.text,
-        "text": row.data.words,
+        "text": row.data.terms,
     }
 
 
@@ -145,7 +145,7 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 async def delete_user(connection: "AsyncConnection", user: str) -> tuple[Removal, tuple[Change, ...]]:
-    """End every membership of a user, and remove the user itself where no row names it as its owner."""
+    """Delete every membership of a user, and the user itself if it owns no row."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text(WRITE_LOCK))
     mine = select(memberships.c.team_id).where(memberships.c.user_id == user)

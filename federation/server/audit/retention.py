@@ -16,7 +16,7 @@ from federation.store.audit.archive import DAY_US, AuditFiles, DayWriter, day_of
 from federation.store.audit.table import AuditStore
 
 if TYPE_CHECKING:
-    from federation.store.audit.model import Place
+    from federation.store.audit.model import Position
 
 __all__ = ["AuditRetention"]
 
@@ -67,7 +67,7 @@ class AuditRetention:
         await run_to_completion(asyncio.to_thread(self._files.prepare))
         await self._write(day, last_id)
         forgotten = 0
-        while count := await self._store.forget(last_id, day_window(day), BATCH):
+        while count := await self._store.remove(last_id, day_window(day), BATCH):
             forgotten += count
             await asyncio.sleep(PAUSE_S)
         LOGGER.info("%d audit events of one day were moved to %s", forgotten, self._files.directory)
@@ -77,12 +77,12 @@ class AuditRetention:
         """Bring everything of a day that has been written so far into its file."""
         file, exists = await run_to_completion(asyncio.to_thread(lambda: self._files.target(day)))
         writer = await run_to_completion(asyncio.to_thread(lambda: DayWriter(file, exists=exists)))
-        place: Place | None = None
+        position: Position | None = None
         try:
-            while batch := await self._store.written_by(last_id, day_window(day), BATCH, place):
-                place = batch[-1].place
+            while batch := await self._store.written_by(last_id, day_window(day), BATCH, position):
+                position = batch[-1].position
                 await run_to_completion(asyncio.to_thread(lambda batch=batch: writer.add(batch)))  # type: ignore[misc]
                 await asyncio.sleep(PAUSE_S)
             await run_to_completion(asyncio.to_thread(writer.finish))
         finally:
-            await run_to_completion(asyncio.to_thread(writer.abandon))
+            await run_to_completion(asyncio.to_thread(writer.cancel))

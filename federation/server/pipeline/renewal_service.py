@@ -60,7 +60,7 @@ class RenewalService:
         if grant is not None:
             self._limiter.check(grant.id, RENEWALS_PER_MINUTE)
         grant = authorize(grant, caller, self._clock.now_us())
-        self._grants.note_use(grant.id, caller.serial)
+        self._grants.record_use(grant.id, caller.serial)
         if request.HasField("proof"):
             raise invalid("proof", "is for the enrollment address; here the connection's certificate counts")
         issued = await self._reissuer.renew(grant, caller.serial, request.csr)

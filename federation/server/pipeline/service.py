@@ -29,7 +29,7 @@ from federation.server.pipeline.rate_limit import GrantLimiter
 from federation.server.pipeline.tracing import ServedCall, ServerTracing
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import Grant
-from federation.telemetry.spans import OutcomeName, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import Reply, Verbs
@@ -71,7 +71,7 @@ class GrantSource(Protocol):
         """Return a grant as it is now."""
         ...
 
-    def note_use(self, grant_id: str, serial: str, /) -> None:
+    def record_use(self, grant_id: str, serial: str, /) -> None:
         """Hear that a grant was used, with which of its certificates."""
         ...
 
@@ -245,7 +245,7 @@ class FederationService:
         latest = authorize(self._grants.get(call.grant.id), call.caller, now_us)
         if latest.scope != call.grant.scope:
             raise _edited()
-        self._grants.note_use(latest.id, call.caller.serial)
+        self._grants.record_use(latest.id, call.caller.serial)
         return (
             self._lease(call, latest, call.caller.not_after_us, reply.cacheable_resource, now_us)
             if reply.cacheable_resource
@@ -295,7 +295,7 @@ def _decoded(kind: type[Message], raw: bytes) -> Message | None:
 def _ending(fault: BaseException) -> tuple[OutcomeName, str, str]:
     """Return outcome word, reason, and the detail that only the audit may hold."""
     if isinstance(fault, Refusal):
-        return outcome_word(fault.code), fault.reason.value, fault.detail
+        return outcome_of_code(fault.code), fault.reason.value, fault.detail
     if isinstance(fault, asyncio.CancelledError):
         return OutcomeName.CANCELLED, "", ""
     return OutcomeName.ERROR, Reason.INTERNAL.value, ""

@@ -22,7 +22,7 @@ from federation.telemetry.spans import (
     SPAN_NAME,
     OutcomeName,
     SpanSource,
-    outcome_word,
+    outcome_of_code,
     remote_parent,
     span_status,
     traceparent_of,
@@ -148,7 +148,7 @@ def _word_of(error: BaseException | None) -> OutcomeName:
     if error is None:
         return OutcomeName.OK
     if isinstance(error, Refusal):
-        return outcome_word(error.code)
+        return outcome_of_code(error.code)
     return OutcomeName.ERROR if isinstance(error, Exception) else OutcomeName.CANCELLED
 
 

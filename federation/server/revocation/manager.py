@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, FederationError
-from federation.scope.diff import ScopeChange, scope_change
+from federation.scope.diff import ScopeChange, compare_scopes
 from federation.scope.model import Scope
 from federation.server.audit.trail import AuditTrail
 from federation.server.revocation.leases import LeaseTable, PendingRevocation, Release
@@ -185,12 +185,12 @@ class Revocations:
             if grant.status is GrantStatus.REVOKED:
                 raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
             stored = self._unstored.get(grant_id, grant.scope)
-            change = scope_change(stored, scope)
+            change = compare_scopes(stored, scope)
             if scope == grant.scope == stored:
                 return ScopeEdit(grant, change, await self._known(grant_id, ReceiptKind.NARROWED), applied=False)
             taking = None
             self._unstored[grant_id] = stored
-            if change.narrows or scope_change(grant.scope, scope).narrows:
+            if change.narrows or compare_scopes(grant.scope, scope).narrows:
                 losses = "; ".join(change.losses)
                 taking = self._start(ScopeReduction(self._grants, self._hub, grant_id, scope, losses, self._clock))
                 await taking.durable()

@@ -61,7 +61,7 @@ class Revoking(Act):
 
     async def store(self) -> None:
         """Store the revocation and the beginning of its receipt in one transaction."""
-        await self._grants.revoke(self.grant_id, within=ReceiptStore.beginning(self.receipt))
+        await self._grants.revoke(self.grant_id, within=ReceiptStore.insertion(self.receipt))
 
 
 class ScopeReduction(Act):
@@ -79,7 +79,7 @@ class ScopeReduction(Act):
 
     async def store(self) -> None:
         """Store the scope and the beginning of its receipt in one transaction."""
-        await self._grants.store_scope(self.grant_id, within=ReceiptStore.beginning(self.receipt))
+        await self._grants.store_scope(self.grant_id, within=ReceiptStore.insertion(self.receipt))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.service import GrantSource
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
 from federation.store.grants.registry import Grant
-from federation.telemetry.spans import OutcomeName, outcome_word
+from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import invalid
 from federation.wire.metadata import is_instance
@@ -73,7 +73,7 @@ class WatchService:
                 self._admit(caller)
                 watcher = None if self._closing else self._hub.add(caller.grant_id, instance)
             if watcher is not None:
-                self._grants.note_use(caller.grant_id, caller.serial)
+                self._grants.record_use(caller.grant_id, caller.serial)
                 self._counters.ended("watch", OutcomeName.OK, grant_id=caller.grant_id)
                 await self._attend(watcher, caller, requests, context)
 
@@ -173,7 +173,7 @@ class WatchService:
         except Refusal as refusal:
             caller = _named(context, self._clock.now_us())
             grant = self._grants.get(caller.grant_id) if caller else None
-            grant_id, word = grant.id if grant else None, outcome_word(refusal.code)
+            grant_id, word = grant.id if grant else None, outcome_of_code(refusal.code)
             reason = ": ".join(filter(None, (refusal.reason.value, refusal.detail)))
             self._counters.ended("watch", word, grant_id=grant_id, reason=reason)
             self._audit.record_act(

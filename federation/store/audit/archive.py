@@ -1,7 +1,7 @@
-"""The audit's history: one compressed file of JSON lines a day, newest event first, each written whole or not at all.
+"""The audit archive: one gzip file of JSON lines per day, newest event first, each replaced atomically.
 
-A file `2026-05-03.jsonl.gz` holds the events of that day in UTC. Beside it there may be `2026-05-03.2.jsonl.gz`, where
-the first could not be read when more was to be added. Whatever cannot be read is named and left as it is.
+`2026-05-03.jsonl.gz` holds the events of that day in UTC. If it was unreadable when events had to be added, they are in
+`2026-05-03.2.jsonl.gz`. Unreadable files are reported and left unchanged.
 """
 
 import gzip
@@ -20,13 +20,13 @@ import orjson
 
 from federation.clock import MICROSECONDS, from_micros, to_micros
 from federation.errors import StoreError
-from federation.store.audit.model import AuditEvent, AuditFilter, Place
+from federation.store.audit.model import AuditEvent, AuditFilter, Position
 
-__all__ = ["DAY_US", "AuditFiles", "DayFile", "DayWriter", "Reading", "day_of", "day_window"]
+__all__ = ["DAY_US", "AuditFiles", "DayFile", "DayReader", "DayWriter", "day_of", "day_window"]
 
 DAY_US: Final = 86_400 * MICROSECONDS
 MAX_LINE: Final = 64 * 1024
-"""Bytes of a line; one of ours has at most a few thousand."""
+"""Maximum bytes of a line; the gateway writes at most a few thousand."""
 _EPOCH: Final = date(1970, 1, 1)
 _NAME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.([2-9]|[1-9]\d{1,5}))?\.jsonl\.gz\Z", re.ASCII)
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
@@ -38,27 +38,26 @@ _LARGEST: Final = {"id": 2**63 - 1, "bytes_out": 2**63 - 1, "count": 2**32 - 1}
 
 @dataclass(frozen=True, slots=True)
 class DayFile:
-    """One file of the history. `day` counts from 1970; `part` is 1 for the first file of a day."""
+    """One file of the archive. `day` counts from 1970-01-01; `part` is 1 for the first file of a day."""
 
     day: int
     part: int
     path: Path
 
 
-class Reading:
-    """Reads one file, newest event first; `fault` tells afterwards what was wrong with it, and is empty where nothing.
+class DayReader:
+    """Reads one file, newest event first. `fault` describes the first problem afterwards, empty if there was none.
 
-    A line that is none is passed over, and so is one out of order, which would lead pages astray. What comes behind
-    the break of a file that is cut off cannot be had.
+    Skips invalid lines and lines out of order, which would break paging. Stops where a file is truncated.
     """
 
     def __init__(self, file: DayFile) -> None:
         self.file, self.fault = file, ""
 
     def __iter__(self) -> Iterator[AuditEvent]:
-        """Yield the events."""
+        """Yield the valid events."""
         if not self.file.path.is_file():
-            return self._note("is no file")
+            return self._note("is not a file")
         try:
             with gzip.open(self.file.path, "rb") as lines:
                 yield from self._events(lines)
@@ -66,21 +65,21 @@ class Reading:
             self._note(f"cannot be read to its end: {getattr(e, 'strerror', None) or e}")
 
     def _events(self, lines: Any) -> Iterator[AuditEvent]:
-        last: Place | None = None
+        last: Position | None = None
         number = 0
         while line := lines.readline(MAX_LINE):
             number += 1
             try:
-                event = decoded(line)
+                event = decode_event(line)
             except ValueError as e:
                 self._note(f"line {number}: {e}")
                 if not line.endswith(b"\n"):
                     return
                 continue
-            if day_of(event.at_us) != self.file.day or (last is not None and event.place >= last):
+            if day_of(event.at_us) != self.file.day or (last is not None and event.position >= last):
                 self._note(f"line {number}: is out of order")
                 continue
-            last = event.place
+            last = event.position
             yield event
 
     def _note(self, fault: str) -> None:
@@ -88,24 +87,24 @@ class Reading:
 
 
 class AuditFiles:
-    """The files in one directory, which only the gateway's user may enter. Its methods block; call them in a thread."""
+    """The archive directory, which only the gateway's user may enter. The methods block; call them in a thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def prepare(self) -> None:
-        """Make the directory, and clear away what a crash left half written. Raises `StoreError`."""
+        """Create the directory and remove drafts that a crash left. Raises `StoreError`."""
         try:
             self.directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.chmod(0o700)
             for path in self.directory.glob(".*.jsonl.gz.part"):
                 path.unlink()
         except OSError as e:
-            raise StoreError(f"cannot keep audit files in {self.directory}: {e.strerror}") from e
+            raise StoreError(f"cannot prepare the audit directory {self.directory}: {e.strerror}") from e
 
     def days(self) -> tuple[list[DayFile], list[str]]:
-        """Return the files, the latest day first, and the names of what is no file of ours, hidden ones aside."""
-        found, strange = [], []
+        """Return the archive files, latest day first, and the names of other files except hidden ones."""
+        found, unrecognized = [], []
         try:
             names = sorted(path.name for path in self.directory.iterdir())
         except FileNotFoundError:
@@ -117,18 +116,18 @@ class AuditFiles:
             if file is not None:
                 found.append(file)
             elif not name.startswith("."):
-                strange.append(name)
-        return sorted(found, key=lambda file: (-file.day, file.part)), strange
+                unrecognized.append(name)
+        return sorted(found, key=lambda file: (-file.day, file.part)), unrecognized
 
     def target(self, day: int) -> tuple[DayFile, bool]:
-        """Return the file into which events of a day go, and whether it holds some already.
+        """Return the file for new events of a day, and whether it exists.
 
-        One that cannot be read from end to end is passed over, and stays for whoever can mend it.
+        Skips files that are not fully readable and leaves them unchanged for the operator.
         """
         parts = {file.part: file for file in self.days()[0] if file.day == day}
         part = 1
         while (file := parts.get(part)) is not None:
-            reading = Reading(file)
+            reading = DayReader(file)
             for _ in reading:
                 pass
             if not reading.fault:
@@ -138,12 +137,12 @@ class AuditFiles:
 
 
 class DayWriter:
-    """Writes one file anew: the events it is given, newest first, among those that it holds already, none twice."""
+    """Rewrites one file: merges the given events, newest first, with those in the file, without duplicates."""
 
     def __init__(self, file: DayFile, *, exists: bool) -> None:
         self._file = file
         self._draft = file.path.with_name(f".{file.path.name}.part")
-        self._reading = Reading(file)
+        self._reading = DayReader(file)
         self._old = iter(self._reading) if exists else iter(())
         self._held = next(self._old, None)
         self._lines = 0
@@ -155,10 +154,10 @@ class DayWriter:
         self._out = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)
 
     def add(self, events: list[AuditEvent]) -> None:
-        """Write events that follow on those given before. Raises `StoreError`."""
+        """Write events older than those added before. Raises `StoreError`."""
         try:
             for event in events:
-                while self._held is not None and self._held.place >= event.place:
+                while self._held is not None and self._held.position >= event.position:
                     if self._held != event:
                         self._write(self._held)
                     self._held = next(self._old, None)
@@ -167,7 +166,7 @@ class DayWriter:
             raise self._failed(e) from e
 
     def finish(self) -> None:
-        """Put the file in its place, once everything is on the disk and reads as it was written."""
+        """Replace the file, after syncing and verifying the draft. Raises `StoreError`."""
         try:
             while self._held is not None:
                 self._write(self._held)
@@ -182,8 +181,8 @@ class DayWriter:
         except OSError as e:
             raise self._failed(e) from e
 
-    def abandon(self) -> None:
-        """Leave everything as it was. Does nothing after `finish`."""
+    def cancel(self) -> None:
+        """Remove the draft and leave the file unchanged. Does nothing after `finish`."""
         with suppress(OSError):
             self._out.close()
         with suppress(OSError):
@@ -191,24 +190,24 @@ class DayWriter:
         self._draft.unlink(missing_ok=True)
 
     def _write(self, event: AuditEvent) -> None:
-        self._out.write(encoded(event))
+        self._out.write(encode_event(event))
         self._lines += 1
 
     def _check(self) -> None:
-        """Read what was written, for the database forgets it next; and see that all of the old file was had."""
+        """Verify the draft, because the events are deleted from the database next."""
         found = 0
         with gzip.open(self._draft, "rb") as lines:
             while piece := lines.read(1 << 20):
                 found += piece.count(b"\n")
         if found != self._lines or self._reading.fault:
-            raise OSError(None, self._reading.fault or "it does not read as it was written")
+            raise OSError(None, self._reading.fault or "the written file does not contain every event")
 
     def _failed(self, error: OSError) -> StoreError:
         return StoreError(f"cannot write {self._file.path}: {error.strerror or error}")
 
 
 def day_of(at_us: int) -> int:
-    """Return the day of an instant, counted from 1970 in UTC."""
+    """Return the day of an instant, counted from 1970-01-01 in UTC."""
     return at_us // DAY_US
 
 
@@ -217,30 +216,30 @@ def day_window(day: int) -> AuditFilter:
     return AuditFilter(since_us=day * DAY_US, until_us=(day + 1) * DAY_US)
 
 
-def encoded(event: AuditEvent) -> bytes:
+def encode_event(event: AuditEvent) -> bytes:
     """Return an event as a line of JSON."""
     values: dict[str, Any] = {"at": "", **{f.name: getattr(event, f.name) for f in fields(AuditEvent)}}
     values["at"] = from_micros(values.pop("at_us")).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def decoded(line: bytes) -> AuditEvent:
-    """Return the event of a line. Raises `ValueError` in words."""
+def decode_event(line: bytes) -> AuditEvent:
+    """Return the event of a line. Raises `ValueError` with a message for the operator."""
     try:
         values = orjson.loads(line)
     except orjson.JSONDecodeError:
         raise ValueError("is not JSON") from None
     if not isinstance(values, dict):
-        raise ValueError("is not an object")  # noqa: TRY004 - it is the line that is wrong
+        raise ValueError("is not an object")  # noqa: TRY004 - the line is invalid, not the type of an argument
     try:
         values["at_us"] = to_micros(datetime.fromisoformat(values.pop("at")))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("at: is not an instant") from None
     for name, value in values.items():
         if type(value) not in _KINDS.get(name, ()) or (name in _LARGEST and not 0 <= value <= _LARGEST[name]):
-            raise ValueError(f"{name[:40]}: is not what an audit event has there")
+            raise ValueError(f"{name[:40]}: is not a valid audit event field")
     if not {"id", "verb", "outcome"} <= values.keys():
-        raise ValueError("is no audit event")
+        raise ValueError("is not an audit event")
     return AuditEvent(**values)
 
 

@@ -1,4 +1,4 @@
-"""The whole audit as one list: the database's events, and behind them those of the files."""
+"""The audit trail of database and archive files as one list."""
 
 import asyncio
 import heapq
@@ -7,74 +7,75 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from federation.store.audit.archive import DAY_US, AuditFiles, DayFile, Reading
-from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, place_of, place_token
+from federation.store.audit.archive import DAY_US, AuditFiles, DayFile, DayReader
+from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Position, position_of, position_token
 from federation.store.audit.table import AuditStore, check_page_size
 
 __all__ = ["AuditHistory"]
 
-MOST_LINES: Final = 100_000
-"""Lines that one page looks at, so that a rare event in a long history is found in steps that can be given up."""
-AT_ONCE: Final = 2
+MAX_LINES: Final = 100_000
+"""Maximum archive lines read for one page, so that a search for rare events can be cancelled between pages."""
+MAX_SCANS: Final = 2
+"""Maximum number of concurrent scans."""
 
 
 class AuditHistory:
-    """Pages over database and files, in the order of time. `most_lines` bounds what one page reads of the files."""
+    """Pages over database and files in time order. `max_lines` bounds the archive lines read for one page."""
 
-    def __init__(self, store: AuditStore, files: AuditFiles, *, most_lines: int = MOST_LINES) -> None:
-        self._store, self._files, self._most_lines = store, files, most_lines
-        self._turns = asyncio.Semaphore(AT_ONCE)
+    def __init__(self, store: AuditStore, files: AuditFiles, *, max_lines: int = MAX_LINES) -> None:
+        self._store, self._files, self._max_lines = store, files, max_lines
+        self._slots = asyncio.Semaphore(MAX_SCANS)
 
     async def page(self, wanted: AuditFilter, page_size: int, page_token: str = "") -> AuditPage:
         """Return events, newest first. Raises `InputError` as `AuditStore.page` does, and `StoreError`.
 
-        The database is asked first: what moves to a file meanwhile is then found twice, and shown once.
+        Reads the database first: an event that is archived meanwhile is then found twice, and returned once.
         """
         check_page_size(page_size)
-        before = place_of(wanted, page_token) if page_token else None
+        before = position_of(wanted, page_token) if page_token else None
         recent = await self._store.newest(wanted, page_size + 1, before)
-        floor = recent[-1].place if len(recent) > page_size else None
-        look = _HistoryScan(self._files, wanted, before, floor, page_size + 1, self._most_lines)
-        async with self._turns:
+        floor = recent[-1].position if len(recent) > page_size else None
+        scan = _HistoryScan(self._files, wanted, before, floor, page_size + 1, self._max_lines)
+        async with self._slots:
             try:
-                await asyncio.to_thread(look.run)
+                await asyncio.to_thread(scan.run)
             except asyncio.CancelledError:
-                look.given_up.set()
+                scan.cancelled.set()
                 raise
-        merged = [next(like) for _, like in groupby(_newest_first((recent, look.events)))]
-        if look.stopped_at is not None:
-            merged = [event for event in merged if event.place >= look.stopped_at]
+        merged = [next(like) for _, like in groupby(_newest_first((recent, scan.events)))]
+        if scan.stopped_at is not None:
+            merged = [event for event in merged if event.position >= scan.stopped_at]
         events = merged[:page_size]
-        on = events[-1].place if len(merged) > page_size else look.stopped_at
-        return AuditPage(tuple(events), place_token(wanted, on) if on is not None else "", tuple(look.warnings))
+        end = events[-1].position if len(merged) > page_size else scan.stopped_at
+        return AuditPage(tuple(events), position_token(wanted, end) if end is not None else "", tuple(scan.warnings))
 
 
 class _HistoryScan:
-    """One look into the files. `stopped_at` is the place up to which it came, `None` where it came to the end."""
+    """One scan of the archive. `stopped_at` is the position at which it stopped, `None` if it reached the end."""
 
     def __init__(
         self,
         files: AuditFiles,
         wanted: AuditFilter,
-        before: Place | None,
-        floor: Place | None,
+        before: Position | None,
+        floor: Position | None,
         most: int,
-        most_lines: int,
+        max_lines: int,
     ) -> None:
         self._files, self._wanted, self._before, self._floor = files, wanted, before, floor
-        self._most, self._lines_left = most, most_lines
-        self.given_up = threading.Event()
+        self._most, self._lines_left = most, max_lines
+        self.cancelled = threading.Event()
         self.events: list[AuditEvent] = []
         self.warnings: list[str] = []
-        self.stopped_at: Place | None = None
+        self.stopped_at: Position | None = None
 
     def run(self) -> None:
-        """Collect events. Raises `StoreError` where the directory cannot be read."""
-        files, strange = self._files.days()
+        """Collect events. Raises `StoreError` if the directory cannot be read."""
+        files, unrecognized = self._files.days()
         if self._before is None:
-            self.warnings += [f"{self._files.directory / name}: is no audit file; passed over" for name in strange]
+            self.warnings += [f"{self._files.directory / name}: is not an audit file; skipped" for name in unrecognized]
         for _, parts in groupby(filter(self._may_hold, files), key=lambda file: file.day):
-            if not self._read([Reading(file) for file in parts]):
+            if not self._read([DayReader(file) for file in parts]):
                 return
 
     def _may_hold(self, file: DayFile) -> bool:
@@ -86,19 +87,19 @@ class _HistoryScan:
             and (wanted.since_us is None or end > wanted.since_us)
         )
 
-    def _read(self, readings: list[Reading]) -> bool:
-        """Read the files of one day; return whether to go on with the next one."""
+    def _read(self, readings: list[DayReader]) -> bool:
+        """Read the files of one day. Returns whether to continue with the next day."""
         try:
             for event in _newest_first(readings):
-                if self.given_up.is_set():
+                if self.cancelled.is_set():
                     return False
-                if self._before is not None and event.place >= self._before:
+                if self._before is not None and event.position >= self._before:
                     continue
                 if self._wanted.admits(event):
                     self.events.append(event)
                 self._lines_left -= 1
                 if len(self.events) >= self._most or self._lines_left <= 0:
-                    self.stopped_at = event.place
+                    self.stopped_at = event.position
                     return False
         finally:
             self.warnings += [f"{reading.file.path}: {reading.fault}" for reading in readings if reading.fault]
@@ -106,4 +107,4 @@ class _HistoryScan:
 
 
 def _newest_first(sorted_alike: Iterable[Iterable[AuditEvent]]) -> Iterator[AuditEvent]:
-    return heapq.merge(*sorted_alike, key=lambda event: event.place, reverse=True)
+    return heapq.merge(*sorted_alike, key=lambda event: event.position, reverse=True)

@@ -1,4 +1,4 @@
-"""One line of the audit, which events a question wants, and the tokens that lead on through the answers. Pure."""
+"""Audit events, filters, pages and page tokens as values. Pure."""
 
 import hashlib
 import struct
@@ -8,17 +8,26 @@ from typing import Final, NamedTuple
 from federation import base64url
 from federation.errors import InputError
 
-__all__ = ["AuditEvent", "AuditFilter", "AuditPage", "Place", "TailPage", "follow_token", "followed_to", "place_of"]
-__all__ += ["place_token"]
+__all__ = [
+    "AuditEvent",
+    "AuditFilter",
+    "AuditPage",
+    "Position",
+    "TailPage",
+    "position_of",
+    "tail_position",
+    "tail_token",
+]
+__all__ += ["position_token"]
 
 EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
-_PLACE: Final = struct.Struct(">c8sqq")
-_FOLLOWED: Final = struct.Struct(">c8sq")
-_PLACE_MARK, _FOLLOW_MARK = b"p", b"f"
+_POSITION: Final = struct.Struct(">c8sqq")
+_TAIL: Final = struct.Struct(">c8sq")
+_POSITION_MARK, _TAIL_MARK = b"p", b"f"
 
 
-class Place(NamedTuple):
-    """Where an event stands in the order of time; events of one instant stand in the order of their numbers."""
+class Position(NamedTuple):
+    """Position of an event in time order; events of one instant are ordered by id."""
 
     at_us: int
     id: int
@@ -26,11 +35,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One call or act, or `count` like ones. Never a body.
+    """One call or operator action, or `count` similar ones. Never contains a request or answer body.
 
-    `at_us` is Unix microseconds. `grant_id` is `None` for a call that was refused before its grant was known: then
-    `source` (an address without its port) and `reason` tell what there is to tell. `query_hash` is SHA-256 in
-    hexadecimal; `resource`, `peer` and `subject` are `*` where `count` events differ in them.
+    `at_us` is in Unix microseconds. `grant_id` is `None` for a call refused before its grant was known; `source` (an
+    address without port) and `reason` describe such a call. `query_hash` is SHA-256 in hexadecimal. `resource`, `peer`
+    and `subject` are `*` if the `count` calls differ in them.
     """
 
     at_us: int
@@ -48,17 +57,17 @@ class AuditEvent:
     source: str = ""
     count: int = 1
     id: int = 0
-    """The row's number: rising in the order of writing, and never given twice; 0 before it is written."""
+    """The row id, rising in the order of writing and never reused; 0 before the event is written."""
 
     @property
-    def place(self) -> Place:
-        """Where it stands."""
-        return Place(self.at_us, self.id)
+    def position(self) -> Position:
+        """The position in time order."""
+        return Position(self.at_us, self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """Which events: equality on each field that is not empty, and `since_us <= at_us < until_us`."""
+    """A filter of events: equality on each non-empty field, and `since_us <= at_us < until_us`."""
 
     grant_id: str = ""
     peer: str = ""
@@ -69,11 +78,11 @@ class AuditFilter:
 
     @property
     def equal(self) -> dict[str, str]:
-        """The fields that must be equal, with their values."""
+        """The non-empty fields with their required values."""
         return {name: value for name in EQUAL if (value := getattr(self, name))}
 
     def admits(self, event: AuditEvent) -> bool:
-        """Tell whether an event is wanted."""
+        """Tell whether an event passes the filter."""
         if self.since_us is not None and event.at_us < self.since_us:
             return False
         if self.until_us is not None and event.at_us >= self.until_us:
@@ -83,10 +92,10 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """Events, newest first; `next_page_token` is empty on the last page.
+    """Events, newest first. `next_page_token` is empty on the last page.
 
-    Only a look into the history may bring fewer events than were asked for with a token, or none. `warnings` name
-    what of it could not be read.
+    A page of the history may be shorter than requested, or empty, and still have a token. `warnings` names the archive
+    files that could not be read.
     """
 
     events: tuple[AuditEvent, ...]
@@ -96,33 +105,33 @@ class AuditPage:
 
 @dataclass(frozen=True, slots=True)
 class TailPage:
-    """Events in the order of writing, and the number of the last row that was looked at, wanted or not."""
+    """Events in the order of writing, and the id of the last row examined, whether it passed the filter or not."""
 
     events: tuple[AuditEvent, ...]
     last_id: int
 
 
-def place_token(wanted: AuditFilter, place: Place) -> str:
-    """Return the token that goes on behind a place. It belongs to the fields of `wanted`, whose times may move."""
-    return base64url.encode(_PLACE.pack(_PLACE_MARK, _bound(wanted), *place))
+def position_token(wanted: AuditFilter, position: Position) -> str:
+    """Return the token of the page after a position, bound to the fields of `wanted` except its times."""
+    return base64url.encode(_POSITION.pack(_POSITION_MARK, _bound(wanted), *position))
 
 
-def place_of(wanted: AuditFilter, token: str) -> Place:
-    """Return the place that a token names; raise `InputError` for one of another question."""
-    at_us, number = _read(_PLACE, _PLACE_MARK, wanted, token)
-    return Place(at_us, number)
+def position_of(wanted: AuditFilter, token: str) -> Position:
+    """Return the position of a token. Raises `InputError` for a token of another filter."""
+    at_us, number = _read(_POSITION, _POSITION_MARK, wanted, token)
+    return Position(at_us, number)
 
 
-def follow_token(wanted: AuditFilter, last_id: int) -> str:
-    """Return the token that goes on following behind a row."""
-    return base64url.encode(_FOLLOWED.pack(_FOLLOW_MARK, _bound(wanted), last_id))
+def tail_token(wanted: AuditFilter, last_id: int) -> str:
+    """Return the token to continue a tail after a row."""
+    return base64url.encode(_TAIL.pack(_TAIL_MARK, _bound(wanted), last_id))
 
 
-def followed_to(wanted: AuditFilter, token: str) -> int | None:
-    """Return the row behind which a token goes on following, or `None` where it is not a token for following."""
-    if len(token) != len(base64url.encode(bytes(_FOLLOWED.size))):
+def tail_position(wanted: AuditFilter, token: str) -> int | None:
+    """Return the id of the last row of a tail token, or `None` for another kind of token."""
+    if len(token) != len(base64url.encode(bytes(_TAIL.size))):
         return None
-    return _read(_FOLLOWED, _FOLLOW_MARK, wanted, token)[0]
+    return _read(_TAIL, _TAIL_MARK, wanted, token)[0]
 
 
 def _bound(wanted: AuditFilter) -> bytes:

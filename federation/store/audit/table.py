@@ -1,4 +1,4 @@
-"""The audit table: who read what, and who was refused. Rows are added and read, and moved away when they are old."""
+"""The audit table: writing, reading and removing of events."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,7 +9,15 @@ from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, ins
 from federation.errors import InputError
 from federation.sanitize import printable
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Place, TailPage, place_of, place_token
+from federation.store.audit.model import (
+    AuditEvent,
+    AuditFilter,
+    AuditPage,
+    Position,
+    TailPage,
+    position_of,
+    position_token,
+)
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
 
@@ -17,44 +25,44 @@ __all__ = ["MAX_PAGE", "AuditEvent", "AuditFilter", "AuditPage", "AuditStore", "
 
 MAX_PAGE: Final = 1_000
 MAX_TEXT: Final = 256
-"""Characters of a text; what a peer sent as a name may be longer, and is cut."""
+"""Maximum characters of a text column; a longer name sent by a peer is truncated."""
 UNREADABLE: Final = "the audit cannot be read"
 Condition = ColumnElement[bool] | TextClause
 
 
 class AuditStore:
-    """Writes and reads the audit table. Reading raises `StoreError` where the database refuses."""
+    """Writes and reads the audit table. Reading raises `StoreError` if the database fails."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def insert_many(self, events: Sequence[AuditEvent]) -> None:
-        """Write events, all or none, in their order."""
+        """Write events in their order, all or none."""
         if not events:
             return
         async with self._database.write() as connection:
             if self._database.dialect == "postgresql":
-                # Event numbers must become visible in ascending order, or a follower of the trail would skip some.
+                # Event ids must become visible in ascending order, or a reader that follows the trail would skip some.
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({AdvisoryKey.APPEND_AUDIT:d})"))
             await connection.execute(insert(audit_events), [_values(event) for event in events])
 
     async def page(self, wanted: AuditFilter, page_size: int = 50, page_token: str = "") -> AuditPage:
-        """Return events, newest first. Raises `InputError` for a size out of range or a token that is none."""
+        """Return events, newest first. Raises `InputError` for an invalid page size or token."""
         check_page_size(page_size)
-        before = place_of(wanted, page_token) if page_token else None
+        before = position_of(wanted, page_token) if page_token else None
         found = await self.newest(wanted, page_size + 1, before)
         events = found[:page_size]
-        return AuditPage(events, place_token(wanted, events[-1].place) if len(found) > page_size else "")
+        return AuditPage(events, position_token(wanted, events[-1].position) if len(found) > page_size else "")
 
-    async def newest(self, wanted: AuditFilter, most: int, before: Place | None = None) -> tuple[AuditEvent, ...]:
-        """Return at most so many events, newest first, from behind a place on."""
+    async def newest(self, wanted: AuditFilter, most: int, before: Position | None = None) -> tuple[AuditEvent, ...]:
+        """Return at most `most` events before a position, newest first."""
         conditions = _conditions(wanted)
         if before is not None:
             conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
         return await self._newest(conditions, most)
 
     async def later(self, wanted: AuditFilter, after_id: int, most: int) -> TailPage:
-        """Return what is wanted of the next rows, at most so many, behind a row in the order of writing."""
+        """Return the matching events among the next `most` rows after a row, in the order of writing."""
         columns = audit_events.c
         query = select(audit_events).where(columns.id > after_id).order_by(columns.id).limit(most)
         with translate_db_errors(UNREADABLE):
@@ -65,7 +73,7 @@ class AuditStore:
         return TailPage(tuple(filter(wanted.admits, events)), last_id)
 
     async def latest(self, wanted: AuditFilter, most: int) -> TailPage:
-        """Return the newest events, at most so many, in the order of writing, and the last row there is."""
+        """Return the newest events, at most `most`, in the order of writing, with the id of the last row."""
         with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 last_id = await connection.scalar(select(func.max(audit_events.c.id))) or 0
@@ -73,34 +81,36 @@ class AuditStore:
         return TailPage(tuple(sorted(events, key=lambda event: event.id)), last_id)
 
     async def count(self, wanted: AuditFilter) -> int:
-        """Return how many events there are, those that one row counts together included."""
+        """Return the number of matching events; a row of `count` events counts as that many."""
         query = select(func.coalesce(func.sum(audit_events.c.count), 0)).where(*_conditions(wanted))
         with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 return int((await connection.scalars(query)).one())
 
     async def oldest_us(self) -> int | None:
-        """Return the instant of the oldest event, `None` where there is none."""
+        """Return the instant of the oldest event in Unix microseconds, or `None`."""
         with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 found: int | None = await connection.scalar(select(func.min(audit_events.c.at)))
         return found
 
     async def last_id(self) -> int:
-        """Return the number of the row that was written last, 0 where there is none."""
+        """Return the id of the row written last, 0 if there is none."""
         with translate_db_errors(UNREADABLE):
             async with self._database.read() as connection:
                 return await connection.scalar(select(func.max(audit_events.c.id))) or 0
 
-    async def written_by(self, last_id: int, window: AuditFilter, most: int, before: Place | None) -> list[AuditEvent]:
-        """Return events whose number is at most `last_id`, newest first, from behind a place on."""
+    async def written_by(
+        self, last_id: int, window: AuditFilter, most: int, before: Position | None
+    ) -> list[AuditEvent]:
+        """Return at most `most` events with an id up to `last_id` before a position, newest first."""
         conditions = [*_conditions(window), audit_events.c.id <= last_id]
         if before is not None:
             conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
         return list(await self._newest(conditions, most))
 
-    async def forget(self, last_id: int, window: AuditFilter, most: int) -> int:
-        """Delete events whose number is at most `last_id`, at most so many in one transaction; return how many."""
+    async def remove(self, last_id: int, window: AuditFilter, most: int) -> int:
+        """Delete at most `most` events with an id up to `last_id` in one transaction. Returns their number."""
         columns = audit_events.c
         old = select(columns.id).where(*_conditions(window), columns.id <= last_id).limit(most)
         with translate_db_errors("old audit events cannot be deleted"):
@@ -117,7 +127,7 @@ class AuditStore:
 
 
 def check_page_size(page_size: int) -> None:
-    """Raise `InputError` for a size of a page that is out of range."""
+    """Raise `InputError` if a page size is out of range."""
     if not 1 <= page_size <= MAX_PAGE:
         raise InputError("page_size", f"must be from 1 to {MAX_PAGE}")
 
@@ -125,7 +135,7 @@ def check_page_size(page_size: int) -> None:
 def _conditions(wanted: AuditFilter) -> list[Condition]:
     columns = audit_events.c
     conditions: list[Condition] = [columns[name] == value for name, value in wanted.equal.items()]
-    # The databases see that a partial index serves only where its own condition stands in the query, word for word.
+    # Databases use a partial index only if the query contains its condition verbatim.
     if wanted.outcome not in {"", COMMON_OUTCOME}:
         conditions.append(RARE_OUTCOME)
     if wanted.verb and wanted.verb not in COMMON_VERBS:
@@ -145,7 +155,7 @@ def _values(event: AuditEvent) -> dict[str, Any]:
 
 
 def _clean(name: str, text: str) -> str:
-    """Cut a text to its column, and make it printable: one odd character must not hold up a whole batch."""
+    """Truncate a text to its column and replace unprintable characters, which could fail a whole batch."""
     kind = audit_events.c[name].type
     most = kind.length if isinstance(kind, String) and kind.length else MAX_TEXT
     return printable(text, most)

@@ -1,4 +1,4 @@
-"""One grant as a value, and its rows."""
+"""The grant and its certificates as values, and their mapping to database rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,21 +24,21 @@ __all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "check_
 __all__ += ["read_certificate", "read_grants"]
 
 SUPERSEDED_US: Final = 600 * MICROSECONDS
-"""How long a certificate is still accepted after the first call with one issued later."""
+"""Microseconds that a certificate stays accepted after the first call with a newer one."""
 LAST_INSTANT_US: Final = 253_402_300_799 * MICROSECONDS
-"""The end of the year 9999, the last that a certificate can name."""
+"""The end of the year 9999, the latest instant that a certificate can express (RFC 5280)."""
 REVOKED_TEXT: Final = "the serving gateway's operator revoked this grant; that is final"
 _NONE: Final[Mapping[str, "CertificateRecord"]] = MappingProxyType({})
 
 
 class GrantStatus(StrEnum):
-    """Where a grant stands. `EXPIRED` follows from the clock and is never stored."""
+    """Status of a grant. `EXPIRED` follows from the clock and is never stored."""
 
     PENDING = "pending"
-    """No certificate yet, or one that awaits confirmation."""
+    """No certificate was issued yet, or it awaits confirmation."""
     ACTIVE = "active"
     REVOKED = "revoked"
-    """Final."""
+    """Permanent."""
     EXPIRED = "expired"
 
 
@@ -46,8 +46,8 @@ class GrantStatus(StrEnum):
 class CertificateRecord:
     """A client certificate issued under a grant.
 
-    It is accepted before `accepted_until_us`: its own end, or sooner once a successor is in use. `number` counts the
-    grant's certificates in the order of issue; `after_expiry` tells that the one before had expired already.
+    Calls with it are accepted before `accepted_until_us`: its expiry, or earlier once a successor is in use. `number`
+    counts the grant's certificates in the order of issue; `after_expiry` tells that its predecessor had expired.
     """
 
     serial: str
@@ -62,7 +62,7 @@ class CertificateRecord:
 
     @classmethod
     def of(cls, issued: IssuedCertificate, *, number: int = 0, after_expiry: bool = False) -> "CertificateRecord":
-        """Return the record of a certificate just issued."""
+        """Return the record of a newly issued certificate."""
         return cls(
             serial=issued.serial,
             fingerprint=issued.fingerprint,
@@ -76,7 +76,7 @@ class CertificateRecord:
         )
 
     def is_accepted(self, now_us: int) -> bool:
-        """Tell whether calls with this certificate are answered at this instant."""
+        """Tell whether calls with this certificate are accepted at an instant."""
         return now_us < self.accepted_until_us
 
     def to_row(self, grant_id: str) -> dict[str, Any]:
@@ -97,9 +97,9 @@ class CertificateRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The gateway `peer` may read as the user `subject` what `scope` opens. Instants are Unix microseconds.
+    """A grant: the gateway `peer` may read, as the user `subject`, what `scope` opens. Instants are Unix microseconds.
 
-    `certificates` holds, by serial and in the order of issue, those that are still accepted and the newest one.
+    `certificates` maps serials to the accepted certificates and the newest one, in the order of issue.
     """
 
     id: str
@@ -121,25 +121,25 @@ class Grant:
 
     @property
     def revoked_text(self) -> str:
-        """What the peer is told of a revoked grant: that it is final, and the operator's reason."""
+        """The message to the peer of a revoked grant, with the operator's reason."""
         return f"{REVOKED_TEXT}: {self.revoked_reason}" if self.revoked_reason else REVOKED_TEXT
 
     def status_at(self, now_us: int) -> GrantStatus:
-        """Return the status at an instant, expiry included; a revoked grant stays revoked."""
+        """Return the status at an instant, considering expiry; a revoked grant stays revoked."""
         expired = self.expires_at_us is not None and now_us >= self.expires_at_us
         return GrantStatus.EXPIRED if expired and self.status is not GrantStatus.REVOKED else self.status
 
     def is_enrolled(self, now_us: int) -> bool:
-        """Tell whether a certificate of the grant is accepted at this instant."""
+        """Tell whether any certificate of the grant is accepted at an instant."""
         return any(certificate.is_accepted(now_us) for certificate in self.certificates.values())
 
     def with_certificate(self, certificate: CertificateRecord, now_us: int) -> "Grant":
-        """Return the grant with one certificate more, and without those that are accepted no longer."""
-        kept = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
-        return replace(self, certificates=MappingProxyType({**kept, certificate.serial: certificate}))
+        """Return the grant with one more certificate, and without those no longer accepted."""
+        accepted = {serial: old for serial, old in self.certificates.items() if old.is_accepted(now_us)}
+        return replace(self, certificates=MappingProxyType({**accepted, certificate.serial: certificate}))
 
     def after_use(self, serial: str, now_us: int) -> "Grant":
-        """Return the grant after a call with a certificate: older ones then end soon. Often that is this object."""
+        """Return the grant after a call with a certificate, with older ones ending soon; `self` if unchanged."""
         used = self.certificates.get(serial)
         if used is None or len(self.certificates) == 1:
             return self
@@ -170,7 +170,7 @@ class Grant:
 
 
 async def read_grants(connection: "AsyncConnection", now_us: int) -> tuple[Grant, ...]:
-    """Read every grant with its certificates; raise `StoreError` that names a grant which cannot be read."""
+    """Read all grants with their certificates. Raises `StoreError` that names an invalid grant."""
     table = schema.certificates
     last = select(table.c.grant_id, func.max(table.c.number).label("number")).group_by(table.c.grant_id).subquery()
     found = await connection.execute(
@@ -188,7 +188,7 @@ async def read_grants(connection: "AsyncConnection", now_us: int) -> tuple[Grant
 
 
 async def read_certificate(connection: "AsyncConnection", grant_id: str, serial: str) -> CertificateRecord | None:
-    """Read one certificate of a grant, however long ago it ended."""
+    """Read one certificate of a grant, expired or not."""
     table = schema.certificates
     wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)
     row = (await connection.execute(wanted)).one_or_none()
@@ -230,22 +230,22 @@ def _grant(row: Row[Any], certificates: Mapping[str, CertificateRecord]) -> Gran
 
 
 def check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:
-    """Raise `InputError` that names what is wrong with a grant that somebody wants to make."""
+    """Raise `InputError` for invalid values of a new grant."""
     if not is_gateway_name(peer):
         raise InputError("peer", f"{peer[:64]!r} is not a gateway's name: a DNS name in lower case, like home.example")
     if not is_subject(subject):
         raise InputError("subject", "must be 1 to 127 printable ASCII characters")
     if expires_at_us is not None and not now_us < expires_at_us <= LAST_INSTANT_US:
-        raise InputError("expires_at", "must lie in the future, and before the year 10000")
+        raise InputError("expires_at", "must be in the future, and before the year 10000")
 
 
 def check_fingerprint(grant: Grant, fingerprint: str) -> None:
-    """Raise unless this is the fingerprint of the certificate that awaits confirmation."""
+    """Raise `ConflictError` or `InputError` unless this is the fingerprint of the certificate to confirm."""
     if grant.newest is None:
-        raise ConflictError(f"nobody has enrolled under grant {grant.id} yet, so there is nothing to confirm")
+        raise ConflictError(f"no gateway has enrolled under grant {grant.id} yet, so there is nothing to confirm")
     if fingerprint != grant.newest.fingerprint:
         raise InputError(
             "fingerprint",
             f"is not that of the certificate issued under grant {grant.id}; if the enrolling gateway printed this one, "
-            "somebody else has used the token: revoke the grant",
+            "another gateway has used the token: revoke the grant",
         )

@@ -1,7 +1,7 @@
-"""What this gateway lets others read: grants and the client certificates issued under them.
+"""The grants of this gateway and the client certificates issued under them.
 
-`GrantRegistry` is the authority of the one serving process: decisions read memory, and writes reach the database before
-memory shows them. A revocation goes the other way round.
+`GrantRegistry` belongs to the serving process. Decisions read memory. A write changes the database first, then
+memory; a revocation changes memory first.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from federation.store.grants.model import (
     read_certificate,
     read_grants,
 )
-from federation.store.grants.usage import GrantUses
+from federation.store.grants.usage import GrantUsage
 from federation.suggest import near_ids
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
 
 InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
-"""Work to be done in the same transaction; its exception undoes both."""
+"""Additional work in the same transaction; an exception rolls back both."""
 MAX_REASON: Final = 500
 _SEPARATORS: Final = re.compile(r"[\s:]")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
@@ -47,27 +47,27 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
 class GrantRegistry:
     """Every grant, in memory and in the database. All methods belong to the serving event loop.
 
-    Methods that name a grant raise `NotFoundError` for an unknown one; those that write raise `StoreError` where the
-    database refuses. A write goes on to its end when its caller is cancelled, so that memory and database agree.
+    Methods with a grant id raise `NotFoundError` for an unknown grant. Methods that write raise `StoreError` if the
+    database fails; a write completes even if its caller is cancelled, so that memory and database agree.
     """
 
     def __init__(self, database: Database, clock: Clock, grants: Iterable[Grant]) -> None:
         self._database, self._clock = database, clock
         self._grants = {grant.id: grant for grant in grants}
-        self._uses = GrantUses(database)
+        self._usage = GrantUsage(database)
         self._lock = asyncio.Lock()
         self._writes = ShieldedTasks()
 
     @classmethod
     async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
-        """Read every grant, with the certificates that are still accepted and each grant's newest one."""
+        """Load all grants, with their accepted certificates and the newest certificate of each."""
         with translate_db_errors("the grants cannot be read"):
             async with database.read() as connection:
                 grants = await read_grants(connection, clock.now_us())
         return cls(database, clock, grants)
 
     def get(self, grant_id: str) -> Grant | None:
-        """Return the grant as it stands now, from memory."""
+        """Return the current grant from memory, or `None`."""
         return self._grants.get(grant_id)
 
     def all(self) -> tuple[Grant, ...]:
@@ -75,7 +75,7 @@ class GrantRegistry:
         return tuple(sorted(self._grants.values(), key=lambda grant: (grant.created_at_us, grant.id)))
 
     def draft(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
-        """Return what `create` would store. Raises what it raises for a wrong value."""
+        """Return the grant that `create` would store. Raises the same `InputError`."""
         now = self._clock.now_us()
         check_new(peer, subject, expires_at_us, now)
         return Grant(
@@ -89,9 +89,9 @@ class GrantRegistry:
         )
 
     async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
-        """Make a pending grant: the gateway `peer` may read as the local user `subject`.
+        """Create a pending grant: the gateway `peer` may read as the local user `subject`.
 
-        Raises `InputError` that names `peer`, `subject` or `expires_at`. Whether the user exists, the caller asks.
+        Raises `InputError` that names `peer`, `subject` or `expires_at`. The caller checks that the user exists.
         """
         grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
         return await self._writes.run(self._insert(grant))
@@ -105,18 +105,17 @@ class GrantRegistry:
         after_expiry: bool = False,
         within: InTransaction | None = None,
     ) -> Grant:
-        """Make a certificate known, and a pending grant active where `activate` says so.
+        """Store a certificate, and with `activate` make a pending grant active.
 
-        `after_expiry` marks one whose predecessor had expired. `within` runs in the same transaction: what it writes
-        becomes durable together with the certificate, and an exception of it undoes both. Raises `ConflictError` for a
-        revoked grant.
+        `after_expiry` marks a certificate whose predecessor had expired. `within` runs in the same transaction. Raises
+        `ConflictError` for a revoked grant.
         """
         self.require(grant_id)
         work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
         return await self._writes.run(work)
 
     async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
-        """Return a certificate of a grant, from memory, or one that ended long ago from the database."""
+        """Return a certificate of a grant from memory, or an older one from the database."""
         grant = self.require(grant_id)
         if (known := grant.certificates.get(serial)) is not None:
             return known
@@ -125,10 +124,10 @@ class GrantRegistry:
                 return await read_certificate(connection, grant_id, serial)
 
     async def confirm(self, grant_id: str, fingerprint: str) -> Grant:
-        """Activate a grant that awaits confirmation; confirming again with the same fingerprint changes nothing.
+        """Activate a grant that awaits confirmation. Idempotent.
 
-        Colons, spaces and case of the fingerprint do not matter. Raises `InputError` for a fingerprint that is not
-        the enrolled certificate's, `ConflictError` where nobody enrolled yet or the grant was revoked.
+        Colons, spaces and case of the fingerprint are ignored. Raises `InputError` if the fingerprint differs from the
+        enrolled certificate's, `ConflictError` if no gateway has enrolled yet or the grant was revoked.
         """
         self.require(grant_id)
         wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
@@ -137,9 +136,9 @@ class GrantRegistry:
         return await self._writes.run(self._activate(grant_id, wanted))
 
     def refuse(self, grant_id: str, reason: str = "") -> Grant:
-        """Revoke a grant in memory, for good: it is refused from this moment on. `revoke` makes that durable.
+        """Revoke a grant permanently in memory, so that calls are refused from now on. `revoke` makes this durable.
 
-        Refusing again keeps the first instant and reason.
+        Repeated calls keep the first instant and reason.
         """
         if len(reason) > MAX_REASON or not reason.isprintable():
             raise InputError("reason", f"must be one line of at most {MAX_REASON} characters")
@@ -151,59 +150,58 @@ class GrantRegistry:
         return grant
 
     async def revoke(self, grant_id: str, reason: str = "", *, within: InTransaction | None = None) -> Grant:
-        """Revoke a grant for good: refused from this moment on in memory, then made durable.
+        """Revoke a grant permanently, first in memory, then in the database.
 
-        `within` runs in the same transaction. Revoking again repeats a durable write that failed. `StoreError` says
-        that the write failed; the refusal stands in this process all the same.
+        `within` runs in the same transaction. Raises `StoreError` if the write fails; this process refuses the grant
+        nevertheless, and revoking again repeats the write.
         """
         return await self._writes.run(self._store_revocation(self.refuse(grant_id, reason), within))
 
     def narrow(self, grant_id: str, scope: Scope) -> Grant:
-        """Put a scope in force in memory, from this moment on. `store_scope` makes that durable."""
-        self._grants[grant_id] = replace(self.require_standing(grant_id), scope=scope)
+        """Apply a reduced scope in memory from now on. `store_scope` makes this durable."""
+        self._grants[grant_id] = replace(self.require_unrevoked(grant_id), scope=scope)
         return self._grants[grant_id]
 
     async def store_scope(self, grant_id: str, *, within: InTransaction | None = None) -> Grant:
-        """Make the scope that is in force durable. Where that fails it stays in force all the same."""
+        """Store the current scope. It stays in force if this fails."""
         what = (
             f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
-            "forgotten by a restart; edit it again"
+            "lost at a restart; edit it again"
         )
         return await self._writes.run(self._store_scope(self.require(grant_id), what, within))
 
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
-        """Make a scope durable, then put it in force. Raises `ConflictError` for a revoked grant."""
-        self.require_standing(grant_id)
+        """Store a scope, then apply it in memory. Raises `ConflictError` for a revoked grant."""
+        self.require_unrevoked(grant_id)
         return await self._writes.run(self._widen(grant_id, scope))
 
-    def note_use(self, grant_id: str, serial: str = "") -> None:
-        """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
+    def record_use(self, grant_id: str, serial: str = "") -> None:
+        """Record a call under the grant with a certificate; `flush_uses` makes it durable.
 
-        Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
-        precise to a second.
+        Certificates older than the used one end 10 minutes after its first call. The last use is precise to a second.
         """
         if (grant := self._grants.get(grant_id)) is not None:
-            self._grants[grant_id] = self._uses.note(grant, serial, self._clock.now_us())
+            self._grants[grant_id] = self._usage.record_use(grant, serial, self._clock.now_us())
 
     async def flush_uses(self) -> None:
-        """Write the uses noted since the last flush; where that fails they stay noted."""
-        await self._uses.flush()
+        """Write the uses recorded since the last flush. They stay recorded if it fails."""
+        await self._usage.flush()
 
     async def close(self) -> None:
-        """Wait for writes under way and flush the uses."""
+        """Wait for running writes and flush the uses."""
         await self._writes.join()
         await self.flush_uses()
 
     def require(self, grant_id: str) -> Grant:
-        """Return the grant as it stands now, or raise `NotFoundError` with a near match."""
+        """Return the current grant. Raises `NotFoundError` with a similar id."""
         grant = self._grants.get(grant_id)
         if grant is None:
             near = near_ids(grant_id, self._grants)
             raise unknown_grant(grant_id, near)
         return grant
 
-    def require_standing(self, grant_id: str) -> Grant:
-        """Return the grant as it stands now; raise `ConflictError` for a revoked one, and what `require` raises."""
+    def require_unrevoked(self, grant_id: str) -> Grant:
+        """Return the current grant. Raises `ConflictError` for a revoked grant, `NotFoundError` for an unknown one."""
         grant = self.require(grant_id)
         if grant.status is GrantStatus.REVOKED:
             raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
@@ -225,7 +223,7 @@ class GrantRegistry:
         within: InTransaction | None,
     ) -> Grant:
         async with self._lock:
-            self.require_standing(grant_id)
+            self.require_unrevoked(grant_id)
             last = self._grants[grant_id].newest
             number = 0 if last is None else last.number + 1
             certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
@@ -236,13 +234,13 @@ class GrantRegistry:
                         await _set_active(connection, grant_id)
                     if within is not None:
                         await within(connection)
-            # Memory is read again: a revocation in the meantime must not be undone.
+            # Read memory again: a concurrent revocation must not be undone.
             grant = self._grants[grant_id].with_certificate(certificate, self._clock.now_us())
             return self._publish(grant, active=activate)
 
     async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
         async with self._lock:
-            self.require_standing(grant_id)
+            self.require_unrevoked(grant_id)
             check_fingerprint(self._grants[grant_id], fingerprint)
             with translate_db_errors(f"the confirmation of grant {grant_id} cannot be stored"):
                 async with self._database.write() as connection:
@@ -252,7 +250,7 @@ class GrantRegistry:
     async def _store_revocation(self, grant: Grant, within: InTransaction | None) -> Grant:
         what = (
             f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
-            "forgotten by a restart; revoke it again"
+            "lost at a restart; revoke it again"
         )
         with translate_db_errors(what):
             async with self._lock, self._database.write() as connection:
@@ -267,7 +265,7 @@ class GrantRegistry:
     async def _widen(self, grant_id: str, scope: Scope) -> Grant:
         what = f"the new scope of grant {grant_id} cannot be stored; the old one stays in force"
         await self._store_scope(replace(self._grants[grant_id], scope=scope), what, None)
-        # Memory is read again: a revocation in the meantime must not be undone.
+        # Read memory again: a concurrent revocation must not be undone.
         self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
         return self._grants[grant_id]
 

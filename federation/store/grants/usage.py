@@ -1,4 +1,4 @@
-"""When grants were last used, and which of their certificates a use made superfluous: noted now, written in batches."""
+"""Uses of grants, recorded in memory and written in batches: last use, and certificates superseded by it."""
 
 from dataclasses import replace
 from typing import Final
@@ -10,24 +10,24 @@ from federation.store import schema
 from federation.store.database import Database, translate_db_errors
 from federation.store.grants.model import Grant
 
-__all__ = ["USE_RESOLUTION_US", "GrantUses"]
+__all__ = ["USE_RESOLUTION_US", "GrantUsage"]
 
 USE_RESOLUTION_US: Final = MICROSECONDS
+"""Precision of the stored last use."""
 
 
-class GrantUses:
-    """What uses changed and the database does not know yet."""
+class GrantUsage:
+    """Uses of grants that are not written to the database yet."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._uses: dict[str, int] = {}
         self._superseded: dict[str, int] = {}
 
-    def note(self, grant: Grant, serial: str, now_us: int) -> Grant:
-        """Return the grant as it is after a call with this certificate.
+    def record_use(self, grant: Grant, serial: str, now_us: int) -> Grant:
+        """Record a call with a certificate. Returns the grant after it.
 
-        Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is
-        precise to a second.
+        Certificates older than the used one end 10 minutes after its first call. The last use is precise to a second.
         """
         if (used := grant.after_use(serial, now_us)) is not grant:
             self._superseded.update((old.serial, old.accepted_until_us) for old in used.certificates.values())
@@ -37,7 +37,7 @@ class GrantUses:
         return replace(used, last_used_at_us=now_us)
 
     async def flush(self) -> None:
-        """Write what was noted since the last flush; where that fails it stays noted."""
+        """Write the uses recorded since the last flush. They stay recorded if it fails."""
         if not (self._uses or self._superseded):
             return
         uses, self._uses = self._uses, {}

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates over the connection that `Database.open` hands in."""
+"""The Alembic environment: migrates over the connection passed by `Database.open`."""
 
 from alembic import context
 

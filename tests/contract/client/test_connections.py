@@ -200,8 +200,8 @@ async def test_swap_drops_no_call(fed: Federation, scripted: ScriptedPeer, peer_
 async def test_rotation_under_load_fails_no_call(fed: Federation, scripted: ScriptedPeer, peer_pki: Pki) -> None:
     """Certificates rotate ten times under load, aio and sync: no call fails."""
     stub, peer = fed.stub("work.example"), fed.peer("work.example")
-    assert fed._home is not None
-    sync_stub: Any = FederationServiceStub(sync_channel_of(fed._home))
+    assert fed._runtime is not None
+    sync_stub: Any = FederationServiceStub(sync_channel_of(fed._runtime))
     stopped = False
 
     async def load() -> int:

@@ -43,9 +43,9 @@ async def test_peers_are_read_back_in_order(database: Database):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"name": "other"}, "grant 11111111-2222-4333-8444-555555555555 is enrolled here already"),
-        ({"user": "bea"}, "is enrolled here already"),
-        ({"grant_id": "g2"}, "ada has a peer named work already"),
+        ({"name": "other"}, "grant 11111111-2222-4333-8444-555555555555 is already enrolled here"),
+        ({"user": "bea"}, "is already enrolled here"),
+        ({"grant_id": "g2"}, "ada already has a peer named work"),
     ],
 )
 async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: dict[str, str], complaint: str):
@@ -134,7 +134,7 @@ async def test_a_pending_key_is_made_once(database: Database):
 
     assert await store.pending_key("h", lambda: "first") == "first"
     assert await PeerStore(database, SEALER).pending_key("h", lambda: "second") == "first"
-    await store.drop_pending("h")
+    await store.remove_pending("h")
     assert await store.pending_key("h", lambda: "third") == "third"
 
 
@@ -168,10 +168,10 @@ async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
     await store.pending_key("h", lambda: "key")
     await store.add(RECORD)
     with pytest.raises(ConflictError):
-        await store.add(replace(RECORD, id="2"), settles="h")
+        await store.add(replace(RECORD, id="2"), completes="h")
     assert await store.pending_key("h", lambda: "other") == "key"
 
-    await store.add(SECOND, settles="h")
+    await store.add(SECOND, completes="h")
     assert await store.pending_key("h", lambda: "other") == "other"
 
 
@@ -191,7 +191,7 @@ async def test_a_gateway_finds_its_own_identity_again(database: Database):
     await save_identity(database, SEALER, authority)
 
     assert await load_identity(database, SEALER) == authority
-    with pytest.raises(ConflictError, match="identity already"):
+    with pytest.raises(ConflictError, match="already holds the identity"):
         await save_identity(database, SEALER, Authority.create("other.example"))
     assert await load_identity(database, SEALER) == authority
 

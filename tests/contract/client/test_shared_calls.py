@@ -24,8 +24,8 @@ LIST = pb.ListRequest(resource="tasks")
 
 def home_beneath(fed: Federation) -> ClientRuntime:
     """The shared object of an open federation."""
-    assert fed._home is not None
-    return fed._home
+    assert fed._runtime is not None
+    return fed._runtime
 
 
 async def awaited(call: Any) -> Any:

@@ -269,7 +269,7 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
             assert len(desk.streams) == 1
             desk.last.revoke("over")
             await eventually(lambda: bool(store.revoked))
-            forgotten._home = None
+            forgotten._runtime = None
 
     forgotten = asyncio.run(forget())
     home = forgotten._opened()

@@ -13,7 +13,7 @@ from federation.pki.certificates import key_hash
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, settle
+from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, mark_redeemed
 from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
 from tests.support.clock import ManualClock
 from tests.support.enrollments import WORK, IssuingGateway, csr
@@ -377,8 +377,8 @@ async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Dat
     claimed = await tokens.claim(created.secret_hash, "key")
     assert claimed is not None
     async with database.write() as connection:
-        assert not await settle(connection, replace(claimed, claimed_key_hash="other key"), "1")
-        assert await settle(connection, claimed, "1")
+        assert not await mark_redeemed(connection, replace(claimed, claimed_key_hash="other key"), "1")
+        assert await mark_redeemed(connection, claimed, "1")
 
 
 async def test_a_new_token_deletes_unused_tokens_alone(database: Database, authority: Authority):

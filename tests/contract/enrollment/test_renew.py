@@ -62,13 +62,13 @@ async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
     new, end = renewing.leaf.serial, renewing.grant.certificates[old].not_after_us
-    book.note_use(renewing.grant.id, old)
+    book.record_use(renewing.grant.id, old)
     assert renewing.grant.certificates[old].accepted_until_us == end
 
     first = renewing.work.clock.now_us()
-    book.note_use(renewing.grant.id, new)
+    book.record_use(renewing.grant.id, new)
     renewing.hands.advance(300)
-    book.note_use(renewing.grant.id, new)
+    book.record_use(renewing.grant.id, new)
     await book.flush_uses()
 
     assert renewing.grant.certificates[old].accepted_until_us == first + TEN_MINUTES_US
@@ -85,7 +85,7 @@ async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
     end = renewing.grant.certificates[old].not_after_us
     renewing.hands.advance(LIFE_S - 60)
 
-    renewing.work.grants.note_use(renewing.grant.id, renewing.leaf.serial)
+    renewing.work.grants.record_use(renewing.grant.id, renewing.leaf.serial)
 
     assert renewing.grant.certificates[old].accepted_until_us == end
 
@@ -95,7 +95,7 @@ async def test_a_retired_serial_cannot_renew(renewing: Renewing):
     old = renewing.leaf
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
-        renewing.work.grants.note_use(renewing.grant.id, renewing.leaf.serial)
+        renewing.work.grants.record_use(renewing.grant.id, renewing.leaf.serial)
         renewing.hands.advance(601)
         reason, _ = await refused(renewing.ask(address, pb.RenewRequest(csr=csr()), old))
 

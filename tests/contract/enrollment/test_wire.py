@@ -182,9 +182,9 @@ async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: 
     async with work.serving() as address:
         await home.enroll(first, address)
         before = len(work.events)
-        with pytest.raises(ConflictError, match="is enrolled here already"):
+        with pytest.raises(ConflictError, match="is already enrolled here"):
             await home.enroll(first, address, name="again")
-        with pytest.raises(ConflictError, match=r"bea has a peer named work\.example already"):
+        with pytest.raises(ConflictError, match=r"bea already has a peer named work\.example"):
             await home.enroll(second, address)
         with pytest.raises(InputError, match=r"^name: "):
             await home.enroll(second, address, name="a b")

@@ -44,7 +44,7 @@ async def read(provider: SqlProvider, row_id: str, subject: str = "ada") -> Row:
 
 
 async def told(stream: ChangeStream) -> list[Change]:
-    """Everything that the stream has to tell at this moment."""
+    """The changes that the stream holds now."""
     changes = []
     try:
         while True:
@@ -99,7 +99,7 @@ async def test_an_update_replaces_every_field(provider: SqlProvider):
 async def test_the_same_again_changes_and_announces_nothing(
     provider: SqlProvider, time: ManualClock, database: Database
 ):
-    """A batch that is stored already writes nothing, moves no instant, and wakes nobody."""
+    """A batch that is stored already writes nothing, moves no instant, and publishes no change."""
     batch = office(new_row("x", "ada", "T1"), NewRow("tasks", "y", "ada", EMPTY))
     await provider.apply(batch)
     before = await read(provider, "y")
@@ -158,7 +158,7 @@ async def test_references_may_come_from_the_batch_itself(provider: SqlProvider):
 
 
 async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
-    """Each kind of change is told once, with both sides of a move; listeners from before the commit hear it."""
+    """Each change is published once, with old and new values, to the streams opened before the commit."""
     await provider.apply(Batch(rows=[new_row("x", "ada", "T1"), new_row("y", "ada")]))
     stream, other = provider.changes(), provider.changes()
 
@@ -181,8 +181,8 @@ async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
     assert len(await told(other)) == 3
 
 
-async def test_a_change_is_told_after_its_commit(provider: SqlProvider):
-    """Whoever hears of a change finds it when reading."""
+async def test_a_change_is_published_after_its_commit(provider: SqlProvider):
+    """A reader that receives a change finds it in the data."""
     stream = provider.changes()
 
     async def listen() -> list[str]:
@@ -197,7 +197,7 @@ async def test_a_change_is_told_after_its_commit(provider: SqlProvider):
 
 
 async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvider):
-    """Too many waiting commits end one stream with a clear error, once; a reader that keeps up hears all of them."""
+    """Too many waiting commits end one stream with a clear error, once; a reader that keeps up receives all of them."""
     slow, quick = provider.changes(), provider.changes()
     for n in range(MAX_WAITING + 1):
         await provider.apply(Batch(rows=[new_row("x", "ada", n=n)]))
@@ -211,7 +211,7 @@ async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvid
 
 
 async def test_closing_wakes_the_reader(provider: SqlProvider):
-    """A reader that waits ends quietly when its stream is closed; a stream that nobody holds is forgotten."""
+    """A reader that waits ends quietly when its stream is closed; an unreferenced stream is removed."""
     stream = provider.changes()
     reader = asyncio.create_task(anext(stream, None))
     await asyncio.sleep(0)
@@ -269,8 +269,8 @@ async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: S
         assert len(stored) in {0, 100}
 
 
-async def test_a_database_that_refuses_is_told_as_that(provider: SqlProvider, database: Database):
-    """Whoever imports rows or removes a user hears that the database failed, and neither SQL nor values."""
+async def test_a_database_failure_is_reported_as_such(provider: SqlProvider, database: Database):
+    """The error of an import or user removal says that the database failed, without SQL or values."""
     async with database.write() as connection:
         await connection.exec_driver_sql("DROP TABLE memberships")
 

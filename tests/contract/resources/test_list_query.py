@@ -16,7 +16,7 @@ from federation.errors import Reason, Refusal
 from federation.resources.batch import Batch, NewRow
 from federation.resources.documents import Document
 from federation.resources.provider import ListQuery, Position
-from federation.resources.sql.list_query import list_question, list_statement
+from federation.resources.sql.list_query import list_parameters, list_statement
 from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter
 from federation.store.database import Database
@@ -243,7 +243,7 @@ async def test_an_unknown_resource_has_no_rows(provider: SqlProvider):
 async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Position | None):
     """No table is scanned, and what is sorted are only the few keys of one page."""
     database = await Database.open(sqlite_url)
-    shape, values = list_question("ada", ListQuery("tasks", EVERYTHING, 50, after=after), "sqlite")
+    shape, values = list_parameters("ada", ListQuery("tasks", EVERYTHING, 50, after=after), "sqlite")
     compiled = list_statement(shape).compile(dialect=database.engine.dialect)
     parameters = tuple({**compiled.params, **values}[name] for name in compiled.positiontup or ())
     async with database.read() as connection:
@@ -289,7 +289,7 @@ async def _steps_of_a_list(database: Database) -> int:
         driver = raw.driver_connection
         assert driver is not None
         await driver.set_progress_handler(count, 100)
-        shape, values = list_question("ada", ListQuery("tasks", EVERYTHING, 50), "sqlite")
+        shape, values = list_parameters("ada", ListQuery("tasks", EVERYTHING, 50), "sqlite")
         assert len((await connection.execute(list_statement(shape), values)).all()) == 51
         await driver.set_progress_handler(None, 100)
     return steps

@@ -11,7 +11,7 @@ from federation.resources.batch import Batch
 from federation.resources.fulltext import MAX_SNIPPET, tokens
 from federation.resources.provider import SearchHit, SearchQuery
 from federation.resources.sql.provider import SqlProvider
-from federation.resources.sql.search_query import search_question, search_statement
+from federation.resources.sql.search_query import search_parameters, search_statement
 from federation.store.database import Database
 from tests.support.rows import EVERYTHING, NOON_US, found, new_row, office
 
@@ -261,7 +261,7 @@ async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvide
 async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str):
     """The full-text index is asked once, and rows are read by their number; nothing is asked for every row."""
     database = await Database.open(sqlite_url)
-    _, values = search_question("ada", SearchQuery("login page", {"tasks": EVERYTHING}, 50), "sqlite")
+    _, values = search_parameters("ada", SearchQuery("login page", {"tasks": EVERYTHING}, 50), "sqlite")
     compiled = search_statement("sqlite", 1).compile(dialect=database.engine.dialect)
     parameters = tuple({**compiled.params, **values}[name] for name in compiled.positiontup or ())
     async with database.read() as connection:

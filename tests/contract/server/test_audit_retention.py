@@ -167,7 +167,7 @@ def _in_the_draft(trail: Trail, patch: pytest.MonkeyPatch) -> None:
             raise Crashed
 
     patch.setattr(DayWriter, "add", add)
-    patch.setattr(DayWriter, "abandon", _leave_the_draft)
+    patch.setattr(DayWriter, "cancel", _leave_the_draft)
 
 
 def _before_the_rename(trail: Trail, patch: pytest.MonkeyPatch) -> None:
@@ -175,26 +175,26 @@ def _before_the_rename(trail: Trail, patch: pytest.MonkeyPatch) -> None:
         raise Crashed
 
     patch.setattr(DayWriter, "_check", crash)
-    patch.setattr(DayWriter, "abandon", _leave_the_draft)
+    patch.setattr(DayWriter, "cancel", _leave_the_draft)
 
 
 def _after_the_rename(trail: Trail, patch: pytest.MonkeyPatch) -> None:
     async def crash(*_: object) -> int:
         raise Crashed
 
-    patch.setattr(trail.store, "forget", crash)
+    patch.setattr(trail.store, "remove", crash)
 
 
 def _amid_the_deletion(trail: Trail, patch: pytest.MonkeyPatch) -> None:
-    real, calls = trail.store.forget, []
+    real, calls = trail.store.remove, []
 
-    async def forget(last_id: int, window: AuditFilter, most: int) -> int:
+    async def remove(last_id: int, window: AuditFilter, most: int) -> int:
         calls.append(1)
         if len(calls) == 2:
             raise Crashed
         return await real(last_id, window, most)
 
-    patch.setattr(trail.store, "forget", forget)
+    patch.setattr(trail.store, "remove", remove)
 
 
 @pytest.mark.parametrize("crash", [_in_the_draft, _before_the_rename, _after_the_rename, _amid_the_deletion])
@@ -225,14 +225,14 @@ async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     """What comes into an old day between reading and deleting goes into the file as well."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(5)))
-    real, late = trail.store.forget, [event(day, 9, reason="late"), event(day, 0, reason="late")]
+    real, late = trail.store.remove, [event(day, 9, reason="late"), event(day, 0, reason="late")]
 
-    async def forget(last_id: int, window: AuditFilter, most: int) -> int:
+    async def remove(last_id: int, window: AuditFilter, most: int) -> int:
         if late:
             await trail.write(late.pop())
         return await real(last_id, window, most)
 
-    monkeypatch.setattr(trail.store, "forget", forget)
+    monkeypatch.setattr(trail.store, "remove", remove)
     await trail.retention.step()
 
     assert sorted(numbers(trail.file(day))) == [1, 2, 3, 4, 5, 6, 7]
@@ -289,7 +289,7 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_o
     caplog.set_level(logging.WARNING)
     await trail.write(event(TODAY - 50))
     trail.files.directory.write_text("in the way")
-    with pytest.raises(StoreError, match=r"cannot keep audit files in .*/audit: File exists"):
+    with pytest.raises(StoreError, match=r"cannot prepare the audit directory .*/audit: File exists"):
         await trail.retention.step()
     chore = asyncio.create_task(trail.retention.run())
 
@@ -305,7 +305,7 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_o
         await chore
 
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("old audit events stay in the database: cannot keep audit files in ")
+    assert caplog.messages[0].startswith("old audit events stay in the database: cannot prepare the audit directory ")
 
 
 async def test_days_move_as_time_passes(trail: Trail):
@@ -339,7 +339,7 @@ async def test_a_file_that_does_not_read_as_written_replaces_nothing(trail: Trai
         return real(self, data) if len(written) != 2 else len(data)
 
     monkeypatch.setattr(gzip.GzipFile, "write", write)
-    with pytest.raises(StoreError, match="does not read as it was written"):
+    with pytest.raises(StoreError, match="does not contain every event"):
         await trail.retention.step()
 
     assert list(trail.files.directory.iterdir()) == []

@@ -596,5 +596,5 @@ async def test_a_receipt_is_read_as_it_was_written(granting: Granting):
         instances=(InstanceRecord(A, "acked", 2, 7), InstanceRecord("", "lease_ended", 3)),
     )
     async with granting.database.write() as connection:
-        await ReceiptStore.beginning(receipt)(connection)
+        await ReceiptStore.insertion(receipt)(connection)
     assert await stored(granting, grant, ReceiptKind.NARROWED) == receipt

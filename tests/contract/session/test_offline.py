@@ -168,8 +168,8 @@ async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPe
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
         async with fed.session("ada") as session, fed.session("ada") as second:
             await asyncio.gather(session.list("tasks"), second.list("tasks"))
-            assert fed._reach is not None
-            assert len(fed._reach.probes) == 1
+            assert fed._session_context is not None
+            assert len(fed._session_context.probes) == 1
             tasks = asyncio.all_tasks()
             scripted.start()
             signals = [session.signals(), second.signals()]
@@ -182,7 +182,7 @@ async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPe
                 ]
             assert scripted.service.calls("capabilities") == 1
             assert states(await session.list("tasks"))[WORK] == "ok"
-            assert len(fed._reach.probes) == 0
+            assert len(fed._session_context.probes) == 0
 
             forget(fed)
             scripted.stop()
@@ -278,7 +278,7 @@ async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, s
             scripted.service.script(verb, refusal)
         scripted.start()
         await eventually(lambda: scripted.service.calls("capabilities") == 1)
-        await eventually(lambda: fed._reach is not None and len(fed._reach.probes) == 0)
+        await eventually(lambda: fed._session_context is not None and len(fed._session_context.probes) == 0)
         result = await session.list("tasks")
         assert (states(result)[WORK], result.signals) == ("denied", ())
     assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
@@ -387,16 +387,16 @@ async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scrip
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
         session = fed.session("ada")
         await session.list("tasks")
-        reach = fed._reach
-        assert reach is not None
-        assert len(reach.probes) == 1
+        context = fed._session_context
+        assert context is not None
+        assert len(context.probes) == 1
         await session.close()
-        assert len(reach.probes) == 0
+        assert len(context.probes) == 0
 
         forgotten: Any = fed.session("ada")
         await forgotten.list("tasks")
         del forgotten
-        await eventually(lambda: len(reach.probes) == 0)
+        await eventually(lambda: len(context.probes) == 0)
         scripted.start()
         await asyncio.sleep(0.3)
         assert scripted.service.calls("capabilities") == 0

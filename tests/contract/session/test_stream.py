@@ -147,7 +147,7 @@ async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) 
 async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """What only the own data can know is raised where the answers are read."""
     provider = own_rows()
-    provider.fault = Refusal(Reason.INVALID_REQUEST, "query: holds no word to search for")
+    provider.fault = Refusal(Reason.INVALID_REQUEST, "query: contains no word to search for")
     scripted.service.script("search", Reply(gate=threading.Event()))
     async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
         answers = session.stream(pb.SearchRequest(query="?"))

@@ -9,9 +9,9 @@ import pytest_asyncio
 
 from federation.errors import InputError, StoreError
 from federation.store.audit import history as audit_history
-from federation.store.audit.archive import AuditFiles, DayWriter, Reading, encoded
+from federation.store.audit.archive import AuditFiles, DayReader, DayWriter, encode_event
 from federation.store.audit.history import AuditHistory
-from federation.store.audit.model import Place, place_token
+from federation.store.audit.model import Position, position_token
 from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
 from federation.store.database import Database
 from tests.support.audit_events import TODAY, event
@@ -31,7 +31,7 @@ class History:
         """Put events of one day into its file."""
         file, exists = self.files.target(events[0].at_us // 86_400_000_000)
         writer = DayWriter(file, exists=exists)
-        writer.add(sorted(events, key=lambda one: one.place, reverse=True))
+        writer.add(sorted(events, key=lambda one: one.position, reverse=True))
         writer.finish()
         return file.path
 
@@ -97,17 +97,17 @@ async def test_every_filter_holds_in_files_too(history: History):
     expected = [await history.ids(**wanted) for wanted in filters]
     assert expected[:6] == [[2], [3], [4], [5], [5, 4, 3], [2, 1]]
     history.keep(*events)
-    await history.store.forget(99, AuditFilter(), 99)
+    await history.store.remove(99, AuditFilter(), 99)
 
     assert [await history.ids(**wanted) for wanted in filters] == expected
 
 
 async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: History):
-    """A token goes on at its place, wherever the events behind it are kept by then."""
+    """A token continues at its position, wherever the following events are stored by then."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     first = await history.history.page(AuditFilter(), 2)
     history.keep(*await history.store.newest(AuditFilter(), 10))
-    await history.store.forget(99, AuditFilter(), 99)
+    await history.store.remove(99, AuditFilter(), 99)
     second = await history.history.page(AuditFilter(), 100, first.next_page_token)
 
     assert [one.id for one in (*first.events, *second.events)] == [6, 5, 4, 3, 2, 1]
@@ -116,14 +116,14 @@ async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: Histo
 async def test_a_move_between_database_and_files_of_one_page_hides_nothing(
     history: History, monkeypatch: pytest.MonkeyPatch
 ):
-    """What leaves the database while a page is being put together is in it once."""
+    """An event archived while a page is read appears once."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     real = history.store.newest
 
     async def newest(*arguments: Any) -> tuple[AuditEvent, ...]:
         found = await real(*arguments)
         history.keep(*found)
-        await history.store.forget(99, AuditFilter(), 99)
+        await history.store.remove(99, AuditFilter(), 99)
         return found
 
     monkeypatch.setattr(history.store, "newest", newest)
@@ -136,7 +136,7 @@ async def test_a_rare_event_is_found_in_bounded_steps(history: History):
     """A page reads so many lines and no more; short or empty pages with tokens lead to all that match."""
     history.keep(*(event(OLD, n, id=n + 1, verb="get" if n in {2, 17} else "list") for n in range(20)))
     await history.store.insert_many([event(OLD - 1, verb="get")])
-    stepping = AuditHistory(history.store, history.files, most_lines=4)
+    stepping = AuditHistory(history.store, history.files, max_lines=4)
     wanted, found, sizes, token = AuditFilter(verb="get"), [], [], ""
 
     while True:
@@ -156,25 +156,27 @@ async def test_a_full_page_of_young_events_opens_no_file(history: History, monke
     history.keep(event(OLD, id=50))
     history.keep(event(OLD - 5, id=40))
     read: list[int] = []
-    real = Reading.__init__
+    real = DayReader.__init__
 
-    def reading(self: Reading, file: Any) -> None:
+    def reading(self: DayReader, file: Any) -> None:
         read.append(file.day)
         real(self, file)
 
-    monkeypatch.setattr(Reading, "__init__", reading)
+    monkeypatch.setattr(DayReader, "__init__", reading)
     await history.history.page(AuditFilter(), 2)
     assert read == []
     await history.history.page(AuditFilter(since_us=(OLD - 4) * 86_400_000_000), 50)
     assert read == [OLD]
     await history.history.page(AuditFilter(until_us=OLD * 86_400_000_000), 50)
     assert read == [OLD, OLD - 5]
-    await history.history.page(AuditFilter(), 50, place_token(AuditFilter(), Place((OLD - 4) * 86_400_000_000, 1)))
+    await history.history.page(
+        AuditFilter(), 50, position_token(AuditFilter(), Position((OLD - 4) * 86_400_000_000, 1))
+    )
     assert read == [OLD, OLD - 5, OLD - 5]
 
 
 CUT = "Compressed file ended before the end-of-stream marker was reached"
-GOOD = encoded(event(OLD, 5, id=5))
+GOOD = encode_event(event(OLD, 5, id=5))
 
 
 @pytest.mark.parametrize(
@@ -184,20 +186,20 @@ GOOD = encoded(event(OLD, 5, id=5))
         (b"[1]\n", "line 2: is not an object"),
         (GOOD.replace(b'"at":"2024', b'"at":"abcd'), "line 2: at: is not an instant"),
         (GOOD.replace(b"00:05.000001Z", b"00:04.000001"), "line 2: at: is not an instant"),
-        (GOOD.replace(b'"count":1', b'"count":"1"'), "line 2: count: is not what an audit event has there"),
-        (GOOD.replace(b'"count":1', b'"count":-1'), "line 2: count: is not what an audit event has there"),
-        (GOOD.replace(b'"id":5', b'"id":18446744073709551615'), "line 2: id: is not what an audit event has there"),
-        (GOOD.replace(b'"source"', b'"sauce"'), "line 2: sauce: is not what an audit event has there"),
-        (GOOD.replace(b'"verb":"list",', b""), "line 2: is no audit event"),
+        (GOOD.replace(b'"count":1', b'"count":"1"'), "line 2: count: is not a valid audit event field"),
+        (GOOD.replace(b'"count":1', b'"count":-1'), "line 2: count: is not a valid audit event field"),
+        (GOOD.replace(b'"id":5', b'"id":18446744073709551615'), "line 2: id: is not a valid audit event field"),
+        (GOOD.replace(b'"source"', b'"sauce"'), "line 2: sauce: is not a valid audit event field"),
+        (GOOD.replace(b'"verb":"list",', b""), "line 2: is not an audit event"),
         (GOOD, "line 2: is out of order"),
-        (encoded(event(OLD, 7, id=4)), "line 2: is out of order"),
-        (encoded(event(OLD - 1, id=4)), "line 2: is out of order"),
+        (encode_event(event(OLD, 7, id=4)), "line 2: is out of order"),
+        (encode_event(event(OLD - 1, id=4)), "line 2: is out of order"),
         (b'{"at":"' + b"x" * 70_000 + b'"}\n', "line 2: is not JSON"),
     ],
 )
-async def test_a_broken_line_is_named_and_passed_over(history: History, line: bytes, fault: str):
-    """File, line and fault are told; the lines around it count."""
-    path = history.put("2024-06-26.jsonl.gz", GOOD + line + encoded(event(OLD, 1, id=1)))
+async def test_an_invalid_line_is_named_and_skipped(history: History, line: bytes, fault: str):
+    """The warning names file, line and problem; the other lines are read."""
+    path = history.put("2024-06-26.jsonl.gz", GOOD + line + encode_event(event(OLD, 1, id=1)))
 
     page = await history.history.page(AuditFilter(), 10)
 
@@ -205,8 +207,8 @@ async def test_a_broken_line_is_named_and_passed_over(history: History, line: by
     assert [one.id for one in page.events] == ([5, 1] if len(line) < 60_000 else [5])
 
 
-async def test_files_that_are_none_are_named_and_passed_over(history: History):
-    """Foreign names, cut files, garbage and directories are told once; what can be read of them counts."""
+async def test_files_that_are_not_archives_are_named_and_skipped(history: History):
+    """Other names, truncated files, garbage and directories are reported once; readable events count."""
     day = history.keep(event(OLD, 1, id=1), event(OLD, 2, id=2))
     directory = history.files.directory
     (directory / "notes.txt").write_text("mine")
@@ -214,23 +216,23 @@ async def test_files_that_are_none_are_named_and_passed_over(history: History):
     (directory / ".hidden").write_text("not told")
     (directory / "2024-06-20.jsonl.gz").write_bytes(b"garbage")
     (directory / "2024-06-21.jsonl.gz").mkdir()
-    (directory / "2024-06-22.jsonl.gz").write_bytes(gzip.compress(encoded(event(OLD - 4, id=9)))[:-4])
+    (directory / "2024-06-22.jsonl.gz").write_bytes(gzip.compress(encode_event(event(OLD - 4, id=9)))[:-4])
 
     page = await history.history.page(AuditFilter(), 10)
 
     assert [one.id for one in page.events] == [2, 1, 9]
     assert page.warnings == (
-        f"{directory}/2024-13-01.jsonl.gz: is no audit file; passed over",
-        f"{directory}/notes.txt: is no audit file; passed over",
+        f"{directory}/2024-13-01.jsonl.gz: is not an audit file; skipped",
+        f"{directory}/notes.txt: is not an audit file; skipped",
         f"{directory}/2024-06-22.jsonl.gz: cannot be read to its end: {CUT}",
-        f"{directory}/2024-06-21.jsonl.gz: is no file",
+        f"{directory}/2024-06-21.jsonl.gz: is not a file",
         f"{directory}/2024-06-20.jsonl.gz: cannot be read to its end: Not a gzipped file (b'ga')",
     )
     assert day.exists()
 
 
 async def test_a_gateway_without_files_has_an_empty_history(history: History):
-    """No directory is no fault; something else in its place is one sentence."""
+    """A missing directory is no error; a file in its place is a one-line error."""
     history.files.directory.rmdir()
     await history.store.insert_many([event(TODAY)])
     assert await history.ids() == [1]
@@ -247,28 +249,28 @@ async def test_a_page_size_out_of_range_is_named(history: History, size: int):
         await history.history.page(AuditFilter(), size)
 
 
-async def test_a_look_that_nobody_waits_for_ends(history: History, monkeypatch: pytest.MonkeyPatch):
+async def test_a_cancelled_scan_ends(history: History, monkeypatch: pytest.MonkeyPatch):
     """A cancelled page stops reading in its thread, long before the end of the file."""
     history.keep(*(event(OLD, n, id=n + 1) for n in range(2_000)))
     begun, go, seen = threading.Event(), threading.Event(), []
-    real = Reading.__iter__
+    real = DayReader.__iter__
 
-    def slowly(self: Reading) -> Any:
+    def slowly(self: DayReader) -> Any:
         for one in real(self):
             seen.append(one.id)
             begun.set()
             go.wait(10)
             yield one
 
-    monkeypatch.setattr(Reading, "__iter__", slowly)
+    monkeypatch.setattr(DayReader, "__iter__", slowly)
     page = asyncio.create_task(history.history.page(AuditFilter(verb="none"), 10))
     await asyncio.to_thread(begun.wait, 10)
     page.cancel()
     with pytest.raises(asyncio.CancelledError):
         await page
     go.set()
-    async with history.history._turns, history.history._turns:
+    async with history.history._slots, history.history._slots:
         await asyncio.to_thread(lambda: None)
 
     assert len(seen) <= 3
-    assert audit_history.AT_ONCE == 2
+    assert audit_history.MAX_SCANS == 2

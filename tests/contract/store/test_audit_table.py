@@ -13,14 +13,14 @@ from federation.errors import InputError
 from federation.resources.batch import Batch
 from federation.resources.sql.writes import write_batch
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import Place, follow_token, followed_to
+from federation.store.audit.model import Position, tail_position, tail_token
 from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
 
 
 def event(number: int, **changes: Any) -> AuditEvent:
-    """An event with every field said."""
+    """An event with every field set."""
     defaults = {
         "at_us": number,
         "verb": "list",
@@ -104,8 +104,8 @@ async def test_filters_narrow_together(database: Database):
     assert await store.count(AuditFilter(verb="none")) == 0
 
 
-async def test_odd_text_of_a_peer_never_holds_up_a_batch(database: Database):
-    """NUL, control characters, lone surrogates and overlong text are made fit for the column, the rest stays."""
+async def test_unprintable_text_of_a_peer_never_fails_a_batch(database: Database):
+    """Unprintable characters are replaced and overlong text is truncated; other text is unchanged."""
     store = AuditStore(database)
 
     await store.insert_many([event(1, resource="ta\0s\nks\ud800", reason="x" * 5_000, trace_id="c" * 99), event(2)])
@@ -116,7 +116,7 @@ async def test_odd_text_of_a_peer_never_holds_up_a_batch(database: Database):
 
 
 async def test_the_order_is_that_of_time(database: Database):
-    """An event that was written late stands where it belongs; events of one instant in the order of writing."""
+    """An event written late is listed by its time; events of one instant in the order of writing."""
     store = AuditStore(database)
     await store.insert_many([event(5), event(9), event(5), event(7)])
 
@@ -131,7 +131,7 @@ async def test_the_order_is_that_of_time(database: Database):
 
 
 async def test_a_token_belongs_to_its_filters_and_not_to_its_times(database: Database):
-    """With another name it is refused, field by field; with a window that moved on it goes on at its place."""
+    """With another name it is refused, field by field; with a later time window it continues at its position."""
     store = AuditStore(database)
     await store.insert_many([event(number) for number in range(4)])
     mine = AuditFilter(grant_id="g", peer="home.example", verb="list", outcome="ok", since_us=0)
@@ -145,19 +145,19 @@ async def test_a_token_belongs_to_its_filters_and_not_to_its_times(database: Dat
                 await store.page(replace(mine, **{field: value}), 2, token)
 
 
-async def test_a_token_of_following_is_none_of_a_page_and_the_reverse(database: Database):
-    """Each kind of token is refused, or known to be another, where the other one is meant."""
+async def test_tail_and_page_tokens_are_not_interchangeable(database: Database):
+    """A page refuses a tail token, and a page token is not a tail token."""
     store, wanted = AuditStore(database), AuditFilter(verb="list")
     await store.insert_many([event(1), event(2)])
     place = (await store.page(wanted, 1)).next_page_token
 
-    assert followed_to(wanted, follow_token(wanted, 7)) == 7
-    assert followed_to(wanted, place) is None
-    assert followed_to(wanted, "") is None
+    assert tail_position(wanted, tail_token(wanted, 7)) == 7
+    assert tail_position(wanted, place) is None
+    assert tail_position(wanted, "") is None
     with pytest.raises(InputError, match=r"^page_token: "):
-        await store.page(wanted, 1, follow_token(wanted, 7))
+        await store.page(wanted, 1, tail_token(wanted, 7))
     with pytest.raises(InputError, match=r"^page_token: "):
-        followed_to(AuditFilter(), follow_token(wanted, 7))
+        tail_position(AuditFilter(), tail_token(wanted, 7))
 
 
 async def test_following_gives_each_row_once_in_the_order_of_writing(database: Database):
@@ -177,7 +177,7 @@ async def test_following_gives_each_row_once_in_the_order_of_writing(database: D
 
 
 async def test_following_an_empty_trail_begins_with_its_first_row(database: Database):
-    """Nothing there is a place to go on from, too."""
+    """An empty trail also gives a position to continue from."""
     store = AuditStore(database)
     begun = await store.latest(AuditFilter(), 5)
     assert (begun.events, begun.last_id) == ((), 0)
@@ -244,7 +244,7 @@ async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, 
             asked.append(parameters)
 
     listen(database.engine.sync_engine, "before_cursor_execute", note)
-    await AuditStore(database).newest(wanted, 5, Place(999, 999))
+    await AuditStore(database).newest(wanted, 5, Position(999, 999))
     async with database.read() as connection:
         plan = [row[3] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[0]}", asked[1])]
     await database.close()
@@ -267,7 +267,7 @@ async def test_numbers_and_rows_survive_the_change_of_the_table(database_url: st
     store = AuditStore(database)
     assert [(found.id, found.reason) for found in await store.newest(AuditFilter(), 9)] == [(41, "old")]
 
-    assert await store.forget(99, AuditFilter(), 9) == 1
+    assert await store.remove(99, AuditFilter(), 9) == 1
     await store.insert_many([event(1)])
     assert await store.last_id() == 42
     await database.close()

@@ -40,7 +40,7 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
     book = await GrantRegistry.load(database, hand.clock)
     made = await new_grant(book, scope=WIDE, expires_at_us=hand.clock.now_us() + 90 * SECOND)
     await book.add_certificate(made.id, certificate(hand), activate=True)
-    book.note_use(made.id)
+    book.record_use(made.id)
     await book.close()
 
     again = await GrantRegistry.load(database, hand.clock)
@@ -89,7 +89,7 @@ async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
 
 
 async def test_an_unknown_grant_is_named(database: Database):
-    """Every act on an unknown grant says so, with a near match where there is one."""
+    """Every operation on an unknown grant fails, with a similar id if there is one."""
     book = await GrantRegistry.load(database)
     known = await new_grant(book)
     typo = known.id[:-1] + ("0" if known.id[-1] != "0" else "1")
@@ -101,7 +101,7 @@ async def test_an_unknown_grant_is_named(database: Database):
         await book.confirm("x", "0" * 64)
     with pytest.raises(NotFoundError):
         await book.add_certificate("x", PKI.client().issued, activate=True)
-    book.note_use("x")
+    book.record_use("x")
 
 
 async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock):
@@ -148,8 +148,8 @@ class Refusing:
         event.remove(self._engine, "before_cursor_execute", self._refuse)
 
 
-async def test_a_revocation_that_cannot_be_stored_stands_and_can_be_repeated(database: Database):
-    """The failing write is reported, the refusal stands, and revoking again writes it after all."""
+async def test_a_revocation_that_cannot_be_stored_holds_and_can_be_repeated(database: Database):
+    """The failing write is reported, calls are refused nevertheless, and revoking again repeats the write."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.add_certificate(grant.id, PKI.client().issued, activate=True)
@@ -187,7 +187,7 @@ async def test_other_writes_reach_memory_only_when_stored(database: Database):
     refusing.stop()
 
 
-async def test_a_cancelled_revocation_is_stored_all_the_same(database: Database):
+async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database):
     """The operator's Ctrl-C between refusal and write does not leave a revocation that a restart forgets."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -245,7 +245,7 @@ async def test_what_runs_within_is_one_transaction_with_the_certificate(database
 
 
 @pytest.mark.parametrize("written", [str.upper, str.strip, lambda f: ":".join(f[i : i + 2] for i in range(0, 64, 2))])
-async def test_the_right_fingerprint_releases_a_grant(database: Database, written):
+async def test_the_right_fingerprint_activates_a_grant(database: Database, written):
     """Case and colons of the fingerprint do not matter; confirming again changes nothing."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -259,7 +259,7 @@ async def test_the_right_fingerprint_releases_a_grant(database: Database, writte
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", "0" * 64, "g" * 64])
-async def test_a_wrong_fingerprint_releases_nothing(database: Database, wrong: str):
+async def test_a_wrong_fingerprint_activates_nothing(database: Database, wrong: str):
     """The error names the field, and the grant stays pending."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -276,12 +276,12 @@ async def test_a_grant_without_certificate_cannot_be_confirmed(database: Databas
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
 
-    with pytest.raises(ConflictError, match="nobody has enrolled"):
+    with pytest.raises(ConflictError, match="no gateway has enrolled"):
         await book.confirm(grant.id, "0" * 64)
 
 
 async def test_only_the_newest_certificate_can_be_confirmed(database: Database, hand: ManualClock):
-    """The fingerprint of an earlier certificate does not release a later one."""
+    """The fingerprint of an earlier certificate does not confirm a later one."""
     book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
     first, second = certificate(hand), certificate(hand)
@@ -325,9 +325,9 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
     """A use shows at once in memory, and in the database after a flush; a failing flush loses none."""
     book = await GrantRegistry.load(database, hand.clock)
     used, unused = await new_grant(book), await new_grant(book)
-    book.note_use(used.id)
+    book.record_use(used.id)
     hand.advance(5)
-    book.note_use(used.id)
+    book.record_use(used.id)
     now = hand.clock.now_us()
     refusing = Refusing(database, "UPDATE grants")
 
@@ -343,11 +343,11 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
 
 
 async def test_a_use_never_undoes_a_revocation(database: Database):
-    """Noting a use of a revoked grant leaves it revoked."""
+    """Recording a use of a revoked grant leaves it revoked."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.revoke(grant.id)
-    book.note_use(grant.id)
+    book.record_use(grant.id)
 
     assert book.get(grant.id).status is GrantStatus.REVOKED
 
@@ -365,7 +365,7 @@ async def test_a_reason_is_one_printable_line(database: Database, reason: str):
 
 
 @pytest.mark.parametrize(("column", "value"), [("scope", "{}"), ("status", "odd")])
-async def test_a_spoilt_grant_in_the_database_is_named(database: Database, column: str, value: str):
+async def test_an_invalid_grant_in_the_database_is_named(database: Database, column: str, value: str):
     """A row that this program did not write stops the start with the grant's id, not with a trace."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)

@@ -379,7 +379,7 @@ def test_a_second_serve_is_refused_in_one_line(served: Served) -> None:
     ran = mosaic("gateway", "serve", "--gateway", "work", cwd=served.directory)
 
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("error: the gateway work.example is served already, by process ")
+    assert ran.stderr.startswith("error: the gateway work.example is already served by process ")
     assert ran.stderr.count("\n") == 1
     assert mosaic("federation", "status", "--gateway", "work", cwd=served.directory).returncode == 0
 

@@ -96,7 +96,7 @@ async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) ->
 
     home.gateway._lock.lost.set()
 
-    with pytest.raises(LockedError, match="right to serve"):
+    with pytest.raises(LockedError, match="serving lock"):
         await asyncio.wait_for(serving, 20)
     assert not home.gateway.config.socket_path.exists()
 
@@ -131,7 +131,7 @@ async def test_a_directory_and_its_database_belong_together(home: Running, start
     settings = home.gateway.config.directory / "gateway.toml"
     settings.write_text(settings.read_text().replace('name = "home.example"', 'name = "other.example"'))
 
-    with pytest.raises(ConfigError, match=r"the database is that of home\.example"):
+    with pytest.raises(ConfigError, match=r"the database belongs to home\.example"):
         async with Gateway.open(settings.parent):
             pytest.fail("opened under another name")
 

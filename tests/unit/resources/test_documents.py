@@ -21,7 +21,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.booleans())
-def test_data_is_kept_as_given(data: dict[str, object], escaped: bool):
+def test_data_is_stored_as_given(data: dict[str, object], escaped: bool):
     """Text that is parsed stays byte for byte; a decoded value is written compactly and means the same."""
     text = json.dumps(data, ensure_ascii=escaped, indent=1)
     if "\\u0000" in text.replace("\\\\", ""):
@@ -31,7 +31,7 @@ def test_data_is_kept_as_given(data: dict[str, object], escaped: bool):
 
     assert document.text == text
     assert json.loads(compact.text) == data
-    assert compact.words == document.words
+    assert compact.terms == document.terms
 
 
 @pytest.mark.parametrize("number", ["1.10", "1e400", "-0", "123456789012345678901234567890", "0.1000000000000000055"])
@@ -45,7 +45,7 @@ def test_every_string_value_is_searchable():
     text = '{"key": "one", "list": ["two", {"deep": "three"}], "n": 4, "b": true, "z": null}'
 
     assert list(strings(decode(text, "data"))) == ["one", "two", "three"]
-    assert Document.parse(text).words == "wone wtwo wthree"
+    assert Document.parse(text).terms == "wone wtwo wthree"
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_every_string_value_is_searchable():
         ("{'a': 1}", "data: not JSON"),
         ('{"a": NaN}', "data: not JSON: NaN"),
         ('{"a": [-Infinity]}', "data: not JSON: -Infinity"),
-        ('{"a": 1, "b": 2, "a": 3}', "data: the key 'a' stands twice"),
-        ('{"x": {"a": 1, "\\u0061": 3}}', "data: the key 'a' stands twice"),
-        ('{"a": "x\\u0000y"}', "data.a: holds a NUL"),
-        ('{"a": {"b": ["\\u0000"]}}', "data.a: holds a NUL"),
+        ('{"a": 1, "b": 2, "a": 3}', "data: the key 'a' appears twice"),
+        ('{"x": {"a": 1, "\\u0061": 3}}', "data: the key 'a' appears twice"),
+        ('{"a": "x\\u0000y"}', "data.a: contains a NUL"),
+        ('{"a": {"b": ["\\u0000"]}}', "data.a: contains a NUL"),
         ('{"a\\u0000": 1}', "data: has a key with a NUL"),
-        ('{"a": "\\ud800"}', "data.a: holds a NUL character or half a surrogate"),
+        ('{"a": "\\ud800"}', "data.a: contains a NUL character or half a surrogate"),
         ('{"a": "raw\nline"}', "data: not JSON: Invalid control character"),
         ('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1), f"data: nests deeper than {MAX_DEPTH}"),
         ('{"a":' + "[" * 1_000_000, f"data: nests deeper than {MAX_DEPTH}"),
@@ -71,7 +71,7 @@ def test_every_string_value_is_searchable():
     ],
 )
 def test_data_that_a_database_or_reader_cannot_hold_is_refused(text: str, problem: str):
-    """Each fault is named with its field; nothing is a crash."""
+    """Each fault is reported with its field."""
     with pytest.raises(InputError) as caught:
         Document.parse(text)
 
@@ -82,7 +82,7 @@ def test_nesting_up_to_the_bound_is_fine():
     """The deepest allowed document passes, and every later reader can take it."""
     text = '{"a":' * MAX_DEPTH + '"deep"' + "}" * MAX_DEPTH
 
-    assert Document.parse(text).words == "wdeep"
+    assert Document.parse(text).terms == "wdeep"
     assert orjson.loads(Document.of(decode(text, "data")).text)
 
 
@@ -117,13 +117,13 @@ def test_a_row_names_its_wrong_field(change: dict[str, object], field: str):
 
 
 def test_a_near_resource_is_suggested():
-    """A misspelt resource is answered with the one that was meant."""
+    """The error for a misspelled resource suggests the similar one."""
     with pytest.raises(InputError, match="did you mean tasks"):
         NewRow("taskz", "1", "ada", Document.parse("{}"))
 
 
 def test_a_batch_checks_names_and_doubles():
-    """No team may have the empty name, which stands for personal; and no row may stand twice."""
+    """A team name must not be empty, which means personal, and a row must not appear twice."""
     row = NewRow("tasks", "1", "ada", Document.parse("{}"))
     for wrong in (
         lambda: Batch(users=[""]),

@@ -45,7 +45,7 @@ def test_words_that_are_the_same_to_a_reader_have_one_token(one: str, other: str
         ("", []),
     ],
 )
-def test_everything_but_letters_and_digits_parts_words(text: str, words: list[str]):
+def test_everything_but_letters_and_digits_separates_words(text: str, words: list[str]):
     """Punctuation, operators, symbols and unprintable characters are never part of a word."""
     assert list(tokens(text)) == [f"w{word}" for word in words]
 
@@ -94,12 +94,12 @@ def test_the_index_text_is_bounded_and_ends_with_a_whole_word():
     ],
 )
 def test_a_snippet_shows_the_first_string_that_matches(strings: list[str], query: str, expected: str):
-    """Matched words stand in brackets as they were written; white space is single spaces."""
+    """Matched words are in brackets in their original spelling; white space is collapsed."""
     assert snippet(strings, wanted(query)) == expected
 
 
-def test_a_snippet_of_a_long_text_is_cut_at_words_round_the_match():
-    """What is left out in front and behind is marked by dots."""
+def test_a_snippet_of_a_long_text_is_cut_at_words_around_the_match():
+    """Omitted text before and after is marked by ellipses."""
     text = snippet(["lead " * 100 + "needle " + "tail " * 100], wanted("needle"))
 
     assert text.startswith("…lead ")

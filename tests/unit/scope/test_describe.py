@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.scope.describe import filter_words, reads_words, scope_line, scope_words
+from federation.scope.describe import describe_filter, describe_reads, describe_scope, summarize_scope
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES, RowFilter, Scope
 
 NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
@@ -84,26 +84,26 @@ TABLE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("document", "words"), TABLE, ids=[words[0] for _, words in TABLE])
-def test_a_scope_is_said_in_sentences(document: dict[str, Any], words: tuple[str, ...]) -> None:
-    """What is read, its limits, and what stays closed; resources that are read alike share a sentence."""
-    assert scope_words(Scope.parse(json.dumps(document)), "ada") == words
+def test_a_scope_is_described_in_sentences(document: dict[str, Any], words: tuple[str, ...]) -> None:
+    """Readable resources, limits and exclusions; resources with the same filter share a sentence."""
+    assert describe_scope(Scope.parse(json.dumps(document)), "ada") == words
 
 
-def test_one_line_holds_all_of_it() -> None:
-    """The line is what an operator is asked to agree to; without a name it speaks of the subject."""
+def test_the_summary_contains_the_whole_description() -> None:
+    """The summary contains reads, limits and exclusions; without a name it says `the subject`."""
     scope = Scope.parse('{"resources": ["tasks", "notes"], "filters": {"tasks": {"include_teams": ["T1"]}}}')
 
-    assert scope_line(scope) == (
+    assert summarize_scope(scope) == (
         "reads tasks of team T1, no personal rows; reads notes: all that the subject may, "
         "at most 100 rows a query, 600 calls a minute"
     )
 
 
 @given(scopes(), NAMES | st.just(""))
-def test_any_scope_is_named_whole(scope: Scope, subject: str) -> None:
+def test_a_description_is_complete(scope: Scope, subject: str) -> None:
     """It never raises, and leaves out no resource, no team of an open one, no limit and no exclusion."""
-    sentences = scope_words(scope, subject)
-    line = scope_line(scope, subject)
+    sentences = describe_scope(scope, subject)
+    line = summarize_scope(scope, subject)
 
     assert all(sentence in line and sentence for sentence in sentences)
     assert f"at most {scope.max_rows_per_query} row" in line
@@ -112,7 +112,9 @@ def test_any_scope_is_named_whole(scope: Scope, subject: str) -> None:
     assert all(name in closed for name in scope.excluded_resources)
     for name in scope.open_resources:
         said = [
-            words for words in reads_words(scope, subject) if words.startswith("reads ") and name in words.split(":")[0]
+            words
+            for words in describe_reads(scope, subject)
+            if words.startswith("reads ") and name in words.split(":")[0]
         ]
         row_filter = scope.check(name)
         assert said, (name, sentences)
@@ -172,7 +174,7 @@ FILTERS = [
 ]
 
 
-def test_words_claim_what_the_server_lets_through() -> None:
+def test_a_description_matches_the_rows_that_the_filter_admits() -> None:
     """For every filter, with names that imitate the words round them: the same rows, of the same resources."""
     for number, row_filter in enumerate(FILTERS):
         other = FILTERS[(7 * number + 1) % len(FILTERS)]
@@ -181,7 +183,7 @@ def test_words_claim_what_the_server_lets_through() -> None:
             filters={"tasks": row_filter, "notes": other},
             excluded_resources=("memory",) if number % 2 else (),
         )
-        claims = claimed(reads_words(scope, "ada"))
+        claims = claimed(describe_reads(scope, "ada"))
         assert set(claims) == set(scope.open_resources)
         for name, (every, named, personal) in claims.items():
             decides = scope.check(name)
@@ -191,24 +193,24 @@ def test_words_claim_what_the_server_lets_through() -> None:
             ], (name, decides)
 
 
-def test_words_of_a_filter_are_of_no_other() -> None:
-    """What is gained or lost is told by words that only one filter has."""
-    assert len({filter_words(row_filter) for row_filter in FILTERS}) == len(FILTERS)
+def test_different_filters_have_different_descriptions() -> None:
+    """The description of a filter identifies it."""
+    assert len({describe_filter(row_filter) for row_filter in FILTERS}) == len(FILTERS)
 
 
 @pytest.mark.parametrize("subject", ["no body", "ada may, no personal rows", 'a"da'])
-def test_an_odd_subject_stands_in_quotes(subject: str) -> None:
-    """A name that imitates the words round it is seen to be a name."""
-    (sentence,) = reads_words(Scope(resources=("tasks",)), subject)
+def test_an_unusual_subject_is_quoted(subject: str) -> None:
+    """A name that imitates the words around it is recognizable as a name."""
+    (sentence,) = describe_reads(Scope(resources=("tasks",)), subject)
 
     assert sentence == f"reads tasks: all that {json.dumps(subject)} may"
 
 
 @given(scopes())
-def test_words_tell_personal_rows_apart(scope: Scope) -> None:
+def test_a_description_mentions_excluded_personal_rows(scope: Scope) -> None:
     """A sentence says that personal rows are left out exactly where the filter leaves them out."""
     for name in scope.open_resources:
         alone = Scope(resources=(name,), filters={name: scope.check(name)})
-        (sentence,) = reads_words(alone, "ada")
+        (sentence,) = describe_reads(alone, "ada")
         opened = not ("no personal rows" in sentence or "personal rows are left out" in sentence)
         assert opened == scope.check(name).include_personal

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from federation.scope.diff import scope_change
+from federation.scope.diff import compare_scopes
 from federation.scope.model import Scope
 
 
@@ -33,33 +33,33 @@ NARROWER = [
 
 @pytest.mark.parametrize(("wide", "narrow", "words"), NARROWER)
 def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, words: str):
-    """A loss is said in words and narrows; the way back is the same gain and narrows nothing."""
-    lost, gained = scope_change(wide, narrow), scope_change(narrow, wide)
+    """A loss is described and narrows; the reverse change is the same gain and does not narrow."""
+    lost, gained = compare_scopes(wide, narrow), compare_scopes(narrow, wide)
     assert (len(lost.losses), lost.gains, lost.narrows) == (1, (), True)
     assert lost.losses[0].startswith(words)
     assert (gained.gains, gained.losses, gained.narrows) == (lost.losses, (), False)
 
 
 def test_a_lower_cap_narrows():
-    """What a page may hold is a loss or a gain, with both numbers."""
+    """A changed row limit is a loss or a gain, described with both numbers."""
     small, large = scope(max_rows_per_query=50), scope(max_rows_per_query=100)
-    assert scope_change(large, small).losses == ("50 rows a query, before 100",)
-    assert scope_change(large, small).narrows
-    assert scope_change(small, large).gains == ("100 rows a query, before 50",)
-    assert not scope_change(small, large).narrows
+    assert compare_scopes(large, small).losses == ("50 rows a query, before 100",)
+    assert compare_scopes(large, small).narrows
+    assert compare_scopes(small, large).gains == ("100 rows a query, before 50",)
+    assert not compare_scopes(small, large).narrows
 
 
-def test_a_lower_rate_is_a_loss_that_no_cache_can_hold():
-    """Fewer calls a minute take nothing back that was answered."""
+def test_a_lower_rate_is_a_loss_that_does_not_narrow():
+    """A lower rate limit does not affect answers given before."""
     slow, fast = scope(rate_limit_per_minute=60), scope(rate_limit_per_minute=600)
-    assert scope_change(fast, slow).losses == ("60 calls a minute, before 600",)
-    assert not scope_change(fast, slow).narrows
-    assert scope_change(slow, fast).gains == ("600 calls a minute, before 60",)
+    assert compare_scopes(fast, slow).losses == ("60 calls a minute, before 600",)
+    assert not compare_scopes(fast, slow).narrows
+    assert compare_scopes(slow, fast).gains == ("600 calls a minute, before 60",)
 
 
 def test_gains_and_losses_may_come_together():
     """One resource for another is both, and narrows."""
-    change = scope_change(scope("tasks"), scope("notes", max_rows_per_query=200))
+    change = compare_scopes(scope("tasks"), scope("notes", max_rows_per_query=200))
     assert len(change.gains) == 2
     assert len(change.losses) == 1
     assert change.narrows
@@ -76,5 +76,5 @@ def test_gains_and_losses_may_come_together():
 )
 def test_what_opens_the_same_neither_gains_nor_loses(before: Scope, after: Scope):
     """Only what a peer can read counts, not how the document says it."""
-    change = scope_change(before, after)
+    change = compare_scopes(before, after)
     assert (change.gains, change.losses, change.narrows) == ((), (), False)

@@ -30,8 +30,8 @@ def test_defaults_stand_for_what_is_left_out():
     assert scope.check("memory") == RowFilter(None, include_personal=True)
 
 
-def test_naming_teams_opens_those_teams_alone():
-    """Without a word on personal rows, a filter that names teams leaves personal rows out."""
+def test_naming_teams_opens_only_those_teams():
+    """A filter that names teams excludes personal rows unless it includes them."""
     row_filter = Scope.parse('{"resources": ["tasks"], "filters": {"tasks": {"include_teams": ["T1"]}}}').check("tasks")
 
     assert [row_filter.admits(team) for team in ("T1", "T2", "")] == [True, False, False]
@@ -120,7 +120,7 @@ def test_the_cap_bounds_every_page_size(asked: int, given: int):
     ],
 )
 def test_a_wrong_document_names_its_field(document: str, field: str):
-    """Every fault of a scope document is told by the field that has it."""
+    """Every error of a scope document names the field."""
     with pytest.raises(InputError) as caught:
         Scope.parse(document)
 
@@ -128,13 +128,13 @@ def test_a_wrong_document_names_its_field(document: str, field: str):
     assert str(caught.value).isprintable()
 
 
-def test_a_slip_in_the_name_of_an_excluded_resource_is_told():
-    """What the operator meant to close must not stay open because its name was misspelt."""
+def test_a_typo_in_an_excluded_resource_is_reported():
+    """A resource must not stay open because its name in the exclusions is misspelled."""
     with pytest.raises(InputError, match="did you mean tasks"):
         Scope.parse('{"resources": ["tasks"], "excluded_resources": ["taks"]}')
 
 
-def test_a_slip_in_a_fields_name_is_told():
+def test_a_typo_in_a_field_name_is_reported():
     """An unknown field comes with the known one that it may have meant; a repeated name is repeated."""
     with pytest.raises(InputError, match="did you mean max_rows_per_query"):
         Scope.parse('{"resources": ["tasks"], "max_row_per_query": 5}')
@@ -145,7 +145,7 @@ def test_a_slip_in_a_fields_name_is_told():
 
 
 def test_a_filter_that_lets_nothing_through_is_warned_about():
-    """A scope that names a resource and opens no row of it is allowed, and most likely a slip."""
+    """A scope that names a resource and opens no row of it is allowed, and most likely a mistake."""
     document = '{"resources": ["tasks", "notes"], "filters": {"tasks": {"include_teams": []}}}'
 
     assert [words.split()[0] for words in Scope.parse(document).warnings] == ["scope.filters.tasks"]

@@ -14,7 +14,7 @@ SEARCH_OBJECTS = {"rows_fts", "rows_fts_data", "rows_fts_docsize", "rows_fts_con
 
 
 def differences(connection: Connection) -> list[str]:
-    """Name what the migrated schema has too much or too little."""
+    """Return the differences between the migrated schema and the declared tables."""
     found = compare_metadata(MigrationContext.configure(connection), METADATA)
     names = [getattr(part, "name", part) for kind, *rest in found for part in rest[-1:]]
     return [str(name) for name in names if name not in {*SEARCH_OBJECTS, "words"}]
@@ -59,11 +59,13 @@ async def test_a_url_that_cannot_work_names_the_setting(url: str):
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_directory: str, encoding: str):
-    """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the cure."""
+async def test_a_database_with_another_encoding_is_refused(postgres_directory: str, encoding: str):
+    """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the fix."""
     url = await new_postgres_url(postgres_directory, f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
 
-    with pytest.raises(ConfigError, match=rf"^store\.url: the database is in {encoding}, .*createdb --encoding UTF8"):
+    with pytest.raises(
+        ConfigError, match=rf"^store\.url: the database uses the encoding {encoding}, .*createdb --encoding UTF8"
+    ):
         await Database.open(url)
 
 
@@ -77,7 +79,7 @@ async def test_an_unreachable_database_hides_the_password():
 
 
 def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
-    """The second taker is told the process; after release the lock is free."""
+    """The error of a second acquire names the holder's process; after release the lock is free."""
     first, second = FileLock(tmp_path / "l", "served"), FileLock(tmp_path / "l", "served")
     first.acquire()
 
@@ -89,16 +91,16 @@ def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
     second.release()
 
 
-def test_a_lock_file_that_cannot_be_written_is_told(tmp_path):
-    """Something else in the lock file's place, or a disk that is read-only, is one sentence and no trace."""
+def test_a_lock_file_that_cannot_be_written_is_reported(tmp_path):
+    """A directory in place of the lock file, or a read-only disk, gives a one-line error without a traceback."""
     (tmp_path / "l").mkdir()
 
     with pytest.raises(StoreError, match=r"cannot write the lock file .*Is a directory"):
         FileLock(tmp_path / "l", "served").acquire()
 
 
-async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
-    """A Python with an old SQLite says so at the start, with the way out."""
+async def test_an_sqlite_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
+    """With an old SQLite, opening fails with the required version and the alternatives."""
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
 
     with pytest.raises(StoreError, match=r"3\.38\.0 or later is needed: .*PostgreSQL"):
@@ -106,7 +108,7 @@ async def test_an_sqlite_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_an_error_of_the_database_does_not_hold_what_was_written(database: Database):
-    """The text of a database error may reach a log, so it names no values."""
+    """The text of a database error may reach a log, so it contains no values."""
     with pytest.raises(IntegrityError) as caught:
         async with database.write() as connection:
             await connection.execute(insert(users).values([{"id": "ada"}, {"id": "ada"}]))

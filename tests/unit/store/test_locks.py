@@ -18,7 +18,7 @@ from federation.store.locks import ServingLock
 
 
 async def take(lock: ServingLock, database: Database, **options: Any) -> None:
-    """Take both halves of the lock, or neither."""
+    """Acquire both locks, or neither."""
     await lock.acquire(**options)
     try:
         await lock.acquire_database(database, **options)
@@ -38,7 +38,7 @@ async def lock(database: Database, tmp_path: Path) -> AsyncIterator[ServingLock]
 
 async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """The refusal names the gateway and the process that holds it."""
-    with pytest.raises(LockedError, match=rf"work\.example is served already.*{os.getpid()}"):
+    with pytest.raises(LockedError, match=rf"work\.example is already served.*{os.getpid()}"):
         await take(ServingLock(tmp_path, "work.example"), database)
 
 
@@ -53,7 +53,7 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
 
 
 async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
-    """It says once that it waits, and has the lock when the first process ends."""
+    """It reports once that it waits, and gets the lock when the first process ends."""
     told: list[str] = []
     standby = ServingLock(tmp_path, "work.example")
     task = asyncio.create_task(take(standby, database, standby=True, waiting=lambda: told.append("waiting")))
@@ -88,7 +88,7 @@ async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tm
 
 @pytest.mark.postgres
 async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_path: Path) -> None:
-    """The file lock is given back where the database refuses."""
+    """The file lock is released if the database lock is taken."""
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -118,7 +118,7 @@ async def cut(postgres_url: str) -> None:
 
 @pytest.mark.postgres
 async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path: Path) -> None:
-    """When the server ends the connection that holds the lock, somebody else may serve: `lost` says so."""
+    """`lost` is set when the server closes the connection that holds the lock, since another process may serve then."""
     database = await Database.open(postgres_url)
     lock = ServingLock(tmp_path, "w.example")
     await take(lock, database)
@@ -131,10 +131,10 @@ async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path:
 
 
 @pytest.mark.postgres
-async def test_a_connection_that_ends_in_silence_is_found_out(
+async def test_a_connection_lost_without_notice_is_detected(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody says that it ended, the next question to the database does."""
+    """A connection that is lost without notice is detected by the next ping."""
     monkeypatch.setattr(serving, "PING_S", 0.1)
     monkeypatch.setattr(asyncpg.Connection, "add_termination_listener", lambda *_: None)
     database = await Database.open(postgres_url)

@@ -43,7 +43,7 @@ def root_logger() -> Iterator[logging.Logger]:
 
 
 def test_text_is_one_line() -> None:
-    """Instant in UTC, level, logger, words."""
+    """Time in UTC, level, logger, message."""
     line = TextFormatter().format(record("circuit of %s opened", "work.example"))
 
     assert line == "2027-01-15T08:00:00.123Z WARNING federation.x: circuit of work.example opened"
@@ -107,7 +107,7 @@ def test_an_exception_is_a_field_of_the_object() -> None:
 
 
 def test_undecodable_text_is_still_json() -> None:
-    """A lone surrogate, as from an odd file name, does not break the line."""
+    """A lone surrogate, as from an undecodable file name, does not break the line."""
     line = JsonFormatter().format(record("file %s", "a\udcffb"))
 
     assert json.loads(line)["message"] == "file a\\udcffb"

@@ -64,7 +64,7 @@ def test_served_calls_are_counted_apart(metric_log: MetricLog) -> None:
     assert metric_log.points("federation.client.requests") == {}
 
 
-def test_cache_figures_come_from_their_owners(metric_log: MetricLog) -> None:
+def test_cache_totals_come_from_readers(metric_log: MetricLog) -> None:
     """Hits, misses and bytes of a peer and its flushes by cause, summed over its users."""
     metrics = FederationMetrics(metric_log.provider)
     metrics.read_cache(
@@ -85,7 +85,7 @@ def test_cache_figures_come_from_their_owners(metric_log: MetricLog) -> None:
 
 
 def test_the_certificate_that_ends_first_counts(metric_log: MetricLog) -> None:
-    """Of a peer's users the least time is told; this gateway's own certificate has no peer."""
+    """The minimum over a peer's users is reported; the gateway's own certificate has no peer."""
     metrics = FederationMetrics(metric_log.provider)
     metrics.read_certificates(
         lambda: [("work.example", Remaining("client", 90.0)), ("work.example", Remaining("client", -5.0))]
@@ -129,10 +129,10 @@ def test_the_worst_watch_of_a_peer_is_its_state(metric_log: MetricLog) -> None:
 
 
 def test_events_of_a_watch_count_by_kind(metric_log: MetricLog) -> None:
-    """`federation.watch.events` tells how often a peer said what."""
+    """`federation.watch.events` counts the events of a peer by kind."""
     metrics = FederationMetrics(metric_log.provider)
     for kind in ("armed", "heartbeat", "heartbeat"):
-        metrics.watch_heard("work.example", kind)
+        metrics.watch_event("work.example", kind)
 
     assert metric_log.points("federation.watch.events") == {
         (("kind", "armed"), *WORK): 1,
@@ -153,7 +153,7 @@ def test_transitions_count_by_new_state(metric_log: MetricLog) -> None:
 
 
 def test_leases_and_dropped_audit_events_are_totals(metric_log: MetricLog) -> None:
-    """Without a reader there is no figure; with several, their sum."""
+    """Without a reader there is no value; with several, their sum."""
     metrics = FederationMetrics(metric_log.provider)
     assert metric_log.points("federation.leases") == {}
 
@@ -165,8 +165,8 @@ def test_leases_and_dropped_audit_events_are_totals(metric_log: MetricLog) -> No
     assert metric_log.points("federation.audit.dropped") == {(): 5}
 
 
-def test_a_reader_can_be_taken_back(metric_log: MetricLog) -> None:
-    """What a closed owner counted is read no more; taking it back twice is fine."""
+def test_a_reader_can_be_unregistered(metric_log: MetricLog) -> None:
+    """An unregistered reader is not called; unregistering is idempotent."""
     metrics = FederationMetrics(metric_log.provider)
 
     def read() -> Iterable[tuple[str, str]]:
@@ -202,7 +202,7 @@ class Naming(NoOpMeterProvider):
 
 
 def test_every_metric_of_the_design_exists() -> None:
-    """The names of the design and those beside them; the catalogue and the instruments are the same."""
+    """The names of the design and those beside them; definitions and instruments are the same."""
     provider = Naming()
     FederationMetrics(provider)
 
@@ -220,7 +220,7 @@ def test_every_metric_of_the_design_exists() -> None:
     )
 
 
-def test_the_catalogue_keeps_to_the_conventions() -> None:
+def test_the_definitions_follow_the_conventions() -> None:
     """Lower-case dotted names, UCUM units or a word in braces, a description, attributes of the known few."""
     for metric in METRICS:
         assert re.fullmatch(r"federation(\.[a-z]+)+", metric.name)
@@ -231,13 +231,13 @@ def test_the_catalogue_keeps_to_the_conventions() -> None:
     assert len({metric.prometheus_name for metric in METRICS}) == len(METRICS)
 
 
-def test_the_table_of_the_document_is_the_catalogue() -> None:
+def test_the_table_of_the_document_matches_the_definitions() -> None:
     """OBSERVABILITY.md lists every metric as it is; `python -m tests.support.metric_table` writes it."""
     assert metric_table.written() == metric_table.table()
 
 
-def test_the_document_tells_every_word_of_every_attribute() -> None:
-    """Outcomes, states, causes and kinds: whoever adds one also says so."""
+def test_the_document_lists_every_value_of_every_attribute() -> None:
+    """Every outcome, state, cause and kind is documented."""
     page = metric_table.PAGE.read_text(encoding="utf-8").split(metric_table.END)[1]
     causes, states = [cause.value for cause in InvalidationReason], [state.value for state in CircuitState]
 
@@ -245,7 +245,7 @@ def test_the_document_tells_every_word_of_every_attribute() -> None:
         assert f"`{word}`" in page
 
 
-def test_instruments_are_made_once_a_provider(metric_log: MetricLog) -> None:
+def test_instruments_are_created_once_per_provider(metric_log: MetricLog) -> None:
     """Two gateways that report to one provider share its instruments, so nothing is reported twice."""
     first, second = metrics_for(metric_log.provider), metrics_for(metric_log.provider)
     first.read_leases(lambda: 1)

@@ -42,7 +42,7 @@ def lines() -> Iterator[Lines]:
 
 
 def test_a_line_becomes_a_record_of_the_current_trace(lines: Lines, span_log: SpanLog) -> None:
-    """Words, level, logger, instant, trace and span; no attribute besides, whatever the record was given."""
+    """Message, level, logger, time, trace and span, and no further attribute of the record."""
     with span_log.provider.get_tracer("x").start_as_current_span("served"):
         context = trace.get_current_span().get_span_context()
         logging.getLogger("federation.x").warning("circuit of %s opened", "work.example", extra={"row": SECRET})
@@ -75,7 +75,7 @@ def test_levels_have_their_severity(lines: Lines, level: int, severity: Severity
 
 
 def test_only_lines_of_this_package_are_sent(lines: Lines) -> None:
-    """A driver that logs its statements, or an exporter that complains of its collector, is not ours to send."""
+    """Records of a driver that logs statements, or of an exporter, are not exported."""
     for name in ("sqlalchemy.engine", "opentelemetry.exporter", "federationist", "asyncio"):
         logging.getLogger(name).error(SECRET)
     logging.getLogger("federation.server").info("ours")
@@ -85,7 +85,7 @@ def test_only_lines_of_this_package_are_sent(lines: Lines) -> None:
 
 
 def test_an_exception_goes_without_its_message(lines: Lines) -> None:
-    """Type and frames of the whole chain; what a provider's fault quotes of a row stays here."""
+    """Type and frames of the whole chain, without messages, which may quote rows."""
     try:
         try:
             {}[SECRET]
@@ -105,8 +105,8 @@ def test_an_exception_goes_without_its_message(lines: Lines) -> None:
     assert line.log_record.body == "incident ab12"
 
 
-def test_a_chain_of_exceptions_that_bites_its_tail_ends(lines: Lines) -> None:
-    """Each one once, and none that was told to be left out."""
+def test_a_cyclic_chain_of_exceptions_ends(lines: Lines) -> None:
+    """Each exception appears once, suppressed contexts never."""
     one, two, hidden = ValueError("1"), TypeError("2"), OSError("3")
     one.__cause__, two.__cause__ = two, one
     one.__context__ = hidden
@@ -116,18 +116,18 @@ def test_a_chain_of_exceptions_that_bites_its_tail_ends(lines: Lines) -> None:
     assert (line.log_record.attributes or {})["exception.stacktrace"] == "TypeError\n\nValueError\n"
 
 
-def test_odd_text_can_be_sent(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lone surrogate, as from an odd file name, would cost the whole batch."""
+def test_undecodable_text_can_be_sent(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lone surrogate, as from an undecodable file name, would cost the whole batch."""
     monkeypatch.setattr(logging.getLogger("federation"), "propagate", False)  # nor can a report of this test hold it
     logging.getLogger("federation.x").warning("file %s", "a\udcffb")
 
     assert lines.bodies == ["file a\\udcffb"]
 
 
-def test_a_provider_that_breaks_costs_nobody_anything(
+def test_a_failing_provider_does_not_affect_the_caller(
     lines: Lines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever wrote the line goes on; the fault is told as `logging` tells its own."""
+    """The logging call returns; the error is reported as `logging` reports its own."""
 
     def broken(name: str) -> None:
         raise RuntimeError("broken")
@@ -138,8 +138,8 @@ def test_a_provider_that_breaks_costs_nobody_anything(
     assert "RuntimeError: broken" in capsys.readouterr().err
 
 
-def test_a_detached_handler_hears_no_more(lines: Lines) -> None:
-    """`attached` tells whether one is at work; detaching twice is fine."""
+def test_a_detached_handler_gets_no_records(lines: Lines) -> None:
+    """`attached` tells whether a handler is active; detaching is idempotent."""
     assert OtlpLogHandler.attached()
     lines.handler.detach()
     lines.handler.detach()

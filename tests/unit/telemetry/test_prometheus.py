@@ -45,7 +45,7 @@ def read(url: str) -> str:
 
 
 def test_the_page_is_there_between_start_and_stop(page: MetricsPage) -> None:
-    """No address before; then a real one in place of port 0; nobody answers after; stopping twice is fine."""
+    """No address before; then a real one in place of port 0; no answer after; stopping is idempotent."""
     assert page.url == ""
     page.start()
     url = page.url
@@ -84,7 +84,7 @@ def test_an_ipv6_address_is_shown_in_brackets() -> None:
 
 
 def test_an_address_that_is_taken_is_named() -> None:
-    """The field, the address and the system's own words."""
+    """The error names field, address and the system's message."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         page = MetricsPage(f"127.0.0.1:{port}")
@@ -103,8 +103,8 @@ def test_an_address_that_is_taken_is_named() -> None:
         ("192.0.2.1:0", "cannot listen on 192.0.2.1 port 0: "),
     ],
 )
-def test_an_address_that_is_not_ours_is_named(listen: str, words: str) -> None:
-    """A host that does not resolve, one that cannot, and one of somebody else."""
+def test_an_address_of_another_host_is_named(listen: str, words: str) -> None:
+    """An unknown host name, an invalid one, and the address of another host."""
     with pytest.raises(ConfigError) as caught:
         MetricsPage(listen).start()
 
@@ -112,14 +112,18 @@ def test_an_address_that_is_not_ours_is_named(listen: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(("listen", "warned"), [("127.0.0.1:0", False), ("0.0.0.0:0", True)])
-def test_an_address_for_others_is_warned_about(listen: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Loopback is silent; any other address is what the operator named, and said once."""
+def test_an_address_that_is_not_loopback_is_warned_about(
+    listen: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Loopback gives no warning, any other address gives one."""
     page = MetricsPage(listen)
     with caplog.at_level(logging.WARNING):
         page.start()
     page.stop()
 
-    assert [record.getMessage().partition(" http")[0] for record in caplog.records] == ["whoever can reach"] * warned
+    assert [record.getMessage().partition(" http")[0] for record in caplog.records] == [
+        "every host that can reach"
+    ] * warned
 
 
 def test_scrapes_at_the_same_time_get_everything_once(page: MetricsPage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +151,7 @@ def test_scrapes_at_the_same_time_get_everything_once(page: MetricsPage, monkeyp
 
 
 def test_nothing_can_be_changed_through_the_page(page: MetricsPage) -> None:
-    """Anything but a look is refused."""
+    """Every method that could change data is refused."""
     page.start()
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(urllib.request.Request(page.url, b"x", method="POST"), timeout=10)
@@ -155,8 +159,8 @@ def test_nothing_can_be_changed_through_the_page(page: MetricsPage) -> None:
         assert refused.code == 405
 
 
-def test_a_silent_connection_is_given_up(page: MetricsPage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever connects and says nothing holds a thread for a while and no longer."""
+def test_an_idle_connection_is_closed(page: MetricsPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without a request occupies its thread only for a limited time."""
     monkeypatch.setattr(prometheus._Handler, "timeout", 0.1)
     page.start()
     port = int(page.url.rsplit(":", 1)[1].partition("/")[0])

@@ -82,7 +82,7 @@ def report(
         },
     ],
 )
-def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None:
+def test_nothing_is_set_up_unless_enabled(environment: dict[str, str]) -> None:
     """No endpoint, exporters off, SDK disabled, another protocol: no thread, no provider, no span, no log handler."""
     made = report(environment)
 
@@ -95,13 +95,13 @@ def test_nothing_is_set_up_unless_asked_for(environment: dict[str, str]) -> None
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT}, "OTLP by 'http/protobuf' is not spoken here"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **ENDPOINT}, "OTLP by 'http/protobuf' is not supported"),
         ({"OTEL_TRACES_EXPORTER": "zipkin", **ENDPOINT}, "OTEL_TRACES_EXPORTER=zipkin, which is not otlp"),
         ({"OTEL_METRICS_EXPORTER": "otlp,prometheus", **ENDPOINT}, "set telemetry.prometheus in gateway.toml instead"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_said(environment: dict[str, str], words: str) -> None:
-    """An exporter or protocol that is not there is a warning that names the variable."""
+def test_an_unsupported_exporter_or_protocol_is_reported(environment: dict[str, str], words: str) -> None:
+    """An unsupported exporter or protocol gives a warning that names the variable or value."""
     assert words in report(environment)["log"]
 
 
@@ -126,8 +126,8 @@ UNTRACED, UNMETERED = "ProxyTracerProvider", "_ProxyMeterProvider"
         ),
     ],
 )
-def test_each_signal_is_asked_for_on_its_own(environment: dict[str, str], signals: tuple[str, str, bool]) -> None:
-    """A variable for all, or one each; the more special one wins."""
+def test_each_signal_is_enabled_on_its_own(environment: dict[str, str], signals: tuple[str, str, bool]) -> None:
+    """One variable for all, or one for each; the more specific one takes precedence."""
     made = report(environment)
 
     assert (made["global_tracers"], made["global_meters"], made["logs"]) == signals
@@ -151,7 +151,7 @@ def test_the_resource_names_the_gateway(environment: dict[str, str], service: st
 
 
 def test_telemetry_can_be_switched_off() -> None:
-    """`telemetry.enabled = false` makes neither spans nor figures, whatever the environment says."""
+    """`telemetry.enabled = false` creates neither spans nor metrics, whatever the environment says."""
     made = report(ENDPOINT, enabled=False)
 
     assert (made["traced"], made["metrics"], made["threads"]) == (False, False, [])
@@ -214,7 +214,7 @@ def test_a_page_for_prometheus_alone_leaves_the_global_provider_alone() -> None:
     """Its figures are this gateway's; no thread before it is started, none after the shutdown, no exporter."""
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     text = answer.read().decode()
@@ -229,7 +229,7 @@ assert "federation-metrics" not in [thread.name for thread in threading.enumerat
     assert (made["page"], made["threads"], made["global_meters"]) == (True, [], UNMETERED)
 
 
-def test_the_page_stands_beside_otlp() -> None:
+def test_the_page_works_together_with_otlp() -> None:
     """One provider for both; the standard variable may name Prometheus, too, and nobody is warned."""
     environment = {"OTEL_METRICS_EXPORTER": "otlp,prometheus", "OTEL_TRACES_EXPORTER": "none", **ENDPOINT}
     made = report(environment | {"OTEL_LOGS_EXPORTER": "none"}, prometheus="127.0.0.1:0")
@@ -247,12 +247,12 @@ metrics.set_meter_provider(MeterProvider([own], shutdown_on_exit=False))
 """
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     assert "federation_watch_events_total" in answer.read().decode()
 telemetry.shutdown()
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 [scope] = own.get_metrics_data().resource_metrics[0].scope_metrics
 assert [metric.data.data_points[0].value for metric in scope.metrics] == [2]
 telemetry.page.reader.collect()
@@ -268,7 +268,7 @@ def test_the_page_is_shown_though_the_program_wants_no_metrics() -> None:
     before = "metrics.set_meter_provider(metrics.NoOpMeterProvider())"
     after = """
 import urllib.request
-telemetry.metrics.watch_heard("work.example", "armed")
+telemetry.metrics.watch_event("work.example", "armed")
 telemetry.page.start()
 with urllib.request.urlopen(telemetry.page.url) as answer:
     assert "federation_watch_events_total" in answer.read().decode()
@@ -280,7 +280,7 @@ with urllib.request.urlopen(telemetry.page.url) as answer:
 
 
 def test_a_missing_extra_is_one_clear_line() -> None:
-    """The setting, what is missing, and the command that cures it."""
+    """The error names the setting, the missing package and the command to install it."""
     before = """
 from federation.errors import ConfigError
 sys.modules["prometheus_client"] = None
@@ -296,11 +296,11 @@ except ConfigError as e:
 
 @pytest.mark.parametrize(("environment", "enabled"), [({}, False), ({"OTEL_SDK_DISABLED": "true"}, True)])
 def test_a_page_of_a_gateway_without_telemetry_is_not_there(environment: dict[str, str], enabled: bool) -> None:
-    """What switches telemetry off wins, and says that the page went with it."""
+    """Disabled telemetry takes precedence, with a warning that the page is not served."""
     made = report(environment, enabled=enabled, prometheus="127.0.0.1:0")
 
     assert (made["page"], made["metrics"], made["threads"]) == (False, False, [])
-    assert "telemetry is switched off, so nothing is served on telemetry.prometheus" in made["log"]
+    assert "telemetry.enabled is false, so telemetry.prometheus is not served" in made["log"]
 
 
 def test_two_gateways_of_one_process_have_their_own_names() -> None:
@@ -339,15 +339,15 @@ import os; sys.stdout.flush(); sys.stderr.flush(); os._exit(0)
         ({"OTEL_TRACES_SAMPLER": "always_off"}, [False, False]),
     ],
 )
-def test_a_peers_sampled_flag_does_not_command(environment: dict[str, str], decisions: list[bool]) -> None:
+def test_a_peers_sampled_flag_is_ignored(environment: dict[str, str], decisions: list[bool]) -> None:
     """Whether B records a call is B's own rate, the same for a sampled and an unsampled caller."""
     made = report({**ENDPOINT, **environment}, after=SAMPLING)
 
     assert json.loads(made["log"].splitlines()[-1])["decisions"] == decisions
 
 
-def test_a_collector_that_is_away_holds_nobody_up() -> None:
-    """Flush and shutdown keep to their time, and say what was lost."""
+def test_an_unreachable_collector_does_not_delay_the_shutdown() -> None:
+    """Flush and shutdown end within their time-out, and log that data was dropped."""
     after = """
 import time
 telemetry.spans.tracer().start_span("y").end()
@@ -356,4 +356,4 @@ telemetry.flush(0.2)
 telemetry.shutdown(0.3)
 assert time.monotonic() - begun < 2
 """
-    assert "the collector did not take everything within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]
+    assert "the collector did not accept all telemetry within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]

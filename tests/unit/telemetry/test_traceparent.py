@@ -21,7 +21,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
         (f"fe-{TRACE}-{SPAN}-01-", True),
     ],
 )
-def test_well_formed_ones_are_read(text: str, sampled: bool) -> None:
+def test_valid_headers_are_parsed(text: str, sampled: bool) -> None:
     """Both ids and the sampled bit; later versions as far as this one goes."""
     assert parse_traceparent(text) == TraceParent(int(TRACE, 16), int(SPAN, 16), sampled)
 
@@ -58,7 +58,7 @@ def test_well_formed_ones_are_read(text: str, sampled: bool) -> None:
         f"00-{'٣' * 32}-{SPAN}-01",
     ],
 )
-def test_malformed_ones_are_as_if_absent(text: str | None) -> None:
+def test_invalid_headers_are_ignored(text: str | None) -> None:
     """Wrong length, case, version, separator, zero ids, trailing text: a new trace, never an error."""
     assert parse_traceparent(text) is None
 

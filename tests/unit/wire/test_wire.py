@@ -35,7 +35,7 @@ def test_a_rich_error_stays_small():
 
 @given(st.binary(max_size=200))
 def test_whatever_a_peer_puts_into_the_status_is_read_or_ignored(value: bytes):
-    """Bytes that are no status never raise."""
+    """Bytes that are not a status never raise."""
     assert isinstance(error_detail(((STATUS_KEY, value),)), ErrorDetail)
 
 
@@ -87,7 +87,7 @@ def test_every_method_of_the_service_has_its_verb():
     assert set(VERB_OF_METHOD) == {f"/{service.full_name}/{method.name}" for method in service.methods}
 
 
-def test_the_resource_of_a_request_is_told_for_every_verb():
+def test_every_verb_has_the_resource_of_its_request():
     """One resource, several sorted ones, or none."""
     assert resource_of(pb.ListRequest(resource="tasks")) == "tasks"
     assert resource_of(pb.GetRequest(resource="notes", id="1")) == "notes"
@@ -96,7 +96,7 @@ def test_the_resource_of_a_request_is_told_for_every_verb():
 
 
 def test_options_are_integers_under_grpcs_own_names():
-    """The option whose string differs from its constant is spelt as gRPC reads it, and wrong types are refused."""
+    """The option whose string differs from its constant is spelled as gRPC reads it, and wrong types are refused."""
     assert ("grpc.http2.min_ping_interval_without_data_ms", 10_000) in SERVER.to_grpc()
     assert ("grpc.so_reuseport", 0) in SERVER.to_grpc()
     assert ("grpc.ssl_target_name_override", "work.example") in CHANNEL.to_grpc("work.example")
@@ -105,7 +105,7 @@ def test_options_are_integers_under_grpcs_own_names():
 
 
 def test_metadata_values_are_checked_before_they_are_sent():
-    """Only printable ASCII may leave; the first text value of a key counts."""
+    """Only printable ASCII may be sent; the first text value of a key counts."""
     assert [is_sendable(value) for value in ("work.example", "", "a b", "a\nb", "é", "\x7f")] == [True] * 3 + [
         False
     ] * 3

@@ -20,7 +20,7 @@ from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.errors import CODE_OF, Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
-from federation.telemetry.spans import OutcomeName, SpanSource, outcome_word, span_status
+from federation.telemetry.spans import OutcomeName, SpanSource, outcome_of_code, span_status
 from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
 from federation.wire.status import status_code
@@ -89,8 +89,8 @@ WORDS: Mapping[str, str] = {
 
 def test_every_code_has_its_word() -> None:
     """The words of the design, one for each gRPC code; what has none is `error`."""
-    assert {code.name: outcome_word(code.name).value for code in grpc.StatusCode} == WORDS
-    assert outcome_word("SOMETHING_NEW") == "error"
+    assert {code.name: outcome_of_code(code.name).value for code in grpc.StatusCode} == WORDS
+    assert outcome_of_code("SOMETHING_NEW") == "error"
     assert {word.value for word in OutcomeName} == {
         *("ok", "denied", "not_found", "invalid", "rate_limited", "offline", "timeout", "cancelled", "error")
     }
