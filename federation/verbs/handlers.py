@@ -23,6 +23,7 @@ from federation.verbs.validation import (
     invalid,
 )
 from federation.wire.channel_args import MEBIBYTE
+from federation.wire.verbs import VERBS
 
 __all__ = ["SERVED_VERBS", "Reply", "Verbs"]
 
@@ -30,7 +31,8 @@ PAGE_BYTES: Final = MEBIBYTE
 """Serialized rows of one page; a page holds at least one row, however large."""
 ITEM_OVERHEAD: Final = 8
 """More bytes than the tag and length of a row within a page take."""
-SERVED_VERBS: Final = ("list", "get", "search", "capabilities")
+SERVED_VERBS: Final = tuple(verb.name for verb in VERBS if not verb.streams)
+"""The verbs of `Verbs`, as `Capabilities` reports them."""
 Item = TypeVar("Item", Row, SearchHit)
 
 

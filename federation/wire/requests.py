@@ -2,24 +2,13 @@
 
 import hashlib
 from copy import deepcopy
-from typing import Final
 
 from google.protobuf.message import Message
 
 from federation.scope.model import DEFAULT_PAGE_SIZE
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["VERB_OF_METHOD", "query_hash", "resource_of", "serialize"]
-
-SERVICE: Final = "/federation.v1.FederationService/"
-VERB_OF_METHOD: Final = {
-    f"{SERVICE}List": "list",
-    f"{SERVICE}Get": "get",
-    f"{SERVICE}Search": "search",
-    f"{SERVICE}Capabilities": "capabilities",
-    f"{SERVICE}Watch": "watch",
-}
-"""The verb of each method path."""
+__all__ = ["query_hash", "resource_of", "serialize"]
 
 
 def serialize(request: Message) -> bytes:

@@ -5,17 +5,18 @@ from typing import Final
 from federation.errors import InputError
 from federation.suggest import near_matches
 from federation.telemetry.spans import OutcomeName
+from federation.wire.verbs import VERBS
 
-__all__ = ["MIXED", "OUTCOMES", "OWN", "VERBS", "check_outcome", "unknown_verb"]
+__all__ = ["AUDIT_VERBS", "MIXED", "OUTCOMES", "OWN", "check_outcome", "unknown_verb"]
 
 MIXED: Final = "*"
 """The resource, peer or subject of refusals that are counted together and differ in it."""
 OWN: Final = frozenset({"admin", "gateway"})
 """Sources that are no address: the operator, and the gateway by itself."""
 OUTCOMES: Final = tuple(word.value for word in OutcomeName)
-READS: Final = ("list", "get", "search", "capabilities")
+READS: Final = tuple(verb.name for verb in VERBS if verb.audited)
 ACTS: Final = (
-    "watch",
+    *(verb.name for verb in VERBS if not verb.audited),
     "enroll",
     "renew",
     "grant.create",
@@ -32,7 +33,7 @@ ACTS: Final = (
     "peer.reset",
     "peer.remove",
 )
-VERBS: Final = (*READS, *ACTS)
+AUDIT_VERBS: Final = (*READS, *ACTS)
 
 
 def check_outcome(outcome: str) -> None:
@@ -43,7 +44,7 @@ def check_outcome(outcome: str) -> None:
 
 def unknown_verb(verb: str) -> InputError:
     """Return the error of a verb that no event has; it names those there are."""
-    return InputError("verb", _unknown(verb, VERBS))
+    return InputError("verb", _unknown(verb, AUDIT_VERBS))
 
 
 def _unknown(word: str, known: tuple[str, ...]) -> str:

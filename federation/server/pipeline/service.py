@@ -32,16 +32,16 @@ from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_word
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
-from federation.verbs.handlers import Reply, Verbs
+from federation.verbs.handlers import SERVED_VERBS, Reply, Verbs
 from federation.verbs.page_tokens import PageTokens
 from federation.verbs.validation import invalid
 from federation.wire.channel_args import MAX_MESSAGE_BYTES
 from federation.wire.metadata import INSTANCE, LEASE_MS, MAX_LEASE_MS, TRACEPARENT, Metadata, first, is_instance
 from federation.wire.requests import query_hash, resource_of, serialize
+from federation.wire.verbs import SERVICE_NAME, VERB_BY_NAME
 
-__all__ = ["SERVICE_NAME", "FederationService", "GrantSource"]
+__all__ = ["FederationService", "GrantSource"]
 
-SERVICE_NAME: Final = "federation.v1.FederationService"
 ATTEMPTS: Final = 3
 """How often a call is answered anew because its grant's scope was edited meanwhile."""
 MAX_AUDITED: Final = 256
@@ -138,18 +138,13 @@ class FederationService:
         self._watch = watch
         self._limiter = GrantLimiter(clock.monotonic)
         verbs = Verbs(gateway, version, provider, PageTokens(page_key))
-        self._verbs: Mapping[str, _Verb] = {
-            "List": _Verb("list", pb.ListRequest, verbs.list),
-            "Get": _Verb("get", pb.GetRequest, verbs.get),
-            "Search": _Verb("search", pb.SearchRequest, verbs.search),
-            "Capabilities": _Verb("capabilities", pb.CapabilitiesRequest, verbs.capabilities),
-        }
+        self._verbs = tuple(_Verb(name, VERB_BY_NAME[name].request, getattr(verbs, name)) for name in SERVED_VERBS)
 
     def rpc_handler(self) -> grpc.GenericRpcHandler:
         """Return what a server registers. A method that is not served is UNIMPLEMENTED by gRPC's own word."""
         methods: dict[str, Any] = {
-            method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
-            for method, verb in self._verbs.items()
+            VERB_BY_NAME[verb.name].method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
+            for verb in self._verbs
         }
         if self._watch is not None:
             methods["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)

@@ -12,11 +12,12 @@ from grpc_health.v1 import health_pb2_grpc
 from federation.config import parse_address
 from federation.errors import ConfigError
 from federation.server.pipeline.error_boundary import IncidentGuard
-from federation.server.pipeline.service import SERVICE_NAME, FederationService
+from federation.server.pipeline.service import FederationService
 from federation.server.transport.health import Health
 from federation.server.transport.tls import ServerIdentity, TlsMaterial
 from federation.v1 import enrollment_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
+from federation.wire.verbs import SERVICE_NAME
 
 __all__ = ["GatewayServer"]
 
