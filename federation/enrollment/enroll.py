@@ -61,11 +61,11 @@ async def enroll(
         raise EnrollmentError("the key kept for this enrollment is of another kind; ask for a new token")
     request = pb.EnrollRequest(secret=token.secret, csr=make_request(key, gateway_name))
     try:
-        answer = await _ask(token, request, timeout_s)
+        answer = await _call(token, request, timeout_s)
     except grpc.RpcError as e:
         if error_detail_of(e).reason == Reason.GRANT_INVALID:
             await peers.drop_pending(secret_hash)
-        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_explained(e, gateway_name)}") from e
+        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_error_text(e, gateway_name)}") from e
     try:
         checked = check_answer(answer, token, key.public_key(), clock.now_us())
     except ValueError as e:
@@ -89,7 +89,7 @@ async def enroll(
     return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)
 
 
-async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:
+async def _call(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:
     credentials = grpc.ssl_channel_credentials(token.ca_certificate_pem.encode())
     options = CHANNEL.to_grpc(token.gateway)
     async with grpc.aio.secure_channel(token.endpoint, credentials, options=options) as channel:
@@ -98,7 +98,7 @@ async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: flo
         return answer
 
 
-def _explained(error: grpc.RpcError, gateway_name: str) -> str:
+def _error_text(error: grpc.RpcError, gateway_name: str) -> str:
     code: grpc.StatusCode = error.code()
     details = _quoted(error.details() or "")
     again = "then give the same command again: the token is not lost"

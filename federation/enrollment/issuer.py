@@ -33,11 +33,11 @@ class EnrollmentRefusal(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an enrollment brought. `again` tells that this key had got the same certificate before."""
+    """What an enrollment brought. `repeated` tells that this key had got the same certificate before."""
 
     grant: Grant
     certificate: CertificateRecord
-    again: bool
+    repeated: bool
 
 
 class Issuer:
@@ -98,10 +98,10 @@ class Issuer:
             raise EnrollmentRefusal(Reason.INVALID_REQUEST, str(e), detail=str(e), grant=grant) from None
         self._check_open(grant)
         token = await self._claim(token, grant, key_hash(request.public_key))
-        again = token.serial is not None
+        repeated = token.serial is not None
         if token.serial is None:
             token = await self._issue(token, csr_der)
-        return self._issued(token, again=again)
+        return self._issued(token, repeated=repeated)
 
     async def _claim(self, token: TokenRecord, grant: Grant, key: str) -> TokenRecord:
         claimed = await self._tokens.claim(token.secret_hash, key)
@@ -121,7 +121,7 @@ class Issuer:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
         if grant.is_enrolled(self._clock.now_us()):
-            return await self._settled(token, grant, "grant enrolled already")
+            return await self._redeemed(token, grant, "grant enrolled already")
         issued = self.authority.issue_client(
             csr_der,
             grant_id=grant.id,
@@ -130,22 +130,22 @@ class Issuer:
             lifetime_s=self._certificate_lifetime_s,
             not_after_us=grant.expires_at_us,
         )
-        within = _settling(token, issued.serial)
+        within = _marking_redeemed(token, issued.serial)
         try:
             await self._grants.add_certificate(grant.id, issued, activate=not token.confirm, within=within)
         except ConflictError as e:
-            return await self._settled(token, grant, str(e))
+            return await self._redeemed(token, grant, str(e))
         return replace(token, serial=issued.serial)
 
-    async def _settled(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
+    async def _redeemed(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
         """Return the token once more: the same key may have asked twice at once, and the other one was first."""
-        settled = await self._tokens.find(token.secret_hash)
-        if settled is None or settled.serial is None:
+        redeemed = await self._tokens.find(token.secret_hash)
+        if redeemed is None or redeemed.serial is None:
             message = "the grant of this enrollment token is taken or gone; ask for a new one"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=detail, grant=grant)
-        return settled
+        return redeemed
 
-    def _issued(self, token: TokenRecord, *, again: bool) -> Issued:
+    def _issued(self, token: TokenRecord, *, repeated: bool) -> Issued:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
         self._check_open(grant)  # it may have been revoked meanwhile
@@ -153,7 +153,7 @@ class Issuer:
         if certificate is None or not certificate.is_accepted(self._clock.now_us()):
             message = "the certificate of this enrollment token has expired; ask for a new token"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="certificate expired", grant=grant)
-        return Issued(grant, certificate, again)
+        return Issued(grant, certificate, repeated)
 
     def _check_open(self, grant: Grant) -> None:
         status = grant.status_at(self._clock.now_us())
@@ -168,7 +168,7 @@ def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
     return EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
 
 
-def _settling(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
+def _marking_redeemed(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
     async def within(connection: "AsyncConnection") -> None:
         if not await settle(connection, token, serial):
             raise ConflictError("the token was settled or replaced meanwhile")

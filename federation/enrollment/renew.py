@@ -74,7 +74,7 @@ async def renew(
     expired = clock.now_us() >= end
     if expired and (clock.now_us() > end + AFTER_EXPIRY_US or not record.enrollment_endpoint):
         raise Refusal(Reason.CERTIFICATE_INVALID, _too_late(record, end))
-    pending = await peers.pending_renewal(record.id, lambda: _made(gateway_name))
+    pending = await peers.pending_renewal(record.id, lambda: _new_renewal(gateway_name))
     request = pb.RenewRequest(csr=pending.csr_der)
     if expired:
         proof = make_proof(
@@ -83,7 +83,7 @@ async def renew(
         request.proof.CopyFrom(proof)
     key = _key(pending.key_pem, record)
     try:
-        answer = await _ask(record, request, timeout_s, expired=expired)
+        answer = await _call(record, request, timeout_s, expired=expired)
     except grpc.RpcError as e:
         raise _refusal(e, record) from e
     try:
@@ -101,7 +101,7 @@ async def renew(
     return renewed
 
 
-def _made(gateway_name: str) -> PendingRenewal:
+def _new_renewal(gateway_name: str) -> PendingRenewal:
     key = ec.generate_private_key(ec.SECP256R1())
     return PendingRenewal(private_key_pem(key), make_request(key, gateway_name))
 
@@ -123,7 +123,7 @@ def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-async def _ask(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *, expired: bool) -> pb.RenewResponse:
+async def _call(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *, expired: bool) -> pb.RenewResponse:
     roots = record.trust_bundle.encode()
     if expired:
         target, credentials = record.enrollment_endpoint, grpc.ssl_channel_credentials(roots)

@@ -20,7 +20,7 @@ from federation.v1 import enrollment_pb2_grpc
 
 __all__ = ["EnrollmentAudit", "EnrollmentEvent", "EnrollmentServicer", "renewal_response"]
 
-_log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,10 @@ EnrollmentAudit = Callable[[EnrollmentEvent], Awaitable[None]]
 
 
 class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
-    """Answers `Enroll`, and `Renew` for certificates that have expired. Valid ones are renewed on the federation port.
+    """Answers `Enroll`, and `Renew` for expired certificates. Valid ones are renewed on the federation port.
 
-    `endpoint` gives host:port of the federation service as peers reach it. Without a `reissuer` nothing is renewed.
+    `endpoint` returns host:port of the federation service as peers reach it. Without a `renewal_issuer`, `Renew` is
+    UNIMPLEMENTED.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         *,
         endpoint: Callable[[], str],
         audit: EnrollmentAudit,
-        reissuer: RenewalIssuer | None = None,
+        renewal_issuer: RenewalIssuer | None = None,
     ) -> None:
-        self._issuer, self._endpoint, self._audit, self._reissuer = issuer, endpoint, audit, reissuer
+        self._issuer, self._endpoint, self._audit, self._renewal_issuer = issuer, endpoint, audit, renewal_issuer
 
     async def Enroll(  # noqa: N802 - the name in the contract
         self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -72,14 +73,16 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RenewResponse:
         """Renew a certificate that has expired, on the word of its key, or raise a `Refusal`."""
-        if self._reissuer is None:
+        if self._renewal_issuer is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
             raise AssertionError  # abort always raises
-        work = self._reissuer.renew_expired(request.proof, request.csr)
+        work = self._renewal_issuer.renew_expired(request.proof, request.csr)
         issued = await self._audited("renew", work, context.peer(), "after expiry")
-        if not issued.again:
-            _log.warning("grant %s was renewed after its certificate had expired (%s)", issued.grant.id, context.peer())
-        return renewal_response(self._reissuer.authority, issued)
+        if not issued.repeated:
+            LOGGER.warning(
+                "grant %s was renewed after its certificate had expired (%s)", issued.grant.id, context.peer()
+            )
+        return renewal_response(self._renewal_issuer.authority, issued)
 
     async def _audited(self, verb: str, work: Awaitable[Issued], source: str, note: str = "") -> Issued:
         try:
@@ -87,10 +90,12 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         except EnrollmentRefusal as refusal:
             outcome = "invalid" if refusal.reason is Reason.INVALID_REQUEST else "denied"
             if refusal.grant is not None:
-                _log.warning("%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source)
+                LOGGER.warning(
+                    "%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source
+                )
             await self._audit(_event(verb, outcome, refusal.detail, source, refusal.grant))
             raise
-        reason = "same certificate again" if issued.again else note
+        reason = "same certificate again" if issued.repeated else note
         await self._audit(_event(verb, "ok", reason, source, issued.grant))
         return issued
 

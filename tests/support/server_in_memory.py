@@ -78,7 +78,7 @@ class ListedGrants(dict[str, Grant]):
         super().__init__()
         self.used: list[str] = []
 
-    def note_use(self, grant_id: str, serial: str) -> None:
+    def record_use(self, grant_id: str, serial: str) -> None:
         self.used.append(grant_id)
 
     def certify(self, grant_id: str, leaf: Leaf) -> None:

@@ -1,4 +1,4 @@
-"""The words of the audit: every verb and every outcome that an event may have. Pure."""
+"""The vocabulary of the audit: every verb and outcome of an event. Pure."""
 
 from typing import Final
 
@@ -10,9 +10,9 @@ from federation.wire.verbs import VERBS
 __all__ = ["AUDIT_VERBS", "MIXED", "OUTCOMES", "OWN", "check_outcome", "unknown_verb"]
 
 MIXED: Final = "*"
-"""The resource, peer or subject of refusals that are counted together and differ in it."""
+"""The resource, peer or subject of an event that counts refusals with different values of it."""
 OWN: Final = frozenset({"admin", "gateway"})
-"""Sources that are no address: the operator, and the gateway by itself."""
+"""The sources that are not addresses: the operator, and the gateway itself."""
 OUTCOMES: Final = tuple(word.value for word in OutcomeName)
 READS: Final = tuple(verb.name for verb in VERBS if verb.audited)
 ACTS: Final = (
@@ -37,13 +37,13 @@ AUDIT_VERBS: Final = (*READS, *ACTS)
 
 
 def check_outcome(outcome: str) -> None:
-    """Raise `InputError` that names the outcomes there are, for any other word but an empty one."""
+    """Raise `InputError` that lists the known outcomes, unless `outcome` is empty or one of them."""
     if outcome and outcome not in OUTCOMES:
         raise InputError("outcome", _unknown(outcome, OUTCOMES))
 
 
 def unknown_verb(verb: str) -> InputError:
-    """Return the error of a verb that no event has; it names those there are."""
+    """Return the error for an unknown verb, which lists the known verbs."""
     return InputError("verb", _unknown(verb, AUDIT_VERBS))
 
 

@@ -176,7 +176,7 @@ class GrantRegistry:
         self.require_standing(grant_id)
         return await self._durably(self._widen(grant_id, scope))
 
-    def note_use(self, grant_id: str, serial: str = "") -> None:
+    def record_use(self, grant_id: str, serial: str = "") -> None:
         """Note that a call was made under the grant, with this certificate; `flush_uses` makes it durable.
 
         Certificates issued before the one in use end 10 minutes after its first call. The instant of the last use is

@@ -56,7 +56,7 @@ async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: 
     issued = await gateway.issuer.enroll(token.secret, csr(KEY))
 
     assert (token.gateway, token.grant_id, token.endpoint) == (WORK, grant.id, "work.example:7444")
-    assert (issued.grant.status, issued.again) == (GrantStatus.ACTIVE, False)
+    assert (issued.grant.status, issued.repeated) == (GrantStatus.ACTIVE, False)
     assert list(gateway.grants.get(grant.id).certificates) == [issued.certificate.serial]
     assert (await opened(database, authority)).grants.all() == gateway.grants.all()
 
@@ -71,7 +71,7 @@ async def test_the_same_key_gets_the_same_certificate_again(database: Database, 
     restarted = await (await opened(database, authority)).issuer.enroll(token.secret, csr(KEY))
 
     assert [again.certificate, restarted.certificate] == [first.certificate] * 2
-    assert (again.again, restarted.again) == (True, True)
+    assert (again.repeated, restarted.repeated) == (True, True)
 
 
 async def test_a_death_between_claim_and_issue_loses_nothing(database: Database, authority: Authority, hand):

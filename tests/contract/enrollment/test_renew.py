@@ -62,13 +62,13 @@ async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
     new, end = renewing.leaf.serial, renewing.grant.certificates[old].not_after_us
-    book.note_use(renewing.grant.id, old)
+    book.record_use(renewing.grant.id, old)
     assert renewing.grant.certificates[old].accepted_until_us == end
 
     first = renewing.work.clock.now_us()
-    book.note_use(renewing.grant.id, new)
+    book.record_use(renewing.grant.id, new)
     renewing.hands.advance(300)
-    book.note_use(renewing.grant.id, new)
+    book.record_use(renewing.grant.id, new)
     await book.flush_uses()
 
     assert renewing.grant.certificates[old].accepted_until_us == first + TEN_MINUTES_US
@@ -85,7 +85,7 @@ async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
     end = renewing.grant.certificates[old].not_after_us
     renewing.hands.advance(LIFE_S - 60)
 
-    renewing.work.grants.note_use(renewing.grant.id, renewing.leaf.serial)
+    renewing.work.grants.record_use(renewing.grant.id, renewing.leaf.serial)
 
     assert renewing.grant.certificates[old].accepted_until_us == end
 
@@ -95,7 +95,7 @@ async def test_a_retired_serial_cannot_renew(renewing: Renewing):
     old = renewing.leaf
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
-        renewing.work.grants.note_use(renewing.grant.id, renewing.leaf.serial)
+        renewing.work.grants.record_use(renewing.grant.id, renewing.leaf.serial)
         renewing.hands.advance(601)
         reason, _ = await refused(renewing.ask(address, pb.RenewRequest(csr=csr()), old))
 
@@ -117,13 +117,13 @@ async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
 
 async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     """After a crash of both sides the renewing one asks with the key it kept, and gets what was lost."""
-    answered = renewing.work.reissuer.renew
+    answered = renewing.work.renewal_issuer.renew
 
     async def lost(*args):
         await answered(*args)
         raise Refusal(Reason.INTERNAL, "lost on the way")
 
-    renewing.work.reissuer.renew = lost
+    renewing.work.renewal_issuer.renew = lost
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(Refusal, match="lost on the way"):
@@ -131,7 +131,7 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     assert await renewing.peers.all() == (old,)
 
     renewing.peers = PeerStore(renewing.work.database, SEALER)
-    renewing.work.reissuer.renew = answered
+    renewing.work.renewal_issuer.renew = answered
     async with renewing.work.serving_renewals() as address:
         new = await renewing.renew(federation=address)
 
@@ -174,14 +174,14 @@ async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
 
 async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: Renewing):
     """Neither the answer nor the store holds a certificate that came too late."""
-    authority, book, grant_id = renewing.work.reissuer.authority, renewing.work.grants, renewing.grant.id
+    authority, book, grant_id = renewing.work.renewal_issuer.authority, renewing.work.grants, renewing.grant.id
 
     class Revoking:
         def issue_client(self, *args, **options):
             renewing.work.grants._grants[grant_id] = replace(book.get(grant_id), status=GrantStatus.REVOKED)
             return authority.issue_client(*args, **options)
 
-    renewing.work.reissuer.authority = Revoking()
+    renewing.work.renewal_issuer.authority = Revoking()
     async with renewing.work.serving_renewals() as address:
         reason, _ = await refused(renewing.ask(address, pb.RenewRequest(csr=csr()), renewing.leaf))
 
@@ -238,9 +238,9 @@ async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
     """Beyond 32 that are accepted at once, the next has to wait, and is told for how long."""
     await renewing.work.grants.close()
     for _ in range(31):
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
     with pytest.raises(Refusal) as caught:
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     assert caught.value.reason is Reason.RATE_LIMITED
     assert caught.value.retry_after_s == pytest.approx(LIFE_S, abs=2)
@@ -252,7 +252,7 @@ async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     book = renewing.work.grants
     book._grants[renewing.grant.id] = replace(renewing.grant, expires_at_us=end)
 
-    issued = await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+    issued = await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     assert end - MICROSECONDS <= issued.certificate.not_after_us <= end
 
@@ -269,11 +269,11 @@ async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewin
     class Strange(Rolling):
         trust_bundle = successor.ca_certificate_pem
 
-    renewing.work.reissuer.authority = Strange()
+    renewing.work.renewal_issuer.authority = Strange()
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(EnrollmentError, match="lacks the authority that this gateway knows"):
             await renewing.renew(federation=address)
-        renewing.work.reissuer.authority = Rolling()
+        renewing.work.renewal_issuer.authority = Rolling()
         new = await renewing.renew(federation=address)
 
     assert new.trust_bundle == both
@@ -281,12 +281,12 @@ async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewin
 
 async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     """A certificate that the own new key does not fit is not stored."""
-    answered = renewing.work.reissuer.renew
+    answered = renewing.work.renewal_issuer.renew
 
     async def swapped(grant, serial, _csr):
         return await answered(grant, serial, csr())
 
-    renewing.work.reissuer.renew = swapped
+    renewing.work.renewal_issuer.renew = swapped
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(EnrollmentError, match="for another key"):
             await renewing.renew(federation=address)
@@ -323,7 +323,7 @@ async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
 async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     """The newest certificate is the last issued, also after a restart, although X.509 counts whole seconds."""
     for _ in range(4):
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     again = await GrantRegistry.load(renewing.work.database, renewing.work.clock)
 

@@ -135,7 +135,7 @@ async def test_an_answer_lost_before_expiry_is_asked_for_after_it(renewing: Rene
     """The newest serial never arrived: its own request, under the word of the key before, brings it (or one anew)."""
     request = csr()
     renewing.hands.advance(LIFE_S - 600)
-    lost = await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, request)
+    lost = await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, request)
     renewing.hands.advance((LIFE_S if expired else 0) + 660)
 
     answer = await answered(renewing, renewing.proved(request))

@@ -74,7 +74,7 @@ async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGa
     assert [(event.verb, event.outcome, event.reason) for event in work.events] == [
         ("enroll", "denied", "unknown token"),
         ("enroll", "ok", ""),
-        ("enroll", "invalid", "csr: its common name is not the gateway that this grant was made for"),
+        ("enroll", "invalid", "csr: its common name is not the gateway for which this grant was created"),
     ]
     assert [event.grant_id for event in work.events][:2] == ["", token.grant_id]
     assert (work.events[1].peer, work.events[1].subject) == (PEER, "ada")

@@ -305,7 +305,9 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_o
         await chore
 
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("old audit events stay in the database: cannot keep audit files in ")
+    assert caplog.messages[0].startswith(
+        "old audit events cannot be moved out of the database: cannot keep audit files in "
+    )
 
 
 async def test_days_move_as_time_passes(trail: Trail):

@@ -148,9 +148,9 @@ class Following:
     def __init__(self, scope: Scope = T1_ONLY, provider: Reporting | None = None) -> None:
         self.provider, self.grants = provider or Reporting(), ListedGrants()
         self.grants[GRANT_ID] = grant_of(scope=scope)
-        self.hub = SubscriptionRegistry(lambda _, __: None)
-        self.watcher: Watcher = self.hub.add(GRANT_ID, A)
-        self.task = asyncio.create_task(ChangeNotifier(self.provider, self.grants, self.hub).run())
+        self.subscriptions = SubscriptionRegistry(lambda _, __: None)
+        self.watcher: Watcher = self.subscriptions.add(GRANT_ID, A)
+        self.task = asyncio.create_task(ChangeNotifier(self.provider, self.grants, self.subscriptions).run())
 
     async def next(self) -> Event:
         async with asyncio.timeout(5):
@@ -164,10 +164,10 @@ class Following:
 
 @pytest.mark.parametrize("fault", [ChangesLostError("too slow"), ValueError("odd")])
 async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.LogCaptureFixture):
-    """Where changes were missed, every watcher is told to ask anew, and the changes are followed again."""
+    """Where changes were missed, every watcher gets `grant_changed`, and the changes are followed again."""
     following = Following()
     await following.told(fault)
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     assert following.provider.opened == 2
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
@@ -208,7 +208,7 @@ async def test_teams_are_asked_for_anew_after_a_change_of_rights():
     assert (await following.next()).text == "tasks"
     following.provider.teams["ada"] = {"T2"}
     await following.told(Change("", frozenset({"ada"}), of_t1 | of_t2))
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     await following.told(Change("memory", eve, of_t1), Change("credentials", eve, of_t2))
     assert (await following.next()).text == "credentials"
     following.task.cancel()
@@ -217,10 +217,10 @@ async def test_teams_are_asked_for_anew_after_a_change_of_rights():
 async def test_a_watcher_of_a_grant_that_is_gone_disturbs_nobody():
     """A change finds a watcher whose grant is not known any more."""
     following = Following()
-    following.hub.add("gone", A)
+    following.subscriptions.add("gone", A)
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
     await following.told(Change("", frozenset({"ada"}), frozenset()))
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     assert not following.task.done()
     following.task.cancel()

@@ -40,7 +40,7 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
     book = await GrantRegistry.load(database, hand.clock)
     made = await new_grant(book, scope=WIDE, expires_at_us=hand.clock.now_us() + 90 * SECOND)
     await book.add_certificate(made.id, certificate(hand), activate=True)
-    book.note_use(made.id)
+    book.record_use(made.id)
     await book.close()
 
     again = await GrantRegistry.load(database, hand.clock)
@@ -101,7 +101,7 @@ async def test_an_unknown_grant_is_named(database: Database):
         await book.confirm("x", "0" * 64)
     with pytest.raises(NotFoundError):
         await book.add_certificate("x", PKI.client().issued, activate=True)
-    book.note_use("x")
+    book.record_use("x")
 
 
 async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock):
@@ -325,9 +325,9 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
     """A use shows at once in memory, and in the database after a flush; a failing flush loses none."""
     book = await GrantRegistry.load(database, hand.clock)
     used, unused = await new_grant(book), await new_grant(book)
-    book.note_use(used.id)
+    book.record_use(used.id)
     hand.advance(5)
-    book.note_use(used.id)
+    book.record_use(used.id)
     now = hand.clock.now_us()
     refusing = Refusing(database, "UPDATE grants")
 
@@ -347,7 +347,7 @@ async def test_a_use_never_undoes_a_revocation(database: Database):
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
     await book.revoke(grant.id)
-    book.note_use(grant.id)
+    book.record_use(grant.id)
 
     assert book.get(grant.id).status is GrantStatus.REVOKED
 

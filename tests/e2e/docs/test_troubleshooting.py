@@ -32,7 +32,7 @@ HARD_TO_HAVE = frozenset(
         "this enrollment token expired at …; ask for a new one",
         "the server there is not of the authority that the token names; check the address, …",
         "CERTIFICATE_INVALID: …; enroll again with a new token: mosaic federation peer add",
-        "the serving gateway cannot record reads fast enough, so it serves none; try again",
+        "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         "internal error; incident …",
         "renewing its certificate failed … in a row; it ends …",
         "which is too long ago to renew it; enroll again",

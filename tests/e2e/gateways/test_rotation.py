@@ -56,13 +56,13 @@ class Load:
 async def under_load(home: Running, work: Running, per_second: int = 200) -> AsyncIterator[Load]:
     """Ask without pause for rows that no cache has, and see at the other end which certificate each call shows."""
     load = Load()
-    noted = work.gateway.grants.note_use
+    noted = work.gateway.grants.record_use
 
-    def note_use(grant_id: str, serial: str = "") -> None:
+    def record_use(grant_id: str, serial: str = "") -> None:
         load.serials[serial] += 1
         noted(grant_id, serial)
 
-    work.gateway.grants.note_use = note_use  # type: ignore[method-assign]
+    work.gateway.grants.record_use = record_use  # type: ignore[method-assign]
     stub, calls = home.gateway.federation.stub("work.example"), set[asyncio.Task[None]]()
 
     async def call(number: int) -> None:
@@ -90,7 +90,7 @@ async def under_load(home: Running, work: Running, per_second: int = 200) -> Asy
         with contextlib.suppress(asyncio.CancelledError):
             await driving
         await asyncio.gather(*calls)
-        work.gateway.grants.note_use = noted  # type: ignore[method-assign]
+        work.gateway.grants.record_use = noted  # type: ignore[method-assign]
 
 
 async def rotate(home: Running) -> str:
@@ -194,7 +194,7 @@ async def test_a_peer_that_does_not_renew_is_degraded_and_says_why(work: Running
     await enroll(home, work)
     renewer = home.gateway.federation._renewer
     peer = home.gateway.federation.peer("work.example")
-    work.gateway._parts.reissuer.renew = _refusing
+    work.gateway._parts.renewal_issuer.renew = _refusing
     for _ in range(3):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rotate(home)

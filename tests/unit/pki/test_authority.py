@@ -194,7 +194,7 @@ def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest
         lambda grant_id, _subject: identity_extensions(grant_id, "eve"),
     )
 
-    with pytest.raises(ValueError, match="does not say what it was issued for"):
+    with pytest.raises(ValueError, match="does not contain the requested grant id and subject"):
         issue(GOOD)
 
 

@@ -1,4 +1,4 @@
-"""The order of taking back, stepped by hand."""
+"""The steps of the revocation protocol, driven by hand."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,7 +22,7 @@ class Recorded:
     ) -> None:
         self.kind = kind
         self.done: list[str] = []
-        self.heard: Callable[[str, int], None] | None = None
+        self.on_ack: Callable[[str, int], None] | None = None
         self._leases, self._fault = leases, fault
 
     def refuse(self) -> None:
@@ -34,9 +34,9 @@ class Recorded:
         self.done.append("watching")
         return (B,)
 
-    def tell(self, heard: Callable[[str, int], None]) -> None:
+    def notify(self, heard: Callable[[str, int], None]) -> None:
         self.done.append("tell")
-        self.heard = heard
+        self.on_ack = heard
 
 
 def test_each_step_comes_in_its_turn():
@@ -54,12 +54,12 @@ def test_each_step_comes_in_its_turn():
 
     assert next(steps) == Wait(pytest.approx(11.0))
     assert act.done == ["refuse", "watching", "tell"]
-    assert act.heard is not None
-    act.heard(B, 4)
+    assert act.on_ack is not None
+    act.on_ack(B, 4)
     clock.advance(11.001)
     kept = next(steps)
-    assert kept == StoreReceipt(stored.withdrawal)
-    assert {one.instance: (one.how, one.failed_in_flight) for one in stored.withdrawal.instances} == {
+    assert kept == StoreReceipt(stored.revocation)
+    assert {one.instance: (one.how, one.failed_in_flight) for one in stored.revocation.instances} == {
         A: (ReleaseReason.LEASE_ENDED, 0),
         B: (ReleaseReason.ACKED, 4),
     }
@@ -83,14 +83,14 @@ def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
     steps = revocation_steps(Recorded(leases), leases)
     stored = next(steps)
     steps.close()
-    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, A, leases.sequence)
     assert isinstance(stored, Store)
-    assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [ReleaseReason.AWAITED]
+    assert [one.how for one in stored.revocation.instances if one.instance == A] == [ReleaseReason.AWAITED]
     assert leases.grant_lease(GRANT, A, 10_000) == 0
 
 
 def test_an_ack_counts_from_the_moment_of_telling():
-    """What was told covers every withdrawal of the grant that had begun, and none that begins later."""
+    """What was told covers every revocation of the grant that had begun, and none that begins later."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -99,9 +99,9 @@ def test_an_ack_counts_from_the_moment_of_telling():
     earlier = next(first)
     next(first)
     later = next(revocation_steps(Recorded(leases), leases))
-    assert narrowing.heard is not None
-    narrowing.heard(A, 0)
+    assert narrowing.on_ack is not None
+    narrowing.on_ack(A, 0)
     assert isinstance(earlier, Store)
     assert isinstance(later, Store)
-    how = [{one.instance: one.how for one in step.withdrawal.instances}[A] for step in (earlier, later)]
+    how = [{one.instance: one.how for one in step.revocation.instances}[A] for step in (earlier, later)]
     assert how == [ReleaseReason.ACKED, ReleaseReason.AWAITED]
