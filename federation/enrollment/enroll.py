@@ -1,4 +1,4 @@
-"""The enrolling side: dials the gateway that a token names, and believes nothing of its answer unchecked."""
+"""The enrolling side: calls the gateway that a token names, and verifies its answer."""
 
 import uuid
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ MAX_QUOTED: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPeer:
-    """An enrollment that succeeded. `fingerprint` (SHA-256, hexadecimal) is what the two operators compare."""
+    """A successful enrollment. The two operators compare `fingerprint` (SHA-256, hexadecimal)."""
 
     record: PeerRecord
     fingerprint: str
@@ -48,9 +48,9 @@ async def enroll(
 ) -> EnrolledPeer:
     """Enroll this gateway, `gateway_name`, for its local user `user`, and store the peer as `name`.
 
-    The key is kept, sealed, before anything is sent; asking again with the same token uses it again, so an answer that
-    was lost costs nothing. Raises `InputError` or `ConflictError` before the token is spent, `EnrollmentError` that
-    says what was tried, where, and what to do, and `StoreError` or `SealError` of the store.
+    The key is stored, sealed, before the request is sent. A retry with the same token uses the same key, so a lost
+    answer costs nothing. Raises `InputError` or `ConflictError` before the token is redeemed, `EnrollmentError` with
+    the attempt, the cause and the remedy, and `StoreError` or `SealError` of the store.
     """
     name = name or token.gateway
     await peers.check_new(name=name, user=user, grant_id=token.grant_id)
@@ -58,7 +58,7 @@ async def enroll(
     key_pem = await peers.pending_key(secret_hash, lambda: private_key_pem(ec.generate_private_key(ec.SECP256R1())))
     key = serialization.load_pem_private_key(key_pem.encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise EnrollmentError("the key kept for this enrollment is of another kind; ask for a new token")
+        raise EnrollmentError("the key stored for this enrollment is not an elliptic-curve key; ask for a new token")
     request = pb.EnrollRequest(secret=token.secret, csr=make_request(key, gateway_name))
     try:
         answer = await _call(token, request, timeout_s)
@@ -101,22 +101,24 @@ async def _call(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: fl
 def _error_text(error: grpc.RpcError, gateway_name: str) -> str:
     code: grpc.StatusCode = error.code()
     details = _quoted(error.details() or "")
-    again = "then give the same command again: the token is not lost"
+    again = "then give the same command again: the token is still valid"
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        return "the server there is not of the authority that the token names; check the address, and " + again
+        return (
+            "the certificate of the server is not issued by the authority in the token; check the address, and " + again
+        )
     if "Hostname Verification" in details:
-        return "the server there has the certificate of another gateway; check the address, and " + again
+        return "the server has the certificate of another gateway; check the address, and " + again
     if error_detail_of(error).reason == Reason.GRANT_INVALID:
         return f"refused: {details}"
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return f"refused: {details}; this gateway's name is {gateway_name}, which the grant must have been made for"
+        return f"refused: {details}; this gateway's name is {gateway_name}, and the grant must be for this name"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return f"it cannot be reached ({details}); see that it is being served, {again}"
+        return f"it cannot be reached ({details}); check that it is running, {again}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"no answer in time; see that it is being served, {again}"
+        return f"no answer in time; check that it is running, {again}"
     return f"{code.name}: {details}; wait a little, {again}"
 
 
 def _quoted(text: str) -> str:
-    """Words of another gateway, safe to show on a terminal."""
+    """Return text of another gateway, shortened and safe to print on a terminal."""
     return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

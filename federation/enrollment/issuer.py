@@ -1,4 +1,4 @@
-"""The issuing side of enrollment, without the wire: makes tokens, and turns each into one certificate for one key."""
+"""The issuing side of enrollment, without the wire: creates tokens, and redeems each for one certificate."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
 
-UNKNOWN: Final = "this gateway knows no such enrollment token: it was replaced by a newer one, or made elsewhere"
+UNKNOWN: Final = (
+    "this gateway knows no such enrollment token: it was replaced by a newer one, or created by another gateway"
+)
 
 
 class EnrollmentRefusal(Refusal):
-    """A refused enrollment; `grant` is the token's, where the caller showed that it holds the token."""
+    """A refused enrollment or renewal; `grant` is set if the caller proved that it holds the token or old key."""
 
     def __init__(self, reason: Reason, message: str, *, detail: str, grant: Grant | None = None) -> None:
         super().__init__(reason, message, detail=detail)
@@ -33,7 +35,7 @@ class EnrollmentRefusal(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an enrollment brought. `repeated` tells that this key had got the same certificate before."""
+    """The result of an enrollment or renewal. `repeated`: an earlier request was issued this certificate."""
 
     grant: Grant
     certificate: CertificateRecord
@@ -41,7 +43,7 @@ class Issued:
 
 
 class Issuer:
-    """Makes tokens for grants, and redeems them. `StoreError` passes through where the database refuses."""
+    """Creates tokens for grants, and redeems them. Raises `StoreError` if the database fails."""
 
     def __init__(
         self,
@@ -58,10 +60,11 @@ class Issuer:
         self._certificate_lifetime_s, self._token_lifetime_s = certificate_lifetime_s, token_lifetime_s
 
     async def create_token(self, grant_id: str, *, endpoint: str, confirm: bool = False) -> tuple[EnrollmentToken, int]:
-        """Make a token for a grant that nobody is enrolled under; return it with its end in Unix microseconds.
+        """Create a token for a grant without an enrolled gateway; return it and its expiry in Unix microseconds.
 
-        `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. Earlier tokens of the
-        grant stop working. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or enrolled.
+        `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. The new token replaces
+        earlier tokens of the grant. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or
+        enrolled.
         """
         grant = self._grants.get(grant_id)
         if grant is None:
@@ -74,7 +77,7 @@ class Issuer:
         if grant.is_enrolled(now):
             raise ConflictError(f"a gateway is enrolled under grant {grant_id} already; revoke it and make a new one")
         if confirm and status is not GrantStatus.PENDING:
-            raise ConflictError(f"grant {grant_id} is active already, so a confirmation would hold nothing back")
+            raise ConflictError(f"grant {grant_id} is active already, so a confirmation would have no effect")
         secret, record = await self._tokens.create(grant_id, confirm=confirm, lifetime_s=self._token_lifetime_s)
         authority = self.authority
         token = EnrollmentToken(endpoint, authority.ca_certificate_pem, secret, authority.name, grant_id)
@@ -86,7 +89,7 @@ class Issuer:
         The same token with the same key always gets the same certificate, also after a crash between the two steps.
         """
         if not is_secret(secret) or len(csr_der) > MAX_REQUEST_BYTES:
-            message = f"secret or csr has a wrong form; a csr has at most {MAX_REQUEST_BYTES} bytes"
+            message = f"secret or csr is malformed; a csr has at most {MAX_REQUEST_BYTES} bytes"
             raise EnrollmentRefusal(Reason.INVALID_REQUEST, message, detail="malformed request")
         token = await self._tokens.find(hash_secret(secret))
         grant = self._grants.get(token.grant_id) if token else None
@@ -111,8 +114,8 @@ class Issuer:
             raise _expired(claimed, grant)
         if claimed.claimed_key_hash != key:
             message = (
-                "this enrollment token was used already, with another key; if that was not you, somebody else holds "
-                f"the token: tell the operator of {self.authority.name} to revoke the grant"
+                "this enrollment token was used already, with another key; if you did not use it, another party has the "
+                f"token: ask the operator of {self.authority.name} to revoke the grant"
             )
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token used by another key", grant=grant)
         return claimed
@@ -138,10 +141,10 @@ class Issuer:
         return replace(token, serial=issued.serial)
 
     async def _redeemed(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
-        """Return the token once more: the same key may have asked twice at once, and the other one was first."""
+        """Return the token if a concurrent request with the same key redeemed it; else raise `EnrollmentRefusal`."""
         redeemed = await self._tokens.find(token.secret_hash)
         if redeemed is None or redeemed.serial is None:
-            message = "the grant of this enrollment token is taken or gone; ask for a new one"
+            message = "the grant of this enrollment token is already enrolled or revoked; ask for a new grant"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=detail, grant=grant)
         return redeemed
 
@@ -158,7 +161,7 @@ class Issuer:
     def _check_open(self, grant: Grant) -> None:
         status = grant.status_at(self._clock.now_us())
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
-            message = "the grant of this enrollment token is no longer open; ask for a new one"
+            message = "the grant of this enrollment token is revoked or expired; ask for a new grant"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
 
 
@@ -171,6 +174,6 @@ def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
 def _marking_redeemed(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
     async def within(connection: "AsyncConnection") -> None:
         if not await settle(connection, token, serial):
-            raise ConflictError("the token was settled or replaced meanwhile")
+            raise ConflictError("the token was redeemed or replaced meanwhile")
 
     return within

@@ -1,6 +1,6 @@
-"""`EnrollmentService` on the wire: server TLS alone, so everything that arrives here may be hostile.
+"""The servicer of `EnrollmentService` on the enrollment port, where clients are not authenticated.
 
-It stands behind the server's incident guard, which turns what is raised here into statuses.
+The server's incident guard turns the exceptions of this module into statuses.
 """
 
 import logging
@@ -25,11 +25,11 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentEvent:
-    """One attempt to enroll or to renew, for the audit log.
+    """One attempt to enroll or to renew, for the audit trail.
 
-    `grant_id`, `peer` and `subject` are empty while nobody has shown the secret of a token or an old key. `outcome` is
-    an outcome word (`ok`, `denied`, `invalid`, `error`); `reason` tells the attempts apart more finely than the caller
-    is told; `source` is gRPC's name of the caller's address.
+    `grant_id`, `peer` and `subject` are empty unless the caller proved that it holds a token or an old key. `outcome`
+    is `ok`, `denied`, `invalid` or `error`. `reason` is more precise than the answer to the caller. `source` is gRPC's
+    name of the caller's address.
     """
 
     verb: str
@@ -42,7 +42,7 @@ class EnrollmentEvent:
 
 
 EnrollmentAudit = Callable[[EnrollmentEvent], Awaitable[None]]
-"""Takes each event before its answer leaves; a `Refusal` that it raises is answered instead."""
+"""Records an event before the answer leaves; if it raises a `Refusal`, that is the answer."""
 
 
 class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
@@ -65,14 +65,14 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
     async def Enroll(  # noqa: N802 - the name in the contract
         self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EnrollResponse:
-        """Turn a token's secret and a certificate request into a certificate, or raise a `Refusal`."""
+        """Redeem a token's secret for a certificate; raise `Refusal` otherwise."""
         work = self._issuer.enroll(request.secret, request.csr)
         return self._response(await self._audited("enroll", work, context.peer()))
 
     async def Renew(  # noqa: N802 - the name in the contract
         self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RenewResponse:
-        """Renew a certificate that has expired, on the word of its key, or raise a `Refusal`."""
+        """Renew an expired certificate by a proof of its key; raise `Refusal` otherwise."""
         if self._renewal_issuer is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
             raise AssertionError  # abort always raises
@@ -113,7 +113,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
 
 
 def renewal_response(authority: Authority, issued: Issued) -> pb.RenewResponse:
-    """Return the answer to a renewal; with it go the roots to trust from now on, so that a root can be replaced."""
+    """Return the answer to a renewal. It contains the roots to trust from now on, so that a root can be replaced."""
     return pb.RenewResponse(certificate=issued.certificate.pem, trust_bundle=authority.trust_bundle)
 
 

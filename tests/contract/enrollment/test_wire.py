@@ -105,7 +105,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: IssuingG
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     lost = work.grants.get(token.grant_id).newest
-    assert "then give the same command again: the token is not lost" in told
+    assert "then give the same command again: the token is still valid" in told
 
     restarted = await IssuingGateway.open(work.database, work.issuer.authority)
     async with restarted.serving() as address:
@@ -157,7 +157,7 @@ async def test_a_second_gateway_with_the_same_token_is_refused(
 
     assert told == (
         f"enrolling at work.example ({address}): refused: this enrollment token was used already, with another key; if "
-        "that was not you, somebody else holds the token: tell the operator of work.example to revoke the grant"
+        "you did not use it, another party has the token: ask the operator of work.example to revoke the grant"
     )
     last = work.events[-1]
     assert (last.outcome, last.reason, last.grant_id) == ("denied", "token used by another key", token.grant_id)
@@ -171,7 +171,7 @@ async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: 
     async with work.serving() as address:
         told = await failing(home, token, address)
 
-    assert "the grant of this enrollment token is no longer open; ask for a new one" in told
+    assert "the grant of this enrollment token is revoked or expired; ask for a new grant" in told
     async with home.peers._database.read() as connection:
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
@@ -201,7 +201,7 @@ async def test_a_token_for_another_gateway_says_which_name_was_sent(work: Issuin
         told = await failing(home, token, address, gateway_name="other.example")
         assert await home.enroll(token, address)
 
-    assert "this gateway's name is other.example, which the grant must have been made for" in told
+    assert "this gateway's name is other.example, and the grant must be for this name" in told
     assert PEER not in told
 
 

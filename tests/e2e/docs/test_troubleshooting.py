@@ -30,12 +30,12 @@ HARD_TO_HAVE = frozenset(
         "the database of … is served already, by another process; stop that one first",
         "the database ended the connection that held the right to serve; start the gateway again",
         "this enrollment token expired at …; ask for a new one",
-        "the server there is not of the authority that the token names; check the address, …",
+        "the certificate of the server is not issued by the authority in the token; check the address, …",
         "CERTIFICATE_INVALID: …; enroll again with a new token: mosaic federation peer add",
         "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         "internal error; incident …",
         "renewing its certificate failed … in a row; it ends …",
-        "which is too long ago to renew it; enroll again",
+        "which is too long ago to renew it; enroll again with a new token",
     }
 )
 """Messages that take another user, another version, a full disk, or days. Their words are looked up in the source."""

@@ -129,7 +129,7 @@ def test_a_doubled_identity_in_an_answer_is_refused():
         extensions=(("1.3.6.1.4.1.99999.1", b"\x0c\x24" + GRANT_ID.encode()),) * 2,
     )
 
-    with pytest.raises(ValueError, match="of its certificate the grant id extension occurs twice"):
+    with pytest.raises(ValueError, match="in its certificate, the grant id extension occurs twice"):
         check(answer(certificate=doubled.certificate_pem))
 
 
