@@ -158,8 +158,7 @@ def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentEr
 
 def _too_late(record: PeerRecord, end_us: int) -> str:
     at = f"{from_micros(end_us):%Y-%m-%dT%H:%M:%SZ}"
-    cure = "which is too long ago to renew it; enroll again with a new token"
-    return f"the certificate for {record.name} expired at {at}, {cure}"
+    return f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; enroll again"
 
 
 def _quoted(text: str) -> str:

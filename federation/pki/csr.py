@@ -47,7 +47,7 @@ def read_request(der: bytes, peer: str) -> CertificateRequest:
         key, names = request.public_key(), request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         digest = request.signature_hash_algorithm
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError("csr", "is not a readable PKCS #10 certificate request") from None
+        raise InputError("csr", "is not a PKCS #10 certificate request in DER form") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, CURVES):
         raise InputError("csr", "its key must be an elliptic-curve key on P-256, P-384 or P-521")
     if not isinstance(digest, DIGESTS) or not request.is_signature_valid:

@@ -13,7 +13,7 @@ MIXED: Final = "*"
 """The resource, peer or subject of an event that counts refusals with different values of it."""
 OWN: Final = frozenset({"admin", "gateway"})
 """The sources that are not addresses: the operator, and the gateway itself."""
-OUTCOMES: Final = tuple(word.value for word in OutcomeName)
+OUTCOMES: Final = tuple(outcome.value for outcome in OutcomeName)
 READS: Final = tuple(verb.name for verb in VERBS if verb.audited)
 ACTS: Final = (
     *(verb.name for verb in VERBS if not verb.audited),
@@ -47,7 +47,7 @@ def unknown_verb(verb: str) -> InputError:
     return InputError("verb", _unknown(verb, AUDIT_VERBS))
 
 
-def _unknown(word: str, known: tuple[str, ...]) -> str:
-    near = near_matches(word, known, most=1)
+def _unknown(value: str, known: tuple[str, ...]) -> str:
+    near = near_matches(value, known, most=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no {word[:40]!r}; {hint}There are: {', '.join(known)}"
+    return f"there is no {value[:40]!r}; {hint}There are: {', '.join(known)}"

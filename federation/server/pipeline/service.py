@@ -147,7 +147,7 @@ class FederationService:
             for verb in self._verbs
         }
         if self._watch is not None:
-            methods["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
+            methods[VERB_BY_NAME["watch"].method] = grpc.stream_stream_rpc_method_handler(self._watch)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def _serve(self, verb: _Verb, raw: bytes, context: Context) -> bytes:

@@ -119,7 +119,7 @@ def revocation_steps(act: Act, leases: LeaseTable) -> Generator[Step, None, None
 
     1. `refuse`: no new answer leaves, and no watch is armed without the event.
     2. `begin`: collects every lease granted before. Nothing runs between the two, so no lease is missed.
-    3. `Store` before `notify`: a gateway that restarts after a watcher was told continues the act.
+    3. `Store` before `notify`: a gateway that restarts after it sent the event continues the act.
     """
     act.refuse()
     revocation = leases.begin(act.grant_id, act.watching(), final=act.kind is ReceiptKind.REVOKED)

@@ -17,7 +17,7 @@ from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.service import GrantSource
-from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher, too_slow
 from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_word
 from federation.v1 import federation_pb2 as pb
@@ -108,11 +108,7 @@ class WatchService:
         watcher.drain()
         await asyncio.wait({writer}, timeout=self._heartbeat_interval_s)
         if not writer.done():
-            watcher.close(
-                Refusal(
-                    Reason.RATE_LIMITED, "the watcher reads its events too slowly; open a new watch", retry_after_s=1.0
-                )
-            )
+            watcher.close(too_slow())
 
     async def _read_subscribe(self, requests: AsyncIterator[bytes]) -> str:
         try:

@@ -9,7 +9,7 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher"]
+__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher", "too_slow"]
 
 MAX_QUEUED: Final = 64
 """Events that may wait for one watcher; one more closes its stream."""
@@ -56,11 +56,7 @@ class Watcher:
         elif not self._coalesce(event):
             return
         if len(self._queue) >= MAX_QUEUED:
-            self.close(
-                Refusal(
-                    Reason.RATE_LIMITED, "the watcher reads its events too slowly; open a new watch", retry_after_s=1.0
-                )
-            )
+            self.close(too_slow())
             return
         self._queue.append(event)
         self._wakeup.set()
@@ -107,6 +103,11 @@ class Watcher:
             return False
         self._queue.clear()
         return True
+
+
+def too_slow() -> Refusal:
+    """Build the refusal of a watcher that does not read its events in time."""
+    return Refusal(Reason.RATE_LIMITED, "the watcher reads its events too slowly; open a new watch", retry_after_s=1.0)
 
 
 class SubscriptionRegistry:

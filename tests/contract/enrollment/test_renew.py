@@ -116,7 +116,7 @@ async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
 
 
 async def test_a_lost_answer_loses_nothing(renewing: Renewing):
-    """After a crash of both sides the renewing one asks with the key it kept, and gets what was lost."""
+    """After a crash of both sides the retry uses the stored key, and gets the lost certificate."""
     answered = renewing.work.renewal_issuer.renew
 
     async def lost(*args):
@@ -140,7 +140,7 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
 
 
 async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: Renewing):
-    """The new key is kept sealed before it is used; afterwards neither it nor the old one is stored a second time."""
+    """The new key is stored, sealed, before its use; afterwards neither it nor the old one is stored twice."""
     old, peers = renewing.record, schema.peers
     with pytest.raises(Refusal) as caught:
         await renewing.renew()
@@ -160,7 +160,7 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
     assert new.key_pem != old.key_pem
 
 
-async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
+async def test_a_revoked_grant_is_reported_as_revoked(renewing: Renewing):
     """Its own certificate learns that the grant was revoked; nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
@@ -235,7 +235,7 @@ async def test_the_federation_port_does_not_enroll(renewing: Renewing):
 
 
 async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
-    """Beyond 32 that are accepted at once, the next has to wait, and is told for how long."""
+    """Beyond 32 that are accepted at once, the next is refused with the time to wait."""
     await renewing.work.grants.close()
     for _ in range(31):
         await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
@@ -257,7 +257,7 @@ async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     assert end - MICROSECONDS <= issued.certificate.not_after_us <= end
 
 
-async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewing: Renewing):
+async def test_a_new_root_is_accepted_beside_a_known_one(renewing: Renewing):
     """The answer's trust bundle replaces the stored one; one that knows none of the old roots is refused."""
     authority, successor = renewing.work.issuer.authority, Authority.create(WORK)
     both = authority.ca_certificate_pem + successor.ca_certificate_pem
@@ -293,7 +293,7 @@ async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     assert (await renewing.peers.get(renewing.record.id)).certificate_pem == renewing.record.certificate_pem
 
 
-async def test_a_record_that_somebody_else_renewed_is_left_alone(renewing: Renewing):
+async def test_a_record_that_another_process_renewed_is_left_unchanged(renewing: Renewing):
     """Two renewals of one certificate: the second one stores nothing, and says so."""
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
@@ -331,7 +331,7 @@ async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
 
 
 async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: Renewing):
-    """A stored key that cannot be used is told before anything is sent."""
+    """A stored key that cannot be used is reported before a request is sent."""
     record = replace(renewing.record, key_pem="nonsense")
     with pytest.raises(EnrollmentError, match="cannot be used"):
         await _renew_record(renewing, record)

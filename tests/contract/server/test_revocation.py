@@ -22,12 +22,12 @@ from tests.support.server_on_database import TASKS, A, B, C, Granting, StartGran
 
 
 def real_time() -> ManualClock:
-    """A clock that stands where the certificates are valid, and that the test moves."""
+    """A clock that the test moves, at an instant when the certificates are valid."""
     return ManualClock(time.time())
 
 
 def how(handle: RevocationHandle) -> dict[str, str]:
-    """How everyone stands who was awaited."""
+    """The release reason of each instance."""
     return {release.instance: release.how.value for release in handle.instances}
 
 
@@ -64,7 +64,7 @@ async def stored(granting: Granting, grant: Grant, kind: ReceiptKind = ReceiptKi
 
 
 def read_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Let whoever reads the last receipt from here on get what it read only once the event is set."""
+    """Delay later reads of the latest receipt until the event is set."""
     read, go_on = ReceiptStore.last, asyncio.Event()
 
     async def slowly(self: ReceiptStore, grant_id: str, kind: ReceiptKind) -> Receipt | None:
@@ -129,7 +129,7 @@ async def test_a_flush_takes_one_round_trip(granting: Granting):
 
 
 async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartGranting):
-    """The receipt comes when the last note ends and not before; from the first moment every call is refused."""
+    """The receipt comes when the last lease ends and not before; every call is refused at once."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -162,8 +162,8 @@ async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGrant
     assert released(receipt) == {A: "lease_ended"}
 
 
-async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
-    """While the write hangs, calls are refused already, and no watcher, old or new, has heard a word."""
+async def test_the_order_is_refused_then_stored_then_sent(granting: Granting):
+    """While the write hangs, calls are refused already, and no watcher has received an event."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     await granting.lease(grant, A, stub)
@@ -200,8 +200,8 @@ async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_gr
     assert released(await soon(handle)) == {A: "acked"}
 
 
-async def test_a_watch_armed_in_the_middle_of_a_revocation_is_told_and_may_ack(start_granting: StartGranting):
-    """Whoever comes back while it is awaited hears of the revocation at once; its ack counts, and then nobody arms."""
+async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(start_granting: StartGranting):
+    """A peer that arms a watch while it is awaited gets the event at once; after its ack, no watch can be armed."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
     await granting.lease(grant, A)
@@ -221,10 +221,10 @@ async def test_a_watch_armed_in_the_middle_of_a_revocation_is_told_and_may_ack(s
     assert await reason_of(Watching(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
 
 
-async def test_a_watch_armed_in_the_middle_of_a_narrowing_is_told_and_one_after_it_is_not(
+async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later_one_does_not(
     start_granting: StartGranting,
 ):
-    """The event of a narrowing reaches whoever arms while it is awaited, and is over with it."""
+    """The event reaches watches that are armed while acks are awaited, and no later ones."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
     await granting.lease(grant, A)
@@ -284,7 +284,7 @@ async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
 
 
 async def test_either_stream_of_one_instance_may_ack(granting: Granting):
-    """Two streams of one cache object, as during a move: both are told, and one ack says it for both."""
+    """Two streams of one cache object, as during a move: both get the event, and one ack counts for both."""
     grant = await granting.grant()
     await granting.lease(grant)
     old, new = await granting.watch(grant), await granting.watch(grant)
@@ -319,7 +319,7 @@ async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_
     assert released(await soon(handle)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
 
 
-async def test_nobody_is_awaited_where_nobody_holds_anything(granting: Granting):
+async def test_no_instance_is_awaited_without_leases_and_watches(granting: Granting):
     """A grant that was never used, or never enrolled, is effective at once."""
     used_never = await granting.grant()
     never_enrolled = await granting.grants.create(peer="home.example", subject="ada", scope=used_never.scope)
@@ -328,7 +328,7 @@ async def test_nobody_is_awaited_where_nobody_holds_anything(granting: Granting)
 
 
 async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting):
-    """Whoever asks while it goes on waits for the same; afterwards it is read again, first reason and all."""
+    """Concurrent callers share one revocation; later ones get its stored receipt with the first reason."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -341,7 +341,7 @@ async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting
     assert receipt.reason == "first"
 
 
-async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: Granting):
+async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: Granting):
     """The operator's command may end: the receipt is stored all the same."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -357,7 +357,7 @@ async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: 
 
 
 async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
-    """The next process goes on where the last one was; it knows no notes, so it waits for the longest lease."""
+    """The next process continues the revocation; it knows no leases, so it waits for the longest lease."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -384,8 +384,8 @@ async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: Sta
     assert await soon(await granting.revocations.revoke(grant.id)) == receipt
 
 
-async def test_a_restarted_revocation_needs_nobody_to_ask_for_it(start_granting: StartGranting):
-    """The next process goes on by itself, tells whoever learns of it by arming, and stores the receipt."""
+async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: StartGranting):
+    """The next process sends the event to watches that are armed, and stores the receipt."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -400,7 +400,7 @@ async def test_a_restarted_revocation_needs_nobody_to_ask_for_it(start_granting:
     assert released(receipt) == {"": "lease_ended"}
 
 
-async def test_after_a_restart_a_grant_is_leased_though_nobody_asked_since(start_granting: StartGranting):
+async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_granting: StartGranting):
     """A grant that an earlier process served waits out the restart rule, also after an ack; a new one does not."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -446,8 +446,8 @@ async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(s
     await soon(handle)
 
 
-async def test_a_revocation_that_cannot_be_stored_stands_and_is_taken_up_again(start_granting: StartGranting):
-    """The operator hears of it, no watcher does, calls stay refused; asking again goes through all the steps."""
+async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repeated(start_granting: StartGranting):
+    """The operator gets the error, watchers no event, calls stay refused; a second attempt runs all steps."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -482,7 +482,7 @@ async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(gr
 
 
 async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Granting):
-    """The operator hears of it; asking again stores and shows that very receipt."""
+    """The operator gets the error; a second attempt stores and returns the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -511,7 +511,7 @@ async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting:
 
 
 async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
-    """Whoever asks just before the last ack, and reads the database slowly, gets the receipt that was given."""
+    """A caller whose read of the database overlaps the last ack gets the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -528,7 +528,7 @@ async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, mo
     assert await stored(granting, grant) == receipt
 
 
-async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+async def test_concurrent_callers_after_a_failure_get_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
     """A receipt that could not be stored is stored once, and all who ask are shown it."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
@@ -544,7 +544,7 @@ async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Gra
 
 
 async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
-    """Two caches that claim the greatest number of failed calls each: the sum is told as far as it can be told."""
+    """Two caches claim the largest number of failed calls: the sum is capped at the largest value of its field."""
     grant = await granting.grant()
     watches = [await granting.watch(grant, instance) for instance in (A, B)]
     handle = await granting.revocations.revoke(grant.id)

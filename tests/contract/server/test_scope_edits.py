@@ -1,4 +1,4 @@
-"""Scope edits over real mutual TLS and a real database: in force at once, durable, told, receipts for losses."""
+"""Scope edits over real mutual TLS and a real database: in force at once, durable, sent, receipts for losses."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
 
 
 async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: Granting):
-    """The peer is told that its grant changed, and its ack makes the narrowing effective."""
+    """The peer gets `grant_changed`, and its ack makes the scope reduction effective."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     await granting.lease(grant, stub=stub)
@@ -59,8 +59,8 @@ async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_grant
     assert released(await soon(edit.handle)) == {A: "lease_ended"}
 
 
-async def test_a_widening_is_told_and_needs_no_receipt(granting: Granting):
-    """The peer drops what it keeps and sees the new rows; nobody is awaited."""
+async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: Granting):
+    """The peer flushes its cache and sees the new rows; no instance is awaited."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -185,7 +185,7 @@ async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Gr
 
 
 async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartGranting):
-    """The next process holds the new scope, tells who armed meanwhile, and waits for the longest lease."""
+    """The next process holds the new scope, notifies watches armed meanwhile, and waits for the longest lease."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
     grant = await granting.grant()

@@ -51,7 +51,7 @@ async def test_a_watch_is_armed_by_its_subscription(granting: Granting):
     assert (second.event_id, second.resource_changed.resource) == (3, "notes")
 
 
-async def test_a_watcher_hears_of_its_own_grant_alone(granting: Granting):
+async def test_a_watcher_gets_events_of_its_own_grant_only(granting: Granting):
     """Events of another grant of the same peer go elsewhere."""
     mine, other = await granting.grant(), await granting.grant()
     watch = await granting.watch(mine)
@@ -133,7 +133,7 @@ async def test_a_certificate_of_no_grant_arms_nothing(granting: Granting):
 
 
 async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granting: Granting):
-    """Whoever arms after the refusal gets GRANT_REVOKED, also one whose stream was open but not armed."""
+    """A watch armed after the refusal gets GRANT_REVOKED, also one whose stream was open but not armed."""
     grant = await granting.grant()
     open_before = opened(granting, grant)
     await open_before.call.initial_metadata()
@@ -146,8 +146,8 @@ async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granti
     assert granting.coordinator.subscriptions.grants == ()
 
 
-async def test_both_sides_hear_heartbeats_and_silence_ends_a_stream(start_granting: StartGranting):
-    """A peer that beats stays; one that says nothing for three beats is dropped."""
+async def test_both_sides_get_heartbeats_and_silence_ends_a_stream(start_granting: StartGranting):
+    """A stream with heartbeats stays open; one without a message for three intervals is closed."""
     granting = await start_granting(**QUICK)
     grant = await granting.grant()
     alive, silent = await granting.watch(grant, A), await granting.watch(grant, B)
@@ -168,7 +168,7 @@ async def test_both_sides_hear_heartbeats_and_silence_ends_a_stream(start_granti
 
 
 async def test_a_stream_that_never_subscribes_ends(start_granting: StartGranting):
-    """An open stream without a subscription does not stay for ever."""
+    """An open stream without a subscription is closed after a timeout."""
     granting = await start_granting(**QUICK)
     assert await ended(opened(granting, await granting.grant())) == (
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -216,10 +216,10 @@ async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Gran
     assert await watch.end() is None
 
 
-async def test_a_peer_that_closes_its_side_and_does_not_read_is_not_told_that_it_missed_nothing(
+async def test_a_half_closed_stream_whose_peer_does_not_read_ends_with_an_error(
     start_granting: StartGranting,
 ):
-    """Events that cannot be delivered in time end the stream as one that fell behind."""
+    """Events that cannot be delivered in time end the stream as too slow."""
     granting = await start_granting(**QUICK)
     grant = await granting.grant()
     watch = await granting.watch(grant)

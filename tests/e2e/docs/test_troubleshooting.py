@@ -35,7 +35,7 @@ HARD_TO_HAVE = frozenset(
         "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         "internal error; incident …",
         "renewing its certificate failed … in a row; it ends …",
-        "which is too long ago to renew it; enroll again with a new token",
+        "which is too long ago to renew it; enroll again",
     }
 )
 """Messages that take another user, another version, a full disk, or days. Their words are looked up in the source."""

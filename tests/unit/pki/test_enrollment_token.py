@@ -22,7 +22,7 @@ TEXT = TOKEN.encode()
 
 
 def test_a_token_survives_its_text():
-    """Decoding gives back all five parts."""
+    """Decoding returns all five fields."""
     assert EnrollmentToken.decode(TEXT) == TOKEN
     assert TEXT.isascii()
     assert not any(character.isspace() for character in TEXT)
@@ -124,7 +124,7 @@ def test_a_certificate_that_is_none_is_refused():
         ("grant_id", "1", "secret or grant id is malformed"),
     ],
 )
-def test_a_token_made_to_do_harm_is_refused(field: str, value: str, complaint: str):
+def test_a_forged_token_with_a_right_checksum_is_refused(field: str, value: str, complaint: str):
     """Endpoint, gateway name, secret and grant id are held to their forms."""
     with pytest.raises(InputError, match=complaint):
         EnrollmentToken.decode(replace(TOKEN, **{field: value}).encode())

@@ -73,7 +73,7 @@ async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, 
 
 
 async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTrail, writer: ScriptedWriter):
-    """A held reply goes on as soon as the batch under way is written."""
+    """A delayed reply leaves when the current batch is written."""
     writer.gate.clear()
     for number in range(4):
         await trail.record_read(read(number))
@@ -96,7 +96,7 @@ async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: Scr
 
 
 async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, writer: ScriptedWriter):
-    """Like refusals are counted together; in what they differ, the row says so."""
+    """Refusals that are alike become one event with a count; differing values become `*`."""
     for resource in ("tasks", "tasks", "notes"):
         trail.record_refusal(denial(resource=resource, query_hash=resource))
     trail.record_refusal(denial(source="10.0.0.2"))
@@ -115,7 +115,7 @@ async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, 
 
 
 async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditTrail, writer: ScriptedWriter):
-    """Whoever asks who was refused a search hears of it, though a list was refused at the same moment."""
+    """Refusals of different verbs are different events, so a filter by verb finds each."""
     for verb in ("list", "search", "list"):
         trail.record_refusal(denial(verb=verb))
 
@@ -133,7 +133,7 @@ async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail
 
 
 async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTrail, writer: ScriptedWriter):
-    """What is counted together is not laid at the door of whoever came first."""
+    """An event for several peers or subjects does not name the first one."""
     for peer in ("alpha", "beta"):
         trail.record_refusal(denial(grant_id=None, peer=peer))
 
@@ -189,10 +189,10 @@ async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer:
     assert 7 in [event.at_us for event in writer.events]
 
 
-async def test_a_failing_table_is_told_once_and_loses_nothing(
+async def test_a_failing_table_is_logged_once_and_loses_nothing(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
 ):
-    """While writes fail, events stay; one line says so, one line says that it is over, and everything is written."""
+    """While writes fail, events stay queued; one line reports the failure, one its end, and every event is written."""
     caplog.set_level(logging.INFO)
     writer.fault = OSError("disk full\nand more")
     await trail.record_read(read(1))

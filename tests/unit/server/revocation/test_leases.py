@@ -23,7 +23,7 @@ def table(clock: ManualClock, **options: object) -> LeaseTable:
 
 
 def how(revocation: PendingRevocation) -> dict[str, ReleaseReason]:
-    """How each instance of a revocation stands."""
+    """The release reason of each instance of a revocation."""
     revocation.wait_s()
     return {release.instance: release.how for release in revocation.instances}
 
@@ -44,7 +44,7 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease():
 
 
 def test_a_later_shorter_note_never_shortens_the_one_before():
-    """What was sent first is still out, so the note ends with the longer of both."""
+    """The first lease is still held, so the entry ends with the longer one."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -53,7 +53,7 @@ def test_a_later_shorter_note_never_shortens_the_one_before():
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(32.0)
 
 
-def test_no_lease_is_noted_once_a_revocation_began():
+def test_no_lease_is_granted_after_a_revocation_began():
     """From `begin` on every lease of that grant is 0, and other grants go on."""
     clock = ManualClock()
     leases = table(clock)
@@ -63,7 +63,7 @@ def test_no_lease_is_noted_once_a_revocation_began():
     assert leases.grant_lease(OTHER, A, 30_000) == 30_000
 
 
-def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
+def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones():
     """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
     clock = ManualClock()
     leases = table(clock)
@@ -79,7 +79,7 @@ def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
 
 @pytest.mark.parametrize("lease_ms", [0, -1])
 def test_no_lease_is_no_note(lease_ms: int):
-    """Nothing is noted where nothing may be kept."""
+    """No lease is recorded for an answer that may not be cached."""
     leases = table(ManualClock())
     assert leases.grant_lease(GRANT, A, lease_ms) == 0
     assert leases.count(GRANT) == 0
@@ -110,7 +110,7 @@ def test_only_so_many_instances_of_a_grant_hold_leases():
 
 
 def test_ended_notes_are_forgotten():
-    """Memory holds what was noted lately, however many instances and grants there were."""
+    """Ended leases are removed, so memory is bounded by recent leases."""
     clock = ManualClock()
     leases = table(clock)
     for number in range(10_000):
@@ -121,7 +121,7 @@ def test_ended_notes_are_forgotten():
 
 
 def test_an_ack_releases_its_instance_alone():
-    """The others are awaited on, and the receipt holds when and how many calls were failed."""
+    """Other instances stay awaited, and the release states the instant and the number of failed calls."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -138,7 +138,7 @@ def test_an_ack_releases_its_instance_alone():
 
 
 def test_an_ack_under_one_grant_releases_nothing_of_another():
-    """The same instance id under two grants is two notes."""
+    """The same instance id under two grants has two leases."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -160,7 +160,7 @@ def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
     assert how(revocation) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
+def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt():
     """A revocation whose write failed is begun again; it must await what the first one awaited."""
     clock = ManualClock()
     leases = table(clock)
@@ -194,8 +194,8 @@ def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
     assert how(narrowing) == how(revocation) == {A: ReleaseReason.ACKED}
 
 
-def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
-    """It may have calls under way; one that leaves has none that its cache could keep."""
+def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects():
+    """It may have calls in flight; after a disconnect, it has none that its cache could store."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, B, 30_000)
@@ -213,7 +213,7 @@ def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
 
 
 def test_after_a_restart_every_inherited_grant_is_leased():
-    """Nobody knows who holds leases of the process before, so its longest lease is waited out; no ack shortens that."""
+    """The leases of the previous process are unknown, so its longest lease is waited for; no ack shortens the wait."""
     clock = ManualClock()
     leases = table(clock, max_lease_ms=1_000, inherited=(GRANT,), inherited_ms=30_000)
     clock.advance(3)
@@ -230,7 +230,7 @@ def test_after_a_restart_every_inherited_grant_is_leased():
 
 
 def test_the_wall_clock_decides_nothing():
-    """A jump of the wall clock neither ends nor lengthens a note, and tells no absurd instant of effect."""
+    """A jump of the wall clock changes no lease and yields no effective time before the beginning."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -244,7 +244,7 @@ def test_the_wall_clock_decides_nothing():
 
 
 def test_a_machine_that_slept_counts_its_sleep():
-    """The elapsed clock goes on in a suspend, and so does the end of a lease."""
+    """The elapsed clock runs during a suspend, so leases end meanwhile."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -253,16 +253,16 @@ def test_a_machine_that_slept_counts_its_sleep():
     assert revocation.wait_s() is None
 
 
-def test_with_nobody_to_await_a_revocation_is_effective_at_once():
-    """No note and no watch: the refusal is all there is to it."""
+def test_a_revocation_without_leases_and_watches_is_effective_at_once():
+    """Without a lease and a watch, no cache object is awaited."""
     revocation = table(ManualClock()).begin(GRANT, (), final=True)
     assert revocation.wait_s() is None
     assert revocation.instances == ()
     assert revocation.effective_at_us == revocation.begun_at_us
 
 
-def test_a_forgotten_withdrawal_hears_nothing_more():
-    """`end` takes a revocation out of the table, twice without harm, and leaves others in."""
+def test_a_forgotten_withdrawal_gets_no_more_acks():
+    """`remove` takes a revocation out of the table, is idempotent, and leaves others in."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -274,7 +274,7 @@ def test_a_forgotten_withdrawal_hears_nothing_more():
     assert how(kept) == {A: ReleaseReason.ACKED}
 
 
-def test_a_note_is_as_long_as_the_protocol_says():
+def test_a_lease_is_held_as_long_as_the_protocol_requires():
     """33 s for 30 s; the margin covers a clock rate that is wrong by 5 % at either end."""
     assert lease_hold_s(30_000) == 33.0
     assert lease_hold_s(30_000) > 30 / 0.95

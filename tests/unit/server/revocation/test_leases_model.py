@@ -34,7 +34,7 @@ class Taken:
 
 
 class LeaseModel(RuleBasedStateMachine):
-    """Peers that keep answers exactly as long as they may, on clocks whose rates are off by up to 5 %.
+    """Peers that cache answers exactly as long as they may, on clocks whose rates are off by up to 5 %.
 
     True time is the serving gateway's own. Restarts forget the table, not the copies.
     """

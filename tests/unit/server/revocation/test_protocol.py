@@ -13,7 +13,7 @@ GRANT, A, B = "grant-1", "a" * 32, "b" * 32
 
 
 class Recorded:
-    """An act that writes down what it is asked for, and what the table would answer at that moment."""
+    """An act that records its calls, and the answer of the lease table at each."""
 
     grant_id = GRANT
 
@@ -40,7 +40,7 @@ class Recorded:
 
 
 def test_each_step_comes_in_its_turn():
-    """Refused before anybody is counted, stored before anybody is told, kept once nobody is awaited."""
+    """The act refuses before leases are collected, stores before it notifies, and stores the receipt last."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -75,8 +75,8 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     assert leases.grant_lease(GRANT, A, 10_000) == 10_000
 
 
-def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
-    """A write that failed ends the flow: the grant gets no lease again, and late acks find nobody."""
+def test_a_protocol_that_is_closed_keeps_the_refusal_and_ignores_acks():
+    """After a failed write the grant gets no further lease, and late acks have no effect."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -90,7 +90,7 @@ def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
 
 
 def test_an_ack_counts_from_the_moment_of_telling():
-    """What was told covers every revocation of the grant that had begun, and none that begins later."""
+    """An ack covers every revocation of the grant that began before its event, and none that began later."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
