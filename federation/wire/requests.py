@@ -2,24 +2,32 @@
 
 import hashlib
 from copy import deepcopy
-
-from google.protobuf.message import Message
+from typing import Any, Final
 
 from federation.scope.model import DEFAULT_PAGE_SIZE
-from federation.v1 import federation_pb2 as pb
+from federation.wire.verbs import VERBS
 
 __all__ = ["query_hash", "resource_of", "serialize"]
 
+_PAGED: Final = frozenset(verb.request for verb in VERBS if verb.paged)
+_WITH_RESOURCE: Final = frozenset(
+    verb.request for verb in VERBS if "resource" in verb.request.DESCRIPTOR.fields_by_name
+)
+_WITH_RESOURCES: Final = frozenset(
+    verb.request for verb in VERBS if "resources" in verb.request.DESCRIPTOR.fields_by_name
+)
 
-def serialize(request: Message) -> bytes:
-    """Return the normalised request (an unset page size is the default) in deterministic form.
 
-    The caller's message is left as it is.
+def serialize(request: Any) -> bytes:
+    """Return the deterministic serialization of a request, in which an unset page size becomes the default.
+
+    The caller's message is not changed.
     """
-    if isinstance(request, pb.ListRequest | pb.SearchRequest) and not request.page_size:
+    if type(request) in _PAGED and not request.page_size:
         request = deepcopy(request)
         request.page_size = DEFAULT_PAGE_SIZE
-    return request.SerializeToString(deterministic=True)
+    body: bytes = request.SerializeToString(deterministic=True)
+    return body
 
 
 def query_hash(serialized: bytes) -> str:
@@ -27,10 +35,9 @@ def query_hash(serialized: bytes) -> str:
     return hashlib.sha256(serialized).hexdigest()
 
 
-def resource_of(request: Message) -> str:
-    """Return the one resource that a request names, or the sorted, comma-separated ones of a search."""
-    if isinstance(request, pb.ListRequest | pb.GetRequest):
-        return request.resource
-    if isinstance(request, pb.SearchRequest):
-        return ",".join(sorted(request.resources))
-    return ""
+def resource_of(request: Any) -> str:
+    """Return the `resource` field of a request, or its `resources` sorted and separated by commas, or ""."""
+    if type(request) in _WITH_RESOURCE:
+        resource: str = request.resource
+        return resource
+    return ",".join(sorted(request.resources)) if type(request) in _WITH_RESOURCES else ""

@@ -95,7 +95,7 @@ async def test_another_key_is_refused(database: Database, authority: Authority):
     refusal = await refused(gateway, token.secret, csr(OTHER_KEY))
 
     assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "token used by another key")
-    assert "tell the operator of work.example to revoke the grant" in refusal.message
+    assert "ask the operator of work.example to revoke the grant" in refusal.message
     assert refusal.grant.id == token.grant_id
 
 

@@ -194,7 +194,7 @@ async def test_faults_of_a_request_are_named(renewing: Renewing):
     async with renewing.work.serving_renewals() as address:
         for request, words in (
             (pb.RenewRequest(csr=csr(name="thief.example")), "common name"),
-            (pb.RenewRequest(csr=csr(renewing.key)), "make a new one"),
+            (pb.RenewRequest(csr=csr(renewing.key)), "generate a new key"),
             (pb.RenewRequest(csr=b"\x30\x00"), "PKCS #10"),
             (pb.RenewRequest(), "PKCS #10"),
             (pb.RenewRequest(csr=b"x" * 5_000), "larger"),

@@ -187,7 +187,7 @@ async def test_the_new_key_must_be_another_than_the_old(renewing: Renewing):
     """A key whose certificate ended is not given another life."""
     renewing.hands.advance(LIFE_S + 60)
     reason, text = await refused(renewing, renewing.proved(csr(renewing.key)))
-    assert (reason, "make a new one" in text) == (Reason.INVALID_REQUEST, True)
+    assert (reason, "generate a new key" in text) == (Reason.INVALID_REQUEST, True)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: 
         async with work.serving(leaf=leaf) as address:
             told.append(await failing(home, token, address))
 
-    assert "not of the authority that the token names" in told[0]
+    assert "not issued by the authority in the token" in told[0]
     assert "certificate of another gateway" in told[1]
     assert work.events == []
     async with work.serving() as address:

@@ -156,7 +156,7 @@ def test_material_that_peers_would_refuse_is_never_shown():
     for bad, words in (
         (Authority.create(NAME, clock=long_ago), "not valid now"),
         (Authority.create(NAME, clock=ahead), "not valid now"),
-        (Foreign(), "not of an authority"),
+        (Foreign(), "not issued by an authority"),
     ):
         with pytest.raises(ConfigError, match=words):
             material.publish(bad)
