@@ -60,9 +60,9 @@ def gateways(ctx: typer.Context, incomplete: str) -> Suggestions:
 
 def verbs(incomplete: str) -> list[str]:
     """Complete what an audit event is about."""
-    from federation.server.audit.vocabulary import VERBS
+    from federation.server.audit.vocabulary import AUDIT_VERBS
 
-    return [word for word in VERBS if word.startswith(incomplete)]
+    return [word for word in AUDIT_VERBS if word.startswith(incomplete)]
 
 
 def outcomes(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The names by which a certificate is known in stores, records and conversations between operators."""
+"""Serial numbers, fingerprints, key hashes and PEM forms of certificates, as stores and operators use them."""
 
 import hashlib
 from functools import lru_cache
@@ -29,7 +29,7 @@ def serial_of(certificate: x509.Certificate) -> str:
 
 
 def fingerprint_of(certificate: x509.Certificate) -> str:
-    """Return the SHA-256 of the DER form in lower-case hexadecimal: what two operators compare."""
+    """Return the SHA-256 of the DER form in lower-case hexadecimal, which the two operators compare."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
@@ -45,12 +45,12 @@ def validity_us(certificate: x509.Certificate) -> tuple[int, int]:
 
 
 def pem_of(certificate: x509.Certificate) -> str:
-    """Return the PEM form. PEM is text in this package; gRPC and cryptography take it encoded."""
+    """Return the PEM form as `str`; gRPC and cryptography take it as bytes."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def certificates_of(bundle: str) -> tuple[x509.Certificate, ...]:
-    """Read concatenated PEM certificates, at least one and at most 8; raise `ValueError` that says what is wrong."""
+    """Read 1 to 8 concatenated PEM certificates; raise `ValueError` with the fault as message."""
     if len(bundle) > MAX_BUNDLE_BYTES:
         raise ValueError("the certificates are larger than 64 KiB")
     certificates = tuple(x509.load_pem_x509_certificates(bundle.encode()))

@@ -1,4 +1,4 @@
-"""The enrollment token: one string that an operator pastes, and all that the enrolling side needs to begin."""
+"""The enrollment token: one string for pasting, with everything that the enrolling side needs."""
 
 import hashlib
 import json
@@ -32,10 +32,11 @@ def is_secret(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentToken:
-    """What a token says. Who holds it may enroll, so it is shown once and stored only as a hash.
+    """The contents of a token. Its holder may enroll, so it is shown once, and stored only as a hash.
 
-    `endpoint` is host:port of the enrollment service, whose server certificate must be of `ca_certificate_pem` and
-    carry the name `gateway`. `grant_id` lets the enrolling side refuse a grant that it knows before the token is spent.
+    `endpoint` is host:port of the enrollment service, whose server certificate must be issued by
+    `ca_certificate_pem` for the name `gateway`. By `grant_id` the enrolling side refuses a grant that it already uses
+    before the token is redeemed.
     """
 
     endpoint: str
@@ -45,7 +46,7 @@ class EnrollmentToken:
     grant_id: str
 
     def encode(self) -> str:
-        """Return the pasteable string; `decode` of it gives an equal token."""
+        """Return the token as a string; `decode` is the inverse."""
         certificate = x509.load_pem_x509_certificate(self.ca_certificate_pem.encode())
         head = json.dumps([getattr(self, name) for name in _FIELDS], separators=(",", ":")).encode()
         body = head + b"\n" + certificate.public_bytes(serialization.Encoding.DER)
@@ -53,7 +54,7 @@ class EnrollmentToken:
 
     @classmethod
     def decode(cls, text: str) -> "EnrollmentToken":
-        """Read a pasted string, broken into lines or not; raise `InputError` that names `token`."""
+        """Read a pasted string and ignore its white space. Raises `InputError` that names `token`."""
         text = "".join(text.split())
         if not text.startswith(PREFIX):
             raise InputError("token", f"is not an enrollment token: one begins with {PREFIX}")
@@ -88,12 +89,12 @@ def _checked(text: str) -> bytes:
 
 
 def _check(values: dict[str, str]) -> None:
-    """Refuse what a checksum cannot: a token whose maker meant harm."""
+    """Raise `InputError` for malformed fields, which a forged token with a right checksum can have."""
     try:
         _, port = parse_address(values["endpoint"], "token")
     except ConfigError as e:
-        raise InputError("token", f"its endpoint is unusable: {e}") from None
+        raise InputError("token", f"its endpoint is invalid: {e}") from None
     if not port or not is_gateway_name(values["gateway"]):
-        raise InputError("token", "its endpoint or gateway name is unusable")
+        raise InputError("token", "its endpoint or gateway name is invalid")
     if not is_secret(values["secret"]) or not is_grant_id(values["grant_id"]):
-        raise InputError("token", "its secret or grant id has a wrong form")
+        raise InputError("token", "its secret or grant id is malformed")

@@ -19,6 +19,7 @@ from federation.session.peer_request import PeerRequest, RequestContext
 from federation.session.results import Answer, Result, SourceReport, SourceState
 from federation.session.sources import LOCAL
 from federation.v1 import federation_pb2 as pb
+from federation.wire.verbs import VERB_BY_NAME
 
 if TYPE_CHECKING:
     from federation.client.peers.peer import Peer
@@ -123,7 +124,7 @@ class FanOut:
 
     def _result(self, after: Mapping[str, Any]) -> Result:
         self._signals += self._availability.unreported()
-        places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
+        places = remaining_places(self._places, after, self._pages) if VERB_BY_NAME[self._course.verb].paged else {}
         return Result(
             sources=tuple(self._reports[source] for source in self._places if source in self._reports),
             signals=self._signals,

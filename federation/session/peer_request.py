@@ -22,8 +22,8 @@ from federation.session.availability.availability import Outage, PeerAvailabilit
 from federation.session.classification import LEAST_PROOF_S, NextStep, next_step, verdict_of
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import source_of
-from federation.wire.requests import SERVICE
 from federation.wire.status import error_detail
+from federation.wire.verbs import VERB_BY_NAME
 
 __all__ = ["PeerRequest", "RequestContext", "method_for"]
 
@@ -38,7 +38,7 @@ Deliver = Callable[[SourceReport, Any, bool, float], None]
 
 def method_for(verb: str) -> Method:
     """Return the method of a verb."""
-    return METHODS[f"{SERVICE}{verb.capitalize()}"]
+    return METHODS[VERB_BY_NAME[verb].path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class PeerRequest:
         self._returns = self._availability.returns(self._peer)
         self._given_s = max(self._deadline - self._now(), 0.0)
         call = self._channel.start(
-            self._method, self._request, self._given_s, None, detach=self._verb in {"list", "get"}
+            self._method, self._request, self._given_s, None, detach=VERB_BY_NAME[self._verb].cacheable
         )
         self._call = call
         if call.done():

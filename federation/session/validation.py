@@ -127,7 +127,7 @@ def _check(request: Request) -> None:
             bounded_text("id", request.id, MAX_ID)
         case pb.SearchRequest():
             if not bounded_text("query", request.query, MAX_QUERY).strip():
-                raise InputError("query", "has no words")
+                raise InputError("query", "has no search terms")
             checked_page_size(request.page_size)
             checked_resources(request.resources)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from federation.admin.context import AdminContext
 from federation.admin.messages.common import audit_message
 from federation.errors import InputError, NotFoundError
-from federation.server.audit.vocabulary import MIXED, VERBS, check_outcome, unknown_verb
+from federation.server.audit.vocabulary import AUDIT_VERBS, MIXED, check_outcome, unknown_verb
 from federation.store.audit.archive import AuditFiles
 from federation.store.audit.history import AuditHistory
 from federation.store.audit.model import AuditEvent, AuditFilter, tail_position, tail_token
@@ -71,7 +71,7 @@ class AuditDesk:
         )
         if wanted.since_us is not None and wanted.until_us is not None and wanted.since_us >= wanted.until_us:
             raise InputError("since", "must be before until")
-        known = wanted.verb in {"", MIXED, *VERBS}
+        known = wanted.verb in {"", MIXED, *AUDIT_VERBS}
         if not known and not await self._store.newest(AuditFilter(verb=wanted.verb), 1):  # of another version, maybe
             raise unknown_verb(wanted.verb)
         return wanted

@@ -63,7 +63,7 @@ class GrantDesk:
     async def get(self, request: pb.GetGrantRequest) -> pb.GetGrantResponse:
         """Return one grant with its receipts. What it opens is counted where asked for, and where it opens anything."""
         grant = find_grant(self._parts.grants, request.id)
-        receipts = await self._parts.upkeep.revocations.receipts(grant.id)
+        receipts = await self._parts.coordinator.revocations.receipts(grant.id)
         counts = request.preview and grant.status_at(self._now_us()) in {GrantStatus.PENDING, GrantStatus.ACTIVE}
         opens = await preview(self._parts.provider, grant.subject, grant.scope) if counts else ()
         return pb.GetGrantResponse(

@@ -105,14 +105,14 @@ class StatusDesk:
             peers, grants = await self._chosen(wanted.peer, wanted.user)
         except NotFoundError:
             return []
-        now_us, hub = self._parts.clock.now_us(), self._parts.upkeep.hub
+        now_us, subscriptions = self._parts.clock.now_us(), self._parts.coordinator.subscriptions
         marks: list[Any] = []
         for at, peer in enumerate(peers):
             await _give_way(at)
             marks.append(self._mark(peer, now_us))
         for at, grant in enumerate(grants):
             await _give_way(at)
-            marks.append((grant.id, grant.status_at(now_us), grant.scope, hub.count(grant.id)))
+            marks.append((grant.id, grant.status_at(now_us), grant.scope, subscriptions.count(grant.id)))
         return marks
 
     def _mark(self, peer: Peer, now_us: int) -> tuple[Any, ...]:
@@ -140,11 +140,11 @@ class StatusDesk:
         )
 
     def _serving(self) -> pb.ServingStatus:
-        upkeep, audit = self._parts.upkeep, self._parts.audit
-        totals = upkeep.counters.totals()
+        coordinator, audit = self._parts.coordinator, self._parts.audit
+        totals = coordinator.counters.totals()
         return pb.ServingStatus(
-            watches=sum(map(upkeep.hub.count, upkeep.hub.grants)),
-            leases=upkeep.leases.total,
+            watches=sum(map(coordinator.subscriptions.count, coordinator.subscriptions.grants)),
+            leases=coordinator.leases.total,
             requests=[
                 pb.RequestCount(verb=verb, outcome=outcome, count=count)
                 for (verb, outcome), count in totals.requests.items()

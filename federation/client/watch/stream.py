@@ -21,12 +21,12 @@ from federation.client.watch.policy import WatchSettings
 from federation.clock import Clock
 from federation.sanitize import printable
 from federation.v1 import federation_pb2 as pb
-from federation.wire.requests import SERVICE
 from federation.wire.status import error_detail
+from federation.wire.verbs import VERB_BY_NAME
 
 __all__ = ["Listener", "StreamEnd", "WatchStream"]
 
-WATCH: Final = METHODS[f"{SERVICE}Watch"]
+WATCH: Final = METHODS[VERB_BY_NAME["watch"].path]
 _GONE: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What gRPC raises for a message to a stream that has just ended; reading tells why it did."""
 

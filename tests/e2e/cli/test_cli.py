@@ -424,7 +424,9 @@ def test_a_taken_port_is_named(served: Served, field: str) -> None:
     ran = mosaic("gateway", "serve", "--gateway", name, cwd=served.directory)
 
     assert ran.returncode == 1
-    assert ran.stderr.startswith(f"error: {field}: cannot listen on {address}: Address already in use; stop what uses")
+    assert ran.stderr.startswith(
+        f"error: {field}: cannot listen on {address}: Address already in use; stop the program"
+    )
     assert ran.stderr.count("\n") == 1
     assert not (served.directory / name / "run" / "admin.sock").exists()
 
