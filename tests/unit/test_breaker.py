@@ -11,7 +11,7 @@ import pytest
 
 import federation.breaker
 from federation.breaker import (
-    PROBE_PATIENCE_S,
+    PROBE_WAIT_S,
     CallResult,
     CircuitBreaker,
     CircuitState,
@@ -159,9 +159,9 @@ def test_half_open_lets_one_probe_through_at_a_time() -> None:
     circuit.now += 30
     circuit.permit()
 
-    assert [circuit.denied() for _ in range(3)] == [PROBE_PATIENCE_S] * 3
+    assert [circuit.denied() for _ in range(3)] == [PROBE_WAIT_S] * 3
     circuit.now += 1_000
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
 
 
 def test_the_permit_of_a_probe_that_never_ends_lapses() -> None:
@@ -173,13 +173,13 @@ def test_the_permit_of_a_probe_that_never_ends_lapses() -> None:
     assert lost.probe
 
     circuit.now += 2.999
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     circuit.now += 0.001
     second = circuit.permit()
     assert second.probe
     assert second.transition is None
     assert circuit.breaker.record(lost, FAILURE, circuit.now) is None
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     closing = circuit.breaker.record(second, SUCCESS, circuit.now)
     assert closing is not None
     assert closing.after is CLOSED
@@ -282,7 +282,7 @@ def test_a_probe_permit_counts_once() -> None:
 
     assert circuit.end(first, SUCCESS) is None
     assert circuit.state is HALF_OPEN
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     assert circuit.end(second, SUCCESS) is not None
 
 
@@ -378,14 +378,14 @@ def test_speed_does_not_count_by_default() -> None:
 def test_a_look_takes_no_permit() -> None:
     """The watch may go only while the circuit is closed, and its look leaves the probe to others."""
     circuit = History()
-    assert circuit.breaker.look(circuit.now) is None
+    assert circuit.breaker.check(circuit.now) is None
 
     circuit.tripped()
-    assert circuit.breaker.look(circuit.now + 10) == Denied(20.0)
-    assert circuit.breaker.look(circuit.now + 29.75) == Denied(0.25)
+    assert circuit.breaker.check(circuit.now + 10) == Denied(20.0)
+    assert circuit.breaker.check(circuit.now + 29.75) == Denied(0.25)
     circuit.now += 30
-    assert circuit.breaker.look(circuit.now) == Denied(PROBE_PATIENCE_S)
-    assert circuit.breaker.look(circuit.now + 5) == Denied(PROBE_PATIENCE_S)
+    assert circuit.breaker.check(circuit.now) == Denied(PROBE_WAIT_S)
+    assert circuit.breaker.check(circuit.now + 5) == Denied(PROBE_WAIT_S)
     assert circuit.permit().probe
 
 

@@ -83,7 +83,7 @@ async def test_cancel_at_once_leaves_nothing_behind(form: str, tmp_path: Path, s
         with pytest.raises(asyncio.CancelledError):
             await call
         peer = fed.peer("work.example")
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
         assert peer.cache is not None
         assert peer.cache.stats().flights == 0
         assert (await stub.List(LIST)).rows
@@ -373,7 +373,7 @@ async def test_connection_closed_under_a_call(tmp_path: Path, scripted: Scripted
         stub = fed.stub("work.example")
         call = stub.Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
-        fed.peer("work.example").channel.kill()
+        fed.peer("work.example").channel.close()
         with pytest.raises(grpc.RpcError) as cut:
             await call
         assert cut.value.code() is grpc.StatusCode.UNAVAILABLE

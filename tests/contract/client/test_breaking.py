@@ -93,7 +93,7 @@ def caller(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Caller]:
     home = ClientRuntime(config, clock.clock, None)
     made = Caller(home, clock, scripted)
     yield made
-    home.end()
+    home.close()
     for relay in made.relays:
         relay.close()
 
@@ -133,7 +133,7 @@ async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent
     assert {reason for reasons in failures[:4] for reason in reasons or ()} <= {"PEER_UNREACHABLE", "PEER_TIMEOUT"}
     everybody = (refused, silent, frozen, reset)
     assert [called.state for called in everybody] == [CircuitState.OPEN] * 4
-    await asyncio.gather(*(called.peer.channel.closed() for called in everybody))
+    await asyncio.gather(*(called.peer.channel.wait_closed() for called in everybody))
     await asyncio.sleep(0.2)  # what was on its way when the channels closed
     with socket.create_server(("127.0.0.1", port)) as listener:
         relays = (silent_relay, frozen_relay, reset_relay)
@@ -218,7 +218,7 @@ async def test_a_failed_probe_dials_once_and_doubles_the_wait(caller: Caller) ->
     called, relay = caller.relayed("work", silent=True)
     await called.searches(5)
     for cooldown in (30, 60, 120):
-        await called.peer.channel.closed()
+        await called.peer.channel.wait_closed()
         accepts = relay.accepts
         caller.clock.advance(cooldown - 0.001)
         assert await called.search() == "CIRCUIT_OPEN"

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from federation.cache.response_cache import InvalidationReason
-from federation.client.interceptors.caching import cut
+from federation.client.interceptors.caching import fail_in_flight
 from federation.client.runtime import ClientRuntime
 from federation.errors import Reason, Refusal
 from federation.federation import Federation
@@ -258,7 +258,7 @@ async def test_local_users_and_gateways_never_share(
                 assert (await tagged(stub.List(LIST)))[2] == [expected]
         assert (await stubs[2].List(LIST)).rows[0].id == "hostile"
         assert (await stubs[0].List(LIST)).rows[0].id == "t1"
-        cut(fed.peer("lab.example", "ada").cache.flush(InvalidationReason.GRANT_REVOKED))
+        fail_in_flight(fed.peer("lab.example", "ada").cache.flush(InvalidationReason.GRANT_REVOKED))
         assert (await tagged(stubs[0].List(LIST)))[2] == ["true"]
 
     assert (asked(scripted), asked(other_scripted)) == (2, 1)
@@ -308,7 +308,7 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         calls = [stub.List(LIST) for _ in range(3)]
         await eventually(lambda: scripted.service.active == 1)
-        cut(grant_of(fed).cache.flush(InvalidationReason.GRANT_REVOKED, grant_of(fed).grant_id))
+        fail_in_flight(grant_of(fed).cache.flush(InvalidationReason.GRANT_REVOKED, grant_of(fed).grant_id))
         for call in calls:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call

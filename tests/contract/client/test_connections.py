@@ -114,7 +114,7 @@ async def test_rested_channel_makes_no_connection_until_the_next_call(tmp_path: 
     async with federation_of(tmp_path, replace(scripted.record(), endpoint=relay.endpoint)) as fed:
         stub = fed.stub("work.example")
         assert await reason_of(stub.Search(SEARCH)) == "OK"
-        fed.peer("work.example").channel.rest()
+        fed.peer("work.example").channel.disconnect()
         relay.reset()
         accepts = relay.accepts
         await asyncio.sleep(2.5)  # an idle channel would have redialled by now

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from federation.breaker import CallResult, CircuitState
-from federation.cache.response_cache import Key, Verdict
+from federation.cache.response_cache import DeliveryDecision, Key
 from federation.client.peers.peer import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime
@@ -39,7 +39,7 @@ def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterat
     try:
         yield renewer, home.peers.all()[0]
     finally:
-        home.end()
+        home.close()
 
 
 def due_in_s(renewing: Renewing, peer: Peer) -> float:
@@ -208,14 +208,14 @@ async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_pa
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
-            under_way = peer.cache.ticket(Key(peer.grant_id, "list", "tasks", "a query"))
+            under_way = peer.cache.fetch_token(Key(peer.grant_id, "list", "tasks", "a query"))
             renewing.hands.advance(due_in_s(renewing, peer) + 1)
             await renewer.step()
             renewing.hands.advance(DAY_S)
             await renewer.step()
 
             assert peer.revocation is not None
-            assert peer.cache.verdict(under_way) is Verdict.REFUSE
+            assert peer.cache.decision(under_way) is DeliveryDecision.REFUSE
             assert peer.cache.stats().flushes == 1
             assert plan_of(peer).next_at_us(0) is None
             assert [event.reason for event in renewing.work.events] == ["grant revoked"]
@@ -240,7 +240,7 @@ async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tm
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
-            peer.revoked("over")
+            peer.on_revoked("over")
             renewing.hands.advance(due_in_s(renewing, peer) + 1)
             await renewer.step()
 
@@ -262,15 +262,15 @@ async def test_a_conflict_makes_the_next_poll_read_the_store_again(
         raise ConflictError("the record was changed meanwhile")
 
     with process(renewing, tmp_path) as (renewer, peer):
-        await renewer.follow()
+        await renewer.reload()
         monkeypatch.setattr(renewing.peers, "all", counted)
         monkeypatch.setattr(renewer, "_renewed", conflict)
-        await renewer.follow()
+        await renewer.reload()
         assert reads == []
 
         with pytest.raises(ConflictError):
             await renewer.rotate(peer)
-        await renewer.follow()
+        await renewer.reload()
         assert reads == [None]
 
 
@@ -341,11 +341,11 @@ async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, 
             return records
 
         renewing.peers.all = slowly
-        await renewer.follow()
+        await renewer.reload()
         assert {peer.user for peer in registry.all()} == {"bea", "bob"}
 
         renewing.peers.all = read
-        await renewer.follow()
+        await renewer.reload()
         assert {peer.user for peer in registry.all()} == {"bea", "bob"}
 
 

@@ -65,7 +65,7 @@ def opened(tmp_path: Path, scripted: ScriptedPeer, span_log: SpanLog) -> Iterato
 
     yield open_
     for home in homes:
-        home.end()
+        home.close()
 
 
 def aio_stub(home: ClientRuntime) -> Any:

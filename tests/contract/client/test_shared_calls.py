@@ -55,14 +55,14 @@ async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: 
         stub = fed.stub("work.example")
         tasks = [asyncio.ensure_future(awaited(stub.List(LIST))) for _ in range(50)]
         peer = fed.peer("work.example")
-        await eventually(lambda: len(peer.runs) >= 100)
+        await eventually(lambda: len(peer.runners) >= 100)
         gate.set()
 
         replies = await asyncio.gather(*tasks) + await threads
         assert len({id(reply) for reply in replies}) == 100
         assert {reply.rows[0].id for reply in replies} == {"t1"}
         assert scripted.service.calls() == 1
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
 
 
 async def test_cancelled_leader_leaves_the_others_their_answer(
@@ -89,7 +89,7 @@ async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripte
         for call in calls:
             call.cancel()
         await eventually(lambda: scripted.service.cancelled == 1)
-        await eventually(lambda: not fed.peer("work.example").runs)
+        await eventually(lambda: not fed.peer("work.example").runners)
 
 
 async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -165,7 +165,7 @@ async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted:
         for index in range(1_000):
             await (stub.List(LIST) if index % 2 else stub.Search(pb.SearchRequest(query="x")))
         await asyncio.sleep(0.01)
-        assert not fed.peer("work.example").runs
+        assert not fed.peer("work.example").runners
         assert len(asyncio.all_tasks()) <= tasks
         assert client_threads() <= threads + 1
 
@@ -183,7 +183,7 @@ async def test_hard_close_under_load(tmp_path: Path, scripted: ScriptedPeer) -> 
         await fed.close()
         ends = await asyncio.gather(*map(awaited, calls))
     assert {end.code() for end in ends} == {grpc.StatusCode.UNAVAILABLE}
-    assert not peer.runs
+    assert not peer.runners
     await eventually(lambda: scripted.service.active == 0)
 
 
@@ -218,6 +218,6 @@ async def test_tasks_and_threads_mixed(tmp_path: Path, scripted: ScriptedPeer) -
         assert await threads == list(range(10))
         peer = fed.peer("work.example")
         gc.collect()
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
         assert peer.cache is not None
         assert peer.cache.stats().flights == 0

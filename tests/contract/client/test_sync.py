@@ -302,7 +302,7 @@ def test_thousand_calls_leave_nothing(home: ClientRuntime, scripted: ScriptedPee
         threads = client_threads()
         for index in range(1_000):
             stub.Search(SEARCH) if index % 2 else stub.Search.future(SEARCH).result()
-        assert not home.peers.get("work.example").runs
+        assert not home.peers.get("work.example").runners
         assert client_threads() <= threads + 1  # gRPC's own spinning thread comes and goes
 
 
@@ -314,13 +314,13 @@ def test_interrupted_follower_leaves_the_others(home: ClientRuntime, scripted: S
     with sync_stub("channel", home, scripted) as stub:
         leader = stub.List.future(LIST, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
-        before = set(peer.runs)
+        before = set(peer.runners)
         main = threading.main_thread().ident
         assert main is not None
         threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             stub.List(LIST, timeout=30)
-        assert peer.runs == before
+        assert peer.runners == before
         gate.set()
         assert leader.result().rows
 

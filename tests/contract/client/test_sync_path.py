@@ -167,6 +167,6 @@ def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, 
     for call in (stub.List, stub.Search, lambda request: stub.Search.future(request).result()):
         with pytest.raises(ValueError, match="broken"):
             call(LIST if call == stub.List else pb.SearchRequest(query="x"))
-    assert not peer.runs
+    assert not peer.runners
     assert peer.cache is not None
     assert peer.cache.stats().flights == 0

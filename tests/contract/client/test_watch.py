@@ -238,7 +238,7 @@ async def test_calls_under_way_are_cut_at_once_and_counted(
         await eventually(lambda: bool(desk.last.acks))
         assert desk.last.acks[0].failed_in_flight == 4
         await eventually(lambda: scripted.service.cancelled == 2)
-        assert not fed.peer("work.example").runs
+        assert not fed.peer("work.example").runners
 
 
 @pytest.mark.parametrize("verb", ["list", "search"])
@@ -374,7 +374,7 @@ async def test_a_closed_connection_ends_the_stream_alone(
     """A stream whose connection is closed under it is lost as by a network fault: the watch dials again."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
-        fed.peer("work.example").channel.kill()
+        fed.peer("work.example").channel.close()
         await eventually(lambda: len(desk.streams) == 2)
         await until_watch(fed)
 
@@ -410,7 +410,7 @@ async def test_a_subscription_that_is_never_confirmed_is_given_up(
 ) -> None:
     """A peer that accepts the stream and does not arm it is tried again."""
     desk.arms = False
-    settings = _quick(arm_s=0.2)
+    settings = _quick(arm_timeout_s=0.2)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await eventually(lambda: len(desk.streams) >= 3)
         assert fed.peer_state("work.example").watch is WatchState.CONNECTING
@@ -444,7 +444,7 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
     """A stream that the peer has not confirmed yet is given up when the circuit opens, not when its patience ends."""
     desk.arms = False
     scripted.service.script("search", Reply(code=grpc.StatusCode.UNAVAILABLE))
-    async with watching(tmp_path, scripted.record(), settings=_quick(arm_s=60.0)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=_quick(arm_timeout_s=60.0)) as fed:
         await eventually(lambda: len(desk.streams) == 1)
         for _ in range(5):
             await refused(fed.stub("work.example").Search(SEARCH))
@@ -454,7 +454,7 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
 
 async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """The new stream is armed before the old one ends, on a connection of its own, and nothing is dropped."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.5)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.5)) as fed:
         await until_watch(fed)
         await ask(fed)
         since = fed.peer_state("work.example").watch_since_us
@@ -470,7 +470,7 @@ async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedP
 
 @pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
 async def test_moving_in_time_is_what_survives_connection_ageing(
-    move_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
+    max_stream_age_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
 ) -> None:
     """A peer that ends its connections at an age cuts a stream that stays, and never one that moves before."""
     ageing = replace(SERVER, max_connection_age_ms=1_000, max_connection_age_grace_ms=200)
@@ -479,7 +479,9 @@ async def test_moving_in_time_is_what_survives_connection_ageing(
     peer.service.watches = desk.serve
     peer.start()
     try:
-        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, heartbeat_interval_s=5.0)) as fed:
+        async with watching(
+            tmp_path, peer.record(), settings=_quick(max_stream_age_s=max_stream_age_s, heartbeat_interval_s=5.0)
+        ) as fed:
             await until_watch(fed)
             await asyncio.sleep(3.0)
             assert len(desk.streams) >= 2
@@ -507,7 +509,7 @@ async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted:
 
 async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """While no new stream can be had, the old one goes on to bring events."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.2)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.2)) as fed:
         await until_watch(fed)
         desk.refusal = Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=0.0)
         await eventually(lambda: len(desk.streams) >= 3)
@@ -565,7 +567,7 @@ async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: Scripted
     host = Mock(watches=set())
     async with watching(tmp_path, replace(scripted.record(), revoked_at_us=1, revoked_reason="over")) as fed:
         watch = fed.peer("work.example").watch
-        watch.begin(host)
+        watch.start(host)
 
         assert watch.host is None
     assert not host.post.called

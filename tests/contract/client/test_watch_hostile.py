@@ -20,7 +20,7 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """Beyond the bound nothing of the peer is kept, other peers' callers get their turns, and quiet ends it."""
-    settings = replace(QUICK, most_events=20, heartbeat_interval_s=5.0)
+    settings = replace(QUICK, max_events_per_s=20, heartbeat_interval_s=5.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         for _ in range(60):
@@ -55,7 +55,7 @@ async def test_a_flood_that_ends_with_its_stream_is_over(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """A flood does not outlive the stream that brought it: after the next arming answers are kept again."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, most_events=5)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, max_events_per_s=5)) as fed:
         await until_watch(fed)
         for _ in range(30):
             desk.last.change_rows("tasks")
@@ -126,7 +126,7 @@ async def test_a_peer_that_arms_and_ends_at_once_is_not_dialled_in_a_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """Arming proves nothing unless the stream lasts: the pauses grow all the same."""
-    settings = replace(QUICK, first_pause_s=0.05, longest_pause_s=60.0)
+    settings = replace(QUICK, first_pause_s=0.05, max_pause_s=60.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         seen = 0
         end = asyncio.get_running_loop().time() + 1.0

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from federation import Federation
-from federation.client.peer_status import PeerState, standing_of
+from federation.client.peer_status import PeerState, status_of
 from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import DIALS, ClientRuntime
 from federation.clock import SYSTEM_CLOCK
@@ -38,7 +38,7 @@ FORKED = textwrap.dedent(
     import gc, os, sys, time
     from pathlib import Path
     import grpc
-    from federation.client.runtime import Home
+    from federation.client.runtime import ClientRuntime
     from federation.clock import SYSTEM_CLOCK
     from federation.config import ClientConfig
     from federation.store.peers import PeerRecord
@@ -49,12 +49,12 @@ FORKED = textwrap.dedent(
     gc.disable()  # what the parent has for garbage is the child's as well
     record = PeerRecord(**eval(sys.stdin.readline()))
     config = config_of(Path(sys.argv[1]), client=ClientConfig(watch=True))
-    home = Home.share(config, SYSTEM_CLOCK, None)
+    home = ClientRuntime.share(config, SYSTEM_CLOCK, None)
     home.peers.load([record])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.follow(peer, None)
-    while peer.watch.standing.state != "armed":
+    home.watches.watch_peer(peer, None)
+    while peer.watch.status.state != "armed":
         time.sleep(0.01)
     stub = FederationServiceStub(sync_channel_of(home))
     request = pb.ListRequest(resource="tasks")
@@ -66,24 +66,24 @@ FORKED = textwrap.dedent(
             end = "served"
         except grpc.RpcError as e:
             end = e.details()
-        again = Home.share(config, SYSTEM_CLOCK, None)
-        print("child", peer.watch.standing.state, again is not home, end, flush=True)
+        again = ClientRuntime.share(config, SYSTEM_CLOCK, None)
+        print("child", peer.watch.status.state, again is not home, end, flush=True)
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
-    while peer.watch.standing.state != "armed":
+    while peer.watch.status.state != "armed":
         time.sleep(0.01)
     stub.List(request)
-    print("parent", peer.watch.standing.state, stub.List.with_call(request)[1].trailing_metadata()[-1], flush=True)
+    print("parent", peer.watch.status.state, stub.List.with_call(request)[1].trailing_metadata()[-1], flush=True)
     sys.stdin.readline()
-    while peer.watch.standing.state == "armed":
+    while peer.watch.status.state == "armed":
         time.sleep(0.01)
     try:
         stub.List(request)
     except grpc.RpcError as e:
         print("parent", e.details(), flush=True)
     home.release()
-    home.end()
+    home.close()
     """
 )
 
@@ -96,13 +96,13 @@ def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) ->
     home.peers.load([scripted.record()])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.follow(peer, store)
+    home.watches.watch_peer(peer, store)
     try:
-        _wait(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.ARMED)
+        _wait(lambda: peer.watch is not None and peer.watch.status.state is WatchState.ARMED)
         yield home
     finally:
         home.release()
-        home.end()
+        home.close()
 
 
 def _wait(condition: Any) -> None:
@@ -128,7 +128,7 @@ def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPee
         assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
         assert scripted.service.calls("list") == 1
         [peer] = home.peers.all()
-        assert standing_of(peer, home.clock).state is PeerState.REVOKED
+        assert status_of(peer, home.clock).state is PeerState.REVOKED
     assert [(peer_id, reason) for peer_id, _, reason in store.revoked] == [("peer-work.example-ada", "over")]
 
 
@@ -246,7 +246,7 @@ async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: Scr
         fed.peers.remove("work.example", "ada")
         await eventually(desk.last.over.is_set)
         assert peer.watch is not None
-        await eventually(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.OFF)
+        await eventually(lambda: peer.watch is not None and peer.watch.status.state is WatchState.OFF)
         await asyncio.sleep(0.2)
         assert len(desk.streams) == 1
 
@@ -275,7 +275,7 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     home = forgotten._opened()
     asyncio.run(later())
     assert home.release()
-    home.end()
+    home.close()
 
 
 async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loop(

@@ -34,16 +34,16 @@ class Model:
     def since(self, sent: "Sent") -> list[InvalidationReason]:
         """Why the epoch of a call moved since it was sent, and what was final before."""
         return [
-            cause
-            for n, (cause, grant, resource) in enumerate(self.flushes)
+            reason
+            for n, (reason, grant, resource) in enumerate(self.flushes)
             if grant in {"", sent.key.grant_id}
             and resource in {"", sent.key.resource}
-            and (n >= sent.flushes_before or cause in REFUSING)
+            and (n >= sent.flushes_before or reason in REFUSING)
         ]
 
-    def flush(self, cause: InvalidationReason, grant: str, resource: str) -> None:
+    def flush(self, reason: InvalidationReason, grant: str, resource: str) -> None:
         """Drop what is concerned, one by one."""
-        self.flushes.append((cause, grant, resource))
+        self.flushes.append((reason, grant, resource))
         for key in list(self.kept):
             if grant in {"", key.grant_id} and resource in {"", key.resource}:
                 del self.kept[key]
@@ -56,7 +56,7 @@ class Sent:
     model: Model
     partition: Partition[object]
     key: Key
-    ticket: FetchToken
+    token: FetchToken
     flushes_before: int
     elapsed: float
     wall: float
@@ -87,13 +87,13 @@ class CacheMachine(RuleBasedStateMachine):
         """Ask the peer where no answer is kept."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
-        found = partition.look(key, lambda _: False, lambda _: object())
+        found = partition.lookup(key, lambda _: False, lambda _: object())
         if isinstance(found, Hit):
             return multiple()
-        partition.forget(found.ticket, found.flight)
+        partition.remove_flight(found.token, found.flight)
         model = self.models[peer]
         model.kept.pop(key, None)
-        return Sent(model, partition, key, found.ticket, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
+        return Sent(model, partition, key, found.token, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
 
     @rule(call=consumes(sent), lease=st.sampled_from([0.0, 5.0, 30.0, 90.0]), body=st.binary(max_size=4))
     def receive(self, call: Sent, lease: float, body: bytes) -> None:
@@ -103,20 +103,20 @@ class CacheMachine(RuleBasedStateMachine):
         if REFUSING & set(causes):
             expected = DeliveryDecision.REFUSE
         elif ASKING & set(causes):
-            expected = DeliveryDecision.ASK_AGAIN
-        assert call.partition.verdict(call.ticket) is expected
+            expected = DeliveryDecision.RETRY
+        assert call.partition.decision(call.token) is expected
 
         life = min(lease, TTL_S)
         entry = Kept(body, call, life)
         should_keep = not causes and self.is_alive(entry)
-        assert call.partition.insert(call.ticket, body, lease) == should_keep
+        assert call.partition.insert(call.token, body, lease) == should_keep
         if should_keep:
             call.model.kept[call.key] = entry
 
     @rule(
         peer=st.sampled_from(PEERS),
         grant=st.sampled_from(("", *GRANTS)),
-        cause=st.sampled_from(
+        reason=st.sampled_from(
             [
                 c
                 for c in InvalidationReason
@@ -125,9 +125,9 @@ class CacheMachine(RuleBasedStateMachine):
         ),
         resource=st.sampled_from(RESOURCES),
     )
-    def flush(self, peer: str, grant: str, cause: InvalidationReason, resource: str) -> None:
+    def flush(self, peer: str, grant: str, reason: InvalidationReason, resource: str) -> None:
         """Something happened to a grant, a resource or the whole peer."""
-        self.do_flush(peer, cause, grant, resource if cause is InvalidationReason.RESOURCE_CHANGED else "")
+        self.do_flush(peer, reason, grant, resource if reason is InvalidationReason.RESOURCE_CHANGED else "")
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS))
     def revoke(self, peer: str, grant: str) -> None:
@@ -152,15 +152,15 @@ class CacheMachine(RuleBasedStateMachine):
         self.time.wall_s += seconds
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
-    def look(self, peer: str, grant: str, resource: str) -> None:
+    def lookup(self, peer: str, grant: str, resource: str) -> None:
         """A look-up finds just what the model holds, with its age."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
-        found = partition.look(key, lambda _: False, lambda _: object())
+        found = partition.lookup(key, lambda _: False, lambda _: object())
         kept = self.models[peer].kept.get(key)
         if kept is None or not self.is_alive(kept):
             assert not isinstance(found, Hit)
-            partition.forget(found.ticket, found.flight)
+            partition.remove_flight(found.token, found.flight)
             self.models[peer].kept.pop(key, None)
         else:
             assert found == Hit(kept.body, self.time.elapsed_s - kept.sent.elapsed, "")
@@ -174,11 +174,11 @@ class CacheMachine(RuleBasedStateMachine):
             assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
         assert self.cache.stats().bytes == self.cache._total
 
-    def do_flush(self, peer: str, cause: InvalidationReason, grant: str, resource: str) -> None:
+    def do_flush(self, peer: str, reason: InvalidationReason, grant: str, resource: str) -> None:
         model = self.models[peer]
         before = len(model.kept)
-        model.flush(cause, grant, resource)
-        flushed = self.cache.partition(peer).flush(cause, grant, resource)
+        model.flush(reason, grant, resource)
+        flushed = self.cache.partition(peer).flush(reason, grant, resource)
         assert flushed.entries <= before - len(model.kept)
 
     def is_alive(self, kept: Kept) -> bool:

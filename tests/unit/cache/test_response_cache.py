@@ -46,33 +46,33 @@ def join(_: str) -> bool:
     return True
 
 
-def look(partition: Partition[str], k: Key) -> Hit | Miss[str]:
+def lookup(partition: Partition[str], k: Key) -> Hit | Miss[str]:
     """Look a key up; a miss launches a flight named after its query."""
-    return partition.look(k, join, lambda ticket: f"flight of {ticket.key.query_hash}")
+    return partition.lookup(k, join, lambda token: f"flight of {token.key.query_hash}")
 
 
 def send(partition: Partition[str], k: Key) -> FetchToken:
     """Begin a call that the cache knows nothing about, and return its ticket."""
-    found = look(partition, k)
+    found = lookup(partition, k)
     assert isinstance(found, Miss)
-    return found.ticket
+    return found.token
 
 
 def fill(partition: Partition[str], k: Key, body: bytes = b"rows", lease_s: float = LEASE_S) -> bool:
     """Ask and get an answer at once; tell whether it was kept."""
-    found = look(partition, k)
+    found = lookup(partition, k)
     assert isinstance(found, Miss)
-    kept = partition.insert(found.ticket, body, lease_s, "trace of the filler")
-    partition.forget(found.ticket, found.flight)
+    kept = partition.insert(found.token, body, lease_s, "trace of the filler")
+    partition.remove_flight(found.token, found.flight)
     return kept
 
 
 def is_kept(partition: Partition[str], k: Key) -> bool:
     """Look up without leaving a flight behind."""
-    found = look(partition, k)
+    found = lookup(partition, k)
     if isinstance(found, Hit):
         return True
-    partition.forget(found.ticket, found.flight)
+    partition.remove_flight(found.token, found.flight)
     return False
 
 
@@ -103,7 +103,7 @@ def test_an_answer_is_found_again_with_its_age_and_filler(partition: Partition[s
     fill(partition, key(), b"rows")
     time.advance(12.5)
 
-    assert look(partition, key()) == Hit(b"rows", 12.5, "trace of the filler")
+    assert lookup(partition, key()) == Hit(b"rows", 12.5, "trace of the filler")
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_peers_share_nothing_even_with_one_grant_id(cache: ResponseCache[str]) -
     send(mine, key("under way"))
 
     assert not is_kept(hostile, key())
-    assert look(hostile, key("under way")).leads  # type: ignore[union-attr]
+    assert lookup(hostile, key("under way")).leads  # type: ignore[union-attr]
     hostile.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     assert is_kept(mine, key())
-    assert mine.verdict(send(mine, key("x"))) is DeliveryDecision.DELIVER
+    assert mine.decision(send(mine, key("x"))) is DeliveryDecision.DELIVER
 
 
 def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
@@ -159,22 +159,22 @@ def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float,
 
 def test_life_counts_from_the_sending_of_the_request(partition: Partition[str], time: ManualClock) -> None:
     """An answer that was long under way has only the rest of its life left."""
-    ticket = send(partition, key())
+    token = send(partition, key())
     time.advance(20)
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
 
     time.advance(9.999)
-    assert look(partition, key()) == Hit(b"rows", pytest.approx(29.999), "")
+    assert lookup(partition, key()) == Hit(b"rows", pytest.approx(29.999), "")
     time.advance(0.001)
     assert not is_kept(partition, key())
 
 
 def test_an_answer_that_outlived_itself_on_the_way_is_not_kept(partition: Partition[str], time: ManualClock) -> None:
     """An answer that arrives at the end of its life is dropped."""
-    ticket = send(partition, key())
+    token = send(partition, key())
     time.advance(30)
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
     assert partition.stats().entries == 0
 
 
@@ -241,11 +241,11 @@ def test_an_answer_whose_wall_clock_ran_backwards_on_the_way_is_not_kept(
     partition: Partition[str], time: ManualClock
 ) -> None:
     """A fill that sees wall time before its sending is dropped."""
-    ticket = send(partition, key())
+    token = send(partition, key())
     time.advance(1)
     time.wall_s -= 5
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], time: ManualClock) -> None:
@@ -255,7 +255,7 @@ def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], t
     time.advance(1)
     assert partition.insert(second._replace(elapsed=time.elapsed_s, wall=time.wall_s), b"newer", LEASE_S)
 
-    assert look(partition, key()) == Hit(b"newer", 0.0, "")
+    assert lookup(partition, key()) == Hit(b"newer", 0.0, "")
     assert partition.stats().entries == 1
 
 
@@ -273,13 +273,13 @@ FLUSHES: dict[str, tuple[InvalidationReason, str, str]] = {
     "rearmed": (InvalidationReason.WATCH_REARMED, "", ""),
 }
 
-VERDICTS = {
+DECISIONS = {
     InvalidationReason.GRANT_REVOKED: DeliveryDecision.REFUSE,
-    InvalidationReason.GRANT_CHANGED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.GRANT_CHANGED: DeliveryDecision.RETRY,
     InvalidationReason.ROTATION: DeliveryDecision.DELIVER,
     InvalidationReason.PEER_REMOVED: DeliveryDecision.REFUSE,
     InvalidationReason.RESOURCE_CHANGED: DeliveryDecision.DELIVER,
-    InvalidationReason.REFUSED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.REFUSED: DeliveryDecision.RETRY,
     InvalidationReason.WATCH_REARMED: DeliveryDecision.DELIVER,
 }
 
@@ -288,76 +288,78 @@ VERDICTS = {
 def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[InvalidationReason, str, str]) -> None:
     """Each cause drops what is kept, and an answer that was asked for before it is not kept afterwards."""
     fill(partition, key())
-    ticket = send(partition, key("under way"))
+    token = send(partition, key("under way"))
 
     flushed = partition.flush(*flush)
 
-    assert (flushed.entries, flushed.cause) == (1, flush[0])
+    assert (flushed.entries, flushed.reason) == (1, flush[0])
     assert flushed.bytes == len(b"rows") + sum(map(len, key())) + ENTRY_OVERHEAD
-    assert not partition.insert(ticket, b"late", LEASE_S)
+    assert not partition.insert(token, b"late", LEASE_S)
     assert not is_kept(partition, key())
     assert not is_kept(partition, key("under way"))
     assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("cause", InvalidationReason)
-def test_the_cause_says_what_becomes_of_answers_under_way(partition: Partition[str], cause: InvalidationReason) -> None:
+def test_the_cause_says_what_becomes_of_answers_under_way(
+    partition: Partition[str], reason: InvalidationReason
+) -> None:
     """Revoked and removed refuse; a change of scope asks again; everything else delivers."""
-    ticket = send(partition, key())
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
+    token = send(partition, key())
+    assert partition.decision(token) is DeliveryDecision.DELIVER
 
-    partition.flush(cause, GRANT, "tasks" if cause is InvalidationReason.RESOURCE_CHANGED else "")
+    partition.flush(reason, GRANT, "tasks" if reason is InvalidationReason.RESOURCE_CHANGED else "")
 
-    assert partition.verdict(ticket) is VERDICTS[cause]
+    assert partition.decision(token) is DECISIONS[reason]
 
 
 @pytest.mark.parametrize("cause", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
 def test_what_is_asked_after_a_change_is_delivered_and_kept(
-    partition: Partition[str], cause: InvalidationReason
+    partition: Partition[str], reason: InvalidationReason
 ) -> None:
     """Asking again ends: a call that was sent after the flush is good."""
-    partition.flush(cause, GRANT)
-    ticket = send(partition, key())
+    partition.flush(reason, GRANT)
+    token = send(partition, key())
 
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.DELIVER
+    assert partition.insert(token, b"rows", LEASE_S)
 
 
 @pytest.mark.parametrize(
     "later",
     [c for c in InvalidationReason if c is not InvalidationReason.RESOURCE_CHANGED],
-    ids=lambda cause: str(cause.value),
+    ids=lambda reason: str(reason.value),
 )
 def test_revoked_is_final(partition: Partition[str], later: InvalidationReason) -> None:
     """After a revocation nothing is delivered or kept again, whatever follows."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     partition.flush(later, GRANT)
-    ticket = send(partition, key())
+    token = send(partition, key())
 
-    assert partition.verdict(ticket) is DeliveryDecision.REFUSE
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.REFUSE
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str]) -> None:
     """An answer from before both is still asked for again."""
-    ticket = send(partition, key())
+    token = send(partition, key())
     partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
     partition.flush(InvalidationReason.ROTATION)
 
-    assert partition.verdict(ticket) is DeliveryDecision.ASK_AGAIN
+    assert partition.decision(token) is DeliveryDecision.RETRY
 
 
 def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -> None:
     """`resource_changed` drops and fences that resource, and nothing else."""
     fill(partition, key(resource="tasks"))
     fill(partition, key(resource="notes"))
-    ticket = send(partition, key("under way", resource="notes"))
+    token = send(partition, key("under way", resource="notes"))
 
     assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks").entries == 1
 
     assert not is_kept(partition, key(resource="tasks"))
     assert is_kept(partition, key(resource="notes"))
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
     assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "memory").entries == 0
 
 
@@ -365,13 +367,13 @@ def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str])
     """A partition may hold several grants; each is flushed by itself, and all of them without a name."""
     fill(partition, key(grant="grant-1"))
     fill(partition, key(grant="grant-2"))
-    ticket = send(partition, key("under way", grant="grant-2"))
+    token = send(partition, key("under way", grant="grant-2"))
 
     partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
 
     assert is_kept(partition, key(grant="grant-2"))
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.DELIVER
+    assert partition.insert(token, b"rows", LEASE_S)
     assert partition.flush(InvalidationReason.ROTATION).entries == 2
 
 
@@ -379,31 +381,31 @@ def test_a_revocation_counts_before_anything_was_asked(partition: Partition[str]
     """A grant can be revoked before the first call under it."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
 
-    assert partition.verdict(send(partition, key())) is DeliveryDecision.REFUSE
+    assert partition.decision(send(partition, key())) is DeliveryDecision.REFUSE
 
 
 def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -> None:
     """A ticket of its own serves calls that neither look up nor share."""
     k = key(verb="search", resource="notes,tasks")
-    before = partition.ticket(k)
-    assert partition.verdict(before) is DeliveryDecision.DELIVER
+    before = partition.fetch_token(k)
+    assert partition.decision(before) is DeliveryDecision.DELIVER
     partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
 
-    assert partition.verdict(before) is DeliveryDecision.ASK_AGAIN
-    assert partition.verdict(partition.ticket(k)) is DeliveryDecision.DELIVER
-    assert not partition.insert(partition.ticket(k), b"never looked up", LEASE_S)
+    assert partition.decision(before) is DeliveryDecision.RETRY
+    assert partition.decision(partition.fetch_token(k)) is DeliveryDecision.DELIVER
+    assert not partition.insert(partition.fetch_token(k), b"never looked up", LEASE_S)
 
 
 @pytest.mark.parametrize(
     ("cause", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
 )
 def test_a_resource_is_named_exactly_when_one_changed(
-    partition: Partition[str], cause: InvalidationReason, resource: str
+    partition: Partition[str], reason: InvalidationReason, resource: str
 ) -> None:
     """A flush that contradicts itself is the programmer's mistake, and flushes nothing."""
     fill(partition, key())
     with pytest.raises(ValueError, match="resource"):
-        partition.flush(cause, GRANT, resource)
+        partition.flush(reason, GRANT, resource)
 
     assert is_kept(partition, key())
     assert partition.stats().flushes == 0
@@ -413,10 +415,10 @@ def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseC
     """Removing flushes for good; a peer that is added later under the same id has a partition of its own."""
     old = cache.partition("peer-1")
     fill(old, key())
-    ticket = send(old, key("under way"))
+    token = send(old, key("under way"))
 
     assert cache.remove("peer-1").entries == 1
-    assert old.verdict(ticket) is DeliveryDecision.REFUSE
+    assert old.decision(token) is DeliveryDecision.REFUSE
     assert not fill(old, key("later"))
     assert fill(cache.partition("peer-1"), key("under way"))
     assert cache.remove("never heard of") == Flushed(InvalidationReason.PEER_REMOVED)
@@ -427,36 +429,36 @@ def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseC
 
 def test_the_first_leads_and_the_others_join(partition: Partition[str]) -> None:
     """One flight a query: the first miss launches it, later ones get the same."""
-    first, second = look(partition, key()), look(partition, key())
+    first, second = lookup(partition, key()), lookup(partition, key())
 
     assert isinstance(first, Miss)
     assert isinstance(second, Miss)
     assert (first.leads, second.leads) == (True, False)
     assert first.flight is second.flight
-    assert first.ticket.epoch == second.ticket.epoch
+    assert first.token.epoch == second.token.epoch
     assert partition.stats().flights == 1
 
 
 def test_a_flight_that_does_not_take_anybody_is_replaced(partition: Partition[str]) -> None:
     """A flight that refuses to be joined is given up; its own end does not take the new one away."""
-    first = partition.look(key(), join, lambda _: "first")
-    second = partition.look(key(), lambda flight: flight != "first", lambda _: "second")
+    first = partition.lookup(key(), join, lambda _: "first")
+    second = partition.lookup(key(), lambda flight: flight != "first", lambda _: "second")
     assert isinstance(first, Miss)
-    assert second == Miss(first.ticket, "second", True)
+    assert second == Miss(first.token, "second", True)
 
-    partition.forget(first.ticket, "first")
-    assert partition.look(key(), join, lambda _: "third") == Miss(first.ticket, "second", False)
+    partition.remove_flight(first.token, "first")
+    assert partition.lookup(key(), join, lambda _: "third") == Miss(first.token, "second", False)
 
 
 def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
     """After `forget` the next caller launches anew; forgetting twice is harmless."""
-    found = look(partition, key())
+    found = lookup(partition, key())
     assert isinstance(found, Miss)
-    partition.forget(found.ticket, found.flight)
-    partition.forget(found.ticket, found.flight)
+    partition.remove_flight(found.token, found.flight)
+    partition.remove_flight(found.token, found.flight)
 
     assert partition.stats().flights == 0
-    assert look(partition, key()).leads  # type: ignore[union-attr]
+    assert lookup(partition, key()).leads  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
@@ -464,16 +466,16 @@ def test_nobody_joins_a_flight_from_before_a_flush(
     partition: Partition[str], flush: tuple[InvalidationReason, str, str]
 ) -> None:
     """Flights belong to their epoch: a call after the flush asks anew, and the old flight's end leaves the new one."""
-    old = look(partition, key())
+    old = lookup(partition, key())
     assert isinstance(old, Miss)
     partition.flush(*flush)
 
-    new = partition.look(key(), join, lambda _: "new")
-    partition.forget(old.ticket, old.flight)
+    new = partition.lookup(key(), join, lambda _: "new")
+    partition.remove_flight(old.token, old.flight)
 
     assert isinstance(new, Miss)
     assert new.leads
-    assert look(partition, key()).flight == "new"  # type: ignore[union-attr]
+    assert lookup(partition, key()).flight == "new"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
@@ -484,22 +486,22 @@ def test_only_flights_that_nobody_may_see_are_cut(
     send(partition, key("a"))
     send(partition, key("b"))
 
-    cut = set(partition.flush(*flush).cut)
+    cut = set(partition.flush(*flush).to_fail)
 
-    assert cut == ({"flight of a", "flight of b"} if VERDICTS[flush[0]] is DeliveryDecision.REFUSE else set())
+    assert cut == ({"flight of a", "flight of b"} if DECISIONS[flush[0]] is DeliveryDecision.REFUSE else set())
     assert partition.stats().flights == 0
 
 
 def test_a_few_flights_may_run_on_alone(partition: Partition[str]) -> None:
     """At most 8 detached flights a peer, each counted once, and a place is free again when one ends."""
-    tickets = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
+    tokens = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
     names = [f"flight of {n}" for n in range(MAX_DETACHED + 1)]
 
     assert MAX_DETACHED == 8
     assert [partition.detach(name) for name in names] == [True] * 8 + [False]
     assert not partition.detach(names[0])
     assert partition.stats().detached == MAX_DETACHED
-    partition.forget(tickets[0], names[0])
+    partition.remove_flight(tokens[0], names[0])
     assert partition.detach(names[-1])
 
 
@@ -670,17 +672,17 @@ def test_many_resources_leave_no_empty_shelves(partition: Partition[str], time: 
     fill(partition, key("q", resource="tasks"))
 
     [grant] = partition._grants.values()
-    assert len(grant.shelves) < 200
+    assert len(grant.buckets) < 200
     assert is_kept(partition, key("q", resource="tasks"))
 
 
 def test_a_flight_keeps_its_shelf(partition: Partition[str]) -> None:
     """Tidying leaves a shelf alone while a call is under way on it."""
-    ticket = send(partition, key("under way", resource="r"))
+    token = send(partition, key("under way", resource="r"))
     for n in range(500):
         fill(partition, key(resource=f"r{n}"), lease_s=0)
 
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_flush_costs_the_same_for_many_entries() -> None:
@@ -711,7 +713,7 @@ def test_dropped_answers_leave_memory_without_the_collector(partition: Partition
     gc.disable()
     try:
         flushed = partition.flush(InvalidationReason.ROTATION)
-        container = weakref.ref(flushed.remains[0]._entries)  # type: ignore[attr-defined]
+        container = weakref.ref(flushed.evicted[0]._entries)  # type: ignore[attr-defined]
         assert container() is not None
         del flushed
         assert container() is None
@@ -726,8 +728,8 @@ def test_flushes_are_counted_by_cause() -> None:
     """A peer's own flushes alone, each under its cause, whatever they dropped."""
     cache: ResponseCache[object] = ResponseCache()
     partition = cache.partition("work")
-    for cause in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
-        partition.flush(cause)
+    for reason in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
+        partition.flush(reason)
     partition.flush(InvalidationReason.RESOURCE_CHANGED, "grant", "tasks")
     cache.partition("lab").flush(InvalidationReason.REFUSED)
 
@@ -742,8 +744,8 @@ def test_flushes_are_counted_by_cause() -> None:
 def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """Entries, bytes, hits, misses and flushes of a peer, and their sum over all."""
     fill(partition, key())
-    look(partition, key())
-    look(partition, key())
+    lookup(partition, key())
+    lookup(partition, key())
     fill(cache.partition("peer-2"), key("other"))
     cache.partition("peer-2").flush(InvalidationReason.ROTATION)
 
@@ -766,7 +768,7 @@ def test_figures_do_not_count_the_dead(partition: Partition[str], time: ManualCl
 def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """A child has another instance id, no entries and no flights, even if a thread of the parent held the lock."""
     fill(partition, key())
-    ticket = send(partition, key("under way"))
+    token = send(partition, key("under way"))
     partition.detach("flight of under way")
     cache._lock.acquire()
     partition._lock.acquire()
@@ -774,7 +776,7 @@ def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partiti
     child = os.fork()
     if child == 0:
         good = (
-            not partition.insert(ticket, b"late", LEASE_S)
+            not partition.insert(token, b"late", LEASE_S)
             and partition.stats().detached == 0
             and cache.stats().bytes == cache._total == 0
             and len(cache.instance_id) == 32
@@ -800,11 +802,11 @@ def test_a_restart_fences_off_the_calls_that_were_sent_before_it(
     cache: ResponseCache[str], partition: Partition[str]
 ) -> None:
     """A forked child keeps no answer to a call of its parent, though it has asked for the same resource itself."""
-    ticket = send(partition, key())
+    token = send(partition, key())
     cache.restart()
     send(partition, key("another"))
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:
@@ -850,10 +852,10 @@ def test_threads_keep_the_books_straight(time: ManualClock) -> None:
             for n in range(300):
                 partition = cache.partition(names[(n + seed) % 3])
                 k = key(f"{(n * seed) % 40:03}", resource=("tasks", "notes")[n % 2])
-                found = look(partition, k)
+                found = lookup(partition, k)
                 if isinstance(found, Miss):
-                    partition.insert(found.ticket, b"x", LEASE_S)
-                    partition.forget(found.ticket, found.flight)
+                    partition.insert(found.token, b"x", LEASE_S)
+                    partition.remove_flight(found.token, found.flight)
                 if n % 50 == seed:
                     partition.flush(InvalidationReason.ROTATION)
 
@@ -876,7 +878,7 @@ def test_only_one_of_many_threads_leads(partition: Partition[str]) -> None:
 
     def work() -> None:
         barrier.wait()
-        found.append(look(partition, key()))
+        found.append(lookup(partition, key()))
 
     in_threads(*[work] * 16)
 
@@ -893,10 +895,10 @@ def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Parti
     def read() -> None:
         while not stop.is_set():
             known = told
-            found = look(partition, key())
+            found = lookup(partition, key())
             if isinstance(found, Miss):
-                partition.insert(found.ticket, str(at_the_peer).encode(), LEASE_S)
-                partition.forget(found.ticket, found.flight)
+                partition.insert(found.token, str(at_the_peer).encode(), LEASE_S)
+                partition.remove_flight(found.token, found.flight)
             elif int(found.body) < known:
                 stale.append((int(found.body), known))
 

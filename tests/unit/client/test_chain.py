@@ -76,7 +76,7 @@ def test_real_chain_of_a_peer(rpc_spans: bool, tmp_path: Path) -> None:
     kinds = [TracingInterceptor, TaggingInterceptor, CachingInterceptor, BreakingInterceptor, PropagationInterceptor]
     peer: Any = type("Peer", (), {"record": record(), "tagging": TaggingInterceptor("work.example")})()
     assert [type(member) for member in home.build_peer(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
-    home.end()
+    home.close()
 
 
 def record() -> PeerRecord:

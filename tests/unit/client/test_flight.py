@@ -20,8 +20,8 @@ def flying(waiters: int = 1) -> Flight:
     flight = Flight(10.0, 1)
     for _ in range(waiters):
         assert flight.join(10.0)
-    flight.launch(a_flow())
-    assert flight.take() is not None
+    flight.set_flow(a_flow())
+    assert flight.take_flow() is not None
     return flight
 
 
@@ -29,10 +29,10 @@ def test_only_the_first_driver_gets_the_flow() -> None:
     """The flow is handed out once."""
     flight = Flight(10.0, 1)
     flow = a_flow()
-    flight.launch(flow)
+    flight.set_flow(flow)
 
-    assert flight.take() is flow
-    assert flight.take() is None
+    assert flight.take_flow() is flow
+    assert flight.take_flow() is None
 
 
 def test_the_last_waiter_learns_that_it_is_the_last() -> None:
@@ -48,7 +48,7 @@ def test_the_last_waiter_learns_that_it_is_the_last() -> None:
 def test_leaving_a_landed_flight_ends_nothing() -> None:
     """After the landing nobody has to abort."""
     flight = flying()
-    flight.land(OK, None)
+    flight.resolve(OK, None)
 
     assert not flight.leave()
 
@@ -58,25 +58,25 @@ def test_the_patient_join_only_what_lasts_as_long() -> None:
     flight = flying()
 
     assert flight.join(99.0)
-    assert flight.join(10.0, patient=True)
-    assert not flight.join(10.1, patient=True)
+    assert flight.join(10.0, full_budget=True)
+    assert not flight.join(10.1, full_budget=True)
 
 
 def test_aborting_calls_the_driver_once_it_is_known() -> None:
     """`abort` cancels the driver's run, at once or when the driver says how; a flow not taken yet is never run."""
     aborted = []
     early = flying()
-    early.on_abort(lambda: aborted.append("early"))
-    early.abort()
+    early.on_cancel(lambda: aborted.append("early"))
+    early.cancel()
     late = flying()
-    late.abort()
-    late.on_abort(lambda: aborted.append("late"))
+    late.cancel()
+    late.on_cancel(lambda: aborted.append("late"))
     untaken = Flight(10.0, 1)
-    untaken.launch(a_flow())
-    untaken.abort()
+    untaken.set_flow(a_flow())
+    untaken.cancel()
 
     assert aborted == ["early", "late"]
-    assert untaken.take() is None
+    assert untaken.take_flow() is None
 
 
 def test_a_flight_lands_once_and_wakes_everybody() -> None:
@@ -84,13 +84,13 @@ def test_a_flight_lands_once_and_wakes_everybody() -> None:
     flight, woken = flying(), []
     flight.subscribe(lambda: woken.append("first"))
     flight.subscribe(lambda: woken.append("second"))
-    assert not flight.landed
+    assert not flight.done
 
-    flight.land(OK, None)
-    flight.land(CUT, None)
+    flight.resolve(OK, None)
+    flight.resolve(CUT, None)
     flight.subscribe(lambda: woken.append("late"))
 
-    assert flight.landed
+    assert flight.done
     assert woken == ["second", "first", "late"]
     assert flight.result() is OK
 
@@ -98,7 +98,7 @@ def test_a_flight_lands_once_and_wakes_everybody() -> None:
 def test_an_error_is_raised_for_every_waiter() -> None:
     """A flow that broke lands with its exception."""
     flight = flying()
-    flight.land(None, ZeroDivisionError("a bug"))
+    flight.resolve(None, ZeroDivisionError("a bug"))
 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
@@ -110,10 +110,10 @@ def test_cutting_gives_everybody_the_outcome_and_ends_the_call() -> None:
     order = []
     flight = flying()
     flight.subscribe(lambda: order.append("told"))
-    flight.on_abort(lambda: order.append("cancelled"))
+    flight.on_cancel(lambda: order.append("cancelled"))
 
-    assert flight.cut(CUT)
-    flight.land(OK, None)
+    assert flight.fail(CUT)
+    flight.resolve(OK, None)
 
     assert order == ["told", "cancelled"]
     assert flight.result() is CUT
@@ -123,7 +123,7 @@ def test_cutting_gives_everybody_the_outcome_and_ends_the_call() -> None:
 def test_cutting_a_landed_flight_changes_nothing() -> None:
     """What has landed is looked at on delivery instead."""
     flight = flying()
-    flight.land(OK, None)
+    flight.resolve(OK, None)
 
-    assert not flight.cut(CUT)
+    assert not flight.fail(CUT)
     assert flight.result() is OK

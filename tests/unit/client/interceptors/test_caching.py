@@ -8,7 +8,13 @@ import pytest
 from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key, Miss
 from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compose, refused
 from federation.client.chain.runner import FlowRunner
-from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS, CachingInterceptor, cut, lease_s
+from federation.client.interceptors.caching import (
+    CACHEABLE_VERBS,
+    UNCACHED_VERBS,
+    CachingInterceptor,
+    fail_in_flight,
+    lease_s,
+)
 from federation.errors import Reason, Refusal
 from federation.wire.requests import VERB_OF_METHOD, query_hash
 from federation.wire.status import error_detail, refusal_status
@@ -43,7 +49,7 @@ def test_every_verb_is_kept_shared_or_not_by_its_entry_in_the_table() -> None:
 def test_the_second_call_is_a_hit_that_never_gets_to_the_wire(chain: ManualChain) -> None:
     """An identical call is answered in its first step, tagged, with the seconds since the first was sent."""
     first = chain.fetch(make_call(), rows("t1"))
-    chain.port.advance(3)
+    chain.driver.advance(3)
     run = chain.start(make_call())
 
     assert run.done
@@ -129,11 +135,11 @@ def test_get_is_kept_like_list(chain: ManualChain) -> None:
 def test_an_answer_that_is_long_under_way_lives_from_its_sending(chain: ManualChain) -> None:
     """29 s on the way leave 1 s of life."""
     chain.start(make_call())
-    chain.port.advance(29)
+    chain.driver.advance(29)
     chain.wires[0].answer(rows("t1"))
 
     assert chain.start(make_call()).done
-    chain.port.advance(1)
+    chain.driver.advance(1)
     assert not chain.start(make_call()).done
 
 
@@ -198,9 +204,9 @@ def test_the_last_to_leave_ends_the_call(chain: ManualChain) -> None:
 
 def test_a_follower_keeps_its_own_shorter_deadline(chain: ManualChain) -> None:
     """A follower with less time ends at its deadline; the leader goes on."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     leader, follower = chain.start(make_call(deadline=now + 2)), chain.start(make_call(deadline=now + 0.5))
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
     assert reason_of(follower) == "PEER_TIMEOUT"
     assert not leader.done
 
@@ -210,12 +216,12 @@ def test_a_follower_keeps_its_own_shorter_deadline(chain: ManualChain) -> None:
 
 def test_followers_with_time_left_ask_again_together(chain: ManualChain) -> None:
     """A leader's short budget ends only the leader: one more call serves all who have more time."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     leader = chain.start(make_call(deadline=now + 0.5))
     patient = [chain.start(make_call(deadline=now + 1.5 + n / 10)) for n in range(5)]
     assert chain.wires[0].call.deadline == now + 0.5
 
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert reason_of(leader) == "PEER_TIMEOUT"
     assert not any(run.done for run in patient)
@@ -226,16 +232,16 @@ def test_followers_with_time_left_ask_again_together(chain: ManualChain) -> None
 
 def test_a_second_leaders_short_budget_cuts_nobody_short(chain: ManualChain) -> None:
     """Who asks again waits only with those who have as much time; its own deadline stays the one that counts."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     patient = chain.start(make_call(deadline=now + 3))
     middling = chain.start(make_call(deadline=now + 1))
-    chain.port.advance(0.5)
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
+    chain.driver.advance(0.5)
     assert reason_of(middling) == "PEER_TIMEOUT"
     assert not patient.done
 
-    chain.port.advance(2)
+    chain.driver.advance(2)
 
     assert reason_of(patient) == "PEER_TIMEOUT"
     assert chain.partition.stats().flights == 0
@@ -243,7 +249,7 @@ def test_a_second_leaders_short_budget_cuts_nobody_short(chain: ManualChain) -> 
 
 def test_a_follower_asks_again_once_only(chain: ManualChain) -> None:
     """After the second timeout there is no third call."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 2))
     chain.wires[0].answer(from_peer(Reason.PEER_TIMEOUT))
@@ -255,10 +261,10 @@ def test_a_follower_asks_again_once_only(chain: ManualChain) -> None:
 
 def test_a_follower_without_time_left_does_not_ask_again(chain: ManualChain) -> None:
     """A few milliseconds are not worth a call: the timeout is delivered."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 0.505))
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert reason_of(follower) == "PEER_TIMEOUT"
     assert len(chain.wires) == 1
@@ -266,13 +272,13 @@ def test_a_follower_without_time_left_does_not_ask_again(chain: ManualChain) -> 
 
 def test_who_asks_again_may_find_the_answer_kept(chain: ManualChain) -> None:
     """If somebody else filled the cache meanwhile, asking again is a hit."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 2))
-    ticket = chain.partition.ticket(make_call_key())
-    chain.partition.insert(ticket, rows("t1").body, 30)
+    token = chain.partition.fetch_token(make_call_key())
+    chain.partition.insert(token, rows("t1").body, 30)
 
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert follower.outcome is not None
     assert follower.outcome.cached
@@ -292,7 +298,7 @@ def test_an_interrupted_leader_makes_the_others_ask_again(chain: ManualChain) ->
 
     leader, follower = chain.start(make_call()), chain.start(make_call())
     wire = chain.wires[0]
-    assert wire.step.claim()
+    assert wire.suspension.claim()
     wire.run.resume(wire.run._flow.throw, Interrupted())
 
     assert leader.done
@@ -305,7 +311,7 @@ def test_a_bug_in_the_chain_reaches_every_waiter(chain: ManualChain) -> None:
     """An exception of an inner interceptor is nobody's secret, and leaves no flight behind."""
     runs = [chain.start(make_call()) for _ in range(2)]
     wire = chain.wires[0]
-    assert wire.step.claim()
+    assert wire.suspension.claim()
     wire.run.resume(wire.run._flow.throw, ZeroDivisionError("a bug"))
 
     assert [type(run.error) for run in runs] == [ZeroDivisionError] * 2
@@ -340,7 +346,7 @@ def test_a_revocation_cuts_at_once(chain: ManualChain) -> None:
     """`cut` fails every waiter now and cancels the wire call."""
     runs = [chain.start(make_call()) for _ in range(3)]
 
-    assert cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
+    assert fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
 
     assert [reason_of(run) for run in runs] == ["GRANT_REVOKED"] * 3
     assert chain.wires[0].cancelled
@@ -379,10 +385,10 @@ def test_a_scope_that_changes_twice_is_not_chased(chain: ManualChain) -> None:
 @pytest.mark.parametrize("late_s", [1, 1.5])
 def test_a_changed_scope_does_not_outlast_the_deadline(chain: ManualChain, late_s: float) -> None:
     """With the budget used up there is no second call, and no answer of the old scope."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     run = chain.start(make_call(deadline=now + 1))
     chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
-    chain.port.time.advance(late_s)
+    chain.driver.time.advance(late_s)
     chain.wires[0].answer(rows("old"))
 
     assert reason_of(run) == "PEER_TIMEOUT"
@@ -498,15 +504,15 @@ def test_other_errors_flush_nothing(chain: ManualChain, answer: Outcome) -> None
 
 def test_a_flight_may_run_on_after_its_callers_budget(chain: ManualChain) -> None:
     """A detachable call ends at its budget; its flight goes on to twice that and fills the cache."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     run = chain.start(make_call(deadline=now + 2, detach=True))
     assert chain.wires[0].call.deadline == now + 4
-    chain.port.advance(2)
+    chain.driver.advance(2)
     assert reason_of(run) == "PEER_TIMEOUT"
     assert not chain.wires[0].cancelled
     assert chain.partition.stats().detached == 1
 
-    chain.port.advance(1)
+    chain.driver.advance(1)
     chain.wires[0].answer(rows("t1"))
 
     assert chain.start(make_call()).done
@@ -515,9 +521,9 @@ def test_a_flight_may_run_on_after_its_callers_budget(chain: ManualChain) -> Non
 
 def test_a_detached_flight_may_be_joined(chain: ManualChain) -> None:
     """Whoever asks while it runs on gets its answer, and leaving does not end it."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
+    chain.driver.advance(2)
     joined, left = chain.start(make_call()), chain.start(make_call())
     left.cancel()
     assert len(chain.wires) == 1
@@ -528,10 +534,10 @@ def test_a_detached_flight_may_be_joined(chain: ManualChain) -> None:
 
 def test_a_detached_flight_ends_at_twice_the_budget(chain: ManualChain) -> None:
     """It is not kept for ever, and its place is free then."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
-    chain.port.advance(2)
+    chain.driver.advance(2)
+    chain.driver.advance(2)
 
     assert not chain.wires[0].open
     stats = chain.partition.stats()
@@ -540,7 +546,7 @@ def test_a_detached_flight_ends_at_twice_the_budget(chain: ManualChain) -> None:
 
 def test_a_caller_that_gives_up_does_not_detach(chain: ManualChain) -> None:
     """Only a used-up budget detaches; a cancelled call ends its flight."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True)).cancel()
 
     assert chain.wires[0].cancelled
@@ -548,7 +554,7 @@ def test_a_caller_that_gives_up_does_not_detach(chain: ManualChain) -> None:
 
 def test_a_flight_that_has_landed_does_not_count_as_detached(chain: ManualChain) -> None:
     """The peer's own DEADLINE_EXCEEDED ends a flight, so its place among the detached flights stays free."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.fetch(make_call(deadline=now + 2, detach=True), Outcome(grpc.StatusCode.DEADLINE_EXCEEDED))
 
     assert chain.partition.stats().detached == 0
@@ -556,20 +562,20 @@ def test_a_flight_that_has_landed_does_not_count_as_detached(chain: ManualChain)
 
 def test_no_more_than_eight_run_on(chain: ManualChain) -> None:
     """The ninth flight ends with its caller."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     for n in range(MAX_DETACHED + 1):
         chain.start(make_call(request=bytes([n]), deadline=now + 2, detach=True))
-    chain.port.advance(2)
+    chain.driver.advance(2)
 
     assert [wire.cancelled for wire in chain.wires] == [False] * MAX_DETACHED + [True]
 
 
 def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
     """Nobody waits for them, and nothing of them is kept."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
-    cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
+    chain.driver.advance(2)
+    fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
 
     assert chain.wires[0].cancelled
     assert chain.partition.stats().detached == 0
@@ -580,7 +586,7 @@ def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
 
 def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
     """A driver that cancels before it takes the flight's flow leaves nothing behind."""
-    flow = compose([CachingInterceptor(chain.partition, chain.port.time.clock)])(make_call())
+    flow = compose([CachingInterceptor(chain.partition, chain.driver.time.clock)])(make_call())
     step = flow.send(None)  # type: ignore[arg-type]
     assert isinstance(step, Join)
     assert isinstance(step.flight, Flight)
@@ -588,7 +594,7 @@ def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
         flow.throw(Cancelled())
 
     assert chain.partition.stats().flights == 0
-    assert step.flight.take() is None
+    assert step.flight.take_flow() is None
 
 
 @pytest.mark.parametrize("hit_only", [False, True])
@@ -596,9 +602,9 @@ def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None
     """A search is not answered from the cache, whatever the cache holds; a cache-only search is refused."""
     call = make_call("search")._replace(hit_only=hit_only)
     key = Key(call.grant_id, call.verb, call.resource, query_hash(call.request))
-    found = chain.partition.look(key, lambda _: False, lambda _: Flight(0.0, 0))
+    found = chain.partition.lookup(key, lambda _: False, lambda _: Flight(0.0, 0))
     assert isinstance(found, Miss)
-    assert chain.partition.insert(found.ticket, b"kept", 30.0)
+    assert chain.partition.insert(found.token, b"kept", 30.0)
 
     run = chain.start(call)
 

@@ -10,7 +10,7 @@ SETTINGS = WatchSettings()
 def pauses(chance: float, count: int = 12) -> list[float]:
     """The pauses of attempts that all fail."""
     backoff = Backoff(SETTINGS, lambda: chance)
-    return [backoff.failed() for _ in range(count)]
+    return [backoff.after_failure() for _ in range(count)]
 
 
 def test_pauses_double_up_to_a_bound_and_differ_by_chance() -> None:
@@ -23,8 +23,8 @@ def test_pauses_double_up_to_a_bound_and_differ_by_chance() -> None:
 def test_only_a_stream_that_lasted_starts_the_pauses_anew() -> None:
     """A peer that arms and ends at once is not dialled in a loop."""
     backoff = Backoff(SETTINGS, lambda: 1.0)
-    assert [backoff.lost(0.1) for _ in range(3)] == [0.5, 1.0, 2.0]
-    assert backoff.lost(SETTINGS.heartbeat_interval_s) == 0.5
+    assert [backoff.after_stream(0.1) for _ in range(3)] == [0.5, 1.0, 2.0]
+    assert backoff.after_stream(SETTINGS.heartbeat_interval_s) == 0.5
 
 
 def test_many_failures_do_not_overflow() -> None:
@@ -45,19 +45,19 @@ def test_a_stream_moves_before_the_peer_ends_its_connection(chance: float) -> No
 
 def test_three_silent_beats_are_too_many() -> None:
     """Patience follows the beat."""
-    assert SETTINGS.patience_s == 30.0
+    assert SETTINGS.silence_timeout_s == 30.0
 
 
 def flood(rate: EventRate, count: int, begin: float, seconds: float) -> list[bool]:
     """So many messages, evenly spread."""
-    return [rate.note(begin + seconds * n / count) for n in range(count)]
+    return [rate.record(begin + seconds * n / count) for n in range(count)]
 
 
 def test_a_flood_begins_beyond_the_bound_and_not_before() -> None:
     """A hundred messages a second are fine, one more is a flood."""
     rate = EventRate(100)
     assert not any(flood(rate, 100, 0.0, 0.99))
-    assert rate.note(0.995)
+    assert rate.record(0.995)
 
 
 def test_a_flood_lasts_while_it_is_read_at_its_share() -> None:
@@ -68,7 +68,7 @@ def test_a_flood_lasts_while_it_is_read_at_its_share() -> None:
     assert all(flood(rate, 90, 11.6, 0.9))
     flood(rate, 40, 12.6, 0.9)
     flood(rate, 40, 13.6, 0.9)
-    assert not rate.note(14.6)
+    assert not rate.record(14.6)
     assert rate.pause_s == 0.01
 
 
@@ -76,7 +76,7 @@ def test_silence_ends_a_flood() -> None:
     """The first message after a pause finds it over."""
     rate = EventRate(10)
     assert any(flood(rate, 30, 0.0, 0.1))
-    assert not rate.note(5.0)
+    assert not rate.record(5.0)
 
 
 def test_the_end_of_a_stream_ends_its_flood() -> None:
