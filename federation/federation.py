@@ -234,13 +234,13 @@ class Federation:
         return session
 
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
-        """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
+        """Return the chain as interceptors for a `grpc.aio` channel; see `federation.client.aio.interceptors`."""
         home = self._opened()
         deadline_s = home.config.client.deadline_s
         return aio_interceptors(home.peers.get(peer, user), clock=home.clock, deadline_s=deadline_s, owner=self)
 
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
-        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync_standard`."""
+        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
         home = self._opened()
         found = home.peers.get(peer, user)
         wire = Wire(found.channel, home.background, home.clock.monotonic)

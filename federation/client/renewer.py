@@ -238,8 +238,8 @@ class Renewer:
         plan.record_failure(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
         news = _renewal_state(plan) != before
         if news:
-            word = "is refused for good" if revoked else "fails time and again" if plan.degraded else "failed"
-            LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, word, text)
+            result = "is refused finally" if revoked else "fails repeatedly" if plan.degraded else "failed"
+            LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, result, text)
         if revoked:
             peer.on_revoked(text)
             peer.apply_revocation()

@@ -1,4 +1,4 @@
-"""The circuit breaker against a model that keeps the whole history and decides by looking back."""
+"""The circuit breaker against a model that stores the whole history and decides by reading it."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ THRESHOLD = 3
 
 @dataclass
 class Model:
-    """What is promised, as plainly as can be: an era ends with each change; only its own calls count."""
+    """The promises in their plainest form: an era ends with each change; only its own calls count."""
 
     state: str = "closed"
     era: int = 0

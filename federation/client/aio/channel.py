@@ -126,7 +126,7 @@ class AioChannel(grpc.aio.Channel):
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
         if driver is None:
-            self._drivers = {known: kept for known, kept in self._drivers.items() if not known.is_closed()}
+            self._drivers = {each: driver for each, driver in self._drivers.items() if not each.is_closed()}
             driver = self._drivers[loop] = AioDriver(loop, self.peer, self._clock)
         return driver
 

@@ -48,8 +48,8 @@ def from_wire(
     if code is grpc.StatusCode.OK:
         return outcome
     if not _is_sound(outcome):
-        kept = tuple(pair for pair in outcome.trailing if pair[0] != STATUS_KEY)
-        outcome = outcome._replace(trailing=kept)
+        others = tuple(pair for pair in outcome.trailing if pair[0] != STATUS_KEY)
+        outcome = outcome._replace(trailing=others)
     if not any(key == STATUS_KEY for key, _ in outcome.trailing):
         if code is grpc.StatusCode.UNAVAILABLE:
             return _enriched(outcome, Refusal(Reason.PEER_UNREACHABLE, details or "the peer cannot be reached"))

@@ -70,10 +70,10 @@ class CallSpan:
         with self._lock:
             self._events.append((name, attributes, at_ns))
 
-    def end(self, word: OutcomeName, took_s: float, outcome: Outcome | None = None) -> None:
+    def end(self, result: OutcomeName, took_s: float, outcome: Outcome | None = None) -> None:
         """Set the outcome of the span and end it."""
-        result: _Attributes = {
-            "outcome": word.value,
+        attributes: _Attributes = {
+            "outcome": result.value,
             "latency_ms": took_s * 1e3,
             "cached": outcome is not None and outcome.cached,
         }
@@ -81,16 +81,16 @@ class CallSpan:
         with self._lock:
             span = self._span
             if span is None:
-                span = self._span = self._start(self._call_attributes() | result, links)
+                span = self._span = self._start(self._call_attributes() | attributes, links)
             else:
-                span.set_attributes(result)
+                span.set_attributes(attributes)
                 own = span.get_span_context().span_id
                 for link in links:
                     if link.context.span_id != own:
                         span.add_link(link.context, link.attributes)
-            for name, attributes, at_ns in self._events:
-                span.add_event(name, attributes, at_ns)
-        status = span_status(word)
+            for event, details, at_ns in self._events:
+                span.add_event(event, details, at_ns)
+        status = span_status(result)
         if status:
             span.set_status(status)
         span.end(self._start_ns + int(took_s * 1e9))
@@ -134,21 +134,21 @@ class TracingInterceptor:
             return (yield from proceed(call))
         started = self._clock.monotonic()
         span = CallSpan(tracer, call, self._clock) if tracer else None
-        word, outcome = OutcomeName.ERROR, None
+        result, outcome = OutcomeName.ERROR, None
         try:
             outcome = yield from proceed(_traced(call, span) if span else call)
-            word = _OUTCOME_OF[outcome.code]
+            result = _OUTCOME_OF[outcome.code]
         except (Cancelled, GeneratorExit):
-            word = OutcomeName.CANCELLED
+            result = OutcomeName.CANCELLED
             raise
         finally:
             took_s = self._clock.monotonic() - started
             missed = call.hit_only and (outcome is None or not outcome.cached)  # no request was made
             if span and not missed and (self._hit_spans or outcome is None or not outcome.cached):
-                span.end(word, took_s, outcome)
+                span.end(result, took_s, outcome)
             if self._metrics and not missed:
                 cached = outcome is not None and outcome.cached
-                self._metrics.call_ended(call.peer, call.verb, word, took_s, cached=cached)
+                self._metrics.call_ended(call.peer, call.verb, result, took_s, cached=cached)
         return outcome
 
 

@@ -166,7 +166,7 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
         return end.value.value  # type: ignore[no-any-return]
 
     ended = asyncio.Event()
-    run = FlowRunner(channel._port(), goes_out())
+    run = FlowRunner(channel._driver(), goes_out())
     run.start()
     run.when_done(ended.set)
     assert called.peer.channel.current(asyncio.get_running_loop()) is not None

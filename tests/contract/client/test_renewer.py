@@ -191,7 +191,7 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
         assert plan.attempts == {"offline": 6}
         assert plan.last_failure.reason == Reason.PEER_UNREACHABLE
         told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert ["failed" in told[0], "fails time and again" in told[1], len(told)] == [True, True, 2]
+        assert ["failed" in told[0], "fails repeatedly" in told[1], len(told)] == [True, True, 2]
 
         async with renewing.work.serving_renewals() as address:
             await stored_at(renewing, address)

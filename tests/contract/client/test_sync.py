@@ -46,7 +46,7 @@ CALLER = textwrap.dedent(
                 stub.List(request, timeout=30)
         except KeyboardInterrupt:
             peer = home.peers.get("work.example")
-            print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runs))
+            print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runners))
     """
 )
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -212,7 +211,7 @@ async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_c
 
         desk.last.end(Refusal(Reason.INTERNAL, "cut"))
 
-        await eventually(lambda: peer.watch.host is None)
+        await eventually(lambda: not peer.watch.running)
         assert fed.peer_state("work.example").watch is WatchState.OFF
         assert len(desk.streams) == 1
 
@@ -468,7 +467,7 @@ async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedP
         await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
 
 
-@pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
+@pytest.mark.parametrize(("max_stream_age_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
 async def test_moving_in_time_is_what_survives_connection_ageing(
     max_stream_age_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
 ) -> None:
@@ -563,14 +562,13 @@ async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: Sc
 
 
 async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """The watch of a peer that revoked the grant takes no host and starts no task."""
-    host = Mock(watches=set())
+    """The watch of a peer that revoked the grant starts no task."""
     async with watching(tmp_path, replace(scripted.record(), revoked_at_us=1, revoked_reason="over")) as fed:
         watch = fed.peer("work.example").watch
-        watch.start(host)
+        watch.start()
+        await asyncio.wrap_future(fed._opened().background.submit(asyncio.sleep(0)))
 
-        assert watch.host is None
-    assert not host.post.called
+        assert not watch.running
     assert desk.streams == []
 
 

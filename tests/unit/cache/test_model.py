@@ -26,13 +26,13 @@ ASKING = {InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED}
 
 @dataclass
 class Model:
-    """What a peer's partition should hold: every flush there was, and every answer that none of them dropped."""
+    """The expected state of a peer's partition: every flush, and every answer that no flush removed."""
 
     flushes: list[tuple[InvalidationReason, str, str]] = field(default_factory=list)
     kept: dict[Key, "Kept"] = field(default_factory=dict)
 
     def since(self, sent: "Sent") -> list[InvalidationReason]:
-        """Why the epoch of a call moved since it was sent, and what was final before."""
+        """Return the reasons of the flushes since a call was sent, and of the final ones before."""
         return [
             reason
             for n, (reason, grant, resource) in enumerate(self.flushes)
@@ -42,7 +42,7 @@ class Model:
         ]
 
     def flush(self, reason: InvalidationReason, grant: str, resource: str) -> None:
-        """Drop what is concerned, one by one."""
+        """Remove the affected answers, one by one."""
         self.flushes.append((reason, grant, resource))
         for key in list(self.kept):
             if grant in {"", key.grant_id} and resource in {"", key.resource}:
@@ -51,7 +51,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Sent:
-    """A call under way, as the model remembers it; peers that come and go under one id are different models."""
+    """A call under way; peers added and removed under one id are different models."""
 
     model: Model
     partition: Partition[object]
@@ -64,7 +64,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer in the model."""
+    """A cached answer of the model."""
 
     body: bytes
     sent: Sent
@@ -84,7 +84,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(target=sent, peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
     def send(self, peer: str, grant: str, resource: str) -> Any:
-        """Ask the peer where no answer is kept."""
+        """Send a call if no answer is cached."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
         found = partition.lookup(key, lambda _: False, lambda _: object())
@@ -97,7 +97,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(call=consumes(sent), lease=st.sampled_from([0.0, 5.0, 30.0, 90.0]), body=st.binary(max_size=4))
     def receive(self, call: Sent, lease: float, body: bytes) -> None:
-        """The answer arrives: verdict and insertion are what the flushes since the sending make them."""
+        """The answer arrives: the flushes since the sending determine decision and insertion."""
         causes = call.model.since(call)
         expected = DeliveryDecision.DELIVER
         if REFUSING & set(causes):
@@ -126,17 +126,17 @@ class CacheMachine(RuleBasedStateMachine):
         resource=st.sampled_from(RESOURCES),
     )
     def flush(self, peer: str, grant: str, reason: InvalidationReason, resource: str) -> None:
-        """Something happened to a grant, a resource or the whole peer."""
+        """Flush a grant, a resource or the whole peer."""
         self.do_flush(peer, reason, grant, resource if reason is InvalidationReason.RESOURCE_CHANGED else "")
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS))
     def revoke(self, peer: str, grant: str) -> None:
-        """A grant is revoked, for good."""
+        """A grant is revoked, finally."""
         self.do_flush(peer, InvalidationReason.GRANT_REVOKED, grant, "")
 
     @rule(peer=st.sampled_from(PEERS))
     def remove(self, peer: str) -> None:
-        """A peer is removed; under the same id a new one begins, while calls of the old are still under way."""
+        """Remove a peer; a new peer gets the same id while calls of the old one are under way."""
         self.cache.remove(peer)
         self.models[peer].flush(InvalidationReason.PEER_REMOVED, "", "")
         self.models[peer] = Model()
@@ -148,12 +148,12 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([-40.0, -3.0, 3.0, 40.0]))
     def set_the_wall_clock(self, seconds: float) -> None:
-        """Wall time is stepped, or a suspend passes that elapsed time did not see."""
+        """Step the wall clock, or let a suspend pass that elapsed time did not count."""
         self.time.wall_s += seconds
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
     def lookup(self, peer: str, grant: str, resource: str) -> None:
-        """A look-up finds just what the model holds, with its age."""
+        """A lookup finds exactly the model's answer, with its age."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
         found = partition.lookup(key, lambda _: False, lambda _: object())
@@ -167,7 +167,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_straight(self) -> None:
-        """No flight is left, just what the model holds is held, and the sum is the sum of the peers."""
+        """No flight is left, the entries are those of the model, and the total is the sum of the peers."""
         for peer, model in self.models.items():
             stats = self.cache.partition(peer).stats()
             assert stats.flights == 0

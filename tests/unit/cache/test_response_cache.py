@@ -1,4 +1,4 @@
-"""The cache as pure policy: plain values in, plain values out, and two hands of a clock."""
+"""The cache as pure policy: values in, values out, and a manual clock."""
 
 import ast
 import gc
@@ -42,7 +42,7 @@ def key(query: str = "q", *, grant: str = GRANT, resource: str = "tasks", verb: 
 
 
 def join(_: str) -> bool:
-    """Join whatever flight there is."""
+    """Join any flight."""
     return True
 
 
@@ -52,14 +52,14 @@ def lookup(partition: Partition[str], k: Key) -> Hit | Miss[str]:
 
 
 def send(partition: Partition[str], k: Key) -> FetchToken:
-    """Begin a call that the cache knows nothing about, and return its ticket."""
+    """Begin a call that the cache does not register, and return its fetch token."""
     found = lookup(partition, k)
     assert isinstance(found, Miss)
     return found.token
 
 
 def fill(partition: Partition[str], k: Key, body: bytes = b"rows", lease_s: float = LEASE_S) -> bool:
-    """Ask and get an answer at once; tell whether it was kept."""
+    """Call and answer at once; tell whether the answer was inserted."""
     found = lookup(partition, k)
     assert isinstance(found, Miss)
     kept = partition.insert(found.token, body, lease_s, "trace of the filler")
@@ -68,7 +68,7 @@ def fill(partition: Partition[str], k: Key, body: bytes = b"rows", lease_s: floa
 
 
 def is_kept(partition: Partition[str], k: Key) -> bool:
-    """Look up without leaving a flight behind."""
+    """Look up without leaving a flight."""
     found = lookup(partition, k)
     if isinstance(found, Hit):
         return True
@@ -78,7 +78,7 @@ def is_kept(partition: Partition[str], k: Key) -> bool:
 
 @pytest.fixture
 def time() -> ManualClock:
-    """Time that stands still."""
+    """A clock that does not advance by itself."""
     return ManualClock()
 
 
@@ -98,7 +98,7 @@ def partition(cache: ResponseCache[str]) -> Partition[str]:
 
 
 def test_an_answer_is_found_again_with_its_age_and_filler(partition: Partition[str], time: ManualClock) -> None:
-    """A hit has the very bytes that were kept, the seconds since the request was sent, and the trace that filled it."""
+    """A hit has the cached bytes, the seconds since the request was sent, and the trace that filled it."""
     time.elapsed_s = 3.0
     fill(partition, key(), b"rows")
     time.advance(12.5)
@@ -147,7 +147,7 @@ def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
 
 @pytest.mark.parametrize(("ttl_s", "lease_s", "life_s"), [(30.0, 60.0, 30.0), (30.0, 7.0, 7.0), (5.0, 30.0, 5.0)])
 def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float, lease_s: float, life_s: float) -> None:
-    """An answer lives for min(ttl, lease), and not one moment longer."""
+    """An answer lives for min(ttl, lease), and no longer."""
     partition: Partition[str] = ResponseCache[str](time.clock, ttl_s=ttl_s).partition("p")
     fill(partition, key(), lease_s=lease_s)
 
@@ -158,7 +158,7 @@ def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float,
 
 
 def test_life_counts_from_the_sending_of_the_request(partition: Partition[str], time: ManualClock) -> None:
-    """An answer that was long under way has only the rest of its life left."""
+    """An answer that took long has only the rest of its lifetime left."""
     token = send(partition, key())
     time.advance(20)
     assert partition.insert(token, b"rows", LEASE_S)
@@ -169,8 +169,8 @@ def test_life_counts_from_the_sending_of_the_request(partition: Partition[str], 
     assert not is_kept(partition, key())
 
 
-def test_an_answer_that_outlived_itself_on_the_way_is_not_kept(partition: Partition[str], time: ManualClock) -> None:
-    """An answer that arrives at the end of its life is dropped."""
+def test_an_answer_that_expired_on_the_way_is_not_inserted(partition: Partition[str], time: ManualClock) -> None:
+    """An answer that arrives at the end of its lifetime is not inserted."""
     token = send(partition, key())
     time.advance(30)
 
@@ -180,13 +180,13 @@ def test_an_answer_that_outlived_itself_on_the_way_is_not_kept(partition: Partit
 
 @pytest.mark.parametrize("lease_s", [0.0, -1.0, float("nan")])
 def test_without_a_lease_nothing_is_kept(partition: Partition[str], lease_s: float) -> None:
-    """A lease of nothing, or of nonsense, keeps nothing."""
+    """A zero or invalid lease inserts nothing."""
     assert not fill(partition, key(), lease_s=lease_s)
     assert partition.stats().entries == 0
 
 
 def test_hits_never_lengthen_a_life(partition: Partition[str], time: ManualClock) -> None:
-    """However often an entry is hit, the peer is asked again after 30 s."""
+    """However often an entry is hit, the peer is called again after 30 s."""
     fill(partition, key())
     for _ in range(29):
         time.advance(1)
@@ -229,7 +229,7 @@ def test_either_clock_ends_a_life(
 def test_clocks_may_differ_a_little(
     partition: Partition[str], time: ManualClock, elapsed_s: float, wall_s: float
 ) -> None:
-    """While both are within the life, a wall clock that is ahead or is being slewed ends nothing."""
+    """Within the lifetime, a wall clock that is ahead or is being slewed ends no entry."""
     fill(partition, key())
     time.elapsed_s += elapsed_s
     time.wall_s += wall_s
@@ -240,7 +240,7 @@ def test_clocks_may_differ_a_little(
 def test_an_answer_whose_wall_clock_ran_backwards_on_the_way_is_not_kept(
     partition: Partition[str], time: ManualClock
 ) -> None:
-    """A fill that sees wall time before its sending is dropped."""
+    """A fill that reads a wall time before its sending is not inserted."""
     token = send(partition, key())
     time.advance(1)
     time.wall_s -= 5
@@ -249,7 +249,7 @@ def test_an_answer_whose_wall_clock_ran_backwards_on_the_way_is_not_kept(
 
 
 def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], time: ManualClock) -> None:
-    """Two calls for one key: the later answer is kept, counted once, with its own life."""
+    """Of two calls for one key, the later answer is cached, counted once, with its own lifetime."""
     first, second = send(partition, key()), send(partition, key())
     assert partition.insert(first, b"old", LEASE_S)
     time.advance(1)
@@ -286,7 +286,7 @@ DECISIONS = {
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
 def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[InvalidationReason, str, str]) -> None:
-    """Each cause drops what is kept, and an answer that was asked for before it is not kept afterwards."""
+    """Each reason removes the entries, and an answer that was requested before is not inserted afterwards."""
     fill(partition, key())
     token = send(partition, key("under way"))
 
@@ -300,11 +300,9 @@ def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[In
     assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
 
 
-@pytest.mark.parametrize("cause", InvalidationReason)
-def test_the_cause_says_what_becomes_of_answers_under_way(
-    partition: Partition[str], reason: InvalidationReason
-) -> None:
-    """Revoked and removed refuse; a change of scope asks again; everything else delivers."""
+@pytest.mark.parametrize("reason", InvalidationReason)
+def test_the_reason_decides_on_answers_under_way(partition: Partition[str], reason: InvalidationReason) -> None:
+    """Revoked and removed refuse; a change of scope retries; every other reason delivers."""
     token = send(partition, key())
     assert partition.decision(token) is DeliveryDecision.DELIVER
 
@@ -313,11 +311,11 @@ def test_the_cause_says_what_becomes_of_answers_under_way(
     assert partition.decision(token) is DECISIONS[reason]
 
 
-@pytest.mark.parametrize("cause", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
-def test_what_is_asked_after_a_change_is_delivered_and_kept(
+@pytest.mark.parametrize("reason", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
+def test_a_call_sent_after_a_change_is_delivered_and_cached(
     partition: Partition[str], reason: InvalidationReason
 ) -> None:
-    """Asking again ends: a call that was sent after the flush is good."""
+    """A call that was sent after the flush is delivered and cached."""
     partition.flush(reason, GRANT)
     token = send(partition, key())
 
@@ -331,7 +329,7 @@ def test_what_is_asked_after_a_change_is_delivered_and_kept(
     ids=lambda reason: str(reason.value),
 )
 def test_revoked_is_final(partition: Partition[str], later: InvalidationReason) -> None:
-    """After a revocation nothing is delivered or kept again, whatever follows."""
+    """After a revocation nothing is delivered or inserted, whatever follows."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     partition.flush(later, GRANT)
     token = send(partition, key())
@@ -341,7 +339,7 @@ def test_revoked_is_final(partition: Partition[str], later: InvalidationReason) 
 
 
 def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str]) -> None:
-    """An answer from before both is still asked for again."""
+    """An answer from before both is retried."""
     token = send(partition, key())
     partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
     partition.flush(InvalidationReason.ROTATION)
@@ -349,8 +347,8 @@ def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str])
     assert partition.decision(token) is DeliveryDecision.RETRY
 
 
-def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -> None:
-    """`resource_changed` drops and fences that resource, and nothing else."""
+def test_a_changed_resource_flushes_no_other_resource(partition: Partition[str]) -> None:
+    """`resource_changed` flushes and fences that resource only."""
     fill(partition, key(resource="tasks"))
     fill(partition, key(resource="notes"))
     token = send(partition, key("under way", resource="notes"))
@@ -377,15 +375,15 @@ def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str])
     assert partition.flush(InvalidationReason.ROTATION).entries == 2
 
 
-def test_a_revocation_counts_before_anything_was_asked(partition: Partition[str]) -> None:
+def test_a_revocation_counts_before_the_first_call(partition: Partition[str]) -> None:
     """A grant can be revoked before the first call under it."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
 
     assert partition.decision(send(partition, key())) is DeliveryDecision.REFUSE
 
 
-def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -> None:
-    """A ticket of its own serves calls that neither look up nor share."""
+def test_uncached_calls_have_a_decision_as_well(partition: Partition[str]) -> None:
+    """A fetch token serves calls that neither look up nor share."""
     k = key(verb="search", resource="notes,tasks")
     before = partition.fetch_token(k)
     assert partition.decision(before) is DeliveryDecision.DELIVER
@@ -397,12 +395,12 @@ def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -
 
 
 @pytest.mark.parametrize(
-    ("cause", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
+    ("reason", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
 )
-def test_a_resource_is_named_exactly_when_one_changed(
+def test_a_resource_is_given_for_its_own_reason_only(
     partition: Partition[str], reason: InvalidationReason, resource: str
 ) -> None:
-    """A flush that contradicts itself is the programmer's mistake, and flushes nothing."""
+    """A contradictory flush raises `ValueError` and flushes nothing."""
     fill(partition, key())
     with pytest.raises(ValueError, match="resource"):
         partition.flush(reason, GRANT, resource)
@@ -411,8 +409,8 @@ def test_a_resource_is_named_exactly_when_one_changed(
     assert partition.stats().flushes == 0
 
 
-def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseCache[str]) -> None:
-    """Removing flushes for good; a peer that is added later under the same id has a partition of its own."""
+def test_a_removed_peer_is_empty_and_its_id_may_be_used_again(cache: ResponseCache[str]) -> None:
+    """Removal is final; a peer that is added later under the same id has a partition of its own."""
     old = cache.partition("peer-1")
     fill(old, key())
     token = send(old, key("under way"))
@@ -439,8 +437,8 @@ def test_the_first_leads_and_the_others_join(partition: Partition[str]) -> None:
     assert partition.stats().flights == 1
 
 
-def test_a_flight_that_does_not_take_anybody_is_replaced(partition: Partition[str]) -> None:
-    """A flight that refuses to be joined is given up; its own end does not take the new one away."""
+def test_a_flight_that_cannot_be_joined_is_replaced(partition: Partition[str]) -> None:
+    """A flight that cannot be joined is replaced; its end does not remove the new one."""
     first = partition.lookup(key(), join, lambda _: "first")
     second = partition.lookup(key(), lambda flight: flight != "first", lambda _: "second")
     assert isinstance(first, Miss)
@@ -450,8 +448,8 @@ def test_a_flight_that_does_not_take_anybody_is_replaced(partition: Partition[st
     assert partition.lookup(key(), join, lambda _: "third") == Miss(first.token, "second", False)
 
 
-def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
-    """After `forget` the next caller launches anew; forgetting twice is harmless."""
+def test_a_flight_that_ended_is_removed(partition: Partition[str]) -> None:
+    """After `remove_flight` the next caller launches a new flight; a second removal is harmless."""
     found = lookup(partition, key())
     assert isinstance(found, Miss)
     partition.remove_flight(found.token, found.flight)
@@ -462,10 +460,10 @@ def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_nobody_joins_a_flight_from_before_a_flush(
+def test_no_caller_joins_a_flight_from_before_a_flush(
     partition: Partition[str], flush: tuple[InvalidationReason, str, str]
 ) -> None:
-    """Flights belong to their epoch: a call after the flush asks anew, and the old flight's end leaves the new one."""
+    """Flights belong to their epoch: a later call starts a new one, which the old one's end leaves in place."""
     old = lookup(partition, key())
     assert isinstance(old, Miss)
     partition.flush(*flush)
@@ -479,10 +477,10 @@ def test_nobody_joins_a_flight_from_before_a_flush(
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_only_flights_that_nobody_may_see_are_cut(
+def test_only_flights_that_must_not_be_delivered_are_failed(
     partition: Partition[str], flush: tuple[InvalidationReason, str, str]
 ) -> None:
-    """Revoked and removed return the flights to fail at once; after any other flush they go on for their waiters."""
+    """Revoked and removed return the flights to fail; after any other flush they run on for their waiters."""
     send(partition, key("a"))
     send(partition, key("b"))
 
@@ -493,7 +491,7 @@ def test_only_flights_that_nobody_may_see_are_cut(
 
 
 def test_a_few_flights_may_run_on_alone(partition: Partition[str]) -> None:
-    """At most 8 detached flights a peer, each counted once, and a place is free again when one ends."""
+    """At most 8 detached flights a peer, each counted once; the end of one makes room for another."""
     tokens = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
     names = [f"flight of {n}" for n in range(MAX_DETACHED + 1)]
 
@@ -513,7 +511,7 @@ def test_a_flight_is_detached_once(partition: Partition[str]) -> None:
 
 
 def test_a_removed_peer_detaches_nothing(cache: ResponseCache[str], partition: Partition[str]) -> None:
-    """No flight runs on for a peer that is gone."""
+    """No flight is detached for a removed peer."""
     send(partition, key())
     cache.remove("peer-1")
 
@@ -558,7 +556,7 @@ def test_bytes_count_bodies_keys_and_overhead(partition: Partition[str]) -> None
 
 
 def test_one_peer_may_fill_all_the_room_there_is(time: ManualClock) -> None:
-    """While there is room a peer goes beyond its share; beyond the bound its least recently used entry goes."""
+    """Below the limit a peer may exceed its share; above it, its least recently used entry is evicted."""
     cache, each = small(time, 4)
     partition = cache.partition("p")
     for n in range(4):
@@ -573,8 +571,8 @@ def test_one_peer_may_fill_all_the_room_there_is(time: ManualClock) -> None:
     assert cache.stats().bytes == 4 * each
 
 
-def test_whoever_is_furthest_above_its_share_gives_up(time: ManualClock) -> None:
-    """A greedy peer loses entries to newcomers until the shares are equal; it never takes from one below its share."""
+def test_the_largest_peer_is_evicted_first(time: ManualClock) -> None:
+    """The largest peer loses entries to new peers until the shares are equal; a peer below its share loses none."""
     cache, _ = small(time, 6)
     greedy, modest, late = (cache.partition(name) for name in ("greedy", "modest", "late"))
     for n in range(6):
@@ -590,8 +588,8 @@ def test_whoever_is_furthest_above_its_share_gives_up(time: ManualClock) -> None
     assert [p.stats().entries for p in (greedy, modest, late)] == [2, 2, 2]
 
 
-def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> None:
-    """Who held most is forgotten with what it held: the bound goes on to be kept by those who hold something."""
+def test_a_flushed_peer_is_not_evicted_from(time: ManualClock) -> None:
+    """A flushed peer no longer counts as the largest: the limit is kept by the remaining ones."""
     cache, each = small(time, 4)
     greedy, modest = cache.partition("greedy"), cache.partition("modest")
     for n in range(4):
@@ -604,8 +602,8 @@ def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> N
     assert not greedy.evict()
 
 
-def test_within_a_peer_the_largest_resource_gives_up_first(time: ManualClock) -> None:
-    """A resource that is read much does not push out one that is read little."""
+def test_within_a_peer_the_largest_resource_is_evicted_first(time: ManualClock) -> None:
+    """A resource with many entries does not evict those of one with few."""
     cache, _ = small(time, 5)
     partition = cache.partition("p")
     fill(partition, key("000", resource="notes"), b"x")
@@ -615,8 +613,8 @@ def test_within_a_peer_the_largest_resource_gives_up_first(time: ManualClock) ->
     assert is_kept(partition, key("000", resource="notes"))
 
 
-def test_an_answer_larger_than_everything_is_not_kept(time: ManualClock) -> None:
-    """What could never fit is not tried, and pushes out nothing."""
+def test_an_answer_above_the_limit_is_not_inserted(time: ManualClock) -> None:
+    """An answer above the limit is not inserted, and evicts nothing."""
     cache, each = small(time, 2)
     partition = cache.partition("p")
     fill(partition, key("000"), b"x")
@@ -627,8 +625,8 @@ def test_an_answer_larger_than_everything_is_not_kept(time: ManualClock) -> None
     assert cache.stats().bytes == 2 * each
 
 
-def test_dead_entries_make_room_before_live_ones(time: ManualClock) -> None:
-    """What expired in the fullest partition goes before anything alive."""
+def test_expired_entries_are_evicted_before_live_ones(time: ManualClock) -> None:
+    """Expired entries of the largest partition are evicted before live ones."""
     cache, _ = small(time, 4)
     one, other = cache.partition("one"), cache.partition("other")
     for n in range(2):
@@ -642,8 +640,8 @@ def test_dead_entries_make_room_before_live_ones(time: ManualClock) -> None:
     assert cache.stats().entries == 3
 
 
-def test_a_shelf_that_died_whole_is_dropped_whole(partition: Partition[str], time: ManualClock) -> None:
-    """The first insert after everything expired starts afresh, with exact figures."""
+def test_a_bucket_that_expired_whole_is_dropped_whole(partition: Partition[str], time: ManualClock) -> None:
+    """The first insert after every entry expired uses a new container, with exact figures."""
     for n in range(50):
         fill(partition, key(str(n)))
     time.advance(30)
@@ -654,7 +652,7 @@ def test_a_shelf_that_died_whole_is_dropped_whole(partition: Partition[str], tim
 
 
 def test_a_longer_life_outlives_the_end_of_a_shorter(partition: Partition[str], time: ManualClock) -> None:
-    """An entry that came with a short lease does not take those with a longer one along."""
+    """The expiry of an entry with a short lease does not end those with a longer one."""
     fill(partition, key("long"), lease_s=30)
     fill(partition, key("short"), lease_s=5)
     time.advance(10)
@@ -664,8 +662,8 @@ def test_a_longer_life_outlives_the_end_of_a_shorter(partition: Partition[str], 
     assert not is_kept(partition, key("short"))
 
 
-def test_many_resources_leave_no_empty_shelves(partition: Partition[str], time: ManualClock) -> None:
-    """Names of resources come from callers; what they leave behind is bounded, and what is alive stays."""
+def test_many_resources_leave_no_empty_buckets(partition: Partition[str], time: ManualClock) -> None:
+    """Callers choose the names of resources; the number of empty buckets is bounded, and live entries stay."""
     for n in range(1_000):
         fill(partition, key(resource=f"r{n}"), lease_s=1)
         time.advance(0.5)
@@ -676,8 +674,8 @@ def test_many_resources_leave_no_empty_shelves(partition: Partition[str], time: 
     assert is_kept(partition, key("q", resource="tasks"))
 
 
-def test_a_flight_keeps_its_shelf(partition: Partition[str]) -> None:
-    """Tidying leaves a shelf alone while a call is under way on it."""
+def test_a_bucket_with_a_flight_is_not_compacted(partition: Partition[str]) -> None:
+    """Compaction leaves a bucket with a flight in place."""
     token = send(partition, key("under way", resource="r"))
     for n in range(500):
         fill(partition, key(resource=f"r{n}"), lease_s=0)
@@ -686,7 +684,7 @@ def test_a_flight_keeps_its_shelf(partition: Partition[str]) -> None:
 
 
 def test_a_flush_costs_the_same_for_many_entries() -> None:
-    """Taking the shelves away touches no entry: the entries are freed later, with what the flush returned."""
+    """Removing the buckets touches no entry: the entries are freed later, with the flush's result."""
     partition: Partition[str] = ResponseCache[str]().partition("p")
     for n in range(5_000):
         fill(partition, key(str(n)))
@@ -707,7 +705,7 @@ def test_a_flush_costs_the_same_for_many_entries() -> None:
 
 
 def test_dropped_answers_leave_memory_without_the_collector(partition: Partition[str]) -> None:
-    """No cycle holds a dropped shelf: once the flush's result goes, so do the bodies."""
+    """No cycle holds a removed bucket: freeing the flush's result frees the bodies."""
     fill(partition, key(), b"secret")
     gc.collect()
     gc.disable()
@@ -724,8 +722,8 @@ def test_dropped_answers_leave_memory_without_the_collector(partition: Partition
 # -- figures
 
 
-def test_flushes_are_counted_by_cause() -> None:
-    """A peer's own flushes alone, each under its cause, whatever they dropped."""
+def test_flushes_are_counted_by_reason() -> None:
+    """The flushes of the peer alone, by reason, whatever they removed."""
     cache: ResponseCache[object] = ResponseCache()
     partition = cache.partition("work")
     for reason in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
@@ -754,8 +752,8 @@ def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) ->
     assert cache.stats() == Stats(entries=1, bytes=one.bytes, hits=2, misses=2, flushes=1, flights=0, detached=0)
 
 
-def test_figures_do_not_count_the_dead(partition: Partition[str], time: ManualClock) -> None:
-    """An expired entry is not shown, even if nobody looked since."""
+def test_figures_do_not_count_expired_entries(partition: Partition[str], time: ManualClock) -> None:
+    """An expired entry is not counted, even without a lookup since."""
     fill(partition, key())
     time.advance(30)
 
@@ -798,12 +796,12 @@ def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partiti
     assert is_kept(partition, key())
 
 
-def test_a_restart_fences_off_the_calls_that_were_sent_before_it(
+def test_a_fork_fences_off_the_calls_that_were_sent_before_it(
     cache: ResponseCache[str], partition: Partition[str]
 ) -> None:
-    """A forked child keeps no answer to a call of its parent, though it has asked for the same resource itself."""
+    """A forked child inserts no answer to a call of its parent, though it has called the same resource itself."""
     token = send(partition, key())
-    cache.restart()
+    cache.reset_after_fork()
     send(partition, key("another"))
 
     assert not partition.insert(token, b"rows", LEASE_S)
@@ -819,7 +817,7 @@ def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:
 
 
 def in_threads(*works: Callable[[], None]) -> None:
-    """Run all at the same time with a switch after almost every instruction; fail with what any of them raised."""
+    """Run all at the same time with a switch after almost every instruction; fail with any exception of theirs."""
     errors: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:
@@ -887,7 +885,7 @@ def test_only_one_of_many_threads_leads(partition: Partition[str]) -> None:
 
 
 def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Partition[str]) -> None:
-    """A look-up that begins after the flush for a change returned never hits an answer from before that change."""
+    """A lookup that begins after a flush returned never hits an answer from before it."""
     stop = threading.Event()
     at_the_peer = told = 0
     stale: list[tuple[int, int]] = []
@@ -922,7 +920,7 @@ def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Parti
     "module", [federation.cache.response_cache, federation.cache.entries], ids=lambda module: module.__name__
 )
 def test_the_policy_imports_no_transport(module: Any) -> None:
-    """Cache and shelves know neither gRPC nor asyncio, and of ours only the clock and each other."""
+    """Cache and buckets import neither gRPC nor asyncio, and of the package only the clock and each other."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

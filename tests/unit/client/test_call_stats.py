@@ -1,4 +1,4 @@
-"""What the calls to a peer have shown."""
+"""The statistics of the calls to a peer."""
 
 import threading
 
@@ -9,14 +9,14 @@ from tests.support.clock import ManualClock
 
 
 def test_a_new_peer_has_no_record() -> None:
-    """Nothing is claimed of a peer that was never called."""
+    """A peer that was never called has neither a success nor a failure."""
     health = PeerHealth(ManualClock().clock)
 
     assert (health.last_success_us, health.last_failure, health.latency()) == (None, None, None)
 
 
 def test_the_last_success_and_failure_are_kept_with_their_instants() -> None:
-    """Each has the wall-clock instant of its own end, and neither overwrites the other."""
+    """Each has the wall-clock time of its own end, and neither overwrites the other."""
     clock = ManualClock(wall=1_800_000_000.0)
     health = PeerHealth(clock.clock)
     health.record_failure("UNAVAILABLE", "PEER_UNREACHABLE", "refused")
@@ -38,7 +38,7 @@ def test_what_the_caller_did_is_no_failure_of_the_peer(code: str) -> None:
 
 
 def test_a_peers_message_is_made_printable_and_short() -> None:
-    """Escape sequences and novels of a hostile peer do not get into a status."""
+    """Escape sequences and very long texts of a hostile peer do not reach the status."""
     health = PeerHealth(ManualClock().clock)
     health.record_failure("INTERNAL", "", "\x1b[2Jevil\n" + "x" * 10_000)
 
@@ -59,7 +59,7 @@ def test_latency_is_nearest_rank_in_milliseconds() -> None:
 
 
 def test_latency_covers_the_last_512_answers() -> None:
-    """The 513th answer pushes out the first, and the 1024th the 512th."""
+    """The 513th answer replaces the first, and the 1024th the 512th."""
     health = PeerHealth(ManualClock().clock)
     for _ in range(512):
         health.record_answer(9.0)

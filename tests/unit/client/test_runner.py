@@ -1,4 +1,4 @@
-"""The driver's core by hand: who may step a flow, and with what. No gRPC, no loop."""
+"""The runner by hand: who may step a flow, and with what. No gRPC, no loop."""
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ GOOD = Outcome(grpc.StatusCode.OK, b"good")
 
 
 class HandDriver:
-    """A port whose wire, home and timers a test works by hand."""
+    """A driver whose wire, loop and timers a test operates by hand."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[FlowRunner, Suspension, Call]] = []
@@ -51,7 +51,7 @@ class HandDriver:
         run.answer(suspension, outcome)
 
     def go_home(self) -> None:
-        """Do what was posted."""
+        """Run the posted callbacks."""
         posted, self.posted = self.posted, []
         for function in posted:
             function()
@@ -61,7 +61,7 @@ class HandDriver:
 
 
 def plain(seen: list[Any]) -> Flow:
-    """A flow that sends once and notes how that ended."""
+    """A flow that sends once and records how that ended."""
     try:
         outcome = yield CALL
     except BaseException as e:
@@ -73,14 +73,14 @@ def plain(seen: list[Any]) -> Flow:
 
 
 def started(driver: HandDriver, flow: Flow) -> FlowRunner:
-    """A run of the flow, started."""
+    """A runner of the flow, started."""
     run = FlowRunner(driver, flow)
     run.start()
     return run
 
 
 def test_flow_without_the_wire_is_done_when_started() -> None:
-    """A flow that yields nothing ends in `start`, and callbacks come at once."""
+    """A flow that yields nothing ends in `start`, and callbacks are called at once."""
 
     def flow() -> Flow:
         yield from ()
@@ -95,7 +95,7 @@ def test_flow_without_the_wire_is_done_when_started() -> None:
 
 
 def test_answer_resumes_once() -> None:
-    """The outcome goes into the flow; a second answer to the same step, and a cancellation after it, do nothing."""
+    """The outcome is sent into the flow; a second answer, and a cancellation after it, do nothing."""
     driver, seen = HandDriver(), list[Any]()
     run = started(driver, plain(seen))
     suspension = driver.sent[0][1]
@@ -108,7 +108,7 @@ def test_answer_resumes_once() -> None:
 
 
 def test_cancel_reaches_flow_and_wire() -> None:
-    """A parked flow gets `Cancelled`, the wire call is aborted once, and a late answer is dropped."""
+    """A suspended flow gets `Cancelled`, the wire call is cancelled once, and a late answer is dropped."""
     driver, seen = HandDriver(), list[Any]()
     run = started(driver, plain(seen))
     assert run.cancel()
@@ -117,8 +117,8 @@ def test_cancel_reaches_flow_and_wire() -> None:
     assert (seen, driver.aborted, run.outcome) == ([Cancelled, "finally"], 1, None)
 
 
-def test_cancel_while_sending_aborts_what_was_sent() -> None:
-    """A cancellation that comes while the port sends claims the step; what the port then starts is aborted."""
+def test_cancel_while_sending_cancels_the_wire_call() -> None:
+    """A cancellation during `send` claims the suspension; the wire call that starts afterwards is cancelled."""
     driver, seen = HandDriver(), list[Any]()
     driver.during = lambda run: run.cancel()
     run = started(driver, plain(seen))
@@ -126,8 +126,8 @@ def test_cancel_while_sending_aborts_what_was_sent() -> None:
     assert driver.aborted == 1
 
 
-def test_cancel_while_the_flow_is_stepped_is_kept() -> None:
-    """A cancellation that comes while the flow itself runs is delivered when it parks, before anything is sent."""
+def test_cancel_while_the_flow_is_stepped_is_delivered_later() -> None:
+    """A cancellation while the flow itself runs is delivered at its next suspension, before anything is sent."""
     driver = HandDriver()
     runs: list[FlowRunner] = []
 
@@ -141,8 +141,8 @@ def test_cancel_while_the_flow_is_stepped_is_kept() -> None:
     assert driver.sent == []
 
 
-def test_cancel_between_claim_and_park_is_not_lost() -> None:
-    """A cancellation that finds the old step claimed is delivered at the next one."""
+def test_cancel_between_claim_and_suspension_is_not_lost() -> None:
+    """A cancellation that finds the old suspension claimed is delivered at the next one."""
     driver = HandDriver()
 
     def flow() -> Flow:
@@ -159,7 +159,7 @@ def test_cancel_between_claim_and_park_is_not_lost() -> None:
 
 
 def test_resolve_gives_an_outcome_in_place_of_the_wire() -> None:
-    """`resolve` ends the wire call and lets the flow have the outcome; `cut` does it at home."""
+    """`resolve` ends the wire call and gives the flow the outcome; `resolve_threadsafe` does so in the loop."""
     for resolve in (
         lambda run, _: run.resolve(GOOD),
         lambda run, driver: (run.resolve_threadsafe(GOOD), driver.go_home()),
@@ -170,16 +170,16 @@ def test_resolve_gives_an_outcome_in_place_of_the_wire() -> None:
         assert (run.outcome, seen, driver.aborted) == (GOOD, ["finally"], 1)
 
 
-def test_interrupt_in_the_port_is_thrown_into_the_flow() -> None:
-    """What the port raises, Ctrl-C in a blocking call, is seen by the flow, which gives back what it holds."""
+def test_interrupt_in_the_driver_is_thrown_into_the_flow() -> None:
+    """An exception of the driver, such as Ctrl-C in a blocking call, reaches the flow, which releases its resources."""
     driver, seen = HandDriver(), list[Any]()
     driver.answer = KeyboardInterrupt()
     run = started(driver, plain(seen))
     assert (type(run.error), seen) == (KeyboardInterrupt, [KeyboardInterrupt, "finally"])
 
 
-def test_bug_in_a_flow_is_the_runs_error() -> None:
-    """An exception that a flow raises by itself ends the run."""
+def test_bug_in_a_flow_is_the_runners_error() -> None:
+    """An exception that a flow raises by itself is the runner's error."""
 
     def flow() -> Flow:
         yield CALL
@@ -192,7 +192,7 @@ def test_bug_in_a_flow_is_the_runs_error() -> None:
 
 
 def test_failed_sending_is_thrown_into_the_flow() -> None:
-    """`fail` throws what broke the sending, once."""
+    """`fail` throws the error of the sending, once."""
     driver, seen = HandDriver(), list[Any]()
     run = started(driver, plain(seen))
     _, suspension, _ = driver.sent[0]
@@ -203,7 +203,7 @@ def test_failed_sending_is_thrown_into_the_flow() -> None:
 
 
 def test_many_immediate_answers_do_not_recurse() -> None:
-    """A flow may ask ten thousand times of a port that answers at once."""
+    """A flow may send ten thousand calls to a driver that answers at once."""
 
     def flow() -> Flow:
         for _ in range(10_000):
@@ -215,8 +215,8 @@ def test_many_immediate_answers_do_not_recurse() -> None:
     assert started(driver, flow()).outcome is GOOD
 
 
-def test_force_cancel_ends_a_flow_that_nobody_may_step_any_more() -> None:
-    """`force_cancel` works though the step was claimed by a driver that an interrupt took away."""
+def test_force_cancel_ends_a_flow_whose_suspension_is_claimed() -> None:
+    """`force_cancel` works although an interrupted driver had claimed the suspension."""
     driver, seen = HandDriver(), list[Any]()
     run = started(driver, plain(seen))
     driver.sent[0][1].claim()
@@ -226,8 +226,8 @@ def test_force_cancel_ends_a_flow_that_nobody_may_step_any_more() -> None:
     assert driver.aborted == 1
 
 
-def test_force_cancel_after_the_end_leaves_the_last_step_alone() -> None:
-    """A run forgets its parked step at its end, so that nothing of a finished wire call is aborted."""
+def test_force_cancel_after_the_end_does_nothing() -> None:
+    """A runner drops its suspension at its end, so that a finished wire call is not cancelled."""
     driver = HandDriver()
     run = started(driver, plain([]))
     driver.arrive()
@@ -236,8 +236,8 @@ def test_force_cancel_after_the_end_leaves_the_last_step_alone() -> None:
     assert driver.aborted == 0
 
 
-def test_drop_posts_the_cancellation() -> None:
-    """A finalizer does nothing by itself: the cancellation happens at home, later."""
+def test_cancel_soon_posts_the_cancellation() -> None:
+    """`cancel_soon` does nothing by itself: the cancellation runs later in the driver's loop."""
     driver, seen = HandDriver(), list[Any]()
     run = started(driver, plain(seen))
     run.cancel_soon()
@@ -249,7 +249,7 @@ def test_drop_posts_the_cancellation() -> None:
 
 
 class Shared:
-    """A flight with a leader and followers, each a run of its own."""
+    """A flight with a leader and followers, each with a runner of its own."""
 
     def __init__(self, deadline: float = 10.0) -> None:
         self.driver = HandDriver()
@@ -258,7 +258,7 @@ class Shared:
         self.flight.set_flow(plain(self.seen))
 
     def wait(self, deadline: float = 10.0) -> FlowRunner:
-        """Start one who waits for the flight."""
+        """Start a runner that waits for the flight."""
 
         def flow() -> Flow:
             self.flight.join(deadline)
@@ -272,7 +272,7 @@ class Shared:
 
 
 def test_flight_runs_once_and_wakes_all() -> None:
-    """The first waiter starts the flow; everybody gets its outcome, late comers at once."""
+    """The first waiter starts the flow; every waiter gets its outcome, a later one at once."""
     shared = Shared()
     runs = [shared.wait() for _ in range(3)]
     assert len(shared.driver.sent) == 1
@@ -284,7 +284,7 @@ def test_flight_runs_once_and_wakes_all() -> None:
     assert shared.wait().outcome is GOOD
 
 
-def test_flight_that_lands_at_once() -> None:
+def test_flight_that_is_resolved_at_once() -> None:
     """A flight whose flow ends without waiting gives its outcome in the same step."""
     shared = Shared()
     shared.driver.answer = GOOD
@@ -293,7 +293,7 @@ def test_flight_that_lands_at_once() -> None:
 
 
 def test_last_waiter_ends_the_flight() -> None:
-    """Cancelling one waiter ends its wait; cancelling the last ends the flight and its wire call, by way of home."""
+    """Cancelling one waiter ends its wait; cancelling the last cancels the flight and its wire call in the loop."""
     shared = Shared()
     leader, follower = shared.wait(), shared.wait()
     leader.cancel()
@@ -318,8 +318,8 @@ def test_waiter_keeps_its_own_deadline() -> None:
     assert leader.outcome is patient.outcome is GOOD
 
 
-def test_waiter_does_not_outwait_a_flight_whose_driver_is_gone() -> None:
-    """A quarter of a second after its deadline a flight that did not land is given up, with the waiter's time left."""
+def test_waiter_does_not_outwait_a_flight_whose_driver_died() -> None:
+    """A flight that is not done a quarter of a second after its deadline ends the wait, with the waiter's time left."""
     shared = Shared(deadline=10.0)
     shared.wait(10.0)
     late = shared.wait(60.0)
@@ -331,7 +331,7 @@ def test_waiter_does_not_outwait_a_flight_whose_driver_is_gone() -> None:
 
 
 def test_leader_of_a_longer_flight_has_a_timer() -> None:
-    """Where the flight may run on after its leader, the leader's wait ends in its time."""
+    """If the flight may run on after its leader, the leader's wait ends at its own deadline."""
     shared = Shared(deadline=20.0)
     leader = shared.wait(10.0)
     [(at, fire)] = shared.driver.timers
@@ -342,7 +342,7 @@ def test_leader_of_a_longer_flight_has_a_timer() -> None:
 
 
 def test_interrupt_of_the_leaders_thread_is_its_own() -> None:
-    """Ctrl-C during the shared call is raised in the thread that made it; whoever else waits may ask again."""
+    """Ctrl-C during the shared call is raised in the thread that made it; the other waiters may call again."""
     shared = Shared()
     followers: list[FlowRunner] = []
 
@@ -360,8 +360,8 @@ def test_interrupt_of_the_leaders_thread_is_its_own() -> None:
     assert followers[0].outcome.code is grpc.StatusCode.CANCELLED
 
 
-def test_bug_in_a_flight_is_everybodys_error() -> None:
-    """A shared flow that breaks breaks each waiting flow, by the same exception."""
+def test_bug_in_a_flight_is_the_error_of_every_waiter() -> None:
+    """The exception of a shared flow is raised in each waiting flow."""
     shared = Shared()
     runs = [shared.wait(), shared.wait()]
     run, suspension, _ = shared.driver.sent[0]
@@ -389,8 +389,8 @@ def test_only_the_first_of_several_events_counts(order: tuple[str, ...]) -> None
     assert seen.count("finally") == 1
 
 
-def test_cancel_that_races_with_parking_is_not_lost() -> None:
-    """A flow that parks just before the cancellation is noted is found at its new step."""
+def test_cancel_that_races_with_the_suspension_is_not_lost() -> None:
+    """A flow that suspends just before the cancellation is stored is found at its new suspension."""
     driver = HandDriver()
 
     def flow() -> Flow:
@@ -401,7 +401,7 @@ def test_cancel_that_races_with_parking_is_not_lost() -> None:
         __slots__ = ()
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if name == "_late" and value is not None and len(driver.sent) == 1:
+            if name == "_interruption" and value is not None and len(driver.sent) == 1:
                 self.resume(self._flow.send, GOOD)  # what the thread that claimed the first step does meanwhile
             super().__setattr__(name, value)
 
@@ -413,8 +413,8 @@ def test_cancel_that_races_with_parking_is_not_lost() -> None:
     assert driver.aborted == 1
 
 
-def test_port_that_breaks_after_it_began_is_undone() -> None:
-    """What a port began before it raised is ended."""
+def test_driver_that_raises_after_sending_is_undone() -> None:
+    """A wire call that the driver began before it raised is cancelled."""
     driver = HandDriver()
 
     def begin_and_break(_: FlowRunner) -> None:

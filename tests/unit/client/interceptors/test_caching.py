@@ -299,7 +299,7 @@ def test_an_interrupted_leader_makes_the_others_ask_again(chain: ManualChain) ->
     leader, follower = chain.start(make_call()), chain.start(make_call())
     wire = chain.wires[0]
     assert wire.suspension.claim()
-    wire.run.resume(wire.run._flow.throw, Interrupted())
+    wire.runner.resume(wire.runner._flow.throw, Interrupted())
 
     assert leader.done
     assert len(chain.wires) == 2
@@ -312,7 +312,7 @@ def test_a_bug_in_the_chain_reaches_every_waiter(chain: ManualChain) -> None:
     runs = [chain.start(make_call()) for _ in range(2)]
     wire = chain.wires[0]
     assert wire.suspension.claim()
-    wire.run.resume(wire.run._flow.throw, ZeroDivisionError("a bug"))
+    wire.runner.resume(wire.runner._flow.throw, ZeroDivisionError("a bug"))
 
     assert [type(run.error) for run in runs] == [ZeroDivisionError] * 2
     assert chain.partition.stats().flights == 0
