@@ -141,7 +141,7 @@ class ClientRuntime:
                     directory=self.config.directory.absolute(),
                     gateway_name=self.config.name,
                     clock=self.clock,
-                    on_renewal=self._tell_renewal,
+                    on_renewal=self._notify_renewal,
                 )
                 self.background.post(self.renewer.start)
 
@@ -250,10 +250,10 @@ class ClientRuntime:
             await self.renewer.stop()
         await self.watches.stop()
 
-    def _tell_renewal(self, peer: Peer, fault: FederationError | None) -> None:
+    def _notify_renewal(self, peer: Peer, error: FederationError | None) -> None:
         for loop, listener in self._renewal_listeners.copy():
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(listener, peer, fault)
+                loop.call_soon_threadsafe(listener, peer, error)
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
         for peer in self.peers.all():

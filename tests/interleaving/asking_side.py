@@ -23,7 +23,7 @@ DEADLINE_S = 10.0
 
 
 class BlockingDriver(ManualDriver):
-    """A port whose callers block in their wire call: nothing reaches them before it returns."""
+    """A driver whose callers block in their wire call: nothing reaches them before it returns."""
 
     def __init__(self, time: ManualClock) -> None:
         super().__init__(time)

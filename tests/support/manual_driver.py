@@ -1,4 +1,4 @@
-"""A driver that a test moves by hand: the real `FlowRunner`, the real flows and a wire that answers when told to."""
+"""A driver that a test steps by hand: the real `FlowRunner`, the real flows, and a wire answered by the test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ def ids(outcome: Outcome | None) -> list[str]:
 
 @dataclass
 class Wire:
-    """One call as it left: answered by hand, or cancelled by its run."""
+    """One call on the wire: answered by hand, or cancelled by its runner."""
 
     runner: FlowRunner
     suspension: Suspension
@@ -62,12 +62,12 @@ class Wire:
         self.runner.answer(self.suspension, outcome)
 
     def cancel(self) -> None:
-        """What the run does when it stops waiting."""
+        """Record that the runner stopped waiting."""
         self.cancelled = True
 
     @property
     def open(self) -> bool:
-        """Whether an answer would still be listened to."""
+        """Whether an answer would still be received."""
         return not self.answered and not self.cancelled
 
 
@@ -86,7 +86,7 @@ class Timer:
 
 @dataclass
 class ManualDriver:
-    """The port of a single thread: wires and timers in lists."""
+    """The driver of a single thread: wires and timers in lists."""
 
     time: ManualClock = field(default_factory=ManualClock)
     wires: list[Wire] = field(default_factory=list)
@@ -100,7 +100,7 @@ class ManualDriver:
         return None
 
     def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
-        """There is one thread: call at once."""
+        """Call at once: there is one thread."""
 
         def call() -> None:
             function()
@@ -108,7 +108,7 @@ class ManualDriver:
         return call
 
     def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
-        """Remember what is due when."""
+        """Record a timer."""
         timer = Timer(at, function)
         self.timers.append(timer)
         return timer.stop
@@ -127,7 +127,7 @@ class ManualDriver:
 
 
 class ManualChain:
-    """The caching interceptor of one peer over a port that is moved by hand."""
+    """The caching interceptor of one peer over a driver that the test steps by hand."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class ManualChain:
 
     @property
     def wires(self) -> list[Wire]:
-        """Every call that ever left, in order."""
+        """Every call sent so far, in order."""
         return self.driver.wires
 
     def start(self, call: Call) -> FlowRunner:

@@ -203,9 +203,9 @@ class FlowRunner:
                 raise error
         if flight.done:
             return self._flight_result(flight)
-        patience = deadline if flow is not None else min(deadline, flight.deadline + _GRACE_S)
-        if patience < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
-            suspension.on_claim(self._driver.timer(patience, lambda: self.answer(suspension, timed_out())))
+        wait_until = deadline if flow is not None else min(deadline, flight.deadline + _GRACE_S)
+        if wait_until < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
+            suspension.on_claim(self._driver.timer(wait_until, lambda: self.answer(suspension, timed_out())))
         flight.subscribe(self._driver.in_loop(lambda: self._on_flight_done(suspension, flight)))
         return None
 

@@ -47,7 +47,7 @@ class WatchLoop:
         """Watch every peer, also those added later. `store` stores revocations, and runs on `loop`."""
         self._all = True
         self._stores.insert(0, (loop, store))
-        self._begin()
+        self._start()
 
     async def remove_store(self, loop: asyncio.AbstractEventLoop, store: RevocationStore) -> None:
         """Remove a store of `watch_all`, and wait for revocations that are being stored."""
@@ -60,7 +60,7 @@ class WatchLoop:
         loop = self._background.loop()
         if loop is not None and store is not None:
             self._stores.append((loop, store))
-        self._begin()
+        self._start()
 
     def on_added(self, peer: Peer) -> None:
         """Watch a new peer if all are watched."""
@@ -105,7 +105,7 @@ class WatchLoop:
 
     def resume(self) -> None:
         """Start the watches that `suspend` stopped, in the parent after a fork."""
-        self._begin()
+        self._start()
 
     def abandon_after_fork(self, background: BackgroundLoop) -> None:
         """Drop all state in a forked child: loops, watches and stores are the parent's."""
@@ -113,7 +113,7 @@ class WatchLoop:
         self._all = False
         self._watched, self._stores, self._saves = set(), [], set()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         for peer in self._peers():
             if peer.watch is not None and (self._all or peer in self._watched):
                 peer.watch.start()

@@ -191,8 +191,8 @@ class WatchStream:
         if self._closing and not self._requests_closed:
             self._requests_closed = True
             await self._close_requests()
-        patience_s = self._settings.close_timeout_s if self._requests_closed else self._settings.silence_timeout_s
-        async with asyncio.timeout(patience_s):
+        timeout_s = self._settings.close_timeout_s if self._requests_closed else self._settings.silence_timeout_s
+        async with asyncio.timeout(timeout_s):
             return await self._receive()
 
     async def _receive(self) -> bool:

@@ -174,8 +174,8 @@ class PeerWatch:
         The peer admits such a stream while it awaits the acknowledgement; without one it would wait for the end of the
         lease.
         """
-        give_up_at = self._clock.monotonic() + self._settings.silence_timeout_s
-        while self._pending_acks and self._clock.monotonic() < give_up_at and self._denied_s() is None:
+        deadline = self._clock.monotonic() + self._settings.silence_timeout_s
+        while self._pending_acks and self._clock.monotonic() < deadline and self._denied_s() is None:
             await self._wait(timeout_s=await self._watch_once())
 
     async def _watch_once(self) -> float:
@@ -268,8 +268,8 @@ class PeerWatch:
             self._transition(WatchState.OFF)
             return self._backoff.after_unsupported()
         pause_s = self._backoff.after_failure()
-        asked_s = end.retry_after_s if end.reason != Reason.CIRCUIT_OPEN else None
-        return max(pause_s, min(asked_s or 0.0, self._settings.max_pause_s))
+        retry_s = end.retry_after_s if end.reason != Reason.CIRCUIT_OPEN else None
+        return max(pause_s, min(retry_s or 0.0, self._settings.max_pause_s))
 
     async def _wait(self, *tasks: asyncio.Future[Any], timeout_s: float | None = None) -> None:
         """Wait for `wake`, for one of the tasks, or for a time."""
