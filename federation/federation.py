@@ -12,7 +12,7 @@ import grpc
 from federation.client.aio.channel import AioChannel
 from federation.client.aio.interceptors import aio_interceptors
 from federation.client.chain.outcomes import closed
-from federation.client.peer_status import PeerStatus, standing_of
+from federation.client.peer_status import PeerStatus, status_of
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.store import PeerRepository
@@ -116,15 +116,15 @@ class Federation:
                     runtime.loaded = True
             except BaseException:
                 if runtime.release():
-                    runtime.end()
+                    runtime.close()
                 raise
             self._runtime = runtime
             self._loop = asyncio.get_running_loop()
-            runtime.watches.join(self._loop, self._source)
+            runtime.watches.watch_all(self._loop, self._source)
             if self._on_renewal is not None:
                 self._unsubscribe = runtime.listen_to_renewals(self._loop, self._on_renewal)
             if self._is_stored():
-                runtime.renew(PeerRepository(self.config, self.clock))
+                runtime.start_renewer(PeerRepository(self.config, self.clock))
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -135,24 +135,24 @@ class Federation:
         await self._close_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
         if self._loop is not None:
-            await runtime.watches.leave(self._loop, self._source)
+            await runtime.watches.remove_store(self._loop, self._source)
         for peer in runtime.peers.all():
-            peer.cut(closed(), owner=self)
+            peer.fail_calls(closed(), owner=self)
         last = runtime.release()
         if last:
-            await runtime.ended()
+            await runtime.stop_background()
         self._unsubscribe()
         loop = asyncio.get_running_loop()
         for peer in runtime.peers.all():
             if last:
-                peer.channel.rest()
+                peer.channel.disconnect()
             else:
-                peer.channel.leave(loop)
-            await peer.channel.closed()
+                peer.channel.disconnect_loop(loop)
+            await peer.channel.wait_closed()
         if last:
-            runtime.end()
+            runtime.close()
             for peer in runtime.peers.all():
-                await peer.channel.closed()
+                await peer.channel.wait_closed()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -199,7 +199,7 @@ class Federation:
 
         Raises `NotFoundError` with similar names.
         """
-        return standing_of(self.peer(name, user), self._opened().clock)
+        return status_of(self.peer(name, user), self._opened().clock)
 
     async def armed(self, timeout_s: float = 5.0) -> bool:
         """Wait until the watch of every peer is armed or its first attempt has failed. Returns whether all are armed.
@@ -207,7 +207,7 @@ class Federation:
         Arming a watch flushes answers fetched before it, so call this first if a program relies on early cache hits.
         """
         watches = [peer.watch for peer in self.peers.all() if peer.watch is not None]
-        return all(await asyncio.gather(*(watch.tried(timeout_s) for watch in watches)))
+        return all(await asyncio.gather(*(watch.first_attempt_done(timeout_s) for watch in watches)))
 
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
         """Return a `grpc.aio` channel to a peer through the client chain. Raises `NotFoundError`."""
@@ -236,13 +236,13 @@ class Federation:
         return session
 
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
-        """Return the chain for a `grpc.aio` channel of your own; see `federation.client.aio.interceptors`."""
+        """Return the chain as interceptors for a `grpc.aio` channel; see `federation.client.aio.interceptors`."""
         runtime = self._opened()
         deadline_s = runtime.config.client.deadline_s
         return aio_interceptors(runtime.peers.get(peer, user), clock=runtime.clock, deadline_s=deadline_s, owner=self)
 
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
-        """Return the chain for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
+        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
         runtime = self._opened()
         found = runtime.peers.get(peer, user)
         wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
@@ -318,13 +318,13 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
 
     def release() -> None:
         if runtime.release():
-            runtime.end()
+            runtime.close()
 
     try:
         stored = PeerRepository(config)
         found = _find_peer(runtime, stored, peer, user)
-        runtime.watches.follow(found, stored)
-        runtime.renew(stored)
+        runtime.watches.watch_peer(found, stored)
+        runtime.start_renewer(stored)
         wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
         return SyncChannel(found, wire, deadline_s=runtime.config.client.deadline_s, on_close=release)
     except BaseException:
