@@ -16,7 +16,7 @@ from typing import Any, Final
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.coercion import convert_plainly
+from mosaic_cli.coercion import avoid_pydantic
 from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
 
 __all__ = ["command_tree", "main"]
@@ -109,7 +109,7 @@ def _built(name: str, module: str) -> Any:
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name, help=found.HELP)(getattr(found, name))
         command = typer.main.get_command(single)
-    convert_plainly(command)
+    avoid_pydantic(command)
     if not module:
         command.commands = _Commands(FEDERATION)
     command.name = name
@@ -119,7 +119,7 @@ def _built(name: str, module: str) -> Any:
 def command_tree() -> Any:
     """Return the root command. The mapping `commands` of a group builds the group's commands when they are read."""
     root: Any = typer.main.get_command(app)
-    convert_plainly(root)
+    avoid_pydantic(root)
     root.commands = _Commands(ROOT)
     return root
 

@@ -14,7 +14,6 @@ from typing import Final
 from urllib.parse import quote
 
 from federation.errors import ConfigError, LockedError
-from federation.store.locks import FileLock
 
 __all__ = ["answers", "claimed", "prepare_directory", "private_umask", "target"]
 
@@ -55,6 +54,8 @@ def claimed(path: Path) -> Iterator[None]:
 
     Raises `LockedError` where another process holds it, `ConfigError` where the path cannot serve.
     """
+    from federation.store.locks import FileLock  # imports SQLAlchemy, which commands that only connect do without
+
     prepare_directory(path.parent)
     lock = FileLock(path.parent / LOCK_FILE, f"the admin socket {path} is held")
     lock.acquire()
