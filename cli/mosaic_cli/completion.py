@@ -92,27 +92,27 @@ def run(complete: Callable[[], Any]) -> int | None:
     if instruction == "complete_bash":
         with suppress(ValueError, KeyError):
             cut = _join_words()
-    said = StringIO()
+    output = StringIO()
     code = 0
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(output):
             complete()
     except SystemExit as e:  # how the shells' protocol ends; fish asks by the code alone
         code = e.code if isinstance(e.code, int) else 1
     except Exception:  # noqa: BLE001 - a terminal in which somebody types is no place for it
         return 1
-    sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in said.getvalue().splitlines() if line))
+    sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in output.getvalue().splitlines() if line))
     return code
 
 
 def _names(context: typer.Context, kind: str, prefix: str) -> Suggestions:
     try:
-        return _asked(context, kind, prefix)
+        return _request_names(context, kind, prefix)
     except Exception:  # noqa: BLE001 - not running, not readable, too slow: there is nothing to offer
         return []
 
 
-def _asked(context: typer.Context, kind: str, prefix: str) -> Suggestions:
+def _request_names(context: typer.Context, kind: str, prefix: str) -> Suggestions:
     directory = named_gateway(context)
     if directory is None:
         return []

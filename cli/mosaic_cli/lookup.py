@@ -9,27 +9,27 @@ if TYPE_CHECKING:
 
 __all__ = ["resolve_grant_id", "resolve_peer"]
 
-_WHOLE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_FULL_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
-def resolve_grant_id(admin: "AdminServiceStub", given: str) -> str:
-    """Return the grant id that `given` is or begins; a beginning is told in full before anything happens to it."""
+def resolve_grant_id(admin: "AdminServiceStub", prefix: str) -> str:
+    """Return the grant id that `prefix` is or begins; a beginning is told in full before anything happens to it."""
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
-    if _WHOLE.match(given):
-        return given
-    grant = admin.GetGrant(pb.GetGrantRequest(id=given)).grant
-    render.say(f"{given} is grant {grant.id}: {grant.peer} reads as {grant.subject}")
+    if _FULL_ID.match(prefix):
+        return prefix
+    grant = admin.GetGrant(pb.GetGrantRequest(id=prefix)).grant
+    console.message(f"{prefix} is grant {grant.id}: {grant.peer} reads as {grant.subject}")
     return grant.id
 
 
-def resolve_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
-    """Return the peer that `given` names or begins; a beginning is told in full before anything happens to it."""
+def resolve_peer(admin: "AdminServiceStub", prefix: str, user: str | None) -> "pb.PeerStatus":
+    """Return the peer that `prefix` names or begins; a beginning is told in full before anything happens to it."""
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
-    peer = admin.GetPeer(pb.GetPeerRequest(name=given, user=user or "")).peer
-    if peer.name != given:
-        render.say(f"{given} is {peer.name}, enrolled for {peer.user}")
+    peer = admin.GetPeer(pb.GetPeerRequest(name=prefix, user=user or "")).peer
+    if peer.name != prefix:
+        console.message(f"{prefix} is {peer.name}, enrolled for {peer.user}")
     return peer

@@ -15,10 +15,10 @@ __all__ = [
     "Gateway",
     "GroupGateway",
     "Json",
+    "complete_from",
     "named_gateway",
-    "one_of",
+    "parse_choice",
     "read_argument",
-    "suggesting",
 ]
 
 
@@ -26,23 +26,23 @@ GRANT_STATUSES: Final = ("pending", "active", "revoked", "expired")
 PEER_STATES: Final = ("active", "offline", "degraded", "revoked", "expired")
 
 
-def one_of(value: str, words: tuple[str, ...], option: str) -> str:
+def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
     """Return the word in lower case; raise a usage error with a near match for any other."""
-    word = value.lower()
-    if not word or word in words:
-        return word
+    choice = value.lower()
+    if not choice or choice in choices:
+        return choice
     from federation.suggest import near_matches
 
-    near = near_matches(word, words, most=1)
-    hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(words)}"
+    near = near_matches(choice, choices, most=1)
+    hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(choices)}"
     raise typer.BadParameter(f"{value!r} is none; {hint}", param_hint=option)
 
 
-def suggesting(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+def complete_from(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     """Return what completes one of the words."""
 
     def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
+        return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
 
@@ -53,14 +53,14 @@ UNSET_GATEWAY: Final = Path("$MOSAIC_GATEWAY")
 
 def named_gateway(context: typer.Context) -> Path | None:
     """Return the gateway that the nearest option or else the environment names, `None` where neither does."""
-    asked: Any = context
-    while asked is not None:
-        given = asked.params.get("gateway") or UNSET_GATEWAY
-        if Path(given) != UNSET_GATEWAY:
-            return Path(given)
-        asked = asked.parent
-    named = os.environ.get("MOSAIC_GATEWAY")
-    return Path(named) if named else None
+    level: Any = context
+    while level is not None:
+        value = level.params.get("gateway") or UNSET_GATEWAY
+        if Path(value) != UNSET_GATEWAY:
+            return Path(value)
+        level = level.parent
+    directory = os.environ.get("MOSAIC_GATEWAY")
+    return Path(directory) if directory else None
 
 
 def _resolve(context: typer.Context, value: Path) -> Path:

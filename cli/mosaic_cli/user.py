@@ -50,29 +50,35 @@ def remove(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import receipts
+    from mosaic_cli.output import console, shapes
 
-    with connect(gateway) as admin, waiting.interruptible("mosaic federation grant revoke GRANT"):
+    with connect(gateway) as admin, receipts.interruptible("mosaic federation grant revoke GRANT"):
         replies = iter(admin.RemoveUser(pb.RemoveUserRequest(user=user, reason=reason, no_wait=no_wait)))
         removal = next(replies).removal
         if not as_json:
             _show(removal)
-        news = waiting.follow(replies, no_wait=no_wait)
+        results = receipts.follow(replies, no_wait=no_wait)
     if as_json:
-        render.out(shapes.dump({"removal": shapes.removal(removal), "receipts": [shapes.taken(one) for one in news]}))
+        console.write(
+            shapes.dump(
+                {
+                    "removal": shapes.removal(removal),
+                    "receipts": [shapes.revocation_result(result) for result in results],
+                }
+            )
+        )
         return
-    for one in news:
-        render.out("")
-        waiting.show(one)
+    for result in results:
+        console.write("")
+        receipts.show(result)
 
 
 def _show(removal: "pb.UserRemoval") -> None:
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
     rows = f"{removal.owned_rows} rows stay, with this name as their owner" if removal.owned_rows else "none are left"
-    render.facts(
+    console.facts(
         (
             ("user", removal.user),
             ("grants", f"{len(removal.grants)} revoked"),
@@ -81,8 +87,8 @@ def _show(removal: "pb.UserRemoval") -> None:
         )
     )
     if not removal.from_data:
-        render.say("remove the user there as well: this gateway only revoked what others could read")
+        console.message("remove the user there as well: this gateway only revoked what others could read")
     for name in removal.peers:
-        render.say(
+        console.message(
             f"still enrolled for this user: mosaic federation peer remove {quote(name)} --user {quote(removal.user)}"
         )

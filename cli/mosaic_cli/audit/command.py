@@ -74,10 +74,10 @@ def audit(
 ) -> None:
     """Print audit events."""
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.audit import tail as auditing
+    from mosaic_cli.audit import tail
 
-    for name, given in (("--until", until), ("--history", history), ("--page-token", page_token)):
-        if follow and given:
+    for name, value in (("--until", until), ("--history", history), ("--page-token", page_token)):
+        if follow and value:
             raise typer.BadParameter(f"{name} and --follow do not go together")
     request = pb.ListAuditEventsRequest(
         grant_id=grant, peer=peer, verb=verb, outcome=outcome, page_token=page_token, history=history
@@ -87,9 +87,9 @@ def audit(
     if since and until and request.since.ToNanoseconds() >= request.until.ToNanoseconds():
         raise typer.BadParameter("--since must be before --until")
     if follow:
-        auditing.follow(gateway, request, limit or SHOWN_FIRST, as_json=as_json)
+        tail.follow(gateway, request, limit or SHOWN_FIRST, as_json=as_json)
     else:
-        auditing.page(gateway, request, limit or SHOWN, as_json=as_json)
+        tail.page(gateway, request, limit or SHOWN, as_json=as_json)
 
 
 def _set_instant(context: typer.Context, field: Any, name: str, text: str) -> None:

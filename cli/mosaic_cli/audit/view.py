@@ -7,8 +7,7 @@ from typing import Final
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.errors import clean
 
 __all__ = ["AuditLines"]
@@ -37,8 +36,8 @@ class AuditLines:
     """Prints events under one heading. Columns grow with what comes, within what the terminal is wide."""
 
     def __init__(self) -> None:
-        self._console = render.console()
-        self._bounded = self._console.width if render.is_bounded() else 0
+        self._console = console.stdout_console()
+        self._bounded = self._console.width if console.is_bounded() else 0
         self._widths = [AT_WIDTH, len(COLUMNS[1]), len(COLUMNS[2]), len(COLUMNS[3])]
         self._headed = False
 
@@ -53,7 +52,7 @@ class AuditLines:
             self._headed = True
         for cells in lines:
             self._print(cells)
-        render.flush()
+        console.flush()
 
     def _fit(self, lines: Sequence[Sequence[Text]]) -> None:
         for index in range(1, len(self._widths)):

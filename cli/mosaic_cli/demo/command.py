@@ -24,14 +24,14 @@ def demo(
 ) -> int:
     """Run the demo; return 1 where a step did not do what the narration says."""
     from mosaic_cli.demo.environment import DemoEnvironment, StepError
-    from mosaic_cli.demo.script import tell
+    from mosaic_cli.demo.script import run_script
 
-    with DemoEnvironment(keep=keep) as stage:
+    with DemoEnvironment(keep=keep) as environment:
         try:
-            tell(stage)
+            run_script(environment)
         except StepError as e:
-            stage.fail(str(e))
+            environment.fail(str(e))
             return 1
     if keep:
-        typer.echo(f"kept: {stage.directory}", err=True)
+        typer.echo(f"kept: {environment.directory}", err=True)
     return 0

@@ -37,7 +37,7 @@ class Ran:
 
     code: int
     out: str
-    words: str
+    err: str
 
 
 class DemoEnvironment:
@@ -45,7 +45,7 @@ class DemoEnvironment:
 
     def __init__(self, *, keep: bool = False) -> None:
         self._keep = keep
-        self._served: dict[str, subprocess.Popen[str]] = {}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
         self._handlers: dict[int, Any] = {}
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._gateway = ""
@@ -61,9 +61,9 @@ class DemoEnvironment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _uninterrupted():
-            for name in tuple(self._served):
-                self._end(name)
+        with _ignore_signals():
+            for name in tuple(self._processes):
+                self._terminate(name)
             if not self._keep:
                 shutil.rmtree(self.directory, ignore_errors=True)
         for number, handler in self._handlers.items():
@@ -88,7 +88,7 @@ class DemoEnvironment:
         self._command(f"export MOSAIC_GATEWAY={gateway}")
         self._gateway = gateway
 
-    def put(self, name: str, content: bytes) -> None:
+    def write_file(self, name: str, content: bytes) -> None:
         """Put a file into the directory."""
         (self.directory / name).write_bytes(content)
 
@@ -128,7 +128,7 @@ class DemoEnvironment:
         if target:
             (self.directory / target).write_text(ran.out, encoding="utf-8")
         if not quiet:
-            self._print("".join(part for part in ("" if target else ran.out, ran.words)).rstrip())
+            self._print("".join(part for part in ("" if target else ran.out, ran.err)).rstrip())
         self._check(command, ran, code, expect)
         if code and not quiet:
             self._print(f"[exit code {ran.code}]", "2")
@@ -147,7 +147,7 @@ class DemoEnvironment:
                 stderr=log,
                 text=True,
             )
-        self._served[name] = process
+        self._processes[name] = process
         for line in _lines(process):
             self._print(line)
             if line.startswith("  admin"):
@@ -157,12 +157,12 @@ class DemoEnvironment:
     def stop(self, name: str) -> None:
         """Stop a gateway as Ctrl-C would."""
         self._command(f"kill -INT $(cat {name}/gateway.lock)")
-        code = self._end(name, signal.SIGINT)
+        code = self._terminate(name, signal.SIGINT)
         if code:
             raise StepError(f"the gateway {name} ended with exit code {code}")
 
-    def _end(self, name: str, number: int = signal.SIGTERM) -> int:
-        process = self._served.pop(name)
+    def _terminate(self, name: str, number: int = signal.SIGTERM) -> int:
+        process = self._processes.pop(name)
         process.send_signal(number)
         try:
             process.wait(STOP_S)
@@ -174,16 +174,16 @@ class DemoEnvironment:
         return process.returncode
 
     def _environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
         width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
-        named = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
+        gateway = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
         colour = {"FORCE_COLOR": "1"} if self._colour else {}
-        return {**kept, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **named}
+        return {**inherited, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **gateway}
 
     def _check(self, command: str, ran: Ran, code: int, expect: Sequence[str]) -> None:
         if ran.code != code:
-            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.words.strip()}")
-        missing = [word for word in expect if word not in ran.out and word not in ran.words]
+            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.err.strip()}")
+        missing = [word for word in expect if word not in ran.out and word not in ran.err]
         if missing:
             raise StepError(f"`{command}` did not say {', '.join(missing)}")
 
@@ -222,16 +222,16 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _ignore_signals() -> Iterator[None]:
     """Let nobody's second Ctrl-C cut the cleaning short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept: list[tuple[int, Callable[..., Any] | int | None]] = [
+    handlers: list[tuple[int, Callable[..., Any] | int | None]] = [
         (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, *ENDING)
     ]
     try:
         yield
     finally:
-        for number, handler in kept:
+        for number, handler in handlers:
             signal.signal(number, handler)

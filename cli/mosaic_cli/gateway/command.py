@@ -53,8 +53,7 @@ def init(
     from federation.bootstrap import init_gateway
     from federation.config import GatewayConfig, StoreConfig
     from federation.errors import ConfigError, InputError
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     try:
         config = GatewayConfig(
@@ -71,13 +70,13 @@ def init(
         option = {"store.url": "--database", "admin_socket": "--admin-socket"}.get(e.field, f"--{e.field}")
         # There is no gateway.toml yet in which the cure could be written.
         cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
-        words = str(e).removeprefix(f"{e.field}: ")
-        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, words)) from None
+        problem = str(e).removeprefix(f"{e.field}: ")
+        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, problem)) from None
     if as_json:
-        render.out(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
+        console.write(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
         return
-    render.say(f"made the gateway {name} in {directory}")
-    render.say(f"next: mosaic gateway serve --gateway {directory}")
+    console.message(f"made the gateway {name} in {directory}")
+    console.message(f"next: mosaic gateway serve --gateway {directory}")
 
 
 @app.command("serve")
@@ -122,12 +121,11 @@ def import_rows(
     Example:
       mosaic gateway import rows.jsonl --gateway work
     """
-    from mosaic_cli.gateway import import_rows as importing
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.gateway.import_rows import load
+    from mosaic_cli.output import console, shapes
 
-    summary = importing.load(gateway, file)
+    summary = load(gateway, file)
     if as_json:
-        render.out(shapes.dump({"imported": summary}))
+        console.write(shapes.dump({"imported": summary}))
     else:
-        render.out(", ".join(f"{count} {name}" for name, count in summary.items()))
+        console.write(", ".join(f"{count} {name}" for name, count in summary.items()))

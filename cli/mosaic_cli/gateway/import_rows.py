@@ -36,7 +36,7 @@ def load(directory: Path, file: str) -> dict[str, int]:
     with _opened(file) as (source, size), _progress(size) as advance:
         chunks = _chunks(source, advance)
         if is_serving(config):
-            return _through_gateway(directory, chunks)
+            return _load_through_gateway(directory, chunks)
         from federation.resources.importing.importer import Importer
         from mosaic_cli.gateway.import_rows import load_directly
 
@@ -82,7 +82,7 @@ def _chunks(source: BinaryIO, advance: Any) -> Iterator[bytes]:
         advance(len(chunk))
 
 
-def _through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
+def _load_through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
 
@@ -109,6 +109,6 @@ async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSumm
         await lock.acquire_database(database)
         stack.push_async_callback(lock.release)
         summary = await importer.commit(SqlProvider(database))
-        act = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
-        await AuditStore(database).insert_many([act])
+        event = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
+        await AuditStore(database).insert_many([event])
     return summary

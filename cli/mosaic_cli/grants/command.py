@@ -7,17 +7,16 @@ import typer
 
 from mosaic_cli import completion
 from mosaic_cli.completion import GrantId
-from mosaic_cli.grants import enroll as grant_opening
-from mosaic_cli.grants import revoke as grant_taking
+from mosaic_cli.grants import enroll, revoke
 from mosaic_cli.options import (
     GRANT_STATUSES,
     UNSET_GATEWAY,
     Gateway,
     GroupGateway,
     Json,
-    one_of,
+    complete_from,
+    parse_choice,
     read_argument,
-    suggesting,
 )
 
 __all__ = ["app"]
@@ -72,9 +71,8 @@ def create(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     request = pb.CreateGrantRequest(
         peer=peer,
@@ -86,7 +84,7 @@ def create(
     with connect(gateway) as admin:
         reply = admin.CreateGrant(request)
     for warning in reply.warnings:
-        render.say(f"warning: {warning}")
+        console.message(f"warning: {warning}")
     if as_json:
         shape = {
             "grant": grant_shapes.grant(reply.grant),
@@ -94,14 +92,14 @@ def create(
             "opens": grant_shapes.opens(reply.opens),
             "created": not dry_run,
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    grant_view.show(reply.grant)
-    grant_view.show_opens(reply.grant, reply.opens)
+    view.show(reply.grant)
+    view.show_opens(reply.grant, reply.opens)
     if dry_run:
-        render.say("nothing was created; without --dry-run it is")
+        console.message("nothing was created; without --dry-run it is")
     else:
-        render.say(f"next: mosaic federation grant token {reply.grant.id}")
+        console.message(f"next: mosaic federation grant token {reply.grant.id}")
 
 
 @app.command("list")
@@ -118,7 +116,7 @@ def list_grants(
             "--status",
             metavar="|".join(GRANT_STATUSES),
             help="Only those that are so.",
-            autocompletion=suggesting(GRANT_STATUSES),
+            autocompletion=complete_from(GRANT_STATUSES),
         ),
     ] = "",
     page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
@@ -139,15 +137,16 @@ def list_grants(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     request = pb.ListGrantsRequest(
         page_size=LARGEST_PAGE if everything else page_size, page_token=page_token, peer=peer, subject=subject
     )
     if status:
-        request.status = pb.GrantStatus.Value(f"GRANT_STATUS_{one_of(status, GRANT_STATUSES, '--status').upper()}")
+        request.status = pb.GrantStatus.Value(
+            f"GRANT_STATUS_{parse_choice(status, GRANT_STATUSES, '--status').upper()}"
+        )
     with connect(gateway) as admin:
         reply = admin.ListGrants(request)
         grants = list(reply.grants)
@@ -157,18 +156,18 @@ def list_grants(
             grants += reply.grants
     if as_json:
         shown = [grant_shapes.grant(grant) for grant in grants]
-        render.out(shapes.dump({"grants": shown, "next_page_token": reply.next_page_token or None}))
+        console.write(shapes.dump({"grants": shown, "next_page_token": reply.next_page_token or None}))
         return
     if grants:
-        grant_view.table(grants)
+        view.table(grants)
     elif page_token:
-        render.say("there are no more")
+        console.message("there are no more")
     elif peer or subject or status:
-        render.say("no grant is like that")
+        console.message("no grant is like that")
     else:
-        render.say("no grants yet; make one: mosaic federation grant create --help")
+        console.message("no grants yet; make one: mosaic federation grant create --help")
     if reply.next_page_token:
-        render.say(f"there are more: --all, or --page-token {reply.next_page_token}")
+        console.message(f"there are more: --all, or --page-token {reply.next_page_token}")
 
 
 @app.command("show")
@@ -185,9 +184,8 @@ def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = Fa
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         reply = admin.GetGrant(pb.GetGrantRequest(id=grant, preview=True))
@@ -197,17 +195,17 @@ def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = Fa
             "opens": grant_shapes.opens(reply.opens),
             "receipts": [shapes.receipt(receipt) for receipt in reply.receipts],
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    grant_view.show(reply.grant)
-    grant_view.show_opens(reply.grant, reply.opens)
-    grant_view.show_receipts(reply.receipts)
+    view.show(reply.grant)
+    view.show_opens(reply.grant, reply.opens)
+    view.show_receipts(reply.receipts)
 
 
-app.command("token")(grant_opening.token)
-app.command("confirm")(grant_opening.confirm)
-app.command("scope")(grant_taking.scope)
-app.command("revoke")(grant_taking.revoke)
+app.command("token")(enroll.token)
+app.command("confirm")(enroll.confirm)
+app.command("scope")(revoke.scope)
+app.command("revoke")(revoke.revoke)
 
 
 def _seconds(text: str | None) -> int:

@@ -32,21 +32,22 @@ def token(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
     from mosaic_cli.output.times import when
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
     if as_json:
-        render.out(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
+        console.write(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
         return
-    render.out(reply.token)
-    render.say(f"it works once, and ends {when(reply, 'expires_at')}")
-    render.say("next, at the other gateway: mosaic federation peer add --user USER TOKEN")
+    console.write(reply.token)
+    console.message(f"it works once, and ends {when(reply, 'expires_at')}")
+    console.message("next, at the other gateway: mosaic federation peer add --user USER TOKEN")
     if confirm:
-        render.say(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the other side prints it)")
+        console.message(
+            f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the other side prints it)"
+        )
 
 
 def confirm(
@@ -70,15 +71,14 @@ def confirm(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.grants import view
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=fingerprint))
     if as_json:
-        render.out(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
+        console.write(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
     else:
-        grant_view.show(reply.grant)
+        view.show(reply.grant)

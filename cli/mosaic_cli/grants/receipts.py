@@ -11,11 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.times import duration, seconds
 
-__all__ = ["Taken", "follow", "interruptible", "show"]
+__all__ = ["RevocationResult", "follow", "interruptible", "show"]
 
 SHOWN: Final = 8
 """Characters of an instance id that tell it from others."""
@@ -25,27 +24,27 @@ HOW: Final = {
     "lease_ended": "the end of its lease",
     "disconnected": "going away; it held no lease",
 }
-News = Any
+Reply = Any
 """A message with the fields `progress` and `receipt`."""
-Taken = pb.RevocationProgress | pb.RevocationReceipt
-"""What is known at the end: a receipt, or who is still awaited."""
+RevocationResult = pb.RevocationProgress | pb.RevocationReceipt
+"""What is results at the end: a receipt, or who is still awaited."""
 
 
-def follow(replies: Iterable[News], *, no_wait: bool = False) -> list[Taken]:
-    """Show who is awaited while the messages come; return what is known of each grant at the end.
+def follow(replies: Iterable[Reply], *, no_wait: bool = False) -> list[RevocationResult]:
+    """Show who is awaited while the messages come; return what is results of each grant at the end.
 
     With `no_wait` the gateway awaits nobody either, so there is nothing to show meanwhile.
     """
-    known: dict[str, Taken] = {}
-    with _line() as show:
+    results: dict[str, RevocationResult] = {}
+    with _progress_line() as show:
         for reply in replies:
             if reply.HasField("receipt"):
-                known[reply.receipt.grant_id] = reply.receipt
+                results[reply.receipt.grant_id] = reply.receipt
                 show(None)
             elif reply.HasField("progress"):
-                known[reply.progress.grant.id] = reply.progress
+                results[reply.progress.grant.id] = reply.progress
                 show(None if no_wait else reply.progress)
-    return list(known.values())
+    return list(results.values())
 
 
 @contextmanager
@@ -54,29 +53,29 @@ def interruptible(again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        render.say(f"stopped waiting; the gateway goes on by itself, and refuses already. To see it: {again}")
+        console.message(f"stopped waiting; the gateway goes on by itself, and refuses already. To see it: {again}")
         raise
 
 
-def show(taken: Taken) -> None:
+def show(result: RevocationResult) -> None:
     """Print a receipt in words, or for whoever did not want to wait who is still awaited."""
-    if isinstance(taken, pb.RevocationReceipt):
-        _show_receipt(taken)
+    if isinstance(result, pb.RevocationReceipt):
+        _show_receipt(result)
     else:
-        _show_pending(taken)
+        _show_pending(result)
 
 
 def _show_pending(progress: pb.RevocationProgress) -> None:
     waiting = _awaited(progress.awaited)
-    status = render.state_text(shapes.enum_word(progress.grant, "status"))
-    render.facts((("grant", progress.grant.id), ("status", status)))
-    render.say(f"in force for every new call; {_words(waiting) if waiting else 'nobody is awaited'}")
+    status = console.state_text(shapes.enum_name(progress.grant, "status"))
+    console.facts((("grant", progress.grant.id), ("status", status)))
+    console.message(f"in force for every new call; {_waiting_text(waiting) if waiting else 'nobody is awaited'}")
 
 
 def _show_receipt(receipt: pb.RevocationReceipt) -> None:
     begun, effective = seconds(receipt.revoked_at), seconds(receipt.effective_at)
     narrowed = receipt.kind == "narrowed"
-    render.facts(
+    console.facts(
         (
             ("grant", receipt.grant_id),
             ("narrowed" if narrowed else "revoked", shapes.instant(receipt, "revoked_at") or "-"),
@@ -85,8 +84,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
         )
     )
     if receipt.instances:
-        render.out("")
-        render.table(
+        console.write("")
+        console.table(
             ("cache", "released by", "after", "calls failed"),
             (
                 (
@@ -98,8 +97,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
                 for one in receipt.instances
             ),
         )
-    what = "what was taken back" if narrowed else "anything of this grant"
-    render.say(f"no cache of the peer can serve {what} any more")
+    served = "what was taken back" if narrowed else "anything of this grant"
+    console.message(f"no cache of the peer can serve {served} any more")
 
 
 def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
@@ -107,9 +106,9 @@ def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
 
 
 @contextmanager
-def _line() -> Iterator[Any]:
+def _progress_line() -> Iterator[Any]:
     if not sys.stderr.isatty():
-        yield _plain()
+        yield _progress_messages()
         return
     state: list[pb.RevocationProgress | None] = [None]
 
@@ -118,27 +117,27 @@ def _line() -> Iterator[Any]:
 
     def text() -> Text:
         waiting = _awaited(state[0].awaited) if state[0] is not None else []
-        return Text(f"{_words(waiting)}  (Ctrl-C: stop waiting; it goes on)" if waiting else "")
+        return Text(f"{_waiting_text(waiting)}  (Ctrl-C: stop waiting; it goes on)" if waiting else "")
 
-    console = Console(file=sys.stderr, highlight=False)
-    with Live(get_renderable=text, console=console, refresh_per_second=REFRESH, transient=True):
+    terminal = Console(file=sys.stderr, highlight=False)
+    with Live(get_renderable=text, console=terminal, refresh_per_second=REFRESH, transient=True):
         yield show
 
 
-def _plain() -> Any:
+def _progress_messages() -> Any:
     before: list[tuple[str, ...]] = [()]
 
     def show(progress: pb.RevocationProgress | None) -> None:
         waiting = _awaited(progress.awaited) if progress is not None else []
         names = tuple(one.instance_id for one in waiting)
         if waiting and names != before[0]:
-            render.say(_words(waiting))
+            console.message(_waiting_text(waiting))
         before[0] = names
 
     return show
 
 
-def _words(waiting: Sequence[pb.LeaseRelease]) -> str:
+def _waiting_text(waiting: Sequence[pb.LeaseRelease]) -> str:
     """Say who is awaited, and until when at the latest."""
     until = max(seconds(one.until) for one in waiting)
     clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")

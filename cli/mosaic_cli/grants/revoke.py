@@ -30,7 +30,7 @@ def scope(
 ) -> None:
     """Put another scope in force, from the next call on, and show what the peer gains and loses.
 
-    What it loses is also taken out of its caches: the command then ends with a receipt, as `grant revoke` does.
+    What it loses is also results out of its caches: the command then ends with a receipt, as `grant revoke` does.
     With --dry-run nothing changes, and it shows how many rows each resource has for the peer now, and would have then.
 
     \b
@@ -40,22 +40,21 @@ def scope(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.grants import receipts
     from mosaic_cli.grants import shapes as grant_shapes
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     text = read_argument(document, "scope")
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         request = pb.UpdateGrantScopeRequest(id=grant, scope=text, validate_only=dry_run, no_wait=no_wait)
-        with waiting.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
+        with receipts.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
             replies = iter(admin.UpdateGrantScope(request))
             first = next(replies)
             if not as_json:
                 _show_change(first, text, dry_run=dry_run)
-            taken = waiting.follow(replies, no_wait=no_wait)
+            results = receipts.follow(replies, no_wait=no_wait)
     if as_json:
         shape = {
             "grant": grant_shapes.grant(first.grant),
@@ -65,12 +64,12 @@ def scope(
             "opened": grant_shapes.opens(first.opened),
             "opens": grant_shapes.opens(first.opens),
             "applied": first.applied,
-            "receipt": shapes.taken(taken[0]) if taken else None,
+            "receipt": shapes.revocation_result(results[0]) if results else None,
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    for one in taken:
-        waiting.show(one)
+    for result in results:
+        receipts.show(result)
 
 
 def revoke(
@@ -96,42 +95,41 @@ def revoke(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.grants import receipts
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
-        with waiting.interruptible(f"mosaic federation grant revoke {grant}"):
-            taken = waiting.follow(admin.RevokeGrant(request), no_wait=no_wait)
-    for one in taken:
+        with receipts.interruptible(f"mosaic federation grant revoke {grant}"):
+            results = receipts.follow(admin.RevokeGrant(request), no_wait=no_wait)
+    for result in results:
         if as_json:
-            render.out(shapes.dump({"receipt": shapes.taken(one)}))
+            console.write(shapes.dump({"receipt": shapes.revocation_result(result)}))
         else:
-            waiting.show(one)
+            receipts.show(result)
 
 
 def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run: bool) -> None:
     from federation.scope.describe import scope_line
     from federation.scope.model import Scope
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console
 
     for warning in reply.warnings:
-        render.say(f"warning: {warning}")
+        console.message(f"warning: {warning}")
     for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
         for word in words:
-            render.out(f"{sign}  {word}")
+            console.write(f"{sign}  {word}")
     scope = Scope.parse(document)
     if dry_run:
-        grant_view.show_opened(reply, scope.open_resources)
-        render.say("nothing was changed")
+        view.show_opened(reply, scope.open_resources)
+        console.message("nothing was changed")
     elif not reply.applied:
-        render.say("this scope is in force already")
+        console.message("this scope is in force already")
     elif not (reply.gains or reply.losses):
-        render.say("the new scope is in force; it opens what the old one did")
+        console.message("the new scope is in force; it opens what the old one did")
     else:
-        render.say("the new scope is in force from the next call on")
-    render.say(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")
+        console.message("the new scope is in force from the next call on")
+    console.message(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")

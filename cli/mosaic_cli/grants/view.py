@@ -4,21 +4,20 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.times import dated, duration, when
 
 __all__ = ["show", "show_opened", "show_opens", "show_receipts", "table"]
 
-Fact = tuple[str, render.Cell]
+Fact = tuple[str, console.Cell]
 
 
 def show(grant: pb.GrantInfo) -> None:
     """Print a grant. One that was only tried has no id yet."""
-    render.facts(
+    console.facts(
         (
             ("grant", grant.id or "(not created)"),
-            ("status", render.state_text(shapes.enum_word(grant, "status"))),
+            ("status", console.state_text(shapes.enum_name(grant, "status"))),
             ("peer", grant.peer),
             ("subject", grant.subject),
             *_lines("scope", grant_shapes.words(grant)),
@@ -34,15 +33,15 @@ def show(grant: pb.GrantInfo) -> None:
 def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
     """Print how many rows each resource has for the peer at this moment, and the newest of them."""
     if grant.status not in {pb.GRANT_STATUS_PENDING, pb.GRANT_STATUS_ACTIVE}:
-        render.say(f"it opens nothing: it is {shapes.enum_word(grant, 'status')}")
+        console.message(f"it opens nothing: it is {shapes.enum_name(grant, 'status')}")
         return
     if opens:
         _opens_table(grant, opens)
     resources, counted = grant_shapes.open_resources(grant), {one.resource for one in opens}
     if resources == ():
-        render.say("it opens nothing: every resource that it names is excluded")
+        console.message("it opens nothing: every resource that it names is excluded")
     if missing := [name for name in resources or () if name not in counted]:
-        render.say(f"not counted: {', '.join(missing)}; the gateway's log may say why")
+        console.message(f"not counted: {', '.join(missing)}; the gateway's log may say why")
 
 
 def show_opened(change: pb.UpdateGrantScopeResponse, then_open: Sequence[str]) -> None:
@@ -51,8 +50,8 @@ def show_opened(change: pb.UpdateGrantScopeResponse, then_open: Sequence[str]) -
     now, then = ({one.resource: one for one in opens} for opens in (change.opened, change.opens))
     if not (now_open or then_open):
         return
-    render.out("")
-    render.table(
+    console.write("")
+    console.table(
         ("resource", "rows now", "rows then", "newest then"),
         (
             (
@@ -65,7 +64,7 @@ def show_opened(change: pb.UpdateGrantScopeResponse, then_open: Sequence[str]) -
         ),
         shrink="newest then",
     )
-    render.say("-: closed")
+    console.message("-: closed")
 
 
 def _rows(one: pb.ResourcePreview | None) -> str:
@@ -73,14 +72,14 @@ def _rows(one: pb.ResourcePreview | None) -> str:
 
 
 def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
-    render.out("")
-    render.table(
+    console.write("")
+    console.table(
         ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
         ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
         shrink="newest",
     )
     if any(one.more for one in opens):
-        render.say("+: there are more than were counted")
+        console.message("+: there are more than were counted")
 
 
 def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
@@ -88,8 +87,8 @@ def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
     for receipt in receipts:
         begun = "narrowed" if receipt.kind == "narrowed" else "revoked"
         effective = dated(receipt, "effective_at", "not yet: a cache of the peer is awaited")
-        render.out("")
-        render.facts(
+        console.write("")
+        console.facts(
             (
                 (begun, dated(receipt, "revoked_at")),
                 ("effective", effective),
@@ -101,11 +100,11 @@ def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
 
 def table(grants: Iterable[pb.GrantInfo]) -> None:
     """Print one line a grant."""
-    render.table(
+    console.table(
         ("status", "id", "peer", "subject", "expires", "last used"),
         (
             (
-                render.state_text(shapes.enum_word(grant, "status")),
+                console.state_text(shapes.enum_name(grant, "status")),
                 grant.id,
                 grant.peer,
                 grant.subject,

@@ -47,28 +47,28 @@ class GatewayClient:
         await self._channel.close()
 
     async def ask(self, source: str, **verb: Any) -> Answers:
-        """Run a verb of `QueryRequest` at a source and return all that came, and the `fault` that ended it, if any."""
+        """Run a verb of `QueryRequest` at a source and return all that came, and the `error` that ended it, if any."""
         request = pb.QueryRequest(
             user=self.user, source=source, session=self._session, budget_ms=self._budget_ms, **verb
         )
-        await self._reach()
+        await self._require_serving()
         answers = Answers()
         try:
             async for part in self._admin.Query(request, timeout=PATIENCE_S, wait_for_ready=True):
-                answers.take(part)
+                answers.add(part)
         except grpc.RpcError as e:
-            answers.fault = error_of(e)
+            answers.error = error_of(e)
         return answers
 
     async def peers(self) -> list[pb.PeerStatus]:
         """Return how this user's peers are, and nobody else's."""
-        await self._reach()
+        await self._require_serving()
         try:
             reply = await self._admin.Status(pb.StatusRequest(user=self.user), timeout=PATIENCE_S, wait_for_ready=True)
         except grpc.RpcError as e:
             raise error_of(e) from None
         return [peer for peer in reply.peers if peer.user == self.user]
 
-    async def _reach(self) -> None:
+    async def _require_serving(self) -> None:
         """Raise unless the gateway runs, in the words of every other command."""
         await asyncio.to_thread(require_serving, self.config, self._directory)

@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 Context = ServerRequestContext[Any, Any]
 
 
-class _Desk:
+class _ToolHandlers:
     """Answers an agent's calls by a gateway."""
 
-    def __init__(self, line: GatewayClient) -> None:
-        self._line = line
-        self._least: types.LoggingLevel = "debug"
+    def __init__(self, client: GatewayClient) -> None:
+        self._client = client
+        self._min_level: types.LoggingLevel = "debug"
 
     async def tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         """Say what there is."""
@@ -54,18 +54,18 @@ class _Desk:
         if spec is None:
             raise MCPError(types.INVALID_PARAMS, f"no tool {params.name!r}; there are {', '.join(BY_NAME)}")
         try:
-            answers, shape = await spec.run(self._line, spec.takes.model_validate(params.arguments or {}))
+            answers, shape = await spec.run(self._client, spec.arguments.model_validate(params.arguments or {}))
         except ValidationError as e:
-            return _fault(_problems(e, spec))
+            return _error(_problems(e, spec))
         except FederationError as e:
-            return _fault(explain(e))
+            return _error(explain(e))
         except Exception:
             log.exception("%s failed", spec.name)
-            return _fault("mosaic mcp failed on this call; its log has the details")
-        for told in answers.signals:
-            await self._tell(context, told)
-        if answers.fault is not None:
-            return _fault(*(told.text for told in answers.signals), explain(answers.fault))
+            return _error("mosaic mcp failed on this call; its log has the details")
+        for signal_message in answers.signals:
+            await self._send_signal(context, signal_message)
+        if answers.error is not None:
+            return _error(*(signal_message.text for signal_message in answers.signals), explain(answers.error))
         # First what an agent must not miss when it reads no further.
         shape = {key: shape[key] for key in sorted(shape, key=lambda key: key not in FIRST)}
         text = types.TextContent(text=orjson.dumps(shape).decode())
@@ -73,36 +73,36 @@ class _Desk:
 
     async def set_level(self, _: Context, params: types.SetLevelRequestParams) -> types.EmptyResult:
         """Send log messages from this level on. Newer clients say it with each request instead."""
-        self._least = params.level
+        self._min_level = params.level
         return types.EmptyResult()
 
-    async def _tell(self, context: Context, told: pb.PeerSignal) -> None:
+    async def _send_signal(self, context: Context, signal_message: pb.PeerSignal) -> None:
         """Send a signal to the client's log, where the client wants it; the answer has it as well."""
-        level: types.LoggingLevel = "warning" if told.kind == "offline" else "notice"
-        if LEVELS.index(level) < LEVELS.index(self._least):
+        level: types.LoggingLevel = "warning" if signal_message.kind == "offline" else "notice"
+        if LEVELS.index(level) < LEVELS.index(self._min_level):
             return
         await context.session.send_log_message(
-            level, query_shapes.signal(told), LOGGER, related_request_id=context.request_id
+            level, query_shapes.signal(signal_message), LOGGER, related_request_id=context.request_id
         )
 
 
-def build(line: GatewayClient) -> Server[Any]:
-    """Return the server of an open line."""
-    desk = _Desk(line)
+def build(client: GatewayClient) -> Server[Any]:
+    """Return the server of an open client."""
+    handlers = _ToolHandlers(client)
     server: Server[Any] = Server(
         "mosaic",
         version=version("mosaic-federation"),
-        title=f"Mosaic gateway {line.config.name}",
+        title=f"Mosaic gateway {client.config.name}",
         instructions=INSTRUCTIONS,
-        on_list_tools=desk.tools,
-        on_call_tool=desk.call,
+        on_list_tools=handlers.tools,
+        on_call_tool=handlers.call,
     )
     # Registered here, because the constructor warns of what newer revisions of the protocol say otherwise.
-    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, desk.set_level)
+    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, handlers.set_level)
     return server
 
 
-def serve(line: GatewayClient) -> None:
+def serve(client: GatewayClient) -> None:
     """Serve over standard input and output until the input ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mosaic mcp: %(levelname)s: %(message)s")
     # The log notifications of handshake-era clients are what this is about; they are sent as each client asked.
@@ -110,7 +110,7 @@ def serve(line: GatewayClient) -> None:
     signal.signal(signal.SIGINT, _end)
     if sys.stdin.isatty():
         sys.stderr.write("an agent's program starts this and speaks with it over standard input; Ctrl-C ends it\n")
-    anyio.run(_serve, line)
+    anyio.run(_serve, client)
 
 
 def _end(_number: int, _frame: object) -> None:
@@ -118,21 +118,21 @@ def _end(_number: int, _frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
-async def _serve(line: GatewayClient) -> None:
-    async with line, stdio_server() as (reading, writing):
-        server = build(line)
+async def _serve(client: GatewayClient) -> None:
+    async with client, stdio_server() as (reading, writing):
+        server = build(client)
         await server.run(reading, writing, server.create_initialization_options())
 
 
 def _tool(spec: ToolSpec) -> types.Tool:
-    takes = _untitled(spec.takes.model_json_schema())
-    del takes["description"]
+    schema = _untitled(spec.arguments.model_json_schema())
+    del schema["description"]
     return types.Tool(
         name=spec.name,
         title=spec.title,
         description=spec.description,
-        input_schema=takes,
-        output_schema=_output_schema(spec.gives),
+        input_schema=schema,
+        output_schema=_output_schema(spec.output),
         annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
     )
 
@@ -149,7 +149,7 @@ def _untitled(schema: Any) -> Any:
     return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
 
 
-def _fault(*lines: str) -> types.CallToolResult:
+def _error(*lines: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text="\n".join(lines))], is_error=True)
 
 
@@ -159,7 +159,7 @@ def _problems(error: ValidationError, spec: ToolSpec) -> str:
     for problem in error.errors(include_url=False, include_input=False):
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            words.append(f"{name}: no such argument; there are {', '.join(spec.takes.model_fields) or 'none'}")
+            words.append(f"{name}: no such argument; there are {', '.join(spec.arguments.model_fields) or 'none'}")
         else:
             words.append(f"{name}: {problem['msg']}")
     return f"INVALID_REQUEST: {'; '.join(words)}"

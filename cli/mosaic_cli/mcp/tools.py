@@ -10,7 +10,7 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.mcp.gateway_client import GatewayClient
 from mosaic_cli.output.json_schema import Keys
-from mosaic_cli.output.models import OpenedSource, Shape, enum_word, fill, instant
+from mosaic_cli.output.models import OpenedSource, Shape, enum_name, fill, instant
 from mosaic_cli.output.outputs import MCP_STATUS, OUTPUTS
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers
@@ -75,46 +75,49 @@ class ToolSpec:
     name: str
     title: str
     description: str
-    takes: type[BaseModel]
-    gives: Keys
+    arguments: type[BaseModel]
+    output: Keys
     run: Callable[[GatewayClient, Any], Awaitable[tuple[Answers, Shape]]]
 
 
-async def _list(line: GatewayClient, given: ListArguments) -> tuple[Answers, Shape]:
-    request = federation_pb2.ListRequest(resource=given.resource, where=given.where, page_size=given.page_size)
-    if given.page_token:
-        request.page_token = given.page_token
-    answers = await line.ask(given.source, list=request)
+async def _list(client: GatewayClient, args: ListArguments) -> tuple[Answers, Shape]:
+    request = federation_pb2.ListRequest(resource=args.resource, where=args.where, page_size=args.page_size)
+    if args.page_token:
+        request.page_token = args.page_token
+    answers = await client.ask(args.source, list=request)
     return answers, query_shapes.rows(answers)
 
 
-async def _get(line: GatewayClient, given: GetArguments) -> tuple[Answers, Shape]:
-    answers = await line.ask(given.source, get=federation_pb2.GetRequest(resource=given.resource, id=given.id))
-    if not answers.rows and answers.fault is None:
-        answers.fault = answers.absent
+async def _get(client: GatewayClient, args: GetArguments) -> tuple[Answers, Shape]:
+    answers = await client.ask(args.source, get=federation_pb2.GetRequest(resource=args.resource, id=args.id))
+    if not answers.rows and answers.error is None:
+        answers.error = answers.not_found
     return answers, query_shapes.found(answers)
 
 
-async def _search(line: GatewayClient, given: SearchArguments) -> tuple[Answers, Shape]:
+async def _search(client: GatewayClient, args: SearchArguments) -> tuple[Answers, Shape]:
     request = federation_pb2.SearchRequest(
-        query=given.query, resources=given.resources, page_size=given.page_size, page_token=given.page_token
+        query=args.query,
+        resources=args.resources,
+        page_size=args.page_size,
+        page_token=args.page_token,
     )
-    answers = await line.ask(given.source, search=request)
+    answers = await client.ask(args.source, search=request)
     return answers, query_shapes.rows(answers, search=True)
 
 
-async def _status(line: GatewayClient, _: StatusArguments) -> tuple[Answers, Shape]:
-    answers = await line.ask("all", capabilities=federation_pb2.CapabilitiesRequest())
-    if answers.fault is not None:
+async def _status(client: GatewayClient, _: StatusArguments) -> tuple[Answers, Shape]:
+    answers = await client.ask("all", capabilities=federation_pb2.CapabilitiesRequest())
+    if answers.error is not None:
         return answers, {}
-    peers = {f"federated:{peer.name}": peer for peer in await line.peers()}
+    peers = {f"federated:{peer.name}": peer for peer in await client.peers()}
     reports = {report.source: report for report in answers.sources}
     known = dict.fromkeys([*reports, *peers])
     shape = {
         "signals": [query_shapes.signal(one) for one in answers.signals],
         "partial": answers.partial,
-        "gateway": line.config.name,
-        "user": line.user,
+        "gateway": client.config.name,
+        "user": client.user,
         "sources": [_opened(name, answers, reports.get(name), peers.get(name)) for name in known],
     }
     return answers, shape
@@ -127,7 +130,7 @@ def _opened(source: str, answers: Answers, report: pb.SourceReport | None, peer:
         report or pb.SourceReport(source=source, state="skipped"),
         resources=None if opened is None else list(opened.resources),
         max_rows_per_query=None if opened is None else opened.max_rows_per_query,
-        peer_state=None if peer is None else enum_word(peer, "state"),
+        peer_state=None if peer is None else enum_name(peer, "state"),
         last_success=None if peer is None else instant(peer, "last_success"),
         certificate_ends=None if peer is None else instant(peer.certificate, "not_after"),
     )

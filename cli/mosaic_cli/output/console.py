@@ -12,7 +12,7 @@ from rich.text import Text
 from mosaic_cli.output.errors import clean
 from mosaic_cli.output.layout import state
 
-__all__ = ["facts", "flush", "heading", "is_bounded", "out", "say", "state_text", "table"]
+__all__ = ["facts", "flush", "heading", "is_bounded", "message", "state_text", "stdout_console", "table", "write"]
 
 WIDE: Final = 110
 """Columns of a table that no terminal bounds."""
@@ -23,7 +23,7 @@ LEAST: Final = 10
 Cell = str | Text
 
 
-def console() -> Console:
+def stdout_console() -> Console:
     """Return the console of standard output as it is now."""
     width = None if is_bounded() else WIDE
     return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
@@ -34,7 +34,7 @@ def is_bounded() -> bool:
     return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 
-def out(text: str) -> None:
+def write(text: str) -> None:
     """Print data as it is."""
     sys.stdout.write(f"{text}\n")
 
@@ -44,24 +44,24 @@ def flush() -> None:
     sys.stdout.flush()
 
 
-def say(text: str) -> None:
+def message(text: str) -> None:
     """Print words for the person at the terminal, out of the way of the data."""
     sys.stdout.flush()
     sys.stderr.write(f"{clean(text)}\n")
 
 
-def heading(name: str, words: str) -> None:
+def heading(name: str, text: str) -> None:
     """Print the name of a part of the output, and words about it."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_row(Text(clean(name), style="bold"), Text(clean(words), style="dim"))
-    _print(console(), grid)
+    grid.add_row(Text(clean(name), style="bold"), Text(clean(text), style="dim"))
+    _print(stdout_console(), grid)
 
 
 def table(
     columns: Sequence[str], lines: Iterable[Sequence[Cell]], *, fold: Sequence[str] = (), shrink: str = ""
 ) -> None:
     """Print a table. Where it is too wide, the column `shrink` is cut, and those in `fold` are broken into lines."""
-    screen = console()
+    screen = stdout_console()
     cells = [[Text(clean(cell)) if isinstance(cell, str) else cell for cell in line] for line in lines]
     if shrink:
         _cut(columns, cells, shrink, screen.width)
@@ -80,16 +80,16 @@ def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, clean(value) if isinstance(value, str) else value)
-    _print(console(), grid)
+    _print(stdout_console(), grid)
 
 
 def _cut(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:
     """Cut the cells of one column to what the others leave of a line."""
     at = columns.index(shrink)
     others = [index for index in range(len(columns)) if index != at]
-    taken = sum(max([len(columns[index]), *(line[index].cell_len for line in cells)]) + GAP for index in others)
+    used = sum(max([len(columns[index]), *(line[index].cell_len for line in cells)]) + GAP for index in others)
     for line in cells:
-        line[at].truncate(max(LEAST, width - taken), overflow="ellipsis")
+        line[at].truncate(max(LEAST, width - used), overflow="ellipsis")
 
 
 def _print(screen: Console, grid: Table) -> None:

@@ -17,12 +17,12 @@ __all__ = ["ADVICE", "advised", "clean", "command", "explain", "remedy_in", "sim
 class _Command(NamedTuple):
     """The words of a command after `mosaic`, or options alone. A word in braces stands for a parameter of the remedy.
 
-    A parameter that is empty is left out, together with the option before it. `there`: the peer's operator types it,
+    A parameter that is empty is left out, together with the option before it. `for_peer_operator`: the peer's operator types it,
     whoever the actor of the remedy is.
     """
 
-    words: str
-    there: bool = False
+    text: str
+    for_peer_operator: bool = False
 
 
 _REMOVE: Final = _Command("federation peer remove {peer} --user {user}")
@@ -41,7 +41,7 @@ ADVICE: Final[Mapping[Action, tuple[_Command, ...]]] = {
     Action.LIST_PEERS: (_Command("federation peer list"),),
     Action.REMOVE_PEER: (_REMOVE,),
     Action.REPLACE_PEER: (_REMOVE, _ADD),
-    Action.ENROLL_AGAIN: (_Command("federation grant token", there=True), _REMOVE, _ADD),
+    Action.ENROLL_AGAIN: (_Command("federation grant token", for_peer_operator=True), _REMOVE, _ADD),
     Action.ROTATE_PEER: (_Command("federation peer rotate {peer} --user {user}"),),
     Action.RESET_CIRCUIT: (_Command("federation peer reset {peer} --user {user}"),),
     Action.EXPLAIN_PEER: (_Command("federation status --explain {peer} --user {user}"),),
@@ -94,13 +94,13 @@ def advised(text: str, remedy: Remedy | None) -> str:
 def command(remedy: Remedy) -> str:
     """Return what to type for a remedy. Several commands, and those of the peer's operator, stand in backticks."""
     commands, parameters = ADVICE[remedy.action], _parameters(remedy)
-    there = [one for one in commands if one.there or remedy.actor is Actor.PEER_OPERATOR]
-    here = [_typed(one.words, parameters) for one in commands if one not in there]
-    if len(here) == 1 and not there:
-        return here[0]
-    groups = [" and ".join(f"`{words}`" for words in here)] if here else []
-    if there:
-        groups.insert(0, " and ".join(f"`{_typed(one.words, parameters)}`" for one in there) + " there")
+    theirs = [one for one in commands if one.for_peer_operator or remedy.actor is Actor.PEER_OPERATOR]
+    ours = [_command_line(one.text, parameters) for one in commands if one not in theirs]
+    if len(ours) == 1 and not theirs:
+        return ours[0]
+    groups = [" and ".join(f"`{text}`" for text in ours)] if ours else []
+    if theirs:
+        groups.insert(0, " and ".join(f"`{_command_line(one.text, parameters)}`" for one in theirs) + " there")
     return ", then ".join(groups)
 
 
@@ -111,21 +111,21 @@ def remedy_in(message: "pb.SourceReport | pb.PeerSignal") -> Remedy | None:
 
 def _parameters(remedy: Remedy) -> dict[str, str]:
     """Return the parameters of a remedy as words of the shell."""
-    given = dict(remedy.parameters)
+    parameters = dict(remedy.parameters)
     if remedy.peer:
-        given["source"] = f"federated:{remedy.peer}"
-    return {name: quote(value) for name, value in given.items()}
+        parameters["source"] = f"federated:{remedy.peer}"
+    return {name: quote(value) for name, value in parameters.items()}
 
 
-def _typed(words: str, parameters: Mapping[str, str]) -> str:
+def _command_line(text: str, parameters: Mapping[str, str]) -> str:
     typed: list[str] = []
-    for word in words.split():
+    for word in text.split():
         value = parameters.get(word[1:-1], "") if word.startswith("{") else word
         if value:
             typed.append(value)
         elif typed[-1].startswith("--"):
             typed.pop()
-    return " ".join(typed if words.startswith("--") else ["mosaic", *typed])
+    return " ".join(typed if text.startswith("--") else ["mosaic", *typed])
 
 
 def simplify_grpc_error(text: str) -> str:

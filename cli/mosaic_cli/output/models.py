@@ -80,7 +80,7 @@ def _read(message: Message, field: _Field) -> Any:
     if isinstance(value, Timestamp):
         return instant(message, field.key)
     if type(value) is int and message.DESCRIPTOR.fields_by_name[field.key].enum_type:
-        return enum_word(message, field.key)
+        return enum_name(message, field.key)
     return (value or None) if field.nullable else value
 
 
@@ -95,7 +95,7 @@ def instant(message: Message, field: str) -> str | None:
         return None
 
 
-def enum_word(message: Message, field: str) -> str:
+def enum_name(message: Message, field: str) -> str:
     """Return an enum field as its word in lower case, without the prefix that proto style gives it."""
     kind = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert kind is not None  # noqa: S101 - callers name enum fields

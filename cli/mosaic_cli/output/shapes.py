@@ -20,7 +20,7 @@ from mosaic_cli.output.models import (
     Shape,
     UserRemoval,
     Watch,
-    enum_word,
+    enum_name,
     fill,
     instant,
 )
@@ -32,14 +32,14 @@ __all__ = [
     "certificate",
     "dump",
     "enrolled",
-    "enum_word",
+    "enum_name",
     "instant",
     "json_value",
     "peer",
     "receipt",
     "removal",
+    "revocation_result",
     "row",
-    "taken",
 ]
 
 DEEPEST: Final = 64
@@ -89,7 +89,7 @@ def certificate(message: pb.CertificateInfo, now: Timestamp, model: type[Certifi
     return fill(model, message, expires_in_s=message.not_after.seconds - now.seconds)
 
 
-def taken(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
+def revocation_result(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
     """Return a receipt; of a revocation in progress, a receipt without the instant from which it is effective."""
     if isinstance(message, pb.RevocationReceipt):
         return receipt(message)

@@ -13,15 +13,15 @@ from mosaic_cli.options import (
     Gateway,
     GroupGateway,
     Json,
-    one_of,
+    complete_from,
+    parse_choice,
     read_argument,
-    suggesting,
 )
 
 __all__ = ["PeerUser", "app", "remove", "reset", "rotate"]
 
 
-def _given(user: str | None) -> str | None:
+def _reject_empty(user: str | None) -> str | None:
     """Refuse a name that is empty, as a variable without a value is: it would stand for whoever has such a peer."""
     if user == "":
         raise typer.BadParameter("is empty; name a user, or leave the option out")
@@ -34,7 +34,7 @@ PeerUser = Annotated[
         "--user",
         "-u",
         metavar="USER",
-        callback=_given,
+        callback=_reject_empty,
         help="Whose peer; needed where several users have one so named.",
         autocompletion=completion.users,
     ),
@@ -57,23 +57,22 @@ def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     with connect(gateway) as admin:
         known = resolve_peer(admin, peer, user)
-        gone = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
-    there = f"mosaic federation grant revoke {gone.grant_id}"
+        removed = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
+    there = f"mosaic federation grant revoke {removed.grant_id}"
     if as_json:
-        render.out(shapes.dump({"removed": gone.name, "peer": shapes.enrolled(gone), "revoke_there": there}))
+        console.write(shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": there}))
         return
-    render.say(f"removed {gone.name}, enrolled for {gone.user}: its key and certificate are gone")
-    render.say(f"lost with it: {peer_view.cached(gone)}, and what its circuit and counters knew")
-    if gone.HasField("revocation"):
-        render.say(f"its grant {gone.grant_id} was revoked there before")
+    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are gone")
+    console.message(f"lost with it: {view.cached(removed)}, and what its circuit and counters knew")
+    if removed.HasField("revocation"):
+        console.message(f"its grant {removed.grant_id} was revoked there before")
     else:
-        render.say(f"its grant still stands at the other gateway; its operator ends it with: {there}")
+        console.message(f"its grant still stands at the other gateway; its operator ends it with: {there}")
 
 
 def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
@@ -89,21 +88,20 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
         after = admin.RotatePeer(pb.RotatePeerRequest(name=before.name, user=before.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(after)}))
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    render.facts((("peer", after.name), ("user", after.user), *peer_view.certificate(after.certificate)))
-    render.say(
+    console.facts((("peer", after.name), ("user", after.user), *view.certificate(after.certificate)))
+    console.message(
         f"{after.name} is read with a new key from now on; the certificate before was {before.certificate.serial}"
     )
-    render.say("the old certificate is refused there in ten minutes, or sooner")
+    console.message("the old certificate is refused there in ten minutes, or sooner")
 
 
 def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
@@ -119,19 +117,20 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
         after = admin.ResetCircuit(pb.ResetCircuitRequest(name=before.name, user=before.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(after)}))
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    was = shapes.enum_word(before.circuit, "state")
-    words = "was closed already" if was == "closed" else f"was {was}, and is closed now: the next call goes out at once"
-    render.say(f"the circuit of {after.name}, enrolled for {after.user}, {words}")
-    render.say(f"{after.name} is {shapes.enum_word(after, 'state')}")
+    state = shapes.enum_name(before.circuit, "state")
+    change = (
+        "was closed already" if state == "closed" else f"was {state}, and is closed now: the next call goes out at once"
+    )
+    console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
+    console.message(f"{after.name} is {shapes.enum_name(after, 'state')}")
 
 
 app = typer.Typer(
@@ -174,8 +173,7 @@ def add(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
     from mosaic_cli.output.times import when
 
     secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - the sign for stdin
@@ -184,9 +182,9 @@ def add(
     peer = reply.peer
     if as_json:
         shape = shapes.enrolled(peer)
-        render.out(shapes.dump({"peer": shape, "awaiting_confirmation": reply.awaiting_confirmation}))
+        console.write(shapes.dump({"peer": shape, "awaiting_confirmation": reply.awaiting_confirmation}))
         return
-    render.facts(
+    console.facts(
         (
             ("peer", peer.name),
             ("user", peer.user),
@@ -197,10 +195,10 @@ def add(
         )
     )
     if reply.awaiting_confirmation:
-        render.say("the grant is closed until the other operator confirms this fingerprint; read it to them")
+        console.message("the grant is closed until the other operator confirms this fingerprint; read it to them")
     else:
         user, source = quote(peer.user), quote(f"federated:{peer.name}")
-        render.say(f"next: mosaic federation query list tasks --user {user} --source {source}")
+        console.message(f"next: mosaic federation query list tasks --user {user} --source {source}")
 
 
 @app.command("list")
@@ -212,7 +210,7 @@ def list_peers(
             "--state",
             metavar="|".join(PEER_STATES),
             help="Only those that are so.",
-            autocompletion=suggesting(PEER_STATES),
+            autocompletion=complete_from(PEER_STATES),
         ),
     ] = "",
     gateway: Gateway = UNSET_GATEWAY,
@@ -228,13 +226,12 @@ def list_peers(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     request = pb.ListPeersRequest(page_size=500, user=user)
     if state:
-        request.state = pb.PeerState.Value(f"PEER_STATE_{one_of(state, PEER_STATES, '--state').upper()}")
+        request.state = pb.PeerState.Value(f"PEER_STATE_{parse_choice(state, PEER_STATES, '--state').upper()}")
     peers: list[pb.PeerStatus] = []
     with connect(gateway) as admin:
         while True:
@@ -244,13 +241,13 @@ def list_peers(
             if not reply.next_page_token:
                 break
     if as_json:
-        render.out(shapes.dump({"peers": [shapes.enrolled(peer) for peer in peers]}))
+        console.write(shapes.dump({"peers": [shapes.enrolled(peer) for peer in peers]}))
     elif peers:
-        peer_view.table(peers)
+        view.table(peers)
     elif user or state:
-        render.say("no peer is like that")
+        console.message("no peer is like that")
     else:
-        render.say("no peers yet; add one with a token: mosaic federation peer add --help")
+        console.message("no peers yet; add one with a token: mosaic federation peer add --help")
 
 
 @app.command("show")
@@ -274,24 +271,23 @@ def show(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
-    from mosaic_cli.query import live_probe as asked_now
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
+    from mosaic_cli.query import live_probe
 
-    told = None
+    answer = None
     with connect(gateway) as admin:
         known = admin.GetPeer(pb.GetPeerRequest(name=peer, user=user or "")).peer
         if live:
-            told = asked_now.ask(admin, known)
+            answer = live_probe.probe(admin, known)
             known = admin.GetPeer(pb.GetPeerRequest(name=known.name, user=known.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": peer_view.shape(known), "live": told.shape() if told else None}))
+        console.write(shapes.dump({"peer": view.shape(known), "live": answer.shape() if answer else None}))
     else:
-        peer_view.show(known)
-        if told is not None:
-            told.show()
-    return FAILED if told is not None and told.opens is None else 0
+        view.show(known)
+        if answer is not None:
+            answer.show()
+    return FAILED if answer is not None and answer.capabilities is None else 0
 
 
 app.command("rotate")(rotate)

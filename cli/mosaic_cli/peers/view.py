@@ -7,16 +7,15 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.models import CertificateWhole, Shape, ShownPeer
 from mosaic_cli.output.times import dated, duration
-from mosaic_cli.status import peers as status_peers
+from mosaic_cli.status.peers import facts
 
 __all__ = ["cached", "certificate", "shape", "show", "table"]
 
-Fact = tuple[str, render.Cell]
+Fact = tuple[str, console.Cell]
 KIB = 1024
 SHARED: Final = {"renewal": ""} | {
     name: name for name in ("circuit", "watch", "cache", "latency", "last success", "last failure")
@@ -26,18 +25,18 @@ SHARED: Final = {"renewal": ""} | {
 
 def show(peer: pb.PeerStatus) -> None:
     """Print everything that is known of a peer."""
-    told = status_peers.facts(peer, time.time())
-    render.facts(
+    status_facts = facts(peer, time.time())
+    console.facts(
         (
             ("peer", peer.name),
-            ("state", render.state_text(shapes.enum_word(peer, "state"))),
+            ("state", console.state_text(shapes.enum_name(peer, "state"))),
             ("user", peer.user),
             ("endpoint", peer.endpoint),
             ("grant", peer.grant_id),
             *_revocation(peer),
             *certificate(peer.certificate),
             ("renewal", dated(peer.renewal, "next_at", "none to come")),
-            *((name, told[key]) for key, name in SHARED.items() if key in told),
+            *((name, status_facts[key]) for key, name in SHARED.items() if key in status_facts),
             ("last seen", dated(peer, "seen_at", "not since the gateway started")),
         )
     )
@@ -56,9 +55,9 @@ def cached(peer: pb.PeerStatus) -> str:
     """Return what is kept of the peer's answers."""
     if not peer.HasField("cache"):
         return "off"
-    kept = peer.cache
-    size = f"{kept.bytes} B" if kept.bytes < KIB else f"{kept.bytes / KIB:.1f} KiB"
-    return f"{plural(kept.entries, 'answer')}, {size}; {kept.hits} from memory, {kept.misses} asked there"
+    cache = peer.cache
+    size = f"{cache.bytes} B" if cache.bytes < KIB else f"{cache.bytes / KIB:.1f} KiB"
+    return f"{plural(cache.entries, 'answer')}, {size}; {cache.hits} from memory, {cache.misses} asked there"
 
 
 def shape(peer: pb.PeerStatus) -> Shape:
@@ -70,10 +69,10 @@ def shape(peer: pb.PeerStatus) -> Shape:
 
 def table(peers: Iterable[pb.PeerStatus]) -> None:
     """Print one line a peer."""
-    render.table(
+    console.table(
         ("state", "peer", "user", "endpoint", "grant"),
         (
-            (render.state_text(shapes.enum_word(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
+            (console.state_text(shapes.enum_name(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
             for peer in peers
         ),
         fold=("grant", "endpoint"),

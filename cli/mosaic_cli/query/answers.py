@@ -18,7 +18,7 @@ ANSWERED: Final = frozenset({"ok", "cached"})
 class Answers:
     """The answers of all sources. `capabilities` is by source; `signals` are what its session was not told before.
 
-    `fault` is why there is none of the one source that was named, where whoever asked wants it beside the signals.
+    `error` is why there is none of the one source that was named, where whoever asked wants it beside the signals.
     """
 
     rows: list[pb.QueryRow] = field(default_factory=list)
@@ -27,9 +27,9 @@ class Answers:
     signals: list[pb.PeerSignal] = field(default_factory=list)
     partial: bool = False
     next_page_token: str = ""
-    fault: FederationError | None = None
+    error: FederationError | None = None
 
-    def take(self, part: pb.QueryResponse) -> None:
+    def add(self, part: pb.QueryResponse) -> None:
         """Take in one message of the answer."""
         self.rows.extend(part.rows)
         if part.HasField("capabilities"):
@@ -46,10 +46,10 @@ class Answers:
         return [report for report in self.sources if report.state not in ANSWERED]
 
     @property
-    def absent(self) -> Refusal:
+    def not_found(self) -> Refusal:
         """Why `get` found no row."""
-        silent = ", ".join(report.source for report in self.missing)
-        where = f" at a source that answered; these did not: {silent}" if silent else ""
+        missing = ", ".join(report.source for report in self.missing)
+        where = f" at a source that answered; these did not: {missing}" if missing else ""
         return Refusal(Reason.ROW_NOT_FOUND, f"no such row that this user may read{where}")
 
 

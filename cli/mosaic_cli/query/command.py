@@ -84,8 +84,8 @@ def list_rows(
     request = federation_pb2.ListRequest(resource=resource, where=_pairs(where or []), page_size=page_size)
     if page_token:
         request.page_token = page_token
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_rows(list=request)
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_rows(list=request)
 
 
 @app.command("get")
@@ -109,8 +109,8 @@ def get(
     from federation.v1 import federation_pb2
     from mosaic_cli.query.run import QueryCommand
 
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_found(federation_pb2.GetRequest(resource=resource, id=row_id))
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_row(federation_pb2.GetRequest(resource=resource, id=row_id))
 
 
 @app.command("search")
@@ -147,8 +147,8 @@ def search(
     request = federation_pb2.SearchRequest(
         query=" ".join(words), resources=resources or [], page_size=page_size, page_token=page_token
     )
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_rows(search=request)
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_rows(search=request)
 
 
 @app.command("capabilities")
@@ -169,13 +169,13 @@ def capabilities(
     """
     from mosaic_cli.query.run import QueryCommand
 
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_opened()
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_capabilities()
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
+def _pairs(values: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for text in given:
+    for text in values:
         field, equals, value = text.partition("=")
         if not (field and equals):
             raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as status=open", param_hint="--where")

@@ -10,8 +10,7 @@ from federation.admin.client import connect
 from federation.errors import FederationError
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.query import rows
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers, milliseconds
@@ -40,34 +39,34 @@ class QueryCommand:
         search = "search" in verb
         answers = self._ask(rows.LiveTable(search=search).show if self._live else None, **verb)
         if self.as_json:
-            render.out(shapes.dump(query_shapes.rows(answers, search=search)))
+            console.write(shapes.dump(query_shapes.rows(answers, search=search)))
             return
         if not self._live:
             rows.listing(answers, search=search)
-        rows.close(answers, told=self._live)
+        rows.close(answers, reported=self._live)
 
-    def print_found(self, request: federation_pb2.GetRequest) -> None:
+    def print_row(self, request: federation_pb2.GetRequest) -> None:
         """Run `get` and print the row, of each source that has it. Raises `Refusal` where none has."""
         answers = self._ask(get=request)
         if not self.as_json:
             rows.show(answers.rows)
             rows.close(answers, count=False)
         elif answers.rows or self.source == ALL:
-            render.out(shapes.dump(query_shapes.found(answers)))
+            console.write(shapes.dump(query_shapes.found(answers)))
         if not answers.rows:
-            raise answers.absent
+            raise answers.not_found
 
-    def print_opened(self) -> None:
+    def print_capabilities(self) -> None:
         """Run `capabilities` and print what each source opens."""
         answers = self._ask(capabilities=federation_pb2.CapabilitiesRequest())
         if self.as_json:
-            render.out(shapes.dump(query_shapes.capabilities(answers, self.source)))
+            console.write(shapes.dump(query_shapes.capabilities(answers, self.source)))
             return
-        for number, (source, opened) in enumerate(answers.capabilities.items()):
+        for number, (source, capabilities) in enumerate(answers.capabilities.items()):
             if self.source == ALL:
-                render.out("") if number else None
-                render.heading(source, "")
-            rows.opened(opened)
+                console.write("") if number else None
+                console.heading(source, "")
+            rows.print_capabilities(capabilities)
         rows.close(answers, count=False)
 
     @property
@@ -88,7 +87,7 @@ class QueryCommand:
         try:
             with connect(self.gateway) as admin:
                 for part in admin.Query(request):
-                    answers.take(part)
+                    answers.add(part)
                     if show is not None:
                         show(part)
         except FederationError:

@@ -95,12 +95,12 @@ def status(
     if explain is not None:
         if watch or peer:
             raise typer.BadParameter("goes with neither --watch nor --peer", param_hint="--explain")
-        from mosaic_cli.status import explain as link_by_link
+        from mosaic_cli.status.explain import explain_peer
 
         limit_s = timeout or LINK_S
-        return link_by_link.explain(gateway, explain, user=user, resource=resource, timeout_s=limit_s, as_json=as_json)
-    for option, given in (("--resource", resource), ("--timeout", timeout)):
-        if given:
+        return explain_peer(gateway, explain, user=user, resource=resource, timeout_s=limit_s, as_json=as_json)
+    for option, value in (("--resource", resource), ("--timeout", timeout)):
+        if value:
             raise typer.BadParameter("goes with --explain only", param_hint=option)
     if watch:
         return _watch(gateway, peer, user, as_json=as_json)
@@ -132,11 +132,11 @@ def _show(reply: "pb.StatusResponse") -> None:
     from mosaic_cli.status.page import page
 
     print_lines(page(reply, shutil.get_terminal_size((WIDE, 0)).columns))
-    words = [f"warning: {warning}" for warning in reply.warnings]
+    messages = [f"warning: {warning}" for warning in reply.warnings]
     if not reply.peers and not reply.grants:
-        words.append("neither peers nor grants yet: mosaic federation grant create --help")
+        messages.append("neither peers nor grants yet: mosaic federation grant create --help")
     sys.stdout.flush()
-    sys.stderr.write("".join(f"{clean(text)}\n" for text in words))
+    sys.stderr.write("".join(f"{clean(text)}\n" for text in messages))
 
 
 def _watch(gateway: "Path", peer: str, user: str, *, as_json: bool) -> int:

@@ -37,8 +37,8 @@ def requests_line(serving: pb.ServingStatus, width: int) -> list[Line]:
     verbs: dict[str, list[str]] = defaultdict(list)
     for one in serving.requests:
         verbs[one.verb].append(f"{one.count:,} {one.outcome}")
-    told = "; ".join(f"{verb} {', '.join(outcomes)}" for verb, outcomes in verbs.items())
-    lines = wrapped(f"since the start: {told}", width, indent=2, style="dim") if told else []
+    counts = "; ".join(f"{verb} {', '.join(outcomes)}" for verb, outcomes in verbs.items())
+    lines = wrapped(f"since the start: {counts}", width, indent=2, style="dim") if counts else []
     if serving.audit_dropped:
         dropped = f"{plural(serving.audit_dropped, 'denial')} came too fast to be recorded one by one"
         lines += wrapped(dropped, width, indent=2, style="yellow")

@@ -8,7 +8,7 @@ from mosaic_cli.output.errors import clean, command
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.times import distance, duration, moment, seconds
 
-__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_words", "ends_soon", "meaning", "seen"]
+__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_text", "ends_soon", "meaning", "seen"]
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The words for a peer, best first."""
@@ -17,7 +17,7 @@ GRACE_S: Final = 3.0
 """A watch that is down for less has not been down long enough to say anything."""
 SOON: Final = 4
 """A certificate ends soon once this part of its life is left: its renewal is overdue then."""
-_WORD: Final = {
+_LABELS: Final = {
     pb.PEER_STATE_OFFLINE: "offline",
     pb.PEER_STATE_DEGRADED: "degraded",
     pb.PEER_STATE_REVOKED: "revoked",
@@ -35,7 +35,7 @@ _MEANING: Final = {
 }
 _OF_THE_CALL: Final = frozenset({"SCOPE_VIOLATION", "RATE_LIMITED", "INVALID_REQUEST"})
 """Reasons that speak against what was asked for, and not against the peer."""
-_UNHEARD: Final = frozenset({"PEER_UNREACHABLE", "PEER_TIMEOUT"})
+_NO_ANSWER: Final = frozenset({"PEER_UNREACHABLE", "PEER_TIMEOUT"})
 """Reasons that this gateway gives where nothing came back."""
 _REFUSED: Final = frozenset({"GRANT_INVALID", "GRANT_REVOKED", "CERTIFICATE_INVALID"})
 _MEANING_OF_CODE: Final = {
@@ -51,41 +51,41 @@ _MEANING_OF_CODE: Final = {
 class Health(NamedTuple):
     """What is to be said of a peer. `healthy` is `None` while nothing was heard of it; `why` is empty where it is well.
 
-    `word` is finer than the state: an active peer may be `failing` or `not seen`.
+    `label` is finer than the state: an active peer may be `failing` or `not seen`.
     """
 
-    word: str
+    label: str
     healthy: bool | None
     why: str = ""
     next_step: str = ""
 
 
 def assess_health(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Health:
-    """Return the verdict on a peer. It is healthy only if it was seen, and nothing speaks against it since."""
+    """Return the health on a peer. It is healthy only if it was seen, and nothing speaks against it since."""
     now = seconds(gateway.now)
-    word = _WORD.get(peer.state)
-    if word is not None:
-        return Health(word, False, *_REASONS[word](peer, now))
+    label = _LABELS.get(peer.state)
+    if label is not None:
+        return Health(label, False, *_REASONS[label](peer, now))
     if peer.circuit.consecutive_failures:
         count = peer.circuit.consecutive_failures
         failed = "the last call failed" if count == 1 else f"the last {count} calls failed"
-        return Health("failing", False, failed, _look(peer))
-    if (told := _told_against(peer, now)) is not None:
-        return Health("failing", False, told, _look(peer))
+        return Health("failing", False, failed, _explain_step(peer))
+    if (problem := _failure_since(peer, now)) is not None:
+        return Health("failing", False, problem, _explain_step(peer))
     if not peer.HasField("seen_at"):
         started = moment(gateway.started_at, now)
         why = f"nothing was heard of it since this gateway started {started}"
-        return Health("not seen", None, why, _ask(peer))
+        return Health("not seen", None, why, _query_step(peer))
     if seconds(peer.seen_at) > now + GRACE_S:
-        return Health("not seen", None, "nothing was heard of it since the clock here was set back", _ask(peer))
+        return Health("not seen", None, "nothing was heard of it since the clock here was set back", _query_step(peer))
     down = seconds(peer.watch.since)
     if peer.watch.state == "connecting" and down >= seconds(peer.seen_at) and now - down > GRACE_S:
         why = f"its watch went down {moment(peer.watch.since, now)}, and nothing was heard of it since"
-        return Health("failing", False, why, _look(peer))
+        return Health("failing", False, why, _explain_step(peer))
     return Health("active", True)
 
 
-def _told_against(peer: pb.PeerStatus, now: float) -> str | None:
+def _failure_since(peer: pb.PeerStatus, now: float) -> str | None:
     """Return what the last failure says against a peer whose circuit does not count it; `None` where nothing.
 
     A refusal shows that the peer is there, and that nothing can be read: a call that succeeds takes it back, or a watch
@@ -94,12 +94,12 @@ def _told_against(peer: pb.PeerStatus, now: float) -> str | None:
     failure, armed = peer.last_failure, peer.watch.state == "armed"
     if not peer.HasField("last_failure") or failure.reason in _OF_THE_CALL:
         return None
-    if failure.reason in _UNHEARD:
-        over = armed or seconds(peer.seen_at) >= seconds(failure.at)
+    if failure.reason in _NO_ANSWER:
+        resolved = armed or seconds(peer.seen_at) >= seconds(failure.at)
     else:
         cleared = max(seconds(peer.last_success), seconds(peer.watch.since) if armed else 0.0)
-        over = cleared >= seconds(failure.at)
-    return None if over else f"the last call failed {moment(failure.at, now)}, and none succeeded since"
+        resolved = cleared >= seconds(failure.at)
+    return None if resolved else f"the last call failed {moment(failure.at, now)}, and none succeeded since"
 
 
 def meaning(failure: pb.CallFailure) -> str:
@@ -121,7 +121,7 @@ def seen(peer: pb.PeerStatus, now: float) -> str:
     return distance(min(ahead_s, 0.0)) if ahead_s <= GRACE_S else "?"
 
 
-def circuit_words(circuit: pb.CircuitStatus, now: float) -> str:
+def circuit_text(circuit: pb.CircuitStatus, now: float) -> str:
     """Return the state of a circuit, since when, and when it changes."""
     failed = f"{plural(circuit.consecutive_failures, 'failure')} in a row"
     if circuit.state == pb.CIRCUIT_STATE_OPEN:
@@ -134,7 +134,7 @@ def circuit_words(circuit: pb.CircuitStatus, now: float) -> str:
 
 
 def _offline(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
-    return f"circuit {circuit_words(peer.circuit, now)}", _look(peer)
+    return f"circuit {circuit_text(peer.circuit, now)}", _explain_step(peer)
 
 
 def _revoked(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
@@ -148,23 +148,23 @@ def _expired(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     if peer.renewal.last_failure.reason in _REFUSED:
         grant = Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=peer.grant_id)
         ask = f"ask its operator to look at the grant, {command(grant)}"
-        return why, f"the peer refuses to renew it: {ask}; {_look(peer)}"
+        return why, f"the peer refuses to renew it: {ask}; {_explain_step(peer)}"
     if peer.renewal.HasField("next_at"):
-        return why, f"it renews by itself once the peer can be reached; {_look(peer)}"
+        return why, f"it renews by itself once the peer can be reached; {_explain_step(peer)}"
     return why, f"ask its operator for a token, and enroll again: {command(Remedy(action=Action.ADD_PEER))}"
 
 
 def _degraded(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     times = plural(peer.renewal.consecutive_failures, "time")
     why = f"renewing its certificate failed {times} in a row; it ends {moment(peer.certificate.not_after, now)}"
-    return why, _look(peer)
+    return why, _explain_step(peer)
 
 
-def _look(peer: pb.PeerStatus) -> str:
+def _explain_step(peer: pb.PeerStatus) -> str:
     return f"what is broken: {_command(Action.EXPLAIN_PEER, peer)}"
 
 
-def _ask(peer: pb.PeerStatus) -> str:
+def _query_step(peer: pb.PeerStatus) -> str:
     return f"ask it: {_command(Action.SHOW_CAPABILITIES, peer)}"
 
 

@@ -38,48 +38,48 @@ def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
 
     Raises `FederationError` for what waiting cannot mend. A terminal that was suspended is drawn anew.
     """
-    with _pipe() as (heard, wake), Feed(directory, request, wake) as feed:
-        while _drawn(feed, heard, wake):
+    with _pipe() as (wake_read, wake), Feed(directory, request, wake) as feed:
+        while _drawn(feed, wake_read, wake):
             os.kill(os.getpid(), signal.SIGSTOP)
-    if feed.board.fault is not None:
-        raise feed.board.fault
+    if feed.snapshot.error is not None:
+        raise feed.snapshot.error
     return 0
 
 
-def frame(board: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
-    """Return what the screen shows: `now` is on the board's clock, `today` on the wall's. The last line is the foot."""
+def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
+    """Return what the screen shows: `now` is on the snapshot's clock, `today` on the wall's. The last line is the foot."""
     head: list[Line] = []
-    if board.lost_at is not None:
-        ago = duration((today - board.lost_at).total_seconds())
-        text = f"✕ gateway not reachable since {board.lost_at:%H:%M:%S} UTC ({ago} ago): {clean(board.trouble)}"
+    if snapshot.lost_at is not None:
+        ago = duration((today - snapshot.lost_at).total_seconds())
+        text = f"✕ gateway not reachable since {snapshot.lost_at:%H:%M:%S} UTC ({ago} ago): {clean(snapshot.problem)}"
         head = wrapped(text, width, style="bold red")
-    elif board.reply is None:
+    elif snapshot.reply is None:
         head = [(Span("waiting for the gateway …"),)]
-    elif now - board.at > SILENT_S:
-        head = wrapped(f"◌ the gateway has said nothing for {duration(now - board.at)}", width, style="bold yellow")
+    elif now - snapshot.at > SILENT_S:
+        head = wrapped(f"◌ the gateway has said nothing for {duration(now - snapshot.at)}", width, style="bold yellow")
     room = height - 1 - len(head)
-    if board.reply is not None and room > 0:
+    if snapshot.reply is not None and room > 0:
         if head and room > 1:
             head = [*head, (Span("what it said last:", "dim"),)]
-        head += screen(board.reply, width, height - 1 - len(head))
+        head += screen(snapshot.reply, width, height - 1 - len(head))
     return [*head[: height - 1], FOOT]
 
 
-def _drawn(feed: Feed, heard: int, wake: int) -> bool:
+def _drawn(feed: Feed, wake_read: int, wake: int) -> bool:
     """Draw until the operator quits (false) or suspends the process (true)."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    with ExitStack() as held:
-        suspended = held.enter_context(_signals(wake))
-        keys = held.enter_context(_keys())
-        live = held.enter_context(Live(console=console, screen=True, auto_refresh=False))
-        sources = [heard, *keys]
-        while feed.board.fault is None:
-            lines = frame(feed.board, time.monotonic(), datetime.now(UTC), *console.size)
+    with ExitStack() as stack:
+        suspended = stack.enter_context(_signals(wake))
+        keys = stack.enter_context(_keys())
+        live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
+        sources = [wake_read, *keys]
+        while feed.snapshot.error is None:
+            lines = frame(feed.snapshot, time.monotonic(), datetime.now(UTC), *console.size)
             live.update(Text("\n", no_wrap=True, overflow="crop").join(Text.assemble(*line) for line in lines))
             live.refresh()
             ready, _, _ = select.select(sources, (), (), TICK_S)
-            if heard in ready:
-                os.read(heard, 4_096)
+            if wake_read in ready:
+                os.read(wake_read, 4_096)
             for key in set(ready) & set(keys):
                 pressed = os.read(key, 64)
                 if QUIT & set(pressed):
@@ -93,12 +93,12 @@ def _drawn(feed: Feed, heard: int, wake: int) -> bool:
 
 @contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    heard, wake = os.pipe()
+    wake_read, wake = os.pipe()
     os.set_blocking(wake, False)
     try:
-        yield heard, wake
+        yield wake_read, wake
     finally:
-        os.close(heard)
+        os.close(wake_read)
         os.close(wake)
 
 
@@ -119,19 +119,19 @@ def _keys() -> Iterator[list[int]]:
 
 @contextmanager
 def _signals(wake: int) -> Iterator[list[int]]:
-    """Let Ctrl-C quit, a suspension be noted in what is yielded, and every other end leave by way of the contexts."""
-    noted: list[int] = []
+    """Let Ctrl-C quit, a suspension be suspensions in what is yielded, and every other end leave by way of the contexts."""
+    suspensions: list[int] = []
 
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    kinds = {signal.SIGTSTP: lambda number, _: noted.append(number), signal.SIGTERM: end, signal.SIGHUP: end}
+    kinds = {signal.SIGTSTP: lambda number, _: suspensions.append(number), signal.SIGTERM: end, signal.SIGHUP: end}
     before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     before_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
-        yield noted
+        yield suspensions
     except KeyboardInterrupt:
-        noted.clear()
+        suspensions.clear()
     finally:
         signal.set_wakeup_fd(before_wake)
         for number, handler in before.items():

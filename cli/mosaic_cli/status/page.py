@@ -8,7 +8,7 @@ from mosaic_cli.output.layout import Line, Span, labelled, span, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
 from mosaic_cli.status.health import ORDER, ends_soon
-from mosaic_cli.status.peers import Judged, card, judged, notes, peer_rows, peer_summary
+from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_rows, peer_summary
 
 __all__ = ["page", "screen"]
 
@@ -20,12 +20,12 @@ BLANK: Final[Line] = ()
 class _Peer(NamedTuple):
     row: list[Line]
     notes: list[Line]
-    word: str
+    label: str
 
 
 def page(reply: pb.StatusResponse, width: int) -> list[Line]:
     """Return the whole status; nothing is left out or cut off."""
-    now, peers = seconds(reply.gateway.now), judged(reply)
+    now, peers = seconds(reply.gateway.now), assess_peers(reply)
     lines = _gateway(reply.gateway, now, width)
     if peers:
         lines += [BLANK, peer_summary(peers)]
@@ -48,7 +48,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
     whole += [line for text in reply.warnings for line in (BLANK, *wrapped(f"warning: {text}", width, style="yellow"))]
     if len(whole) <= height:
         return whole
-    now, peers = seconds(reply.gateway.now), judged(reply)
+    now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
     lines: list[Line] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
     if reply.grants and height > 4:  # noqa: PLR2004 - below that the peers alone have room
@@ -68,24 +68,24 @@ def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
     if sum(len(one.row) for one in rows) > room:
         fits = max(room - 1, 0) // max(len(one.row) for one in rows)
         shown, hidden = rows[:fits], rows[fits:]
-        counts = Counter(one.word for one in hidden)
-        told = ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
+        counts = Counter(one.label for one in hidden)
+        summary = ", ".join(f"{counts[label]} {label}" for label in ORDER if counts[label])
         return [
             heading,
             *(line for one in shown for line in one.row),
-            (Span(f"… {len(hidden)} more hidden: {told}", "bold"),),
+            (Span(f"… {len(hidden)} more hidden: {summary}", "bold"),),
         ]
     spare, lines = room - sum(len(one.row) for one in rows), [heading]
     for one in rows:
-        kept = one.notes if len(one.notes) <= spare else []
-        spare -= len(kept)
-        lines += [*one.row, *kept]
+        shown_notes = one.notes if len(one.notes) <= spare else []
+        spare -= len(shown_notes)
+        lines += [*one.row, *shown_notes]
     return lines
 
 
-def _rows(peers: list[Judged], now: float, width: int) -> tuple[Line, list[_Peer]]:
+def _rows(peers: list[PeerHealth], now: float, width: int) -> tuple[Line, list[_Peer]]:
     heading, rows = peer_rows(peers, now, width)
-    return heading, [_Peer(row, notes(one, now, width), one.verdict.word) for one, row in zip(peers, rows, strict=True)]
+    return heading, [_Peer(row, notes(one, now, width), one.health.label) for one, row in zip(peers, rows, strict=True)]
 
 
 def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:

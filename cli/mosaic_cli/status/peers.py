@@ -7,9 +7,9 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import simplify_grpc_error
 from mosaic_cli.output.layout import Line, Span, cells, columns, labelled, plain, plural, span, state, summary, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
-from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_words, ends_soon, meaning, seen
+from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, ends_soon, meaning, seen
 
-__all__ = ["Judged", "card", "facts", "judged", "notes", "peer_rows", "peer_summary"]
+__all__ = ["PeerHealth", "assess_peers", "card", "facts", "notes", "peer_rows", "peer_summary"]
 
 NOTE: Final = 4
 """Columns by which what is said of a row is indented."""
@@ -17,31 +17,31 @@ LABEL: Final = 14
 _RANK: Final = {False: 0, None: 1, True: 2}
 
 
-class Judged(NamedTuple):
+class PeerHealth(NamedTuple):
     """A peer and what is to be said of it."""
 
     peer: pb.PeerStatus
-    verdict: Health
+    health: Health
 
 
-def judged(reply: pb.StatusResponse) -> list[Judged]:
+def assess_peers(reply: pb.StatusResponse) -> list[PeerHealth]:
     """Return the peers with their verdicts: unhealthy ones first, then those not seen yet; by name and user."""
-    found = [Judged(peer, assess_health(peer, reply.gateway)) for peer in reply.peers]
-    return sorted(found, key=lambda one: (_RANK[one.verdict.healthy], one.peer.name, one.peer.user))
+    found = [PeerHealth(peer, assess_health(peer, reply.gateway)) for peer in reply.peers]
+    return sorted(found, key=lambda one: (_RANK[one.health.healthy], one.peer.name, one.peer.user))
 
 
-def peer_summary(peers: Sequence[Judged]) -> Line:
+def peer_summary(peers: Sequence[PeerHealth]) -> Line:
     """Return `50 peers: 47 active, 2 offline, 1 revoked`."""
-    return tuple(summary("peer", [one.verdict.word for one in peers], ORDER))
+    return tuple(summary("peer", [one.health.label for one in peers], ORDER))
 
 
-def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, list[list[Line]]]:
+def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Line, list[list[Line]]]:
     """Return a heading, and for each peer its row with as many columns as fit.
 
     Where state, name and user do not fit side by side, every row takes several lines, and nothing is cut off.
     """
     grid: list[list[Span]] = [[Span(title, "bold") for title in ("STATE", "PEER", "USER")]]
-    grid += [[state(one.verdict.word), span(one.peer.name), span(one.peer.user)] for one in peers]
+    grid += [[state(one.health.label), span(one.peer.name), span(one.peer.user)] for one in peers]
     if _width(grid) > width:
         return tuple(columns(grid[:1])[0]), [_stacked(one, now, width) for one in peers]
     for title, cell in _COLUMNS:
@@ -54,8 +54,8 @@ def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, li
     return heading, [[row] for row in rows]
 
 
-def _stacked(one: Judged, now: float, width: int) -> list[Line]:
-    first = state(one.verdict.word)
+def _stacked(one: PeerHealth, now: float, width: int) -> list[Line]:
+    first = state(one.health.label)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
     words = f"for {one.peer.user}, seen {seen(one.peer, now)}"
     return [(first, Span("  "), *name[1:]), *more, *wrapped(words, width, indent=NOTE)]
@@ -65,35 +65,35 @@ def _width(grid: Sequence[Sequence[Span]]) -> int:
     return sum(max(cells(row[at].text) for row in grid) + 2 for at in range(len(grid[0]))) - 2
 
 
-def notes(one: Judged, now: float, width: int) -> list[Line]:
+def notes(one: PeerHealth, now: float, width: int) -> list[Line]:
     """Return what an operator needs to know of a peer that is not well: why, the last failure, the next step."""
-    peer, verdict = one
+    peer, health = one
     lines = []
-    if verdict.healthy is False:
-        lines += wrapped(verdict.why, width, indent=NOTE)
-        if verdict.word != "revoked" and peer.HasField("last_failure"):
+    if health.healthy is False:
+        lines += wrapped(health.why, width, indent=NOTE)
+        if health.label != "revoked" and peer.HasField("last_failure"):
             lines += wrapped(f"last failure {_failure(peer.last_failure, now)}", width, indent=NOTE)
     lines += [line for text in _renewal(peer, now) for line in wrapped(text, width, indent=NOTE)]
-    if verdict.healthy is False:
-        lines += wrapped(verdict.next_step, width, indent=NOTE, style="dim")
+    if health.healthy is False:
+        lines += wrapped(health.next_step, width, indent=NOTE, style="dim")
     return lines
 
 
-def card(one: Judged, now: float, width: int) -> list[Line]:
+def card(one: PeerHealth, now: float, width: int) -> list[Line]:
     """Return all there is to say of a peer."""
-    peer, verdict = one
+    peer, health = one
     when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
-    title: Line = (state(verdict.word), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
+    title: Line = (state(health.label), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
-    lines += _labelled("why", verdict.why, width)
+    lines += _labelled("why", health.why, width)
     lines += [line for name, text in facts(peer, now).items() for line in _labelled(name, text, width)]
-    return [*lines, *_labelled("next step", verdict.next_step, width)]
+    return [*lines, *_labelled("next step", health.next_step, width)]
 
 
 def facts(peer: pb.PeerStatus, now: float) -> dict[str, str]:
     """Return what is known of a peer, by what it is about; nothing where there is nothing to say."""
-    told = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
-    return {name: text for name, text in told.items() if text}
+    texts = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _labelled(name: str, text: str, width: int) -> list[Line]:
@@ -101,9 +101,11 @@ def _labelled(name: str, text: str, width: int) -> list[Line]:
 
 
 def _failure(failure: pb.CallFailure, now: float) -> str:
-    word, says = failure.reason or failure.code, meaning(failure)
-    parts = [": ".join(filter(None, (moment(failure.at, now), word)))]
-    parts += [text for text in (says, f"“{simplify_grpc_error(failure.message)}”" if failure.message else "") if text]
+    name, explanation = failure.reason or failure.code, meaning(failure)
+    parts = [": ".join(filter(None, (moment(failure.at, now), name)))]
+    parts += [
+        text for text in (explanation, f"“{simplify_grpc_error(failure.message)}”" if failure.message else "") if text
+    ]
     return ", ".join(parts)
 
 
@@ -126,7 +128,7 @@ def _next(renewal: pb.RenewalStatus, now: float) -> str:
 
 
 def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
-    return [circuit_words(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
+    return [circuit_text(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
 
 
 def _watch(peer: pb.PeerStatus, now: float) -> list[str]:
@@ -194,12 +196,12 @@ def _renews(peer: pb.PeerStatus, now: float) -> Span:
     return Span(f"in {duration(due)}") if due > 0 else Span("due", "yellow")
 
 
-def _watching(peer: pb.PeerStatus, _now: float) -> Span:
+def _watch_state(peer: pb.PeerStatus, _now: float) -> Span:
     word = peer.watch.state or "off"
     return Span(word, "" if word == "armed" else "yellow")
 
 
-def _turned(peer: pb.PeerStatus, _now: float) -> Span:
+def _circuit_state(peer: pb.PeerStatus, _now: float) -> Span:
     words = {pb.CIRCUIT_STATE_CLOSED: "closed", pb.CIRCUIT_STATE_OPEN: "open", pb.CIRCUIT_STATE_HALF_OPEN: "half-open"}
     return Span(words.get(peer.circuit.state, "-"))
 
@@ -220,9 +222,9 @@ def _ms(value: float) -> str:
 _COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
     ("SEEN", lambda peer, now: Span(seen(peer, now))),
     ("RENEWS", _renews),
-    ("WATCH", _watching),
+    ("WATCH", _watch_state),
     ("HITS", lambda peer, _: Span(_share(peer))),
     ("P50", _p50),
-    ("CIRCUIT", _turned),
+    ("CIRCUIT", _circuit_state),
     ("ENDPOINT", lambda peer, _: span(peer.endpoint)),
 )

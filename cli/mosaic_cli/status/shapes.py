@@ -30,17 +30,17 @@ def unreachable(since: datetime, error: str) -> Shape:
 
 def _peer(message: pb.PeerStatus, gateway: pb.GatewayInfo) -> Shape:
     """Return a peer with the assessment of its health that the table shows."""
-    verdict, failure = assess_health(message, gateway), message.last_failure
+    health, failure = assess_health(message, gateway), message.last_failure
     explained = fill(ExplainedFailure, failure, meaning=meaning(failure) or None)
     return peer(
         message,
         gateway.now,
         StatusPeer,
         last_failure=explained if message.HasField("last_failure") else None,
-        healthy=verdict.healthy,
-        shown=verdict.word.replace(" ", "_"),
-        why=verdict.why or None,
-        next_step=verdict.next_step or None,
+        healthy=health.healthy,
+        shown=health.label.replace(" ", "_"),
+        why=health.why or None,
+        next_step=health.next_step or None,
     )
 
 

@@ -28,8 +28,8 @@ class StatusSnapshot(NamedTuple):
     at: float = 0.0
     lost_at: datetime | None = None
     """Since when the gateway does not answer; `None` while it does."""
-    trouble: str = ""
-    fault: FederationError | None = None
+    problem: str = ""
+    error: FederationError | None = None
     """What waiting cannot mend: the peer that was asked for is unknown, the directory holds no gateway."""
 
 
@@ -60,61 +60,61 @@ def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
 
 
 class Feed:
-    """Keeps a board up to date from a thread of its own; `wake` gets a byte after each change. Use it as a context."""
+    """Keeps a snapshot up to date from a thread of its own; `wake` gets a byte after each change. Use it as a context."""
 
     def __init__(self, directory: Path, request: pb.WatchStatusRequest, wake: int) -> None:
         self._directory, self._request, self._wake = directory, request, wake
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._cancel: Callable[[], object] = bool
-        self.board = StatusSnapshot()
+        self.snapshot = StatusSnapshot()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._closed.set()
         self._cancel()
         self._thread.join(2 * RETRY_S)
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
-                for reply in _messages(self._directory, self._request, self._hold):
+                for reply in _messages(self._directory, self._request, self._set_call):
                     self._put(reply)
             except FederationError as e:
-                if not self._over.is_set():
-                    self._tell(self.board._replace(fault=e))
+                if not self._closed.is_set():
+                    self._publish(self.snapshot._replace(error=e))
                 return
-            self._over.wait(RETRY_S)
+            self._closed.wait(RETRY_S)
 
     def _put(self, reply: pb.StatusResponse | str) -> None:
         if isinstance(reply, pb.StatusResponse):
-            self._tell(StatusSnapshot(reply, time.monotonic()))
+            self._publish(StatusSnapshot(reply, time.monotonic()))
         else:
-            self._tell(self.board._replace(lost_at=self.board.lost_at or _now(), trouble=reply))
+            self._publish(self.snapshot._replace(lost_at=self.snapshot.lost_at or _now(), problem=reply))
 
-    def _tell(self, board: StatusSnapshot) -> None:
-        self.board = board
-        if not self._over.is_set():
+    def _publish(self, snapshot: StatusSnapshot) -> None:
+        self.snapshot = snapshot
+        if not self._closed.is_set():
             with suppress(BlockingIOError):  # so many bytes wait there that it wakes anyhow
                 os.write(self._wake, b".")
 
-    def _hold(self, call: Any) -> None:
+    def _set_call(self, call: Any) -> None:
         self._cancel = call.cancel
-        if self._over.is_set():
+        if self._closed.is_set():
             call.cancel()
 
 
 def _messages(
-    directory: Path, request: pb.WatchStatusRequest, hold: Callable[[Any], None] = lambda _: None
+    directory: Path, request: pb.WatchStatusRequest, on_call: Callable[[Any], None] = lambda _: None
 ) -> Iterator[pb.StatusResponse | str]:
     """Yield statuses while one connection lasts, and at last why it ended. Raises what waiting cannot mend."""
     try:
         with connect(directory) as admin:
             call = admin.WatchStatus(request)
-            hold(call)
+            on_call(call)
             for message in call:
                 yield message.status
         yield STOPPED

@@ -112,13 +112,13 @@ def test_answers_are_taken_in_message_by_message() -> None:
             ),
         ),
     ):
-        answers.take(message)
+        answers.add(message)
 
     assert [one.row.id for one in answers.rows] == ["a", "b"]
     assert (answers.capabilities[WORK], list(answers.capabilities)) == (opened, [WORK, "local"])
     assert (answers.next_page_token, answers.partial, len(answers.signals)) == ("t", True, 1)
     assert answers.missing == answers.sources
-    assert str(answers.absent).endswith(f"at a source that answered; these did not: {WORK}")
+    assert str(answers.not_found).endswith(f"at a source that answered; these did not: {WORK}")
 
 
 @pytest.mark.parametrize("levels", [64, 65, 300, 900, 5_000])

@@ -139,10 +139,10 @@ def shown(status: pb.StatusResponse, width: int = 80, height: int = 24) -> list[
 )
 def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: str, healthy: bool | None) -> None:
     """Healthy is a peer that was seen and against which nothing speaks since; all else has a reason and a next step."""
-    verdict = assess_health(peer(**changes), gateway())
+    health = assess_health(peer(**changes), gateway())
 
-    assert (verdict.word, verdict.healthy) == (word, healthy)
-    assert bool(verdict.why) == bool(verdict.next_step) == (healthy is not True)
+    assert (health.label, health.healthy) == (word, healthy)
+    assert bool(health.why) == bool(health.next_step) == (healthy is not True)
 
 
 def test_a_clock_that_was_set_back_makes_no_peer_seen_in_the_future() -> None:
@@ -184,9 +184,9 @@ def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
 
 def test_an_open_circuit_tells_the_seconds_to_its_probe() -> None:
     """Since when, after how many failures, and when the next one may go."""
-    verdict = assess_health(offline(), gateway())
+    health = assess_health(offline(), gateway())
 
-    assert verdict.why == (
+    assert health.why == (
         f"circuit open since 18 s ago ({datetime.fromtimestamp(NOW - 18, UTC):%H:%M:%S} UTC) "
         "after 5 failures in a row; next probe in 12 s"
     )
@@ -348,34 +348,34 @@ def test_warnings_are_part_of_a_screen() -> None:
     assert "look at this" not in text(reply(warnings=["look at this"]))
 
 
-def lines_of(board: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
+def lines_of(snapshot: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
     """What the live view shows."""
     today = datetime.fromtimestamp(NOW, UTC)
-    return [plain(line) for line in frame(board, now, today, 80, height)]
+    return [plain(line) for line in frame(snapshot, now, today, 80, height)]
 
 
 def test_a_gateway_that_is_away_is_said_above_what_it_said_last() -> None:
     """Since when, why, and the old page marked as old; at every height the foot stays."""
     lost = datetime.fromtimestamp(NOW - 12, UTC)
-    board = StatusSnapshot(reply(peer()), lost_at=lost, trouble="it does not run")
+    snapshot = StatusSnapshot(reply(peer()), lost_at=lost, problem="it does not run")
 
-    lines = lines_of(board)
+    lines = lines_of(snapshot)
     assert lines[0] == f"✕ gateway not reachable since {lost:%H:%M:%S} UTC (12 s ago): it does not run"
     assert lines[1] == "what it said last:"
     assert any("● active" in line for line in lines)
     for height in range(1, 24):
-        small = lines_of(board, height=height)
+        small = lines_of(snapshot, height=height)
         assert len(small) <= height
         assert small[-1] == plain(FOOT)
 
 
 def test_a_gateway_that_hangs_is_noticed() -> None:
     """It is connected and says nothing; before the first word the view says that it waits."""
-    board = StatusSnapshot(reply(peer()), at=100.0)
+    snapshot = StatusSnapshot(reply(peer()), at=100.0)
 
     assert lines_of(StatusSnapshot())[0] == "waiting for the gateway …"
-    assert "said nothing" not in lines_of(board, now=103.0)[0]
-    assert lines_of(board, now=107.0)[0] == "◌ the gateway has said nothing for 7 s"
+    assert "said nothing" not in lines_of(snapshot, now=103.0)[0]
+    assert lines_of(snapshot, now=107.0)[0] == "◌ the gateway has said nothing for 7 s"
 
 
 def test_wide_characters_take_two_columns() -> None:
