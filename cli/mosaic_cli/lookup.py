@@ -1,4 +1,4 @@
-"""What the beginning of an id or name stands for, asked of the gateway and told to whoever typed it."""
+"""Resolve id and name prefixes through the gateway, with an error when none or several match."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,11 @@ _FULL_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 def resolve_grant_id(admin: "AdminServiceStub", prefix: str) -> str:
-    """Return the grant id that `prefix` is or begins; a beginning is told in full before anything happens to it."""
+    """Return the id of the grant whose id is or starts with `prefix`.
+
+    Prints the full id if `prefix` is shorter, so that the operator sees it before the command acts. Raises
+    `NotFoundError` or `InputError` if no grant or several grants match.
+    """
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import console
 
@@ -25,7 +29,11 @@ def resolve_grant_id(admin: "AdminServiceStub", prefix: str) -> str:
 
 
 def resolve_peer(admin: "AdminServiceStub", prefix: str, user: str | None) -> "pb.PeerStatus":
-    """Return the peer that `prefix` names or begins; a beginning is told in full before anything happens to it."""
+    """Return the peer whose name is or starts with `prefix`.
+
+    Prints the full name if `prefix` is shorter. Raises `NotFoundError` or `InputError` if no peer or several peers
+    match.
+    """
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import console
 

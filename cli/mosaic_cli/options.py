@@ -1,4 +1,4 @@
-"""An option that takes one of a few words."""
+"""Options and arguments that several commands share."""
 
 import os
 import sys
@@ -27,19 +27,22 @@ PEER_STATES: Final = ("active", "offline", "degraded", "revoked", "expired")
 
 
 def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
-    """Return the word in lower case; raise a usage error with a near match for any other."""
+    """Return the value in lower case.
+
+    Raises a usage error with the nearest choice, or all choices, if the value is not one of them.
+    """
     choice = value.lower()
     if not choice or choice in choices:
         return choice
     from federation.suggest import near_matches
 
     near = near_matches(choice, choices, most=1)
-    hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(choices)}"
-    raise typer.BadParameter(f"{value!r} is none; {hint}", param_hint=option)
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(choices)}"
+    raise typer.BadParameter(f"{value!r} is not a known value; {hint}", param_hint=option)
 
 
 def complete_from(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Return what completes one of the words."""
+    """Return the shell completion function of an option with these choices."""
 
     def complete(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]
@@ -48,11 +51,11 @@ def complete_from(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 UNSET_GATEWAY: Final = Path("$MOSAIC_GATEWAY")
-"""Stands for an option that was not given."""
+"""The default of `--gateway`: the option was not given."""
 
 
 def named_gateway(context: typer.Context) -> Path | None:
-    """Return the gateway that the nearest option or else the environment names, `None` where neither does."""
+    """Return the gateway of the innermost `--gateway`, else of `$MOSAIC_GATEWAY`, else `None`."""
     level: Any = context
     while level is not None:
         value = level.params.get("gateway") or UNSET_GATEWAY
@@ -64,7 +67,7 @@ def named_gateway(context: typer.Context) -> Path | None:
 
 
 def _resolve(context: typer.Context, value: Path) -> Path:
-    """Take the option of the command, or of a group before it, or the environment."""
+    """Return the command's `--gateway`, or that of an enclosing group, or `$MOSAIC_GATEWAY`. Raises a usage error."""
     if context.resilient_parsing or value != UNSET_GATEWAY:
         return value
     if (named := named_gateway(context)) is not None:
@@ -78,19 +81,22 @@ GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", he
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
-def read_argument(value: str, what: str) -> str:
-    """Return a value given in the argument itself, in a file that it names, or on standard input (`-`)."""
+def read_argument(value: str, name: str) -> str:
+    """Return the text of an argument that is JSON, or names a file, or is `-` for standard input.
+
+    Raises `InputError` with the argument's `name` if the text cannot be read.
+    """
     if value.lstrip().startswith("{"):
         return value
     from federation.errors import InputError
 
     if not value:
-        raise InputError(what, "is empty; give a file, - for standard input, or the JSON")
+        raise InputError(name, "is empty; give a file, - for standard input, or the JSON")
     try:
         return sys.stdin.read() if value == "-" else Path(value).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(what, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
+        raise InputError(name, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
     except OSError as e:
-        raise InputError(what, f"cannot read {value}: {e.strerror}") from e
+        raise InputError(name, f"cannot read {value}: {e.strerror}") from e
     except UnicodeDecodeError:
-        raise InputError(what, f"{'standard input' if value == '-' else value} is not UTF-8 text") from None
+        raise InputError(name, f"{'standard input' if value == '-' else value} is not UTF-8 text") from None
