@@ -1,4 +1,4 @@
-"""Asking a gateway for its audit: pages up to a number of events, or the trail as it is written."""
+"""Reading the audit trail: a limited number of events, or new events as they are written."""
 
 import sys
 import time
@@ -33,7 +33,7 @@ Show = Callable[[Iterable[pb.AuditEvent]], None]
 
 
 def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_json: bool) -> None:
-    """Print at most so many events. Ends with exit code 1 where some of the history could not be read."""
+    """Print at most `limit` events. Exits with code 1 if part of the history could not be read."""
     events: list[pb.AuditEvent] = []
     warnings: dict[str, None] = {}
     with connect(gateway) as admin:
@@ -53,9 +53,9 @@ def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_js
     else:
         AuditLines().show(events)
         if not events:
-            console.message("nothing yet" if not _is_filtered(request) else "nothing that these filters let through")
+            console.message("no events yet" if not _is_filtered(request) else "no event matches these filters")
         if token:
-            console.message(f"there are more: --limit, or the same filters with --page-token {token}")
+            console.message(f"more events: --limit, or the same filters with --page-token {token}")
     for warning in warnings:
         console.message(f"warning: {warning}")
     if warnings:
@@ -63,9 +63,9 @@ def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_js
 
 
 def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_json: bool) -> None:
-    """Print the newest events, and then each new one, until Ctrl-C.
+    """Print the newest events, and then each new event, until Ctrl-C.
 
-    A gateway that goes unreachable is waited for. Raises `GatewayUnavailableError` where it does not run to begin with.
+    Waits while the gateway is unreachable. Raises `GatewayUnavailableError` if it does not run at the start.
     """
     show: Show = _lines if as_json else AuditLines().show
     request.follow, request.page_size = True, first
@@ -79,7 +79,7 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
                     while True:
                         reply = admin.ListAuditEvents(request)
                         if unreachable:
-                            console.message("the gateway answers again")
+                            console.message("the gateway is reachable again")
                             unreachable = False
                         show(reply.events)
                         if reply.next_page_token == request.page_token:
@@ -89,7 +89,7 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
                 if not request.page_token:
                     raise
                 if not unreachable:
-                    console.message(f"{explain(e)}. Waiting for it, nothing will be missed; Ctrl-C ends this")
+                    console.message(f"{explain(e)}. Waiting for it; no event will be missed. Ctrl-C quits")
                 unreachable = True
                 time.sleep(RETRY_S)
     except KeyboardInterrupt:
@@ -97,7 +97,7 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
 
 
 def _resolve_grant(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> None:
-    """Put the whole id of a grant in the place of its beginning. One that no grant bears may be that of a peer's."""
+    """Replace a prefix of a grant id by the full id. An id of no local grant may be the id of a peer's grant."""
     if request.grant_id:
         with suppress(NotFoundError):
             try:

@@ -1,4 +1,4 @@
-"""`mosaic gateway serve`: the process round a gateway."""
+"""`mosaic gateway serve`: run a gateway in this process."""
 
 import logging
 from pathlib import Path
@@ -12,13 +12,13 @@ __all__ = ["run"]
 
 
 async def run(directory: Path, *, standby: bool) -> None:
-    """Serve until a signal, or until the right to serve is lost."""
+    """Serve until SIGINT or SIGTERM, or until the serving lock is lost."""
     config = GatewayConfig.load(directory)
     setup_logging(config.telemetry)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
     def waiting() -> None:
-        console.message(f"another process serves {config.name}; waiting for it to end")
+        console.message(f"another process serves {config.name}; waiting for it to exit")
 
     async with Gateway.open(config, standby=standby, waiting=waiting) as gateway:
         await gateway.start()

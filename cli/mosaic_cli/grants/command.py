@@ -1,4 +1,4 @@
-"""`mosaic federation grant`: what others may read here. Made and looked at here; opened and taken back next door."""
+"""`mosaic federation grant`: create, list and show the grants of this gateway."""
 
 import re
 from typing import Annotated, Final
@@ -22,17 +22,17 @@ from mosaic_cli.options import (
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Let another gateway read this one's data, within a scope.", no_args_is_help=True, rich_markup_mode=None
+    help="Let another gateway read this gateway's data within a scope.", no_args_is_help=True, rich_markup_mode=None
 )
 UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and show what it would open.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the scope, and show what it would open.")]
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Let another gateway read this one's data, within a scope."""
+    """Let another gateway read this gateway's data within a scope."""
 
 
 @app.command("create")
@@ -44,7 +44,10 @@ def create(
     subject: Annotated[
         str,
         typer.Option(
-            "--subject", metavar="USER", help="The user here as whom it reads.", autocompletion=completion.users
+            "--subject",
+            metavar="USER",
+            help="The local user in whose name the peer reads.",
+            autocompletion=completion.users,
         ),
     ],
     scope: Annotated[str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")],
@@ -58,8 +61,8 @@ def create(
 ) -> None:
     """Create a grant. It opens nothing until its peer has enrolled with a token.
 
-    Shows the scope in words, and how many rows it would open at this moment. What is allowed and worth a second
-    thought is warned about: a team that does not exist or holds nothing, a resource that holds secrets.
+    Shows the scope in sentences, and how many rows it would open now. Warns about a team that does not exist or has
+    no rows, and about a resource that holds secrets.
 
     \b
     Examples:
@@ -97,7 +100,7 @@ def create(
     view.show(reply.grant)
     view.show_opens(reply.grant, reply.opens)
     if dry_run:
-        console.message("nothing was created; without --dry-run it is")
+        console.message("nothing was created (--dry-run)")
     else:
         console.message(f"next: mosaic federation grant token {reply.grant.id}")
 
@@ -105,25 +108,35 @@ def create(
 @app.command("list")
 def list_grants(
     peer: Annotated[
-        str, typer.Option("--peer", metavar="NAME", help="Only this gateway's.", autocompletion=completion.gateways)
+        str,
+        typer.Option(
+            "--peer", metavar="NAME", help="Only grants for this gateway.", autocompletion=completion.gateways
+        ),
     ] = "",
     subject: Annotated[
-        str, typer.Option("--subject", metavar="USER", help="Only as this user.", autocompletion=completion.users)
+        str,
+        typer.Option(
+            "--subject", metavar="USER", help="Only grants in the name of this user.", autocompletion=completion.users
+        ),
     ] = "",
     status: Annotated[
         str,
         typer.Option(
             "--status",
             metavar="|".join(GRANT_STATUSES),
-            help="Only those that are so.",
+            help="Only grants in this state.",
             autocompletion=complete_from(GRANT_STATUSES),
         ),
     ] = "",
-    page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
-    page_token: Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier list gave it.")] = "",
+    page_size: Annotated[
+        int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="The most grants to list.")
+    ] = PAGE,
+    page_token: Annotated[
+        str, typer.Option("--page-token", metavar="TOKEN", help="The token for the next page, from an earlier list.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, however many there are.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all grants.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the grants, newest first.
@@ -161,20 +174,20 @@ def list_grants(
     if grants:
         view.table(grants)
     elif page_token:
-        console.message("there are no more")
+        console.message("no more grants")
     elif peer or subject or status:
-        console.message("no grant is like that")
+        console.message("no grant matches these filters")
     else:
-        console.message("no grants yet; make one: mosaic federation grant create --help")
+        console.message("no grants yet; create one: mosaic federation grant create --help")
     if reply.next_page_token:
-        console.message(f"there are more: --all, or --page-token {reply.next_page_token}")
+        console.message(f"more grants: --all, or --page-token {reply.next_page_token}")
 
 
 @app.command("show")
 def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Show one grant: its scope in words, the rows that it opens at this moment, who uses it, and its receipts.
+    """Show one grant: its scope in sentences, the rows that it opens now, its use, and its receipts.
 
-    The beginning of an id, four characters or more, stands for it where no other grant begins so.
+    A unique prefix of the id, of four characters or more, names the grant.
 
     \b
     Examples:
@@ -213,5 +226,5 @@ def _seconds(text: str | None) -> int:
         return 0
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if not match:
-        raise typer.BadParameter(f"{text!r} is not a time such as 90d, 12h or 30m", param_hint="--expires")
+        raise typer.BadParameter(f"{text!r} is not a duration; use one such as 90d, 12h or 30m", param_hint="--expires")
     return int(match[1]) * UNITS[match[2]]

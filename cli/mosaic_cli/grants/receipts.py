@@ -1,4 +1,4 @@
-"""Who is awaited while something is taken back: a live line on a terminal, plain lines elsewhere; then receipts."""
+"""Progress and receipts of revocations: a live line on a terminal, messages otherwise."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,15 +17,15 @@ from mosaic_cli.output.times import duration, seconds
 __all__ = ["RevocationResult", "follow", "interruptible", "show"]
 
 SHOWN: Final = 8
-"""Characters of an instance id that tell it from others."""
+"""Characters of an instance id to show."""
 REFRESH: Final = 4
 HOW: Final = {
-    "acked": "its own word",
+    "acked": "its acknowledgement",
     "lease_ended": "the end of its lease",
-    "disconnected": "going away; it held no lease",
+    "disconnected": "its disconnect; it held no lease",
 }
 Reply = Any
-"""A message with the fields `progress` and `receipt`."""
+"""A message of the gateway with the fields `progress` and `receipt`."""
 RevocationResult = pb.RevocationProgress | pb.RevocationReceipt
 """What is results at the end: a receipt, or who is still awaited."""
 
@@ -48,17 +48,19 @@ def follow(replies: Iterable[Reply], *, no_wait: bool = False) -> list[Revocatio
 
 
 @contextmanager
-def interruptible(again: str) -> Iterator[None]:
-    """Say what an interrupted command leaves behind; `again` is the command that shows it."""
+def interruptible(resume: str) -> Iterator[None]:
+    """Print on Ctrl-C that the revocation continues. `resume` is the command that shows it again."""
     try:
         yield
     except KeyboardInterrupt:
-        console.message(f"stopped waiting; the gateway goes on by itself, and refuses already. To see it: {again}")
+        console.message(
+            f"stopped waiting; the gateway already refuses calls and continues the revocation. To see it: {resume}"
+        )
         raise
 
 
 def show(result: RevocationResult) -> None:
-    """Print a receipt in words, or for whoever did not want to wait who is still awaited."""
+    """Print a receipt, or the awaited caches of a revocation in progress."""
     if isinstance(result, pb.RevocationReceipt):
         _show_receipt(result)
     else:
@@ -69,7 +71,7 @@ def _show_pending(progress: pb.RevocationProgress) -> None:
     waiting = _awaited(progress.awaited)
     status = console.state_text(shapes.enum_name(progress.grant, "status"))
     console.facts((("grant", progress.grant.id), ("status", status)))
-    console.message(f"in force for every new call; {_waiting_text(waiting) if waiting else 'nobody is awaited'}")
+    console.message(f"in force for every new call; {_waiting_text(waiting) if waiting else 'no cache is awaited'}")
 
 
 def _show_receipt(receipt: pb.RevocationReceipt) -> None:
@@ -97,8 +99,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
                 for one in receipt.instances
             ),
         )
-    served = "what was taken back" if narrowed else "anything of this grant"
-    console.message(f"no cache of the peer can serve {served} any more")
+    served = "what the scope no longer opens" if narrowed else "anything of this grant"
+    console.message(f"no cache of the peer can serve {served}")
 
 
 def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
@@ -117,7 +119,7 @@ def _progress_line() -> Iterator[Any]:
 
     def text() -> Text:
         waiting = _awaited(state[0].awaited) if state[0] is not None else []
-        return Text(f"{_waiting_text(waiting)}  (Ctrl-C: stop waiting; it goes on)" if waiting else "")
+        return Text(f"{_waiting_text(waiting)}  (Ctrl-C: stop waiting; the revocation continues)" if waiting else "")
 
     terminal = Console(file=sys.stderr, highlight=False)
     with Live(get_renderable=text, console=terminal, refresh_per_second=REFRESH, transient=True):
@@ -138,18 +140,18 @@ def _progress_messages() -> Any:
 
 
 def _waiting_text(waiting: Sequence[pb.LeaseRelease]) -> str:
-    """Say who is awaited, and until when at the latest."""
+    """Return which caches are awaited, and until when at the latest."""
     until = max(seconds(one.until) for one in waiting)
     clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")
     left = duration(max(0.0, until - datetime.now(UTC).timestamp()))
     names = ", ".join(_name(one.instance_id) for one in waiting[:3])
-    more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""  # noqa: PLR2004 - as many as are named
+    more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""  # noqa: PLR2004 - the number of ids shown
     caches = "one cache" if len(waiting) == 1 else f"{len(waiting)} caches"
-    return f"awaiting {caches} of the peer ({names}{more}), until {clock} UTC at the latest (in {left})"
+    return f"waiting for {caches} of the peer ({names}{more}), until {clock} UTC at the latest (in {left})"
 
 
 def _name(instance: str) -> str:
-    return instance[:SHOWN] if instance else "any from before the last start"
+    return instance[:SHOWN] if instance else "all from before the last start"
 
 
 def _after(seconds: float) -> str:

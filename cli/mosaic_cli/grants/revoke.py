@@ -1,4 +1,4 @@
-"""`grant scope` and `grant revoke`: how a grant opens something else, or nothing any more."""
+"""`grant scope` and `grant revoke`: change or revoke a grant."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["revoke", "scope"]
 
 NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="End as soon as it is durable; do not wait until no cache holds anything.")
+    bool, typer.Option("--no-wait", help="Return when the change is stored; do not wait until all caches are released.")
 ]
 
 
@@ -74,19 +74,22 @@ def scope(
 
 def revoke(
     grant: GrantId,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and told to the peer.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Stored with the grant and sent to the peer.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Take a grant back, for good. From the first moment on, this gateway refuses every call under it.
+    """Revoke a grant permanently. This gateway refuses every further call under the grant at once.
 
-    The command ends with a receipt: from which instant on no cache of the peer can serve anything of it, and why.
-    That takes one round trip while the peer is connected, and its lease (about 33 seconds at most) where it is not.
-    Interrupting the command does not stop the revocation; asking again shows the same one.
+    The command ends with a receipt: the instant from which no cache of the peer can serve rows of this grant, and how
+    each cache was released. That takes one round trip while the peer is connected, otherwise until its lease ends
+    (about 33 seconds at most). Interrupting the command does not stop the revocation; running it again shows the same
+    revocation.
 
-    The beginning of an id stands for it where no other grant begins so; the whole id is told before it is revoked.
+    A unique prefix of the id names the grant; the full id is printed before it is revoked.
 
     \b
     Examples:
@@ -119,17 +122,19 @@ def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run
 
     for warning in reply.warnings:
         console.message(f"warning: {warning}")
-    for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
-        for word in words:
-            console.write(f"{sign}  {word}")
+    for label, sentences in (("gains", reply.gains), ("loses", reply.losses)):
+        for sentence in sentences:
+            console.write(f"{label}  {sentence}")
     scope = Scope.parse(document)
     if dry_run:
         view.show_opened(reply, scope.open_resources)
-        console.message("nothing was changed")
+        console.message("nothing was changed (--dry-run)")
     elif not reply.applied:
-        console.message("this scope is in force already")
+        console.message("this scope is already in force")
     elif not (reply.gains or reply.losses):
-        console.message("the new scope is in force; it opens what the old one did")
+        console.message("the new scope is in force; it opens the same as the old scope")
     else:
         console.message("the new scope is in force from the next call on")
-    console.message(f"{'it would be' if dry_run else 'it is now'}: {scope_line(scope, reply.grant.subject)}")
+    console.message(
+        f"{'the scope would be' if dry_run else 'the scope is now'}: {scope_line(scope, reply.grant.subject)}"
+    )

@@ -1,4 +1,4 @@
-"""`peer rotate`, `peer reset` and `peer remove`: what the operator does to one peer."""
+"""`mosaic federation peer`: add, list, show, rotate, reset and remove peers."""
 
 from shlex import quote
 from typing import Annotated
@@ -22,9 +22,9 @@ __all__ = ["PeerUser", "app", "remove", "reset", "rotate"]
 
 
 def _reject_empty(user: str | None) -> str | None:
-    """Refuse a name that is empty, as a variable without a value is: it would stand for whoever has such a peer."""
+    """Reject an empty name, as from an unset shell variable: it would match a peer of any user."""
     if user == "":
-        raise typer.BadParameter("is empty; name a user, or leave the option out")
+        raise typer.BadParameter("is empty; name a user, or omit the option")
     return user
 
 
@@ -35,19 +35,19 @@ PeerUser = Annotated[
         "-u",
         metavar="USER",
         callback=_reject_empty,
-        help="Whose peer; needed where several users have one so named.",
+        help="The peer's user; required if several users have a peer of this name.",
         autocompletion=completion.users,
     ),
 ]
 
 
 def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Forget a peer: its key, its certificate, its channel and everything cached from it.
+    """Remove a peer: its key, certificate, connection and cached answers.
 
-    Calls to it that are under way fail. Its grant remains at the other gateway until its operator revokes it there;
-    reading there again takes a new grant or a new token.
+    Calls in flight fail. The grant remains valid until the peer's operator revokes it. Reading from the peer again
+    requires a new token or a new grant.
 
-    The beginning of a name stands for it where no other peer begins so; the whole name is told before it is removed.
+    A unique prefix of the name names the peer; the full name is printed before the peer is removed.
 
     \b
     Examples:
@@ -63,22 +63,24 @@ def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     with connect(gateway) as admin:
         known = resolve_peer(admin, peer, user)
         removed = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
-    there = f"mosaic federation grant revoke {removed.grant_id}"
+    revoke_there = f"mosaic federation grant revoke {removed.grant_id}"
     if as_json:
-        console.write(shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": there}))
+        console.write(
+            shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": revoke_there})
+        )
         return
-    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are gone")
-    console.message(f"lost with it: {view.cached(removed)}, and what its circuit and counters knew")
+    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are deleted")
+    console.message(f"also discarded: its cache ({view.cached(removed)}), circuit and counters")
     if removed.HasField("revocation"):
-        console.message(f"its grant {removed.grant_id} was revoked there before")
+        console.message(f"its grant {removed.grant_id} had already been revoked by the peer")
     else:
-        console.message(f"its grant still stands at the other gateway; its operator ends it with: {there}")
+        console.message(f"its grant is still valid; the peer's operator revokes it with: {revoke_there}")
 
 
 def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Replace the certificate for a peer now, on a new key; calls under way go on.
+    """Replace this gateway's certificate for a peer now, with a new key. Calls in flight continue.
 
-    Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
+    Certificates are renewed automatically at two thirds of their life. Use this command if a key may be compromised.
 
     \b
     Examples:
@@ -99,15 +101,15 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
         return
     console.facts((("peer", after.name), ("user", after.user), *view.certificate(after.certificate)))
     console.message(
-        f"{after.name} is read with a new key from now on; the certificate before was {before.certificate.serial}"
+        f"calls to {after.name} now use a new key; the previous certificate was {before.certificate.serial}"
     )
-    console.message("the old certificate is refused there in ten minutes, or sooner")
+    console.message("the peer refuses the previous certificate in ten minutes or sooner")
 
 
 def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Close a peer's circuit by hand, so that the next call goes out at once.
+    """Close a peer's circuit, so that the next call is sent at once.
 
-    A circuit closes by itself once a probe succeeds; this is for whoever knows sooner that the peer is back.
+    A circuit closes automatically after a successful probe. Use this command if the peer is known to be reachable.
 
     \b
     Examples:
@@ -127,44 +129,48 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
         return
     state = shapes.enum_name(before.circuit, "state")
     change = (
-        "was closed already" if state == "closed" else f"was {state}, and is closed now: the next call goes out at once"
+        "was already closed" if state == "closed" else f"was {state} and is now closed: the next call is sent at once"
     )
     console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
     console.message(f"{after.name} is {shapes.enum_name(after, 'state')}")
 
 
 app = typer.Typer(
-    help="Read another gateway's data for one of your users.", no_args_is_help=True, rich_markup_mode=None
+    help="Read another gateway's data as one of this gateway's users.", no_args_is_help=True, rich_markup_mode=None
 )
 FAILED = 1
 User = Annotated[
     str,
     typer.Option(
-        "--user", "-u", metavar="USER", help="The user here who may read there.", autocompletion=completion.users
+        "--user", "-u", metavar="USER", help="The local user who reads from the peer.", autocompletion=completion.users
     ),
 ]
 OfUser = Annotated[
-    str, typer.Option("--user", "-u", metavar="USER", help="Only this user's.", autocompletion=completion.users)
+    str, typer.Option("--user", "-u", metavar="USER", help="Only peers of this user.", autocompletion=completion.users)
 ]
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read another gateway's data for one of your users."""
+    """Read another gateway's data as one of this gateway's users."""
 
 
 @app.command("add")
 def add(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `grant token` printed there, or - to read it.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="The output of `grant token`, or - for standard input.")
+    ],
     user: User,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Default: the other gateway's own name.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="A local name; default: the peer's own name.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
-    """Enroll at another gateway with the token that its operator gave you.
+    """Enroll at another gateway with a token from its operator.
 
-    The key is made here and stays here. Compare the fingerprint with what the other operator sees.
+    The private key is generated here and never leaves this gateway. Compare the fingerprint with the peer's operator.
 
     \b
     Examples:
@@ -176,7 +182,7 @@ def add(
     from mosaic_cli.output import console, shapes
     from mosaic_cli.output.times import when
 
-    secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - the sign for stdin
+    secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - standard input
     with connect(gateway) as admin:
         reply = admin.AddPeer(pb.AddPeerRequest(token=secret, user=user, name=name))
     peer = reply.peer
@@ -195,7 +201,7 @@ def add(
         )
     )
     if reply.awaiting_confirmation:
-        console.message("the grant is closed until the other operator confirms this fingerprint; read it to them")
+        console.message("the grant is pending until the peer's operator confirms this fingerprint; read it to them")
     else:
         user, source = quote(peer.user), quote(f"federated:{peer.name}")
         console.message(f"next: mosaic federation query list tasks --user {user} --source {source}")
@@ -209,7 +215,7 @@ def list_peers(
         typer.Option(
             "--state",
             metavar="|".join(PEER_STATES),
-            help="Only those that are so.",
+            help="Only peers in this state.",
             autocompletion=complete_from(PEER_STATES),
         ),
     ] = "",
@@ -245,7 +251,7 @@ def list_peers(
     elif peers:
         view.table(peers)
     elif user or state:
-        console.message("no peer is like that")
+        console.message("no peer matches these filters")
     else:
         console.message("no peers yet; add one with a token: mosaic federation peer add --help")
 
@@ -256,12 +262,12 @@ def show(
     user: PeerUser = None,
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    live: Annotated[bool, typer.Option("--live", help="Also ask the peer what it opens, now.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Also query the peer's capabilities now.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Show everything of one peer: grant, certificate, renewals, circuit, watch, cache, and its last calls.
+    """Show one peer: grant, certificate, renewals, circuit, watch, cache, and its last calls.
 
-    Nothing is asked of the peer, unless --live is given; then exit code 1 tells that it did not answer.
+    The peer is not called, except with --live; the exit code is 1 if it does not answer then.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What a peer says when it is asked at this moment."""
+"""A probe of a peer's capabilities, for `peer show --live`."""
 
 import time
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ __all__ = ["LiveProbe", "probe"]
 
 @dataclass(frozen=True, slots=True)
 class LiveProbe:
-    """The answer of a peer, or why there was none."""
+    """The peer's answer, or the error of the call."""
 
     capabilities: federation_pb2.CapabilitiesResponse | None
     error: FederationError | None
     took_ms: float
 
     def shape(self) -> dict[str, Any]:
-        """Return it as `--json` has it."""
+        """Return the JSON object of the probe."""
         return {
             "capabilities": shapes.capabilities(self.capabilities) if self.capabilities else None,
             "reason": self.error.reason.value if isinstance(self.error, Refusal) else None,
@@ -37,14 +37,14 @@ class LiveProbe:
         }
 
     def show(self) -> None:
-        """Print it for people."""
+        """Print the result as a table."""
         console.write("")
         if self.capabilities is None:
-            console.facts((("asked now", explain(self.error) if self.error else "it said nothing"),))
+            console.facts((("live probe", explain(self.error) if self.error else "empty answer"),))
             return
         console.facts(
             (
-                ("asked now", f"answered in {self.took_ms:.0f} ms"),
+                ("live probe", f"answered in {self.took_ms:.0f} ms"),
                 ("gateway", f"{self.capabilities.gateway} ({self.capabilities.gateway_version or 'version unknown'})"),
                 ("opens", ", ".join(self.capabilities.resources) or "nothing"),
                 ("excluded", ", ".join(self.capabilities.excluded_resources) or "-"),

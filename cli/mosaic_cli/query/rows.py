@@ -1,4 +1,4 @@
-"""Rows as people read them, and words about the sources that they came from."""
+"""Tables of rows, and messages on the sources of the rows."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -16,7 +16,7 @@ from mosaic_cli.query.answers import ANSWERED, Answers
 __all__ = ["LiveTable", "close", "listing", "print_capabilities", "print_signals", "show"]
 
 HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "content")
-"""Fields of a row that say what it is about, in the order of preference."""
+"""Fields that hold the title of a row, in the order of preference."""
 
 
 def listing(answers: Answers, *, search: bool) -> None:
@@ -25,14 +25,14 @@ def listing(answers: Answers, *, search: bool) -> None:
 
 
 class LiveTable:
-    """Prints what each source answers at the moment when it does, under a heading of its own."""
+    """Prints the answer of each source as it arrives, under its own heading."""
 
     def __init__(self, *, search: bool) -> None:
         self._search, self._started = search, False
         self._rows: dict[str, list[pb.QueryRow]] = {}
 
     def show(self, part: pb.QueryResponse) -> None:
-        """Print a source's answer once it is whole; what did not answer is told in words."""
+        """Add a message. Prints a source's rows when its answer is complete, or a message if it did not answer."""
         rows = self._rows.setdefault(part.source, [])
         rows.extend(part.rows)
         if not part.HasField("report"):
@@ -63,7 +63,7 @@ def show(rows: Iterable[pb.QueryRow]) -> None:
 
 
 def print_capabilities(capabilities: federation_pb2.CapabilitiesResponse) -> None:
-    """Print what a source opens."""
+    """Print the capabilities of a source."""
     shape = shapes.capabilities(capabilities)
     console.facts(
         (
@@ -77,9 +77,9 @@ def print_capabilities(capabilities: federation_pb2.CapabilitiesResponse) -> Non
 
 
 def close(answers: Answers, *, reported: bool = False, count: bool = True) -> None:
-    """Say how many rows came from where, what is missing and why, what the session learnt, and how to go on.
+    """Print the number of rows, the signals, the missing sources with the reasons, and the next page token.
 
-    `reported` leaves out the sources that were spoken of already.
+    With `reported`, the missing sources have been reported before and are omitted.
     """
     if count:
         console.message(f"{plural(len(answers.rows), 'row')} from {_origin(answers)}")
@@ -91,13 +91,13 @@ def close(answers: Answers, *, reported: bool = False, count: bool = True) -> No
 
 
 def print_signals(answers: Answers) -> None:
-    """Say what the session was told of peers by this query."""
+    """Print the signals of this query."""
     for signal in answers.signals:
         console.message(_signal_text(signal))
 
 
 def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
-    """Print rows; `tagged` where they are of several sources."""
+    """Print rows; `tagged` adds the column of their source."""
     last = "match" if search else "about"
     console.table(
         ("id", *(("source",) if tagged else ()), "cached", "owner", "team", last),
@@ -118,7 +118,7 @@ def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
 
 def _outcome(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:
     if report.state == "cached" and rows:
-        return f"{plural(len(rows), 'row')} from memory, {duration(rows[0].age_s)} old"
+        return f"{plural(len(rows), 'row')} from the cache, {duration(rows[0].age_s)} old"
     return f"{plural(len(rows), 'row')} in {report.latency_ms:.0f} ms"
 
 
@@ -131,12 +131,12 @@ def _origin(answers: Answers) -> str:
 
 
 def _print_missing(report: pb.SourceReport) -> None:
-    """Say in one line why a source is missing, and what a person can do."""
-    skipped = report.state == "skipped"  # it was told in full before, and is asked again by itself
+    """Print in one line why a source is missing, and the next step."""
+    skipped = report.state == "skipped"  # reported in full before, and queried again automatically
     message = "" if skipped else simplify_grpc_error(report.message.removeprefix(f"{report.source}: "))
     line = f"{report.source}: {': '.join(part for part in (report.state, report.reason, message) if part)}"
     if report.retry_after_s:
-        line += f"; {'asked' if skipped else 'try'} again in {duration(report.retry_after_s)}"
+        line += f"; {'queried' if skipped else 'try'} again in {duration(report.retry_after_s)}"
     elif report.next_step and not skipped:
         line += f"; {advised(report.next_step, remedy_in(report))}"
     console.message(line)
@@ -145,7 +145,7 @@ def _print_missing(report: pb.SourceReport) -> None:
 def _signal_text(signal: pb.PeerSignal) -> str:
     if signal.kind != "offline" or not signal.HasField("retry_at"):
         return signal.text
-    return f"{signal.text}; asked again {when(signal, 'retry_at')}"
+    return f"{signal.text}; queried again {when(signal, 'retry_at')}"
 
 
 def _headline(text: str) -> str:
