@@ -10,7 +10,7 @@ from mosaic_cli.output.times import FORMS
 
 __all__ = ["HELP", "audit"]
 
-HELP: Final = """Show the audit trail, newest first: the calls of peers and the acts of the operator, without the rows read.
+HELP: Final = """Show the audit trail, newest first: calls of peers and acts of the operator, without the rows read.
 
 Refused calls are included; repeated refusals of one kind are counted together. Times are UTC.
 

@@ -27,13 +27,13 @@ HOW: Final = {
 Reply = Any
 """A message of the gateway with the fields `progress` and `receipt`."""
 RevocationResult = pb.RevocationProgress | pb.RevocationReceipt
-"""What is results at the end: a receipt, or who is still awaited."""
+"""The result of a command: a receipt, or the progress of a revocation that was not awaited."""
 
 
 def follow(replies: Iterable[Reply], *, no_wait: bool = False) -> list[RevocationResult]:
-    """Show who is awaited while the messages come; return what is results of each grant at the end.
+    """Show the awaited caches while messages arrive, and return the last result of each grant.
 
-    With `no_wait` the gateway awaits nobody either, so there is nothing to show meanwhile.
+    With `no_wait` the gateway does not wait for caches, so no progress is shown.
     """
     results: dict[str, RevocationResult] = {}
     with _progress_line() as show:

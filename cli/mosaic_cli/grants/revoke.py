@@ -28,10 +28,10 @@ def scope(
     no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Put another scope in force, from the next call on, and show what the peer gains and loses.
+    """Replace the scope of a grant from the next call on, and show what the peer gains and loses.
 
-    What it loses is also results out of its caches: the command then ends with a receipt, as `grant revoke` does.
-    With --dry-run nothing changes, and it shows how many rows each resource has for the peer now, and would have then.
+    What the peer loses is also invalidated in its caches; the command then ends with a receipt, as `grant revoke` does.
+    With --dry-run nothing changes; the command shows how many rows each resource opens now and with the new scope.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The gateway as an agent's server asks it: one user, one session, and an event loop that is never blocked."""
+"""Asynchronous client of the running gateway for the MCP server: one user and one session."""
 
 import asyncio
 from pathlib import Path
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["GatewayClient"]
 
 PATIENCE_S: Final = 60.0
-"""Longest wait for an answer of a gateway that accepts connections."""
+"""Time limit of an answer of a gateway that accepts connections."""
 LIVE: Final = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
-"""A gateway that was started again is found again within a second."""
+"""Reconnects within a second after a restart of the gateway."""
 
 
 class GatewayClient:
-    """A line to the running gateway for one user. `budget` is what each peer may take, in seconds; 0 as it is set.
+    """A client of the running gateway for one user.
 
-    Open it by `async with`. Its methods raise `GatewayUnavailableError`.
+    `budget` is the time limit of each peer in seconds; 0 means the gateway's setting. Open the client by `async with`.
+    Its methods raise `GatewayUnavailableError`.
     """
 
     def __init__(self, config: GatewayConfig, directory: Path, user: str, budget: float = 0.0) -> None:
@@ -46,8 +47,8 @@ class GatewayClient:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
-    async def ask(self, source: str, **verb: Any) -> Answers:
-        """Run a verb of `QueryRequest` at a source and return all that came, and the `error` that ended it, if any."""
+    async def query(self, source: str, **verb: Any) -> Answers:
+        """Run a verb of `QueryRequest` at a source. An error of the query is returned as `Answers.error`."""
         request = pb.QueryRequest(
             user=self.user, source=source, session=self._session, budget_ms=self._budget_ms, **verb
         )
@@ -61,7 +62,7 @@ class GatewayClient:
         return answers
 
     async def peers(self) -> list[pb.PeerStatus]:
-        """Return how this user's peers are, and nobody else's."""
+        """Return the status of this user's peers, without those of other users."""
         await self._require_serving()
         try:
             reply = await self._admin.Status(pb.StatusRequest(user=self.user), timeout=PATIENCE_S, wait_for_ready=True)
@@ -70,5 +71,5 @@ class GatewayClient:
         return [peer for peer in reply.peers if peer.user == self.user]
 
     async def _require_serving(self) -> None:
-        """Raise unless the gateway runs, in the words of every other command."""
+        """Raise the same error as other commands unless the gateway runs. The check runs in a thread."""
         await asyncio.to_thread(require_serving, self.config, self._directory)

@@ -54,7 +54,7 @@ class LiveProbe:
 
 
 def probe(admin: "AdminServiceStub", peer: pb.PeerStatus) -> LiveProbe:
-    """Ask a peer what it capabilities, through the gateway. Raises `GatewayUnavailableError` where that one is gone."""
+    """Query a peer's capabilities through the gateway. Raises `GatewayUnavailableError` if the gateway is gone."""
     request = pb.QueryRequest(
         user=peer.user, source=f"federated:{peer.name}", capabilities=federation_pb2.CapabilitiesRequest()
     )

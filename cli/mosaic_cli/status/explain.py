@@ -1,4 +1,4 @@
-"""`mosaic federation status --explain PEER`: the way to a peer link by link, and the first broken one with its cure."""
+"""`mosaic federation status --explain PEER`: test each link to a peer, and name the first broken one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -18,7 +18,7 @@ NOT_RUNNING: Final = "gateway not running"
 
 
 class _LiveStatus(NamedTuple):
-    """What only the running gateway knows of a peer, or why it says nothing."""
+    """The running gateway's status of a peer, or the problem that prevented reading it."""
 
     running: bool
     reply: "pb.StatusResponse | None" = None
@@ -28,9 +28,9 @@ class _LiveStatus(NamedTuple):
 def explain_peer(
     directory: Path, peer: str, *, user: str = "", resource: str = "", timeout_s: float = 2.0, as_json: bool = False
 ) -> int:
-    """Walk to a peer and print each link; return 0 where all hold and 3 where one is broken.
+    """Test and print each link to a peer. Returns 0 if all links work, and 3 if one is broken.
 
-    Raises `GatewayUnavailableError` where the gateway's directory cannot be read.
+    Raises `GatewayUnavailableError` if the gateway's directory cannot be read.
     """
     from federation.explain.checks import first_broken
     from federation.explain.peer_lookup import choose, read
@@ -78,7 +78,7 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
 
 
 def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
-    """Return what else the operator should know, as sentences."""
+    """Return further information for the operator, as sentences."""
     from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output.errors import command
@@ -90,11 +90,11 @@ def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "Ste
     if broken is None and peer.circuit.state == pb.CIRCUIT_STATE_OPEN:
         reset = command(Remedy(action=Action.RESET_CIRCUIT, peer=record.name, user=record.user))
         notes.append(
-            f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
+            f"no link is broken, but the circuit is still open: it closes after a successful probe, or by `{reset}`"
         )
     if peer.renewal.consecutive_failures:
         times, why = plural(peer.renewal.consecutive_failures, "time"), peer.renewal.last_failure.message
-        notes.append(f"renewing the own certificate failed {times} in a row: {why}")
+        notes.append(f"renewing this gateway's certificate failed {times} in a row: {why}")
     return notes
 
 
@@ -132,7 +132,7 @@ def _shape(record: "PeerRecord", steps: "list[Step]", live: _LiveStatus, notes: 
 
 
 def _show(step: "Step", *, first: bool) -> None:
-    """Print one line, as soon as the step is known: a silent network lets the next one wait."""
+    """Print one line for a step as soon as it is known, since the next step may wait for its time limit."""
     from rich.text import Text
 
     from mosaic_cli.output import console
@@ -151,12 +151,12 @@ def _sum_up(broken: "Step | None", live: _LiveStatus, notes: list[str]) -> None:
     from mosaic_cli.output.errors import advised
 
     if broken is None or broken.fault is None:
-        pairs = [("result", "every link holds")]
+        pairs = [("result", "no link is broken")]
     else:
         name = NAMES.get(broken.link.value, broken.link.value)
         cure = advised(broken.fault.cure, broken.fault.remedy)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
-    unknown = [("gateway", f"{live.problem}; its circuit and watch are not known")]
+    unknown = [("gateway", f"{live.problem}; circuit and watch are unknown")]
     pairs += _live_facts(live.reply) if live.reply else unknown
     console.write("")
     console.facts(pairs)
@@ -165,7 +165,7 @@ def _sum_up(broken: "Step | None", live: _LiveStatus, notes: list[str]) -> None:
 
 
 def _live_facts(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
-    """Return what only the running gateway knows."""
+    """Return the facts that only the running gateway knows."""
     from mosaic_cli.output.times import seconds
     from mosaic_cli.status.peers import facts
 

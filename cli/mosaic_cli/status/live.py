@@ -1,4 +1,4 @@
-"""`status --watch` on a terminal: a page that is drawn anew, until q or Ctrl-C; the terminal is left as it was."""
+"""`status --watch` on a terminal: redraws the status until q or Ctrl-C, and restores the terminal."""
 
 import os
 import select
@@ -28,18 +28,18 @@ __all__ = ["frame", "watch"]
 
 TICK_S: Final = 0.5
 SILENT_S: Final = 4.0
-"""The gateway tells something every second; after so many without a word it hangs."""
+"""The gateway sends a status every second. After this time without one it is reported as silent."""
 FOOT: Final[Line] = (Span("q quits", "dim"),)
 QUIT: Final = frozenset(b"qQ\x03\x04")
 
 
 def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
-    """Show the status until the operator quits; return the exit code.
+    """Show the status until the operator quits, and return the exit code. Redraws after a suspension (Ctrl-Z).
 
-    Raises `FederationError` for what waiting cannot mend. A terminal that was suspended is drawn anew.
+    Raises `FederationError` for errors that waiting does not mend.
     """
     with _pipe() as (wake_read, wake), Feed(directory, request, wake) as feed:
-        while _drawn(feed, wake_read, wake):
+        while _draw(feed, wake_read, wake):
             os.kill(os.getpid(), signal.SIGSTOP)
     if feed.snapshot.error is not None:
         raise feed.snapshot.error
@@ -47,7 +47,10 @@ def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
 
 
 def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
-    """Return what the screen shows: `now` is on the snapshot's clock, `today` on the wall's. The last line is the foot."""
+    """Return the lines of the screen, the last of which is the footer.
+
+    `now` is monotonic time in seconds, as `StatusSnapshot.at`; `today` is the time in UTC.
+    """
     head: list[Line] = []
     if snapshot.lost_at is not None:
         ago = duration((today - snapshot.lost_at).total_seconds())
@@ -56,17 +59,17 @@ def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, hei
     elif snapshot.reply is None:
         head = [(Span("waiting for the gateway …"),)]
     elif now - snapshot.at > SILENT_S:
-        head = wrapped(f"◌ the gateway has said nothing for {duration(now - snapshot.at)}", width, style="bold yellow")
+        head = wrapped(f"◌ no status from the gateway for {duration(now - snapshot.at)}", width, style="bold yellow")
     room = height - 1 - len(head)
     if snapshot.reply is not None and room > 0:
         if head and room > 1:
-            head = [*head, (Span("what it said last:", "dim"),)]
+            head = [*head, (Span("last status:", "dim"),)]
         head += screen(snapshot.reply, width, height - 1 - len(head))
     return [*head[: height - 1], FOOT]
 
 
-def _drawn(feed: Feed, wake_read: int, wake: int) -> bool:
-    """Draw until the operator quits (false) or suspends the process (true)."""
+def _draw(feed: Feed, wake_read: int, wake: int) -> bool:
+    """Draw until the operator quits (returns false) or suspends the process (returns true)."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     with ExitStack() as stack:
         suspended = stack.enter_context(_signals(wake))
@@ -84,7 +87,7 @@ def _drawn(feed: Feed, wake_read: int, wake: int) -> bool:
                 pressed = os.read(key, 64)
                 if QUIT & set(pressed):
                     return False
-                if not pressed:  # whoever typed there is gone
+                if not pressed:  # end of input
                     sources.remove(key)
             if suspended:
                 return True
@@ -104,7 +107,7 @@ def _pipe() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _keys() -> Iterator[list[int]]:
-    """Yield where keys come from, each as it is pressed and unseen; nowhere where standard input is no terminal."""
+    """Yield the descriptor of a terminal on standard input in cbreak mode, or no descriptor."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield []
         return
@@ -119,7 +122,7 @@ def _keys() -> Iterator[list[int]]:
 
 @contextmanager
 def _signals(wake: int) -> Iterator[list[int]]:
-    """Let Ctrl-C quit, a suspension be suspensions in what is yielded, and every other end leave by way of the contexts."""
+    """Yield a list of the suspensions (SIGTSTP). Ctrl-C quits, and SIGTERM and SIGHUP exit through the contexts."""
     suspensions: list[int] = []
 
     def end(number: int, _frame: object) -> None:

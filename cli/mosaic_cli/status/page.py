@@ -1,4 +1,4 @@
-"""A status as a page of lines, and as much of it as a screen of few lines holds. Pure."""
+"""Layout of a status as a page of lines, and as a screen of limited height. Pure functions."""
 
 from collections import Counter
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_
 __all__ = ["page", "screen"]
 
 CARDS: Final = 3
-"""So many peers have all told of them; of more, each has one row."""
+"""Up to this number, each peer has a card with all its facts; more peers have one row each."""
 BLANK: Final[Line] = ()
 
 
@@ -24,7 +24,7 @@ class _Peer(NamedTuple):
 
 
 def page(reply: pb.StatusResponse, width: int) -> list[Line]:
-    """Return the whole status; nothing is left out or cut off."""
+    """Return the complete status. Nothing is omitted or truncated."""
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     lines = _gateway(reply.gateway, now, width)
     if peers:
@@ -43,7 +43,7 @@ def page(reply: pb.StatusResponse, width: int) -> list[Line]:
 
 
 def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
-    """Return at most so many lines: the most urgent first, and how much is hidden."""
+    """Return at most `height` lines: the most urgent first, and the number of hidden peers."""
     whole = page(reply, width)
     whole += [line for text in reply.warnings for line in (BLANK, *wrapped(f"warning: {text}", width, style="yellow"))]
     if len(whole) <= height:
@@ -51,7 +51,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
     lines: list[Line] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
-    if reply.grants and height > 4:  # noqa: PLR2004 - below that the peers alone have room
+    if reply.grants and height > 4:  # noqa: PLR2004 - fewer lines have room only for peers
         lines.append(grant_summary(reply, now))
     if not peers:
         return lines[:height]
@@ -61,7 +61,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
 
 
 def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
-    """Return rows in their order, notes only while every unhealthy peer has its row, and the rest in one line."""
+    """Return rows in order. Notes are added if all rows fit; otherwise hidden rows are counted in one line."""
     if room <= 1:
         return []
     room -= 1  # the heading
@@ -97,7 +97,7 @@ def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
         ("as of", _clock(gateway, now), ""),
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
-        ("certificate", f"its own: {renews}, ends {moment(certificate.not_after, now)}", soon),
+        ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", soon),
     )
     return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 

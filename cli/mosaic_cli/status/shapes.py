@@ -24,12 +24,12 @@ def status(message: pb.StatusResponse) -> Shape:
 
 
 def unreachable(since: datetime, error: str) -> Shape:
-    """Return the line of `--json --watch` that says that the gateway does not answer."""
+    """Return the JSON object of `--json --watch` for a gateway that does not answer."""
     return {"unreachable": {"since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "message": error}}
 
 
 def _peer(message: pb.PeerStatus, gateway: pb.GatewayInfo) -> Shape:
-    """Return a peer with the assessment of its health that the table shows."""
+    """Return a peer with the assessment of its health."""
     health, failure = assess_health(message, gateway), message.last_failure
     explained = fill(ExplainedFailure, failure, meaning=meaning(failure) or None)
     return peer(

@@ -1,4 +1,4 @@
-"""The gateway's stream of its status, across its restarts: the newest message, or since when there is none."""
+"""The stream of a gateway's status, across restarts of the gateway."""
 
 import os
 import sys
@@ -22,21 +22,21 @@ STOPPED: Final = "the gateway has stopped"
 
 
 class StatusSnapshot(NamedTuple):
-    """What is known at one moment. `at` is when the newest message came, on the monotonic clock."""
+    """The state of the stream at one moment. `at` is the monotonic time of the newest message, in seconds."""
 
     reply: pb.StatusResponse | None = None
     at: float = 0.0
     lost_at: datetime | None = None
-    """Since when the gateway does not answer; `None` while it does."""
+    """When the gateway became unreachable; `None` while it answers."""
     problem: str = ""
     error: FederationError | None = None
-    """What waiting cannot mend: the peer that was asked for is unknown, the directory holds no gateway."""
+    """An error that waiting does not mend, such as an unknown peer or a directory without a gateway."""
 
 
 def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
-    """Print one JSON object a line for every message, and one for each time that the gateway goes away; until Ctrl-C.
+    """Print each status as a JSON object on a line, and one for each outage of the gateway, until Ctrl-C.
 
-    Raises `FederationError` for what waiting cannot mend.
+    Raises `FederationError` for errors that waiting does not mend.
     """
     import orjson
 
@@ -60,7 +60,7 @@ def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
 
 
 class Feed:
-    """Keeps a snapshot up to date from a thread of its own; `wake` gets a byte after each change. Use it as a context."""
+    """Updates a snapshot in a thread, and writes a byte to `wake` after each change. Use it as a context manager."""
 
     def __init__(self, directory: Path, request: pb.WatchStatusRequest, wake: int) -> None:
         self._directory, self._request, self._wake = directory, request, wake
@@ -98,7 +98,7 @@ class Feed:
     def _publish(self, snapshot: StatusSnapshot) -> None:
         self.snapshot = snapshot
         if not self._closed.is_set():
-            with suppress(BlockingIOError):  # so many bytes wait there that it wakes anyhow
+            with suppress(BlockingIOError):  # the pipe is full, so the reader wakes anyway
                 os.write(self._wake, b".")
 
     def _set_call(self, call: Any) -> None:
@@ -110,7 +110,10 @@ class Feed:
 def _messages(
     directory: Path, request: pb.WatchStatusRequest, on_call: Callable[[Any], None] = lambda _: None
 ) -> Iterator[pb.StatusResponse | str]:
-    """Yield statuses while one connection lasts, and at last why it ended. Raises what waiting cannot mend."""
+    """Yield the statuses of one connection, and finally the reason of its end.
+
+    Raises `FederationError` for errors that waiting does not mend.
+    """
     try:
         with connect(directory) as admin:
             call = admin.WatchStatus(request)

@@ -39,7 +39,7 @@ CODES = {
     "taken back": 0,
 }
 ACTIVE = "● active  work.example for ada, seen N ago"
-EXPLAIN = "what is broken: mosaic federation status --explain work.example --user ada"
+EXPLAIN = "find the broken link: mosaic federation status --explain work.example --user ada"
 UNREACHABLE = "PEER_UNREACHABLE, no connection: its gateway does not run, or something on the way keeps it from being"
 
 
@@ -117,7 +117,7 @@ def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states
     title, facts = card(told)
 
     assert (title, summary(told)) == (ACTIVE, "1 peer: 1 active")
-    assert facts["watch"] == ["connecting since N ago (AT); what is taken back is heard late"]
+    assert facts["watch"] == ["connecting since N ago (AT); revocations arrive late"]
     assert (peer(told)["watch"]["state"], peer(told)["healthy"]) == ("connecting", True)
     assert peer(told)["seen_at"] > peer(told)["watch"]["since"]
 
@@ -159,7 +159,7 @@ def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: States
     title, facts = card(told)
 
     assert title == "○ offline  work.example for ada, seen N ago"
-    words = "half-open, left closed N ago (AT) after 3 failures in a row; the next call is the probe that may close it"
+    words = "half-open, opened N ago (AT) after 3 failures in a row; the next call is the probe"
     assert (facts["why"], facts["circuit"]) == ([f"circuit {words}"], [words])
     assert (peer(told)["state"], peer(told)["circuit"]["state"]) == ("offline", "half_open")
 
@@ -209,9 +209,9 @@ def test_an_ended_certificate_makes_a_peer_expired(states: States) -> None:
     title, facts = card(told)
 
     assert title == "✕ expired  work.example for ada, seen N ago"
-    assert facts["why"] == ["this gateway's certificate for it ended N ago (AT)"]
+    assert facts["why"] == ["this gateway's certificate for it expired N ago (AT)"]
     assert facts["certificate"][0].endswith("ended N ago (AT)")
-    assert facts["next step"] == [f"it renews by itself once the peer can be reached; {EXPLAIN}"]
+    assert facts["next step"] == [f"it renews automatically once the peer is reachable; {EXPLAIN}"]
     assert (peer(told)["state"], peer(told)["certificate"]["expires_in_s"] < 0) == ("expired", True)
 
 
@@ -230,10 +230,10 @@ def test_a_peer_that_was_not_seen_is_never_called_healthy(states: States) -> Non
     title, facts = card(told)
 
     assert (title, summary(told)) == ("◌ not seen  work.example for ada, not seen yet", "1 peer: 1 not seen")
-    assert facts["why"] == ["nothing was heard of it since this gateway started N ago (AT)"]
+    assert facts["why"] == ["the peer has not been seen since this gateway started N ago (AT)"]
     assert facts["last success"] == ["none since the start"]
     assert facts["next step"] == [
-        "ask it: mosaic federation query capabilities --user ada --source federated:work.example"
+        "query it: mosaic federation query capabilities --user ada --source federated:work.example"
     ]
     shape = peer(told)
     assert (shape["state"], shape["shown"], shape["healthy"], shape["seen_at"]) == ("active", "not_seen", None, None)
@@ -245,9 +245,9 @@ def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
     title, facts = card(told)
 
     assert (title, summary(told)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
-    assert facts["why"] == ["it revoked the grant N ago (AT): project over"]
+    assert facts["why"] == ["the peer revoked the grant N ago (AT): project over"]
     assert facts["next step"] == [
-        "ask its operator for another grant; to forget this one: mosaic federation peer remove work.example --user ada"
+        "ask its operator for a new grant; to remove this peer: mosaic federation peer remove work.example --user ada"
     ]
     assert peer(told)["revocation"]["reason"] == "project over"
 
@@ -290,7 +290,7 @@ def test_the_live_view_survives_a_restart_of_the_gateway(states: States) -> None
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked  work.example for ada", "q quits")
         states.stop("home")
-        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "what it said last:", "✕ revoked")
+        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
         states.start_ahead("home")
         back = terminal.until("not seen yet", "q quits")
         terminal.type("q")

@@ -40,7 +40,7 @@ def test_an_error_is_one_line() -> None:
 
 def test_a_refusal_names_its_reason_and_a_cure() -> None:
     """What a peer refused comes with what to do next."""
-    assert explain(Refusal(Reason.SCOPE_VIOLATION, "no")).startswith("SCOPE_VIOLATION: no; what the grant opens:")
+    assert explain(Refusal(Reason.SCOPE_VIOLATION, "no")).startswith("SCOPE_VIOLATION: no; see what the grant opens:")
 
 
 def test_a_refusal_that_says_when_is_told_with_the_time() -> None:

@@ -54,7 +54,7 @@ def test_rows_from_memory_tell_their_age(capsys: pytest.CaptureFixture[str]) -> 
     sheet.show(part("local", report="ok"))
 
     out = capsys.readouterr().out
-    assert out.startswith(f"{WORK}  1 row from memory, 12 s old\n")
+    assert out.startswith(f"{WORK}  1 row from the cache, 12 s old\n")
     assert out.endswith("\n\nlocal  0 rows in 12 ms\n")
 
 
@@ -73,7 +73,7 @@ def test_rows_from_memory_tell_their_age(capsys: pytest.CaptureFixture[str]) -> 
         (
             pb.SourceReport(state="skipped", reason="PEER_UNREACHABLE", message=f"failed {REFUSED}", next_step="x",
                             retry_after_s=7),
-            f"{WORK}: skipped: PEER_UNREACHABLE; asked again in 7 s",
+            f"{WORK}: skipped: PEER_UNREACHABLE; queried again in 7 s",
         ),
         (pb.SourceReport(state="failed", message="a\x1b[2Jb"), f"{WORK}: failed: a\N{REPLACEMENT CHARACTER}[2Jb"),
     ],

@@ -148,7 +148,7 @@ def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: s
 def test_a_clock_that_was_set_back_makes_no_peer_seen_in_the_future() -> None:
     """What was noted before is not told as a distance; one that is ahead by less than a moment was seen just now."""
     assert "not seen  work.example for ada, seen ?" in text(reply(peer(seen_at=at(600))))
-    assert "since the clock here was set back" in text(reply(peer(seen_at=at(600))))
+    assert "since this host's clock was set back" in text(reply(peer(seen_at=at(600))))
     assert "active  work.example for ada, seen 0 s ago" in text(reply(peer(seen_at=at(1))))
 
 
@@ -161,7 +161,7 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
 
     assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
     assert "grant show g-1" in step("GRANT_INVALID")
-    assert step("PEER_UNREACHABLE").startswith("it renews by itself once the peer can be reached")
+    assert step("PEER_UNREACHABLE").startswith("it renews automatically once the peer is reachable")
 
 
 @pytest.mark.parametrize("changes", [{"seen_at": None}, {"state": pb.PEER_STATE_DEGRADED}], ids=["ask", "look"])
@@ -193,7 +193,7 @@ def test_an_open_circuit_tells_the_seconds_to_its_probe() -> None:
 
 
 def test_an_instant_is_a_distance_and_a_time_of_day() -> None:
-    """Of another day with its date, ahead as well as behind; a number that is no instant says so."""
+    """Of another day with its date, ahead as well as behind; a number that is not a point in time says so."""
     noon = datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()
 
     assert moment(Timestamp(seconds=int(noon) - 3), noon) == "3 s ago (11:59:57 UTC)"
@@ -205,7 +205,7 @@ def test_an_instant_is_a_distance_and_a_time_of_day() -> None:
 def test_failures_have_a_meaning_in_plain_words() -> None:
     """By reason, else by code; a reason that nobody knows leaves the word to the peer's own message."""
     assert meaning(pb.CallFailure(code="UNAVAILABLE", reason="PEER_UNREACHABLE")).startswith("no connection")
-    assert meaning(pb.CallFailure(code="UNIMPLEMENTED")).startswith("it does not know the call")
+    assert meaning(pb.CallFailure(code="UNIMPLEMENTED")).startswith("the peer does not implement the call")
     assert meaning(pb.CallFailure(code="UNIMPLEMENTED", reason="NEW_REASON")) == ""
     assert meaning(pb.CallFailure(code="ABORTED")) == ""
 
@@ -221,7 +221,7 @@ def test_nothing_enrolled_is_a_page_of_the_gateway_alone() -> None:
     """Name, time, addresses and its own certificate."""
     assert text(reply()).splitlines()[0].startswith("gateway      home.example 1.0, started 3 h ago (")
     assert len(text(reply()).splitlines()) == 4
-    assert "its own: renews in 15 h, ends in 23 h" in text(reply())
+    assert "its own: renews in 15 h, expires in 23 h" in text(reply())
 
 
 def test_many_peers_have_a_row_each_the_unhealthy_ones_first() -> None:
@@ -234,7 +234,7 @@ def test_many_peers_have_a_row_each_the_unhealthy_ones_first() -> None:
     assert [row[-1] for row in rows] == ["away.", "gone.", "x.", "p1.", "p1.", "p2.", "p2.", "p3.", "p3."]
     users = [line.split()[3] for line in lines if line.startswith("●")]
     assert users == ["ada", "eve"] * 3
-    assert any("it revoked the grant 60 s ago" in line and "project over" in line for line in lines)
+    assert any("the peer revoked the grant 60 s ago" in line and "project over" in line for line in lines)
 
 
 def test_the_page_does_not_depend_on_the_order_of_the_reply() -> None:
@@ -298,7 +298,7 @@ def test_the_serving_side_counts_what_it_answered() -> None:
 
     assert "1 grant: 1 active; 1 watch, 2 leases; 1,120 requests, the last 3 s ago" in lines
     assert "  since the start: list 2 denied, 1,118 ok" in lines
-    assert "  4 denials came too fast to be recorded one by one" in lines
+    assert "  4 denials were too many to record individually" in lines
 
 
 def test_ended_grants_that_are_quiet_are_only_counted_where_there_are_many() -> None:
@@ -361,7 +361,7 @@ def test_a_gateway_that_is_away_is_said_above_what_it_said_last() -> None:
 
     lines = lines_of(snapshot)
     assert lines[0] == f"✕ gateway not reachable since {lost:%H:%M:%S} UTC (12 s ago): it does not run"
-    assert lines[1] == "what it said last:"
+    assert lines[1] == "last status:"
     assert any("● active" in line for line in lines)
     for height in range(1, 24):
         small = lines_of(snapshot, height=height)
@@ -375,7 +375,7 @@ def test_a_gateway_that_hangs_is_noticed() -> None:
 
     assert lines_of(StatusSnapshot())[0] == "waiting for the gateway …"
     assert "said nothing" not in lines_of(snapshot, now=103.0)[0]
-    assert lines_of(snapshot, now=107.0)[0] == "◌ the gateway has said nothing for 7 s"
+    assert lines_of(snapshot, now=107.0)[0] == "◌ no status from the gateway for 7 s"
 
 
 def test_wide_characters_take_two_columns() -> None:

@@ -37,5 +37,5 @@ def test_an_instant_is_read_as_it_was_meant(text: str, instant: str):
 )
 def test_what_is_no_instant_is_told_with_the_forms(text: str):
     """The text and every form are in the words."""
-    with pytest.raises(ValueError, match=r"is no instant; give 2h, 3d, 1w, today, yesterday, 2026-05-03 or"):
+    with pytest.raises(ValueError, match=r"is not a point in time; use 2h, 3d, 1w, today, yesterday, 2026-05-03 or"):
         parse_instant(text, NOW)
