@@ -62,14 +62,14 @@ def verbs(incomplete: str) -> list[str]:
     """Complete the verb of an audit event."""
     from federation.server.audit.vocabulary import VERBS
 
-    return [word for word in VERBS if word.startswith(incomplete)]
+    return [verb for verb in VERBS if verb.startswith(incomplete)]
 
 
 def outcomes(incomplete: str) -> list[str]:
     """Complete the outcome of an audit event."""
     from federation.server.audit.vocabulary import OUTCOMES
 
-    return [word for word in OUTCOMES if word.startswith(incomplete)]
+    return [outcome for outcome in OUTCOMES if outcome.startswith(incomplete)]
 
 
 GrantId = Annotated[

@@ -121,8 +121,8 @@ def _stop_work(env: DemoEnvironment, task: str) -> None:
     env.run(get, quiet=True)
     env.stop("work")
     env.say("Rows that Ada has just read stay in the cache for at most 30 seconds.")
-    kept = env.run(get, expect=["_cached"])
-    env.check("_cached     true" in kept.out, "the row was answered from the cache")
+    cached = env.run(get, expect=["_cached"])
+    env.check("_cached     true" in cached.out, "the row was answered from the cache")
     env.say("The session continues with local data, and reports the outage once.")
     search = f"mosaic federation query search budget {ALL}"
     env.run(search, expect=["local", OFFLINE])

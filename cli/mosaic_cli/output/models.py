@@ -50,10 +50,10 @@ class _Field(NamedTuple):
     nullable: bool
 
 
-def fill(model: type[Model], message: Message, **given: Any) -> Shape:
-    """Return the JSON object of a message. Each key comes from `given`, else from the field of the same name."""
+def fill(model: type[Model], message: Message, **overrides: Any) -> Shape:
+    """Return the JSON object of a message. Each key comes from `overrides`, else from the field of the same name."""
     fields = _FIELDS.get(model) or _FIELDS.setdefault(model, _fields(model))
-    return {field.key: given[field.key] if field.key in given else _read(message, field) for field in fields}
+    return {field.key: overrides[field.key] if field.key in overrides else _read(message, field) for field in fields}
 
 
 _FIELDS: Final[dict[type[Model], tuple[_Field, ...]]] = {}

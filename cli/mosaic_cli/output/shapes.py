@@ -111,8 +111,8 @@ def removal(message: pb.UserRemoval) -> Shape:
     return fill(UserRemoval, message, grants=[grant.id for grant in message.grants])
 
 
-def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **given: Any) -> Shape:
-    """Return a peer with all keys of its model; `given` overrides values."""
+def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **overrides: Any) -> Shape:
+    """Return a peer with all keys of its model; `overrides` overrides values."""
     latency = message.latency
     return fill(
         model,
@@ -123,6 +123,6 @@ def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **giv
             "latency_ms": fill(Latency, latency, p50=latency.p50_ms, p99=latency.p99_ms)
             if message.HasField("latency")
             else None,
-            **given,
+            **overrides,
         },
     )

@@ -11,7 +11,7 @@ from mosaic_cli.output.errors import clean, command
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.times import distance, duration, moment, seconds
 
-__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_text", "ends_soon", "meaning", "seen"]
+__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_text", "expires_soon", "last_seen", "meaning"]
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The labels of peers, best first."""
@@ -112,13 +112,13 @@ def meaning(failure: pb.CallFailure) -> str:
     return _MEANING.get(failure.reason) or ("" if failure.reason else _MEANING_OF_CODE.get(failure.code, ""))
 
 
-def ends_soon(certificate: pb.CertificateInfo, now: float) -> bool:
+def expires_soon(certificate: pb.CertificateInfo, now: float) -> bool:
     """Return whether a certificate has expired, or expires so soon that its renewal is overdue."""
     life = seconds(certificate.not_after) - seconds(certificate.not_before)
     return seconds(certificate.not_after) - now < life / SOON
 
 
-def seen(peer: pb.PeerStatus, now: float) -> str:
+def last_seen(peer: pb.PeerStatus, now: float) -> str:
     """Return when a peer was last seen: `3 s ago`, `never`, or `?` if the clock was set back since."""
     if not peer.HasField("seen_at"):
         return "never"

@@ -7,7 +7,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.layout import Line, Span, labelled, span, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
-from mosaic_cli.status.health import ORDER, ends_soon
+from mosaic_cli.status.health import ORDER, expires_soon
 from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_rows, peer_summary
 
 __all__ = ["page", "screen"]
@@ -92,7 +92,7 @@ def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
     certificate = gateway.server_certificate
     due = seconds(certificate.renews_at) - now
     renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
-    soon = "yellow" if ends_soon(certificate, now) else ""
+    soon = "yellow" if expires_soon(certificate, now) else ""
     facts = (
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
         ("as of", _clock(gateway, now), ""),

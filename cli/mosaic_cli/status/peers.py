@@ -7,7 +7,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import simplify_grpc_error
 from mosaic_cli.output.layout import Line, Span, cells, columns, labelled, plain, plural, span, state, summary, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
-from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, ends_soon, meaning, seen
+from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, expires_soon, last_seen, meaning
 
 __all__ = ["PeerHealth", "assess_peers", "card", "facts", "notes", "peer_rows", "peer_summary"]
 
@@ -57,7 +57,7 @@ def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Line
 def _stacked(one: PeerHealth, now: float, width: int) -> list[Line]:
     first = state(one.health.label)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
-    text = f"for {one.peer.user}, seen {seen(one.peer, now)}"
+    text = f"for {one.peer.user}, seen {last_seen(one.peer, now)}"
     return [(first, Span("  "), *name[1:]), *more, *wrapped(text, width, indent=NOTE)]
 
 
@@ -82,7 +82,7 @@ def notes(one: PeerHealth, now: float, width: int) -> list[Line]:
 def card(one: PeerHealth, now: float, width: int) -> list[Line]:
     """Return all facts of a peer as lines."""
     peer, health = one
-    when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
+    when = f"seen {last_seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
     title: Line = (state(health.label), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
     lines += _labelled("why", health.why, width)
@@ -114,7 +114,7 @@ def _renewal(peer: pb.PeerStatus, now: float) -> list[str]:
     if peer.state in {pb.PEER_STATE_REVOKED, pb.PEER_STATE_UNSPECIFIED}:
         return []
     texts = []
-    if peer.state != pb.PEER_STATE_EXPIRED and ends_soon(peer.certificate, now):
+    if peer.state != pb.PEER_STATE_EXPIRED and expires_soon(peer.certificate, now):
         texts.append(f"its certificate expires {moment(peer.certificate.not_after, now)} and is not renewed yet")
     if peer.renewal.HasField("last_failure"):
         times = plural(peer.renewal.consecutive_failures, "time")
@@ -222,7 +222,7 @@ def _ms(value: float) -> str:
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
-    ("SEEN", lambda peer, now: Span(seen(peer, now))),
+    ("SEEN", lambda peer, now: Span(last_seen(peer, now))),
     ("RENEWS", _renews),
     ("WATCH", _watch_state),
     ("HITS", lambda peer, _: Span(_share(peer))),

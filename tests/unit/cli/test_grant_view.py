@@ -27,7 +27,7 @@ LOG = "see the gateway's log"
         ('{"of another": "version"}', pb.GRANT_STATUS_ACTIVE, (), ""),
     ],
 )
-def test_nothing_is_said_to_be_closed_that_is_not(
+def test_only_excluded_resources_are_reported_as_closed(
     capsys: pytest.CaptureFixture[str],
     scope: str,
     status: pb.GrantStatus.ValueType,
