@@ -276,7 +276,7 @@ BAD = [
     ('federation grant create -g work --peer h.example --subject ada --scope {"resources":["taks"]}', 1,
      "error: scope.resources: unknown resource 'taks'"),
     ("federation grant create -g work --peer h.example --subject ada --expires soon --scope {}", 2,
-     "error: Invalid value for --expires: 'soon' is not a duration; use one such as 90d, 12h or 30m; see: mosaic federation grant"),
+     "error: Invalid value for --expires: 'soon' is not a duration; use one such as 90d, 12h or 30m; see: mosaic"),
     ('federation grant create -g work --peer h.example --subject ada --expires 99999w --scope {"resources":["tasks"]}',
      1, "error: expires_in_s: "),
     ("federation peer add nonsense --user ada -g home", 1, "error: token: is not an enrollment token"),
@@ -406,7 +406,7 @@ def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled:
 
 def test_a_closed_output_is_no_fault(served: Served) -> None:
     """A command whose standard output is closed does its work."""
-    closed = f"{sys.executable} -m cli federation grant list -g home >&-"
+    closed = f"{sys.executable} -m mosaic_cli federation grant list -g home >&-"
     ran = subprocess.run(
         closed, shell=True, cwd=served.directory, env=environment(), capture_output=True, timeout=60, check=False
     )

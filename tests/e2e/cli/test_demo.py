@@ -101,7 +101,7 @@ def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
 
 @pytest.mark.parametrize(
     ("code", "expect", "problem"),
-    [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not say no such words")],
+    [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not print no such words")],
 )
 def test_a_step_that_does_something_else_is_told(
     stage: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str

@@ -183,7 +183,7 @@ async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
         assert (await agent.fail("list", resource="tasks", source="federated:wrok.example")).startswith("no peer")
         assert (await agent.fail("list", resource="credentials", source=WORK)).startswith("SCOPE_VIOLATION: ")
         assert (await agent.fail("get", resource="tasks", id="nothing")).startswith("ROW_NOT_FOUND: ")
-        with pytest.raises(Exception, match="no tool 'mosaic_drop'; there are mosaic_list, "):
+        with pytest.raises(Exception, match="unknown tool 'mosaic_drop'; use one of mosaic_list, "):
             await agent.client.call_tool("mosaic_drop", {})
         assert await agent.call("list", resource="tasks", where={"status": "open"}, source="local")
 

@@ -62,7 +62,7 @@ def test_a_peer_is_shown_with_all_that_is_known_of_it(cli: Cli, peer: str) -> No
     assert shown["ends"].endswith("UTC (in 24 h)")
     assert "UTC (in " in shown["renewal"]
     assert (shown["circuit"], shown["watch"].split()[0]) == ("closed", "armed")
-    assert shown["cache"].startswith("50% hits (1 of 2 since the start), 1 answer kept")
+    assert shown["cache"].startswith("50% hits (1 of 2 since the start), 1 answer stored")
     assert "s ago (" in shown["last success"]
     assert shown["last seen"].endswith("s ago)")
     assert "last failure" not in shown
@@ -94,8 +94,8 @@ def test_a_peer_that_does_not_answer_is_shown_all_the_same(cli: Cli, peer: str) 
     assert live["live"]["capabilities"] is None
     assert live["live"]["reason"] == "GRANT_REVOKED"
     assert live["peer"]["state"] == "revoked"
-    assert "asked now  GRANT_REVOKED: " in human.out
-    assert facts(human.out)["revoked there"].endswith(": over")
+    assert "live probe  GRANT_REVOKED: " in human.out
+    assert facts(human.out)["revoked"].endswith(": over")
     assert human.words == ""
 
 
@@ -158,7 +158,7 @@ def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str)
         "adas is adas-work, enrolled for ada",
         "removed adas-work, enrolled for ada: its key and certificate are deleted",
     ]
-    assert words[2].startswith("also discarded: 1 answer, ")
+    assert words[2].startswith("also discarded: its cache (1 answer, ")
     assert words[3].endswith(f"its operator ends it with: mosaic federation grant revoke {peer}")
     assert cli(f"federation grant show {peer} -g work --json").json["grant"]["status"] == "active"
     gone = cli("federation peer show adas-work -g home", code=1)

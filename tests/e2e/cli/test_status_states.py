@@ -19,7 +19,7 @@ HEAD = """\
 gateway      home.example VERSION, started N ago (AT)
 as of        NOW
 listens      ADDRESS for peers, ADDRESS for enrollment
-certificate  its own: renews in N, ends in N (AT)
+certificate  its own: renews in N, expires in N (AT)
 """
 CODES = {
     "healthy": 0,
@@ -40,7 +40,7 @@ CODES = {
 }
 ACTIVE = "● active  work.example for ada, seen N ago"
 EXPLAIN = "find the broken link: mosaic federation status --explain work.example --user ada"
-UNREACHABLE = "PEER_UNREACHABLE, no connection: its gateway does not run, or something on the way keeps it from being"
+UNREACHABLE = "PEER_UNREACHABLE, no connection: the peer's gateway does not run, or the network does not reach it"
 
 
 def card(told: Told) -> tuple[str, dict[str, list[str]]]:
@@ -90,8 +90,8 @@ def test_a_healthy_peer_is_told_in_full(states: States) -> None:
         "  endpoint      ADDRESS, under grant ID\n"
         "  circuit       closed\n"
         "  watch         armed since N ago (AT)\n"
-        "  certificate   renews in N, ends in N (AT)\n"
-        "  cache         0% hits (0 of 1 since the start), 1 answer kept (N KiB)\n"
+        "  certificate   renews in N, expires in N (AT)\n"
+        "  cache         0% hits (0 of 1 since the start), 1 answer stored (N KiB)\n"
         "  latency       p50 N ms, p99 N ms, of the last answers (512 at most)\n"
         "  last success  N ago (AT)"
     )
@@ -106,7 +106,7 @@ def test_a_hit_of_the_cache_is_counted(states: States) -> None:
     """The second question of the same kind shows as a share of hits, and is no new sign of life."""
     told = states.told["cached"]
 
-    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer kept (N KiB)"]
+    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer stored (N KiB)"]
     assert peer(told)["cache"] | {"bytes": 0} == {"entries": 1, "bytes": 0, "hits": 1, "misses": 1}
     assert peer(told)["last_success"] == peer(states.told["healthy"])["last_success"]
 
@@ -182,8 +182,8 @@ def test_a_certificate_near_its_end_is_pointed_out(states: States) -> None:
     title, facts = card(told)
 
     assert title == ACTIVE
-    assert facts["certificate"] == ["renews in N, ends in N (AT)"]
-    assert facts["renewal"] == ["its certificate ends in N (AT) and is not renewed yet"]
+    assert facts["certificate"] == ["renews in N, expires in N (AT)"]
+    assert facts["renewal"] == ["its certificate expires in N (AT) and is not renewed yet"]
     assert 0 < peer(told)["certificate"]["expires_in_s"] < 6 * 3_600
     assert peer(told)["renewal"]["last_failure"] is None
 
@@ -194,8 +194,8 @@ def test_a_failing_renewal_degrades_a_peer(states: States) -> None:
     title, facts = card(told)
 
     assert (title, summary(told)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
-    assert facts["why"] == ["renewing its certificate failed 3 times in a row; it ends in N (AT)"]
-    told_of = "its certificate ends in N (AT) and is not renewed yet; renewal failed 3 times in a row, tried again "
+    assert facts["why"] == ["renewing its certificate failed 3 times in a row; it expires in N (AT)"]
+    told_of = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
     assert facts["renewal"][0].startswith(told_of)
     assert UNREACHABLE in facts["renewal"][0]
     renewal = peer(told)["renewal"]
@@ -210,7 +210,7 @@ def test_an_ended_certificate_makes_a_peer_expired(states: States) -> None:
 
     assert title == "✕ expired  work.example for ada, seen N ago"
     assert facts["why"] == ["this gateway's certificate for it expired N ago (AT)"]
-    assert facts["certificate"][0].endswith("ended N ago (AT)")
+    assert facts["certificate"][0].endswith("expired N ago (AT)")
     assert facts["next step"] == [f"it renews automatically once the peer is reachable; {EXPLAIN}"]
     assert (peer(told)["state"], peer(told)["certificate"]["expires_in_s"] < 0) == ("expired", True)
 
