@@ -1,4 +1,4 @@
-"""`python -m cli` is `mosaic`."""
+"""Run `mosaic` by `python -m mosaic_cli`."""
 
 import sys
 

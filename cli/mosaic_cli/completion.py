@@ -1,4 +1,4 @@
-"""Completion in a shell: names from the running gateway, quickly or not at all, and never a word of an error."""
+"""Shell completion: names from the running gateway within a time limit, and no error messages."""
 
 import os
 import re
@@ -18,14 +18,14 @@ __all__ += ["verbs"]
 
 VARIABLE: Final = "_MOSAIC_COMPLETE"
 ANSWER_S: Final = 0.3
-"""What the gateway may take; whoever presses TAB waits for it."""
+"""Time limit of the gateway's answer. The operator waits for it after pressing TAB."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*\Z")
-"""Names that no shell reads as anything else. Others are not offered: they would have to be quoted by hand."""
+"""Names without characters that are special to a shell. Other names are not offered, since they need quoting."""
 _ODD: Final = re.compile(r"[^A-Za-z0-9 ._:,@()/+…-]")
 _BREAKS: Final = re.compile(r"[:=]+\Z")
-"""What bash takes for words of their own in the middle of a word."""
+"""Characters at which bash splits a word (COMP_WORDBREAKS)."""
 Suggestions = list[tuple[str, str]]
-"""Names, each with what tells it from others; bash shows the names alone."""
+"""Names and their descriptions. bash shows the names only."""
 
 
 def peers(ctx: typer.Context, incomplete: str) -> Suggestions:
@@ -49,42 +49,42 @@ def resources(ctx: typer.Context, incomplete: str) -> Suggestions:
 
 
 def sources(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete a source: local, all, or a peer of the user who asks."""
+    """Complete a source: local, all, or a peer of the user in `--user`."""
     return _names(ctx, "NAME_KIND_SOURCE", incomplete)
 
 
 def gateways(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the name of a gateway that grants are for."""
+    """Complete the name of a gateway that has a grant."""
     return _names(ctx, "NAME_KIND_GATEWAY", incomplete)
 
 
 def verbs(incomplete: str) -> list[str]:
-    """Complete what an audit event is about."""
+    """Complete the verb of an audit event."""
     from federation.server.audit.vocabulary import AUDIT_VERBS
 
-    return [word for word in AUDIT_VERBS if word.startswith(incomplete)]
+    return [verb for verb in AUDIT_VERBS if verb.startswith(incomplete)]
 
 
 def outcomes(incomplete: str) -> list[str]:
-    """Complete how an audit event ended."""
+    """Complete the outcome of an audit event."""
     from federation.server.audit.vocabulary import OUTCOMES
 
-    return [word for word in OUTCOMES if word.startswith(incomplete)]
+    return [outcome for outcome in OUTCOMES if outcome.startswith(incomplete)]
 
 
 GrantId = Annotated[
     str,
     typer.Argument(
-        metavar="GRANT", help="The grant's id, or how it begins (`grant list` shows it).", autocompletion=grants
+        metavar="GRANT", help="The grant's id or a unique prefix of it (see `grant list`).", autocompletion=grants
     ),
 ]
 PeerName = Annotated[
-    str, typer.Argument(metavar="PEER", help="The peer's name, as `peer list` shows it.", autocompletion=peers)
+    str, typer.Argument(metavar="PEER", help="The peer's name (see `peer list`).", autocompletion=peers)
 ]
 
 
 def run(complete: Callable[[], Any]) -> int | None:
-    """Answer a shell that asks for completions, by `complete`; return `None` where no shell asks."""
+    """Print completions by `complete` and return the exit code, or return `None` if no shell requests completions."""
     instruction = os.environ.get(VARIABLE, "")
     if not instruction.startswith("complete_"):
         return None
@@ -92,27 +92,27 @@ def run(complete: Callable[[], Any]) -> int | None:
     if instruction == "complete_bash":
         with suppress(ValueError, KeyError):
             cut = _join_words()
-    said = StringIO()
+    output = StringIO()
     code = 0
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(output):
             complete()
-    except SystemExit as e:  # how the shells' protocol ends; fish asks by the code alone
+    except SystemExit as e:  # ends the shells' protocol; fish evaluates only the exit code
         code = e.code if isinstance(e.code, int) else 1
-    except Exception:  # noqa: BLE001 - a terminal in which somebody types is no place for it
+    except Exception:  # noqa: BLE001 - a traceback would clutter the prompt
         return 1
-    sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in said.getvalue().splitlines() if line))
+    sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in output.getvalue().splitlines() if line))
     return code
 
 
 def _names(context: typer.Context, kind: str, prefix: str) -> Suggestions:
     try:
-        return _asked(context, kind, prefix)
-    except Exception:  # noqa: BLE001 - not running, not readable, too slow: there is nothing to offer
+        return _request_names(context, kind, prefix)
+    except Exception:  # noqa: BLE001 - not running, not readable or too slow: no completions
         return []
 
 
-def _asked(context: typer.Context, kind: str, prefix: str) -> Suggestions:
+def _request_names(context: typer.Context, kind: str, prefix: str) -> Suggestions:
     directory = named_gateway(context)
     if directory is None:
         return []
@@ -134,9 +134,10 @@ def _asked(context: typer.Context, kind: str, prefix: str) -> Suggestions:
 
 
 def _join_words() -> str:
-    """Undo how bash parts `federated:work` and `--source=all`; return what it does not want to hear of the last word.
+    """Rejoin words that bash splits at `:` and `=`, such as `federated:work` and `--source=all`.
 
-    Its words come one a line; whoever asks otherwise has not parted anything.
+    Returns the prefix of the last word that bash already has and that must be stripped from the completions. Expects
+    one word a line in COMP_WORDS, as bash's script passes them; other shells do not split.
     """
     words, at = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
     if not 0 <= at < len(words):

@@ -1,4 +1,4 @@
-"""What the beginning of an id or name stands for, asked of the gateway and told to whoever typed it."""
+"""Resolve id and name prefixes through the gateway, with an error when none or several match."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -9,27 +9,35 @@ if TYPE_CHECKING:
 
 __all__ = ["resolve_grant_id", "resolve_peer"]
 
-_WHOLE: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_FULL_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
-def resolve_grant_id(admin: "AdminServiceStub", given: str) -> str:
-    """Return the grant id that `given` is or begins; a beginning is told in full before anything happens to it."""
+def resolve_grant_id(admin: "AdminServiceStub", prefix: str) -> str:
+    """Return the id of the grant whose id is or starts with `prefix`.
+
+    Prints the full id if `prefix` is shorter, so that the operator sees it before the command acts. Raises
+    `NotFoundError` or `InputError` if no grant or several grants match.
+    """
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
-    if _WHOLE.match(given):
-        return given
-    grant = admin.GetGrant(pb.GetGrantRequest(id=given)).grant
-    render.say(f"{given} is grant {grant.id}: {grant.peer} reads as {grant.subject}")
+    if _FULL_ID.match(prefix):
+        return prefix
+    grant = admin.GetGrant(pb.GetGrantRequest(id=prefix)).grant
+    console.message(f"{prefix} is grant {grant.id}: {grant.peer} reads as {grant.subject}")
     return grant.id
 
 
-def resolve_peer(admin: "AdminServiceStub", given: str, user: str | None) -> "pb.PeerStatus":
-    """Return the peer that `given` names or begins; a beginning is told in full before anything happens to it."""
-    from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
+def resolve_peer(admin: "AdminServiceStub", prefix: str, user: str | None) -> "pb.PeerStatus":
+    """Return the peer whose name is or starts with `prefix`.
 
-    peer = admin.GetPeer(pb.GetPeerRequest(name=given, user=user or "")).peer
-    if peer.name != given:
-        render.say(f"{given} is {peer.name}, enrolled for {peer.user}")
+    Prints the full name if `prefix` is shorter. Raises `NotFoundError` or `InputError` if no peer or several peers
+    match.
+    """
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.output import console
+
+    peer = admin.GetPeer(pb.GetPeerRequest(name=prefix, user=user or "")).peer
+    if peer.name != prefix:
+        console.message(f"{prefix} is {peer.name}, enrolled for {peer.user}")
     return peer

@@ -1,7 +1,7 @@
-"""The `mosaic` command: its tree, and how errors become one line and an exit code.
+"""The `mosaic` command: the command tree, and the conversion of errors to one line and an exit code.
 
-A command's module is imported when a command line, a help page or completion names the command, and a command imports
-what it needs when it runs. So every command starts without the modules of the others.
+A command's module is imported when a command line, a help page or completion names the command. The command imports
+its own dependencies when it runs, so that every command starts without the modules of the others.
 """
 
 import gc
@@ -16,7 +16,7 @@ from typing import Any, Final
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.coercion import convert_plainly
+from mosaic_cli.coercion import avoid_pydantic
 from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
 
 __all__ = ["command_tree", "main"]
@@ -39,11 +39,11 @@ FEDERATION: Final = {
     "peer": "mosaic_cli.peers.command",
     "query": "mosaic_cli.query.command",
 }
-"""The modules of the commands of each group, in the order of its help. A module has an `app`, which is a group of its
-own, or a function of the command's name with the help text `HELP`."""
+"""The modules of each group's commands, in the order of the help page. A module defines either a group `app`, or a
+function with the command's name and the help text `HELP`."""
 GC_THRESHOLD: Final = 20_000
-"""Objects that a command makes before the garbage collector looks for cycles. Imports make many, and drop few."""
-# The base of every usage error; its module has moved between releases of typer.
+"""Allocations before the garbage collector runs. Imports allocate many objects and free few."""
+# The base class of every usage error. Its module differs between releases of typer.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ def _federation(gateway: GroupGateway = UNSET_GATEWAY) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     *,
-    version: bool = typer.Option(False, "--version", help="Print the version and end."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
         from importlib.metadata import version as installed
@@ -80,7 +80,7 @@ def _root(
 
 
 class _Commands(Mapping[str, Any]):
-    """The commands of a group by name. A lookup imports the command's module and builds the command once."""
+    """The commands of a group by name. The first lookup imports the command's module and builds the command."""
 
     def __init__(self, modules: Mapping[str, str]) -> None:
         self._modules = modules
@@ -88,7 +88,7 @@ class _Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._built:
-            self._built[name] = _built(name, self._modules[name])
+            self._built[name] = _build(name, self._modules[name])
         return self._built[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -98,18 +98,18 @@ class _Commands(Mapping[str, Any]):
         return len(self._modules)
 
 
-def _built(name: str, module: str) -> Any:
+def _build(name: str, module: str) -> Any:
     """Build the group or the command that a module defines."""
     command: Any
     if not module:
         command = typer.main.get_group(federation)
-    elif hasattr(found := importlib.import_module(module), "app"):
-        command = typer.main.get_group(found.app)
+    elif hasattr(imported := importlib.import_module(module), "app"):
+        command = typer.main.get_group(imported.app)
     else:
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name, help=found.HELP)(getattr(found, name))
+        single.command(name, help=imported.HELP)(getattr(imported, name))
         command = typer.main.get_command(single)
-    convert_plainly(command)
+    avoid_pydantic(command)
     if not module:
         command.commands = _Commands(FEDERATION)
     command.name = name
@@ -117,20 +117,23 @@ def _built(name: str, module: str) -> Any:
 
 
 def command_tree() -> Any:
-    """Return the root command. The mapping `commands` of a group builds the group's commands when they are read."""
+    """Return the root command. Reading the mapping `commands` of a group builds the group's commands."""
     root: Any = typer.main.get_command(app)
-    convert_plainly(root)
+    avoid_pydantic(root)
     root.commands = _Commands(ROOT)
     return root
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 fine, 1 failed, 2 usage, 3 peer not healthy, 4 not reachable."""
+    """Run one command and return its exit code.
+
+    The codes are 0 success, 1 failure, 2 usage error, 3 unhealthy peer, 4 gateway unreachable, 130 interrupted.
+    """
     command = command_tree()
     arguments = sys.argv[1:] if argv is None else argv
-    if argv is None:  # the process is the command's own
+    if argv is None:  # the command owns the process
         gc.set_threshold(GC_THRESHOLD)
-    _steady_output()
+    _prepare_output()
     if (code := completion.run(lambda: command.main(args=[], prog_name="mosaic", standalone_mode=False))) is not None:
         return code
     try:
@@ -139,40 +142,40 @@ def main(argv: list[str] | None = None) -> int:
     except _USAGE_ERROR as e:
         return _usage(e)
     except UnicodeEncodeError as e:
-        return _not_text(e) if any(e.object in argument for argument in arguments) else _failed(e)
+        return _report_not_utf8(e) if any(e.object in argument for argument in arguments) else _failed(e)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does; nothing more can be said there.
+        # The reader of the output has exited, as `head` does. Redirect so that the flush at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception as e:  # noqa: BLE001 - a person shall see one line, whatever happened
+    except Exception as e:  # noqa: BLE001 - the operator gets one line instead of a traceback
         return _failed(e)
     return result if isinstance(result, int) else 0
 
 
-def _steady_output() -> None:
-    """Let no character fail that the terminal's encoding lacks, and no output that nobody wants."""
+def _prepare_output() -> None:
+    """Escape characters that the terminal's encoding lacks, and discard output if standard output is closed."""
     if sys.stdout is None:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - it lives as long as the process
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _not_text(error: UnicodeEncodeError) -> int:
-    """Name an argument that holds bytes which are no text; file names may, names and words may not."""
+def _report_not_utf8(error: UnicodeEncodeError) -> int:
+    """Report an argument that is not text. File names may hold any bytes, other arguments may not."""
     typer.echo(f"error: the argument {error.object[:80]!r} is not UTF-8 text", err=True)
     return USAGE
 
 
 def _usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
-    words = error.format_message().rstrip(".")
-    if not words or type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(words, err=True)
+    message = error.format_message().rstrip(".")
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message, err=True)
     else:
         path = context.command_path if context else "mosaic"
-        typer.echo(f"error: {words}; see: {path} --help", err=True)
+        typer.echo(f"error: {message}; see: {path} --help", err=True)
     return USAGE
 
 
@@ -186,5 +189,5 @@ def _failed(error: Exception) -> int:
         return NOT_REACHABLE if isinstance(error, GatewayUnavailableError) else FAILED
     if os.environ.get("MOSAIC_DEBUG"):
         raise error
-    typer.echo(f"error: {type(error).__name__}: {error}; MOSAIC_DEBUG=1 shows where", err=True)
+    typer.echo(f"error: {type(error).__name__}: {error}; set MOSAIC_DEBUG=1 for the traceback", err=True)
     return FAILED

@@ -1,4 +1,4 @@
-"""An option that takes one of a few words."""
+"""Options and arguments that several commands share."""
 
 import os
 import sys
@@ -15,10 +15,10 @@ __all__ = [
     "Gateway",
     "GroupGateway",
     "Json",
+    "complete_from",
     "named_gateway",
-    "one_of",
+    "parse_choice",
     "read_argument",
-    "suggesting",
 ]
 
 
@@ -26,44 +26,47 @@ GRANT_STATUSES: Final = ("pending", "active", "revoked", "expired")
 PEER_STATES: Final = ("active", "offline", "degraded", "revoked", "expired")
 
 
-def one_of(value: str, words: tuple[str, ...], option: str) -> str:
-    """Return the word in lower case; raise a usage error with a near match for any other."""
-    word = value.lower()
-    if not word or word in words:
-        return word
+def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
+    """Return the value in lower case.
+
+    Raises a usage error with the nearest choice, or all choices, if the value is not one of them.
+    """
+    choice = value.lower()
+    if not choice or choice in choices:
+        return choice
     from federation.suggest import hint
 
-    meant = hint(word, words, f"it is one of {', '.join(words)}")
-    raise typer.BadParameter(f"{value!r} is none; {meant}", param_hint=option)
+    meant = hint(choice, choices, f"use one of {', '.join(choices)}")
+    raise typer.BadParameter(f"{value!r} is not a known value; {meant}", param_hint=option)
 
 
-def suggesting(words: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """Return what completes one of the words."""
+def complete_from(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Return the shell completion function of an option with these choices."""
 
     def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
+        return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
 
 
 UNSET_GATEWAY: Final = Path("$MOSAIC_GATEWAY")
-"""Stands for an option that was not given."""
+"""The default of `--gateway`: the option was not given."""
 
 
 def named_gateway(context: typer.Context) -> Path | None:
-    """Return the gateway that the nearest option or else the environment names, `None` where neither does."""
-    asked: Any = context
-    while asked is not None:
-        given = asked.params.get("gateway") or UNSET_GATEWAY
-        if Path(given) != UNSET_GATEWAY:
-            return Path(given)
-        asked = asked.parent
-    named = os.environ.get("MOSAIC_GATEWAY")
-    return Path(named) if named else None
+    """Return the gateway of the innermost `--gateway`, else of `$MOSAIC_GATEWAY`, else `None`."""
+    level: Any = context
+    while level is not None:
+        value = level.params.get("gateway") or UNSET_GATEWAY
+        if Path(value) != UNSET_GATEWAY:
+            return Path(value)
+        level = level.parent
+    directory = os.environ.get("MOSAIC_GATEWAY")
+    return Path(directory) if directory else None
 
 
 def _resolve(context: typer.Context, value: Path) -> Path:
-    """Take the option of the command, or of a group before it, or the environment."""
+    """Return the command's `--gateway`, or that of an enclosing group, or `$MOSAIC_GATEWAY`. Raises a usage error."""
     if context.resilient_parsing or value != UNSET_GATEWAY:
         return value
     if (named := named_gateway(context)) is not None:
@@ -77,19 +80,22 @@ GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", he
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
-def read_argument(value: str, what: str) -> str:
-    """Return a value given in the argument itself, in a file that it names, or on standard input (`-`)."""
+def read_argument(value: str, name: str) -> str:
+    """Return the text of an argument that is JSON, or names a file, or is `-` for standard input.
+
+    Raises `InputError` with the argument's `name` if the text cannot be read.
+    """
     if value.lstrip().startswith("{"):
         return value
     from federation.errors import InputError
 
     if not value:
-        raise InputError(what, "is empty; give a file, - for standard input, or the JSON")
+        raise InputError(name, "is empty; give a file, - for standard input, or the JSON")
     try:
         return sys.stdin.read() if value == "-" else Path(value).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(what, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
+        raise InputError(name, f"there is no file {value}; give a file, - for standard input, or the JSON") from None
     except OSError as e:
-        raise InputError(what, f"cannot read {value}: {e.strerror}") from e
+        raise InputError(name, f"cannot read {value}: {e.strerror}") from e
     except UnicodeDecodeError:
-        raise InputError(what, f"{'standard input' if value == '-' else value} is not UTF-8 text") from None
+        raise InputError(name, f"{'standard input' if value == '-' else value} is not UTF-8 text") from None

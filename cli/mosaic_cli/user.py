@@ -1,4 +1,4 @@
-"""`mosaic user`: the users of this gateway, as far as others read as them."""
+"""`mosaic user`: the users of this gateway in whose name peers read."""
 
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Remove a user, and everything that others may read as that user.",
+    help="Remove a user, and every grant that reads as that user.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,26 +22,26 @@ app = typer.Typer(
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Remove a user, and everything that others may read as that user."""
+    """Remove a user, and every grant that reads as that user."""
 
 
 @app.command("remove")
 def remove(
     user: Annotated[
-        str, typer.Argument(metavar="USER", help="The user's id, as it was imported.", autocompletion=completion.users)
+        str, typer.Argument(metavar="USER", help="The user's id, as imported.", autocompletion=completion.users)
     ],
     reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Kept with the grants, and told to their peers.")
+        str, typer.Option("--reason", metavar="TEXT", help="Stored with each grant and sent to its peer.")
     ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until no cache holds anything.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until all caches are released.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke every grant that reads as a user, for good, and take the user out of every team.
+    """Revoke every grant that reads as a user, permanently, and remove the user from every team.
 
     Rows that the user owns stay, with their teams. The command ends with a receipt for each grant, as
-    `grant revoke` does; interrupting it does not stop what it began.
+    `grant revoke` does. Interrupting the command does not stop the revocations.
 
     \b
     Examples:
@@ -50,39 +50,45 @@ def remove(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import receipts
+    from mosaic_cli.output import console, shapes
 
-    with connect(gateway) as admin, waiting.interruptible("mosaic federation grant revoke GRANT"):
+    with connect(gateway) as admin, receipts.interruptible("mosaic federation grant revoke GRANT"):
         replies = iter(admin.RemoveUser(pb.RemoveUserRequest(user=user, reason=reason, no_wait=no_wait)))
         removal = next(replies).removal
         if not as_json:
             _show(removal)
-        news = waiting.follow(replies, no_wait=no_wait)
+        results = receipts.follow(replies, no_wait=no_wait)
     if as_json:
-        render.out(shapes.dump({"removal": shapes.removal(removal), "receipts": [shapes.taken(one) for one in news]}))
+        console.write(
+            shapes.dump(
+                {
+                    "removal": shapes.removal(removal),
+                    "receipts": [shapes.revocation_result(result) for result in results],
+                }
+            )
+        )
         return
-    for one in news:
-        render.out("")
-        waiting.show(one)
+    for result in results:
+        console.write("")
+        receipts.show(result)
 
 
 def _show(removal: "pb.UserRemoval") -> None:
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
-    rows = f"{removal.owned_rows} rows stay, with this name as their owner" if removal.owned_rows else "none are left"
-    render.facts(
+    rows = f"{removal.owned_rows} rows keep this user as their owner" if removal.owned_rows else "this user owns none"
+    console.facts(
         (
             ("user", removal.user),
             ("grants", f"{len(removal.grants)} revoked"),
             ("teams", ", ".join(removal.teams) or "-"),
-            ("rows", rows if removal.from_data else "this gateway's data come from a program of its own"),
+            ("rows", rows if removal.from_data else "the data provider is external, rows not counted"),
         )
     )
     if not removal.from_data:
-        render.say("remove the user there as well: this gateway only revoked what others could read")
+        console.message("also remove the user from the external data provider: this gateway only revoked the grants")
     for name in removal.peers:
-        render.say(
+        console.message(
             f"still enrolled for this user: mosaic federation peer remove {quote(name)} --user {quote(removal.user)}"
         )

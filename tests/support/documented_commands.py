@@ -168,7 +168,7 @@ class Typist:
             )
         end = time.monotonic() + ENDING_S
         while process.poll() is None and time.monotonic() < end:
-            if re.search(r"^  admin |waiting for it to end", path.read_text(), re.MULTILINE):
+            if re.search(r"^  admin |waiting for it to exit", path.read_text(), re.MULTILINE):
                 self.serving.append(process)
                 return 0, path.read_text()
             time.sleep(0.05)  # another process is waited for

@@ -1,4 +1,4 @@
-"""`mosaic federation audit`: who read what here."""
+"""`mosaic federation audit`: show the audit trail of this gateway."""
 
 from typing import Annotated, Any, Final
 
@@ -10,9 +10,9 @@ from mosaic_cli.output.times import FORMS
 
 __all__ = ["HELP", "audit"]
 
-HELP: Final = """Show who read what at this gateway, newest first, and what its operator did. Never what was read.
+HELP: Final = """Show the audit trail, newest first: calls of peers and acts of the operator, without the rows read.
 
-Calls that were refused are there too, like ones counted together. Times are UTC.
+Refused calls are included; repeated refusals of one kind are counted together. Times are UTC.
 
 \b
 Examples:
@@ -22,9 +22,9 @@ Examples:
   mosaic federation audit --verb grant.revoke --history
   mosaic federation audit --follow --peer home.example
 
---follow waits for new events until Ctrl-C, also while the gateway is started again; none is missed and none shown
-twice. --history also looks into the files of what is older than the database keeps; where one of them cannot be read,
-it is named, and the exit code is 1.
+--follow waits for new events until Ctrl-C, also across restarts of the gateway, and shows each event exactly once.
+--history also searches the files of events that the database no longer has; a file that cannot be read is named, and
+the exit code is 1.
 """
 SHOWN: Final = 50
 SHOWN_FIRST: Final = 10
@@ -35,22 +35,28 @@ def audit(
     context: typer.Context,
     *,
     grant: Annotated[
-        str, typer.Option("--grant", metavar="GRANT", help="Only this grant.", autocompletion=completion.grants)
+        str,
+        typer.Option("--grant", metavar="GRANT", help="Only events of this grant.", autocompletion=completion.grants),
     ] = "",
     peer: Annotated[
-        str, typer.Option("--peer", metavar="NAME", help="Only this gateway.", autocompletion=completion.gateways)
+        str,
+        typer.Option("--peer", metavar="NAME", help="Only events of this gateway.", autocompletion=completion.gateways),
     ] = "",
     verb: Annotated[
         str,
         typer.Option(
-            "--verb", help="Only list, get, search, … or an act such as grant.revoke.", autocompletion=completion.verbs
+            "--verb",
+            help="Only this verb: list, get, search, … or an act such as grant.revoke.",
+            autocompletion=completion.verbs,
         ),
     ] = "",
     outcome: Annotated[
-        str, typer.Option("--outcome", help="Only ok, denied, …", autocompletion=completion.outcomes)
+        str, typer.Option("--outcome", help="Only this outcome: ok, denied, …", autocompletion=completion.outcomes)
     ] = "",
-    since: Annotated[str, typer.Option("--since", metavar="WHEN", help=f"From then on: {FORMS}.")] = "",
-    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Before then.")] = "",
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help=f"Only events from this time on: {FORMS}.")
+    ] = "",
+    until: Annotated[str, typer.Option("--until", metavar="WHEN", help="Only events before this time.")] = "",
     limit: Annotated[
         int | None,
         typer.Option(
@@ -59,26 +65,27 @@ def audit(
             min=1,
             max=MOST,
             show_default=False,
-            help=f"At most so many: {SHOWN}; with --follow so many to begin with: {SHOWN_FIRST}.",
+            help=f"The most events; default: {SHOWN}. With --follow, the first events; default: {SHOWN_FIRST}.",
         ),
     ] = None,
     page_token: Annotated[
-        str, typer.Option("--page-token", metavar="TOKEN", help="Go on behind an earlier page with the same filters.")
+        str, typer.Option("--page-token", metavar="TOKEN", help="The token for the next page; needs the same filters.")
     ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new events as they are written.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="Also look into the files of older events.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Also search the files of older events.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; with --follow one a line for each event.")
+        bool,
+        typer.Option("--json", help="Print one JSON object; with --follow one JSON object on a line for each event."),
     ] = False,
 ) -> None:
     """Print audit events."""
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.audit import tail as auditing
+    from mosaic_cli.audit import tail
 
-    for name, given in (("--until", until), ("--history", history), ("--page-token", page_token)):
-        if follow and given:
-            raise typer.BadParameter(f"{name} and --follow do not go together")
+    for name, value in (("--until", until), ("--history", history), ("--page-token", page_token)):
+        if follow and value:
+            raise typer.BadParameter(f"{name} and --follow cannot be combined")
     request = pb.ListAuditEventsRequest(
         grant_id=grant, peer=peer, verb=verb, outcome=outcome, page_token=page_token, history=history
     )
@@ -87,9 +94,9 @@ def audit(
     if since and until and request.since.ToNanoseconds() >= request.until.ToNanoseconds():
         raise typer.BadParameter("--since must be before --until")
     if follow:
-        auditing.follow(gateway, request, limit or SHOWN_FIRST, as_json=as_json)
+        tail.follow(gateway, request, limit or SHOWN_FIRST, as_json=as_json)
     else:
-        auditing.page(gateway, request, limit or SHOWN, as_json=as_json)
+        tail.page(gateway, request, limit or SHOWN, as_json=as_json)
 
 
 def _set_instant(context: typer.Context, field: Any, name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Asking a gateway for its audit: pages up to a number of events, or the trail as it is written."""
+"""Reading the audit trail: a limited number of events, or new events as they are written."""
 
 import sys
 import time
@@ -17,8 +17,7 @@ from federation.errors import GatewayUnavailableError, NotFoundError, StoreError
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.audit.view import AuditLines
 from mosaic_cli.lookup import resolve_grant_id
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.errors import explain
 
 if TYPE_CHECKING:
@@ -34,11 +33,11 @@ Show = Callable[[Iterable[pb.AuditEvent]], None]
 
 
 def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_json: bool) -> None:
-    """Print at most so many events. Ends with exit code 1 where some of the history could not be read."""
+    """Print at most `limit` events. Exits with code 1 if part of the history could not be read."""
     events: list[pb.AuditEvent] = []
     warnings: dict[str, None] = {}
     with connect(gateway) as admin:
-        _complete(admin, request)
+        _resolve_grant(admin, request)
         while True:
             request.page_size = min(PAGE, limit - len(events))
             reply = admin.ListAuditEvents(request)
@@ -50,38 +49,38 @@ def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_js
     token = request.page_token
     if as_json:
         shown = [shapes.audit_event(event) for event in events]
-        render.out(shapes.dump({"events": shown, "next_page_token": token or None, "warnings": list(warnings)}))
+        console.write(shapes.dump({"events": shown, "next_page_token": token or None, "warnings": list(warnings)}))
     else:
         AuditLines().show(events)
         if not events:
-            render.say("nothing yet" if not _is_filtered(request) else "nothing that these filters let through")
+            console.message("no events yet" if not _is_filtered(request) else "no event matches these filters")
         if token:
-            render.say(f"there are more: --limit, or the same filters with --page-token {token}")
+            console.message(f"more events: --limit, or the same filters with --page-token {token}")
     for warning in warnings:
-        render.say(f"warning: {warning}")
+        console.message(f"warning: {warning}")
     if warnings:
         raise typer.Exit(INCOMPLETE)
 
 
 def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_json: bool) -> None:
-    """Print the newest events, and then each new one, until Ctrl-C.
+    """Print the newest events, and then each new event, until Ctrl-C.
 
-    A gateway that goes away is waited for. Raises `GatewayUnavailableError` where it does not run to begin with.
+    Waits while the gateway is unreachable. Raises `GatewayUnavailableError` if it does not run at the start.
     """
     show: Show = _lines if as_json else AuditLines().show
     request.follow, request.page_size = True, first
-    away = False
+    unreachable = False
     try:
         while True:
             try:
                 with connect(gateway) as admin:
                     if not request.page_token:
-                        _complete(admin, request)
+                        _resolve_grant(admin, request)
                     while True:
                         reply = admin.ListAuditEvents(request)
-                        if away:
-                            render.say("the gateway answers again")
-                            away = False
+                        if unreachable:
+                            console.message("the gateway is reachable again")
+                            unreachable = False
                         show(reply.events)
                         if reply.next_page_token == request.page_token:
                             time.sleep(POLL_S)
@@ -89,16 +88,16 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
             except (GatewayUnavailableError, StoreError) as e:
                 if not request.page_token:
                     raise
-                if not away:
-                    render.say(f"{explain(e)}. Waiting for it, nothing will be missed; Ctrl-C ends this")
-                away = True
+                if not unreachable:
+                    console.message(f"{explain(e)}. Waiting for it; no event will be missed. Ctrl-C quits")
+                unreachable = True
                 time.sleep(RETRY_S)
     except KeyboardInterrupt:
-        render.flush()
+        console.flush()
 
 
-def _complete(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> None:
-    """Put the whole id of a grant in the place of its beginning. One that no grant bears may be that of a peer's."""
+def _resolve_grant(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> None:
+    """Replace a prefix of a grant id by the full id. An id of no local grant may be the id of a peer's grant."""
     if request.grant_id:
         with suppress(NotFoundError):
             try:
@@ -110,7 +109,7 @@ def _complete(admin: "AdminServiceStub", request: pb.ListAuditEventsRequest) -> 
 def _lines(events: Iterable[pb.AuditEvent]) -> None:
     for event in events:
         sys.stdout.write(f"{orjson.dumps(shapes.audit_event(event)).decode()}\n")
-    render.flush()
+    console.flush()
 
 
 def _is_filtered(request: pb.ListAuditEventsRequest) -> bool:

@@ -1,4 +1,4 @@
-"""Audit events for people: one line each, denials told by symbol and word, the reason beside or beneath."""
+"""The table of audit events: one line each, with the reason in the last column or on a second line."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,7 @@ from typing import Final
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.errors import clean
 
 __all__ = ["AuditLines"]
@@ -28,39 +27,39 @@ COLUMNS: Final = ("AT (UTC)", "OUTCOME", "WHO", "WHAT", "REASON")
 AT_WIDTH: Final = 19
 GAP: Final = "  "
 LEAST: Final = 12
-"""Characters that a name keeps, however narrow the terminal is."""
+"""Least width of a shrunk column."""
 HERE: Final = {"admin": "operator", "gateway": "gateway"}
-"""Sources of what this side did: the other side is its object."""
+"""Sources of acts of this gateway and its operator, and their names in the column WHO."""
 
 
 class AuditLines:
-    """Prints events under one heading. Columns grow with what comes, within what the terminal is wide."""
+    """Prints events under one heading. Columns widen with later events, within the terminal's width."""
 
     def __init__(self) -> None:
-        self._console = render.console()
-        self._bounded = self._console.width if render.is_bounded() else 0
+        self._console = console.stdout_console()
+        self._bounded = self._console.width if console.is_bounded() else 0
         self._widths = [AT_WIDTH, len(COLUMNS[1]), len(COLUMNS[2]), len(COLUMNS[3])]
-        self._headed = False
+        self._heading_printed = False
 
     def show(self, events: Iterable[pb.AuditEvent]) -> None:
-        """Print events, one or two lines each."""
+        """Print events on one or two lines each."""
         lines = [_cells(event) for event in events]
         if not lines:
             return
         self._fit(lines)
-        if not self._headed:
+        if not self._heading_printed:
             self._print([Text(name, style="bold") for name in COLUMNS], heading=True)
-            self._headed = True
+            self._heading_printed = True
         for cells in lines:
             self._print(cells)
-        render.flush()
+        console.flush()
 
     def _fit(self, lines: Sequence[Sequence[Text]]) -> None:
         for index in range(1, len(self._widths)):
             self._widths[index] = max(self._widths[index], *(line[index].cell_len for line in lines))
         if self._bounded:
             left = self._bounded - sum(self._widths[:2]) - 3 * len(GAP)
-            # What was done matters more than who did it: a name is known by its beginning.
+            # Shrink WHO before WHAT: a name is recognizable by its start.
             self._widths[2] = max(LEAST, min(self._widths[2], left - self._widths[3]))
             self._widths[3] = max(LEAST, min(self._widths[3], left - self._widths[2]))
 
@@ -99,7 +98,7 @@ def _cells(event: pb.AuditEvent) -> list[Text]:
 
 
 def _who_and_what(event: pb.AuditEvent) -> tuple[str, str]:
-    """Return who acted, and what they did."""
+    """Return the columns WHO and WHAT."""
     party = "/".join(filter(None, (event.peer, event.subject)))
     if event.source in HERE:
         return HERE[event.source], " ".join(filter(None, (event.verb, event.resource or party)))

@@ -1,4 +1,4 @@
-"""`mosaic demo`: two real gateways on this machine, and every step as the command that it is."""
+"""`mosaic demo`: run two gateways on this machine, and show each step as a command."""
 
 from typing import Annotated, Final
 
@@ -8,8 +8,8 @@ __all__ = ["HELP", "demo"]
 
 HELP: Final = """Watch a home gateway read a work gateway's data over mutual TLS.
 
-Starts two gateways as processes of their own in a temporary directory, on free loopback ports, and shows each step as
-the command that a person would type, with its real output. Leaves nothing running and nothing behind.
+Starts two gateways as separate processes in a temporary directory, on free loopback ports, and shows each step as the
+command that an operator types, with its real output. At the end it stops the gateways and removes the directory.
 
 \b
 Examples:
@@ -20,18 +20,18 @@ Examples:
 
 def demo(
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the directory, to go on by hand.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not remove the directory.")] = False,
 ) -> int:
-    """Run the demo; return 1 where a step did not do what the narration says."""
+    """Run the demo. Returns 1 if the result of a step differs from the narration."""
     from mosaic_cli.demo.environment import DemoEnvironment, StepError
-    from mosaic_cli.demo.script import tell
+    from mosaic_cli.demo.script import run_script
 
-    with DemoEnvironment(keep=keep) as stage:
+    with DemoEnvironment(keep=keep) as environment:
         try:
-            tell(stage)
+            run_script(environment)
         except StepError as e:
-            stage.fail(str(e))
+            environment.fail(str(e))
             return 1
     if keep:
-        typer.echo(f"kept: {stage.directory}", err=True)
+        typer.echo(f"kept: {environment.directory}", err=True)
     return 0

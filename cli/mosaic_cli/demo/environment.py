@@ -1,4 +1,4 @@
-"""Where the demo plays: a temporary directory, the gateways' processes, and the real command line."""
+"""The environment of the demo: a temporary directory, the gateways' processes, and the real command line."""
 
 import contextlib
 import os
@@ -28,24 +28,24 @@ ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StepError(Exception):
-    """A step did not do what the narration says."""
+    """The result of a step differs from the narration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a command did."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
-    words: str
+    err: str
 
 
 class DemoEnvironment:
-    """A context in which gateways run; whatever happens, none of them outlives it."""
+    """A context manager that runs gateways, and stops all of them on exit."""
 
     def __init__(self, *, keep: bool = False) -> None:
         self._keep = keep
-        self._served: dict[str, subprocess.Popen[str]] = {}
+        self._processes: dict[str, subprocess.Popen[str]] = {}
         self._handlers: dict[int, Any] = {}
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._gateway = ""
@@ -61,9 +61,9 @@ class DemoEnvironment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _uninterrupted():
-            for name in tuple(self._served):
-                self._end(name)
+        with _ignore_signals():
+            for name in tuple(self._processes):
+                self._terminate(name)
             if not self._keep:
                 shutil.rmtree(self.directory, ignore_errors=True)
         for number, handler in self._handlers.items():
@@ -75,47 +75,47 @@ class DemoEnvironment:
         self._print(f"\n{textwrap.fill(text, width)}\n", "1")
 
     def fail(self, problem: str) -> None:
-        """Say what went wrong, and show what the gateways logged."""
+        """Print the problem and the ends of the gateways' logs."""
         sys.stdout.flush()
-        sys.stderr.write(f"\nerror: the demo went wrong: {problem}\n")
+        sys.stderr.write(f"\nerror: the demo failed: {problem}\n")
         for log in sorted(self.directory.glob("*.log")):
             text = log.read_text(errors="replace").strip()
             if text:
                 sys.stderr.write(f"--- {log.name}\n{text[-2_000:]}\n")
 
     def export(self, gateway: str) -> None:
-        """Let commands that name no gateway mean this one."""
+        """Set `MOSAIC_GATEWAY` for later commands."""
         self._command(f"export MOSAIC_GATEWAY={gateway}")
         self._gateway = gateway
 
-    def put(self, name: str, content: bytes) -> None:
-        """Put a file into the directory."""
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file into the directory."""
         (self.directory / name).write_bytes(content)
 
     def show_file(self, name: str, text: str) -> None:
-        """Write a file and show it."""
+        """Write a file and print it as `cat` does."""
         (self.directory / name).write_text(text, encoding="utf-8")
         self._command(f"cat {name}")
         self._print(text.rstrip())
 
     def check(self, holds: object, claim: str) -> None:
-        """Raise `StepError` unless what was told is true."""
+        """Raise `StepError` unless a claim of the narration holds."""
         if not holds:
-            raise StepError(f"it is not true that {claim}")
+            raise StepError(f"this claim does not hold: {claim}")
 
     def run(self, command: str, *, code: int = 0, expect: Sequence[str] = (), quiet: bool = False) -> Ran:
-        """Run `mosaic …` as a process, show it with its output, and check its exit code and words.
+        """Run `mosaic …` as a process, print it with its output, and check its exit code and the texts in `expect`.
 
-        `< FILE` and `> FILE` at the end do what a shell would do. `quiet` shows neither command nor output.
+        `< FILE` and `> FILE` at the end redirect as in a shell. `quiet` prints neither command nor output.
         """
         if not quiet:
             self._command(command)
-        words, source, target = shlex.split(command), "", ""
-        while len(words) > 2 and words[-2] in {"<", ">"}:  # noqa: PLR2004 - the sign and the file
-            *words, sign, file = words
-            source, target = (file, target) if sign == "<" else (source, file)
+        arguments, source, target = shlex.split(command), "", ""
+        while len(arguments) > 2 and arguments[-2] in {"<", ">"}:  # noqa: PLR2004 - the operator and the file
+            *arguments, operator, file = arguments
+            source, target = (file, target) if operator == "<" else (source, file)
         done = subprocess.run(  # noqa: S603 - our own command
-            [*MOSAIC, *words[1:]],
+            [*MOSAIC, *arguments[1:]],
             cwd=self.directory,
             env=self._environment(),
             input=(self.directory / source).read_text(encoding="utf-8") if source else "",
@@ -128,14 +128,14 @@ class DemoEnvironment:
         if target:
             (self.directory / target).write_text(ran.out, encoding="utf-8")
         if not quiet:
-            self._print("".join(part for part in ("" if target else ran.out, ran.words)).rstrip())
+            self._print("".join(part for part in ("" if target else ran.out, ran.err)).rstrip())
         self._check(command, ran, code, expect)
         if code and not quiet:
             self._print(f"[exit code {ran.code}]", "2")
         return ran
 
     def serve(self, name: str) -> None:
-        """Start a gateway in a process of its own, and wait until it serves."""
+        """Start a gateway as a process, and wait until it serves."""
         command = f"mosaic gateway serve --gateway {name}"
         self._command(f"{command} &")
         with (self.directory / f"{name}.log").open("w") as log:
@@ -147,22 +147,22 @@ class DemoEnvironment:
                 stderr=log,
                 text=True,
             )
-        self._served[name] = process
+        self._processes[name] = process
         for line in _lines(process):
             self._print(line)
             if line.startswith("  admin"):
                 return
-        raise StepError(f"{command}: it did not come up")
+        raise StepError(f"{command}: the gateway did not start")
 
     def stop(self, name: str) -> None:
         """Stop a gateway as Ctrl-C would."""
         self._command(f"kill -INT $(cat {name}/gateway.lock)")
-        code = self._end(name, signal.SIGINT)
+        code = self._terminate(name, signal.SIGINT)
         if code:
             raise StepError(f"the gateway {name} ended with exit code {code}")
 
-    def _end(self, name: str, number: int = signal.SIGTERM) -> int:
-        process = self._served.pop(name)
+    def _terminate(self, name: str, number: int = signal.SIGTERM) -> int:
+        process = self._processes.pop(name)
         process.send_signal(number)
         try:
             process.wait(STOP_S)
@@ -174,18 +174,18 @@ class DemoEnvironment:
         return process.returncode
 
     def _environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
         width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
-        named = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
+        gateway = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
         colour = {"FORCE_COLOR": "1"} if self._colour else {}
-        return {**kept, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **named}
+        return {**inherited, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **gateway}
 
     def _check(self, command: str, ran: Ran, code: int, expect: Sequence[str]) -> None:
         if ran.code != code:
-            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.words.strip()}")
-        missing = [word for word in expect if word not in ran.out and word not in ran.words]
+            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.err.strip()}")
+        missing = [text for text in expect if text not in ran.out and text not in ran.err]
         if missing:
-            raise StepError(f"`{command}` did not say {', '.join(missing)}")
+            raise StepError(f"`{command}` did not print {', '.join(missing)}")
 
     def _command(self, command: str) -> None:
         self._print(f"$ {command}", "36")
@@ -196,12 +196,12 @@ class DemoEnvironment:
 
 
 def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
-    """Yield lines until the process ends or says nothing for too long."""
+    """Yield lines until the process ends or prints nothing for `START_S`."""
     lines: Queue[str | None] = Queue()
 
     def read() -> None:
-        assert process.stdout is not None  # noqa: S101 - it was asked for
-        with contextlib.suppress(ValueError):  # closed under it when the stage ends
+        assert process.stdout is not None  # noqa: S101 - stdout=PIPE
+        with contextlib.suppress(ValueError):  # closed when the environment exits
             for line in process.stdout:
                 lines.put(line.rstrip("\n"))
         lines.put(None)
@@ -222,16 +222,16 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let nobody's second Ctrl-C cut the cleaning short."""
+def _ignore_signals() -> Iterator[None]:
+    """Ignore further signals during cleanup, such as a second Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept: list[tuple[int, Callable[..., Any] | int | None]] = [
+    handlers: list[tuple[int, Callable[..., Any] | int | None]] = [
         (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, *ENDING)
     ]
     try:
         yield
     finally:
-        for number, handler in kept:
+        for number, handler in handlers:
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`mosaic gateway`: make, run and fill a gateway."""
+"""`mosaic gateway`: create and run a gateway, and import its data."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Make, run and fill a gateway.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Create and run a gateway, and import its data.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Make, run and fill a gateway."""
+    """Create and run a gateway, and import its data."""
 
 
 @app.command("init")
@@ -29,18 +29,21 @@ def init(
         str, typer.Option("--enroll", metavar="H:P", help="Address of the enrollment service.")
     ] = "127.0.0.1:7444",
     advertise: Annotated[
-        str, typer.Option("--advertise", metavar="HOST", help="Host by which others reach it, if not that of --listen.")
+        str,
+        typer.Option(
+            "--advertise", metavar="HOST", help="Host at which peers reach it; default: the host of --listen."
+        ),
     ] = "",
     database: Annotated[
         str, typer.Option("--database", metavar="URL", help="postgresql+asyncpg://…; default: SQLite in DIR.")
     ] = "",
     admin_socket: Annotated[
-        str, typer.Option("--admin-socket", metavar="PATH", help="Unix socket of the operator's commands.")
+        str, typer.Option("--admin-socket", metavar="PATH", help="Unix socket for the operator's commands.")
     ] = "run/admin.sock",
     *,
     as_json: Json = False,
 ) -> None:
-    """Make a gateway: settings, keys, database and its own certificate authority.
+    """Create a gateway: settings, keys, database and its own certificate authority.
 
     \b
     Examples:
@@ -53,8 +56,7 @@ def init(
     from federation.bootstrap import init_gateway
     from federation.config import GatewayConfig, StoreConfig
     from federation.errors import ConfigError, InputError
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     try:
         config = GatewayConfig(
@@ -69,15 +71,15 @@ def init(
         asyncio.run(init_gateway(config))
     except ConfigError as e:
         option = {"store.url": "--database", "admin_socket": "--admin-socket"}.get(e.field, f"--{e.field}")
-        # There is no gateway.toml yet in which the cure could be written.
+        # There is no gateway.toml yet, so the message must not advise to edit it.
         cure = "choose a shorter DIR, or --admin-socket with a short absolute path"
-        words = str(e).removeprefix(f"{e.field}: ")
-        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, words)) from None
+        problem = str(e).removeprefix(f"{e.field}: ")
+        raise InputError(option, re.sub(r"set admin_socket in gateway\.toml.*", cure, problem)) from None
     if as_json:
-        render.out(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
+        console.write(shapes.dump({"gateway": {"name": name, "directory": str(directory.absolute())}}))
         return
-    render.say(f"made the gateway {name} in {directory}")
-    render.say(f"next: mosaic gateway serve --gateway {directory}")
+    console.message(f"created the gateway {name} in {directory}")
+    console.message(f"next: mosaic gateway serve --gateway {directory}")
 
 
 @app.command("serve")
@@ -86,7 +88,7 @@ def serve(
     *,
     standby: Annotated[bool, typer.Option("--standby", help="Wait while another process serves this gateway.")] = False,
 ) -> None:
-    """Run a gateway until it is told to stop (Ctrl-C, or SIGTERM).
+    """Run a gateway until Ctrl-C or SIGTERM.
 
     \b
     Examples:
@@ -107,9 +109,9 @@ def import_rows(
     *,
     as_json: Json = False,
 ) -> None:
-    """Load users, teams, members and rows. A file with a wrong line changes nothing.
+    """Import users, teams, members and rows. A file with an invalid line changes nothing.
 
-    One JSON object a line:
+    The file has one JSON object on each line:
 
     \b
       {"kind": "user", "id": "ada"}
@@ -122,12 +124,11 @@ def import_rows(
     Example:
       mosaic gateway import rows.jsonl --gateway work
     """
-    from mosaic_cli.gateway import import_rows as importing
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.gateway.import_rows import load
+    from mosaic_cli.output import console, shapes
 
-    summary = importing.load(gateway, file)
+    summary = load(gateway, file)
     if as_json:
-        render.out(shapes.dump({"imported": summary}))
+        console.write(shapes.dump({"imported": summary}))
     else:
-        render.out(", ".join(f"{count} {name}" for name, count in summary.items()))
+        console.write(", ".join(f"{count} {name}" for name, count in summary.items()))

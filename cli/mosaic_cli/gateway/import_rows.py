@@ -1,4 +1,4 @@
-"""`mosaic gateway import`: through the gateway where it runs, else straight into its database."""
+"""`mosaic gateway import`: through the running gateway, or directly into its database."""
 
 import asyncio
 import sys
@@ -24,32 +24,28 @@ __all__ = ["load", "load_directly"]
 
 
 CHUNK: Final = 64 * 1024
-"""Bytes of one message."""
+"""Bytes in one message."""
 
 
 def load(directory: Path, file: str) -> dict[str, int]:
-    """Load a file (`-`: standard input) all or nothing, and return what was loaded by kind."""
+    """Import a file (`-`: standard input) atomically, and return the number of objects of each kind."""
     from federation.admin.client import is_serving
-    from federation.config import GatewayConfig
 
     config = GatewayConfig.load(directory)
-    with _opened(file) as (source, size), _progress(size) as advance:
+    with _open(file) as (source, size), _progress(size) as advance:
         chunks = _chunks(source, advance)
         if is_serving(config):
-            return _through_gateway(directory, chunks)
-        from federation.resources.importing.importer import Importer
-        from mosaic_cli.gateway.import_rows import load_directly
-
+            return _load_through_gateway(directory, chunks)
         importer = Importer()
-        for chunk in chunks:  # outside the event loop, whose first Ctrl-C a blocked read would not hear
+        for chunk in chunks:  # outside the event loop, where Ctrl-C would not interrupt a blocked read
             importer.feed(chunk)
         return _counts(asyncio.run(load_directly(config, importer)))
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+def _open(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     if file == "-":
-        # A thread of gRPC reads; a lock of the buffer that it holds when Ctrl-C ends all would be a fatal error.
+        # A gRPC thread reads. Exiting by Ctrl-C while it holds the buffer's lock would be a fatal error of Python.
         yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), None
         return
     path = Path(file)
@@ -82,7 +78,7 @@ def _chunks(source: BinaryIO, advance: Any) -> Iterator[bytes]:
         advance(len(chunk))
 
 
-def _through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
+def _load_through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
 
@@ -99,7 +95,10 @@ def _counts(summary: Any) -> dict[str, int]:
 
 
 async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSummary:
-    """Load what was read, all or nothing, holding the right to serve meanwhile. Raises what an import raises."""
+    """Import the parsed lines atomically into the database, while holding the serving lock.
+
+    Raises `LockedError` if another process serves the gateway, and the errors of `Importer.commit`.
+    """
     lock = ServingLock(config.directory, config.name)
     async with AsyncExitStack() as stack:
         await lock.acquire()
@@ -109,6 +108,6 @@ async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSumm
         await lock.acquire_database(database)
         stack.push_async_callback(lock.release)
         summary = await importer.commit(SqlProvider(database))
-        act = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
-        await AuditStore(database).insert_many([act])
+        event = AuditEvent(at_us=SYSTEM_CLOCK.now_us(), verb=IMPORT_ACT, outcome="ok", source="admin")
+        await AuditStore(database).insert_many([event])
     return summary

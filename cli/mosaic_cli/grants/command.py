@@ -1,4 +1,4 @@
-"""`mosaic federation grant`: what others may read here. Made and looked at here; opened and taken back next door."""
+"""`mosaic federation grant`: create, list and show the grants of this gateway."""
 
 import re
 from typing import Annotated, Final
@@ -7,33 +7,32 @@ import typer
 
 from mosaic_cli import completion
 from mosaic_cli.completion import GrantId
-from mosaic_cli.grants import enroll as grant_opening
-from mosaic_cli.grants import revoke as grant_taking
+from mosaic_cli.grants import enroll, revoke
 from mosaic_cli.options import (
     GRANT_STATUSES,
     UNSET_GATEWAY,
     Gateway,
     GroupGateway,
     Json,
-    one_of,
+    complete_from,
+    parse_choice,
     read_argument,
-    suggesting,
 )
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Let another gateway read this one's data, within a scope.", no_args_is_help=True, rich_markup_mode=None
+    help="Let another gateway read this gateway's data within a scope.", no_args_is_help=True, rich_markup_mode=None
 )
 UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check it, and show what it would open.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the scope, and show what it would open.")]
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Let another gateway read this one's data, within a scope."""
+    """Let another gateway read this gateway's data within a scope."""
 
 
 @app.command("create")
@@ -45,7 +44,10 @@ def create(
     subject: Annotated[
         str,
         typer.Option(
-            "--subject", metavar="USER", help="The user here as whom it reads.", autocompletion=completion.users
+            "--subject",
+            metavar="USER",
+            help="The local user in whose name the peer reads.",
+            autocompletion=completion.users,
         ),
     ],
     scope: Annotated[str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")],
@@ -59,8 +61,8 @@ def create(
 ) -> None:
     """Create a grant. It opens nothing until its peer has enrolled with a token.
 
-    Shows the scope in words, and how many rows it would open at this moment. What is allowed and worth a second
-    thought is warned about: a team that does not exist or holds nothing, a resource that holds secrets.
+    Shows the scope in sentences, and how many rows it would open now. Warns about a team that does not exist or has
+    no rows, and about a resource that holds secrets.
 
     \b
     Examples:
@@ -72,9 +74,8 @@ def create(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     request = pb.CreateGrantRequest(
         peer=peer,
@@ -86,7 +87,7 @@ def create(
     with connect(gateway) as admin:
         reply = admin.CreateGrant(request)
     for warning in reply.warnings:
-        render.say(f"warning: {warning}")
+        console.message(f"warning: {warning}")
     if as_json:
         shape = {
             "grant": grant_shapes.grant(reply.grant),
@@ -94,38 +95,48 @@ def create(
             "opens": grant_shapes.opens(reply.opens),
             "created": not dry_run,
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    grant_view.show(reply.grant)
-    grant_view.show_opens(reply.grant, reply.opens)
+    view.show(reply.grant)
+    view.show_opens(reply.grant, reply.opens)
     if dry_run:
-        render.say("nothing was created; without --dry-run it is")
+        console.message("nothing was created (--dry-run)")
     else:
-        render.say(f"next: mosaic federation grant token {reply.grant.id}")
+        console.message(f"next: mosaic federation grant token {reply.grant.id}")
 
 
 @app.command("list")
 def list_grants(
     peer: Annotated[
-        str, typer.Option("--peer", metavar="NAME", help="Only this gateway's.", autocompletion=completion.gateways)
+        str,
+        typer.Option(
+            "--peer", metavar="NAME", help="Only grants for this gateway.", autocompletion=completion.gateways
+        ),
     ] = "",
     subject: Annotated[
-        str, typer.Option("--subject", metavar="USER", help="Only as this user.", autocompletion=completion.users)
+        str,
+        typer.Option(
+            "--subject", metavar="USER", help="Only grants in the name of this user.", autocompletion=completion.users
+        ),
     ] = "",
     status: Annotated[
         str,
         typer.Option(
             "--status",
             metavar="|".join(GRANT_STATUSES),
-            help="Only those that are so.",
-            autocompletion=suggesting(GRANT_STATUSES),
+            help="Only grants in this state.",
+            autocompletion=complete_from(GRANT_STATUSES),
         ),
     ] = "",
-    page_size: Annotated[int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="At most so many.")] = PAGE,
-    page_token: Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier list gave it.")] = "",
+    page_size: Annotated[
+        int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="The most grants to list.")
+    ] = PAGE,
+    page_token: Annotated[
+        str, typer.Option("--page-token", metavar="TOKEN", help="The token for the next page, from an earlier list.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, however many there are.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all grants.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the grants, newest first.
@@ -139,15 +150,16 @@ def list_grants(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     request = pb.ListGrantsRequest(
         page_size=LARGEST_PAGE if everything else page_size, page_token=page_token, peer=peer, subject=subject
     )
     if status:
-        request.status = pb.GrantStatus.Value(f"GRANT_STATUS_{one_of(status, GRANT_STATUSES, '--status').upper()}")
+        request.status = pb.GrantStatus.Value(
+            f"GRANT_STATUS_{parse_choice(status, GRANT_STATUSES, '--status').upper()}"
+        )
     with connect(gateway) as admin:
         reply = admin.ListGrants(request)
         grants = list(reply.grants)
@@ -157,25 +169,25 @@ def list_grants(
             grants += reply.grants
     if as_json:
         shown = [grant_shapes.grant(grant) for grant in grants]
-        render.out(shapes.dump({"grants": shown, "next_page_token": reply.next_page_token or None}))
+        console.write(shapes.dump({"grants": shown, "next_page_token": reply.next_page_token or None}))
         return
     if grants:
-        grant_view.table(grants)
+        view.table(grants)
     elif page_token:
-        render.say("there are no more")
+        console.message("no more grants")
     elif peer or subject or status:
-        render.say("no grant is like that")
+        console.message("no grant matches these filters")
     else:
-        render.say("no grants yet; make one: mosaic federation grant create --help")
+        console.message("no grants yet; create one: mosaic federation grant create --help")
     if reply.next_page_token:
-        render.say(f"there are more: --all, or --page-token {reply.next_page_token}")
+        console.message(f"more grants: --all, or --page-token {reply.next_page_token}")
 
 
 @app.command("show")
 def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Show one grant: its scope in words, the rows that it opens at this moment, who uses it, and its receipts.
+    """Show one grant: its scope in sentences, the rows that it opens now, its use, and its receipts.
 
-    The beginning of an id, four characters or more, stands for it where no other grant begins so.
+    A unique prefix of the id, of four characters or more, names the grant.
 
     \b
     Examples:
@@ -185,9 +197,8 @@ def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = Fa
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         reply = admin.GetGrant(pb.GetGrantRequest(id=grant, preview=True))
@@ -197,17 +208,17 @@ def show(grant: GrantId, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = Fa
             "opens": grant_shapes.opens(reply.opens),
             "receipts": [shapes.receipt(receipt) for receipt in reply.receipts],
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    grant_view.show(reply.grant)
-    grant_view.show_opens(reply.grant, reply.opens)
-    grant_view.show_receipts(reply.receipts)
+    view.show(reply.grant)
+    view.show_opens(reply.grant, reply.opens)
+    view.show_receipts(reply.receipts)
 
 
-app.command("token")(grant_opening.token)
-app.command("confirm")(grant_opening.confirm)
-app.command("scope")(grant_taking.scope)
-app.command("revoke")(grant_taking.revoke)
+app.command("token")(enroll.token)
+app.command("confirm")(enroll.confirm)
+app.command("scope")(revoke.scope)
+app.command("revoke")(revoke.revoke)
 
 
 def _seconds(text: str | None) -> int:
@@ -215,5 +226,5 @@ def _seconds(text: str | None) -> int:
         return 0
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if not match:
-        raise typer.BadParameter(f"{text!r} is not a time such as 90d, 12h or 30m", param_hint="--expires")
+        raise typer.BadParameter(f"{text!r} is not a duration; use one such as 90d, 12h or 30m", param_hint="--expires")
     return int(match[1]) * UNITS[match[2]]

@@ -1,4 +1,4 @@
-"""`grant token` and `grant confirm`: how a peer comes to use its grant."""
+"""`grant token` and `grant confirm`: the grant's side of enrollment."""
 
 from typing import Annotated
 
@@ -19,10 +19,10 @@ def token(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the token with which the peer enrolls. It works once, and only for a short time.
+    """Create the token with which the peer enrolls. It works once, within a short time.
 
-    The token is a secret: it is printed alone on standard output, and never shown again. Making another one ends the
-    one before.
+    The token is a secret: it is printed alone on standard output, and never shown again. A new token invalidates the
+    previous one.
 
     \b
     Examples:
@@ -32,34 +32,33 @@ def token(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
     from mosaic_cli.output.times import when
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
     if as_json:
-        render.out(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
+        console.write(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
         return
-    render.out(reply.token)
-    render.say(f"it works once, and ends {when(reply, 'expires_at')}")
-    render.say("next, at the other gateway: mosaic federation peer add --user USER TOKEN")
+    console.write(reply.token)
+    console.message(f"it works once, and expires {when(reply, 'expires_at')}")
+    console.message("next, at the peer's gateway: mosaic federation peer add --user USER TOKEN")
     if confirm:
-        render.say(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the other side prints it)")
+        console.message(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the peer prints it)")
 
 
 def confirm(
     grant: GrantId,
-    fingerprint: Annotated[str, typer.Argument(help="SHA-256 of the certificate, as the peer's operator reads it.")],
+    fingerprint: Annotated[str, typer.Argument(help="SHA-256 of the certificate, from the peer's operator.")],
     gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
-    """Open a grant whose token was made with --confirm, once both sides have compared the fingerprint.
+    """Activate a grant whose token was created with --confirm, after both operators have compared the fingerprint.
 
-    Let the peer's operator read the fingerprint to you, by another way than this gateway's: what `grant show` prints
-    here is the certificate of whoever has used the token.
+    Get the fingerprint from the peer's operator through another channel. Do not take it from `grant show`, which
+    prints the certificate of any party that used the token.
 
     \b
     Examples:
@@ -70,15 +69,14 @@ def confirm(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.grants import view as grant_view
+    from mosaic_cli.grants import view
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=fingerprint))
     if as_json:
-        render.out(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
+        console.write(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
     else:
-        grant_view.show(reply.grant)
+        view.show(reply.grant)

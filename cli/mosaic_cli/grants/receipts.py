@@ -1,4 +1,4 @@
-"""Who is awaited while something is taken back: a live line on a terminal, plain lines elsewhere; then receipts."""
+"""Progress and receipts of revocations: a live line on a terminal, messages otherwise."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,72 +11,73 @@ from rich.live import Live
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.times import duration, seconds
 
-__all__ = ["Taken", "follow", "interruptible", "show"]
+__all__ = ["RevocationResult", "follow", "interruptible", "show"]
 
 SHOWN: Final = 8
-"""Characters of an instance id that tell it from others."""
+"""Characters of an instance id to show."""
 REFRESH: Final = 4
 HOW: Final = {
-    "acked": "its own word",
+    "acked": "its acknowledgement",
     "lease_ended": "the end of its lease",
-    "disconnected": "going away; it held no lease",
+    "disconnected": "its disconnect; it held no lease",
 }
-News = Any
-"""A message with the fields `progress` and `receipt`."""
-Taken = pb.RevocationProgress | pb.RevocationReceipt
-"""What is known at the end: a receipt, or who is still awaited."""
+Reply = Any
+"""A message of the gateway with the fields `progress` and `receipt`."""
+RevocationResult = pb.RevocationProgress | pb.RevocationReceipt
+"""The result of a command: a receipt, or the progress of a revocation that was not awaited."""
 
 
-def follow(replies: Iterable[News], *, no_wait: bool = False) -> list[Taken]:
-    """Show who is awaited while the messages come; return what is known of each grant at the end.
+def follow(replies: Iterable[Reply], *, no_wait: bool = False) -> list[RevocationResult]:
+    """Show the awaited caches while messages arrive, and return the last result of each grant.
 
-    With `no_wait` the gateway awaits nobody either, so there is nothing to show meanwhile.
+    With `no_wait` the gateway does not wait for caches, so no progress is shown.
     """
-    known: dict[str, Taken] = {}
-    with _line() as show:
+    results: dict[str, RevocationResult] = {}
+    with _progress_line() as show:
         for reply in replies:
             if reply.HasField("receipt"):
-                known[reply.receipt.grant_id] = reply.receipt
+                results[reply.receipt.grant_id] = reply.receipt
                 show(None)
             elif reply.HasField("progress"):
-                known[reply.progress.grant.id] = reply.progress
+                results[reply.progress.grant.id] = reply.progress
                 show(None if no_wait else reply.progress)
-    return list(known.values())
+    return list(results.values())
 
 
 @contextmanager
-def interruptible(again: str) -> Iterator[None]:
-    """Say what an interrupted command leaves behind; `again` is the command that shows it."""
+def interruptible(resume: str) -> Iterator[None]:
+    """Print on Ctrl-C that the revocation continues. `resume` is the command that shows it again."""
     try:
         yield
     except KeyboardInterrupt:
-        render.say(f"stopped waiting; the gateway goes on by itself, and refuses already. To see it: {again}")
+        console.message(
+            f"stopped waiting; the gateway already refuses calls and continues the revocation. To see it: {resume}"
+        )
         raise
 
 
-def show(taken: Taken) -> None:
-    """Print a receipt in words, or for whoever did not want to wait who is still awaited."""
-    if isinstance(taken, pb.RevocationReceipt):
-        _show_receipt(taken)
+def show(result: RevocationResult) -> None:
+    """Print a receipt, or the awaited caches of a revocation in progress."""
+    if isinstance(result, pb.RevocationReceipt):
+        _show_receipt(result)
     else:
-        _show_pending(taken)
+        _show_pending(result)
 
 
 def _show_pending(progress: pb.RevocationProgress) -> None:
     waiting = _awaited(progress.awaited)
-    status = render.state_text(shapes.enum_word(progress.grant, "status"))
-    render.facts((("grant", progress.grant.id), ("status", status)))
-    render.say(f"in force for every new call; {_words(waiting) if waiting else 'nobody is awaited'}")
+    status = console.state_text(shapes.enum_name(progress.grant, "status"))
+    console.facts((("grant", progress.grant.id), ("status", status)))
+    console.message(f"in force for every new call; {_waiting_text(waiting) if waiting else 'no cache is awaited'}")
 
 
 def _show_receipt(receipt: pb.RevocationReceipt) -> None:
     begun, effective = seconds(receipt.revoked_at), seconds(receipt.effective_at)
     narrowed = receipt.kind == "narrowed"
-    render.facts(
+    console.facts(
         (
             ("grant", receipt.grant_id),
             ("narrowed" if narrowed else "revoked", shapes.instant(receipt, "revoked_at") or "-"),
@@ -85,8 +86,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
         )
     )
     if receipt.instances:
-        render.out("")
-        render.table(
+        console.write("")
+        console.table(
             ("cache", "released by", "after", "calls failed"),
             (
                 (
@@ -98,8 +99,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
                 for one in receipt.instances
             ),
         )
-    what = "what was taken back" if narrowed else "anything of this grant"
-    render.say(f"no cache of the peer can serve {what} any more")
+    served = "what the scope no longer opens" if narrowed else "anything of this grant"
+    console.message(f"no cache of the peer can serve {served}")
 
 
 def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
@@ -107,9 +108,9 @@ def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
 
 
 @contextmanager
-def _line() -> Iterator[Any]:
+def _progress_line() -> Iterator[Any]:
     if not sys.stderr.isatty():
-        yield _plain()
+        yield _progress_messages()
         return
     state: list[pb.RevocationProgress | None] = [None]
 
@@ -118,39 +119,39 @@ def _line() -> Iterator[Any]:
 
     def text() -> Text:
         waiting = _awaited(state[0].awaited) if state[0] is not None else []
-        return Text(f"{_words(waiting)}  (Ctrl-C: stop waiting; it goes on)" if waiting else "")
+        return Text(f"{_waiting_text(waiting)}  (Ctrl-C: stop waiting; the revocation continues)" if waiting else "")
 
-    console = Console(file=sys.stderr, highlight=False)
-    with Live(get_renderable=text, console=console, refresh_per_second=REFRESH, transient=True):
+    terminal = Console(file=sys.stderr, highlight=False)
+    with Live(get_renderable=text, console=terminal, refresh_per_second=REFRESH, transient=True):
         yield show
 
 
-def _plain() -> Any:
+def _progress_messages() -> Any:
     before: list[tuple[str, ...]] = [()]
 
     def show(progress: pb.RevocationProgress | None) -> None:
         waiting = _awaited(progress.awaited) if progress is not None else []
         names = tuple(one.instance_id for one in waiting)
         if waiting and names != before[0]:
-            render.say(_words(waiting))
+            console.message(_waiting_text(waiting))
         before[0] = names
 
     return show
 
 
-def _words(waiting: Sequence[pb.LeaseRelease]) -> str:
-    """Say who is awaited, and until when at the latest."""
+def _waiting_text(waiting: Sequence[pb.LeaseRelease]) -> str:
+    """Return which caches are awaited, and until when at the latest."""
     until = max(seconds(one.until) for one in waiting)
     clock = datetime.fromtimestamp(until, UTC).strftime("%H:%M:%S")
     left = duration(max(0.0, until - datetime.now(UTC).timestamp()))
     names = ", ".join(_name(one.instance_id) for one in waiting[:3])
-    more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""  # noqa: PLR2004 - as many as are named
+    more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""  # noqa: PLR2004 - the number of ids shown
     caches = "one cache" if len(waiting) == 1 else f"{len(waiting)} caches"
-    return f"awaiting {caches} of the peer ({names}{more}), until {clock} UTC at the latest (in {left})"
+    return f"waiting for {caches} of the peer ({names}{more}), until {clock} UTC at the latest (in {left})"
 
 
 def _name(instance: str) -> str:
-    return instance[:SHOWN] if instance else "any from before the last start"
+    return instance[:SHOWN] if instance else "all from before the last start"
 
 
 def _after(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`grant scope` and `grant revoke`: how a grant opens something else, or nothing any more."""
+"""`grant scope` and `grant revoke`: change or revoke a grant."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["revoke", "scope"]
 
 NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="End as soon as it is durable; do not wait until no cache holds anything.")
+    bool, typer.Option("--no-wait", help="Return when the change is stored; do not wait until all caches are released.")
 ]
 
 
@@ -28,10 +28,10 @@ def scope(
     no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Put another scope in force, from the next call on, and show what the peer gains and loses.
+    """Replace the scope of a grant from the next call on, and show what the peer gains and loses.
 
-    What it loses is also taken out of its caches: the command then ends with a receipt, as `grant revoke` does.
-    With --dry-run nothing changes, and it shows how many rows each resource has for the peer now, and would have then.
+    What the peer loses is also invalidated in its caches; the command then ends with a receipt, as `grant revoke` does.
+    With --dry-run nothing changes; the command shows how many rows each resource opens now and with the new scope.
 
     \b
     Examples:
@@ -40,22 +40,21 @@ def scope(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.grants import receipts
     from mosaic_cli.grants import shapes as grant_shapes
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     text = read_argument(document, "scope")
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         request = pb.UpdateGrantScopeRequest(id=grant, scope=text, validate_only=dry_run, no_wait=no_wait)
-        with waiting.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
+        with receipts.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
             replies = iter(admin.UpdateGrantScope(request))
             first = next(replies)
             if not as_json:
                 _show_change(first, text, dry_run=dry_run)
-            taken = waiting.follow(replies, no_wait=no_wait)
+            results = receipts.follow(replies, no_wait=no_wait)
     if as_json:
         shape = {
             "grant": grant_shapes.grant(first.grant),
@@ -65,29 +64,32 @@ def scope(
             "opened": grant_shapes.opens(first.opened),
             "opens": grant_shapes.opens(first.opens),
             "applied": first.applied,
-            "receipt": shapes.taken(taken[0]) if taken else None,
+            "receipt": shapes.revocation_result(results[0]) if results else None,
         }
-        render.out(shapes.dump(shape))
+        console.write(shapes.dump(shape))
         return
-    for one in taken:
-        waiting.show(one)
+    for result in results:
+        receipts.show(result)
 
 
 def revoke(
     grant: GrantId,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept, and told to the peer.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Stored with the grant and sent to the peer.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     no_wait: NoWait = False,
     as_json: Json = False,
 ) -> None:
-    """Take a grant back, for good. From the first moment on, this gateway refuses every call under it.
+    """Revoke a grant permanently. This gateway refuses every further call under the grant at once.
 
-    The command ends with a receipt: from which instant on no cache of the peer can serve anything of it, and why.
-    That takes one round trip while the peer is connected, and its lease (about 33 seconds at most) where it is not.
-    Interrupting the command does not stop the revocation; asking again shows the same one.
+    The command ends with a receipt: the instant from which no cache of the peer can serve rows of this grant, and how
+    each cache was released. That takes one round trip while the peer is connected, otherwise until its lease ends
+    (about 33 seconds at most). Interrupting the command does not stop the revocation; running it again shows the same
+    revocation.
 
-    The beginning of an id stands for it where no other grant begins so; the whole id is told before it is revoked.
+    A unique prefix of the id names the grant; the full id is printed before it is revoked.
 
     \b
     Examples:
@@ -96,42 +98,43 @@ def revoke(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.grants import receipts as waiting
+    from mosaic_cli.grants import receipts
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
-        with waiting.interruptible(f"mosaic federation grant revoke {grant}"):
-            taken = waiting.follow(admin.RevokeGrant(request), no_wait=no_wait)
-    for one in taken:
+        with receipts.interruptible(f"mosaic federation grant revoke {grant}"):
+            results = receipts.follow(admin.RevokeGrant(request), no_wait=no_wait)
+    for result in results:
         if as_json:
-            render.out(shapes.dump({"receipt": shapes.taken(one)}))
+            console.write(shapes.dump({"receipt": shapes.revocation_result(result)}))
         else:
-            waiting.show(one)
+            receipts.show(result)
 
 
 def _show_change(reply: "pb.UpdateGrantScopeResponse", document: str, *, dry_run: bool) -> None:
     from federation.scope.describe import summarize_scope
     from federation.scope.model import Scope
-    from mosaic_cli.grants import view as grant_view
-    from mosaic_cli.output import console as render
+    from mosaic_cli.grants import view
+    from mosaic_cli.output import console
 
     for warning in reply.warnings:
-        render.say(f"warning: {warning}")
-    for sign, words in (("gains", reply.gains), ("loses", reply.losses)):
-        for word in words:
-            render.out(f"{sign}  {word}")
+        console.message(f"warning: {warning}")
+    for label, sentences in (("gains", reply.gains), ("loses", reply.losses)):
+        for sentence in sentences:
+            console.write(f"{label}  {sentence}")
     scope = Scope.parse(document)
     if dry_run:
-        grant_view.show_opened(reply, scope.open_resources)
-        render.say("nothing was changed")
+        view.show_opened(reply, scope.open_resources)
+        console.message("nothing was changed (--dry-run)")
     elif not reply.applied:
-        render.say("this scope is in force already")
+        console.message("this scope is already in force")
     elif not (reply.gains or reply.losses):
-        render.say("the new scope is in force; it opens what the old one did")
+        console.message("the new scope is in force; it opens the same as the old scope")
     else:
-        render.say("the new scope is in force from the next call on")
-    render.say(f"{'it would be' if dry_run else 'it is now'}: {summarize_scope(scope, reply.grant.subject)}")
+        console.message("the new scope is in force from the next call on")
+    console.message(
+        f"{'the scope would be' if dry_run else 'the scope is now'}: {summarize_scope(scope, reply.grant.subject)}"
+    )

@@ -1,27 +1,26 @@
-"""Grants for people: what they open in words, what that is at this moment, and who uses them."""
+"""Tables of grants: their scopes, the rows that they open now, and their use."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.times import dated, duration, when
 
 __all__ = ["show", "show_opened", "show_opens", "show_receipts", "table"]
 
-Fact = tuple[str, render.Cell]
+Fact = tuple[str, console.Cell]
 
 
 def show(grant: pb.GrantInfo) -> None:
-    """Print a grant. One that was only tried has no id yet."""
-    render.facts(
+    """Print a grant. A grant of `--dry-run` has no id."""
+    console.facts(
         (
             ("grant", grant.id or "(not created)"),
-            ("status", render.state_text(shapes.enum_word(grant, "status"))),
+            ("status", console.state_text(shapes.enum_name(grant, "status"))),
             ("peer", grant.peer),
             ("subject", grant.subject),
-            *_lines("scope", grant_shapes.words(grant)),
+            *_lines("scope", grant_shapes.sentences(grant)),
             ("created", dated(grant, "created_at")),
             ("expires", dated(grant, "expires_at", "never")),
             *_use(grant),
@@ -32,40 +31,40 @@ def show(grant: pb.GrantInfo) -> None:
 
 
 def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
-    """Print how many rows each resource has for the peer at this moment, and the newest of them."""
+    """Print how many rows each resource opens for the peer now, and the newest of them."""
     if grant.status not in {pb.GRANT_STATUS_PENDING, pb.GRANT_STATUS_ACTIVE}:
-        render.say(f"it opens nothing: it is {shapes.enum_word(grant, 'status')}")
+        console.message(f"the grant opens nothing: it is {shapes.enum_name(grant, 'status')}")
         return
     if opens:
         _opens_table(grant, opens)
     resources, counted = grant_shapes.open_resources(grant), {one.resource for one in opens}
     if resources == ():
-        render.say("it opens nothing: every resource that it names is excluded")
+        console.message("the grant opens nothing: its scope excludes every resource that it names")
     if missing := [name for name in resources or () if name not in counted]:
-        render.say(f"not counted: {', '.join(missing)}; the gateway's log may say why")
+        console.message(f"not counted: {', '.join(missing)}; see the gateway's log")
 
 
-def show_opened(change: pb.UpdateGrantScopeResponse, then_open: Sequence[str]) -> None:
-    """Print how many rows each resource has for the peer at this moment, and would have under another scope."""
-    now_open = grant_shapes.open_resources(change.grant) or ()
+def show_opened(change: pb.UpdateGrantScopeResponse, open_then: Sequence[str]) -> None:
+    """Print how many rows each resource opens for the peer now, and would open with a new scope."""
+    open_now = grant_shapes.open_resources(change.grant) or ()
     now, then = ({one.resource: one for one in opens} for opens in (change.opened, change.opens))
-    if not (now_open or then_open):
+    if not (open_now or open_then):
         return
-    render.out("")
-    render.table(
+    console.write("")
+    console.table(
         ("resource", "rows now", "rows then", "newest then"),
         (
             (
                 name,
-                _rows(now.get(name)) if name in now_open else "-",
-                _rows(then.get(name)) if name in then_open else "-",
+                _rows(now.get(name)) if name in open_now else "-",
+                _rows(then.get(name)) if name in open_then else "-",
                 (", ".join(then[name].newest_ids) if name in then else "") or "-",
             )
-            for name in dict.fromkeys((*now_open, *then_open))
+            for name in dict.fromkeys((*open_now, *open_then))
         ),
         shrink="newest then",
     )
-    render.say("-: closed")
+    console.message("-: not in the scope")
 
 
 def _rows(one: pb.ResourcePreview | None) -> str:
@@ -73,39 +72,39 @@ def _rows(one: pb.ResourcePreview | None) -> str:
 
 
 def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
-    render.out("")
-    render.table(
+    console.write("")
+    console.table(
         ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
         ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
         shrink="newest",
     )
     if any(one.more for one in opens):
-        render.say("+: there are more than were counted")
+        console.message("+: more rows than counted")
 
 
 def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
-    """Print from when on what was taken back could be served by no cache any more."""
+    """Print the receipts of a grant's revocations and scope reductions."""
     for receipt in receipts:
-        begun = "narrowed" if receipt.kind == "narrowed" else "revoked"
-        effective = dated(receipt, "effective_at", "not yet: a cache of the peer is awaited")
-        render.out("")
-        render.facts(
+        kind = "narrowed" if receipt.kind == "narrowed" else "revoked"
+        effective = dated(receipt, "effective_at", "not yet: waiting for a cache of the peer")
+        console.write("")
+        console.facts(
             (
-                (begun, dated(receipt, "revoked_at")),
+                (kind, dated(receipt, "revoked_at")),
                 ("effective", effective),
-                ("lost" if begun == "narrowed" else "reason", receipt.reason or "-"),
-                ("caches", f"{len(receipt.instances)} released" if receipt.instances else "none held anything"),
+                ("lost" if kind == "narrowed" else "reason", receipt.reason or "-"),
+                ("caches", f"{len(receipt.instances)} released" if receipt.instances else "no cache held answers"),
             )
         )
 
 
 def table(grants: Iterable[pb.GrantInfo]) -> None:
-    """Print one line a grant."""
-    render.table(
+    """Print a table with one line for each grant."""
+    console.table(
         ("status", "id", "peer", "subject", "expires", "last used"),
         (
             (
-                render.state_text(shapes.enum_word(grant, "status")),
+                console.state_text(shapes.enum_name(grant, "status")),
                 grant.id,
                 grant.peer,
                 grant.subject,
@@ -118,8 +117,8 @@ def table(grants: Iterable[pb.GrantInfo]) -> None:
     )
 
 
-def _lines(name: str, words: Sequence[str]) -> Iterator[Fact]:
-    for number, line in enumerate(words):
+def _lines(name: str, lines: Sequence[str]) -> Iterator[Fact]:
+    for number, line in enumerate(lines):
         yield ("" if number else name, line)
 
 
@@ -146,7 +145,7 @@ def _certificate(grant: pb.GrantInfo) -> Iterator[Fact]:
     yield "ends", dated(certificate, "not_after")
     yield "renewal due", dated(certificate, "renews_at")
     if certificate.after_expiry:
-        yield "", "issued on the word of the old key, because the one before had expired"
+        yield "", "renewed after expiry, by proof of the old key"
 
 
 def _end(grant: pb.GrantInfo) -> Iterator[Fact]:

@@ -1,4 +1,4 @@
-"""`mosaic mcp`: this gateway's data and its peers' as tools for an agent, over standard input and output."""
+"""`mosaic mcp`: serve rows of this gateway and its peers to an agent, over standard input and output."""
 
 from typing import Annotated, Final
 
@@ -11,9 +11,9 @@ __all__ = ["HELP", "mcp"]
 
 HELP: Final = """Serve list, get, search and status to an agent, as tools of the Model Context Protocol over stdio.
 
-An agent's program starts this command and speaks with it; it asks the running gateway, as one of its users, and ends
-when its standard input does. All that it asks is one session: a peer that is away is told once, and then skipped until
-it is back.
+An agent's program starts this command. It queries the running gateway in the name of one of its users, and exits at
+the end of standard input. All queries form one session: an unreachable peer is reported once, and then skipped until
+it is reachable again.
 
 \b
 Examples:
@@ -27,7 +27,11 @@ def mcp(
     user: Annotated[
         str,
         typer.Option(
-            "--user", "-u", metavar="USER", help="The user here in whose name it asks.", autocompletion=completion.users
+            "--user",
+            "-u",
+            metavar="USER",
+            help="The local user in whose name to query.",
+            autocompletion=completion.users,
         ),
     ],
     gateway: Gateway = UNSET_GATEWAY,
@@ -35,7 +39,7 @@ def mcp(
     budget: Annotated[
         float,
         typer.Option(
-            "--budget", metavar="SECONDS", min=0, max=300, help="What each peer may take; 0: as the gateway is set."
+            "--budget", metavar="SECONDS", min=0, max=300, help="Time limit for each peer; 0: the gateway's setting."
         ),
     ] = 0.0,
 ) -> None:
@@ -49,5 +53,7 @@ def mcp(
     except ModuleNotFoundError as e:
         if e.name not in EXTRA:
             raise
-        raise FederationError("this needs the extra `mcp`: pip install 'mosaic-federation[mcp]'") from None
+        raise FederationError(
+            "mosaic mcp needs the extra `mcp`; install it: pip install 'mosaic-federation[mcp]'"
+        ) from None
     serve(GatewayClient(GatewayConfig.load(gateway), gateway, user, budget))

@@ -1,4 +1,4 @@
-"""The gateway as an agent's server asks it: one user, one session, and an event loop that is never blocked."""
+"""Asynchronous client of the running gateway for the MCP server: one user and one session."""
 
 import asyncio
 from pathlib import Path
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["GatewayClient"]
 
 PATIENCE_S: Final = 60.0
-"""Longest wait for an answer of a gateway that accepts connections."""
+"""Time limit of an answer of a gateway that accepts connections."""
 LIVE: Final = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
-"""A gateway that was started again is found again within a second."""
+"""Reconnects within a second after a restart of the gateway."""
 
 
 class GatewayClient:
-    """A line to the running gateway for one user. `budget` is what each peer may take, in seconds; 0 as it is set.
+    """A client of the running gateway for one user.
 
-    Open it by `async with`. Its methods raise `GatewayUnavailableError`.
+    `budget` is the time limit of each peer in seconds; 0 means the gateway's setting. Open the client by `async with`.
+    Its methods raise `GatewayUnavailableError`.
     """
 
     def __init__(self, config: GatewayConfig, directory: Path, user: str, budget: float = 0.0) -> None:
@@ -46,29 +47,29 @@ class GatewayClient:
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
-    async def ask(self, source: str, **verb: Any) -> Answers:
-        """Run a verb of `QueryRequest` at a source and return all that came, and the `fault` that ended it, if any."""
+    async def query(self, source: str, **verb: Any) -> Answers:
+        """Run a verb of `QueryRequest` at a source. An error of the query is returned as `Answers.error`."""
         request = pb.QueryRequest(
             user=self.user, source=source, session=self._session, budget_ms=self._budget_ms, **verb
         )
-        await self._reach()
+        await self._require_serving()
         answers = Answers()
         try:
             async for part in self._admin.Query(request, timeout=PATIENCE_S, wait_for_ready=True):
-                answers.take(part)
+                answers.add(part)
         except grpc.RpcError as e:
-            answers.fault = error_of(e)
+            answers.error = error_of(e)
         return answers
 
     async def peers(self) -> list[pb.PeerStatus]:
-        """Return how this user's peers are, and nobody else's."""
-        await self._reach()
+        """Return the status of this user's peers, without those of other users."""
+        await self._require_serving()
         try:
             reply = await self._admin.Status(pb.StatusRequest(user=self.user), timeout=PATIENCE_S, wait_for_ready=True)
         except grpc.RpcError as e:
             raise error_of(e) from None
         return [peer for peer in reply.peers if peer.user == self.user]
 
-    async def _reach(self) -> None:
-        """Raise unless the gateway runs, in the words of every other command."""
+    async def _require_serving(self) -> None:
+        """Raise the same error as other commands unless the gateway runs. The check runs in a thread."""
         await asyncio.to_thread(require_serving, self.config, self._directory)

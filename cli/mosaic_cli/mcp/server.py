@@ -1,4 +1,4 @@
-"""The tools served over standard input and output. Nothing but the protocol goes out there; logs go to stderr."""
+"""The MCP server on standard input and output. Logs go to standard error."""
 
 import logging
 import os
@@ -37,102 +37,102 @@ log = logging.getLogger(__name__)
 Context = ServerRequestContext[Any, Any]
 
 
-class _Desk:
-    """Answers an agent's calls by a gateway."""
+class _ToolHandlers:
+    """Handles the requests of an agent through a gateway."""
 
-    def __init__(self, line: GatewayClient) -> None:
-        self._line = line
-        self._least: types.LoggingLevel = "debug"
+    def __init__(self, client: GatewayClient) -> None:
+        self._client = client
+        self._min_level: types.LoggingLevel = "debug"
 
     async def tools(self, _: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        """Say what there is."""
+        """List the tools."""
         return types.ListToolsResult(tools=[_tool(spec) for spec in TOOLS])
 
     async def call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-        """Run a tool. What goes wrong is the tool's answer; only an unknown name is an error of the protocol."""
+        """Run a tool. Failures are tool results; only an unknown tool is a protocol error."""
         spec = BY_NAME.get(params.name)
         if spec is None:
-            raise MCPError(types.INVALID_PARAMS, f"no tool {params.name!r}; there are {', '.join(BY_NAME)}")
+            raise MCPError(types.INVALID_PARAMS, f"unknown tool {params.name!r}; use one of {', '.join(BY_NAME)}")
         try:
-            answers, shape = await spec.run(self._line, spec.takes.model_validate(params.arguments or {}))
+            answers, shape = await spec.run(self._client, spec.arguments.model_validate(params.arguments or {}))
         except ValidationError as e:
-            return _fault(_problems(e, spec))
+            return _error(_problems(e, spec))
         except FederationError as e:
-            return _fault(explain(e))
+            return _error(explain(e))
         except Exception:
             log.exception("%s failed", spec.name)
-            return _fault("mosaic mcp failed on this call; its log has the details")
-        for told in answers.signals:
-            await self._tell(context, told)
-        if answers.fault is not None:
-            return _fault(*(told.text for told in answers.signals), explain(answers.fault))
-        # First what an agent must not miss when it reads no further.
+            return _error("mosaic mcp failed on this call; see its log")
+        for signal_message in answers.signals:
+            await self._send_signal(context, signal_message)
+        if answers.error is not None:
+            return _error(*(signal_message.text for signal_message in answers.signals), explain(answers.error))
+        # The keys that an agent must not miss come first.
         shape = {key: shape[key] for key in sorted(shape, key=lambda key: key not in FIRST)}
         text = types.TextContent(text=orjson.dumps(shape).decode())
         return types.CallToolResult(content=[text], structured_content=shape)
 
     async def set_level(self, _: Context, params: types.SetLevelRequestParams) -> types.EmptyResult:
-        """Send log messages from this level on. Newer clients say it with each request instead."""
-        self._least = params.level
+        """Set the least level of log messages to send. Newer clients set it in each request instead."""
+        self._min_level = params.level
         return types.EmptyResult()
 
-    async def _tell(self, context: Context, told: pb.PeerSignal) -> None:
-        """Send a signal to the client's log, where the client wants it; the answer has it as well."""
-        level: types.LoggingLevel = "warning" if told.kind == "offline" else "notice"
-        if LEVELS.index(level) < LEVELS.index(self._least):
+    async def _send_signal(self, context: Context, signal_message: pb.PeerSignal) -> None:
+        """Send a signal to the client's log if its level is enabled. The answer contains the signal as well."""
+        level: types.LoggingLevel = "warning" if signal_message.kind == "offline" else "notice"
+        if LEVELS.index(level) < LEVELS.index(self._min_level):
             return
         await context.session.send_log_message(
-            level, query_shapes.signal(told), LOGGER, related_request_id=context.request_id
+            level, query_shapes.signal(signal_message), LOGGER, related_request_id=context.request_id
         )
 
 
-def build(line: GatewayClient) -> Server[Any]:
-    """Return the server of an open line."""
-    desk = _Desk(line)
+def build(client: GatewayClient) -> Server[Any]:
+    """Return the MCP server that queries through a client."""
+    handlers = _ToolHandlers(client)
     server: Server[Any] = Server(
         "mosaic",
         version=version("mosaic-federation"),
-        title=f"Mosaic gateway {line.config.name}",
+        title=f"Mosaic gateway {client.config.name}",
         instructions=INSTRUCTIONS,
-        on_list_tools=desk.tools,
-        on_call_tool=desk.call,
+        on_list_tools=handlers.tools,
+        on_call_tool=handlers.call,
     )
-    # Registered here, because the constructor warns of what newer revisions of the protocol say otherwise.
-    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, desk.set_level)
+    # Registered here, because the constructor warns that newer revisions of the protocol deprecate this request.
+    server.add_request_handler("logging/setLevel", types.SetLevelRequestParams, handlers.set_level)
     return server
 
 
-def serve(line: GatewayClient) -> None:
+def serve(client: GatewayClient) -> None:
     """Serve over standard input and output until the input ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="mosaic mcp: %(levelname)s: %(message)s")
-    # The log notifications of handshake-era clients are what this is about; they are sent as each client asked.
+    # The warning concerns log notifications, which are sent only to clients that enabled them.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGINT, _exit)
     if sys.stdin.isatty():
-        sys.stderr.write("an agent's program starts this and speaks with it over standard input; Ctrl-C ends it\n")
-    anyio.run(_serve, line)
+        sys.stderr.write("this command expects MCP requests of an agent on standard input; Ctrl-C quits\n")
+    anyio.run(_serve, client)
 
 
-def _end(_number: int, _frame: object) -> None:
-    """End at once: the thread that reads standard input cannot be woken, and there is nothing to put in order."""
+def _exit(_number: int, _frame: object) -> None:
+    """Exit at once. The thread that reads standard input cannot be interrupted, and no cleanup is needed."""
     os._exit(INTERRUPTED)
 
 
-async def _serve(line: GatewayClient) -> None:
-    async with line, stdio_server() as (reading, writing):
-        server = build(line)
+async def _serve(client: GatewayClient) -> None:
+    async with client, stdio_server() as (reading, writing):
+        server = build(client)
         await server.run(reading, writing, server.create_initialization_options())
 
 
 def _tool(spec: ToolSpec) -> types.Tool:
-    takes = _untitled(spec.takes.model_json_schema())
-    del takes["description"]
+    schema = _untitled(spec.arguments.model_json_schema())
+    del schema["description"]
     return types.Tool(
         name=spec.name,
         title=spec.title,
         description=spec.description,
-        input_schema=takes,
-        output_schema=_output_schema(spec.gives),
+        input_schema=schema,
+        output_schema=_output_schema(spec.output),
         annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
     )
 
@@ -143,23 +143,23 @@ def _output_schema(keys: Keys) -> dict[str, Any]:
 
 
 def _untitled(schema: Any) -> Any:
-    """Return a schema without titles: an agent reads every word, and they tell nothing new."""
+    """Return a schema without titles, which add tokens but no information for an agent."""
     if isinstance(schema, dict):
         return {key: _untitled(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)}
     return [_untitled(value) for value in schema] if isinstance(schema, list) else schema
 
 
-def _fault(*lines: str) -> types.CallToolResult:
+def _error(*lines: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text="\n".join(lines))], is_error=True)
 
 
 def _problems(error: ValidationError, spec: ToolSpec) -> str:
-    """Say which arguments are wrong, and how, without the values."""
-    words = []
+    """Return a message on the invalid arguments, without their values."""
+    problems = []
     for problem in error.errors(include_url=False, include_input=False):
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            words.append(f"{name}: no such argument; there are {', '.join(spec.takes.model_fields) or 'none'}")
+            problems.append(f"{name}: unknown argument; use {', '.join(spec.arguments.model_fields) or 'none'}")
         else:
-            words.append(f"{name}: {problem['msg']}")
-    return f"INVALID_REQUEST: {'; '.join(words)}"
+            problems.append(f"{name}: {problem['msg']}")
+    return f"INVALID_REQUEST: {'; '.join(problems)}"

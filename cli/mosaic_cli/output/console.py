@@ -1,4 +1,7 @@
-"""Tables for people. Data goes to standard output, words to standard error; colour only on a terminal."""
+"""Tables and messages on the terminal.
+
+Data goes to standard output and messages to standard error. Only a terminal gets colours.
+"""
 
 import os
 import sys
@@ -12,56 +15,56 @@ from rich.text import Text
 from mosaic_cli.output.errors import clean
 from mosaic_cli.output.layout import state
 
-__all__ = ["facts", "flush", "heading", "is_bounded", "out", "say", "state_text", "table"]
+__all__ = ["facts", "flush", "heading", "is_bounded", "message", "state_text", "stdout_console", "table", "write"]
 
 WIDE: Final = 110
-"""Columns of a table that no terminal bounds."""
+"""Width in columns if standard output is no terminal."""
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10
-"""Characters that a column keeps, however narrow the terminal is."""
+"""Least width of a shrunk column."""
 Cell = str | Text
 
 
-def console() -> Console:
-    """Return the console of standard output as it is now."""
+def stdout_console() -> Console:
+    """Return a console on the current standard output."""
     width = None if is_bounded() else WIDE
     return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
 
 
 def is_bounded() -> bool:
-    """Tell whether lines of standard output may only be so long: there is a terminal, or `COLUMNS` says so."""
+    """Return whether the width of standard output is limited, by a terminal or by `COLUMNS`."""
     return sys.stdout.isatty() or "COLUMNS" in os.environ
 
 
-def out(text: str) -> None:
-    """Print data as it is."""
+def write(text: str) -> None:
+    """Write a line of data to standard output, unchanged."""
     sys.stdout.write(f"{text}\n")
 
 
 def flush() -> None:
-    """Let what was printed be read now."""
+    """Flush standard output."""
     sys.stdout.flush()
 
 
-def say(text: str) -> None:
-    """Print words for the person at the terminal, out of the way of the data."""
+def message(text: str) -> None:
+    """Print a message to standard error, apart from the data."""
     sys.stdout.flush()
     sys.stderr.write(f"{clean(text)}\n")
 
 
-def heading(name: str, words: str) -> None:
-    """Print the name of a part of the output, and words about it."""
+def heading(name: str, text: str) -> None:
+    """Print the heading of a section and its description."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_row(Text(clean(name), style="bold"), Text(clean(words), style="dim"))
-    _print(console(), grid)
+    grid.add_row(Text(clean(name), style="bold"), Text(clean(text), style="dim"))
+    _print(stdout_console(), grid)
 
 
 def table(
     columns: Sequence[str], lines: Iterable[Sequence[Cell]], *, fold: Sequence[str] = (), shrink: str = ""
 ) -> None:
-    """Print a table. Where it is too wide, the column `shrink` is cut, and those in `fold` are broken into lines."""
-    screen = console()
+    """Print a table. If it is too wide, the column `shrink` is truncated and the columns in `fold` are wrapped."""
+    screen = stdout_console()
     cells = [[Text(clean(cell)) if isinstance(cell, str) else cell for cell in line] for line in lines]
     if shrink:
         _cut(columns, cells, shrink, screen.width)
@@ -80,25 +83,25 @@ def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, clean(value) if isinstance(value, str) else value)
-    _print(console(), grid)
+    _print(stdout_console(), grid)
 
 
 def _cut(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:
-    """Cut the cells of one column to what the others leave of a line."""
+    """Truncate the cells of one column to the width that the other columns leave."""
     at = columns.index(shrink)
     others = [index for index in range(len(columns)) if index != at]
-    taken = sum(max([len(columns[index]), *(line[index].cell_len for line in cells)]) + GAP for index in others)
+    used = sum(max([len(columns[index]), *(line[index].cell_len for line in cells)]) + GAP for index in others)
     for line in cells:
-        line[at].truncate(max(LEAST, width - taken), overflow="ellipsis")
+        line[at].truncate(max(LEAST, width - used), overflow="ellipsis")
 
 
 def _print(screen: Console, grid: Table) -> None:
-    """Print without the blanks by which rich fills its lines."""
+    """Print without the trailing blanks that rich adds."""
     with screen.capture() as captured:
         screen.print(grid)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def state_text(word: str) -> Text:
-    """Return the word of a state with its symbol, in its colour."""
-    return Text(*state(word))
+def state_text(name: str) -> Text:
+    """Return a state's symbol and name in its colour."""
+    return Text(*state(name))

@@ -1,4 +1,4 @@
-"""Errors, remedies and untrusted text in words for people. This is the one place where a remedy becomes a command."""
+"""Error messages of the command line. Converts remedies to commands and makes untrusted text printable."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ __all__ = ["ADVICE", "advised", "clean", "command", "explain", "remedy_in", "sim
 
 
 class _Command(NamedTuple):
-    """The words of a command after `mosaic`, or options alone. A word in braces stands for a parameter of the remedy.
+    """The arguments of `mosaic`, or only options. A word in braces is replaced by that parameter of the remedy.
 
-    A parameter that is empty is left out, together with the option before it. `there`: the peer's operator types it,
-    whoever the actor of the remedy is.
+    An empty parameter is omitted together with the option before it. With `for_peer_operator` the peer's operator runs
+    the command, whichever actor the remedy has.
     """
 
-    words: str
-    there: bool = False
+    text: str
+    for_peer_operator: bool = False
 
 
 _REMOVE: Final = _Command("federation peer remove {peer} --user {user}")
@@ -41,7 +41,7 @@ ADVICE: Final[Mapping[Action, tuple[_Command, ...]]] = {
     Action.LIST_PEERS: (_Command("federation peer list"),),
     Action.REMOVE_PEER: (_REMOVE,),
     Action.REPLACE_PEER: (_REMOVE, _ADD),
-    Action.ENROLL_AGAIN: (_Command("federation grant token", there=True), _REMOVE, _ADD),
+    Action.ENROLL_AGAIN: (_Command("federation grant token", for_peer_operator=True), _REMOVE, _ADD),
     Action.ROTATE_PEER: (_Command("federation peer rotate {peer} --user {user}"),),
     Action.RESET_CIRCUIT: (_Command("federation peer reset {peer} --user {user}"),),
     Action.EXPLAIN_PEER: (_Command("federation status --explain {peer} --user {user}"),),
@@ -51,31 +51,31 @@ ADVICE: Final[Mapping[Action, tuple[_Command, ...]]] = {
     Action.CHOOSE_RESOURCE: (_Command("--resource RESOURCE"),),
     Action.ALLOW_MORE_TIME: (_Command("--timeout SECONDS"),),
 }
-"""The commands of each action, in the order in which they are typed."""
+"""The commands of each action, in the order to run them."""
 _STATUS: Final = Remedy(action=Action.SHOW_STATUS)
 _LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
 CURES: Final[Mapping[Reason, tuple[str, Remedy | None]]] = {
     Reason.CERTIFICATE_INVALID: ("enroll again with a new token", Remedy(action=Action.ADD_PEER)),
-    Reason.GRANT_REVOKED: ("the peer's operator took the grant back; ask them for a new one", None),
+    Reason.GRANT_REVOKED: ("the peer's operator revoked the grant; ask them for a new one", None),
     Reason.GRANT_INVALID: ("ask the peer's operator to look at the grant", _LOOK_AT_GRANT),
-    Reason.SCOPE_VIOLATION: ("what the grant opens", Remedy(action=Action.SHOW_CAPABILITIES)),
+    Reason.SCOPE_VIOLATION: ("see what the grant opens", Remedy(action=Action.SHOW_CAPABILITIES)),
     Reason.CIRCUIT_OPEN: ("see", _STATUS),
-    Reason.PEER_UNREACHABLE: ("is the peer's gateway running? See", _STATUS),
-    Reason.PEER_TIMEOUT: ("the peer is slow or away; see", _STATUS),
+    Reason.PEER_UNREACHABLE: ("check that the peer's gateway runs; see", _STATUS),
+    Reason.PEER_TIMEOUT: ("the peer is slow or unreachable; see", _STATUS),
 }
-"""What to do about a refusal that has no remedy of its own."""
+"""The advice for a refusal that carries no remedy."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What could move a terminal's cursor, set its title or turn its text round. A peer's row may hold it."""
+"""Control and bidirectional characters. A peer's row may hold them to move the cursor or reorder the text."""
 _UNCONNECTED: Final = re.compile(r"failed to connect to all addresses; last error: (?:[A-Z_]+: )?(?:ipv[46]:)?")
 
 
 def clean(text: str) -> str:
-    """Return text with every control character made visible, so that a peer's words cannot steer a terminal."""
+    """Return text with every control character replaced, so that text from a peer cannot control the terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def explain(error: FederationError) -> str:
-    """Return the one line that tells a person what happened and what to do."""
+    """Return one line with the error, its reason and the command that mends it."""
     text = clean(advised(simplify_grpc_error(str(error)), error.remedy))
     if not isinstance(error, Refusal):
         return text
@@ -87,48 +87,51 @@ def explain(error: FederationError) -> str:
 
 
 def advised(text: str, remedy: Remedy | None) -> str:
-    """Return a sentence with the command that carries out its last clause, where there is one."""
+    """Return the text, followed by the command of the remedy if there is one."""
     return text if remedy is None else f"{text}: {command(remedy)}"
 
 
 def command(remedy: Remedy) -> str:
-    """Return what to type for a remedy. Several commands, and those of the peer's operator, stand in backticks."""
+    """Return the command line of a remedy.
+
+    Several commands, and those of the peer's operator, are quoted in backticks.
+    """
     commands, parameters = ADVICE[remedy.action], _parameters(remedy)
-    there = [one for one in commands if one.there or remedy.actor is Actor.PEER_OPERATOR]
-    here = [_typed(one.words, parameters) for one in commands if one not in there]
-    if len(here) == 1 and not there:
-        return here[0]
-    groups = [" and ".join(f"`{words}`" for words in here)] if here else []
-    if there:
-        groups.insert(0, " and ".join(f"`{_typed(one.words, parameters)}`" for one in there) + " there")
+    theirs = [one for one in commands if one.for_peer_operator or remedy.actor is Actor.PEER_OPERATOR]
+    ours = [_command_line(one.text, parameters) for one in commands if one not in theirs]
+    if len(ours) == 1 and not theirs:
+        return ours[0]
+    groups = [" and ".join(f"`{text}`" for text in ours)] if ours else []
+    if theirs:
+        groups.insert(0, " and ".join(f"`{_command_line(one.text, parameters)}`" for one in theirs) + " there")
     return ", then ".join(groups)
 
 
 def remedy_in(message: "pb.SourceReport | pb.PeerSignal") -> Remedy | None:
-    """Return the remedy of a message, `None` where it has none that this version knows."""
+    """Return the remedy of a message, or `None` if it has none that this version knows."""
     return Remedy.parse(message.remedy.action, message.remedy.parameters)
 
 
 def _parameters(remedy: Remedy) -> dict[str, str]:
-    """Return the parameters of a remedy as words of the shell."""
-    given = dict(remedy.parameters)
+    """Return the parameters of a remedy, quoted for a shell."""
+    parameters = dict(remedy.parameters)
     if remedy.peer:
-        given["source"] = f"federated:{remedy.peer}"
-    return {name: quote(value) for name, value in given.items()}
+        parameters["source"] = f"federated:{remedy.peer}"
+    return {name: quote(value) for name, value in parameters.items()}
 
 
-def _typed(words: str, parameters: Mapping[str, str]) -> str:
+def _command_line(text: str, parameters: Mapping[str, str]) -> str:
     typed: list[str] = []
-    for word in words.split():
+    for word in text.split():
         value = parameters.get(word[1:-1], "") if word.startswith("{") else word
         if value:
             typed.append(value)
         elif typed[-1].startswith("--"):
             typed.pop()
-    return " ".join(typed if words.startswith("--") else ["mosaic", *typed])
+    return " ".join(typed if text.startswith("--") else ["mosaic", *typed])
 
 
 def simplify_grpc_error(text: str) -> str:
-    """Return what gRPC says of a connection that it could not make, in fewer words; other text as it is."""
+    """Return gRPC's message of a failed connection in short form; other text only on one line."""
     shorter = _UNCONNECTED.sub("cannot connect to ", " ".join(text.split()))
     return shorter.replace(": Failed to connect to remote host: ", ": ")

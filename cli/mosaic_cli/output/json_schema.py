@@ -18,14 +18,14 @@ def keys_of(model: type[Model]) -> Keys:
 
 
 class SchemaBuilder:
-    """Builds schemas. `definitions` collects the schemas of nested models by the names that `prefix` refers to."""
+    """Builds JSON Schemas. `definitions` collects the schemas of nested models, referenced as `prefix` plus name."""
 
     def __init__(self, prefix: str) -> None:
         self.definitions: Shape = {}
         self._prefix = prefix
 
     def object(self, keys: Keys) -> Shape:
-        """Return the schema of an object that requires every key and allows no other key."""
+        """Return the schema of an object that requires exactly these keys."""
         return {
             "type": "object",
             "properties": {key: self.of(hint) for key, hint in keys.items()},

@@ -1,4 +1,4 @@
-"""Lines of text with styles: laid out by plain functions, printed with colour where a terminal shows it."""
+"""Layout of styled lines by pure functions, and their output with colours on a terminal."""
 
 import sys
 import textwrap
@@ -28,7 +28,7 @@ __all__ = [
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10
-"""Characters that a line of text keeps, however narrow the terminal is."""
+"""Least width of wrapped text."""
 
 
 LOOKS: Final = {
@@ -48,7 +48,7 @@ LOOKS: Final = {
 
 
 class Span(NamedTuple):
-    """Text in one style; an empty style is the terminal's own."""
+    """Text in one style of rich; an empty style is the terminal's default."""
 
     text: str
     style: str = ""
@@ -58,22 +58,22 @@ Line = tuple[Span, ...]
 
 
 def span(text: str, style: str = "") -> Span:
-    """Return text that cannot steer a terminal."""
+    """Return a span of untrusted text on one line, without control characters."""
     return Span(clean(text).replace("\n", " ").replace("\t", " "), style)
 
 
-def state(word: str) -> Span:
-    """Return the word of a state with its symbol, in its colour: the colour alone never tells anything."""
-    colour, symbol = LOOKS.get(word, ("", "·"))
-    return Span(f"{symbol} {word}", colour)
+def state(name: str) -> Span:
+    """Return a state's symbol and name in its colour. Colour is never the only sign of a state."""
+    colour, symbol = LOOKS.get(name, ("", "·"))
+    return Span(f"{symbol} {name}", colour)
 
 
-def summary(noun: str, words: Sequence[str], order: Iterable[str]) -> list[Span]:
-    """Return how often each word of a state comes, in an order: `50 peers: 47 active, 2 offline, 1 revoked`."""
-    counts = Counter(words)
-    parts = [Span(plural(len(words), noun), "bold")]
-    for word in (word for word in order if counts[word]):
-        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[word]} {word}", LOOKS[word][0])]
+def summary(noun: str, names: Sequence[str], order: Iterable[str]) -> list[Span]:
+    """Return the number of each state in an order: `50 peers: 47 active, 2 offline, 1 revoked`."""
+    counts = Counter(names)
+    parts = [Span(plural(len(names), noun), "bold")]
+    for name in (name for name in order if counts[name]):
+        parts += [Span(": " if len(parts) == 1 else ", "), Span(f"{counts[name]} {name}", LOOKS[name][0])]
     return parts
 
 
@@ -83,7 +83,7 @@ def plain(line: Line) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
+    """Return the width of a text in terminal columns."""
     if text.isascii():
         return len(text)
     return sum(_cells(character) for character in text)
@@ -96,9 +96,9 @@ def _cells(character: str) -> int:
 
 
 def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[Line]:
-    """Return a text in as many lines as it takes, every one indented; nothing of it is cut off."""
+    """Return a text wrapped to a width, with every line indented. Nothing is truncated."""
     text = span(text).text
-    # A wide character takes two columns; to count every one as two is simple and never too much.
+    # Wide characters take two columns. Counting every character as two is simple and never exceeds the width.
     room = (
         max(width - indent, LEAST) if text.isascii() or cells(text) == len(text) else max((width - indent) // 2, LEAST)
     )
@@ -107,7 +107,7 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
 
 
 def labelled(label: Span, text: str, width: int, style: str = "") -> list[Line]:
-    """Return a text in lines beside its label, which is as wide as the column; no lines where there is no text."""
+    """Return a text wrapped to the right of its label; no lines for an empty text."""
     lines = wrapped(text, width, indent=cells(label.text), style=style)
     return [(label, *lines[0][1:]), *lines[1:]] if lines else []
 
@@ -118,7 +118,7 @@ def plural(count: int, noun: str, many: str = "") -> str:
 
 
 def columns(rows: Sequence[Sequence[Span]], *, indent: int = 0) -> list[Line]:
-    """Return rows with their columns one under the other; numbers and words alike begin at the left."""
+    """Return rows as lines with aligned columns, all left-aligned."""
     widths = [max(cells(row[at].text) for row in rows) for at in range(len(rows[0]))] if rows else []
     return [_padded(row, widths, indent) for row in rows]
 
@@ -131,7 +131,7 @@ def _padded(row: Sequence[Span], widths: Sequence[int], indent: int) -> Line:
 
 
 def print_lines(lines: Iterable[Line]) -> None:
-    """Print lines as data: with their styles on a terminal, as plain text elsewhere."""
+    """Print lines to standard output, with styles on a terminal and as plain text otherwise."""
     if not sys.stdout.isatty():
         sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
         return

@@ -1,12 +1,12 @@
-# ruff: noqa: D101 - the keys of an object tell what it is
-"""The JSON objects that `--json` and the MCP tools print. A later version may add keys; keys never change.
+# ruff: noqa: D101 - the keys describe the object
+"""The JSON objects that `--json` and the MCP tools print. A later version may add keys; existing keys never change.
 
-Each class declares one object. `fill` makes the object from an admin message; `mosaic_cli.output.outputs` makes the
-JSON Schemas in `docs/schemas` from the same declarations. The text of `Annotated` is the description in the schema, and
-`Keywords` are its further parts.
+Each class declares one object. `fill` builds the object from an admin message, and `mosaic_cli.output.outputs` builds
+the JSON Schemas in `docs/schemas` from the same declarations. A string in `Annotated` is the schema's description, and
+`Keywords` are other schema keywords.
 """
 
-from __future__ import annotations  # an annotation is evaluated when an output needs it, not at every start
+from __future__ import annotations  # annotations are evaluated when an output needs them, not at import
 
 from types import NoneType, UnionType
 from typing import (
@@ -50,10 +50,10 @@ class _Field(NamedTuple):
     nullable: bool
 
 
-def fill(model: type[Model], message: Message, **given: Any) -> Shape:
-    """Return the JSON object of a message: each key from the field of the same name, unless its value is given."""
+def fill(model: type[Model], message: Message, **overrides: Any) -> Shape:
+    """Return the JSON object of a message. Each key comes from `overrides`, else from the field of the same name."""
     fields = _FIELDS.get(model) or _FIELDS.setdefault(model, _fields(model))
-    return {field.key: given[field.key] if field.key in given else _read(message, field) for field in fields}
+    return {field.key: overrides[field.key] if field.key in overrides else _read(message, field) for field in fields}
 
 
 _FIELDS: Final[dict[type[Model], tuple[_Field, ...]]] = {}
@@ -80,7 +80,7 @@ def _read(message: Message, field: _Field) -> Any:
     if isinstance(value, Timestamp):
         return instant(message, field.key)
     if type(value) is int and message.DESCRIPTOR.fields_by_name[field.key].enum_type:
-        return enum_word(message, field.key)
+        return enum_name(message, field.key)
     return (value or None) if field.nullable else value
 
 
@@ -95,8 +95,8 @@ def instant(message: Message, field: str) -> str | None:
         return None
 
 
-def enum_word(message: Message, field: str) -> str:
-    """Return an enum field as its word in lower case, without the prefix that proto style gives it."""
+def enum_name(message: Message, field: str) -> str:
+    """Return the name of an enum field's value in lower case, without the prefix of the protobuf style guide."""
     kind = message.DESCRIPTOR.fields_by_name[field].enum_type
     assert kind is not None  # noqa: S101 - callers name enum fields
     prefix = "".join(f"_{c}" if c.isupper() else c for c in kind.name).strip("_").upper() + "_"
@@ -114,7 +114,7 @@ PeerName = Annotated[str, "The local name of the peer."]
 PeerState = Literal["active", "offline", "degraded", "revoked", "expired", "unspecified"]
 SourceState = Literal["ok", "cached", "offline", "denied", "rate_limited", "skipped", "failed"]
 Link = Literal["dns", "tcp", "tls", "certificate", "grant", "verb"]
-NextStep = Annotated[str | None, "What the operator can do."]
+NextStep = Annotated[str | None, "The action for the operator."]
 
 
 class Certificate(Model):
@@ -127,7 +127,7 @@ class Certificate(Model):
 class CertificateLife(Model):
     serial: str
     not_after: Instant | None
-    expires_in_s: Annotated[int, "Negative after the end."]
+    expires_in_s: Annotated[int, "Negative after expiry."]
     renews_at: Instant | None
 
 
@@ -142,7 +142,7 @@ class Failure(Model):
 
 
 class ExplainedFailure(Failure):
-    meaning: Annotated[str | None, "In plain words."]
+    meaning: Annotated[str | None, "An explanation of the failure."]
 
 
 class Circuit(Model):
@@ -165,7 +165,7 @@ class Watch(Model):
 
 
 class Revocation(Model):
-    """When this gateway learned that the peer revoked the grant, and why the peer did."""
+    """The peer's revocation of the grant: when this gateway received it, and the peer's reason."""
 
     at: Instant | None
     reason: str | None
@@ -191,7 +191,7 @@ class Peer(Model):
     grant_id: Uuid
     state: PeerState
     certificate: CertificateLife
-    last_success: Annotated[Instant | None, "null: none since the gateway started."]
+    last_success: Annotated[Instant | None, "null: no success since the gateway started."]
     last_failure: Failure | None
     circuit: Circuit | None
     cache: Cache | None
@@ -205,11 +205,11 @@ class StatusPeer(Peer):
     """A peer and the assessment of its health."""
 
     last_failure: ExplainedFailure | None
-    seen_at: Annotated[Instant | None, "The last proof of life."]
-    healthy: Annotated[bool | None, "null: the peer was not seen yet."]
+    seen_at: Annotated[Instant | None, "When the peer last answered or sent an event."]
+    healthy: Annotated[bool | None, "null: the peer has not been seen yet."]
     shown: Annotated[
         Literal["active", "not_seen", "failing", "degraded", "offline", "expired", "revoked"],
-        "The word of the table, finer than the state.",
+        "The state in the table, more detailed than `state`.",
     ]
     why: str | None
     next_step: str | None
@@ -229,19 +229,19 @@ class EnrolledPeer(Model):
 
 
 class Grant(Model):
-    id: Annotated[Uuid | None, "null: a grant of --dry-run, which is not stored."]
-    peer: Annotated[str, "The gateway that may enroll."]
-    subject: Annotated[str, "The local user in whose name it reads."]
+    id: Annotated[Uuid | None, "null: a grant of --dry-run, not stored."]
+    peer: Annotated[str, "The name of the gateway that may enroll."]
+    subject: Annotated[str, "The local user in whose name the peer reads."]
     status: Literal["pending", "active", "revoked", "expired", "unspecified"]
-    scope: Annotated[Any, "The scope document as it was given.", Keywords(type=["object", "string"])]
+    scope: Annotated[Any, "The scope document as given.", Keywords(type=["object", "string"])]
     created_at: Instant | None
     expires_at: Annotated[Instant | None, "null: never."]
     revoked_at: Instant | None
     revoked_reason: str | None
     certificate: Certificate | None
     last_used: Instant | None
-    words: Annotated[list[str], "The scope in sentences."]
-    leases: Annotated[Count, "Caches of the peer that may hold answers at this moment."]
+    words: Annotated[list[str], "The scope described in sentences."]
+    leases: Annotated[Count, "Caches of the peer that may hold answers now."]
     watches: Count
     requests: Annotated[Count, "Since the gateway started, like denials."]
     denials: Count
@@ -250,45 +250,47 @@ class Grant(Model):
 
 
 class ResourcePreview(Model):
-    """The rows that a scope opens in one resource at this moment."""
+    """The rows of one resource that a scope opens now."""
 
     resource: str
     rows: Count
-    more: Annotated[bool, "There are more rows than were counted."]
+    more: Annotated[bool, "There are more rows than counted."]
     newest_ids: list[str]
 
 
 class LeaseRelease(Model):
-    """How one cache of the peer was released."""
+    """The release of one cache of the peer."""
 
-    instance_id: Annotated[str | None, "One cache of the peer; null: caches from before this gateway's last start."]
+    instance_id: Annotated[
+        str | None, "The cache's instance id; null: all caches from before this gateway's last start."
+    ]
     how: Literal["acked", "lease_ended", "disconnected", "awaited"]
     at: Instant | None
-    until: Annotated[Instant | None, "The latest end of the wait."]
+    until: Annotated[Instant | None, "When the wait for this cache ends at the latest."]
     failed_in_flight: Count
 
 
 class Receipt(Model):
     grant_id: Uuid
     revoked_at: Annotated[Instant | None, "null: the revocation is not durable yet."]
-    effective_at: Annotated[Instant | None, "From then on no cache of the peer can serve it; null: a cache is awaited."]
-    reason: Annotated[str | None, "The operator's words; for a narrowed scope, what the peer lost."]
+    effective_at: Annotated[
+        Instant | None, "From this instant no cache of the peer can serve it; null: still waiting for a cache."
+    ]
+    reason: Annotated[str | None, "The operator's reason; for a narrowed scope, what the peer lost."]
     kind: Literal["revoked", "narrowed"]
     failed_in_flight: Count
     instances: list[LeaseRelease]
 
 
 class UserRemoval(Model):
-    """What the removal of a user removed."""
+    """The result of removing a user."""
 
     user: str
     grants: list[Uuid]
     teams: list[str]
     owned_rows: Count
-    from_data: Annotated[
-        bool, "false: the rows come from a program of the gateway's own, which must remove the user itself."
-    ]
-    peers: Annotated[list[str], "Still enrolled for this user."]
+    from_data: Annotated[bool, "false: an external data provider holds the rows; remove the user there as well."]
+    peers: Annotated[list[str], "Peers that are still enrolled for this user."]
 
 
 class Row(Model):
@@ -298,10 +300,10 @@ class Row(Model):
     team: Annotated[str, "Empty: a personal row."]
     created_at: Instant | None
     updated_at: Instant | None
-    data: Annotated[Any, "The row's own fields; text where it is no JSON or nests too deep."]
+    data: Annotated[Any, "The row's fields; a string if they are no JSON or nest too deep."]
     _source: Source
     _cached: Annotated[bool, "Answered from the cache, without a call to the peer."]
-    age_s: Annotated[Amount, "Seconds since the peer was asked; 0: asked now."]
+    age_s: Annotated[Amount, "Seconds since the answer was requested from the peer; 0: requested by this query."]
 
 
 class Hit(Row):
@@ -321,16 +323,16 @@ class SourceReport(Model):
 
 
 class Signal(Model):
-    """An outage of a peer or its end, reported once."""
+    """The start or end of a peer's outage, reported once in a session."""
 
     kind: Literal["offline", "restored"]
     peer: str
-    text: Annotated[str, "The whole sentence."]
+    text: Annotated[str, "The signal as a sentence."]
     reason: str | None
     message: str | None
     next_step: NextStep
     since: Instant | None
-    retry_at: Annotated[Instant | None, "When this session asks the peer again by itself."]
+    retry_at: Annotated[Instant | None, "When this session queries the peer again automatically."]
 
 
 class Capabilities(Model):
@@ -363,15 +365,15 @@ class AuditEvent(Model):
     bytes_out: Count
     latency_ms: Amount
     trace_id: Annotated[str | None, Keywords(pattern="^[0-9a-f]{32}$")]
-    count: Annotated[Count, "Refusals of one kind are counted together."]
-    source: Annotated[str | None, "admin, gateway, or the address of the caller."]
+    count: Annotated[Count, "The number of calls; refusals of one kind are counted together."]
+    source: Annotated[str | None, "admin, gateway, or the caller's address."]
 
 
 class Gateway(Model):
     name: str
     version: str
     started_at: Instant
-    now: Annotated[Instant, "The instant of this answer."]
+    now: Annotated[Instant, "When the gateway answered."]
     federation_address: str
     enrollment_address: str
     server_certificate: CertificateLife
@@ -384,12 +386,12 @@ class Denial(Model):
 
 class ServedGrant(Model):
     id: Uuid
-    peer: Annotated[str, "The gateway that may enroll."]
-    subject: Annotated[str, "The local user in whose name it reads."]
+    peer: Annotated[str, "The name of the gateway that may enroll."]
+    subject: Annotated[str, "The local user in whose name the peer reads."]
     status: Literal["pending", "active", "revoked", "expired", "unspecified"]
     expires_at: Annotated[Instant | None, "null: never."]
     watches: Count
-    leases: Annotated[Count, "Caches of the peer that may hold answers at this moment."]
+    leases: Annotated[Count, "Caches of the peer that may hold answers now."]
     requests: Annotated[Count, "Since the gateway started, like denials."]
     denials: Count
     last_denied: Denial | None
@@ -418,7 +420,7 @@ class Outage(Model):
 class Step(Model):
     name: Link
     state: Literal["ok", "broken", "not_reached"]
-    took_ms: Annotated[float | None, Keywords(minimum=0), "null: nothing was tried."]
+    took_ms: Annotated[float | None, Keywords(minimum=0), "null: not tried."]
     detail: str | None
 
 
@@ -427,14 +429,14 @@ class BrokenLink(Model):
 
     step: Link
     cause: str
-    cure: Annotated[str, "The command to type, or whom to ask."]
+    cure: Annotated[str, "The command to run, or the operator to ask."]
 
 
 class GatewayContact(Model):
-    """Whether the local gateway runs and told circuit, watch and last failure, which it alone knows."""
+    """Whether the local gateway runs. Only the running gateway knows circuit, watch and last failure."""
 
     running: bool
-    detail: Annotated[str | None, "Why the gateway told nothing."]
+    detail: Annotated[str | None, "Why the gateway reported nothing."]
 
 
 class LiveAnswer(Model):
@@ -446,7 +448,7 @@ class LiveAnswer(Model):
 
 class NewGateway(Model):
     name: str
-    directory: Annotated[str, "Absolute."]
+    directory: Annotated[str, "The absolute path."]
 
 
 class ImportCounts(Model):
@@ -462,7 +464,7 @@ class OpenedSource(Model):
     reason: str | None
     message: str | None
     next_step: NextStep
-    resources: Annotated[list[str] | None, "The readable resources; null where the source did not answer."]
+    resources: Annotated[list[str] | None, "The readable resources; null if the source did not answer."]
     max_rows_per_query: Count | None
     peer_state: Annotated[PeerState | None, "null for local."]
     last_success: Instant | None

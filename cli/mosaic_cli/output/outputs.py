@@ -1,6 +1,6 @@
 """The JSON objects that commands print with `--json`.
 
-`python -m mosaic_cli.output.outputs DIRECTORY` writes their JSON Schemas.
+`python -m mosaic_cli.output.outputs DIRECTORY` writes their JSON Schemas to a directory.
 """
 
 import json
@@ -50,7 +50,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SHARED: Final = "definitions.json"
 WIDE: Final = 80
 INNERMOST: Final = re.compile(r"[\[{][^\[\]{}]*[\]}]")
-"""An array or object that holds no other one. Text with brackets may match; it has no line breaks to lose."""
+"""An array or object without nested ones. A string with brackets may match, but contains no line breaks to join."""
 LINKS: Final = ("dns", "tcp", "tls", "certificate", "grant", "verb")
 _IN_ORDER: Final = {"prefixItems": [{"properties": {"name": {"const": link}}} for link in LINKS]}
 _GRANT: Final[Keys] = {"grant": Grant}
@@ -59,8 +59,8 @@ _WARNINGS: Final[Keys] = {"warnings": list[str]}
 _NEXT: Final[Keys] = {"next_page_token": str | None}
 _SOURCES: Final[Keys] = {
     "sources": list[SourceReport],
-    "signals": Annotated[list[Signal], "What this query learned of peers, reported once."],
-    "partial": Annotated[bool, "A source is missing; see `sources`."],
+    "signals": Annotated[list[Signal], "Starts and ends of peers' outages, reported once in a session."],
+    "partial": Annotated[bool, "A source did not answer; see `sources`."],
 }
 _STATUS: Final[Keys] = {
     "gateway": Gateway,
@@ -73,7 +73,7 @@ OUTPUTS: Final[dict[str, Any]] = {
     "federation audit": {
         "events": list[AuditEvent],
         **_NEXT,
-        "warnings": Annotated[list[str], "The files of older events that could not be read."],
+        "warnings": Annotated[list[str], "The history files that could not be read."],
     },
     "federation audit --follow": keys_of(AuditEvent),
     "federation grant confirm": _GRANT,
@@ -90,8 +90,8 @@ OUTPUTS: Final[dict[str, Any]] = {
         **_WARNINGS,
         "gains": list[str],
         "losses": list[str],
-        "opened": Annotated[list[ResourcePreview], "With --dry-run: what the scope in force opens."],
-        "opens": Annotated[list[ResourcePreview], "With --dry-run: what the other scope would open."],
+        "opened": Annotated[list[ResourcePreview], "With --dry-run: what the current scope opens."],
+        "opens": Annotated[list[ResourcePreview], "With --dry-run: what the new scope would open."],
         "applied": bool,
         "receipt": Annotated[Receipt | None, "null: the peer loses nothing."],
     },
@@ -102,29 +102,29 @@ OUTPUTS: Final[dict[str, Any]] = {
     "federation peer remove": {
         "removed": PeerName,
         **_PEER,
-        "revoke_there": Annotated[str, "The command for the peer's operator."],
+        "revoke_there": Annotated[str, "The command that the peer's operator runs to revoke the grant."],
     },
     "federation peer reset": _PEER,
     "federation peer rotate": _PEER,
     "federation peer show": {"peer": ShownPeer, "live": Annotated[LiveAnswer | None, "null without --live."]},
     "federation query capabilities": {
-        "capabilities": Annotated[Capabilities | None, "Of the one source that was named; null for all."],
+        "capabilities": Annotated[Capabilities | None, "Those of the named source; null with `all`."],
         "_source": str,
         "by_source": list[SourceCapabilities],
         **_SOURCES,
     },
     "federation query get": {
         "row": Row | None,
-        "rows": Annotated[list[Row], "One for each source that has a row of this id."],
+        "rows": Annotated[list[Row], "One for each source that has a row with this id."],
         **_SOURCES,
     },
     "federation query list": {
-        "rows": Annotated[list[Row], "Newest first, of all sources together."],
+        "rows": Annotated[list[Row], "The rows of all sources, newest first."],
         **_SOURCES,
         **_NEXT,
     },
     "federation query search": {
-        "rows": Annotated[list[Hit], "Best match first, of all sources together."],
+        "rows": Annotated[list[Hit], "The rows of all sources, best match first."],
         **_SOURCES,
         **_NEXT,
     },
@@ -135,22 +135,22 @@ OUTPUTS: Final[dict[str, Any]] = {
         "endpoint": Annotated[str, "host:port of the peer's federation service."],
         "steps": Annotated[
             list[Step],
-            "Every link, in the order in which a call needs them.",
+            "All links in the order in which a call uses them.",
             Keywords(minItems=len(LINKS), maxItems=len(LINKS), allOf=[_IN_ORDER]),
         ],
-        "broken": Annotated[BrokenLink | None, "null: every link holds."],
+        "broken": Annotated[BrokenLink | None, "null: no link is broken."],
         "gateway": GatewayContact,
         "circuit": Circuit | None,
         "watch": Watch | None,
         "last_failure": Failure | None,
-        "notes": Annotated[list[str], "What else the operator should know."],
+        "notes": Annotated[list[str], "Further information for the operator."],
     },
     "federation status --watch": (_STATUS, {"unreachable": Outage}),
     "gateway import": {"imported": ImportCounts},
     "gateway init": {"gateway": NewGateway},
     "user remove": {"removal": UserRemoval, "receipts": list[Receipt]},
 }
-"""The keys of what each command prints with `--json`; `--watch` prints one of two objects."""
+"""The keys of each command's `--json` output. `--watch` prints one of two objects."""
 MCP_STATUS: Final[Keys] = {
     "signals": list[Signal],
     "partial": bool,
@@ -161,7 +161,7 @@ MCP_STATUS: Final[Keys] = {
 
 
 def write(directory: Path) -> None:
-    """Write the schema of each output, and the definitions that several outputs share."""
+    """Write the schema of each output, and the shared definitions."""
     builder = SchemaBuilder(f"{SHARED}#/$defs/")
     for command, kinds in OUTPUTS.items():
         words = command.replace("--", "").removesuffix(" PEER").removeprefix("federation ").split()
@@ -171,7 +171,7 @@ def write(directory: Path) -> None:
             schema = {"description": "Each line of the output is one such object.", **schema}
         _write(directory / f"{'-'.join(words)}.json", {"title": f"mosaic {command} --json", **schema})
     shared = dict(sorted(builder.definitions.items()))
-    _write(directory / SHARED, {"description": "What several outputs share.", "$defs": shared})
+    _write(directory / SHARED, {"description": "Definitions that several outputs share.", "$defs": shared})
 
 
 def _write(path: Path, schema: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The JSON objects of what several commands print, made from admin messages."""
+"""JSON objects that several commands print, built from admin messages."""
 
 from functools import partial
 from typing import Any, Final
@@ -20,7 +20,7 @@ from mosaic_cli.output.models import (
     Shape,
     UserRemoval,
     Watch,
-    enum_word,
+    enum_name,
     fill,
     instant,
 )
@@ -32,14 +32,14 @@ __all__ = [
     "certificate",
     "dump",
     "enrolled",
-    "enum_word",
+    "enum_name",
     "instant",
     "json_value",
     "peer",
     "receipt",
     "removal",
+    "revocation_result",
     "row",
-    "taken",
 ]
 
 DEEPEST: Final = 64
@@ -70,12 +70,12 @@ def row(message: pb.QueryRow, *, search: bool = False) -> Shape:
 
 
 def json_value(text: str) -> Any:
-    """Return the value of JSON text, or the text where it is no JSON or nests too deep."""
+    """Return the value of JSON text, or the text itself if it is no JSON or nests deeper than `DEEPEST`."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:  # a peer may send anything
         return text
-    # What nests deeper than anything that a gateway stores could be read, but not be written again.
+    # orjson reads deeper nesting than it can write.
     return value if text.count("{") + text.count("[") <= DEEPEST or _fits(value, DEEPEST) else text
 
 
@@ -85,12 +85,12 @@ def _fits(value: Any, levels: int) -> bool:
 
 
 def certificate(message: pb.CertificateInfo, now: Timestamp, model: type[CertificateLife] = CertificateLife) -> Shape:
-    """Return a certificate with the seconds until it ends."""
+    """Return a certificate with the seconds until it expires."""
     return fill(model, message, expires_in_s=message.not_after.seconds - now.seconds)
 
 
-def taken(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
-    """Return a receipt; of a revocation in progress, a receipt without the instant from which it is effective."""
+def revocation_result(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
+    """Return a receipt. That of a revocation in progress has no `effective_at`."""
     if isinstance(message, pb.RevocationReceipt):
         return receipt(message)
     revoked = message.grant.HasField("revoked_at")
@@ -107,12 +107,12 @@ def taken(message: pb.RevocationProgress | pb.RevocationReceipt) -> Shape:
 
 
 def removal(message: pb.UserRemoval) -> Shape:
-    """Return what the removal of a user removed."""
+    """Return the result of removing a user."""
     return fill(UserRemoval, message, grants=[grant.id for grant in message.grants])
 
 
-def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **given: Any) -> Shape:
-    """Return a peer in full."""
+def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **overrides: Any) -> Shape:
+    """Return a peer with all keys of its model; `overrides` overrides values."""
     latency = message.latency
     return fill(
         model,
@@ -123,6 +123,6 @@ def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **giv
             "latency_ms": fill(Latency, latency, p50=latency.p50_ms, p99=latency.p99_ms)
             if message.HasField("latency")
             else None,
-            **given,
+            **overrides,
         },
     )

@@ -1,4 +1,4 @@
-"""Instants as a person types them."""
+"""Parsing of instants that operators type, and formatting of instants and durations."""
 
 import re
 import time
@@ -21,9 +21,9 @@ _ABSOLUTE: Final = re.compile(
 
 
 def parse_instant(text: str, now: datetime) -> datetime:
-    """Return the instant that a text means: so long ago, a day's beginning, or RFC 3339, all in UTC.
+    """Return the instant, in UTC, that a text names: a time before now, the start of a day, or RFC 3339.
 
-    Raises `ValueError` in words.
+    Raises `ValueError` with a message for the operator.
     """
     typed = text.strip()
     word = typed.lower()
@@ -38,7 +38,7 @@ def parse_instant(text: str, now: datetime) -> datetime:
             return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{text!r} is no instant; give {FORMS}")
+    raise ValueError(f"{text!r} is not a point in time; use {FORMS}")
 
 
 MINUTE: Final = 60
@@ -47,7 +47,7 @@ DAY: Final = 86_400
 
 
 def duration(length_s: float) -> str:
-    """Return a length of time in its largest fitting unit: `12 s`, `4 min`, `7 h`, `3 d`."""
+    """Return a duration in the largest unit that fits: `12 s`, `4 min`, `7 h`, `3 d`."""
     if length_s < 2 * MINUTE:
         return f"{max(0, round(length_s))} s"
     if length_s < 2 * HOUR:
@@ -58,7 +58,7 @@ def duration(length_s: float) -> str:
 
 
 def distance(ahead_s: float) -> str:
-    """Return how far ahead an instant is, or how long ago: `in 7 h`, `3 s ago`."""
+    """Return a signed duration relative to now: `in 7 h`, `3 s ago`."""
     return f"in {duration(ahead_s)}" if ahead_s > 0 else f"{duration(-ahead_s)} ago"
 
 
@@ -68,7 +68,7 @@ def seconds(stamp: Timestamp) -> float:
 
 
 def moment(stamp: Timestamp, now: float) -> str:
-    """Return an instant as the distance from now and on the clock: `3 s ago (12:14:02 UTC)`."""
+    """Return an instant relative to now and as clock time: `3 s ago (12:14:02 UTC)`."""
     at = seconds(stamp)
     try:
         then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
@@ -79,12 +79,12 @@ def moment(stamp: Timestamp, now: float) -> str:
 
 
 def when(message: Message, field: str, absent: str = "-") -> str:
-    """Return a timestamp field as the distance from now; `absent` where it is not set."""
+    """Return a timestamp field relative to now, or `absent` if it is not set."""
     return distance(seconds(getattr(message, field)) - time.time()) if message.HasField(field) else absent
 
 
 def dated(message: Message, field: str, absent: str = "-") -> str:
-    """Return a timestamp field as `2026-01-31 12:00:00 UTC (3 h ago)`; `absent` where it is not set."""
+    """Return a timestamp field as `2026-01-31 12:00:00 UTC (3 h ago)`, or `absent` if it is not set."""
     if not message.HasField(field):
         return absent
     try:

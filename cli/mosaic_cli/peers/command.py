@@ -1,4 +1,4 @@
-"""`peer rotate`, `peer reset` and `peer remove`: what the operator does to one peer."""
+"""`mosaic federation peer`: add, list, show, rotate, reset and remove peers."""
 
 from shlex import quote
 from typing import Annotated
@@ -13,18 +13,18 @@ from mosaic_cli.options import (
     Gateway,
     GroupGateway,
     Json,
-    one_of,
+    complete_from,
+    parse_choice,
     read_argument,
-    suggesting,
 )
 
 __all__ = ["PeerUser", "app", "remove", "reset", "rotate"]
 
 
-def _given(user: str | None) -> str | None:
-    """Refuse a name that is empty, as a variable without a value is: it would stand for whoever has such a peer."""
+def _reject_empty(user: str | None) -> str | None:
+    """Reject an empty name, as from an unset shell variable: it would match a peer of any user."""
     if user == "":
-        raise typer.BadParameter("is empty; name a user, or leave the option out")
+        raise typer.BadParameter("is empty; name a user, or omit the option")
     return user
 
 
@@ -34,20 +34,20 @@ PeerUser = Annotated[
         "--user",
         "-u",
         metavar="USER",
-        callback=_given,
-        help="Whose peer; needed where several users have one so named.",
+        callback=_reject_empty,
+        help="The peer's user; required if several users have a peer of this name.",
         autocompletion=completion.users,
     ),
 ]
 
 
 def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Forget a peer: its key, its certificate, its channel and everything cached from it.
+    """Remove a peer: its key, certificate, connection and cached answers.
 
-    Calls to it that are under way fail. Its grant remains at the other gateway until its operator revokes it there;
-    reading there again takes a new grant or a new token.
+    Calls in flight fail. The grant remains valid until the peer's operator revokes it. Reading from the peer again
+    requires a new token or a new grant.
 
-    The beginning of a name stands for it where no other peer begins so; the whole name is told before it is removed.
+    A unique prefix of the name names the peer; the full name is printed before the peer is removed.
 
     \b
     Examples:
@@ -57,29 +57,30 @@ def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     with connect(gateway) as admin:
         known = resolve_peer(admin, peer, user)
-        gone = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
-    there = f"mosaic federation grant revoke {gone.grant_id}"
+        removed = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
+    revoke_there = f"mosaic federation grant revoke {removed.grant_id}"
     if as_json:
-        render.out(shapes.dump({"removed": gone.name, "peer": shapes.enrolled(gone), "revoke_there": there}))
+        console.write(
+            shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": revoke_there})
+        )
         return
-    render.say(f"removed {gone.name}, enrolled for {gone.user}: its key and certificate are gone")
-    render.say(f"lost with it: {peer_view.cached(gone)}, and what its circuit and counters knew")
-    if gone.HasField("revocation"):
-        render.say(f"its grant {gone.grant_id} was revoked there before")
+    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are deleted")
+    console.message(f"also discarded: its cache ({view.cached(removed)}), circuit and counters")
+    if removed.HasField("revocation"):
+        console.message(f"its grant {removed.grant_id} had already been revoked by the peer")
     else:
-        render.say(f"its grant still stands at the other gateway; its operator ends it with: {there}")
+        console.message(f"its grant is still valid; the peer's operator revokes it with: {revoke_there}")
 
 
 def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Replace the certificate for a peer now, on a new key; calls under way go on.
+    """Replace this gateway's certificate for a peer now, with a new key. Calls in flight continue.
 
-    Certificates are renewed by themselves at two thirds of their life; this is for a key that may have been seen.
+    Certificates are renewed automatically at two thirds of their life. Use this command if a key may be compromised.
 
     \b
     Examples:
@@ -89,27 +90,26 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
         after = admin.RotatePeer(pb.RotatePeerRequest(name=before.name, user=before.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(after)}))
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    render.facts((("peer", after.name), ("user", after.user), *peer_view.certificate(after.certificate)))
-    render.say(
-        f"{after.name} is read with a new key from now on; the certificate before was {before.certificate.serial}"
+    console.facts((("peer", after.name), ("user", after.user), *view.certificate(after.certificate)))
+    console.message(
+        f"calls to {after.name} now use a new key; the previous certificate was {before.certificate.serial}"
     )
-    render.say("the old certificate is refused there in ten minutes, or sooner")
+    console.message("the peer refuses the previous certificate in ten minutes or sooner")
 
 
 def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Close a peer's circuit by hand, so that the next call goes out at once.
+    """Close a peer's circuit, so that the next call is sent at once.
 
-    A circuit closes by itself once a probe succeeds; this is for whoever knows sooner that the peer is back.
+    A circuit closes automatically after a successful probe. Use this command if the peer is known to be reachable.
 
     \b
     Examples:
@@ -119,53 +119,58 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
         after = admin.ResetCircuit(pb.ResetCircuitRequest(name=before.name, user=before.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": shapes.enrolled(after)}))
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    was = shapes.enum_word(before.circuit, "state")
-    words = "was closed already" if was == "closed" else f"was {was}, and is closed now: the next call goes out at once"
-    render.say(f"the circuit of {after.name}, enrolled for {after.user}, {words}")
-    render.say(f"{after.name} is {shapes.enum_word(after, 'state')}")
+    state = shapes.enum_name(before.circuit, "state")
+    change = (
+        "was already closed" if state == "closed" else f"was {state} and is now closed: the next call is sent at once"
+    )
+    console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
+    console.message(f"{after.name} is {shapes.enum_name(after, 'state')}")
 
 
 app = typer.Typer(
-    help="Read another gateway's data for one of your users.", no_args_is_help=True, rich_markup_mode=None
+    help="Read another gateway's data as one of this gateway's users.", no_args_is_help=True, rich_markup_mode=None
 )
 FAILED = 1
 User = Annotated[
     str,
     typer.Option(
-        "--user", "-u", metavar="USER", help="The user here who may read there.", autocompletion=completion.users
+        "--user", "-u", metavar="USER", help="The local user who reads from the peer.", autocompletion=completion.users
     ),
 ]
 OfUser = Annotated[
-    str, typer.Option("--user", "-u", metavar="USER", help="Only this user's.", autocompletion=completion.users)
+    str, typer.Option("--user", "-u", metavar="USER", help="Only peers of this user.", autocompletion=completion.users)
 ]
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read another gateway's data for one of your users."""
+    """Read another gateway's data as one of this gateway's users."""
 
 
 @app.command("add")
 def add(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="What `grant token` printed there, or - to read it.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="The output of `grant token`, or - for standard input.")
+    ],
     user: User,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Default: the other gateway's own name.")] = "",
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="A local name; default: the peer's own name.")
+    ] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
 ) -> None:
-    """Enroll at another gateway with the token that its operator gave you.
+    """Enroll at another gateway with a token from its operator.
 
-    The key is made here and stays here. Compare the fingerprint with what the other operator sees.
+    The private key is generated here and never leaves this gateway. Compare the fingerprint with the peer's operator.
 
     \b
     Examples:
@@ -174,19 +179,18 @@ def add(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
     from mosaic_cli.output.times import when
 
-    secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - the sign for stdin
+    secret = (read_argument(token, "token") if token == "-" else token).strip()  # noqa: S105 - standard input
     with connect(gateway) as admin:
         reply = admin.AddPeer(pb.AddPeerRequest(token=secret, user=user, name=name))
     peer = reply.peer
     if as_json:
         shape = shapes.enrolled(peer)
-        render.out(shapes.dump({"peer": shape, "awaiting_confirmation": reply.awaiting_confirmation}))
+        console.write(shapes.dump({"peer": shape, "awaiting_confirmation": reply.awaiting_confirmation}))
         return
-    render.facts(
+    console.facts(
         (
             ("peer", peer.name),
             ("user", peer.user),
@@ -197,10 +201,10 @@ def add(
         )
     )
     if reply.awaiting_confirmation:
-        render.say("the grant is closed until the other operator confirms this fingerprint; read it to them")
+        console.message("the grant is pending until the peer's operator confirms this fingerprint; read it to them")
     else:
         user, source = quote(peer.user), quote(f"federated:{peer.name}")
-        render.say(f"next: mosaic federation query list tasks --user {user} --source {source}")
+        console.message(f"next: mosaic federation query list tasks --user {user} --source {source}")
 
 
 @app.command("list")
@@ -211,8 +215,8 @@ def list_peers(
         typer.Option(
             "--state",
             metavar="|".join(PEER_STATES),
-            help="Only those that are so.",
-            autocompletion=suggesting(PEER_STATES),
+            help="Only peers in this state.",
+            autocompletion=complete_from(PEER_STATES),
         ),
     ] = "",
     gateway: Gateway = UNSET_GATEWAY,
@@ -228,13 +232,12 @@ def list_peers(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
 
     request = pb.ListPeersRequest(page_size=500, user=user)
     if state:
-        request.state = pb.PeerState.Value(f"PEER_STATE_{one_of(state, PEER_STATES, '--state').upper()}")
+        request.state = pb.PeerState.Value(f"PEER_STATE_{parse_choice(state, PEER_STATES, '--state').upper()}")
     peers: list[pb.PeerStatus] = []
     with connect(gateway) as admin:
         while True:
@@ -244,13 +247,13 @@ def list_peers(
             if not reply.next_page_token:
                 break
     if as_json:
-        render.out(shapes.dump({"peers": [shapes.enrolled(peer) for peer in peers]}))
+        console.write(shapes.dump({"peers": [shapes.enrolled(peer) for peer in peers]}))
     elif peers:
-        peer_view.table(peers)
+        view.table(peers)
     elif user or state:
-        render.say("no peer is like that")
+        console.message("no peer matches these filters")
     else:
-        render.say("no peers yet; add one with a token: mosaic federation peer add --help")
+        console.message("no peers yet; add one with a token: mosaic federation peer add --help")
 
 
 @app.command("show")
@@ -259,12 +262,12 @@ def show(
     user: PeerUser = None,
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    live: Annotated[bool, typer.Option("--live", help="Also ask the peer what it opens, now.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Also query the peer's capabilities now.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Show everything of one peer: grant, certificate, renewals, circuit, watch, cache, and its last calls.
+    """Show one peer: grant, certificate, renewals, circuit, watch, cache, and its last calls.
 
-    Nothing is asked of the peer, unless --live is given; then exit code 1 tells that it did not answer.
+    The peer is not called, except with --live; the exit code is 1 if it does not answer then.
 
     \b
     Examples:
@@ -274,24 +277,23 @@ def show(
     """
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
-    from mosaic_cli.peers import view as peer_view
-    from mosaic_cli.query import live_probe as asked_now
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
+    from mosaic_cli.query import live_probe
 
-    told = None
+    answer = None
     with connect(gateway) as admin:
         known = admin.GetPeer(pb.GetPeerRequest(name=peer, user=user or "")).peer
         if live:
-            told = asked_now.ask(admin, known)
+            answer = live_probe.probe(admin, known)
             known = admin.GetPeer(pb.GetPeerRequest(name=known.name, user=known.user)).peer
     if as_json:
-        render.out(shapes.dump({"peer": peer_view.shape(known), "live": told.shape() if told else None}))
+        console.write(shapes.dump({"peer": view.shape(known), "live": answer.shape() if answer else None}))
     else:
-        peer_view.show(known)
-        if told is not None:
-            told.show()
-    return FAILED if told is not None and told.opens is None else 0
+        view.show(known)
+        if answer is not None:
+            answer.show()
+    return FAILED if answer is not None and answer.capabilities is None else 0
 
 
 app.command("rotate")(rotate)

@@ -1,4 +1,4 @@
-"""Peers for people: one as a whole, and what an act did to it."""
+"""Tables of peers: all facts of one peer, or one line for each peer."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -7,44 +7,43 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.models import CertificateWhole, Shape, ShownPeer
 from mosaic_cli.output.times import dated, duration
-from mosaic_cli.status import peers as status_peers
+from mosaic_cli.status.peers import facts
 
 __all__ = ["cached", "certificate", "shape", "show", "table"]
 
-Fact = tuple[str, render.Cell]
+Fact = tuple[str, console.Cell]
 KIB = 1024
 SHARED: Final = {"renewal": ""} | {
     name: name for name in ("circuit", "watch", "cache", "latency", "last success", "last failure")
 }
-"""The facts that `status` shows as well, and their names here; a failed renewal continues the line before."""
+"""Facts of `status`, by their names in `peer show`. A failed renewal continues the line before it."""
 
 
 def show(peer: pb.PeerStatus) -> None:
-    """Print everything that is known of a peer."""
-    told = status_peers.facts(peer, time.time())
-    render.facts(
+    """Print all facts of a peer."""
+    status_facts = facts(peer, time.time())
+    console.facts(
         (
             ("peer", peer.name),
-            ("state", render.state_text(shapes.enum_word(peer, "state"))),
+            ("state", console.state_text(shapes.enum_name(peer, "state"))),
             ("user", peer.user),
             ("endpoint", peer.endpoint),
             ("grant", peer.grant_id),
             *_revocation(peer),
             *certificate(peer.certificate),
-            ("renewal", dated(peer.renewal, "next_at", "none to come")),
-            *((name, told[key]) for key, name in SHARED.items() if key in told),
+            ("renewal", dated(peer.renewal, "next_at", "not planned")),
+            *((name, status_facts[key]) for key, name in SHARED.items() if key in status_facts),
             ("last seen", dated(peer, "seen_at", "not since the gateway started")),
         )
     )
 
 
 def certificate(message: pb.CertificateInfo) -> Iterator[Fact]:
-    """Yield what there is to know of a certificate."""
+    """Yield the facts of a certificate."""
     life = message.not_after.seconds - message.not_before.seconds
     yield "certificate", f"{message.serial}, for {duration(life)}" if message.serial else "cannot be read"
     yield "fingerprint", message.fingerprint or "-"
@@ -53,27 +52,27 @@ def certificate(message: pb.CertificateInfo) -> Iterator[Fact]:
 
 
 def cached(peer: pb.PeerStatus) -> str:
-    """Return what is kept of the peer's answers."""
+    """Return the size and use of the peer's cache."""
     if not peer.HasField("cache"):
         return "off"
-    kept = peer.cache
-    size = f"{kept.bytes} B" if kept.bytes < KIB else f"{kept.bytes / KIB:.1f} KiB"
-    return f"{plural(kept.entries, 'answer')}, {size}; {kept.hits} from memory, {kept.misses} asked there"
+    cache = peer.cache
+    size = f"{cache.bytes} B" if cache.bytes < KIB else f"{cache.bytes / KIB:.1f} KiB"
+    return f"{plural(cache.entries, 'answer')}, {size}; {cache.hits} hits, {cache.misses} misses"
 
 
 def shape(peer: pb.PeerStatus) -> Shape:
-    """Return the JSON object of a peer for `peer show`, with its whole certificate."""
+    """Return the JSON object of `peer show`, with the full certificate."""
     now = Timestamp()
     now.GetCurrentTime()
     return shapes.peer(peer, now, ShownPeer, certificate=shapes.certificate(peer.certificate, now, CertificateWhole))
 
 
 def table(peers: Iterable[pb.PeerStatus]) -> None:
-    """Print one line a peer."""
-    render.table(
+    """Print a table with one line for each peer."""
+    console.table(
         ("state", "peer", "user", "endpoint", "grant"),
         (
-            (render.state_text(shapes.enum_word(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
+            (console.state_text(shapes.enum_name(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
             for peer in peers
         ),
         fold=("grant", "endpoint"),
@@ -83,4 +82,4 @@ def table(peers: Iterable[pb.PeerStatus]) -> None:
 def _revocation(peer: pb.PeerStatus) -> Iterator[Fact]:
     if peer.HasField("revocation"):
         why = peer.revocation.reason or "no reason given"
-        yield "revoked there", f"heard {dated(peer.revocation, 'at')}: {why}"
+        yield "revoked", f"received {dated(peer.revocation, 'at')}: {why}"

@@ -1,4 +1,4 @@
-"""The answers of all sources to one query, taken in message by message."""
+"""The answers of all sources to one query, collected from the gateway's messages."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,14 +11,14 @@ __all__ = ["ANSWERED", "Answers", "milliseconds"]
 
 MILLISECONDS: Final = 1_000
 ANSWERED: Final = frozenset({"ok", "cached"})
-"""States of a source whose rows are there."""
+"""States of a source that answered."""
 
 
 @dataclass(slots=True)
 class Answers:
-    """The answers of all sources. `capabilities` is by source; `signals` are what its session was not told before.
+    """The answers of all sources. `capabilities` is by source; `signals` are those that are new to the session.
 
-    `fault` is why there is none of the one source that was named, where whoever asked wants it beside the signals.
+    `error` is the failure of the query, for callers that need it together with the signals.
     """
 
     rows: list[pb.QueryRow] = field(default_factory=list)
@@ -27,10 +27,10 @@ class Answers:
     signals: list[pb.PeerSignal] = field(default_factory=list)
     partial: bool = False
     next_page_token: str = ""
-    fault: FederationError | None = None
+    error: FederationError | None = None
 
-    def take(self, part: pb.QueryResponse) -> None:
-        """Take in one message of the answer."""
+    def add(self, part: pb.QueryResponse) -> None:
+        """Add one message of the answer."""
         self.rows.extend(part.rows)
         if part.HasField("capabilities"):
             self.capabilities[part.source] = part.capabilities
@@ -46,13 +46,13 @@ class Answers:
         return [report for report in self.sources if report.state not in ANSWERED]
 
     @property
-    def absent(self) -> Refusal:
-        """Why `get` found no row."""
-        silent = ", ".join(report.source for report in self.missing)
-        where = f" at a source that answered; these did not: {silent}" if silent else ""
+    def not_found(self) -> Refusal:
+        """The error of a `get` that found no row."""
+        missing = ", ".join(report.source for report in self.missing)
+        where = f" at a source that answered; these did not: {missing}" if missing else ""
         return Refusal(Reason.ROW_NOT_FOUND, f"no such row that this user may read{where}")
 
 
 def milliseconds(budget: float) -> int:
-    """Return a budget in seconds as the gateway takes it; what is shorter than a millisecond is one, and 0 is none."""
+    """Return a budget of seconds in milliseconds, at least 1. 0 stays 0, which means the gateway's default."""
     return max(1, round(budget * MILLISECONDS)) if budget else 0

@@ -1,4 +1,4 @@
-"""`mosaic federation query`: read rows, here and at peers, as one of this gateway's users."""
+"""`mosaic federation query`: read rows of this gateway and of peers as one of its users."""
 
 from typing import Annotated
 
@@ -10,11 +10,13 @@ from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Read rows, here and at peers, as one of your users.", no_args_is_help=True, rich_markup_mode=None
+    help="Read rows of this gateway and of peers as one of its users.", no_args_is_help=True, rich_markup_mode=None
 )
 User = Annotated[
     str,
-    typer.Option("--user", "-u", metavar="USER", help="The user here who asks.", autocompletion=completion.users),
+    typer.Option(
+        "--user", "-u", metavar="USER", help="The local user in whose name to query.", autocompletion=completion.users
+    ),
 ]
 Source = Annotated[
     str,
@@ -26,29 +28,38 @@ Source = Annotated[
         autocompletion=completion.sources,
     ),
 ]
-PageSize = Annotated[int, typer.Option("--page-size", min=0, max=1_000, help="Rows; 0 means 50. A grant may cap it.")]
-PageToken = Annotated[str, typer.Option("--page-token", metavar="TOKEN", help="As an earlier answer gave it.")]
+PageSize = Annotated[
+    int,
+    typer.Option(
+        "--page-size", min=0, max=1_000, help="The most rows; 0: the default of 50. A grant may set a lower limit."
+    ),
+]
+PageToken = Annotated[
+    str, typer.Option("--page-token", metavar="TOKEN", help="The token for the next page, from an earlier answer.")
+]
 Resource = Annotated[
     str,
-    typer.Argument(help="tasks, notes, memory, or another that is open.", autocompletion=completion.resources),
+    typer.Argument(help="tasks, notes, memory, or another resource that is open.", autocompletion=completion.resources),
 ]
 Session = Annotated[
     str,
     typer.Option(
-        "--session", metavar="ID", help="Any word: queries of one session skip a peer that was away, and say so once."
+        "--session",
+        metavar="ID",
+        help="Any name. Queries of one session report an unreachable peer once, and then skip it.",
     ),
 ]
 Budget = Annotated[
     float,
     typer.Option(
-        "--budget", metavar="SECONDS", min=0, max=300, help="What each peer may take; 0: as the gateway is set."
+        "--budget", metavar="SECONDS", min=0, max=300, help="Time limit for each peer; 0: the gateway's setting."
     ),
 ]
 
 
 @app.callback()
 def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read rows, here and at peers, as one of your users."""
+    """Read rows of this gateway and of peers as one of its users."""
 
 
 @app.command("list")
@@ -57,7 +68,8 @@ def list_rows(
     user: User,
     source: Source = "local",
     where: Annotated[
-        list[str] | None, typer.Option("--where", "-w", metavar="FIELD=VALUE", help="May be given several times.")
+        list[str] | None,
+        typer.Option("--where", "-w", metavar="FIELD=VALUE", help="Only rows with this value; repeatable."),
     ] = None,
     page_size: PageSize = 0,
     page_token: PageToken = "",
@@ -70,7 +82,7 @@ def list_rows(
     """List rows of a resource, newest first.
 
     On a terminal, `--source all` shows the rows of each source as it answers; in a pipe, one table in one order.
-    A source that does not answer is told on standard error, and fails nothing.
+    A source that does not answer is reported on standard error and does not fail the query.
 
     \b
     Examples:
@@ -84,8 +96,8 @@ def list_rows(
     request = federation_pb2.ListRequest(resource=resource, where=_pairs(where or []), page_size=page_size)
     if page_token:
         request.page_token = page_token
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_rows(list=request)
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_rows(list=request)
 
 
 @app.command("get")
@@ -100,7 +112,7 @@ def get(
     budget: Budget = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Show one row; of all sources, each that has it.
+    """Show one row. With `--source all`, show it from each source that has it.
 
     \b
     Example:
@@ -109,13 +121,13 @@ def get(
     from federation.v1 import federation_pb2
     from mosaic_cli.query.run import QueryCommand
 
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_found(federation_pb2.GetRequest(resource=resource, id=row_id))
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_row(federation_pb2.GetRequest(resource=resource, id=row_id))
 
 
 @app.command("search")
 def search(
-    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="What to look for.")],
+    terms: Annotated[list[str], typer.Argument(metavar="TERMS", help="The search terms.")],
     user: User,
     source: Source = "local",
     resources: Annotated[
@@ -123,7 +135,7 @@ def search(
         typer.Option(
             "--resource",
             "-r",
-            help="Search only here; may be given several times.",
+            help="Search only this resource; repeatable.",
             autocompletion=completion.resources,
         ),
     ] = None,
@@ -135,7 +147,7 @@ def search(
     budget: Budget = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Search rows for words, best match first.
+    """Search rows for terms, best match first.
 
     \b
     Example:
@@ -145,10 +157,10 @@ def search(
     from mosaic_cli.query.run import QueryCommand
 
     request = federation_pb2.SearchRequest(
-        query=" ".join(words), resources=resources or [], page_size=page_size, page_token=page_token
+        query=" ".join(terms), resources=resources or [], page_size=page_size, page_token=page_token
     )
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_rows(search=request)
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_rows(search=request)
 
 
 @app.command("capabilities")
@@ -161,7 +173,7 @@ def capabilities(
     budget: Budget = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Show what may be read there.
+    """Show what the user may read from a source.
 
     \b
     Example:
@@ -169,13 +181,13 @@ def capabilities(
     """
     from mosaic_cli.query.run import QueryCommand
 
-    asking = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
-    asking.print_opened()
+    command = QueryCommand(gateway=gateway, user=user, source=source, session=session, budget=budget, as_json=as_json)
+    command.print_capabilities()
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
+def _pairs(values: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for text in given:
+    for text in values:
         field, equals, value = text.partition("=")
         if not (field and equals):
             raise typer.BadParameter(f"{text!r} is not FIELD=VALUE, such as status=open", param_hint="--where")

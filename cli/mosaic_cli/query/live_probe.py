@@ -1,4 +1,4 @@
-"""What a peer says when it is asked at this moment."""
+"""A probe of a peer's capabilities, for `peer show --live`."""
 
 import time
 from dataclasses import dataclass
@@ -10,62 +10,61 @@ from federation.admin.errors import error_of
 from federation.errors import FederationError, GatewayUnavailableError, Refusal
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.errors import explain
 
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["LiveProbe", "ask"]
+__all__ = ["LiveProbe", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveProbe:
-    """The answer of a peer, or why there was none."""
+    """The peer's answer, or the error of the call."""
 
-    opens: federation_pb2.CapabilitiesResponse | None
-    fault: FederationError | None
+    capabilities: federation_pb2.CapabilitiesResponse | None
+    error: FederationError | None
     took_ms: float
 
     def shape(self) -> dict[str, Any]:
-        """Return it as `--json` has it."""
+        """Return the JSON object of the probe."""
         return {
-            "capabilities": shapes.capabilities(self.opens) if self.opens else None,
-            "reason": self.fault.reason.value if isinstance(self.fault, Refusal) else None,
-            "error": explain(self.fault) if self.fault else None,
+            "capabilities": shapes.capabilities(self.capabilities) if self.capabilities else None,
+            "reason": self.error.reason.value if isinstance(self.error, Refusal) else None,
+            "error": explain(self.error) if self.error else None,
             "took_ms": round(self.took_ms, 1),
         }
 
     def show(self) -> None:
-        """Print it for people."""
-        render.out("")
-        if self.opens is None:
-            render.facts((("asked now", explain(self.fault) if self.fault else "it said nothing"),))
+        """Print the result as a table."""
+        console.write("")
+        if self.capabilities is None:
+            console.facts((("live probe", explain(self.error) if self.error else "empty answer"),))
             return
-        render.facts(
+        console.facts(
             (
-                ("asked now", f"answered in {self.took_ms:.0f} ms"),
-                ("gateway", f"{self.opens.gateway} ({self.opens.gateway_version or 'version unknown'})"),
-                ("opens", ", ".join(self.opens.resources) or "nothing"),
-                ("excluded", ", ".join(self.opens.excluded_resources) or "-"),
-                ("rows a query", str(self.opens.max_rows_per_query)),
+                ("live probe", f"answered in {self.took_ms:.0f} ms"),
+                ("gateway", f"{self.capabilities.gateway} ({self.capabilities.gateway_version or 'version unknown'})"),
+                ("opens", ", ".join(self.capabilities.resources) or "nothing"),
+                ("excluded", ", ".join(self.capabilities.excluded_resources) or "-"),
+                ("rows a query", str(self.capabilities.max_rows_per_query)),
             )
         )
 
 
-def ask(admin: "AdminServiceStub", peer: pb.PeerStatus) -> LiveProbe:
-    """Ask a peer what it opens, through the gateway. Raises `GatewayUnavailableError` where that one is gone."""
+def probe(admin: "AdminServiceStub", peer: pb.PeerStatus) -> LiveProbe:
+    """Query a peer's capabilities through the gateway. Raises `GatewayUnavailableError` if the gateway is gone."""
     request = pb.QueryRequest(
         user=peer.user, source=f"federated:{peer.name}", capabilities=federation_pb2.CapabilitiesRequest()
     )
-    opens, fault, began = None, None, time.perf_counter()
+    capabilities, error, started = None, None, time.perf_counter()
     try:
         for reply in admin.Query(request):
             if reply.HasField("capabilities"):
-                opens = reply.capabilities
+                capabilities = reply.capabilities
     except grpc.RpcError as e:
-        fault = error_of(e)
-        if isinstance(fault, GatewayUnavailableError):
-            raise fault from None
-    return LiveProbe(opens, fault, (time.perf_counter() - began) * 1e3)
+        error = error_of(e)
+        if isinstance(error, GatewayUnavailableError):
+            raise error from None
+    return LiveProbe(capabilities, error, (time.perf_counter() - started) * 1e3)

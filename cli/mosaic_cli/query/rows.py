@@ -1,4 +1,4 @@
-"""Rows as people read them, and words about the sources that they came from."""
+"""Tables of rows, and messages on the sources of the rows."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -7,17 +7,16 @@ import orjson
 
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
-from mosaic_cli.output import console as render
-from mosaic_cli.output import shapes
+from mosaic_cli.output import console, shapes
 from mosaic_cli.output.errors import advised, remedy_in, simplify_grpc_error
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.times import duration, when
 from mosaic_cli.query.answers import ANSWERED, Answers
 
-__all__ = ["LiveTable", "close", "listing", "opened", "print_signals", "show"]
+__all__ = ["LiveTable", "close", "listing", "print_capabilities", "print_signals", "show"]
 
 HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "content")
-"""Fields of a row that say what it is about, in the order of preference."""
+"""Fields that hold the title of a row, in the order of preference."""
 
 
 def listing(answers: Answers, *, search: bool) -> None:
@@ -26,47 +25,47 @@ def listing(answers: Answers, *, search: bool) -> None:
 
 
 class LiveTable:
-    """Prints what each source answers at the moment when it does, under a heading of its own."""
+    """Prints the answer of each source as it arrives, under its own heading."""
 
     def __init__(self, *, search: bool) -> None:
-        self._search, self._begun = search, False
+        self._search, self._started = search, False
         self._rows: dict[str, list[pb.QueryRow]] = {}
 
     def show(self, part: pb.QueryResponse) -> None:
-        """Print a source's answer once it is whole; what did not answer is told in words."""
+        """Add a message. Prints a source's rows when its answer is complete, or a message if it did not answer."""
         rows = self._rows.setdefault(part.source, [])
         rows.extend(part.rows)
         if not part.HasField("report"):
             return
         del self._rows[part.source]
         if part.report.state not in ANSWERED:
-            _miss(part.report)
+            _print_missing(part.report)
             return
-        if self._begun:
-            render.out("")
-        self._begun = True
-        render.heading(part.source, _how(part.report, rows))
+        if self._started:
+            console.write("")
+        self._started = True
+        console.heading(part.source, _outcome(part.report, rows))
         if rows:
             _table(rows, search=self._search, tagged=False)
-        render.flush()
+        console.flush()
 
 
 def show(rows: Iterable[pb.QueryRow]) -> None:
     """Print rows field by field."""
     for number, row in enumerate(rows):
         if number:
-            render.out("")
+            console.write("")
         shape = shapes.row(row)
         data: Any = shape.pop("data")
         pairs = [(name, _text(value)) for name, value in shape.items()]
         own = data.items() if isinstance(data, dict) else [("data", str(data))]
-        render.facts(pairs + [(name, _text(value)) for name, value in own])
+        console.facts(pairs + [(name, _text(value)) for name, value in own])
 
 
-def opened(capabilities: federation_pb2.CapabilitiesResponse) -> None:
-    """Print what a source opens."""
+def print_capabilities(capabilities: federation_pb2.CapabilitiesResponse) -> None:
+    """Print the capabilities of a source."""
     shape = shapes.capabilities(capabilities)
-    render.facts(
+    console.facts(
         (
             ("gateway", f"{shape['gateway']} ({shape['gateway_version'] or 'version unknown'})"),
             ("resources", ", ".join(shape["resources"]) or "-"),
@@ -77,30 +76,30 @@ def opened(capabilities: federation_pb2.CapabilitiesResponse) -> None:
     )
 
 
-def close(answers: Answers, *, told: bool = False, count: bool = True) -> None:
-    """Say how many rows came from where, what is missing and why, what the session learnt, and how to go on.
+def close(answers: Answers, *, reported: bool = False, count: bool = True) -> None:
+    """Print the number of rows, the signals, the missing sources with the reasons, and the next page token.
 
-    `told` leaves out the sources that were spoken of already.
+    With `reported`, the missing sources have been reported before and are omitted.
     """
     if count:
-        render.say(f"{plural(len(answers.rows), 'row')} from {_whence(answers)}")
+        console.message(f"{plural(len(answers.rows), 'row')} from {_origin(answers)}")
     print_signals(answers)
-    for report in [] if told else answers.missing:
-        _miss(report)
+    for report in [] if reported else answers.missing:
+        _print_missing(report)
     if answers.next_page_token:
-        render.say(f"more: --page-token {answers.next_page_token}")
+        console.message(f"more: --page-token {answers.next_page_token}")
 
 
 def print_signals(answers: Answers) -> None:
-    """Say what the session was told of peers by this query."""
+    """Print the signals of this query."""
     for signal in answers.signals:
-        render.say(_news(signal))
+        console.message(_signal_text(signal))
 
 
 def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
-    """Print rows; `tagged` where they are of several sources."""
+    """Print rows; `tagged` adds the column of their source."""
     last = "match" if search else "about"
-    render.table(
+    console.table(
         ("id", *(("source",) if tagged else ()), "cached", "owner", "team", last),
         (
             (
@@ -117,13 +116,13 @@ def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
     )
 
 
-def _how(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:
+def _outcome(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:
     if report.state == "cached" and rows:
-        return f"{plural(len(rows), 'row')} from memory, {duration(rows[0].age_s)} old"
+        return f"{plural(len(rows), 'row')} from the cache, {duration(rows[0].age_s)} old"
     return f"{plural(len(rows), 'row')} in {report.latency_ms:.0f} ms"
 
 
-def _whence(answers: Answers) -> str:
+def _origin(answers: Answers) -> str:
     slowest = max((report.latency_ms for report in answers.sources), default=0.0)
     if len(answers.sources) == 1:
         return f"{answers.sources[0].source} in {slowest:.0f} ms"
@@ -131,22 +130,22 @@ def _whence(answers: Answers) -> str:
     return f"{present} of {len(answers.sources)} sources in {slowest:.0f} ms"
 
 
-def _miss(report: pb.SourceReport) -> None:
-    """Say in one line why a source is missing, and what a person can do."""
-    skipped = report.state == "skipped"  # it was told in full before, and is asked again by itself
+def _print_missing(report: pb.SourceReport) -> None:
+    """Print in one line why a source is missing, and the next step."""
+    skipped = report.state == "skipped"  # reported in full before, and queried again automatically
     message = "" if skipped else simplify_grpc_error(report.message.removeprefix(f"{report.source}: "))
     line = f"{report.source}: {': '.join(part for part in (report.state, report.reason, message) if part)}"
     if report.retry_after_s:
-        line += f"; {'asked' if skipped else 'try'} again in {duration(report.retry_after_s)}"
+        line += f"; {'queried' if skipped else 'try'} again in {duration(report.retry_after_s)}"
     elif report.next_step and not skipped:
         line += f"; {advised(report.next_step, remedy_in(report))}"
-    render.say(line)
+    console.message(line)
 
 
-def _news(signal: pb.PeerSignal) -> str:
+def _signal_text(signal: pb.PeerSignal) -> str:
     if signal.kind != "offline" or not signal.HasField("retry_at"):
         return signal.text
-    return f"{signal.text}; asked again {when(signal, 'retry_at')}"
+    return f"{signal.text}; queried again {when(signal, 'retry_at')}"
 
 
 def _headline(text: str) -> str:

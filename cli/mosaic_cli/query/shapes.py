@@ -1,4 +1,4 @@
-"""The JSON objects of what `query` and the MCP tools print."""
+"""JSON objects of `query` and the MCP tools."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ DECIMALS: Final = 3
 
 
 def rows(answers: Answers, *, search: bool = False) -> Shape:
-    """Return the rows of all sources, what became of each source, and how to go on."""
+    """Return the rows of all sources, the report of each source, and the next page token."""
     return {
         "rows": [shapes.row(row, search=search) for row in answers.rows],
         **_sources(answers),
@@ -23,13 +23,13 @@ def rows(answers: Answers, *, search: bool = False) -> Shape:
 
 
 def found(answers: Answers) -> Shape:
-    """Return the row that was asked for by its id; in `rows` as often as there are sources which have such a row."""
-    found = [shapes.row(row) for row in answers.rows]
-    return {"row": found[0] if found else None, "rows": found, **_sources(answers)}
+    """Return the row found by its id. `rows` has it once for each source that has such a row."""
+    rows = [shapes.row(row) for row in answers.rows]
+    return {"row": rows[0] if rows else None, "rows": rows, **_sources(answers)}
 
 
 def capabilities(answers: Answers, source: str) -> Shape:
-    """Return what each source opens. `capabilities` is that of a single source which was named, else `None`."""
+    """Return the capabilities of each source. The key `capabilities` is `None` unless a single source was named."""
     opened = answers.capabilities
     return {
         "capabilities": shapes.capabilities(opened[source]) if source in opened else None,
@@ -40,7 +40,7 @@ def capabilities(answers: Answers, source: str) -> Shape:
 
 
 def report(message: pb.SourceReport) -> Shape:
-    """Return the outcome at one source."""
+    """Return the report of one source."""
     return fill(
         SourceReport,
         message,
@@ -51,7 +51,7 @@ def report(message: pb.SourceReport) -> Shape:
 
 
 def signal(message: pb.PeerSignal) -> Shape:
-    """Return a signal of the session about one peer."""
+    """Return a signal on one peer."""
     return fill(Signal, message, next_step=advised(message.next_step, remedy_in(message)) or None)
 
 

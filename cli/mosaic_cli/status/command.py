@@ -1,4 +1,4 @@
-"""`mosaic federation status`: how each peer is, and who reads here."""
+"""`mosaic federation status`: show the state of each peer, and the grants served by this gateway."""
 
 import shutil
 import sys
@@ -18,19 +18,19 @@ __all__ = ["HELP", "healthy", "status"]
 
 UNHEALTHY: Final = 3
 PATIENCE_S: Final = 10.0
-"""A gateway that takes longer hangs; of a thousand peers it tells in a fraction of that."""
+"""Time limit of the gateway's answer. A status of a thousand peers takes a fraction of it."""
 LINK_S: Final = 2.0
 WIDE: Final = 110
-"""Columns of a page that no terminal bounds."""
-HELP: Final = """Show the state of each peer, and the grants served here.
+"""Width in columns if standard output is no terminal."""
+HELP: Final = """Show the state of each peer, and the grants that this gateway serves.
 
-A peer is healthy where it was seen since the gateway started and nothing speaks against it since. Ends with exit code
-0 where no peer is unhealthy (one that was not seen yet is neither), with 3 where one is, and with 4 where the gateway
-does not answer. `q` or Ctrl-C ends --watch, with 0.
+A peer is healthy if it was seen since the gateway started and has not failed since. The exit code is 0 if no peer is
+unhealthy (a peer not yet seen counts as neither), 3 if one is, and 4 if the gateway does not answer. `q` or Ctrl-C
+quits --watch, with exit code 0.
 
-With --explain PEER it walks the way to one peer instead (name, connection, encryption, own certificate, grant, verb),
-names the first broken link with its cause and its cure, and ends with 3 where there is one. The gateway need not run.
-The last two links are asked for by two calls, which the peer counts and audits like any other read; no row is shown.
+With --explain PEER, tests the links to one peer instead (name, connection, encryption, own certificate, grant, verb).
+Names the first broken link with its cause and cure, and exits with 3 if there is one. The gateway need not run. The
+last two links are tested by two calls, which the peer counts and audits like any other read; no row is shown.
 
 \b
 Examples:
@@ -48,14 +48,18 @@ def status(
         typer.Option(
             "--peer",
             metavar="PEER",
-            help="Only what concerns this gateway, as peer or as reader.",
+            help="Only the peer of this name, and grants for this gateway.",
             autocompletion=completion.peers,
         ),
     ] = "",
     user: Annotated[
         str,
         typer.Option(
-            "--user", "-u", metavar="USER", help="Only what concerns this local user.", autocompletion=completion.users
+            "--user",
+            "-u",
+            metavar="USER",
+            help="Only peers and grants of this local user.",
+            autocompletion=completion.users,
         ),
     ] = "",
     explain: Annotated[
@@ -63,7 +67,7 @@ def status(
         typer.Option(
             "--explain",
             metavar="PEER",
-            help="Why this one cannot be read, link by link.",
+            help="Test the links to this peer, and name the first broken one.",
             autocompletion=completion.peers,
         ),
     ] = None,
@@ -72,7 +76,7 @@ def status(
         typer.Option(
             "--resource",
             metavar="RESOURCE",
-            help="With --explain: what to list; default: the first.",
+            help="With --explain: the resource to list; default: the first open one.",
             autocompletion=completion.resources,
         ),
     ] = "",
@@ -83,25 +87,25 @@ def status(
             metavar="S",
             min=0.1,
             max=60,
-            help=f"With --explain: seconds for each link; default: {LINK_S:g}.",
+            help=f"With --explain: time limit of each link in seconds; default: {LINK_S:g}.",
         ),
     ] = None,
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew whenever it changes.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update the status until q or Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Print the status; return 3 where a peer is unhealthy."""
+    """Print the status. Returns 3 if a peer is unhealthy."""
     if explain is not None:
         if watch or peer:
-            raise typer.BadParameter("goes with neither --watch nor --peer", param_hint="--explain")
-        from mosaic_cli.status import explain as link_by_link
+            raise typer.BadParameter("cannot be combined with --watch or --peer", param_hint="--explain")
+        from mosaic_cli.status.explain import explain_peer
 
         limit_s = timeout or LINK_S
-        return link_by_link.explain(gateway, explain, user=user, resource=resource, timeout_s=limit_s, as_json=as_json)
-    for option, given in (("--resource", resource), ("--timeout", timeout)):
-        if given:
-            raise typer.BadParameter("goes with --explain only", param_hint=option)
+        return explain_peer(gateway, explain, user=user, resource=resource, timeout_s=limit_s, as_json=as_json)
+    for option, value in (("--resource", resource), ("--timeout", timeout)):
+        if value:
+            raise typer.BadParameter("needs --explain", param_hint=option)
     if watch:
         return _watch(gateway, peer, user, as_json=as_json)
     from federation.admin.client import connect
@@ -120,7 +124,7 @@ def status(
 
 
 def healthy(reply: "pb.StatusResponse") -> bool:
-    """Tell whether nothing unhealthy was seen; a peer that was not seen yet is no fault."""
+    """Return whether no peer is unhealthy. A peer that was not seen yet does not count as unhealthy."""
     from mosaic_cli.status.health import assess_health
 
     return all(assess_health(peer, reply.gateway).healthy is not False for peer in reply.peers)
@@ -132,11 +136,11 @@ def _show(reply: "pb.StatusResponse") -> None:
     from mosaic_cli.status.page import page
 
     print_lines(page(reply, shutil.get_terminal_size((WIDE, 0)).columns))
-    words = [f"warning: {warning}" for warning in reply.warnings]
+    messages = [f"warning: {warning}" for warning in reply.warnings]
     if not reply.peers and not reply.grants:
-        words.append("neither peers nor grants yet: mosaic federation grant create --help")
+        messages.append("no peers and no grants yet; create a grant: mosaic federation grant create --help")
     sys.stdout.flush()
-    sys.stderr.write("".join(f"{clean(text)}\n" for text in words))
+    sys.stderr.write("".join(f"{clean(text)}\n" for text in messages))
 
 
 def _watch(gateway: "Path", peer: str, user: str, *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""`mosaic federation status --explain PEER`: the way to a peer link by link, and the first broken one with its cure."""
+"""`mosaic federation status --explain PEER`: test each link to a peer, and name the first broken one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from federation.store.peers import PeerRecord
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["explain"]
+__all__ = ["explain_peer"]
 
 BROKEN: Final = 3
 LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
@@ -17,97 +17,96 @@ NAMES: Final = {"certificate": "own cert"}
 NOT_RUNNING: Final = "gateway not running"
 
 
-class _Told(NamedTuple):
-    """What only the running gateway knows of a peer, or why it says nothing."""
+class _LiveStatus(NamedTuple):
+    """The running gateway's status of a peer, or the problem that prevented reading it."""
 
     running: bool
     reply: "pb.StatusResponse | None" = None
-    silence: str = ""
+    problem: str = ""
 
 
-def explain(
+def explain_peer(
     directory: Path, peer: str, *, user: str = "", resource: str = "", timeout_s: float = 2.0, as_json: bool = False
 ) -> int:
-    """Walk to a peer and print each link; return 0 where all hold and 3 where one is broken.
+    """Test and print each link to a peer. Returns 0 if all links work, and 3 if one is broken.
 
-    Raises `GatewayUnavailableError` where the gateway's directory cannot be read.
+    Raises `GatewayUnavailableError` if the gateway's directory cannot be read.
     """
     from federation.explain.checks import first_broken
     from federation.explain.peer_lookup import choose, read
     from federation.explain.run import walk
-    from mosaic_cli.output import console as render
-    from mosaic_cli.output import shapes
+    from mosaic_cli.output import console, shapes
 
     config, records = read(directory)
     record = choose(records, peer, user)
-    told = _ask_gateway(config, record, timeout_s)
+    live = _ask_gateway(config, record, timeout_s)
     if not as_json:
-        render.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
-        render.out("")
+        console.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
+        console.write("")
     steps = []
-    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=told.running):
+    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=live.running):
         steps.append(step)
         if not as_json:
             _show(step, first=first_broken(steps) is step)
     broken = first_broken(steps)
-    notes = _notes(record, told.reply, broken)
+    notes = _notes(record, live.reply, broken)
     if as_json:
-        render.out(shapes.dump(_shape(record, steps, told, notes)))
+        console.write(shapes.dump(_shape(record, steps, live, notes)))
     else:
-        _sum_up(broken, told, notes)
+        _sum_up(broken, live, notes)
     return BROKEN if broken else 0
 
 
-def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float) -> _Told:
+def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float) -> _LiveStatus:
     from federation.admin.client import connect, is_serving
     from federation.errors import FederationError
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.output import errors as words
+    from mosaic_cli.output import errors
 
     running = True
     try:
         running = is_serving(config)
         if not running:
-            return _Told(running, silence=NOT_RUNNING)
+            return _LiveStatus(running, problem=NOT_RUNNING)
         with connect(config.directory) as admin:
             reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
     except FederationError as e:
-        return _Told(running, silence=words.explain(e))
+        return _LiveStatus(running, problem=errors.explain(e))
     if not reply.peers:
-        return _Told(running, silence="the running gateway does not know this peer yet")
-    return _Told(running, reply)
+        return _LiveStatus(running, problem="the running gateway does not know this peer yet")
+    return _LiveStatus(running, reply)
 
 
-def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
-    """Return what else the operator should know, as sentences."""
+def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
+    """Return further information for the operator, as sentences."""
     from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output.errors import command
     from mosaic_cli.output.layout import plural
 
-    if seen is None:
+    if reply is None:
         return []
-    peer, notes = seen.peers[0], []
+    peer, notes = reply.peers[0], []
     if broken is None and peer.circuit.state == pb.CIRCUIT_STATE_OPEN:
         reset = command(Remedy(action=Action.RESET_CIRCUIT, peer=record.name, user=record.user))
         notes.append(
-            f"every link holds, and the circuit is still open: it closes by itself at its retry, or by `{reset}`"
+            f"no link is broken, but the circuit is still open: it closes after a successful probe, or by `{reset}`"
         )
     if peer.renewal.consecutive_failures:
         times, why = plural(peer.renewal.consecutive_failures, "time"), peer.renewal.last_failure.message
-        notes.append(f"renewing the own certificate failed {times} in a row: {why}")
+        notes.append(f"renewing this gateway's certificate failed {times} in a row: {why}")
     return notes
 
 
-def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[str]) -> dict[str, Any]:
+def _shape(record: "PeerRecord", steps: "list[Step]", live: _LiveStatus, notes: list[str]) -> dict[str, Any]:
     from federation.explain.checks import first_broken
     from mosaic_cli.output import shapes
     from mosaic_cli.output.errors import advised
 
     broken = first_broken(steps)
     fault = broken.fault if broken else None
-    seen = told.reply
-    live = shapes.peer(seen.peers[0], seen.gateway.now) if seen else {}
+    reply = live.reply
+    peer = shapes.peer(reply.peers[0], reply.gateway.now) if reply else {}
     return {
         "peer": record.name,
         "user": record.user,
@@ -124,51 +123,51 @@ def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[s
         "broken": {"step": broken.link.value, "cause": fault.cause, "cure": advised(fault.cure, fault.remedy)}
         if broken and fault
         else None,
-        "gateway": {"running": told.running, "detail": told.silence or None},
-        "circuit": live.get("circuit"),
-        "watch": live.get("watch"),
-        "last_failure": live.get("last_failure"),
+        "gateway": {"running": live.running, "detail": live.problem or None},
+        "circuit": peer.get("circuit"),
+        "watch": peer.get("watch"),
+        "last_failure": peer.get("last_failure"),
         "notes": notes,
     }
 
 
 def _show(step: "Step", *, first: bool) -> None:
-    """Print one line, as soon as the step is known: a silent network lets the next one wait."""
+    """Print one line for a step as soon as it is known, since the next step may wait for its time limit."""
     from rich.text import Text
 
-    from mosaic_cli.output import console as render
+    from mosaic_cli.output import console
 
     name, state = NAMES.get(step.link.value, step.link.value), step.state.value
     took = "-" if step.took_ms is None else f"{step.took_ms:.1f} ms"
     colour, symbol = LOOKS[state]
     head = Text(f"{name:<9}").append(f"{symbol} {state.replace('_', ' '):<11}", colour)
     head.append(f"{took:>9}", "not bold")
-    render.facts(((head, "the first broken link" if first else step.detail),))
-    render.flush()
+    console.facts(((head, "the first broken link" if first else step.detail),))
+    console.flush()
 
 
-def _sum_up(broken: "Step | None", told: _Told, notes: list[str]) -> None:
-    from mosaic_cli.output import console as render
+def _sum_up(broken: "Step | None", live: _LiveStatus, notes: list[str]) -> None:
+    from mosaic_cli.output import console
     from mosaic_cli.output.errors import advised
 
     if broken is None or broken.fault is None:
-        pairs = [("result", "every link holds")]
+        pairs = [("result", "no link is broken")]
     else:
         name = NAMES.get(broken.link.value, broken.link.value)
         cure = advised(broken.fault.cure, broken.fault.remedy)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
-    unknown = [("gateway", f"{told.silence}; its circuit and watch are not known")]
-    pairs += _live(told.reply) if told.reply else unknown
-    render.out("")
-    render.facts(pairs)
+    unknown = [("gateway", f"{live.problem}; circuit and watch are unknown")]
+    pairs += _live_facts(live.reply) if live.reply else unknown
+    console.write("")
+    console.facts(pairs)
     for note in notes:
-        render.say(f"note: {note}")
+        console.message(f"note: {note}")
 
 
-def _live(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
-    """Return what only the running gateway knows."""
+def _live_facts(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
+    """Return the facts that only the running gateway knows."""
     from mosaic_cli.output.times import seconds
     from mosaic_cli.status.peers import facts
 
-    told = facts(reply.peers[0], seconds(reply.gateway.now))
-    return [(name, told[name]) for name in ("circuit", "watch", "last failure") if name in told]
+    known = facts(reply.peers[0], seconds(reply.gateway.now))
+    return [(name, known[name]) for name in ("circuit", "watch", "last failure") if name in known]

@@ -1,4 +1,4 @@
-"""The grants of a status as lines: who may read here, and what they did. Pure."""
+"""Lines on the grants of a status. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ STATES: Final = {
     pb.GRANT_STATUS_EXPIRED: "expired",
 }
 LISTED: Final = 10
-"""Of more grants than this, those that ended and are not asked under any more are only counted."""
+"""If there are more grants, ended grants without use are only counted."""
 NOTE: Final = 4
 
 
@@ -33,27 +33,27 @@ def grant_summary(reply: pb.StatusResponse, now: float) -> Line:
 
 
 def requests_line(serving: pb.ServingStatus, width: int) -> list[Line]:
-    """Return the requests by verb and outcome since the start; nothing where there were none."""
+    """Return lines on the requests by verb and outcome since the start; no lines without requests."""
     verbs: dict[str, list[str]] = defaultdict(list)
     for one in serving.requests:
         verbs[one.verb].append(f"{one.count:,} {one.outcome}")
-    told = "; ".join(f"{verb} {', '.join(outcomes)}" for verb, outcomes in verbs.items())
-    lines = wrapped(f"since the start: {told}", width, indent=2, style="dim") if told else []
+    counts = "; ".join(f"{verb} {', '.join(outcomes)}" for verb, outcomes in verbs.items())
+    lines = wrapped(f"since the start: {counts}", width, indent=2, style="dim") if counts else []
     if serving.audit_dropped:
-        dropped = f"{plural(serving.audit_dropped, 'denial')} came too fast to be recorded one by one"
+        dropped = f"{plural(serving.audit_dropped, 'denial')} were too many to record individually"
         lines += wrapped(dropped, width, indent=2, style="yellow")
     return lines
 
 
 def shown_grants(grants: Sequence[pb.GrantInfo]) -> list[pb.GrantInfo]:
-    """Return the grants worth a line each; quiet ended ones are left out where there are many."""
+    """Return the grants to list. If there are many, ended grants without use are omitted."""
     if len(grants) <= LISTED:
         return list(grants)
     return [one for one in grants if one.status not in ENDED or one.requests or one.leases or one.watches]
 
 
 def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[Line]:
-    """Return a heading, and for each grant a row, its id and its last denial."""
+    """Return a heading, and for each grant its row, id and last denial."""
     if not grants:
         return []
     titles = ("GRANT", "PEER", "AS USER", "USED", "WATCHES", "LEASES", "CALLS", "DENIED")

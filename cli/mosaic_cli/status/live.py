@@ -1,4 +1,4 @@
-"""`status --watch` on a terminal: a page that is drawn anew, until q or Ctrl-C; the terminal is left as it was."""
+"""`status --watch` on a terminal: redraws the status until q or Ctrl-C, and restores the terminal."""
 
 import os
 import select
@@ -28,63 +28,66 @@ __all__ = ["frame", "watch"]
 
 TICK_S: Final = 0.5
 SILENT_S: Final = 4.0
-"""The gateway tells something every second; after so many without a word it hangs."""
+"""The gateway sends a status every second. After this time without one it is reported as silent."""
 FOOT: Final[Line] = (Span("q quits", "dim"),)
 QUIT: Final = frozenset(b"qQ\x03\x04")
 
 
 def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
-    """Show the status until the operator quits; return the exit code.
+    """Show the status until the operator quits, and return the exit code. Redraws after a suspension (Ctrl-Z).
 
-    Raises `FederationError` for what waiting cannot mend. A terminal that was suspended is drawn anew.
+    Raises `FederationError` for errors that waiting does not mend.
     """
-    with _pipe() as (heard, wake), Feed(directory, request, wake) as feed:
-        while _drawn(feed, heard, wake):
+    with _pipe() as (wake_read, wake), Feed(directory, request, wake) as feed:
+        while _draw(feed, wake_read, wake):
             os.kill(os.getpid(), signal.SIGSTOP)
-    if feed.board.fault is not None:
-        raise feed.board.fault
+    if feed.snapshot.error is not None:
+        raise feed.snapshot.error
     return 0
 
 
-def frame(board: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
-    """Return what the screen shows: `now` is on the board's clock, `today` on the wall's. The last line is the foot."""
+def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
+    """Return the lines of the screen, the last of which is the footer.
+
+    `now` is monotonic time in seconds, as `StatusSnapshot.at`; `today` is the time in UTC.
+    """
     head: list[Line] = []
-    if board.lost_at is not None:
-        ago = duration((today - board.lost_at).total_seconds())
-        text = f"✕ gateway not reachable since {board.lost_at:%H:%M:%S} UTC ({ago} ago): {clean(board.trouble)}"
+    if snapshot.lost_at is not None:
+        ago = duration((today - snapshot.lost_at).total_seconds())
+        text = f"✕ gateway not reachable since {snapshot.lost_at:%H:%M:%S} UTC ({ago} ago): {clean(snapshot.problem)}"
         head = wrapped(text, width, style="bold red")
-    elif board.reply is None:
+    elif snapshot.reply is None:
         head = [(Span("waiting for the gateway …"),)]
-    elif now - board.at > SILENT_S:
-        head = wrapped(f"◌ the gateway has said nothing for {duration(now - board.at)}", width, style="bold yellow")
+    elif now - snapshot.at > SILENT_S:
+        head = wrapped(f"◌ no status from the gateway for {duration(now - snapshot.at)}", width, style="bold yellow")
     room = height - 1 - len(head)
-    if board.reply is not None and room > 0:
+    if snapshot.reply is not None and room > 0:
         if head and room > 1:
-            head = [*head, (Span("what it said last:", "dim"),)]
-        head += screen(board.reply, width, height - 1 - len(head))
+            head = [*head, (Span("last status:", "dim"),)]
+        head += screen(snapshot.reply, width, height - 1 - len(head))
     return [*head[: height - 1], FOOT]
 
 
-def _drawn(feed: Feed, heard: int, wake: int) -> bool:
-    """Draw until the operator quits (false) or suspends the process (true)."""
+def _draw(feed: Feed, wake_read: int, wake: int) -> bool:
+    """Draw until the operator quits (returns false) or suspends the process (returns true)."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    with ExitStack() as held:
-        suspended = held.enter_context(_signals(wake))
-        keys = held.enter_context(_keys())
-        live = held.enter_context(Live(console=console, screen=True, auto_refresh=False))
-        sources = [heard, *keys]
-        while feed.board.fault is None:
-            lines = frame(feed.board, time.monotonic(), datetime.now(UTC), *console.size)
+    with ExitStack() as stack:
+        suspended = stack.enter_context(_signals(wake))
+        keys = stack.enter_context(_keys())
+        live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False))
+        sources = [wake_read, *keys]
+        while feed.snapshot.error is None:
+            lines = frame(feed.snapshot, time.monotonic(), datetime.now(UTC), *console.size)
             live.update(Text("\n", no_wrap=True, overflow="crop").join(Text.assemble(*line) for line in lines))
             live.refresh()
             ready, _, _ = select.select(sources, (), (), TICK_S)
-            if heard in ready:
-                os.read(heard, 4_096)
+            if wake_read in ready:
+                os.read(wake_read, 4_096)
             for key in set(ready) & set(keys):
                 pressed = os.read(key, 64)
                 if QUIT & set(pressed):
                     return False
-                if not pressed:  # whoever typed there is gone
+                if not pressed:  # end of input
                     sources.remove(key)
             if suspended:
                 return True
@@ -93,18 +96,18 @@ def _drawn(feed: Feed, heard: int, wake: int) -> bool:
 
 @contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    heard, wake = os.pipe()
+    wake_read, wake = os.pipe()
     os.set_blocking(wake, False)
     try:
-        yield heard, wake
+        yield wake_read, wake
     finally:
-        os.close(heard)
+        os.close(wake_read)
         os.close(wake)
 
 
 @contextmanager
 def _keys() -> Iterator[list[int]]:
-    """Yield where keys come from, each as it is pressed and unseen; nowhere where standard input is no terminal."""
+    """Yield the descriptor of a terminal on standard input in cbreak mode, or no descriptor."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield []
         return
@@ -119,19 +122,19 @@ def _keys() -> Iterator[list[int]]:
 
 @contextmanager
 def _signals(wake: int) -> Iterator[list[int]]:
-    """Let Ctrl-C quit, a suspension be noted in what is yielded, and every other end leave by way of the contexts."""
-    noted: list[int] = []
+    """Yield a list of the suspensions (SIGTSTP). Ctrl-C quits, and SIGTERM and SIGHUP exit through the contexts."""
+    suspensions: list[int] = []
 
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
-    kinds = {signal.SIGTSTP: lambda number, _: noted.append(number), signal.SIGTERM: end, signal.SIGHUP: end}
+    kinds = {signal.SIGTSTP: lambda number, _: suspensions.append(number), signal.SIGTERM: end, signal.SIGHUP: end}
     before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     before_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
-        yield noted
+        yield suspensions
     except KeyboardInterrupt:
-        noted.clear()
+        suspensions.clear()
     finally:
         signal.set_wakeup_fd(before_wake)
         for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""A status as a page of lines, and as much of it as a screen of few lines holds. Pure."""
+"""Layout of a status as a page of lines, and as a screen of limited height. Pure functions."""
 
 from collections import Counter
 from typing import Final, NamedTuple
@@ -7,25 +7,25 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.layout import Line, Span, labelled, span, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
-from mosaic_cli.status.health import ORDER, ends_soon
-from mosaic_cli.status.peers import Judged, card, judged, notes, peer_rows, peer_summary
+from mosaic_cli.status.health import ORDER, expires_soon
+from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_rows, peer_summary
 
 __all__ = ["page", "screen"]
 
 CARDS: Final = 3
-"""So many peers have all told of them; of more, each has one row."""
+"""Up to this number, each peer has a card with all its facts; more peers have one row each."""
 BLANK: Final[Line] = ()
 
 
 class _Peer(NamedTuple):
     row: list[Line]
     notes: list[Line]
-    word: str
+    label: str
 
 
 def page(reply: pb.StatusResponse, width: int) -> list[Line]:
-    """Return the whole status; nothing is left out or cut off."""
-    now, peers = seconds(reply.gateway.now), judged(reply)
+    """Return the complete status. Nothing is omitted or truncated."""
+    now, peers = seconds(reply.gateway.now), assess_peers(reply)
     lines = _gateway(reply.gateway, now, width)
     if peers:
         lines += [BLANK, peer_summary(peers)]
@@ -43,15 +43,15 @@ def page(reply: pb.StatusResponse, width: int) -> list[Line]:
 
 
 def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
-    """Return at most so many lines: the most urgent first, and how much is hidden."""
+    """Return at most `height` lines: the most urgent first, and the number of hidden peers."""
     whole = page(reply, width)
     whole += [line for text in reply.warnings for line in (BLANK, *wrapped(f"warning: {text}", width, style="yellow"))]
     if len(whole) <= height:
         return whole
-    now, peers = seconds(reply.gateway.now), judged(reply)
+    now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
     lines: list[Line] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
-    if reply.grants and height > 4:  # noqa: PLR2004 - below that the peers alone have room
+    if reply.grants and height > 4:  # noqa: PLR2004 - fewer lines have room only for peers
         lines.append(grant_summary(reply, now))
     if not peers:
         return lines[:height]
@@ -61,43 +61,43 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
 
 
 def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
-    """Return rows in their order, notes only while every unhealthy peer has its row, and the rest in one line."""
+    """Return rows in order. Notes are added if all rows fit; otherwise hidden rows are counted in one line."""
     if room <= 1:
         return []
     room -= 1  # the heading
     if sum(len(one.row) for one in rows) > room:
         fits = max(room - 1, 0) // max(len(one.row) for one in rows)
         shown, hidden = rows[:fits], rows[fits:]
-        counts = Counter(one.word for one in hidden)
-        told = ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
+        counts = Counter(one.label for one in hidden)
+        summary = ", ".join(f"{counts[label]} {label}" for label in ORDER if counts[label])
         return [
             heading,
             *(line for one in shown for line in one.row),
-            (Span(f"… {len(hidden)} more hidden: {told}", "bold"),),
+            (Span(f"… {len(hidden)} more hidden: {summary}", "bold"),),
         ]
     spare, lines = room - sum(len(one.row) for one in rows), [heading]
     for one in rows:
-        kept = one.notes if len(one.notes) <= spare else []
-        spare -= len(kept)
-        lines += [*one.row, *kept]
+        shown_notes = one.notes if len(one.notes) <= spare else []
+        spare -= len(shown_notes)
+        lines += [*one.row, *shown_notes]
     return lines
 
 
-def _rows(peers: list[Judged], now: float, width: int) -> tuple[Line, list[_Peer]]:
+def _rows(peers: list[PeerHealth], now: float, width: int) -> tuple[Line, list[_Peer]]:
     heading, rows = peer_rows(peers, now, width)
-    return heading, [_Peer(row, notes(one, now, width), one.verdict.word) for one, row in zip(peers, rows, strict=True)]
+    return heading, [_Peer(row, notes(one, now, width), one.health.label) for one, row in zip(peers, rows, strict=True)]
 
 
 def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
     certificate = gateway.server_certificate
     due = seconds(certificate.renews_at) - now
     renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
-    soon = "yellow" if ends_soon(certificate, now) else ""
+    soon = "yellow" if expires_soon(certificate, now) else ""
     facts = (
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
         ("as of", _clock(gateway, now), ""),
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
-        ("certificate", f"its own: {renews}, ends {moment(certificate.not_after, now)}", soon),
+        ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", soon),
     )
     return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 

@@ -1,4 +1,4 @@
-"""The peers of a status as lines: one row each, or all there is to say where there are few. Pure."""
+"""Lines on the peers of a status: a row or a card for each peer. Pure functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -7,41 +7,41 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import simplify_grpc_error
 from mosaic_cli.output.layout import Line, Span, cells, columns, labelled, plain, plural, span, state, summary, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
-from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_words, ends_soon, meaning, seen
+from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, expires_soon, last_seen, meaning
 
-__all__ = ["Judged", "card", "facts", "judged", "notes", "peer_rows", "peer_summary"]
+__all__ = ["PeerHealth", "assess_peers", "card", "facts", "notes", "peer_rows", "peer_summary"]
 
 NOTE: Final = 4
-"""Columns by which what is said of a row is indented."""
+"""Indentation of the notes below a row."""
 LABEL: Final = 14
 _RANK: Final = {False: 0, None: 1, True: 2}
 
 
-class Judged(NamedTuple):
-    """A peer and what is to be said of it."""
+class PeerHealth(NamedTuple):
+    """A peer and the assessment of its health."""
 
     peer: pb.PeerStatus
-    verdict: Health
+    health: Health
 
 
-def judged(reply: pb.StatusResponse) -> list[Judged]:
-    """Return the peers with their verdicts: unhealthy ones first, then those not seen yet; by name and user."""
-    found = [Judged(peer, assess_health(peer, reply.gateway)) for peer in reply.peers]
-    return sorted(found, key=lambda one: (_RANK[one.verdict.healthy], one.peer.name, one.peer.user))
+def assess_peers(reply: pb.StatusResponse) -> list[PeerHealth]:
+    """Assess all peers. Sorted: unhealthy first, then not seen yet, then healthy; by name and user."""
+    found = [PeerHealth(peer, assess_health(peer, reply.gateway)) for peer in reply.peers]
+    return sorted(found, key=lambda one: (_RANK[one.health.healthy], one.peer.name, one.peer.user))
 
 
-def peer_summary(peers: Sequence[Judged]) -> Line:
+def peer_summary(peers: Sequence[PeerHealth]) -> Line:
     """Return `50 peers: 47 active, 2 offline, 1 revoked`."""
-    return tuple(summary("peer", [one.verdict.word for one in peers], ORDER))
+    return tuple(summary("peer", [one.health.label for one in peers], ORDER))
 
 
-def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, list[list[Line]]]:
+def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Line, list[list[Line]]]:
     """Return a heading, and for each peer its row with as many columns as fit.
 
-    Where state, name and user do not fit side by side, every row takes several lines, and nothing is cut off.
+    If state, name and user do not fit on one line, every row takes several lines, and nothing is truncated.
     """
     grid: list[list[Span]] = [[Span(title, "bold") for title in ("STATE", "PEER", "USER")]]
-    grid += [[state(one.verdict.word), span(one.peer.name), span(one.peer.user)] for one in peers]
+    grid += [[state(one.health.label), span(one.peer.name), span(one.peer.user)] for one in peers]
     if _width(grid) > width:
         return tuple(columns(grid[:1])[0]), [_stacked(one, now, width) for one in peers]
     for title, cell in _COLUMNS:
@@ -54,46 +54,46 @@ def peer_rows(peers: Sequence[Judged], now: float, width: int) -> tuple[Line, li
     return heading, [[row] for row in rows]
 
 
-def _stacked(one: Judged, now: float, width: int) -> list[Line]:
-    first = state(one.verdict.word)
+def _stacked(one: PeerHealth, now: float, width: int) -> list[Line]:
+    first = state(one.health.label)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
-    words = f"for {one.peer.user}, seen {seen(one.peer, now)}"
-    return [(first, Span("  "), *name[1:]), *more, *wrapped(words, width, indent=NOTE)]
+    text = f"for {one.peer.user}, seen {last_seen(one.peer, now)}"
+    return [(first, Span("  "), *name[1:]), *more, *wrapped(text, width, indent=NOTE)]
 
 
 def _width(grid: Sequence[Sequence[Span]]) -> int:
     return sum(max(cells(row[at].text) for row in grid) + 2 for at in range(len(grid[0]))) - 2
 
 
-def notes(one: Judged, now: float, width: int) -> list[Line]:
-    """Return what an operator needs to know of a peer that is not well: why, the last failure, the next step."""
-    peer, verdict = one
+def notes(one: PeerHealth, now: float, width: int) -> list[Line]:
+    """Return notes on an unhealthy peer: why, the last failure, the next step. Also notes on overdue renewals."""
+    peer, health = one
     lines = []
-    if verdict.healthy is False:
-        lines += wrapped(verdict.why, width, indent=NOTE)
-        if verdict.word != "revoked" and peer.HasField("last_failure"):
+    if health.healthy is False:
+        lines += wrapped(health.why, width, indent=NOTE)
+        if health.label != "revoked" and peer.HasField("last_failure"):
             lines += wrapped(f"last failure {_failure(peer.last_failure, now)}", width, indent=NOTE)
     lines += [line for text in _renewal(peer, now) for line in wrapped(text, width, indent=NOTE)]
-    if verdict.healthy is False:
-        lines += wrapped(verdict.next_step, width, indent=NOTE, style="dim")
+    if health.healthy is False:
+        lines += wrapped(health.next_step, width, indent=NOTE, style="dim")
     return lines
 
 
-def card(one: Judged, now: float, width: int) -> list[Line]:
-    """Return all there is to say of a peer."""
-    peer, verdict = one
-    when = f"seen {seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
-    title: Line = (state(verdict.word), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
+def card(one: PeerHealth, now: float, width: int) -> list[Line]:
+    """Return all facts of a peer as lines."""
+    peer, health = one
+    when = f"seen {last_seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
+    title: Line = (state(health.label), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
-    lines += _labelled("why", verdict.why, width)
+    lines += _labelled("why", health.why, width)
     lines += [line for name, text in facts(peer, now).items() for line in _labelled(name, text, width)]
-    return [*lines, *_labelled("next step", verdict.next_step, width)]
+    return [*lines, *_labelled("next step", health.next_step, width)]
 
 
 def facts(peer: pb.PeerStatus, now: float) -> dict[str, str]:
-    """Return what is known of a peer, by what it is about; nothing where there is nothing to say."""
-    told = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
-    return {name: text for name, text in told.items() if text}
+    """Return the facts of a peer by their names. Empty facts are omitted."""
+    texts = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _labelled(name: str, text: str, width: int) -> list[Line]:
@@ -101,22 +101,24 @@ def _labelled(name: str, text: str, width: int) -> list[Line]:
 
 
 def _failure(failure: pb.CallFailure, now: float) -> str:
-    word, says = failure.reason or failure.code, meaning(failure)
-    parts = [": ".join(filter(None, (moment(failure.at, now), word)))]
-    parts += [text for text in (says, f"“{simplify_grpc_error(failure.message)}”" if failure.message else "") if text]
+    name, explanation = failure.reason or failure.code, meaning(failure)
+    parts = [": ".join(filter(None, (moment(failure.at, now), name)))]
+    parts += [
+        text for text in (explanation, f"“{simplify_grpc_error(failure.message)}”" if failure.message else "") if text
+    ]
     return ", ".join(parts)
 
 
 def _renewal(peer: pb.PeerStatus, now: float) -> list[str]:
-    """Say what is the matter with a certificate that is used still."""
+    """Return the problems of the certificate in use."""
     if peer.state in {pb.PEER_STATE_REVOKED, pb.PEER_STATE_UNSPECIFIED}:
         return []
     texts = []
-    if peer.state != pb.PEER_STATE_EXPIRED and ends_soon(peer.certificate, now):
-        texts.append(f"its certificate ends {moment(peer.certificate.not_after, now)} and is not renewed yet")
+    if peer.state != pb.PEER_STATE_EXPIRED and expires_soon(peer.certificate, now):
+        texts.append(f"its certificate expires {moment(peer.certificate.not_after, now)} and is not renewed yet")
     if peer.renewal.HasField("last_failure"):
         times = plural(peer.renewal.consecutive_failures, "time")
-        again = f"tried again {_next(peer.renewal, now)}" if peer.renewal.HasField("next_at") else "given up"
+        again = f"next attempt {_next(peer.renewal, now)}" if peer.renewal.HasField("next_at") else "no further attempt"
         texts.append(f"renewal failed {times} in a row, {again}; last {_failure(peer.renewal.last_failure, now)}")
     return texts
 
@@ -126,33 +128,35 @@ def _next(renewal: pb.RenewalStatus, now: float) -> str:
 
 
 def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
-    return [circuit_words(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
+    return [circuit_text(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
 
 
 def _watch(peer: pb.PeerStatus, now: float) -> list[str]:
-    word = peer.watch.state or "off"
+    state_name = peer.watch.state or "off"
     since = f" since {moment(peer.watch.since, now)}" if peer.watch.HasField("since") else ""
-    late = "; what is taken back is heard late" if word != "armed" and peer.state == pb.PEER_STATE_ACTIVE else ""
-    return [f"{word}{since}{late}"]
+    late = "; revocations arrive late" if state_name != "armed" and peer.state == pb.PEER_STATE_ACTIVE else ""
+    return [f"{state_name}{since}{late}"]
 
 
 def _certificate(peer: pb.PeerStatus, now: float) -> list[str]:
-    certificate, ended = peer.certificate, seconds(peer.certificate.not_after) <= now
-    ends = f"{'ended' if ended else 'ends'} {moment(certificate.not_after, now)}"
+    certificate, expired = peer.certificate, seconds(peer.certificate.not_after) <= now
+    ends = f"{'expired' if expired else 'expires'} {moment(certificate.not_after, now)}"
     if not certificate.HasField("renews_at"):
-        return [f"{ends}; it is not renewed"]
+        return [f"{ends}; it will not be renewed"]
     due = seconds(certificate.renews_at) - now
     renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
     return [f"{renews}, {ends}"]
 
 
 def _cache(peer: pb.PeerStatus, _now: float) -> list[str]:
-    cache, asked = peer.cache, peer.cache.hits + peer.cache.misses
+    cache, lookups = peer.cache, peer.cache.hits + peer.cache.misses
     if not peer.HasField("cache"):
         return ["switched off"]
-    kept = f"{plural(cache.entries, 'answer')} kept ({cache.bytes / 1_024:,.1f} KiB)"
+    stored = f"{plural(cache.entries, 'answer')} stored ({cache.bytes / 1_024:,.1f} KiB)"
     return [
-        f"{_share(peer)} hits ({cache.hits:,} of {asked:,} since the start), {kept}" if asked else f"unasked; {kept}"
+        f"{_share(peer)} hits ({cache.hits:,} of {lookups:,} since the start), {stored}"
+        if lookups
+        else f"no lookups; {stored}"
     ]
 
 
@@ -194,19 +198,19 @@ def _renews(peer: pb.PeerStatus, now: float) -> Span:
     return Span(f"in {duration(due)}") if due > 0 else Span("due", "yellow")
 
 
-def _watching(peer: pb.PeerStatus, _now: float) -> Span:
-    word = peer.watch.state or "off"
-    return Span(word, "" if word == "armed" else "yellow")
+def _watch_state(peer: pb.PeerStatus, _now: float) -> Span:
+    name = peer.watch.state or "off"
+    return Span(name, "" if name == "armed" else "yellow")
 
 
-def _turned(peer: pb.PeerStatus, _now: float) -> Span:
-    words = {pb.CIRCUIT_STATE_CLOSED: "closed", pb.CIRCUIT_STATE_OPEN: "open", pb.CIRCUIT_STATE_HALF_OPEN: "half-open"}
-    return Span(words.get(peer.circuit.state, "-"))
+def _circuit_state(peer: pb.PeerStatus, _now: float) -> Span:
+    names = {pb.CIRCUIT_STATE_CLOSED: "closed", pb.CIRCUIT_STATE_OPEN: "open", pb.CIRCUIT_STATE_HALF_OPEN: "half-open"}
+    return Span(names.get(peer.circuit.state, "-"))
 
 
 def _share(peer: pb.PeerStatus) -> str:
-    asked = peer.cache.hits + peer.cache.misses
-    return f"{100 * peer.cache.hits // asked}%" if asked else "-"
+    lookups = peer.cache.hits + peer.cache.misses
+    return f"{100 * peer.cache.hits // lookups}%" if lookups else "-"
 
 
 def _p50(peer: pb.PeerStatus, _now: float) -> Span:
@@ -214,15 +218,15 @@ def _p50(peer: pb.PeerStatus, _now: float) -> Span:
 
 
 def _ms(value: float) -> str:
-    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004 - three digits tell enough
+    return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004 - three digits suffice
 
 
 _COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
-    ("SEEN", lambda peer, now: Span(seen(peer, now))),
+    ("SEEN", lambda peer, now: Span(last_seen(peer, now))),
     ("RENEWS", _renews),
-    ("WATCH", _watching),
+    ("WATCH", _watch_state),
     ("HITS", lambda peer, _: Span(_share(peer))),
     ("P50", _p50),
-    ("CIRCUIT", _turned),
+    ("CIRCUIT", _circuit_state),
     ("ENDPOINT", lambda peer, _: span(peer.endpoint)),
 )

@@ -24,23 +24,23 @@ def status(message: pb.StatusResponse) -> Shape:
 
 
 def unreachable(since: datetime, error: str) -> Shape:
-    """Return the line of `--json --watch` that says that the gateway does not answer."""
+    """Return the JSON object of `--json --watch` for a gateway that does not answer."""
     return {"unreachable": {"since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "message": error}}
 
 
 def _peer(message: pb.PeerStatus, gateway: pb.GatewayInfo) -> Shape:
-    """Return a peer with the assessment of its health that the table shows."""
-    verdict, failure = assess_health(message, gateway), message.last_failure
+    """Return a peer with the assessment of its health."""
+    health, failure = assess_health(message, gateway), message.last_failure
     explained = fill(ExplainedFailure, failure, meaning=meaning(failure) or None)
     return peer(
         message,
         gateway.now,
         StatusPeer,
         last_failure=explained if message.HasField("last_failure") else None,
-        healthy=verdict.healthy,
-        shown=verdict.word.replace(" ", "_"),
-        why=verdict.why or None,
-        next_step=verdict.next_step or None,
+        healthy=health.healthy,
+        shown=health.label.replace(" ", "_"),
+        why=health.why or None,
+        next_step=health.next_step or None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The gateway's stream of its status, across its restarts: the newest message, or since when there is none."""
+"""The stream of a gateway's status, across restarts of the gateway."""
 
 import os
 import sys
@@ -22,21 +22,21 @@ STOPPED: Final = "the gateway has stopped"
 
 
 class StatusSnapshot(NamedTuple):
-    """What is known at one moment. `at` is when the newest message came, on the monotonic clock."""
+    """The state of the stream at one moment. `at` is the monotonic time of the newest message, in seconds."""
 
     reply: pb.StatusResponse | None = None
     at: float = 0.0
     lost_at: datetime | None = None
-    """Since when the gateway does not answer; `None` while it does."""
-    trouble: str = ""
-    fault: FederationError | None = None
-    """What waiting cannot mend: the peer that was asked for is unknown, the directory holds no gateway."""
+    """When the gateway became unreachable; `None` while it answers."""
+    problem: str = ""
+    error: FederationError | None = None
+    """An error that waiting does not mend, such as an unknown peer or a directory without a gateway."""
 
 
 def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
-    """Print one JSON object a line for every message, and one for each time that the gateway goes away; until Ctrl-C.
+    """Print each status as a JSON object on a line, and one for each outage of the gateway, until Ctrl-C.
 
-    Raises `FederationError` for what waiting cannot mend.
+    Raises `FederationError` for errors that waiting does not mend.
     """
     import orjson
 
@@ -60,61 +60,64 @@ def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
 
 
 class Feed:
-    """Keeps a board up to date from a thread of its own; `wake` gets a byte after each change. Use it as a context."""
+    """Updates a snapshot in a thread, and writes a byte to `wake` after each change. Use it as a context manager."""
 
     def __init__(self, directory: Path, request: pb.WatchStatusRequest, wake: int) -> None:
         self._directory, self._request, self._wake = directory, request, wake
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._cancel: Callable[[], object] = bool
-        self.board = StatusSnapshot()
+        self.snapshot = StatusSnapshot()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._closed.set()
         self._cancel()
         self._thread.join(2 * RETRY_S)
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
-                for reply in _messages(self._directory, self._request, self._hold):
+                for reply in _messages(self._directory, self._request, self._set_call):
                     self._put(reply)
             except FederationError as e:
-                if not self._over.is_set():
-                    self._tell(self.board._replace(fault=e))
+                if not self._closed.is_set():
+                    self._publish(self.snapshot._replace(error=e))
                 return
-            self._over.wait(RETRY_S)
+            self._closed.wait(RETRY_S)
 
     def _put(self, reply: pb.StatusResponse | str) -> None:
         if isinstance(reply, pb.StatusResponse):
-            self._tell(StatusSnapshot(reply, time.monotonic()))
+            self._publish(StatusSnapshot(reply, time.monotonic()))
         else:
-            self._tell(self.board._replace(lost_at=self.board.lost_at or _now(), trouble=reply))
+            self._publish(self.snapshot._replace(lost_at=self.snapshot.lost_at or _now(), problem=reply))
 
-    def _tell(self, board: StatusSnapshot) -> None:
-        self.board = board
-        if not self._over.is_set():
-            with suppress(BlockingIOError):  # so many bytes wait there that it wakes anyhow
+    def _publish(self, snapshot: StatusSnapshot) -> None:
+        self.snapshot = snapshot
+        if not self._closed.is_set():
+            with suppress(BlockingIOError):  # the pipe is full, so the reader wakes anyway
                 os.write(self._wake, b".")
 
-    def _hold(self, call: Any) -> None:
+    def _set_call(self, call: Any) -> None:
         self._cancel = call.cancel
-        if self._over.is_set():
+        if self._closed.is_set():
             call.cancel()
 
 
 def _messages(
-    directory: Path, request: pb.WatchStatusRequest, hold: Callable[[Any], None] = lambda _: None
+    directory: Path, request: pb.WatchStatusRequest, on_call: Callable[[Any], None] = lambda _: None
 ) -> Iterator[pb.StatusResponse | str]:
-    """Yield statuses while one connection lasts, and at last why it ended. Raises what waiting cannot mend."""
+    """Yield the statuses of one connection, and finally the reason of its end.
+
+    Raises `FederationError` for errors that waiting does not mend.
+    """
     try:
         with connect(directory) as admin:
             call = admin.WatchStatus(request)
-            hold(call)
+            on_call(call)
             for message in call:
                 yield message.status
         yield STOPPED

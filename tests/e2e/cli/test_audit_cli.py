@@ -158,13 +158,17 @@ def follow(work: Served) -> Iterator[Callable[..., Follower]]:
         ("--peer hme.example", 1, "error: no peer 'hme.example'; did you mean home.example?"),
         ("--grant nonsense", 1, "error: no grant 'nonsense'; no event names it either"),
         ("--page-token nonsense", 1, "error: page_token: is not a token of an earlier page with these filters"),
-        ("--since nonsense", 2, "error: Invalid value for '--since': 'nonsense' is no instant; give 2h, 3d, 1w, today"),
-        ("--until 25h61x", 2, "error: Invalid value for '--until': '25h61x' is no instant"),
+        (
+            "--since nonsense",
+            2,
+            "error: Invalid value for '--since': 'nonsense' is not a point in time; use 2h, 3d, 1w, today",
+        ),
+        ("--until 25h61x", 2, "error: Invalid value for '--until': '25h61x' is not a point in time"),
         ("--since 1h --until 2h", 2, "error: Invalid value: --since must be before --until"),
         ("--limit 10001", 2, "error: Invalid value for '--limit'"),
-        ("--follow --until 1h", 2, "error: Invalid value: --until and --follow do not go together"),
-        ("--follow --history", 2, "error: Invalid value: --history and --follow do not go together"),
-        ("--follow --page-token x", 2, "error: Invalid value: --page-token and --follow do not go together"),
+        ("--follow --until 1h", 2, "error: Invalid value: --until and --follow cannot be combined"),
+        ("--follow --history", 2, "error: Invalid value: --history and --follow cannot be combined"),
+        ("--follow --page-token x", 2, "error: Invalid value: --page-token and --follow cannot be combined"),
         ("--follow --outcome denid", 1, "error: outcome: there is no 'denid'"),
     ],
 )
@@ -194,7 +198,7 @@ def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
     assert shown(work, "--verb lost.art --since 3d")["events"] == []
     until(lambda: shown(work, "--verb grant.create --since 1d --until 1s")["events"])
     assert shown(work, "--verb grant.create --until yesterday")["events"] == []
-    assert "nothing that these filters let through" in audit(work, "--verb lost.art --since 3d").stderr
+    assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").stderr
 
 
 def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
@@ -213,7 +217,7 @@ def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
     assert pieces == whole["events"]
     assert audit(work, f"--page-token {token}").returncode == 1
     said = audit(work, "--limit 3 --outcome denied").stderr
-    assert said.startswith("there are more: --limit, or the same filters with --page-token ")
+    assert said.startswith("more events: --limit, or the same filters with --page-token ")
     assert shown(work, f"--limit 1 --outcome denied --page-token {said.split()[-1]}")["events"] == pieces[3:4]
 
 
@@ -258,12 +262,12 @@ def test_following_shows_each_event_once_and_soon_also_over_restarts(
     for number in (signal.SIGKILL, signal.SIGTERM):
         work.stop("work", number)
         said = follower.said.get(timeout=20)[1]
-        assert "Waiting for it, nothing will be missed; Ctrl-C ends this" in said
+        assert "Waiting for it; no event will be missed. Ctrl-C quits" in said
         write(work, denial(verb="grant.create", reason="while it was away"))
         work.start("work")
         grants.append(act(work))
         seen += [follower.next(), follower.next()]
-        assert follower.said.get(timeout=20)[1] == "the gateway answers again"
+        assert follower.said.get(timeout=20)[1] == "the gateway is reachable again"
 
     assert follower.end() == 0
     assert follower.said.empty()

@@ -276,7 +276,7 @@ BAD = [
     ('federation grant create -g work --peer h.example --subject ada --scope {"resources":["taks"]}', 1,
      "error: scope.resources: unknown resource 'taks'"),
     ("federation grant create -g work --peer h.example --subject ada --expires soon --scope {}", 2,
-     "error: Invalid value for --expires: 'soon' is not a time such as 90d, 12h or 30m; see: mosaic federation grant"),
+     "error: Invalid value for --expires: 'soon' is not a duration; use one such as 90d, 12h or 30m; see: mosaic"),
     ('federation grant create -g work --peer h.example --subject ada --expires 99999w --scope {"resources":["tasks"]}',
      1, "error: expires_in_s: "),
     ("federation peer add nonsense --user ada -g home", 1, "error: token: is not an enrollment token"),
@@ -451,7 +451,7 @@ def test_a_standby_takes_over(served: Served) -> None:
     )
     assert standby.stdout is not None
     assert standby.stderr is not None
-    assert standby.stderr.readline() == "another process serves twin.example; waiting for it to end\n"
+    assert standby.stderr.readline() == "another process serves twin.example; waiting for it to exit\n"
 
     first.terminate()
 
@@ -519,7 +519,7 @@ def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 
     ran = cli("federation status -g home")
 
-    assert (ran.code, ran.words) == (1, "error: ZeroDivisionError: oops; MOSAIC_DEBUG=1 shows where\n")
+    assert (ran.code, ran.words) == (1, "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n")
     monkeypatch.setenv("MOSAIC_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["federation", "status", "-g", "home"])

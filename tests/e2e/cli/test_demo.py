@@ -60,7 +60,7 @@ def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
         "$ kill -INT $(cat work/gateway.lock)",
         "from 2 of 2 sources in ",
         "from 1 of 2 sources in ",
-        "federated:work.example: skipped: PEER_UNREACHABLE; asked again in ",
+        "federated:work.example: skipped: PEER_UNREACHABLE; queried again in ",
         "error: PEER_UNREACHABLE",
         "error: CIRCUIT_OPEN",
         "$ mosaic federation peer reset work.example",
@@ -101,7 +101,7 @@ def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
 
 @pytest.mark.parametrize(
     ("code", "expect", "problem"),
-    [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not say no such words")],
+    [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not print no such words")],
 )
 def test_a_step_that_does_something_else_is_told(
     stage: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
@@ -125,7 +125,7 @@ def test_a_failed_step_ends_the_demo_with_1(
     monkeypatch.setattr("mosaic_cli.demo.script.tell", breaks)
 
     assert main(["demo"]) == 1
-    assert "error: the demo went wrong: the sky fell\n--- work.log\nsomething happened\n" in capsys.readouterr().err
+    assert "error: the demo failed: the sky fell\n--- work.log\nsomething happened\n" in capsys.readouterr().err
     assert list(temporary.iterdir()) == []
 
 

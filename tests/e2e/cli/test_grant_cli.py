@@ -60,7 +60,7 @@ def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
     assert tried["opens"] == made["opens"]
     assert tried["grant"]["words"] == made["grant"]["words"]
     assert "(not created)" in human.out
-    assert human.words.endswith("nothing was created; without --dry-run it is\n")
+    assert human.words.endswith("nothing was created (--dry-run)\n")
     for wrong in ("--peer home.example --subject adda", "--peer Home! --subject ada"):
         cli(f"federation grant create -g work --dry-run {wrong} --scope", TEAM_ONE, code=1)
 
@@ -123,14 +123,14 @@ def test_grants_are_filtered_and_paged(cli: Cli) -> None:
     assert whole["next_page_token"] is None
     assert [grant["id"] for grant in first["grants"] + rest["grants"]] == ids
     assert rest["next_page_token"] is None
-    assert "there are more: --all" in human.words
+    assert "more grants: --all" in human.words
     cli(f"federation grant revoke {ids[1]} -g work")
     revoked = cli(f"{listing} --status revoked").json["grants"]
     assert [grant["id"] for grant in revoked] == [ids[1]]
     assert [grant["id"] for grant in cli(f"{listing} --status pending").json["grants"]] == [ids[0], ids[2]]
     assert cli(f"{listing} --subject ada").json["grants"] == []
     none = cli("federation grant list -g work --peer paged.example --status expired")
-    assert (none.out, none.words) == ("", "no grant is like that\n")
+    assert (none.out, none.words) == ("", "no grant matches these filters\n")
 
 
 def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
@@ -149,7 +149,7 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
     assert other.words.startswith("error: page_token: is not a token of an earlier page with these filters")
     for grant in ids[2:]:
         cli(f"federation grant revoke {grant} -g work")
-    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").words == "there are no more\n"
+    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").words == "no more grants\n"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
         ("federation grant list -g work --peer hmoe.example", 1,
          "error: no grant for the gateway 'hmoe.example'; did you mean home.example?"),
         ("federation grant list -g work --subject adda", 1, "error: no user 'adda'; did you mean ada?"),
-        ("federation grant list -g work --status activ", 2, "'activ' is none; did you mean active?"),
+        ("federation grant list -g work --status activ", 2, "'activ' is not a known value; did you mean active?"),
         ("federation grant list -g work --page-size 0", 2, "--page-size"),
         ("federation grant list -g work --page-token x", 1, "error: page_token: "),
         ("federation grant show -g work zzzz", 1,
@@ -179,7 +179,7 @@ def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: 
     """It is the scope that keeps everything closed, whether the grant is tried, pending, or in use."""
     scope = '{"resources": ["tasks"], "excluded_resources": ["tasks"]}'
     grant = create(cli, scope, peer="closed.example")["grant"]["id"]
-    why = "it opens nothing: every resource that it names is excluded\n"
+    why = "the grant opens nothing: its scope excludes every resource that it names\n"
 
     assert why in cli(f"{CREATE} --dry-run --scope", scope).words
     assert cli(f"federation grant show {grant} -g work").words == why
@@ -188,7 +188,7 @@ def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--expires", "", "--scope", TEAM_ONE), 2, "'' is not a time such as 90d, 12h or 30m"),
+        (("--expires", "", "--scope", TEAM_ONE), 2, "'' is not a duration; use one such as 90d, 12h or 30m"),
         (("--scope", ""), 1, "error: scope: is empty; give a file, - for standard input, or the JSON\n"),
         (("--scope", "{}"), 1, "error: scope.resources: name at least one resource, such as tasks\n"),
     ],
@@ -241,7 +241,7 @@ def test_a_revoked_grant_shows_its_receipt_and_opens_nothing(cli: Cli) -> None:
     assert receipt["effective_at"] >= receipt["revoked_at"]
     assert "effective" in human.out
     assert "contract ended" in human.out
-    assert human.words == "it opens nothing: it is revoked\n"
+    assert human.words == "the grant opens nothing: it is revoked\n"
 
 
 def test_a_used_grant_shows_who_uses_it(cli: Cli) -> None:

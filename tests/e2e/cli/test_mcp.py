@@ -178,12 +178,12 @@ async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
         assert (await agent.fail("list", resource="taks")).startswith("resource: ")
         assert "page_size: Input should be less than" in await agent.fail("list", resource="tasks", page_size=5_000)
         misspelt = await agent.fail("list", resource="tasks", soruce="local")
-        assert misspelt.startswith("INVALID_REQUEST: soruce: no such argument; there are resource, where, source")
+        assert misspelt.startswith("INVALID_REQUEST: soruce: unknown argument; use resource, where, source")
         assert "is none of local" in await agent.fail("list", resource="tasks", source="elsewhere")
         assert (await agent.fail("list", resource="tasks", source="federated:wrok.example")).startswith("no peer")
         assert (await agent.fail("list", resource="credentials", source=WORK)).startswith("SCOPE_VIOLATION: ")
         assert (await agent.fail("get", resource="tasks", id="nothing")).startswith("ROW_NOT_FOUND: ")
-        with pytest.raises(Exception, match="no tool 'mosaic_drop'; there are mosaic_list, "):
+        with pytest.raises(Exception, match="unknown tool 'mosaic_drop'; use one of mosaic_list, "):
             await agent.client.call_tool("mosaic_drop", {})
         assert await agent.call("list", resource="tasks", where={"status": "open"}, source="local")
 
@@ -366,7 +366,10 @@ def test_without_the_extra_one_line_says_so(
     code = main(["mcp", "--user", "ada", "--gateway", str(pair.directory / "home")])
 
     assert code == 1
-    assert capsys.readouterr() == ("", "error: this needs the extra `mcp`: pip install 'mosaic-federation[mcp]'\n")
+    assert capsys.readouterr() == (
+        "",
+        "error: mosaic mcp needs the extra `mcp`; install it: pip install 'mosaic-federation[mcp]'\n",
+    )
 
 
 def test_a_directory_without_a_gateway_is_told(capsys: pytest.CaptureFixture[str], short_path: Any) -> None:

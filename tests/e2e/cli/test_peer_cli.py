@@ -62,7 +62,7 @@ def test_a_peer_is_shown_with_all_that_is_known_of_it(cli: Cli, peer: str) -> No
     assert shown["ends"].endswith("UTC (in 24 h)")
     assert "UTC (in " in shown["renewal"]
     assert (shown["circuit"], shown["watch"].split()[0]) == ("closed", "armed")
-    assert shown["cache"].startswith("50% hits (1 of 2 since the start), 1 answer kept")
+    assert shown["cache"].startswith("50% hits (1 of 2 since the start), 1 answer stored")
     assert "s ago (" in shown["last success"]
     assert shown["last seen"].endswith("s ago)")
     assert "last failure" not in shown
@@ -94,8 +94,8 @@ def test_a_peer_that_does_not_answer_is_shown_all_the_same(cli: Cli, peer: str) 
     assert live["live"]["capabilities"] is None
     assert live["live"]["reason"] == "GRANT_REVOKED"
     assert live["peer"]["state"] == "revoked"
-    assert "asked now  GRANT_REVOKED: " in human.out
-    assert facts(human.out)["revoked there"].endswith(": over")
+    assert "live probe  GRANT_REVOKED: " in human.out
+    assert facts(human.out)["revoked"].endswith(": over")
     assert human.words == ""
 
 
@@ -112,9 +112,12 @@ def test_peers_are_filtered(cli: Cli, peer: str) -> None:
     assert names("--state offline") == []
     assert names("--user bob --state active") == ["bobs-work"]
     empty = cli("federation peer list -g home --state revoked")
-    assert (empty.out, empty.words) == ("", "no peer is like that\n")
+    assert (empty.out, empty.words) == ("", "no peer matches these filters\n")
     assert cli("federation peer list -g home --user adda", code=1).words == "error: no user 'adda'; did you mean ada?\n"
-    assert "'ofline' is none; did you mean offline?" in cli("federation peer list -g home --state ofline", code=2).words
+    assert (
+        "'ofline' is not a known value; did you mean offline?"
+        in cli("federation peer list -g home --state ofline", code=2).words
+    )
     cli("federation peer remove bobs-work -g home")
 
 
@@ -128,8 +131,8 @@ def test_a_rotation_says_what_was_replaced(cli: Cli, peer: str) -> None:
     assert facts(ran.out)["fingerprint"] == after["fingerprint"] != before["fingerprint"]
     assert ran.words.splitlines() == [
         "adas is adas-work, enrolled for ada",
-        f"adas-work is read with a new key from now on; the certificate before was {before['serial']}",
-        "the old certificate is refused there in ten minutes, or sooner",
+        f"calls to adas-work now use a new key; the previous certificate was {before['serial']}",
+        "the peer refuses the previous certificate in ten minutes or sooner",
     ]
 
 
@@ -138,7 +141,7 @@ def test_a_reset_says_what_the_circuit_was(cli: Cli, peer: str) -> None:
     ran = cli("federation peer reset adas-work -g home")
 
     assert ran.words.splitlines() == [
-        "the circuit of adas-work, enrolled for ada, was closed already",
+        "the circuit of adas-work, enrolled for ada, was already closed",
         "adas-work is active",
     ]
 
@@ -153,9 +156,9 @@ def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str)
     words = ran.words.splitlines()
     assert words[:2] == [
         "adas is adas-work, enrolled for ada",
-        "removed adas-work, enrolled for ada: its key and certificate are gone",
+        "removed adas-work, enrolled for ada: its key and certificate are deleted",
     ]
-    assert words[2].startswith("lost with it: 1 answer, ")
+    assert words[2].startswith("also discarded: its cache (1 answer, ")
     assert words[3].endswith(f"its operator ends it with: mosaic federation grant revoke {peer}")
     assert cli(f"federation grant show {peer} -g work --json").json["grant"]["status"] == "active"
     gone = cli("federation peer show adas-work -g home", code=1)
@@ -177,7 +180,7 @@ def test_a_revoked_peers_removal_asks_for_nothing_more(cli: Cli, peer: str) -> N
 
     words = cli("federation peer remove adas-work -g home").words
 
-    assert f"its grant {peer} was revoked there before" in words
+    assert f"its grant {peer} had already been revoked by the peer" in words
     assert "grant revoke" not in words
 
 
@@ -205,7 +208,7 @@ def test_an_empty_user_is_not_whoever_has_the_peer(cli: Cli, peer: str, command:
     ran = cli(f"federation peer {command} adas-work -g home --user", "", code=2)
 
     assert "--user" in ran.words
-    assert "is empty; name a user, or leave the option out" in ran.words
+    assert "is empty; name a user, or omit the option" in ran.words
     assert cli("federation peer list -g home --json").json["peers"]
 
 

@@ -239,7 +239,7 @@ class TestAway:
         assert first.json["partial"]
         assert again.json["partial"]
         assert "7 rows from 1 of 2 sources in " in other.words
-        assert other.words.count("federation offline for work.example; asked again in ") == 1
+        assert other.words.count("federation offline for work.example; queried again in ") == 1
         assert f"\n{WORK}: offline: " in other.words
         assert "federation offline" not in once_more.words
         assert f"\n{WORK}: skipped: " in once_more.words

@@ -104,8 +104,8 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) ->
 
     assert "effective" in done.stdout
     assert "contract ended" in done.stdout
-    assert "its own word" in done.stdout
-    assert done.stderr.endswith("no cache of the peer can serve anything of this grant any more\n")
+    assert "its acknowledgement" in done.stdout
+    assert done.stderr.endswith("no cache of the peer can serve anything of this grant\n")
     refused = listed(pair, "r1", code=1)
     assert "GRANT_REVOKED" in refused.stderr
     assert "contract ended" in refused.stderr
@@ -130,7 +130,7 @@ def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: Served) -> None:
     assert pending["revoked_at"] is not None
     assert [(one["how"], one["at"]) for one in pending["instances"]] == [("awaited", None)]
     assert pending["instances"][0]["until"] is not None
-    assert "awaiting one cache of the peer" in done.stderr
+    assert "waiting for one cache of the peer" in done.stderr
     assert "UTC at the latest" in done.stderr
     assert "the end of its lease" in done.stdout
     assert listed(pair, "r2", code=1).stderr.startswith("error: GRANT_REVOKED")
@@ -144,7 +144,7 @@ def test_no_wait_says_in_words_what_goes_on(pair: Served) -> None:
     with frozen(pair, "home"):
         done = run(pair, f"federation grant revoke {grant} -g work --no-wait")
     assert "revoked" in done.stdout
-    assert done.stderr.startswith("in force for every new call; awaiting one cache of the peer")
+    assert done.stderr.startswith("in force for every new call; waiting for one cache of the peer")
     run(pair, "federation peer remove r3 -g home")
 
 
@@ -167,7 +167,7 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
         out, words = command.communicate(timeout=20)
         assert (command.returncode, out) == (130, "")
         assert words == (
-            "stopped waiting; the gateway goes on by itself, and refuses already. "
+            "stopped waiting; the gateway already refuses calls and continues the revocation, and refuses already. "
             f"To see it: mosaic federation grant revoke {grant}\n"
         )
         assert [one["how"] for one in receipt(pair, grant)["instances"]] == ["lease_ended"]
@@ -193,7 +193,7 @@ def test_a_terminal_shows_a_live_line(pair: Served) -> None:
     os.close(theirs)
     seen = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert "awaiting one cache of the peer" in seen
+    assert "waiting for one cache of the peer" in seen
     assert "(in 1 s)" in seen
     assert "\x1b[2K" in seen
     assert "effective" in done.stdout
@@ -251,9 +251,9 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
         "notes     1         -          -",
     ]
     assert dry.stderr.splitlines() == [
-        "-: closed",
-        "nothing was changed",
-        "it would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
+        "-: not in the scope",
+        "nothing was changed (--dry-run)",
+        "the scope would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
     ]
     assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
 
@@ -271,7 +271,7 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
     assert len(rows) == 3
 
     again = run(pair, f"federation grant scope {grant} -g work --scope", NARROWER)
-    assert again.stderr.splitlines()[0] == "this scope is in force already"
+    assert again.stderr.splitlines()[0] == "this scope is already in force"
     assert "narrowed" in again.stdout
 
     wider = run(pair, f"federation grant scope {grant} -g work --scope", TASKS)

@@ -19,7 +19,7 @@ HEAD = """\
 gateway      home.example VERSION, started N ago (AT)
 as of        NOW
 listens      ADDRESS for peers, ADDRESS for enrollment
-certificate  its own: renews in N, ends in N (AT)
+certificate  its own: renews in N, expires in N (AT)
 """
 CODES = {
     "healthy": 0,
@@ -39,8 +39,8 @@ CODES = {
     "taken back": 0,
 }
 ACTIVE = "● active  work.example for ada, seen N ago"
-EXPLAIN = "what is broken: mosaic federation status --explain work.example --user ada"
-UNREACHABLE = "PEER_UNREACHABLE, no connection: its gateway does not run, or something on the way keeps it from being"
+EXPLAIN = "find the broken link: mosaic federation status --explain work.example --user ada"
+UNREACHABLE = "PEER_UNREACHABLE, no connection: the peer's gateway does not run, or the network does not reach it"
 
 
 def card(told: Told) -> tuple[str, dict[str, list[str]]]:
@@ -90,8 +90,8 @@ def test_a_healthy_peer_is_told_in_full(states: States) -> None:
         "  endpoint      ADDRESS, under grant ID\n"
         "  circuit       closed\n"
         "  watch         armed since N ago (AT)\n"
-        "  certificate   renews in N, ends in N (AT)\n"
-        "  cache         0% hits (0 of 1 since the start), 1 answer kept (N KiB)\n"
+        "  certificate   renews in N, expires in N (AT)\n"
+        "  cache         0% hits (0 of 1 since the start), 1 answer stored (N KiB)\n"
         "  latency       p50 N ms, p99 N ms, of the last answers (512 at most)\n"
         "  last success  N ago (AT)"
     )
@@ -106,7 +106,7 @@ def test_a_hit_of_the_cache_is_counted(states: States) -> None:
     """The second question of the same kind shows as a share of hits, and is no new sign of life."""
     told = states.told["cached"]
 
-    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer kept (N KiB)"]
+    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer stored (N KiB)"]
     assert peer(told)["cache"] | {"bytes": 0} == {"entries": 1, "bytes": 0, "hits": 1, "misses": 1}
     assert peer(told)["last_success"] == peer(states.told["healthy"])["last_success"]
 
@@ -117,7 +117,7 @@ def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states
     title, facts = card(told)
 
     assert (title, summary(told)) == (ACTIVE, "1 peer: 1 active")
-    assert facts["watch"] == ["connecting since N ago (AT); what is taken back is heard late"]
+    assert facts["watch"] == ["connecting since N ago (AT); revocations arrive late"]
     assert (peer(told)["watch"]["state"], peer(told)["healthy"]) == ("connecting", True)
     assert peer(told)["seen_at"] > peer(told)["watch"]["since"]
 
@@ -159,7 +159,7 @@ def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: States
     title, facts = card(told)
 
     assert title == "○ offline  work.example for ada, seen N ago"
-    words = "half-open, left closed N ago (AT) after 3 failures in a row; the next call is the probe that may close it"
+    words = "half-open, opened N ago (AT) after 3 failures in a row; the next call is the probe"
     assert (facts["why"], facts["circuit"]) == ([f"circuit {words}"], [words])
     assert (peer(told)["state"], peer(told)["circuit"]["state"]) == ("offline", "half_open")
 
@@ -182,8 +182,8 @@ def test_a_certificate_near_its_end_is_pointed_out(states: States) -> None:
     title, facts = card(told)
 
     assert title == ACTIVE
-    assert facts["certificate"] == ["renews in N, ends in N (AT)"]
-    assert facts["renewal"] == ["its certificate ends in N (AT) and is not renewed yet"]
+    assert facts["certificate"] == ["renews in N, expires in N (AT)"]
+    assert facts["renewal"] == ["its certificate expires in N (AT) and is not renewed yet"]
     assert 0 < peer(told)["certificate"]["expires_in_s"] < 6 * 3_600
     assert peer(told)["renewal"]["last_failure"] is None
 
@@ -194,8 +194,8 @@ def test_a_failing_renewal_degrades_a_peer(states: States) -> None:
     title, facts = card(told)
 
     assert (title, summary(told)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
-    assert facts["why"] == ["renewing its certificate failed 3 times in a row; it ends in N (AT)"]
-    told_of = "its certificate ends in N (AT) and is not renewed yet; renewal failed 3 times in a row, tried again "
+    assert facts["why"] == ["renewing its certificate failed 3 times in a row; it expires in N (AT)"]
+    told_of = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
     assert facts["renewal"][0].startswith(told_of)
     assert UNREACHABLE in facts["renewal"][0]
     renewal = peer(told)["renewal"]
@@ -209,9 +209,9 @@ def test_an_ended_certificate_makes_a_peer_expired(states: States) -> None:
     title, facts = card(told)
 
     assert title == "✕ expired  work.example for ada, seen N ago"
-    assert facts["why"] == ["this gateway's certificate for it ended N ago (AT)"]
-    assert facts["certificate"][0].endswith("ended N ago (AT)")
-    assert facts["next step"] == [f"it renews by itself once the peer can be reached; {EXPLAIN}"]
+    assert facts["why"] == ["this gateway's certificate for it expired N ago (AT)"]
+    assert facts["certificate"][0].endswith("expired N ago (AT)")
+    assert facts["next step"] == [f"it renews automatically once the peer is reachable; {EXPLAIN}"]
     assert (peer(told)["state"], peer(told)["certificate"]["expires_in_s"] < 0) == ("expired", True)
 
 
@@ -230,10 +230,10 @@ def test_a_peer_that_was_not_seen_is_never_called_healthy(states: States) -> Non
     title, facts = card(told)
 
     assert (title, summary(told)) == ("◌ not seen  work.example for ada, not seen yet", "1 peer: 1 not seen")
-    assert facts["why"] == ["nothing was heard of it since this gateway started N ago (AT)"]
+    assert facts["why"] == ["the peer has not been seen since this gateway started N ago (AT)"]
     assert facts["last success"] == ["none since the start"]
     assert facts["next step"] == [
-        "ask it: mosaic federation query capabilities --user ada --source federated:work.example"
+        "query it: mosaic federation query capabilities --user ada --source federated:work.example"
     ]
     shape = peer(told)
     assert (shape["state"], shape["shown"], shape["healthy"], shape["seen_at"]) == ("active", "not_seen", None, None)
@@ -245,9 +245,9 @@ def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
     title, facts = card(told)
 
     assert (title, summary(told)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
-    assert facts["why"] == ["it revoked the grant N ago (AT): project over"]
+    assert facts["why"] == ["the peer revoked the grant N ago (AT): project over"]
     assert facts["next step"] == [
-        "ask its operator for another grant; to forget this one: mosaic federation peer remove work.example --user ada"
+        "ask its operator for a new grant; to remove this peer: mosaic federation peer remove work.example --user ada"
     ]
     assert peer(told)["revocation"]["reason"] == "project over"
 
@@ -290,7 +290,7 @@ def test_the_live_view_survives_a_restart_of_the_gateway(states: States) -> None
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked  work.example for ada", "q quits")
         states.stop("home")
-        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "what it said last:", "✕ revoked")
+        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
         states.start_ahead("home")
         back = terminal.until("not seen yet", "q quits")
         terminal.type("q")

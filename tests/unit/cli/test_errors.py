@@ -1,4 +1,4 @@
-"""What the command line says, in words."""
+"""Messages of errors and remedies."""
 
 import pytest
 
@@ -11,54 +11,54 @@ from mosaic_cli.output.times import distance, duration
     ("seconds", "words"),
     [(-3, "0 s"), (0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "120 min"), (7_200, "2 h"), (172_800, "2 d")],
 )
-def test_a_length_of_time_has_its_largest_fitting_unit(seconds: float, words: str) -> None:
+def test_a_duration_has_the_largest_unit_that_fits(seconds: float, words: str) -> None:
     """Small enough to be exact, large enough to be read."""
     assert duration(seconds) == words
 
 
-def test_instants_are_told_as_distances() -> None:
-    """Past and future are told apart."""
+def test_instants_are_printed_relative_to_now() -> None:
+    """Past and future have different texts."""
     assert distance(-5) == "5 s ago"
     assert distance(7 * 3_600) == "in 7 h"
 
 
 @pytest.mark.parametrize("bad", ["\x1b[2J", "\x07", "\x9b31m", "\r", "\u202e", "\x7f"])
-def test_a_peers_words_cannot_steer_the_terminal(bad: str) -> None:
-    """Control and direction characters are made visible."""
+def test_text_of_a_peer_cannot_control_the_terminal(bad: str) -> None:
+    """Control and bidirectional characters are replaced."""
     assert bad[0] not in clean(f"title{bad}")
 
 
-def test_text_is_left_as_it_is() -> None:
+def test_printable_text_is_unchanged() -> None:
     """Letters of every script, tabs and newlines pass."""
     assert clean("Grüße, 你好 🙂\n\tok") == "Grüße, 你好 🙂\n\tok"
 
 
 def test_an_error_is_one_line() -> None:
-    """Whatever the message holds, the operator gets one line."""
+    """Line breaks of a message are removed."""
     assert explain(InputError("scope", "not JSON:\nline 2")) == "scope: not JSON: line 2"
 
 
 def test_a_refusal_names_its_reason_and_a_cure() -> None:
-    """What a peer refused comes with what to do next."""
-    assert explain(Refusal(Reason.SCOPE_VIOLATION, "no")).startswith("SCOPE_VIOLATION: no; what the grant opens:")
+    """A refusal has its reason and the next step."""
+    assert explain(Refusal(Reason.SCOPE_VIOLATION, "no")).startswith("SCOPE_VIOLATION: no; see what the grant opens:")
 
 
-def test_a_refusal_that_says_when_is_told_with_the_time() -> None:
-    """Patience that the peer asks for replaces the general cure."""
+def test_a_retry_delay_replaces_the_general_cure() -> None:
+    """The message ends with the delay that the peer asks for."""
     assert explain(Refusal(Reason.CIRCUIT_OPEN, "resting", retry_after_s=29.6)) == (
         "CIRCUIT_OPEN: resting; try again in 30 s"
     )
 
 
-def test_a_refusal_that_names_the_time_itself_is_not_told_twice() -> None:
-    """A peer's own words about when to ask again are enough."""
+def test_a_retry_delay_in_the_message_is_not_repeated() -> None:
+    """A delay in the peer's message is not added a second time."""
     said = "more than 1 calls a minute under this grant; try again in 29.2 s"
 
     assert explain(Refusal(Reason.RATE_LIMITED, said, retry_after_s=29.2)) == f"RATE_LIMITED: {said}"
 
 
-def test_reasons_without_a_cure_are_those_that_speak_for_themselves() -> None:
-    """A new reason has to be thought about."""
+def test_every_reason_has_a_cure_or_is_listed_here() -> None:
+    """A new reason needs a cure, or an entry here."""
     assert set(Reason) - set(CURES) == {
         Reason.ROW_NOT_FOUND,
         Reason.INVALID_REQUEST,
@@ -68,7 +68,7 @@ def test_reasons_without_a_cure_are_those_that_speak_for_themselves() -> None:
 
 
 def test_every_action_has_its_commands() -> None:
-    """A new action has to be thought about."""
+    """A new action needs its commands."""
     assert set(ADVICE) == set(Action)
 
 
@@ -99,15 +99,15 @@ def test_every_action_has_its_commands() -> None:
         (Remedy(action=Action.ALLOW_MORE_TIME), "--timeout SECONDS"),
     ],
 )
-def test_a_remedy_becomes_what_is_typed(remedy: Remedy, words: str) -> None:
-    """Each parameter is one word of the shell; one that is not known takes its option with it."""
+def test_a_remedy_becomes_a_command(remedy: Remedy, words: str) -> None:
+    """Each parameter is quoted for a shell; an empty parameter is omitted with its option."""
     assert command(remedy) == words
     assert advised("do it", remedy) == f"do it: {words}"
     assert advised("do it", None) == "do it"
 
 
 def test_an_error_with_a_remedy_ends_with_the_command() -> None:
-    """The command follows the library's sentence, and takes the place of the reason's general cure."""
+    """The command follows the library's message and replaces the reason's general cure."""
     start = Remedy(action=Action.START_GATEWAY, directory="home")
     rotate = Remedy(action=Action.ROTATE_PEER, peer="work", user="ada")
 

@@ -8,7 +8,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants.view import show_opened, show_opens
 
 TASKS = pb.ResourcePreview(resource="tasks", rows=3, newest_ids=("c", "b", "a"))
-LOG = "the gateway's log may say why"
+LOG = "see the gateway's log"
 
 
 @pytest.mark.parametrize(
@@ -17,17 +17,17 @@ LOG = "the gateway's log may say why"
         ('{"resources": ["tasks"]}', pb.GRANT_STATUS_ACTIVE, (TASKS,), ""),
         ('{"resources": ["tasks", "notes"]}', pb.GRANT_STATUS_ACTIVE, (TASKS,), f"not counted: notes; {LOG}\n"),
         ('{"resources": ["tasks"]}', pb.GRANT_STATUS_ACTIVE, (), f"not counted: tasks; {LOG}\n"),
-        ('{"resources": ["tasks"]}', pb.GRANT_STATUS_EXPIRED, (), "it opens nothing: it is expired\n"),
+        ('{"resources": ["tasks"]}', pb.GRANT_STATUS_EXPIRED, (), "the grant opens nothing: it is expired\n"),
         (
             '{"resources": ["tasks"], "excluded_resources": ["tasks"]}',
             pb.GRANT_STATUS_PENDING,
             (),
-            "it opens nothing: every resource that it names is excluded\n",
+            "the grant opens nothing: its scope excludes every resource that it names\n",
         ),
         ('{"of another": "version"}', pb.GRANT_STATUS_ACTIVE, (), ""),
     ],
 )
-def test_nothing_is_said_to_be_closed_that_is_not(
+def test_only_excluded_resources_are_reported_as_closed(
     capsys: pytest.CaptureFixture[str],
     scope: str,
     status: pb.GrantStatus.ValueType,

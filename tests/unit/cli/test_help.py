@@ -1,4 +1,4 @@
-"""Help: every command has it, with an example, and it comes quickly."""
+"""Help pages of all commands, and their import time."""
 
 import json
 import re
@@ -37,7 +37,7 @@ WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """Its help shows a line that can be typed, and each option says what it is."""
+    """The help has an example command, and each option has a help text."""
     assert main([*path, "--help"]) == 0
 
     text = capsys.readouterr().out
@@ -56,8 +56,8 @@ def examples(path: tuple[str, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_example_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line below `Examples:` is a command of this name, and its words are understood; none is run."""
+def test_every_example_is_valid(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line below `Examples:` is a command of this name with valid arguments; none is run."""
     monkeypatch.setenv("MOSAIC_GATEWAY", "here")
     assert re.search(r"^Examples?:$", COMMANDS[path].help.replace("\b", ""), re.MULTILINE), COMMANDS[path].help
     shown = examples(path)
@@ -70,8 +70,8 @@ def test_every_example_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=" ".join)
-def test_every_group_says_what_it_is_for(path: tuple[str, ...]) -> None:
-    """A group's help has a sentence, and each of its commands has one in the list."""
+def test_every_group_has_help(path: tuple[str, ...]) -> None:
+    """A group and each of its commands have a help text."""
     group = GROUPS[path]
     assert group.help
     assert all(inner.help for inner in group.commands.values())
@@ -79,7 +79,7 @@ def test_every_group_says_what_it_is_for(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(COMMANDS) - WITHOUT_JSON), ids=" ".join)
 def test_every_command_offers_json(path: tuple[str, ...]) -> None:
-    """Scripts can use whatever people can."""
+    """Every command except the listed ones has `--json`."""
     assert "--json" in {name for option in COMMANDS[path].params for name in option.opts}
 
 
@@ -94,13 +94,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert json.loads(ran.stdout.splitlines()[-1]) == []
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """`mosaic --version` prints the installed one."""
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`mosaic --version` prints the installed version."""
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("mosaic ")
 
 
 def test_a_bare_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """`mosaic` alone, and a group alone, end with 2."""
+    """`mosaic` alone, and a group alone, exit with 2."""
     for words in ([], ["federation"], ["federation", "grant"]):
         assert main(words) == 2

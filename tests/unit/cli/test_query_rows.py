@@ -35,7 +35,7 @@ def part(source: str, *names: str, report: str = "", **more: Any) -> pb.QueryRes
 
 
 def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows of sources that come in turns stand under their own heading, each once, when the source is done."""
+    """Rows of interleaved sources are printed under one heading each, once the source is complete."""
     sheet = rows.LiveTable(search=False)
 
     for message in (part(WORK, "w1"), part("local", "l1"), part("local", "l2", report="ok"), part(WORK, report="ok")):
@@ -46,15 +46,15 @@ def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture
     assert lines[0] == "local  2 rows in 12 ms"
 
 
-def test_rows_from_memory_tell_their_age(capsys: pytest.CaptureFixture[str]) -> None:
-    """The heading of a cached answer says so, instead of how long it took; a source without rows has no table."""
+def test_cached_rows_show_their_age(capsys: pytest.CaptureFixture[str]) -> None:
+    """The heading of a cached answer shows its age instead of its latency; a source without rows has no table."""
     sheet = rows.LiveTable(search=False)
 
     sheet.show(part(WORK, "w1", report="cached", cached=True, age_s=12.2))
     sheet.show(part("local", report="ok"))
 
     out = capsys.readouterr().out
-    assert out.startswith(f"{WORK}  1 row from memory, 12 s old\n")
+    assert out.startswith(f"{WORK}  1 row from the cache, 12 s old\n")
     assert out.endswith("\n\nlocal  0 rows in 12 ms\n")
 
 
@@ -73,14 +73,14 @@ def test_rows_from_memory_tell_their_age(capsys: pytest.CaptureFixture[str]) -> 
         (
             pb.SourceReport(state="skipped", reason="PEER_UNREACHABLE", message=f"failed {REFUSED}", next_step="x",
                             retry_after_s=7),
-            f"{WORK}: skipped: PEER_UNREACHABLE; asked again in 7 s",
+            f"{WORK}: skipped: PEER_UNREACHABLE; queried again in 7 s",
         ),
         (pb.SourceReport(state="failed", message="a\x1b[2Jb"), f"{WORK}: failed: a\N{REPLACEMENT CHARACTER}[2Jb"),
     ],
     ids=["offline", "rate_limited", "skipped", "hostile"],
 )  # fmt: skip
 def test_a_missing_source_is_one_line(report: pb.SourceReport, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """State, reason, what happened, and when or how it may get better; nothing of it moves the terminal."""
+    """The line has state, reason, message and next step, without control characters."""
     report.source = WORK
 
     rows.close(Answers(sources=[pb.SourceReport(source="local", state="ok", latency_ms=3), report], partial=True))
@@ -89,14 +89,14 @@ def test_a_missing_source_is_one_line(report: pb.SourceReport, line: str, capsys
 
 
 def test_a_single_source_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where only one was asked, its name and its time are in the last line."""
+    """The last line has the name and latency of a single source."""
     rows.close(Answers(rows=[row("w1")], sources=[pb.SourceReport(source=WORK, state="cached", latency_ms=0.2)]))
 
     assert capsys.readouterr().err == f"1 row from {WORK} in 0 ms\n"
 
 
-def test_answers_are_taken_in_message_by_message() -> None:
-    """Rows add up, capabilities stay apart by source, and the last message tells the rest."""
+def test_answers_are_collected_message_by_message() -> None:
+    """Rows are appended, capabilities are stored by source, and the last message has the summary."""
     answers = Answers()
     opened = federation_pb2.CapabilitiesResponse(resources=["tasks"])
 
@@ -112,19 +112,19 @@ def test_answers_are_taken_in_message_by_message() -> None:
             ),
         ),
     ):
-        answers.take(message)
+        answers.add(message)
 
     assert [one.row.id for one in answers.rows] == ["a", "b"]
     assert (answers.capabilities[WORK], list(answers.capabilities)) == (opened, [WORK, "local"])
     assert (answers.next_page_token, answers.partial, len(answers.signals)) == ("t", True, 1)
     assert answers.missing == answers.sources
-    assert str(answers.absent).endswith(f"at a source that answered; these did not: {WORK}")
+    assert str(answers.not_found).endswith(f"at a source that answered; these did not: {WORK}")
 
 
 @pytest.mark.parametrize("levels", [64, 65, 300, 900, 5_000])
 @pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}")])
 def test_data_of_any_depth_can_be_printed(levels: int, opens: str, closes: str) -> None:
-    """What nests deeper than rows can is given as the text that it is; no peer's row breaks an answer."""
+    """Data that nests too deep is returned as text."""
     text = opens * levels + "0" + closes * levels
 
     shape = shapes.row(row("deep", data=text))
@@ -134,8 +134,8 @@ def test_data_of_any_depth_can_be_printed(levels: int, opens: str, closes: str) 
 
 
 @pytest.mark.parametrize("seconds", [10**17, -(10**17)])
-def test_impossible_instants_are_left_out(seconds: int) -> None:
-    """A peer may send any number; it is shown as no instant at all."""
+def test_impossible_instants_are_null(seconds: int) -> None:
+    """A timestamp out of range becomes null."""
     hostile = pb.QueryRow(row=federation_pb2.Row(id="x", created_at=Timestamp(seconds=seconds)))
 
     assert shapes.row(hostile)["created_at"] is None
@@ -157,7 +157,7 @@ def test_signals_and_reports_have_stable_shapes() -> None:
 
 
 def test_a_next_step_ends_with_its_command() -> None:
-    """The gateway sends a sentence and the act; a person and a program get the command with it."""
+    """Text and JSON output append the command of the remedy."""
     remedy = pb.Remedy(action="RESET_CIRCUIT", parameters={"peer": "work.example", "user": "ada l"})
     words = "reset it: mosaic federation peer reset work.example --user 'ada l'"
 
@@ -183,8 +183,8 @@ def test_the_refusal_of_a_named_source_has_the_remedy_of_its_own_certificate(sta
     assert (own.remedy, other.remedy) == (rotate, None)
 
 
-def test_what_grpc_says_of_a_connection_is_put_plainly() -> None:
-    """Its own words are longer than a line and name the address last; other text stays as it is."""
+def test_connection_errors_of_grpc_are_shortened() -> None:
+    """The message names the address first and fits on a line; other text is unchanged."""
     assert simplify_grpc_error(f"failed to connect to all addresses; {REFUSED}") == (
         "cannot connect to 127.0.0.1:7443: Connection refused"
     )
@@ -192,6 +192,6 @@ def test_what_grpc_says_of_a_connection_is_put_plainly() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0, 0), (0.0001, 1), (0.25, 250), (300, 300_000)])
-def test_a_budget_is_never_rounded_to_none(seconds: float, expected: int) -> None:
-    """0 means as the gateway is set, so nothing else may become 0."""
+def test_a_budget_is_never_rounded_to_0(seconds: float, expected: int) -> None:
+    """0 means the gateway's setting, so no other budget may become 0."""
     assert milliseconds(seconds) == expected

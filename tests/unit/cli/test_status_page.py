@@ -11,7 +11,7 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.layout import Span, cells, columns, plain, span, wrapped
 from mosaic_cli.output.times import moment
 from mosaic_cli.status.command import healthy
-from mosaic_cli.status.health import assess_health, ends_soon, meaning
+from mosaic_cli.status.health import assess_health, expires_soon, meaning
 from mosaic_cli.status.live import FOOT, frame
 from mosaic_cli.status.page import page, screen
 from mosaic_cli.status.stream import StatusSnapshot
@@ -137,23 +137,23 @@ def shown(status: pb.StatusResponse, width: int = 80, height: int = 24) -> list[
         ({"state": pb.PEER_STATE_EXPIRED}, "expired", False),
     ],
 )
-def test_a_verdict_claims_no_more_than_was_seen(changes: dict[str, Any], word: str, healthy: bool | None) -> None:
-    """Healthy is a peer that was seen and against which nothing speaks since; all else has a reason and a next step."""
-    verdict = assess_health(peer(**changes), gateway())
+def test_health_of_every_state(changes: dict[str, Any], word: str, healthy: bool | None) -> None:
+    """A peer that was seen and has not failed since is healthy; every other peer has a reason and a next step."""
+    health = assess_health(peer(**changes), gateway())
 
-    assert (verdict.word, verdict.healthy) == (word, healthy)
-    assert bool(verdict.why) == bool(verdict.next_step) == (healthy is not True)
+    assert (health.label, health.healthy) == (word, healthy)
+    assert bool(health.why) == bool(health.next_step) == (healthy is not True)
 
 
-def test_a_clock_that_was_set_back_makes_no_peer_seen_in_the_future() -> None:
-    """What was noted before is not told as a distance; one that is ahead by less than a moment was seen just now."""
+def test_a_clock_set_back_does_not_put_a_sighting_in_the_future() -> None:
+    """A later instant is shown as `?`; one that is less than `GRACE_S` ahead is shown as now."""
     assert "not seen  work.example for ada, seen ?" in text(reply(peer(seen_at=at(600))))
-    assert "since the clock here was set back" in text(reply(peer(seen_at=at(600))))
+    assert "since this host's clock was set back" in text(reply(peer(seen_at=at(600))))
     assert "active  work.example for ada, seen 0 s ago" in text(reply(peer(seen_at=at(1))))
 
 
 def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_not_wait_for_the_network() -> None:
-    """Where the peer refused, its operator has to act; where it was not reached, nobody has to."""
+    """After a refusal the peer's operator must act; an unreachable peer is retried automatically."""
 
     def step(reason: str) -> str:
         renewal = pb.RenewalStatus(consecutive_failures=1, last_failure=failure(reason), next_at=at(60))
@@ -161,12 +161,12 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
 
     assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
     assert "grant show g-1" in step("GRANT_INVALID")
-    assert step("PEER_UNREACHABLE").startswith("it renews by itself once the peer can be reached")
+    assert step("PEER_UNREACHABLE").startswith("it renews automatically once the peer is reachable")
 
 
 @pytest.mark.parametrize("changes", [{"seen_at": None}, {"state": pb.PEER_STATE_DEGRADED}], ids=["ask", "look"])
 def test_a_next_step_can_be_typed_whatever_the_user_is_called(changes: dict[str, Any]) -> None:
-    """A user's name may hold blanks and quotes: it stays one word of the shell."""
+    """A user's name with blanks and quotes is quoted for a shell."""
     user = "ada o'lace; true"
     words = shlex.split(assess_health(peer(user=user, **changes), gateway()).next_step.partition(": ")[2])
 
@@ -174,7 +174,7 @@ def test_a_next_step_can_be_typed_whatever_the_user_is_called(changes: dict[str,
 
 
 def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
-    """No peers and peers not seen yet are no fault; one failing peer among many is."""
+    """No peers, and peers not seen yet, do not count as unhealthy; one failing peer does."""
     unseen = peer(seen_at=None)
 
     assert healthy(reply())
@@ -183,17 +183,17 @@ def test_only_what_was_seen_to_be_unhealthy_counts_for_the_exit_code() -> None:
 
 
 def test_an_open_circuit_tells_the_seconds_to_its_probe() -> None:
-    """Since when, after how many failures, and when the next one may go."""
-    verdict = assess_health(offline(), gateway())
+    """The text has the start, the failures and the seconds to the next probe."""
+    health = assess_health(offline(), gateway())
 
-    assert verdict.why == (
+    assert health.why == (
         f"circuit open since 18 s ago ({datetime.fromtimestamp(NOW - 18, UTC):%H:%M:%S} UTC) "
         "after 5 failures in a row; next probe in 12 s"
     )
 
 
 def test_an_instant_is_a_distance_and_a_time_of_day() -> None:
-    """Of another day with its date, ahead as well as behind; a number that is no instant says so."""
+    """An instant of another day has its date; a number out of range is an unknown time."""
     noon = datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()
 
     assert moment(Timestamp(seconds=int(noon) - 3), noon) == "3 s ago (11:59:57 UTC)"
@@ -202,30 +202,30 @@ def test_an_instant_is_a_distance_and_a_time_of_day() -> None:
     assert moment(Timestamp(seconds=10**15), noon) == "at an unknown time"
 
 
-def test_failures_have_a_meaning_in_plain_words() -> None:
-    """By reason, else by code; a reason that nobody knows leaves the word to the peer's own message."""
+def test_failures_are_explained() -> None:
+    """The explanation depends on the reason, else on the code; an unknown reason has none."""
     assert meaning(pb.CallFailure(code="UNAVAILABLE", reason="PEER_UNREACHABLE")).startswith("no connection")
-    assert meaning(pb.CallFailure(code="UNIMPLEMENTED")).startswith("it does not know the call")
+    assert meaning(pb.CallFailure(code="UNIMPLEMENTED")).startswith("the peer does not implement the call")
     assert meaning(pb.CallFailure(code="UNIMPLEMENTED", reason="NEW_REASON")) == ""
     assert meaning(pb.CallFailure(code="ABORTED")) == ""
 
 
 def test_a_certificate_ends_soon_in_the_last_quarter_of_its_life() -> None:
-    """That is well after its renewal was due."""
-    assert not ends_soon(certificate(), NOW)
-    assert not ends_soon(certificate(), NOW + 17 * HOUR - 1)
-    assert ends_soon(certificate(), NOW + 17 * HOUR + 1)
+    """Its renewal is overdue then."""
+    assert not expires_soon(certificate(), NOW)
+    assert not expires_soon(certificate(), NOW + 17 * HOUR - 1)
+    assert expires_soon(certificate(), NOW + 17 * HOUR + 1)
 
 
-def test_nothing_enrolled_is_a_page_of_the_gateway_alone() -> None:
+def test_a_page_without_peers_has_only_the_gateway() -> None:
     """Name, time, addresses and its own certificate."""
     assert text(reply()).splitlines()[0].startswith("gateway      home.example 1.0, started 3 h ago (")
     assert len(text(reply()).splitlines()) == 4
-    assert "its own: renews in 15 h, ends in 23 h" in text(reply())
+    assert "its own: renews in 15 h, expires in 23 h" in text(reply())
 
 
 def test_many_peers_have_a_row_each_the_unhealthy_ones_first() -> None:
-    """Unhealthy, then not seen, then the rest; each by name and user; a summary counts them by their words."""
+    """Unhealthy, then not seen, then the rest; each by name and user; a summary counts them by label."""
     peers = [peer(f"p{number}.example", user) for number in (3, 1, 2) for user in ("eve", "ada")]
     lines = text(reply(*peers, peer("x.example", seen_at=None), revoked(), offline())).splitlines()
 
@@ -234,7 +234,7 @@ def test_many_peers_have_a_row_each_the_unhealthy_ones_first() -> None:
     assert [row[-1] for row in rows] == ["away.", "gone.", "x.", "p1.", "p1.", "p2.", "p2.", "p3.", "p3."]
     users = [line.split()[3] for line in lines if line.startswith("●")]
     assert users == ["ada", "eve"] * 3
-    assert any("it revoked the grant 60 s ago" in line and "project over" in line for line in lines)
+    assert any("the peer revoked the grant 60 s ago" in line and "project over" in line for line in lines)
 
 
 def test_the_page_does_not_depend_on_the_order_of_the_reply() -> None:
@@ -247,7 +247,7 @@ def test_the_page_does_not_depend_on_the_order_of_the_reply() -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 50])
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_state_name_and_reason_are_never_cut(count: int, width: int) -> None:
-    """With the longest names and reasons that there can be, and whatever the width: lines end where the screen does."""
+    """With the longest names and reasons, at every width, no line is wider than the screen."""
     long = "n" * 127
     reason = "because " + "of a very long story " * 14
     peers = [revoked(f"{long[:120]}-{number}", reason) for number in range(count)]
@@ -261,8 +261,8 @@ def test_state_name_and_reason_are_never_cut(count: int, width: int) -> None:
     assert sum(line.startswith("✕ revoked") for line in lines) == count
 
 
-def test_columns_go_as_the_terminal_gets_narrower() -> None:
-    """State, peer and user stay; the rest goes from the right, whole columns at a time."""
+def test_a_narrow_terminal_drops_columns() -> None:
+    """State, peer and user remain; other columns are dropped from the right."""
     peers = [peer(f"p{number}.example") for number in range(4)]
     pages = [text(reply(*peers), width).splitlines() for width in (30, 48, 80, 120)]
 
@@ -274,15 +274,15 @@ def test_columns_go_as_the_terminal_gets_narrower() -> None:
     ]
 
 
-def test_a_peers_words_cannot_steer_the_terminal() -> None:
-    """Control characters and line ends of a reason or a name are shown, not obeyed."""
+def test_text_of_a_peer_cannot_control_the_terminal() -> None:
+    """Control characters and line ends of a reason or a name are replaced."""
     page_text = text(reply(revoked("ev\x1bil", "a\x1b[2Jb\nc\u202e")))
 
     assert not {"\x1b", "\u202e"} & set(page_text)
     assert "a\N{REPLACEMENT CHARACTER}[2Jb c" in page_text
 
 
-def test_the_serving_side_counts_what_it_answered() -> None:
+def test_served_requests_are_counted() -> None:
     """Grants by status, watchers, leases, requests by verb and outcome, and denials that were dropped."""
     serving = pb.ServingStatus(
         watches=1,
@@ -298,11 +298,11 @@ def test_the_serving_side_counts_what_it_answered() -> None:
 
     assert "1 grant: 1 active; 1 watch, 2 leases; 1,120 requests, the last 3 s ago" in lines
     assert "  since the start: list 2 denied, 1,118 ok" in lines
-    assert "  4 denials came too fast to be recorded one by one" in lines
+    assert "  4 denials were too many to record individually" in lines
 
 
-def test_ended_grants_that_are_quiet_are_only_counted_where_there_are_many() -> None:
-    """A revoked grant under which somebody still asks is listed; a screen full of old ones is not."""
+def test_unused_ended_grants_are_only_counted_if_there_are_many() -> None:
+    """A revoked grant with recent calls is listed; many unused old grants are not."""
     old = [grant(n, status=pb.GRANT_STATUS_REVOKED, requests=0) for n in range(1, 13)]
     asked = grant(
         99, status=pb.GRANT_STATUS_REVOKED, requests=1, last_denied_at=at(-1), last_denied_reason="GRANT_REVOKED"
@@ -317,7 +317,7 @@ def test_ended_grants_that_are_quiet_are_only_counted_where_there_are_many() -> 
 
 @pytest.mark.parametrize("height", range(1, 40))
 def test_a_screen_is_never_exceeded_and_says_what_it_hides(height: int) -> None:
-    """However small it is, the most urgent peers come first, and those that are not shown are counted."""
+    """At every height the most urgent peers come first, and hidden peers are counted."""
     peers = [peer(f"p{number:02}.example") for number in range(30)] + [offline(), revoked()]
     lines = shown(reply(*peers, grants=[grant()]), height=height)
 
@@ -334,7 +334,7 @@ def test_a_screen_is_never_exceeded_and_says_what_it_hides(height: int) -> None:
 
 
 def test_reasons_are_shown_where_there_is_room_for_them() -> None:
-    """A screen that holds every row and some lines more tells why the first ones are not well."""
+    """A screen with room beyond all rows shows the reasons of the first unhealthy peers."""
     peers = [peer(f"p{number}.example") for number in range(6)] + [offline()]
     without, with_reasons = shown(reply(*peers), height=10), shown(reply(*peers), height=16)
 
@@ -343,39 +343,39 @@ def test_reasons_are_shown_where_there_is_room_for_them() -> None:
 
 
 def test_warnings_are_part_of_a_screen() -> None:
-    """Elsewhere they go to standard error."""
+    """The live screen has no standard error."""
     assert shown(reply(warnings=["look at this"]))[-1] == "warning: look at this"
     assert "look at this" not in text(reply(warnings=["look at this"]))
 
 
-def lines_of(board: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
+def lines_of(snapshot: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
     """What the live view shows."""
     today = datetime.fromtimestamp(NOW, UTC)
-    return [plain(line) for line in frame(board, now, today, 80, height)]
+    return [plain(line) for line in frame(snapshot, now, today, 80, height)]
 
 
-def test_a_gateway_that_is_away_is_said_above_what_it_said_last() -> None:
-    """Since when, why, and the old page marked as old; at every height the foot stays."""
+def test_an_unreachable_gateway_is_reported_above_its_last_status() -> None:
+    """The screen has the start and reason of the outage, the last status and, at every height, the footer."""
     lost = datetime.fromtimestamp(NOW - 12, UTC)
-    board = StatusSnapshot(reply(peer()), lost_at=lost, trouble="it does not run")
+    snapshot = StatusSnapshot(reply(peer()), lost_at=lost, problem="it does not run")
 
-    lines = lines_of(board)
+    lines = lines_of(snapshot)
     assert lines[0] == f"✕ gateway not reachable since {lost:%H:%M:%S} UTC (12 s ago): it does not run"
-    assert lines[1] == "what it said last:"
+    assert lines[1] == "last status:"
     assert any("● active" in line for line in lines)
     for height in range(1, 24):
-        small = lines_of(board, height=height)
+        small = lines_of(snapshot, height=height)
         assert len(small) <= height
         assert small[-1] == plain(FOOT)
 
 
 def test_a_gateway_that_hangs_is_noticed() -> None:
-    """It is connected and says nothing; before the first word the view says that it waits."""
-    board = StatusSnapshot(reply(peer()), at=100.0)
+    """A connected gateway that sends nothing is reported; before the first status the view shows that it waits."""
+    snapshot = StatusSnapshot(reply(peer()), at=100.0)
 
     assert lines_of(StatusSnapshot())[0] == "waiting for the gateway …"
-    assert "said nothing" not in lines_of(board, now=103.0)[0]
-    assert lines_of(board, now=107.0)[0] == "◌ the gateway has said nothing for 7 s"
+    assert "said nothing" not in lines_of(snapshot, now=103.0)[0]
+    assert lines_of(snapshot, now=107.0)[0] == "◌ no status from the gateway for 7 s"
 
 
 def test_wide_characters_take_two_columns() -> None:

@@ -1,7 +1,7 @@
-"""The sample of `mosaic demo`, as lines that `mosaic gateway import` takes: a small company's autumn, and a home.
+"""The sample data of `mosaic demo`, as files for `mosaic gateway import`.
 
-At work are Ada (team T1, platform), Linus (T2, growth) and Grace (both), with tasks, notes, what their assistants
-remember, and a few credentials that are examples only. At home is Ada alone.
+The work gateway has the users Ada (team T1, platform), Linus (T2, growth) and Grace (both), with tasks, notes, memory
+of their assistants, and example credentials. The home gateway has only Ada.
 """
 
 from importlib.resources import files
