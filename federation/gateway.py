@@ -91,18 +91,20 @@ class Gateway:
             page_key=parts.page_key,
             clock=parts.clock,
             tracing=ServerTracing(telemetry.spans, parts.clock, telemetry.metrics),
-            leases=parts.upkeep.leases,
-            max_lease_ms=parts.upkeep.max_lease_ms,
-            counters=parts.upkeep.counters,
-            watch=parts.upkeep.watch.serve,
+            leases=parts.coordinator.leases,
+            max_lease_ms=parts.coordinator.max_lease_ms,
+            counters=parts.coordinator.counters,
+            watch=parts.coordinator.watch.serve,
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
             audit=parts.audit.record_enrollment,
-            reissuer=parts.reissuer,
+            renewal_issuer=parts.renewal_issuer,
         )
-        renewal = RenewalService(parts.reissuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock)
+        renewal = RenewalService(
+            parts.renewal_issuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock
+        )
         rpc_spans = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
@@ -114,7 +116,7 @@ class Gateway:
             interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if rpc_spans else (),
             max_calls=MAX_CALLS + MAX_STREAMS,
         )
-        self._server.before_stop.append(parts.upkeep.watch.close)
+        self._server.before_stop.append(parts.coordinator.watch.close)
         self._admin = AdminServer(config.socket_path, parts)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -182,7 +184,7 @@ class Gateway:
                 on_renewal=audit.record_renewal,
             )
         )
-        upkeep = await InvalidationCoordinator.open(
+        coordinator = await InvalidationCoordinator.open(
             database,
             grants,
             provider,
@@ -192,7 +194,7 @@ class Gateway:
             max_lease_ms=round(config.server.max_lease_s * 1_000),
         )
         if telemetry.metrics is not None:
-            stack.callback(telemetry.metrics.read_leases(lambda: upkeep.leases.total))
+            stack.callback(telemetry.metrics.read_leases(lambda: coordinator.leases.total))
             stack.callback(telemetry.metrics.read_audit_dropped(lambda: audit.dropped))
             stack.callback(telemetry.metrics.read_certificates(lambda: [("", certificate.remaining)]))
         gateway: Gateway
@@ -203,12 +205,12 @@ class Gateway:
             started_at_us=clock.now_us(),
             grants=grants,
             issuer=_issuer(authority, grants, database, config, clock),
-            reissuer=RenewalIssuer(
+            renewal_issuer=RenewalIssuer(
                 authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
             ),
             server_certificate=certificate,
             provider=provider,
-            upkeep=upkeep,
+            coordinator=coordinator,
             audit=audit,
             audit_store=audit_store,
             federation=federation,
@@ -242,7 +244,7 @@ class Gateway:
             await asyncio.to_thread(self._telemetry.page.start)
         self._parts.audit.start()
         self._admin.claim()
-        await self._parts.upkeep.start()
+        await self._parts.coordinator.start()
         await self._server.start()
         await self._admin.start()
         self._tasks = (
@@ -279,7 +281,7 @@ class Gateway:
         """Refuse new calls, wait for running ones and write pending data. Idempotent."""
         grace_s = self.config.server.graceful_stop_s
         await self._server.stop(grace_s)
-        await self._parts.upkeep.stop()
+        await self._parts.coordinator.stop()
         await self._admin.stop(grace_s)
         tasks, self._tasks = self._tasks, ()
         for task in tasks:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["MIN_PREFIX", "is_typo", "near_ids", "near_matches"]
+__all__ = ["MIN_PREFIX", "hint", "is_typo", "near_ids", "near_matches"]
 
 MIN_PREFIX: Final = 4
 """Minimum length of an id prefix that may identify the id."""
@@ -21,6 +21,12 @@ def near_matches(name: str, known: Iterable[str], most: int = 3) -> tuple[str, .
 
     found = process.extract(name, sorted(set(known)), processor=str.lower, limit=most, score_cutoff=60)
     return tuple(match for match, _, _ in found)
+
+
+def hint(name: str, known: Iterable[str], otherwise: str = "", *, most: int = 1) -> str:
+    """Return `did you mean …?` with at most `most` near matches of a name, or `otherwise` where there is none."""
+    near = near_matches(name, known, most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def is_typo(name: str, known: str) -> bool:

@@ -60,9 +60,9 @@ def gateways(ctx: typer.Context, incomplete: str) -> Suggestions:
 
 def verbs(incomplete: str) -> list[str]:
     """Complete what an audit event is about."""
-    from federation.server.audit.vocabulary import VERBS
+    from federation.server.audit.vocabulary import AUDIT_VERBS
 
-    return [word for word in VERBS if word.startswith(incomplete)]
+    return [word for word in AUDIT_VERBS if word.startswith(incomplete)]
 
 
 def outcomes(incomplete: str) -> list[str]:
@@ -118,7 +118,7 @@ def _asked(context: typer.Context, kind: str, prefix: str) -> Suggestions:
         return []
     import grpc
 
-    from federation.admin.socket import target
+    from federation.admin.address import target
     from federation.config import GatewayConfig
     from federation.v1 import admin_pb2 as pb
     from federation.v1.admin_pb2_grpc import AdminServiceStub

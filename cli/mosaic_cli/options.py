@@ -31,11 +31,10 @@ def one_of(value: str, words: tuple[str, ...], option: str) -> str:
     word = value.lower()
     if not word or word in words:
         return word
-    from federation.suggest import near_matches
+    from federation.suggest import hint
 
-    near = near_matches(word, words, most=1)
-    hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(words)}"
-    raise typer.BadParameter(f"{value!r} is none; {hint}", param_hint=option)
+    meant = hint(word, words, f"it is one of {', '.join(words)}")
+    raise typer.BadParameter(f"{value!r} is none; {meant}", param_hint=option)
 
 
 def suggesting(words: tuple[str, ...]) -> Callable[[str], list[str]]:

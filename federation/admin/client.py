@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from federation.admin.socket import answers, target
+from federation.admin.address import answers, target
 from federation.config import GatewayConfig
 from federation.errors import Action, GatewayUnavailableError, Remedy
 from federation.v1.admin_pb2_grpc import AdminServiceStub

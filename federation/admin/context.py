@@ -56,10 +56,10 @@ class AdminContext:
     started_at_us: int
     grants: GrantRegistry
     issuer: Issuer
-    reissuer: RenewalIssuer
+    renewal_issuer: RenewalIssuer
     server_certificate: ServerCertificate
     provider: ResourceProvider
-    upkeep: InvalidationCoordinator
+    coordinator: InvalidationCoordinator
     audit: AuditTrail
     audit_store: AuditStore
     federation: Federating
@@ -70,7 +70,7 @@ class AdminContext:
 
     def grant_info(self, grant: Grant) -> pb.GrantInfo:
         """Return a grant with what is known of its use at this moment."""
-        upkeep = self.upkeep
-        leases, watches = upkeep.leases.count(grant.id), upkeep.hub.count(grant.id)
-        use = upkeep.counters.of(grant.id)
+        coordinator = self.coordinator
+        leases, watches = coordinator.leases.count(grant.id), coordinator.subscriptions.count(grant.id)
+        use = coordinator.counters.of(grant.id)
         return grant_message(grant, self.clock.now_us(), leases=leases, watches=watches, use=use)

@@ -10,7 +10,7 @@ from federation.admin.lookup import KnowsNames
 from federation.resources.provider import KnowsTeams
 from federation.scope.model import RowFilter, Scope
 from federation.store.grants.registry import Grant, GrantStatus
-from federation.suggest import is_typo, near_matches
+from federation.suggest import hint, is_typo
 from federation.v1 import admin_pb2 as pb
 
 __all__ = ["grant_advice", "scope_advice"]
@@ -60,8 +60,8 @@ async def _of_teams(parts: AdminContext, subject: str, scope: Scope) -> AsyncIte
     for resource, team in named[:TEAMS]:
         field = f"scope.filters.{resource}.include_teams"
         if known is not None and team not in known:
-            near = near_matches(team, known, most=1)
-            yield f"{field}: there is no team {team!r} here{f'; did you mean {near[0]}?' if near else ''}"
+            meant = hint(team, known)
+            yield f"{field}: there is no team {team!r} here{f'; {meant}' if meant else ''}"
         elif mine is not None and team not in mine:
             yield f"{field}: {subject} is not in team {team!r}, so that only rows there that {subject} owns are opened"
         elif not await has_rows(provider, subject, resource, RowFilter(frozenset({team}), include_personal=False)):

@@ -1,7 +1,5 @@
 """Pages of what is held in memory."""
 
-import base64
-import binascii
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -10,6 +8,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from google.protobuf.message import Message
 
+from federation import base64url
 from federation.errors import InputError
 
 __all__ = ["page_of"]
@@ -54,14 +53,13 @@ def _filters(request: Message) -> str:
 
 
 def _token(place: Place, filters: str) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps([filters, *place])).rstrip(b"=").decode()
+    return base64url.encode(orjson.dumps([filters, *place]))
 
 
 def _place_of(token: str, filters: str) -> Place:
     try:
-        raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        bound, first, second = orjson.loads(raw)
-    except (binascii.Error, ValueError, TypeError):
+        bound, first, second = orjson.loads(base64url.decode(token))
+    except (ValueError, TypeError):
         bound = first = second = None
     if bound != filters or not isinstance(first, int | str) or not isinstance(second, str):
         raise _foreign()

@@ -6,10 +6,11 @@ from typing import cast
 
 import grpc
 
+from federation.admin.address import target
 from federation.admin.context import AdminContext
 from federation.admin.errors import status_of_fault
 from federation.admin.service import AdminService
-from federation.admin.socket import claimed, private_umask, target
+from federation.admin.socket import claimed, private_umask
 from federation.errors import ConfigError
 from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server

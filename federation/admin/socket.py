@@ -3,20 +3,18 @@
 Whoever can open the socket is the operator; gRPC cannot tell who that is, so the directory is the authentication.
 """
 
-import errno
 import os
-import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
+from federation.admin.address import answers
 from federation.errors import ConfigError, LockedError
 from federation.store.locks import FileLock
 
-__all__ = ["answers", "claimed", "prepare_directory", "private_umask", "target"]
+__all__ = ["claimed", "prepare_directory", "private_umask"]
 
 
 LOCK_FILE: Final = "admin.lock"
@@ -87,23 +85,3 @@ def _remove_stale(path: Path) -> None:
     if answers(path):
         raise LockedError(f"another process serves the admin socket {path}; stop that process first")
     path.unlink()
-
-
-def target(path: Path) -> str:
-    """Return the gRPC target of a socket path. gRPC reads it as a URI, so odd characters are percent-encoded."""
-    return f"unix:{quote(str(path))}"
-
-
-def answers(path: Path) -> bool:
-    """Tell whether something listens on the socket. Raises `PermissionError` where this user may not ask."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(os.fspath(path))
-        except TimeoutError:
-            return True  # its backlog is full: alive
-        except PermissionError:
-            raise
-        except OSError as e:
-            return e.errno == errno.EAGAIN
-    return True

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-
-from cryptography import x509
 
 from federation.breaker import CircuitSnapshot, CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer, Revocation
 from federation.client.peers.watch_handle import WatchState
 from federation.clock import Clock, to_micros
+from federation.pki.certificates import parsed
 
 __all__ = ["PeerState", "PeerStatus", "standing_of", "state_of"]
 
@@ -80,9 +78,8 @@ def state_of(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerSt
     return PeerState.DEGRADED if renewal is not None and renewal.degraded else PeerState.ACTIVE
 
 
-@lru_cache(maxsize=4_096)
 def _not_after_us(pem: str) -> int:
     try:
-        return to_micros(x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc)
+        return to_micros(parsed(pem).not_valid_after_utc)
     except ValueError:  # the store was tampered with; the peer shows as expired
         return 0

@@ -10,22 +10,20 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
-from cryptography import x509
-
 from federation.breaker import CircuitState
-from federation.client.chain.call_stats import CallFailure, printable
+from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.renewal_plan import RenewalPlan
 from federation.clock import MICROSECONDS, Clock
 from federation.enrollment.renew import Renewable, renew
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
-from federation.pki.certificates import fingerprint_of, validity_us
+from federation.pki.certificates import fingerprint_of, parsed, validity_us
 from federation.pki.rotation_policy import Validity, is_urgent
+from federation.sanitize import printable
 from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord, Versions
 from federation.telemetry.spans import OutcomeName, outcome_of_code
@@ -257,11 +255,10 @@ def plan_of(peer: Peer) -> RenewalPlan:
     return plan
 
 
-@lru_cache(maxsize=4_096)
 def validity_of(certificate_pem: str) -> Validity:
     """Return the validity of a certificate; one that cannot be read has none, and ended long ago."""
     try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+        certificate = parsed(certificate_pem)
     except ValueError:
         return Validity(0, 0, certificate_pem)
     return Validity(*validity_us(certificate), fingerprint_of(certificate))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from federation.breaker import CircuitBreaker, CircuitState, Transition
 from federation.cache.response_cache import InvalidationReason, ResponseCache
 from federation.client import fork
-from federation.client.chain.call_stats import PeerHealth, printable
+from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Interceptor, refused
 from federation.client.interceptors.breaking import BreakingInterceptor
@@ -33,6 +33,7 @@ from federation.client.watch.watch import PeerWatch
 from federation.clock import MICROSECONDS, Clock
 from federation.config import GatewayConfig
 from federation.errors import FederationError, Reason, Refusal
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.telemetry.metrics import CacheReading, Remaining
 from federation.telemetry.telemetry import Telemetry

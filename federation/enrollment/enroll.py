@@ -1,4 +1,4 @@
-"""The enrolling side: dials the gateway that a token names, and believes nothing of its answer unchecked."""
+"""The enrolling side: calls the gateway that a token names, and verifies its answer."""
 
 import uuid
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from federation.errors import EnrollmentError, Reason
 from federation.pki.authority import private_key_pem
 from federation.pki.csr import make_request
 from federation.pki.enrollment_token import EnrollmentToken
+from federation.sanitize import printable
 from federation.store.enrollment_tokens import hash_secret
 from federation.store.peers import PeerRecord, PeerStore
 from federation.v1 import enrollment_pb2 as pb
@@ -24,12 +25,11 @@ from federation.wire.status import error_detail_of
 __all__ = ["EnrolledPeer", "enroll"]
 
 TIMEOUT_S: Final = 15.0
-MAX_QUOTED: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPeer:
-    """An enrollment that succeeded. `fingerprint` (SHA-256, hexadecimal) is what the two operators compare."""
+    """A successful enrollment. The two operators compare `fingerprint` (SHA-256, hexadecimal)."""
 
     record: PeerRecord
     fingerprint: str
@@ -48,9 +48,9 @@ async def enroll(
 ) -> EnrolledPeer:
     """Enroll this gateway, `gateway_name`, for its local user `user`, and store the peer as `name`.
 
-    The key is kept, sealed, before anything is sent; asking again with the same token uses it again, so an answer that
-    was lost costs nothing. Raises `InputError` or `ConflictError` before the token is spent, `EnrollmentError` that
-    says what was tried, where, and what to do, and `StoreError` or `SealError` of the store.
+    The key is stored, sealed, before the request is sent. A retry with the same token uses the same key, so a lost
+    answer costs nothing. Raises `InputError` or `ConflictError` before the token is redeemed, `EnrollmentError` with
+    the attempt, the cause and the remedy, and `StoreError` or `SealError` of the store.
     """
     name = name or token.gateway
     await peers.check_new(name=name, user=user, grant_id=token.grant_id)
@@ -58,14 +58,14 @@ async def enroll(
     key_pem = await peers.pending_key(secret_hash, lambda: private_key_pem(ec.generate_private_key(ec.SECP256R1())))
     key = serialization.load_pem_private_key(key_pem.encode(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise EnrollmentError("the key kept for this enrollment is of another kind; ask for a new token")
+        raise EnrollmentError("the key stored for this enrollment is not an elliptic-curve key; ask for a new token")
     request = pb.EnrollRequest(secret=token.secret, csr=make_request(key, gateway_name))
     try:
-        answer = await _ask(token, request, timeout_s)
+        answer = await _call(token, request, timeout_s)
     except grpc.RpcError as e:
         if error_detail_of(e).reason == Reason.GRANT_INVALID:
             await peers.remove_pending(secret_hash)
-        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_explained(e, gateway_name)}") from e
+        raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_error_text(e, gateway_name)}") from e
     try:
         checked = check_answer(answer, token, key.public_key(), clock.now_us())
     except ValueError as e:
@@ -89,7 +89,7 @@ async def enroll(
     return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)
 
 
-async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:
+async def _call(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:
     credentials = grpc.ssl_channel_credentials(token.ca_certificate_pem.encode())
     options = CHANNEL.to_grpc(token.gateway)
     async with grpc.aio.secure_channel(token.endpoint, credentials, options=options) as channel:
@@ -98,25 +98,22 @@ async def _ask(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: flo
         return answer
 
 
-def _explained(error: grpc.RpcError, gateway_name: str) -> str:
+def _error_text(error: grpc.RpcError, gateway_name: str) -> str:
     code: grpc.StatusCode = error.code()
-    details = _quoted(error.details() or "")
-    again = "then give the same command again: the token is not lost"
+    details = printable(error.details() or "")
+    again = "then give the same command again: the token is still valid"
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        return "the server there is not of the authority that the token names; check the address, and " + again
+        return (
+            "the certificate of the server is not issued by the authority in the token; check the address, and " + again
+        )
     if "Hostname Verification" in details:
-        return "the server there has the certificate of another gateway; check the address, and " + again
+        return "the server has the certificate of another gateway; check the address, and " + again
     if error_detail_of(error).reason == Reason.GRANT_INVALID:
         return f"refused: {details}"
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return f"refused: {details}; this gateway's name is {gateway_name}, which the grant must have been made for"
+        return f"refused: {details}; this gateway's name is {gateway_name}, and the grant must be for this name"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return f"it cannot be reached ({details}); see that it is being served, {again}"
+        return f"it cannot be reached ({details}); check that it is running, {again}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"no answer in time; see that it is being served, {again}"
+        return f"no answer in time; check that it is running, {again}"
     return f"{code.name}: {details}; wait a little, {again}"
-
-
-def _quoted(text: str) -> str:
-    """Words of another gateway, safe to show on a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

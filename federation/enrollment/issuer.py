@@ -1,4 +1,4 @@
-"""The issuing side of enrollment, without the wire: makes tokens, and turns each into one certificate for one key."""
+"""The issuing side of enrollment, without the wire: creates tokens, and redeems each for one certificate."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
 
-UNKNOWN: Final = "this gateway knows no such enrollment token: it was replaced by a newer one, or made elsewhere"
+UNKNOWN: Final = (
+    "this gateway knows no such enrollment token: it was replaced by a newer one, or created by another gateway"
+)
 
 
 class EnrollmentRefusal(Refusal):
-    """A refused enrollment; `grant` is the token's, where the caller showed that it holds the token."""
+    """A refused enrollment or renewal; `grant` is set if the caller proved that it holds the token or old key."""
 
     def __init__(self, reason: Reason, message: str, *, detail: str, grant: Grant | None = None) -> None:
         super().__init__(reason, message, detail=detail)
@@ -33,15 +35,15 @@ class EnrollmentRefusal(Refusal):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an enrollment brought. `again` tells that this key had got the same certificate before."""
+    """The result of an enrollment or renewal. `repeated`: an earlier request was issued this certificate."""
 
     grant: Grant
     certificate: CertificateRecord
-    again: bool
+    repeated: bool
 
 
 class Issuer:
-    """Makes tokens for grants, and redeems them. `StoreError` passes through where the database refuses."""
+    """Creates tokens for grants, and redeems them. Raises `StoreError` if the database fails."""
 
     def __init__(
         self,
@@ -58,10 +60,11 @@ class Issuer:
         self._certificate_lifetime_s, self._token_lifetime_s = certificate_lifetime_s, token_lifetime_s
 
     async def create_token(self, grant_id: str, *, endpoint: str, confirm: bool = False) -> tuple[EnrollmentToken, int]:
-        """Make a token for a grant that nobody is enrolled under; return it with its end in Unix microseconds.
+        """Create a token for a grant without an enrolled gateway; return it and its expiry in Unix microseconds.
 
-        `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. Earlier tokens of the
-        grant stop working. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or enrolled.
+        `endpoint` is host:port of this gateway's enrollment service as the peer reaches it. The new token replaces
+        earlier tokens of the grant. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or
+        enrolled.
         """
         grant = self._grants.get(grant_id)
         if grant is None:
@@ -74,7 +77,7 @@ class Issuer:
         if grant.is_enrolled(now):
             raise ConflictError(f"a gateway is enrolled under grant {grant_id} already; revoke it and make a new one")
         if confirm and status is not GrantStatus.PENDING:
-            raise ConflictError(f"grant {grant_id} is active already, so a confirmation would hold nothing back")
+            raise ConflictError(f"grant {grant_id} is active already, so a confirmation would have no effect")
         secret, record = await self._tokens.create(grant_id, confirm=confirm, lifetime_s=self._token_lifetime_s)
         authority = self.authority
         token = EnrollmentToken(endpoint, authority.ca_certificate_pem, secret, authority.name, grant_id)
@@ -86,7 +89,7 @@ class Issuer:
         The same token with the same key always gets the same certificate, also after a crash between the two steps.
         """
         if not is_secret(secret) or len(csr_der) > MAX_REQUEST_BYTES:
-            message = f"secret or csr has a wrong form; a csr has at most {MAX_REQUEST_BYTES} bytes"
+            message = f"secret or csr is malformed; a csr has at most {MAX_REQUEST_BYTES} bytes"
             raise EnrollmentRefusal(Reason.INVALID_REQUEST, message, detail="malformed request")
         token = await self._tokens.find(hash_secret(secret))
         grant = self._grants.get(token.grant_id) if token else None
@@ -98,10 +101,10 @@ class Issuer:
             raise EnrollmentRefusal(Reason.INVALID_REQUEST, str(e), detail=str(e), grant=grant) from None
         self._check_open(grant)
         token = await self._claim(token, grant, key_hash(request.public_key))
-        again = token.serial is not None
+        repeated = token.serial is not None
         if token.serial is None:
             token = await self._issue(token, csr_der)
-        return self._issued(token, again=again)
+        return self._issued(token, repeated=repeated)
 
     async def _claim(self, token: TokenRecord, grant: Grant, key: str) -> TokenRecord:
         claimed = await self._tokens.claim(token.secret_hash, key)
@@ -111,8 +114,8 @@ class Issuer:
             raise _expired(claimed, grant)
         if claimed.claimed_key_hash != key:
             message = (
-                "this enrollment token was used already, with another key; if that was not you, somebody else holds "
-                f"the token: tell the operator of {self.authority.name} to revoke the grant"
+                "this enrollment token was used already, with another key; if you did not use it, another party has "
+                f"the token: ask the operator of {self.authority.name} to revoke the grant"
             )
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token used by another key", grant=grant)
         return claimed
@@ -121,7 +124,7 @@ class Issuer:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
         if grant.is_enrolled(self._clock.now_us()):
-            return await self._settled(token, grant, "grant enrolled already")
+            return await self._redeemed(token, grant, "grant enrolled already")
         issued = self.authority.issue_client(
             csr_der,
             grant_id=grant.id,
@@ -130,22 +133,22 @@ class Issuer:
             lifetime_s=self._certificate_lifetime_s,
             not_after_us=grant.expires_at_us,
         )
-        within = _settling(token, issued.serial)
+        within = _marking_redeemed(token, issued.serial)
         try:
             await self._grants.add_certificate(grant.id, issued, activate=not token.confirm, within=within)
         except ConflictError as e:
-            return await self._settled(token, grant, str(e))
+            return await self._redeemed(token, grant, str(e))
         return replace(token, serial=issued.serial)
 
-    async def _settled(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
-        """Return the token once more: the same key may have asked twice at once, and the other one was first."""
-        settled = await self._tokens.find(token.secret_hash)
-        if settled is None or settled.serial is None:
-            message = "the grant of this enrollment token is taken or gone; ask for a new one"
+    async def _redeemed(self, token: TokenRecord, grant: Grant, detail: str) -> TokenRecord:
+        """Return the token if a concurrent request with the same key redeemed it; else raise `EnrollmentRefusal`."""
+        redeemed = await self._tokens.find(token.secret_hash)
+        if redeemed is None or redeemed.serial is None:
+            message = "the grant of this enrollment token is already enrolled or revoked; ask for a new grant"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=detail, grant=grant)
-        return settled
+        return redeemed
 
-    def _issued(self, token: TokenRecord, *, again: bool) -> Issued:
+    def _issued(self, token: TokenRecord, *, repeated: bool) -> Issued:
         grant = self._grants.get(token.grant_id)
         assert grant is not None  # noqa: S101 - grants are never deleted
         self._check_open(grant)  # it may have been revoked meanwhile
@@ -153,12 +156,12 @@ class Issuer:
         if certificate is None or not certificate.is_accepted(self._clock.now_us()):
             message = "the certificate of this enrollment token has expired; ask for a new token"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="certificate expired", grant=grant)
-        return Issued(grant, certificate, again)
+        return Issued(grant, certificate, repeated)
 
     def _check_open(self, grant: Grant) -> None:
         status = grant.status_at(self._clock.now_us())
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
-            message = "the grant of this enrollment token is no longer open; ask for a new one"
+            message = "the grant of this enrollment token is revoked or expired; ask for a new grant"
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
 
 
@@ -168,9 +171,9 @@ def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
     return EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
 
 
-def _settling(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
+def _marking_redeemed(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
     async def within(connection: "AsyncConnection") -> None:
         if not await mark_redeemed(connection, token, serial):
-            raise ConflictError("the token was settled or replaced meanwhile")
+            raise ConflictError("the token was redeemed or replaced meanwhile")
 
     return within

@@ -1,4 +1,4 @@
-"""The renewing side: asks for a certificate on a new key, and believes nothing of the answer unchecked."""
+"""The renewing side: requests a certificate for a new key, and verifies the answer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +13,11 @@ from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.enrollment.verification import check_renewal
 from federation.errors import EnrollmentError, Reason, Refusal
 from federation.pki.authority import private_key_pem
-from federation.pki.certificates import serial_of, validity_us
+from federation.pki.certificates import parsed, serial_of, validity_us
 from federation.pki.csr import make_request
 from federation.pki.renewal_proof import make_proof
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord, PendingRenewal
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1 import enrollment_pb2_grpc
@@ -26,8 +27,7 @@ from federation.wire.status import error_detail_of
 __all__ = ["Renewable", "renew"]
 
 TIMEOUT_S: Final = 15.0
-MAX_QUOTED: Final = 300
-BELIEVED: Final = frozenset(
+ACCEPTED_REASONS: Final = frozenset(
     {
         Reason.GRANT_REVOKED,
         Reason.GRANT_INVALID,
@@ -37,14 +37,14 @@ BELIEVED: Final = frozenset(
         Reason.INTERNAL,
     }
 )
-"""Reasons that another gateway may give; the rest this gateway finds out by itself."""
+"""Reasons accepted from another gateway; this gateway determines the other reasons itself."""
 
 
 class Renewable(Protocol):
-    """Where a renewal keeps its keys; a `PeerStore` is one."""
+    """The store of a renewal; `PeerStore` implements it."""
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
-        """Return the key and request of a renewal under way, or make and keep them before they are used."""
+        """Return the key and request of a pending renewal, or make and store new ones."""
         ...
 
     async def renew(self, record: PeerRecord, *, replaces: str) -> None:
@@ -62,19 +62,19 @@ async def renew(
 ) -> PeerRecord:
     """Get a new certificate for a peer of this gateway, `gateway_name`, store it, and return the changed record.
 
-    The new key is kept, sealed, before anything is sent, and used again until its certificate is stored, so an answer
-    that was lost costs nothing. A certificate that has expired is renewed on the word of its key, for 7 days.
+    The new key is stored, sealed, before the request is sent, and reused until its certificate is stored, so a lost
+    answer costs nothing. An expired certificate is renewed by a proof of its key, for up to 7 days.
 
     Raises `Refusal`, with the peer's own reason or a local one (`PEER_UNREACHABLE`, `PEER_TIMEOUT`,
-    `CERTIFICATE_INVALID` when it is too late); `EnrollmentError` for an answer that does not hold; `ConflictError`
-    where somebody else renewed or removed the peer meanwhile; `StoreError` or `SealError` of the store.
+    `CERTIFICATE_INVALID` when it is too late); `EnrollmentError` for an invalid answer; `ConflictError` if another
+    process renewed or removed the peer meanwhile; `StoreError` or `SealError` of the store.
     """
     old_key, old = _key(record.key_pem, record), _certificate(record)
     _, end = validity_us(old)
     expired = clock.now_us() >= end
     if expired and (clock.now_us() > end + AFTER_EXPIRY_US or not record.enrollment_endpoint):
         raise Refusal(Reason.CERTIFICATE_INVALID, _too_late(record, end))
-    pending = await peers.pending_renewal(record.id, lambda: _made(gateway_name))
+    pending = await peers.pending_renewal(record.id, lambda: _new_renewal(gateway_name))
     request = pb.RenewRequest(csr=pending.csr_der)
     if expired:
         proof = make_proof(
@@ -83,7 +83,7 @@ async def renew(
         request.proof.CopyFrom(proof)
     key = _key(pending.key_pem, record)
     try:
-        answer = await _ask(record, request, timeout_s, expired=expired)
+        answer = await _call(record, request, timeout_s, expired=expired)
     except grpc.RpcError as e:
         raise _refusal(e, record) from e
     try:
@@ -101,16 +101,18 @@ async def renew(
     return renewed
 
 
-def _made(gateway_name: str) -> PendingRenewal:
+def _new_renewal(gateway_name: str) -> PendingRenewal:
     key = ec.generate_private_key(ec.SECP256R1())
     return PendingRenewal(private_key_pem(key), make_request(key, gateway_name))
 
 
 def _certificate(record: PeerRecord) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        return parsed(record.certificate_pem)
     except ValueError:
-        raise EnrollmentError(f"the certificate kept for {record.name} cannot be read; enroll again") from None
+        raise EnrollmentError(
+            f"the certificate stored for {record.name} cannot be read; enroll again with a new token"
+        ) from None
 
 
 def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
@@ -119,11 +121,11 @@ def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise EnrollmentError(f"the key kept for {record.name} cannot be used; enroll again with a new token")
+        raise EnrollmentError(f"the key stored for {record.name} cannot be used; enroll again with a new token")
     return key
 
 
-async def _ask(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *, expired: bool) -> pb.RenewResponse:
+async def _call(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *, expired: bool) -> pb.RenewResponse:
     roots = record.trust_bundle.encode()
     if expired:
         target, credentials = record.enrollment_endpoint, grpc.ssl_channel_credentials(roots)
@@ -138,9 +140,9 @@ async def _ask(record: PeerRecord, request: pb.RenewRequest, timeout_s: float, *
 
 def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentError:
     what = f"renewing the certificate for {record.name}"
-    details = _quoted(error.details() or "")
+    details = printable(error.details() or "")
     detail = error_detail_of(error)
-    if detail.reason in BELIEVED and not detail.local:
+    if detail.reason in ACCEPTED_REASONS and not detail.local:
         return Refusal(Reason(detail.reason), f"{what}: refused: {details}", retry_after_s=detail.retry_after_s)
     code: grpc.StatusCode = error.code()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -148,15 +150,12 @@ def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentEr
     if code is grpc.StatusCode.UNAVAILABLE:
         return Refusal(Reason.PEER_UNREACHABLE, f"{what}: it cannot be reached ({details})")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return EnrollmentError(f"{what}: the gateway {record.gateway} does not renew certificates; is it older?")
+        return EnrollmentError(
+            f"{what}: the gateway {record.gateway} does not support renewal; its version may be too old"
+        )
     return EnrollmentError(f"{what}: {code.name}: {details}")
 
 
 def _too_late(record: PeerRecord, end_us: int) -> str:
     at = f"{from_micros(end_us):%Y-%m-%dT%H:%M:%SZ}"
     return f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; enroll again"
-
-
-def _quoted(text: str) -> str:
-    """Words of another gateway, safe to show on a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_QUOTED])

@@ -1,4 +1,4 @@
-"""The issuing side of renewal, without the wire: a new certificate for a peer that proves to hold an old one."""
+"""The issuing side of renewal, without the wire: issues a certificate to a peer that proves its current one."""
 
 import asyncio
 from typing import Final
@@ -20,15 +20,15 @@ from federation.v1 import enrollment_pb2 as pb
 __all__ = ["RenewalIssuer"]
 
 MAX_ACCEPTED: Final = 32
-"""Certificates of a grant that are accepted at once; a peer that asks for more waits until one has ended."""
+"""Certificates of a grant that are accepted at once; requests for more are refused until one has expired."""
 CLOSED: Final = "the grant does not allow this call; ask the operator of the serving gateway"
 ENROLL_AGAIN: Final = "enroll again with a new token"
 
 
 class RenewalIssuer:
-    """Renews. Whoever asks has shown a certificate of the grant; the same request brings the same certificate again.
+    """Renews certificates of enrolled peers. The same request returns the same certificate again.
 
-    Raises `EnrollmentRefusal`; `StoreError` passes through where the database refuses.
+    Raises `EnrollmentRefusal`, and `StoreError` if the database fails.
     """
 
     def __init__(
@@ -37,42 +37,42 @@ class RenewalIssuer:
         self.authority = authority
         self._grants, self._clock = grants, clock
         self._certificate_lifetime_s = certificate_lifetime_s
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def renew(self, grant: Grant, serial: str, csr_der: bytes) -> Issued:
-        """Renew for a caller whose connection and grant were checked as for any call; `serial` is what it shows."""
+        """Renew for an authorized caller, whose connection presents the certificate `serial`."""
         return await self._renew(grant, grant.certificates[serial], csr_der, after_expiry=False)
 
     async def renew_expired(self, proof: pb.RenewProof, csr_der: bytes) -> Issued:
-        """Renew for a caller who has no valid certificate any more, on the word of the old key.
+        """Renew for a caller whose certificate has expired, by a proof of its key.
 
-        Who cannot show the key learns nothing. The certificate must be the grant's newest and have ended at most 7
-        days ago; or the request be the very one that the newest was issued for, whose answer was lost.
+        Without a valid proof, every refusal is the same. The certificate must be the grant's newest and have expired at
+        most 7 days ago. Otherwise the request must be the one of the newest certificate, whose answer was lost.
         """
         try:
             claim = read_proof(proof)
         except ValueError as e:
             raise _invalid(f"proof: {e}") from None
         grant = self._grants.get(claim.grant_id)
-        shown = await self._grants.find_certificate(grant.id, claim.serial) if grant else None
-        if grant is None or shown is None or not claim.is_signed_by(shown.pem, csr_der):
+        presented = await self._grants.find_certificate(grant.id, claim.serial) if grant else None
+        if grant is None or presented is None or not claim.is_signed_by(presented.pem, csr_der):
             raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail="unproved renewal")
-        self._check_time(claim, shown, grant)
+        self._check_time(claim, presented, grant)
         request = _read(csr_der, grant)
         newest = grant.newest
-        if newest is not None and newest.serial != shown.serial and newest.csr_hash != request.hash:
+        if newest is not None and newest.serial != presented.serial and newest.csr_hash != request.hash:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail="not the newest serial", grant=grant)
-        return await self._renew(grant, shown, csr_der, after_expiry=True)
+        return await self._renew(grant, presented, csr_der, after_expiry=True)
 
-    async def _renew(self, grant: Grant, shown: CertificateRecord, csr_der: bytes, *, after_expiry: bool) -> Issued:
+    async def _renew(self, grant: Grant, presented: CertificateRecord, csr_der: bytes, *, after_expiry: bool) -> Issued:
         request = _read(csr_der, grant)
-        if request.hash != shown.csr_hash and key_hash(request.public_key) == _key_hash(shown):
-            raise _invalid("csr: its key is that of the certificate in use; make a new one", grant)
-        async with self._turn:
+        if request.hash != presented.csr_hash and key_hash(request.public_key) == _key_hash(presented):
+            raise _invalid("csr: its key is that of the certificate in use; generate a new key", grant)
+        async with self._lock:
             grant = self._current(grant)
             known = _issued_for(grant, request, self._clock.now_us())
             if known is not None:
-                return Issued(grant, known, again=True)
+                return Issued(grant, known, repeated=True)
             self._check_room(grant)
             issued = self.authority.issue_client(
                 csr_der,
@@ -87,11 +87,11 @@ class RenewalIssuer:
             except ConflictError:
                 raise _revoked(self._grants.get(grant.id) or grant) from None
         grant = self._current(grant)
-        return Issued(grant, grant.certificates[issued.serial], again=False)
+        return Issued(grant, grant.certificates[issued.serial], repeated=False)
 
     def _current(self, grant: Grant) -> Grant:
         latest = self._grants.get(grant.id) or grant
-        self._check_open(latest)  # it may have been revoked meanwhile
+        self._check_open(latest)  # the grant may have been revoked meanwhile
         return latest
 
     def _check_open(self, grant: Grant) -> None:
@@ -101,15 +101,15 @@ class RenewalIssuer:
         if status is not GrantStatus.ACTIVE:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail=f"grant {status}", grant=grant)
 
-    def _check_time(self, claim: RenewalClaim, shown: CertificateRecord, grant: Grant) -> None:
+    def _check_time(self, claim: RenewalClaim, presented: CertificateRecord, grant: Grant) -> None:
         now = self._clock.now_us()
         off = claim.signed_at_us - now
         if abs(off) > PROOF_SKEW_US:
             text = f"proof: signed_at is {off / MICROSECONDS:+.0f} s from this gateway's clock; compare both clocks"
             raise _invalid(text, grant, detail="stale proof")
-        if now < shown.not_after_us - PROOF_SKEW_US:
-            raise _invalid("proof: its certificate has not expired; renew with it on the federation address", grant)
-        if now > shown.not_after_us + AFTER_EXPIRY_US:
+        if now < presented.not_after_us - PROOF_SKEW_US:
+            raise _invalid("proof: its certificate has not expired; renew it on the federation address", grant)
+        if now > presented.not_after_us + AFTER_EXPIRY_US:
             message = f"the certificate expired more than 7 days ago; {ENROLL_AGAIN}"
             raise EnrollmentRefusal(Reason.CERTIFICATE_INVALID, message, detail="expired too long ago", grant=grant)
 
@@ -135,7 +135,7 @@ def _read(csr_der: bytes, grant: Grant) -> CertificateRequest:
 
 
 def _issued_for(grant: Grant, request: CertificateRequest, now_us: int) -> CertificateRecord | None:
-    """Return the certificate that this very request brought before, if it is still accepted."""
+    """Return the certificate that was issued for this request before, if it is still accepted."""
     known = (each for each in grant.certificates.values() if each.csr_hash == request.hash)
     return next((each for each in known if each.is_accepted(now_us)), None)
 

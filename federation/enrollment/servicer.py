@@ -1,6 +1,6 @@
-"""`EnrollmentService` on the wire: server TLS alone, so everything that arrives here may be hostile.
+"""The servicer of `EnrollmentService` on the enrollment port, where clients are not authenticated.
 
-It stands behind the server's incident guard, which turns what is raised here into statuses.
+The server's incident guard turns the exceptions of this module into statuses.
 """
 
 import logging
@@ -20,16 +20,16 @@ from federation.v1 import enrollment_pb2_grpc
 
 __all__ = ["EnrollmentAudit", "EnrollmentEvent", "EnrollmentServicer", "renewal_response"]
 
-_log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentEvent:
-    """One attempt to enroll or to renew, for the audit log.
+    """One attempt to enroll or to renew, for the audit trail.
 
-    `grant_id`, `peer` and `subject` are empty while nobody has shown the secret of a token or an old key. `outcome` is
-    an outcome word (`ok`, `denied`, `invalid`, `error`); `reason` tells the attempts apart more finely than the caller
-    is told; `source` is gRPC's name of the caller's address.
+    `grant_id`, `peer` and `subject` are empty unless the caller proved that it holds a token or an old key. `outcome`
+    is `ok`, `denied`, `invalid` or `error`. `reason` is more precise than the answer to the caller. `source` is gRPC's
+    name of the caller's address.
     """
 
     verb: str
@@ -42,13 +42,14 @@ class EnrollmentEvent:
 
 
 EnrollmentAudit = Callable[[EnrollmentEvent], Awaitable[None]]
-"""Takes each event before its answer leaves; a `Refusal` that it raises is answered instead."""
+"""Records an event before the answer leaves; if it raises a `Refusal`, that is the answer."""
 
 
 class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
-    """Answers `Enroll`, and `Renew` for certificates that have expired. Valid ones are renewed on the federation port.
+    """Answers `Enroll`, and `Renew` for expired certificates. Valid ones are renewed on the federation port.
 
-    `endpoint` gives host:port of the federation service as peers reach it. Without a `reissuer` nothing is renewed.
+    `endpoint` returns host:port of the federation service as peers reach it. Without a `renewal_issuer`, `Renew` is
+    UNIMPLEMENTED.
     """
 
     def __init__(
@@ -57,29 +58,31 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         *,
         endpoint: Callable[[], str],
         audit: EnrollmentAudit,
-        reissuer: RenewalIssuer | None = None,
+        renewal_issuer: RenewalIssuer | None = None,
     ) -> None:
-        self._issuer, self._endpoint, self._audit, self._reissuer = issuer, endpoint, audit, reissuer
+        self._issuer, self._endpoint, self._audit, self._renewal_issuer = issuer, endpoint, audit, renewal_issuer
 
     async def Enroll(  # noqa: N802 - the name in the contract
         self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EnrollResponse:
-        """Turn a token's secret and a certificate request into a certificate, or raise a `Refusal`."""
+        """Redeem a token's secret for a certificate; raise `Refusal` otherwise."""
         work = self._issuer.enroll(request.secret, request.csr)
         return self._response(await self._audited("enroll", work, context.peer()))
 
     async def Renew(  # noqa: N802 - the name in the contract
         self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RenewResponse:
-        """Renew a certificate that has expired, on the word of its key, or raise a `Refusal`."""
-        if self._reissuer is None:
+        """Renew an expired certificate by a proof of its key; raise `Refusal` otherwise."""
+        if self._renewal_issuer is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
             raise AssertionError  # abort always raises
-        work = self._reissuer.renew_expired(request.proof, request.csr)
+        work = self._renewal_issuer.renew_expired(request.proof, request.csr)
         issued = await self._audited("renew", work, context.peer(), "after expiry")
-        if not issued.again:
-            _log.warning("grant %s was renewed after its certificate had expired (%s)", issued.grant.id, context.peer())
-        return renewal_response(self._reissuer.authority, issued)
+        if not issued.repeated:
+            LOGGER.warning(
+                "grant %s was renewed after its certificate had expired (%s)", issued.grant.id, context.peer()
+            )
+        return renewal_response(self._renewal_issuer.authority, issued)
 
     async def _audited(self, verb: str, work: Awaitable[Issued], source: str, note: str = "") -> Issued:
         try:
@@ -87,10 +90,12 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         except EnrollmentRefusal as refusal:
             outcome = "invalid" if refusal.reason is Reason.INVALID_REQUEST else "denied"
             if refusal.grant is not None:
-                _log.warning("%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source)
+                LOGGER.warning(
+                    "%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source
+                )
             await self._audit(_event(verb, outcome, refusal.detail, source, refusal.grant))
             raise
-        reason = "same certificate again" if issued.again else note
+        reason = "same certificate again" if issued.repeated else note
         await self._audit(_event(verb, "ok", reason, source, issued.grant))
         return issued
 
@@ -108,7 +113,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
 
 
 def renewal_response(authority: Authority, issued: Issued) -> pb.RenewResponse:
-    """Return the answer to a renewal; with it go the roots to trust from now on, so that a root can be replaced."""
+    """Return the answer to a renewal. It contains the roots to trust from now on, so that a root can be replaced."""
     return pb.RenewResponse(certificate=issued.certificate.pem, trust_bundle=authority.trust_bundle)
 
 

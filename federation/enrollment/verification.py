@@ -1,4 +1,4 @@
-"""What the enrolling side checks in an answer before it keeps anything of it. Pure."""
+"""The verification of answers to enrollment and renewal, before any part of them is stored. Pure."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ from federation.v1 import enrollment_pb2 as pb
 __all__ = ["CheckedAnswer", "CheckedRenewal", "check_answer", "check_certificate", "check_renewal", "check_roots"]
 
 SKEW_US: Final = 300 * MICROSECONDS
-"""How far this clock may be behind the issuer's."""
+"""The time by which this clock may be slower than the issuer's."""
 MAX_LIFETIME_US: Final = 400 * 86_400 * MICROSECONDS
 
 _NOT_NOW: Final = "is not valid now by the clock of this machine (compare both clocks)"
@@ -28,7 +28,7 @@ _NOT_NOW: Final = "is not valid now by the clock of this machine (compare both c
 
 @dataclass(frozen=True, slots=True)
 class CheckedAnswer:
-    """The parts of an answer that hold; PEM as this side writes it, not as it came."""
+    """The verified contents of an answer to an enrollment; PEM is re-encoded by this side."""
 
     certificate_pem: str
     fingerprint: str
@@ -41,7 +41,7 @@ class CheckedAnswer:
 def check_answer(
     answer: pb.EnrollResponse, token: EnrollmentToken, key: ec.EllipticCurvePublicKey, now_us: int
 ) -> CheckedAnswer:
-    """Check an answer to the request for `key` against the token; raise `ValueError`: a clause that tells the fault."""
+    """Check an answer to the request for `key` against the token; raise `ValueError` with a clause for the fault."""
     if answer.gateway != token.gateway:
         raise ValueError(f"it comes from the gateway {answer.gateway[:64]!r}, not the token's")
     if answer.grant_id != token.grant_id:
@@ -67,7 +67,7 @@ def check_answer(
 
 @dataclass(frozen=True, slots=True)
 class CheckedRenewal:
-    """The parts of an answer to a renewal that hold."""
+    """The verified contents of an answer to a renewal."""
 
     certificate_pem: str
     fingerprint: str
@@ -78,9 +78,9 @@ class CheckedRenewal:
 def check_renewal(
     answer: pb.RenewResponse, record: PeerRecord, key: ec.EllipticCurvePublicKey, now_us: int
 ) -> CheckedRenewal:
-    """Check an answer to the renewal of a peer for `key`; raise `ValueError`: a clause that tells the fault.
+    """Check an answer to the renewal of a peer for `key`; raise `ValueError` with a clause for the fault.
 
-    It may name other roots than those known, so that an authority can be replaced, but one of them must be known.
+    The trust bundle may contain new roots, so that an authority can be replaced, but must contain a known one.
     """
     roots = check_roots(answer.trust_bundle, record.trust_bundle, now_us)
     identity = (record.grant_id, record.subject)
@@ -90,7 +90,7 @@ def check_renewal(
 
 
 def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
-    """Read a trust bundle: valid roots, among them one of those known already; raise `ValueError`."""
+    """Return the roots of a trust bundle; raise `ValueError` unless all are valid and one is in `known_pem`."""
     try:
         roots = certificates_of(bundle)
     except ValueError as e:
@@ -98,7 +98,7 @@ def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certific
     for root in roots:
         begin, end = validity_us(root)
         if not _is_authority(root):
-            raise ValueError("its trust bundle holds a certificate that is not an authority's")
+            raise ValueError("its trust bundle contains a certificate that is not an authority's")
         if not begin - SKEW_US <= now_us < end:
             raise ValueError(f"the authority of its trust bundle {_NOT_NOW}")
     if not any(known in roots for known in certificates_of(known_pem)):
@@ -115,7 +115,7 @@ def check_certificate(
 ) -> x509.Certificate:
     """Read an issued client certificate and check key, identity, issuer, usage and validity; raise `ValueError`.
 
-    `identity` is the grant id and the subject that both extensions must say.
+    `identity` is the grant id and the subject that the extensions must contain.
     """
     try:
         found = certificates_of(pem)
@@ -123,16 +123,16 @@ def check_certificate(
     except (ValueError, UnsupportedAlgorithm) as e:
         raise ValueError("its certificate cannot be read") from e
     if len(found) != 1:
-        raise ValueError("it holds more than one certificate")
+        raise ValueError("it contains more than one certificate")
     certificate = found[0]
     if hash_found != key_hash(key):
         raise ValueError("its certificate is for another key than the one sent")
     try:
         found_identity = read_identity(certificate)
     except ValueError as e:
-        raise ValueError(f"of its certificate {e}") from e
+        raise ValueError(f"in its certificate, {e}") from e
     if found_identity != identity:
-        raise ValueError("its certificate is for another grant or subject than it says")
+        raise ValueError("its certificate is for another grant or subject than the answer states")
     if not any(_is_issued_by(certificate, root) for root in roots):
         raise ValueError("its certificate is not signed by an authority of its trust bundle")
     if _is_authority(certificate) or not _is_for_clients(certificate):

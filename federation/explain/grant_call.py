@@ -9,12 +9,12 @@ from typing import Final
 
 import grpc
 
-from federation.client.chain.call_stats import printable
 from federation.client.transport.raw_channels import secure_channel
 from federation.explain.checks import BrokenLink
 from federation.explain.refusals import OutOfScope, fault_of, scope_there, wider
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord
-from federation.suggest import near_matches
+from federation.suggest import hint
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
@@ -71,9 +71,8 @@ def _closed(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) 
     if resource in opened.excluded_resources:
         cause = f"the grant {record.grant_id} excludes the resource {resource}"
     else:
-        near = near_matches(resource, opened.resources[:MOST_NAMES], most=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        cause = f"the grant {record.grant_id} does not name the resource {resource}{hint}"
+        meant = hint(resource, opened.resources[:MOST_NAMES])
+        cause = f"the grant {record.grant_id} does not name the resource {resource}{f'; {meant}' if meant else ''}"
     cure = f"ask for what it opens ({_named(opened) or 'nothing'}), or {wider(record)}"
     return BrokenLink(printable(cause), cure, scope_there(record))
 

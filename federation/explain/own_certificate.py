@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from federation.clock import Clock, from_micros
 from federation.errors import Action, Remedy
 from federation.explain.checks import BrokenLink
-from federation.pki.certificates import certificates_of, fingerprint_of, serial_of, validity_us
+from federation.pki.certificates import certificates_of, fingerprint_of, parsed, serial_of, validity_us
 from federation.pki.rotation_policy import AFTER_EXPIRY_US, Validity, due_at_us
 from federation.store.peers import PeerRecord
 
@@ -61,7 +61,7 @@ def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str
 def is_of_bundle(record: PeerRecord) -> bool:
     """Tell whether the own certificate was issued by an authority of the peer, as this gateway knows them."""
     try:
-        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        certificate = parsed(record.certificate_pem)
         authorities = certificates_of(record.trust_bundle)
     except ValueError:
         return False
@@ -85,7 +85,7 @@ def instant(micros: int) -> str:
 
 def _read(record: PeerRecord) -> x509.Certificate:
     try:
-        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        certificate = parsed(record.certificate_pem)
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
         cause = "this gateway's own certificate or its key cannot be read"

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import grpc
 
-from federation.client.chain.call_stats import printable
 from federation.client.chain.outcomes import from_wire
 from federation.errors import Action, Actor, Reason, Remedy
 from federation.explain.checks import BrokenLink
 from federation.explain.own_certificate import COMPARE_CLOCKS, TO_REPLACE, instant, re_enroll_hint, to_do
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 

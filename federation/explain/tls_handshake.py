@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from federation.client.chain.call_stats import printable
 from federation.errors import Action
 from federation.explain.checks import BrokenLink
 from federation.explain.own_certificate import re_enroll_hint, to_do
 from federation.explain.tls_alerts import failed, unverified
+from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 
 __all__ = ["client_context", "do_handshake", "temp_cert_chain"]

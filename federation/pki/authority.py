@@ -22,7 +22,7 @@ __all__ = ["Authority", "IssuedCertificate", "private_key_pem"]
 CA_LIFETIME: Final = timedelta(days=3_652)
 SERVER_LIFETIME_S: Final = 365 * 86_400
 BACKDATED: Final = timedelta(minutes=5)
-"""How far certificates begin in the past, for peers whose clocks are behind."""
+"""Certificates become valid this long before they are issued, for peers whose clocks are slow."""
 ORGANIZATION: Final = "Mosaic gateway authority"
 
 
@@ -40,7 +40,7 @@ class IssuedCertificate:
 
 @dataclass(frozen=True)
 class Authority:
-    """The authority of the gateway `name`. All PEM is text; gRPC takes it encoded."""
+    """The certificate authority of the gateway `name`. PEM values are `str`; gRPC takes them as bytes."""
 
     name: str
     ca_certificate_pem: str
@@ -57,28 +57,28 @@ class Authority:
         clock: Clock = SYSTEM_CLOCK,
         server_lifetime_s: float = SERVER_LIFETIME_S,
     ) -> "Authority":
-        """Make a new root and a server certificate for the gateway's name and every host (DNS name or IP address)."""
+        """Create a root and a server certificate for the gateway's name and every host (DNS name or IP address)."""
         now = clock.now()
         ca_key = _new_key()
         root = cls(name, pem_of(_root(name, ca_key, now)), private_key_pem(ca_key), "", "", clock)
         return root.with_server(hosts, server_lifetime_s)
 
     def with_server(self, hosts: Iterable[str] = (), lifetime_s: float = SERVER_LIFETIME_S) -> "Authority":
-        """Return this authority with a new server key and certificate, which ends with the root at the latest."""
+        """Return this authority with a new server key and certificate, which expires no later than the root."""
         now, key = self.clock.now(), _new_key()
         end = min(now + timedelta(seconds=lifetime_s), self._ca.not_valid_after_utc)
         certificate = _server(self._ca, self._ca_key, key.public_key(), (self.name, *hosts), (now - BACKDATED, end))
         return replace(self, server_certificate_pem=pem_of(certificate), server_key_pem=private_key_pem(key))
 
     def serves(self, hosts: Iterable[str] = ()) -> bool:
-        """Tell whether the server certificate carries exactly the gateway's name and these hosts."""
+        """Tell whether the server certificate names exactly the gateway and these hosts."""
         certificate = x509.load_pem_x509_certificate(self.server_certificate_pem.encode())
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return list(found) == _general_names((self.name, *hosts))
 
     @property
     def trust_bundle(self) -> str:
-        """Every root that a peer shall trust for this gateway, PEM."""
+        """The roots that a peer must trust for this gateway, PEM."""
         return self.ca_certificate_pem
 
     def issue_client(
@@ -91,13 +91,13 @@ class Authority:
         lifetime_s: float,
         not_after_us: int | None = None,
     ) -> IssuedCertificate:
-        """Issue a client certificate for the key of a certificate request, and check what came out.
+        """Issue a client certificate for the key of a certificate request, and check the result.
 
-        Nothing but the key is taken from the request; its common name must be `peer`. The certificate ends after
+        Only the key is taken from the request, whose common name must be `peer`. The certificate ends after
         `lifetime_s`, or at `not_after_us` (the grant's end) where that is sooner.
 
-        Raises `InputError` that names `csr` for a request that is refused, `ValueError` for an identity that cannot
-        stand in a certificate.
+        Raises `InputError` that names `csr` for a refused request, `ValueError` for an identity that a certificate
+        cannot contain.
         """
         request = read_request(csr_der, peer)
         now = self.clock.now()
@@ -116,7 +116,7 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self._ca_key, hashes.SHA256())
         if read_identity(certificate) != (grant_id, subject):
-            raise ValueError("the certificate does not say what it was issued for")
+            raise ValueError("the issued certificate does not contain the requested grant id and subject")
         before, after = validity_us(certificate)
         return IssuedCertificate(
             pem_of(certificate), serial_of(certificate), fingerprint_of(certificate), before, after, request.hash
@@ -135,7 +135,7 @@ class Authority:
 
 
 def private_key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return a key as unencrypted PKCS #8 PEM: for memory and for sealing, never for a disk."""
+    """Return a key as unencrypted PKCS #8 PEM. Keep it in memory or seal it; never write it to disk."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode("ascii")
@@ -181,7 +181,7 @@ def _server(
 ) -> x509.Certificate:
     return (
         _builder(ca.subject, key, *validity)
-        .subject_name(x509.Name([]))  # the names that count are the alternative ones; RFC 5280 wants them critical here
+        .subject_name(x509.Name([]))  # RFC 5280, 4.2.1.6: with an empty subject, the alternative names are critical
         .add_extension(x509.SubjectAlternativeName(_general_names(hosts)), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signing=True), critical=True)

@@ -1,6 +1,7 @@
-"""The names by which a certificate is known in stores, records and conversations between operators."""
+"""Serial numbers, fingerprints, key hashes and PEM forms of certificates, as stores and operators use them."""
 
 import hashlib
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -8,10 +9,18 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from federation.clock import to_micros
 
-__all__ = ["certificates_of", "fingerprint_of", "key_hash", "pem_of", "serial_of", "validity_us"]
+__all__ = ["certificates_of", "fingerprint_of", "key_hash", "parsed", "pem_of", "serial_of", "validity_us"]
 
 MAX_BUNDLE_BYTES = 64 * 1024
 MAX_BUNDLE = 8
+MAX_PARSED = 4_096
+"""Certificates that stay parsed: those of the peers of one gateway."""
+
+
+@lru_cache(maxsize=MAX_PARSED)
+def parsed(pem: str) -> x509.Certificate:
+    """Return the certificate of a PEM text; raise `ValueError` where the text cannot be read."""
+    return x509.load_pem_x509_certificate(pem.encode())
 
 
 def serial_of(certificate: x509.Certificate) -> str:
@@ -20,7 +29,7 @@ def serial_of(certificate: x509.Certificate) -> str:
 
 
 def fingerprint_of(certificate: x509.Certificate) -> str:
-    """Return the SHA-256 of the DER form in lower-case hexadecimal: what two operators compare."""
+    """Return the SHA-256 of the DER form in lower-case hexadecimal, which the two operators compare."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
 
@@ -36,12 +45,12 @@ def validity_us(certificate: x509.Certificate) -> tuple[int, int]:
 
 
 def pem_of(certificate: x509.Certificate) -> str:
-    """Return the PEM form. PEM is text in this package; gRPC and cryptography take it encoded."""
+    """Return the PEM form as `str`; gRPC and cryptography take it as bytes."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
 
 
 def certificates_of(bundle: str) -> tuple[x509.Certificate, ...]:
-    """Read concatenated PEM certificates, at least one and at most 8; raise `ValueError` that says what is wrong."""
+    """Read 1 to 8 concatenated PEM certificates; raise `ValueError` with the fault as message."""
     if len(bundle) > MAX_BUNDLE_BYTES:
         raise ValueError("the certificates are larger than 64 KiB")
     certificates = tuple(x509.load_pem_x509_certificates(bundle.encode()))

@@ -1,7 +1,5 @@
-"""The enrollment token: one string that an operator pastes, and all that the enrolling side needs to begin."""
+"""The enrollment token: one string for pasting, with everything that the enrolling side needs."""
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -11,6 +9,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from federation import base64url
 from federation.config import is_gateway_name, parse_address
 from federation.errors import ConfigError, InputError
 from federation.pki.certificates import pem_of
@@ -33,10 +32,11 @@ def is_secret(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentToken:
-    """What a token says. Who holds it may enroll, so it is shown once and stored only as a hash.
+    """The contents of a token. Its holder may enroll, so it is shown once, and stored only as a hash.
 
-    `endpoint` is host:port of the enrollment service, whose server certificate must be of `ca_certificate_pem` and
-    carry the name `gateway`. `grant_id` lets the enrolling side refuse a grant that it knows before the token is spent.
+    `endpoint` is host:port of the enrollment service, whose server certificate must be issued by
+    `ca_certificate_pem` for the name `gateway`. By `grant_id` the enrolling side refuses a grant that it already uses
+    before the token is redeemed.
     """
 
     endpoint: str
@@ -46,15 +46,15 @@ class EnrollmentToken:
     grant_id: str
 
     def encode(self) -> str:
-        """Return the pasteable string; `decode` of it gives an equal token."""
+        """Return the token as a string; `decode` is the inverse."""
         certificate = x509.load_pem_x509_certificate(self.ca_certificate_pem.encode())
         head = json.dumps([getattr(self, name) for name in _FIELDS], separators=(",", ":")).encode()
         body = head + b"\n" + certificate.public_bytes(serialization.Encoding.DER)
-        return PREFIX + base64.urlsafe_b64encode(_checksum(body) + body).decode("ascii").rstrip("=")
+        return PREFIX + base64url.encode(_checksum(body) + body)
 
     @classmethod
     def decode(cls, text: str) -> "EnrollmentToken":
-        """Read a pasted string, broken into lines or not; raise `InputError` that names `token`."""
+        """Read a pasted string and ignore its white space. Raises `InputError` that names `token`."""
         text = "".join(text.split())
         if not text.startswith(PREFIX):
             raise InputError("token", f"is not an enrollment token: one begins with {PREFIX}")
@@ -79,24 +79,22 @@ def _checksum(body: bytes) -> bytes:
 def _checked(text: str) -> bytes:
     encoded = text[len(PREFIX) :]
     try:
-        data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        data = base64url.decode(encoded)
+    except ValueError:
         raise InputError("token", _GARBLED) from None
-    canonical = base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
     body = data[CHECKSUM_BYTES:]
-    # Base64 has spare bits at its end, which a checksum of the decoded bytes does not see.
-    if len(text) > MAX_TEXT or canonical != encoded or _checksum(body) != data[:CHECKSUM_BYTES]:
+    if len(text) > MAX_TEXT or _checksum(body) != data[:CHECKSUM_BYTES]:
         raise InputError("token", _GARBLED)
     return body
 
 
 def _check(values: dict[str, str]) -> None:
-    """Refuse what a checksum cannot: a token whose maker meant harm."""
+    """Raise `InputError` for malformed fields, which a forged token with a right checksum can have."""
     try:
         _, port = parse_address(values["endpoint"], "token")
     except ConfigError as e:
-        raise InputError("token", f"its endpoint is unusable: {e}") from None
+        raise InputError("token", f"its endpoint is invalid: {e}") from None
     if not port or not is_gateway_name(values["gateway"]):
-        raise InputError("token", "its endpoint or gateway name is unusable")
+        raise InputError("token", "its endpoint or gateway name is invalid")
     if not is_secret(values["secret"]) or not is_grant_id(values["grant_id"]):
-        raise InputError("token", "its secret or grant id has a wrong form")
+        raise InputError("token", "its secret or grant id is malformed")

@@ -1,7 +1,6 @@
-"""The two identity extensions of a client certificate: the grant, and the user as whom the peer reads.
+"""The two identity extensions of a client certificate: the grant id, and the subject whose rows the peer reads.
 
-Each is a DER UTF8String in a non-critical extension (gRPC refuses to connect with a critical one that it does not
-know).
+Each is a DER UTF8String in a non-critical extension, because gRPC rejects unknown critical extensions.
 """
 
 import re
@@ -25,7 +24,7 @@ __all__ = [
 GRANT_ID_OID: Final = ObjectIdentifier("1.3.6.1.4.1.99999.1")
 SUBJECT_OID: Final = ObjectIdentifier("1.3.6.1.4.1.99999.2")
 MAX_TEXT: Final = 127
-"""Bytes of a text: the most that DER's one-byte length can say."""
+"""Bytes of a text: the largest length in DER's short form (X.690, 8.1.3.4)."""
 _UTF8_STRING: Final = 0x0C
 _SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,127}\Z")
 _NAMES: Final = {GRANT_ID_OID: "grant id", SUBJECT_OID: "subject"}
@@ -53,7 +52,7 @@ def encode_text(value: str) -> bytes:
 
 
 def identity_extensions(grant_id: str, subject: str) -> tuple[x509.UnrecognizedExtension, ...]:
-    """Return both extensions for an issuer to add; raise `ValueError` for an identity that no reader would take."""
+    """Return both extensions for a certificate; raise `ValueError` for an invalid identity."""
     _check(grant_id, subject)
     return (
         x509.UnrecognizedExtension(GRANT_ID_OID, encode_text(grant_id)),
@@ -62,7 +61,7 @@ def identity_extensions(grant_id: str, subject: str) -> tuple[x509.UnrecognizedE
 
 
 def read_identity(certificate: x509.Certificate) -> tuple[str, str]:
-    """Return grant id and subject of a certificate that anybody may have made.
+    """Return grant id and subject of an untrusted certificate.
 
     Raises `ValueError` that names the fault: an extension missing, doubled or critical, a wrong tag or length,
     trailing bytes, a grant id that is no UUID, a subject that is not 1 to 127 printable ASCII characters.
@@ -70,7 +69,7 @@ def read_identity(certificate: x509.Certificate) -> tuple[str, str]:
     try:
         extensions = tuple(certificate.extensions)
     except x509.DuplicateExtension as e:
-        raise ValueError(f"the {_NAMES.get(e.oid, e.oid.dotted_string)} extension stands twice") from None
+        raise ValueError(f"the {_NAMES.get(e.oid, e.oid.dotted_string)} extension occurs twice") from None
     except (ValueError, TypeError, x509.UnsupportedGeneralNameType) as e:
         raise ValueError("the extensions cannot be read") from e
     grant_id, subject = _text(extensions, GRANT_ID_OID), _text(extensions, SUBJECT_OID)

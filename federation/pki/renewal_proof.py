@@ -1,6 +1,6 @@
-"""What an old key says when its certificate has expired: that this request for a new certificate is its holder's. Pure.
+"""The proof with which the key of an expired certificate authorizes the request for a new one. Pure.
 
-The signature covers the request itself, so that nobody who saw a proof can use it for a key of their own.
+The signature covers the request, so a copied proof cannot be used for another key.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from federation.v1 import enrollment_pb2 as pb
 __all__ = ["PROOF_SKEW_US", "RenewalClaim", "make_proof", "read_proof"]
 
 PROOF_SKEW_US: Final = 300 * MICROSECONDS
-"""How far `signed_at` may be from the issuing gateway's clock."""
+"""The largest accepted difference between `signed_at` and the issuing gateway's clock."""
 LABEL: Final = "mosaic renewal 1"
 MAX_SIGNATURE: Final = 256
 _SERIAL: Final = re.compile(r"[0-9a-f]{1,40}\Z")
@@ -30,7 +30,7 @@ _SECONDS: Final = range(253_402_300_800)
 
 @dataclass(frozen=True, slots=True)
 class RenewalClaim:
-    """A proof that has the right form. Whether it is true, `is_signed_by` tells."""
+    """The contents of a well-formed proof; `is_signed_by` verifies its signature."""
 
     grant_id: str
     serial: str
@@ -38,7 +38,7 @@ class RenewalClaim:
     signature: bytes
 
     def is_signed_by(self, certificate_pem: str, csr_der: bytes) -> bool:
-        """Tell whether the key of a certificate made this proof for this request."""
+        """Tell whether the key of a certificate signed this proof for this request."""
         try:
             key = x509.load_pem_x509_certificate(certificate_pem.encode()).public_key()
             if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -61,7 +61,7 @@ def make_proof(
 
 
 def read_proof(proof: pb.RenewProof) -> RenewalClaim:
-    """Read a proof that anybody may have made; raise `ValueError` that names the field which cannot be right."""
+    """Read an untrusted proof; raise `ValueError` that names the malformed field."""
     at = proof.signed_at
     if not is_grant_id(proof.grant_id):
         raise ValueError("grant_id is not a grant's id")

@@ -1,4 +1,4 @@
-"""Keys at rest: sealed with AES-GCM under one key that never enters the database."""
+"""Sealing of private keys at rest: AES-256-GCM under one seal key that is never stored in the database."""
 
 import base64
 import binascii
@@ -24,7 +24,7 @@ SEAL_KEY_VARIABLE: Final = "MOSAIC_SEAL_KEY"
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 PREFIX: Final = b"MS1\0"
-"""Marks the layout `prefix, nonce, AES-256-GCM`; another layout gets another number."""
+"""Identifies the layout `prefix, nonce, AES-256-GCM ciphertext`; another layout gets another number."""
 MAX_KEY_FILE: Final = 1_024
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -32,8 +32,8 @@ _HEX: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 class Sealer:
     """Seals and opens bytes under one key of 32 bytes.
 
-    `purpose` is bound into what is sealed: bytes sealed for one purpose do not open for another, so that nobody who
-    can write to the database can pass one key off as another.
+    `purpose` is authenticated data: bytes sealed for one purpose do not open for another, so an attacker who can write
+    to the database cannot replace one key by another.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -44,9 +44,9 @@ class Sealer:
 
     @classmethod
     def create(cls, directory: Path, environment: Mapping[str, str] = os.environ) -> "Sealer":
-        """Make the key file of a new gateway; where `MOSAIC_SEAL_KEY` is set, use that and write nothing.
+        """Create the key file of a new gateway, or use `MOSAIC_SEAL_KEY` if it is set, and write nothing.
 
-        Raises `ConflictError` where the file exists, `SealError` where it cannot be written.
+        Raises `ConflictError` if the file exists, `SealError` if it cannot be written.
         """
         given = environment.get(SEAL_KEY_VARIABLE)
         if given:
@@ -67,7 +67,7 @@ class Sealer:
 
     @classmethod
     def load(cls, directory: Path, environment: Mapping[str, str] = os.environ) -> "Sealer":
-        """Read `MOSAIC_SEAL_KEY`, or the key file that nobody but its owner may touch; raise `SealError`."""
+        """Read `MOSAIC_SEAL_KEY`, or else the key file, which only its owner may access. Raises `SealError`."""
         given = environment.get(SEAL_KEY_VARIABLE)
         if given:
             return cls(_parse(given, f"${SEAL_KEY_VARIABLE}"))
@@ -75,14 +75,14 @@ class Sealer:
         return cls(_parse(_read(path), str(path)))
 
     def seal(self, plaintext: bytes, purpose: str) -> bytes:
-        """Return bytes that only this key opens, and only for `purpose`; each time different ones."""
+        """Return bytes that only this key opens, and only for `purpose`. The nonce is random."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         return PREFIX + nonce + self._aead.encrypt(nonce, plaintext, _bound(purpose))
 
     def open(self, sealed: bytes, purpose: str) -> bytes:
-        """Return what was sealed; raise `SealError` for another key or purpose, and for bytes that were changed."""
+        """Return the sealed plaintext; raise `SealError` for another key or purpose, and for changed bytes."""
         if not sealed.startswith(PREFIX):
-            raise SealError(f"the sealed {purpose} has no known form; restore the database from a backup")
+            raise SealError(f"the sealed {purpose} has an unknown format; restore the database from a backup")
         body = sealed[len(PREFIX) :]
         try:
             return self._aead.decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], _bound(purpose))
@@ -93,7 +93,7 @@ class Sealer:
             ) from None
 
     def derive(self, purpose: str) -> bytes:
-        """Return 32 bytes that belong to this key and purpose, for uses other than sealing."""
+        """Return 32 bytes derived from this key for `purpose` by HKDF-SHA256 (RFC 5869)."""
         kdf = HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=b"mosaic/" + purpose.encode())
         return kdf.derive(self._key)
 

@@ -10,8 +10,9 @@ import orjson
 
 from federation.errors import InputError
 from federation.resources.fulltext import index_text
+from federation.sanitize import escaped
 
-__all__ = ["MAX_DEPTH", "Document", "decode", "is_storable", "printable", "strings"]
+__all__ = ["MAX_DEPTH", "Document", "decode", "is_storable", "strings"]
 
 MAX_DEPTH: Final = 64
 """Maximum nesting levels of data, the outer object included."""
@@ -51,7 +52,7 @@ def decode(text: str, name: str) -> Any:
     try:
         return _DECODER.decode(text)
     except _DuplicateKeyError as e:
-        raise InputError(name, f"the key '{printable(e.key)}' appears twice in one object") from None
+        raise InputError(name, f"the key '{escaped(e.key)}' appears twice in one object") from None
     except json.JSONDecodeError as e:
         raise InputError(name, f"not JSON: {e.msg} at column {e.colno}") from None
     except RecursionError:
@@ -73,11 +74,6 @@ def strings(value: object) -> Iterator[str]:
 def is_storable(text: str) -> bool:
     """Tell whether both databases can store `text`: PostgreSQL allows no NUL, UTF-8 no lone surrogate."""
     return _UNSTORABLE.search(text) is None
-
-
-def printable(name: str) -> str:
-    """Return an untrusted name in a form safe for messages: short, ASCII, printable."""
-    return name[:64].encode("unicode_escape").decode() or "(empty)"
 
 
 class _DuplicateKeyError(Exception):
@@ -134,4 +130,4 @@ def _check(value: object, name: str, depth: int, found: list[str]) -> None:
     for key, item in value.items():
         if not is_storable(key):
             raise InputError(name, "has a key with a NUL character or half a surrogate pair, which cannot be stored")
-        _check(item, f"{name}.{printable(key)}" if depth == 1 else name, depth + 1, found)
+        _check(item, f"{name}.{escaped(key)}" if depth == 1 else name, depth + 1, found)

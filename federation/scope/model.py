@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from federation.errors import InputError, Reason, Refusal
-from federation.suggest import near_matches
+from federation.sanitize import escaped
+from federation.suggest import hint
 
 __all__ = ["KNOWN_RESOURCES", "SENSITIVE_RESOURCES", "RowFilter", "Scope"]
 
@@ -78,7 +79,7 @@ class Scope:
             raise InputError("scope.filters", "must be an object of resource: filter")
         for name in filters:
             if name not in resources:
-                field = f"scope.filters.{_shown(name)}"
+                field = f"scope.filters.{escaped(name)}"
                 raise InputError(field, "filters a resource that scope.resources does not name")
         return cls(
             resources=resources,
@@ -132,7 +133,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InputError(f"scope.{_shown(key)}", "appears twice")
+            raise InputError(f"scope.{escaped(key)}", "appears twice")
         result[key] = value
     return result
 
@@ -142,7 +143,7 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
         raise InputError(name, "must be a JSON object")
     for key in value:
         if key not in fields:
-            raise InputError(f"{name}.{_shown(key)}", f"unknown field; {_meant(key, fields)}")
+            raise InputError(f"{name}.{escaped(key)}", f"unknown field; {_meant(key, fields)}")
     return value
 
 
@@ -159,7 +160,7 @@ def _names(value: object, name: str, such_as: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise InputError(name, f'must be a list of names, such as ["{such_as}"]')
     if len(set(value)) != len(value):
-        raise InputError(name, f"names {_shown(Counter(value).most_common(1)[0][0])} twice")
+        raise InputError(name, f"names {escaped(Counter(value).most_common(1)[0][0])} twice")
     return tuple(value)
 
 
@@ -185,14 +186,8 @@ def _filter_json(value: RowFilter) -> dict[str, Any]:
     return {**teams, "include_personal": value.include_personal}
 
 
-def _shown(name: str) -> str:
-    """Return an untrusted name in a form safe for messages: short, ASCII, printable."""
-    return name[:64].encode("unicode_escape").decode()
-
-
 def _meant(name: str, known: frozenset[str]) -> str:
-    near = near_matches(name[:64], known, most=1)
-    return f"did you mean {near[0]}?" if near else f"known are {_listed(known)}"
+    return hint(name[:64], known, f"known are {_listed(known)}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""The serving side: identity, authorisation and answers, call by call."""
+"""The serving gateway: ports, call pipeline, watches, revocation and audit."""

@@ -1,4 +1,4 @@
-"""What this gateway has answered to others since it started: totals by verb and outcome, and by grant."""
+"""Counters of the calls that this gateway has served since it started, by verb and outcome, and by grant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from federation.telemetry.spans import OutcomeName
 __all__ = ["UNUSED", "CallCounters", "GrantUse", "Totals"]
 
 DENIALS: Final = frozenset({OutcomeName.DENIED, OutcomeName.RATE_LIMITED})
-"""Outcomes by which a gateway says no to the caller, whatever it asked."""
+"""Outcomes that deny the caller, not the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantUse:
-    """The calls under one grant. `last_denied_*` tell of the last denial, in the words of the audit trail."""
+    """The calls under one grant. `last_denied_*` describe the last denial, with the reason of its audit event."""
 
     requests: int = 0
     denials: int = 0
@@ -26,7 +26,7 @@ class GrantUse:
 
 
 class Totals(NamedTuple):
-    """All calls together: how many by verb and outcome word, and when the last one came."""
+    """The numbers of all calls by verb and outcome, and the instant of the last call."""
 
     requests: Mapping[tuple[str, str], int]
     last_request_us: int | None
@@ -36,10 +36,10 @@ UNUSED: Final = GrantUse()
 
 
 class CallCounters:
-    """Counts ended calls in memory; any thread may count and read.
+    """Counts ended calls in memory. Thread-safe.
 
-    It is bounded by the verbs, the outcome words and the grants of the book: a call whose grant is unknown adds to the
-    totals alone.
+    The numbers of verbs, outcomes and known grants bound its memory: a call whose grant is unknown adds to the totals
+    only.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -49,8 +49,8 @@ class CallCounters:
         self._grants: dict[str, GrantUse] = {}
         self._last_us: int | None = None
 
-    def ended(self, verb: str, outcome: OutcomeName, *, grant_id: str | None = None, reason: str = "") -> None:
-        """Count a call that has ended. `grant_id` is that of a grant in the book, `reason` as the audit has it."""
+    def record(self, verb: str, outcome: OutcomeName, *, grant_id: str | None = None, reason: str = "") -> None:
+        """Count an ended call. `grant_id` must be that of a known grant; `reason` is that of the audit event."""
         now_us, key = self._clock.now_us(), (verb, outcome.value)
         with self._lock:
             self._last_us = now_us
@@ -65,10 +65,10 @@ class CallCounters:
             )
 
     def of(self, grant_id: str) -> GrantUse:
-        """Return the calls under a grant."""
+        """Return the counters of a grant."""
         return self._grants.get(grant_id, UNUSED)
 
     def totals(self) -> Totals:
-        """Return all calls together, as they stand now."""
+        """Return a snapshot of the totals."""
         with self._lock:
             return Totals(MappingProxyType(dict(sorted(self._requests.items()))), self._last_us)

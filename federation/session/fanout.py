@@ -19,6 +19,7 @@ from federation.session.peer_request import PeerRequest, RequestContext
 from federation.session.results import Answer, Result, SourceReport, SourceState
 from federation.session.sources import LOCAL
 from federation.v1 import federation_pb2 as pb
+from federation.wire.verbs import VERB_BY_NAME
 
 if TYPE_CHECKING:
     from federation.client.peers.peer import Peer
@@ -40,7 +41,7 @@ class FanOut:
     def __init__(
         self,
         reach: "SessionContext",
-        outlook: "PeerAvailability",
+        availability: "PeerAvailability",
         user: str,
         course: QueryPlan,
         places: Mapping[str, Place],
@@ -49,7 +50,7 @@ class FanOut:
         peer_budget_s: float,
         request_budget_s: float | None,
     ) -> None:
-        self._reach, self._outlook, self._user, self._course = reach, outlook, user, course
+        self._reach, self._availability, self._user, self._course = reach, availability, user, course
         self._places, self._peers = dict(places), peers
         self._whole_s = request_budget_s
         self._loop = asyncio.get_running_loop()
@@ -122,8 +123,8 @@ class FanOut:
         return self._result(unmerged(self._course, tuple(self._pages.values()), self._places))
 
     def _result(self, after: Mapping[str, Any]) -> Result:
-        self._signals += self._outlook.news()
-        places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
+        self._signals += self._availability.unreported()
+        places = remaining_places(self._places, after, self._pages) if VERB_BY_NAME[self._course.verb].paged else {}
         return Result(
             sources=tuple(self._reports[source] for source in self._places if source in self._reports),
             signals=self._signals,
@@ -155,7 +156,7 @@ class FanOut:
             self._deliver(source, gone(source), None)
             return
         request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
-        ask = PeerRequest(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
+        ask = PeerRequest(self._occasion, peer, channel, self._availability, request, partial(self._deliver, source))
         self._asks.append(ask)
         ask.start()
 

@@ -12,19 +12,18 @@ from opentelemetry.trace import Span
 
 from federation.client.aio.call import FlowCall
 from federation.client.aio.channel import AioChannel
-from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Outcome
 from federation.client.chain.methods import METHODS, Method
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
-from federation.session.availability.availability import PeerAvailability
+from federation.sanitize import printable
+from federation.session.availability.availability import Outage, PeerAvailability
 from federation.session.classification import LEAST_PROOF_S, NextStep, next_step, verdict_of
 from federation.session.results import SourceReport, SourceState
-from federation.session.signals import Outage
 from federation.session.sources import source_of
-from federation.wire.requests import SERVICE
 from federation.wire.status import error_detail
+from federation.wire.verbs import VERB_BY_NAME
 
 __all__ = ["PeerRequest", "RequestContext", "method_for"]
 
@@ -39,7 +38,7 @@ Deliver = Callable[[SourceReport, Any, bool, float], None]
 
 def method_for(verb: str) -> Method:
     """Return the method of a verb."""
-    return METHODS[f"{SERVICE}{verb.capitalize()}"]
+    return METHODS[VERB_BY_NAME[verb].path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ class PeerRequest:
         occasion: RequestContext,
         peer: Peer,
         channel: AioChannel,
-        outlook: PeerAvailability,
+        availability: PeerAvailability,
         request: Message,
         deliver: Deliver,
     ) -> None:
-        self._peer, self._channel, self._outlook = peer, channel, outlook
+        self._peer, self._channel, self._availability = peer, channel, availability
         self._request, self._verb, self._method = request, occasion.verb, method_for(occasion.verb)
         self._now, self._now_us = occasion.clock.monotonic, occasion.clock.now_us
         self._began, self._deadline = self._now(), occasion.deadline
@@ -72,25 +71,25 @@ class PeerRequest:
         self._loop = asyncio.get_running_loop()
         self._call: FlowCall | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._turn = 0
+        self._returns = 0
         self._whole = True
         self._given_s = 0.0
         self._over = False
 
     def start(self) -> None:
         """Answer at once where that can be; otherwise the answer comes by the loop."""
-        absence = self._outlook.absence(self._peer, self._span)
-        patience_s = self._outlook.patience_s(self._peer)
-        if absence is None and not patience_s:
+        outage = self._availability.outage(self._peer, self._span)
+        deferred_s = self._availability.deferred_s(self._peer)
+        if outage is None and not deferred_s:
             self._send()
             return
         kept = self._channel.start(self._method, self._request, None, None, hit_only=True)
         if kept.outcome.cached or error_detail(kept.outcome.trailing).reason == Reason.GRANT_REVOKED:
             self._settle(kept)
-        elif absence is not None:
-            self._skip(absence)
-        elif not self._wait(patience_s):
-            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "asked to be asked later", patience_s)
+        elif outage is not None:
+            self._skip(outage)
+        elif not self._wait(deferred_s):
+            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "asked to be asked later", deferred_s)
 
     def cancel(self) -> None:
         """End the call under way; nothing is delivered any more."""
@@ -102,10 +101,10 @@ class PeerRequest:
 
     def _send(self) -> None:
         self._timer = None
-        self._turn = self._outlook.turn(self._peer)
+        self._returns = self._availability.returns(self._peer)
         self._given_s = max(self._deadline - self._now(), 0.0)
         call = self._channel.start(
-            self._method, self._request, self._given_s, None, detach=self._verb in {"list", "get"}
+            self._method, self._request, self._given_s, None, detach=VERB_BY_NAME[self._verb].cacheable
         )
         self._call = call
         if call.done():
@@ -144,7 +143,7 @@ class PeerRequest:
         proven = self._whole or self._given_s >= LEAST_PROOF_S
         verdict = verdict_of(code, detail.reason, local=detail.local, verb=self._verb, proven=proven)
         if verdict.state is SourceState.RATE_LIMITED and detail.retry_after_s is not None:
-            self._outlook.be_patient(self._peer, detail.retry_after_s)
+            self._availability.defer(self._peer, detail.retry_after_s)
             if self._wait(detail.retry_after_s):
                 return
         text = "" if outcome.ok else _words(outcome, verdict.reason)
@@ -152,17 +151,17 @@ class PeerRequest:
         if detail.local and detail.remedy is not None:
             step = step._replace(remedy=detail.remedy)
         if verdict.away:
-            absence = Outage(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
-            self._outlook.failed(self._peer, self._turn, absence, self._span)
+            outage = Outage(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
+            self._availability.failed(self._peer, self._returns, outage, self._span)
         state = SourceState.CACHED if outcome.cached else verdict.state
         self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome, step=step)
 
-    def _skip(self, absence: Outage) -> None:
+    def _skip(self, outage: Outage) -> None:
         retry_s = None
-        if absence.retry_at_us is not None:
-            retry_s = max(absence.retry_at_us - self._now_us(), 0) / MICROSECONDS
-        step = NextStep(absence.next_step, absence.remedy)
-        self._finish(SourceState.SKIPPED, absence.reason, absence.message, retry_s, step=step)
+        if outage.retry_at_us is not None:
+            retry_s = max(outage.retry_at_us - self._now_us(), 0) / MICROSECONDS
+        step = NextStep(outage.next_step, outage.remedy)
+        self._finish(SourceState.SKIPPED, outage.reason, outage.message, retry_s, step=step)
 
     def _finish(
         self,

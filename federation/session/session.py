@@ -45,7 +45,7 @@ class Session:
             raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
         self._reach = reach
-        self._outlook = PeerAvailability(
+        self._availability = PeerAvailability(
             reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored
         )
         self._under_way: WeakSet[FanOut] = WeakSet()
@@ -111,7 +111,7 @@ class Session:
             places = self._reach.tokens.open(course.context, token)
         fan_out = FanOut(
             self._reach,
-            self._outlook,
+            self._availability,
             self.user,
             course,
             places,
@@ -124,7 +124,7 @@ class Session:
 
     def signals(self) -> AsyncIterator[PeerSignal]:
         """Return every signal of this session, those given before first; the iterator ends when the session closes."""
-        return self._outlook.listen()
+        return self._availability.listen()
 
     def warm(self, resources: Iterable[str], *, page_size: int = 0) -> "asyncio.Task[WarmReport]":
         """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time.
@@ -157,7 +157,7 @@ class Session:
         under_way = list(self._under_way)
         for fan_out in under_way:
             fan_out.cancel(FederationError("the session is closed"))
-        self._outlook.close()
+        self._availability.close()
         warming = list(self._warming)
         for task in warming:
             task.cancel()

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from federation.errors import InputError, Refusal
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
 from federation.session.paging.query_plans import CapabilitiesCourse, GetCourse, ListCourse, QueryPlan, SearchCourse
-from federation.suggest import near_matches
+from federation.suggest import hint
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import (
     MAX_ID,
@@ -127,7 +127,7 @@ def _check(request: Request) -> None:
             bounded_text("id", request.id, MAX_ID)
         case pb.SearchRequest():
             if not bounded_text("query", request.query, MAX_QUERY).strip():
-                raise InputError("query", "has no words")
+                raise InputError("query", "has no search terms")
             checked_page_size(request.page_size)
             checked_resources(request.resources)
 
@@ -135,6 +135,5 @@ def _check(request: Request) -> None:
 def _check_known(field: str, resource: str) -> None:
     if resource in RESOURCES:
         return
-    near = near_matches(resource, RESOURCES)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise InputError(field, f"unknown here; known are {', '.join(RESOURCES)}{hint}")
+    meant = hint(resource, RESOURCES, most=3)
+    raise InputError(field, f"unknown here; known are {', '.join(RESOURCES)}{f'; {meant}' if meant else ''}")

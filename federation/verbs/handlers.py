@@ -1,4 +1,4 @@
-"""The four reading verbs: check the request, apply the grant's scope, ask the provider as the grant's subject."""
+"""The handlers of the reading verbs: check the request, apply the scope, query the provider as the subject."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,34 +23,36 @@ from federation.verbs.validation import (
     invalid,
 )
 from federation.wire.channel_args import MEBIBYTE
+from federation.wire.verbs import VERBS
 
 __all__ = ["SERVED_VERBS", "Reply", "Verbs"]
 
 PAGE_BYTES: Final = MEBIBYTE
-"""Serialized rows of one page; a page holds at least one row, however large."""
+"""Bytes of serialized rows in one page; a page holds at least one row of any size."""
 ITEM_OVERHEAD: Final = 8
-"""More bytes than the tag and length of a row within a page take."""
-SERVED_VERBS: Final = ("list", "get", "search", "capabilities")
+"""An upper bound of the bytes of a row's tag and length within a page."""
+SERVED_VERBS: Final = tuple(verb.name for verb in VERBS if not verb.streams)
+"""The verbs of `Verbs`, as `Capabilities` reports them."""
 Item = TypeVar("Item", Row, SearchHit)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. `leasable` names the resource of an answer that its peer may keep, and is empty for any other."""
+    """An answer. `cacheable_resource` is the resource of an answer that the peer may cache; empty for other answers."""
 
     message: Message
     cacheable_resource: str = ""
 
 
 class Verbs:
-    """Answers requests under a grant that was found good. Everything raised on purpose is a `Refusal`."""
+    """Answers requests under an authorized grant. Raises `Refusal` for every request that cannot be answered."""
 
     def __init__(self, gateway: str, version: str, provider: ResourceProvider, tokens: PageTokens) -> None:
         self._gateway, self._version = gateway, version
         self._provider, self._tokens = provider, tokens
 
     async def list(self, grant: Grant, request: pb.ListRequest) -> Reply:
-        """Return a page of one resource."""
+        """Return a page of rows of one resource."""
         resource = bounded_text("resource", request.resource, MAX_RESOURCE)
         size = checked_page_size(request.page_size)
         where = checked_where(request.where)
@@ -65,7 +67,7 @@ class Verbs:
         return Reply(response, resource)
 
     async def get(self, grant: Grant, request: pb.GetRequest) -> Reply:
-        """Return one row; every row that the caller may not read is alike to none."""
+        """Return one row. Raises ROW_NOT_FOUND alike for a row that does not exist and one that is not visible."""
         resource = bounded_text("resource", request.resource, MAX_RESOURCE)
         row_id = bounded_text("id", request.id, MAX_ID)
         row = await self._provider.get(grant.subject, resource, row_id, grant.scope.check(resource))
@@ -79,7 +81,7 @@ class Verbs:
         """Return a page of hits, best first."""
         text = bounded_text("query", request.query, MAX_QUERY)
         if not text.strip():
-            raise invalid("query", "has no words")
+            raise invalid("query", "has no search terms")
         size = checked_page_size(request.page_size)
         resources = checked_resources(request.resources)
         context = search_context(grant.id, text, resources)
@@ -96,7 +98,7 @@ class Verbs:
         return Reply(response)
 
     async def capabilities(self, grant: Grant, _request: pb.CapabilitiesRequest) -> Reply:
-        """Return what the grant opens."""
+        """Return the resources and limits of the grant, and the gateway's name and version."""
         return Reply(
             pb.CapabilitiesResponse(
                 resources=grant.scope.open_resources,
@@ -125,7 +127,7 @@ class Verbs:
 
 
 def _fill(messages: Any, items: Sequence[Item], add: Callable[[Item], Message]) -> int:
-    """Add items while they fit into a page, and return how many did."""
+    """Add items while they fit into a page, and return the number added."""
     if sum(map(size_bound, items)) <= PAGE_BYTES:
         for item in items:
             add(item)

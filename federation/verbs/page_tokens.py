@@ -1,4 +1,4 @@
-"""Page tokens: opaque places in an answer, bound by a MAC to the grant and the query that they belong to. Pure."""
+"""Page tokens: opaque positions in an answer, bound by a MAC to a grant and a query. Pure."""
 
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,26 +16,26 @@ _OFFSET: Final = struct.Struct(">I")
 
 
 class PageTokens:
-    """Makes and reads page tokens under one secret key. A token of another key, grant or query is refused."""
+    """Creates and reads page tokens under one secret key. Tokens of another key, grant or query are refused."""
 
     def __init__(self, key: bytes) -> None:
         self._seal = TokenSeal(key)
 
     def of_position(self, context: bytes, position: Position) -> str:
-        """Return the token of the list that goes on behind `position`."""
+        """Return the token of the page of a list that starts after `position`."""
         return self._seal.seal(context, _INSTANT.pack(position.created_at_us) + position.id.encode())
 
     def position(self, context: bytes, token: str) -> Position:
-        """Return the place that a list's token names; raise `Refusal` INVALID_REQUEST."""
+        """Return the position in a list's token; raise `Refusal` INVALID_REQUEST."""
         payload = self._open(context, token)
         return Position(_INSTANT.unpack_from(payload)[0], payload[_INSTANT.size :].decode())
 
     def of_offset(self, context: bytes, offset: int) -> str:
-        """Return the token of the search that passes over `offset` hits."""
+        """Return the token of the page of a search that skips `offset` hits."""
         return self._seal.seal(context, _OFFSET.pack(offset))
 
     def offset(self, context: bytes, token: str) -> int:
-        """Return the offset that a search's token names; raise `Refusal` INVALID_REQUEST."""
+        """Return the offset in a search's token; raise `Refusal` INVALID_REQUEST."""
         offset: int = _OFFSET.unpack(self._open(context, token))[0]
         return offset
 
@@ -44,16 +44,16 @@ class PageTokens:
         if payload is None:
             raise Refusal(
                 Reason.INVALID_REQUEST,
-                "page_token: not a token of this gateway for this very query; ask again without it",
+                "page_token: not a token of this gateway for this query; start again without a page token",
             )
         return payload
 
 
 def list_context(grant_id: str, resource: str, where: Mapping[str, str]) -> bytes:
-    """Return what binds a token to one list: everything but the size and the place of the page."""
+    """Return the context that binds a token to one list: every parameter but the size and position of the page."""
     return context_of("list", grant_id, resource, *(part for pair in sorted(where.items()) for part in pair))
 
 
 def search_context(grant_id: str, query: str, resources: Iterable[str]) -> bytes:
-    """Return what binds a token to one search: everything but the size and the place of the page."""
+    """Return the context that binds a token to one search: every parameter but the size and position of the page."""
     return context_of("search", grant_id, query, *sorted(resources))

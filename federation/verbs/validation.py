@@ -1,4 +1,4 @@
-"""Bounds on what a request may ask: each fault is a refusal that names the field. Pure."""
+"""Validation of request fields; a fault is a refusal that names the field. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,7 +9,7 @@ __all__ = ["bounded_text", "checked_page_size", "checked_resources", "checked_wh
 
 MAX_RESOURCE: Final = 64
 MAX_ID: Final = 1_024
-"""Bytes: 256 characters, whichever they are."""
+"""Bytes of 256 characters in UTF-8."""
 MAX_QUERY: Final = 1_024
 MAX_WHERE: Final = 16
 MAX_WHERE_KEY: Final = 128
@@ -18,12 +18,12 @@ MAX_RESOURCES: Final = 16
 
 
 def invalid(field: str, problem: str) -> Refusal:
-    """Return the refusal of a field."""
+    """Build an INVALID_REQUEST refusal that names a field."""
     return Refusal(Reason.INVALID_REQUEST, f"{field}: {problem}", detail=field)
 
 
 def bounded_text(field: str, text: str, most: int, *, least: int = 1) -> str:
-    """Return a text of `least` to `most` bytes without NUL, which no database takes; raise `Refusal` otherwise."""
+    """Return `text` if it has `least` to `most` bytes and no NUL, which databases reject; raise `Refusal` otherwise."""
     if not least <= len(text.encode()) <= most:
         raise invalid(field, f"must have {least} to {most} bytes" if text else "is missing")
     if "\0" in text:
@@ -32,14 +32,14 @@ def bounded_text(field: str, text: str, most: int, *, least: int = 1) -> str:
 
 
 def checked_page_size(page_size: int) -> int:
-    """Return a page size that is not negative; a large one is the scope's to cap."""
+    """Return a page size that is not negative; the scope caps large ones."""
     if page_size < 0:
         raise invalid("page_size", "must not be negative")
     return page_size
 
 
 def checked_where(where: Mapping[str, str]) -> dict[str, str]:
-    """Return the equality filter of a list as a plain dict, within its bounds."""
+    """Return the equality filter of a list as a dict, after checking its bounds."""
     if len(where) > MAX_WHERE:
         raise invalid("where", f"must have at most {MAX_WHERE} fields")
     return {
@@ -49,7 +49,7 @@ def checked_where(where: Mapping[str, str]) -> dict[str, str]:
 
 
 def checked_resources(resources: Sequence[str]) -> tuple[str, ...]:
-    """Return the resources of a search, within their bounds and each once."""
+    """Return the resources of a search without duplicates, after checking their bounds."""
     if len(resources) > MAX_RESOURCES:
         raise invalid("resources", f"must name at most {MAX_RESOURCES}")
     return tuple(dict.fromkeys(bounded_text("resources", name, MAX_RESOURCE) for name in resources))

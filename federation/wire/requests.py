@@ -2,35 +2,32 @@
 
 import hashlib
 from copy import deepcopy
-from typing import Final
-
-from google.protobuf.message import Message
+from typing import Any, Final
 
 from federation.scope.model import DEFAULT_PAGE_SIZE
-from federation.v1 import federation_pb2 as pb
+from federation.wire.verbs import VERBS
 
-__all__ = ["VERB_OF_METHOD", "query_hash", "resource_of", "serialize"]
+__all__ = ["query_hash", "resource_of", "serialize"]
 
-SERVICE: Final = "/federation.v1.FederationService/"
-VERB_OF_METHOD: Final = {
-    f"{SERVICE}List": "list",
-    f"{SERVICE}Get": "get",
-    f"{SERVICE}Search": "search",
-    f"{SERVICE}Capabilities": "capabilities",
-    f"{SERVICE}Watch": "watch",
-}
-"""The verb of each method path."""
+_PAGED: Final = frozenset(verb.request for verb in VERBS if verb.paged)
+_WITH_RESOURCE: Final = frozenset(
+    verb.request for verb in VERBS if "resource" in verb.request.DESCRIPTOR.fields_by_name
+)
+_WITH_RESOURCES: Final = frozenset(
+    verb.request for verb in VERBS if "resources" in verb.request.DESCRIPTOR.fields_by_name
+)
 
 
-def serialize(request: Message) -> bytes:
-    """Return a request serialized deterministically, with an unset page size replaced by the default.
+def serialize(request: Any) -> bytes:
+    """Return the deterministic serialization of a request, in which an unset page size becomes the default.
 
     The caller's message is not changed.
     """
-    if isinstance(request, pb.ListRequest | pb.SearchRequest) and not request.page_size:
+    if type(request) in _PAGED and not request.page_size:
         request = deepcopy(request)
         request.page_size = DEFAULT_PAGE_SIZE
-    return request.SerializeToString(deterministic=True)
+    body: bytes = request.SerializeToString(deterministic=True)
+    return body
 
 
 def query_hash(serialized: bytes) -> str:
@@ -38,10 +35,9 @@ def query_hash(serialized: bytes) -> str:
     return hashlib.sha256(serialized).hexdigest()
 
 
-def resource_of(request: Message) -> str:
-    """Return the resource that a request names; for a search, its resources sorted and separated by commas."""
-    if isinstance(request, pb.ListRequest | pb.GetRequest):
-        return request.resource
-    if isinstance(request, pb.SearchRequest):
-        return ",".join(sorted(request.resources))
-    return ""
+def resource_of(request: Any) -> str:
+    """Return the `resource` field of a request, or its `resources` sorted and separated by commas, or ""."""
+    if type(request) in _WITH_RESOURCE:
+        resource: str = request.resource
+        return resource
+    return ",".join(sorted(request.resources)) if type(request) in _WITH_RESOURCES else ""

@@ -23,7 +23,8 @@ from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig
 from federation.v1 import federation_pb2 as pb
-from federation.wire.requests import SERVICE, query_hash, serialize
+from federation.wire.requests import query_hash, serialize
+from federation.wire.verbs import VERB_BY_NAME
 from tests.bench.samples import Samples
 from tests.bench.server import ROWS, rows
 
@@ -31,7 +32,7 @@ __all__ = ["Growth", "Shelved"]
 
 _LONG_S = 86_400.0
 _BODY = pb.ListResponse(rows=rows(1)[:1]).SerializeToString()
-_LIST = METHODS[f"{SERVICE}List"]
+_LIST = METHODS[VERB_BY_NAME["list"].path]
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Stream:
     def digest(self, known: int) -> Hashable:
         """What is on its way. Of an acknowledgement only what it acknowledges counts, not under which number."""
         words = tuple((event.WhichOneof("kind"), version - known) for event, version in self.events)
-        acks = tuple(self.watcher._unacked[ack.event_id].word.value for ack in self.acks)
+        acks = tuple(self.watcher._unacked[ack.event_id].event_type.value for ack in self.acks)
         at = (self.version - known, self.scope) if self.is_arming else ()
         return (at, words, acks, self.watcher.ended.done())
 

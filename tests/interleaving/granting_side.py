@@ -1,4 +1,4 @@
-"""The granting gateway of the explored protocol: the real grants, leases, hub, steps and last look of the service."""
+"""The granting gateway of the explored protocol: its grants, leases, subscriptions, steps and final check are real."""
 
 from collections.abc import Generator, Hashable, Iterable
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Taken:
     act: Act
     steps: Generator[Step, None, None]
     step: Step
-    withdrawal: PendingRevocation
+    revocation: PendingRevocation
 
     @property
     def told(self) -> bool:
@@ -95,8 +95,8 @@ class Taken:
     @property
     def effective(self) -> bool:
         """Whether nobody is awaited any more: from here on the receipt may be written at any moment."""
-        now = self.withdrawal._clock.elapsed()
-        return self.told and all(hold.end <= now for hold in self.withdrawal._held.values())
+        now = self.revocation._clock.elapsed()
+        return self.told and all(hold.end <= now for hold in self.revocation._held.values())
 
     @property
     def final(self) -> bool:
@@ -110,14 +110,14 @@ class Taken:
 
     def how(self, instance: str) -> str:
         """How an instance was released; empty where it was not awaited, or is still."""
-        release = self.withdrawal._released.get(instance)
+        release = self.revocation._released.get(instance)
         return release.how.value if release else ""
 
     def digest(self, passed_s: float) -> Hashable:
         """Whom it awaits until when, relative to now, and who was released how."""
-        holds = () if self.effective else self.withdrawal._held.items()
-        held = tuple(sorted((instance, hold.end - passed_s, hold.noted) for instance, hold in holds))
-        released = tuple(sorted((i, r.how.value) for i, r in self.withdrawal._released.items()))
+        holds = () if self.effective else self.revocation._held.items()
+        held = tuple(sorted((instance, hold.end - passed_s, hold.leased) for instance, hold in holds))
+        released = tuple(sorted((i, r.how.value) for i, r in self.revocation._released.items()))
         return (self.final, self.told, self.over, self.effective, held, released)
 
 
@@ -155,7 +155,7 @@ class Grantor:
     def _boot(self, inherited: Iterable[str]) -> None:
         self.grants = GrantRegistry(None, self.clock, self.stored.values())  # type: ignore[arg-type]
         self.leases = self._table(self.clock, inherited=inherited)
-        self.hub = SubscriptionRegistry(self.leases.leave, awaited=self.leases.awaits)
+        self.subscriptions = SubscriptionRegistry(self.leases.on_disconnect, is_pending=self.leases.is_pending)
         self.working: dict[int, Working] = {}
         self._service = FederationService(
             gateway="work.example",
@@ -197,7 +197,7 @@ class Grantor:
         work = self.working.pop(number)
         resource = "tasks" if work.arrival.verb == "list" else ""
         try:
-            lease_ms = self._service._dismiss(work.arrival, Reply(pb.GetResponse(), resource))
+            lease_ms = self._service._finish(work.arrival, Reply(pb.GetResponse(), resource))
         except Refusal as refusal:
             return _outcome(refusal)
         return rows(work.answer.text, lease_ms=lease_ms)
@@ -215,15 +215,15 @@ class Grantor:
     def begin(self, kind: str, grant_id: str) -> None:
         """Refuse and begin to wait: one step, nothing comes in between."""
         if kind == "revoke":
-            self._run(Revoking(self.grants, self.hub, grant_id, "over"))
+            self._run(Revoking(self.grants, self.subscriptions, grant_id, "over"))
         else:
-            self._run(ScopeReduction(self.grants, self.hub, grant_id, SCOPES[1], "rows", self.clock))
+            self._run(ScopeReduction(self.grants, self.subscriptions, grant_id, SCOPES[1], "rows", self.clock))
 
     def _run(self, act: Act) -> None:
         steps = self._steps(act, self.leases)
         step = next(steps)
         assert isinstance(step, Store)
-        self.taken.append(Taken(act, steps, step, step.withdrawal))
+        self.taken.append(Taken(act, steps, step, step.revocation))
 
     def go_on(self, number: int) -> None:
         """Do the next step: it was stored, somebody was released, or time has passed."""
@@ -240,18 +240,18 @@ class Grantor:
         """Commit a write, and tell the watchers."""
         self.version += 1
         for grant_id in grants:
-            self.hub.publish(grant_id, Event(EventType.RESOURCE_CHANGED, "tasks"))
+            self.subscriptions.publish(grant_id, Event(EventType.RESOURCE_CHANGED, "tasks"))
 
     # -- streams
 
     def arm(self, grant_id: str, instance: str) -> Watcher | Outcome:
         """Arm a watch, or refuse it; while a revocation is under way it is let in, as by the watch service."""
         grant = self.grants.require(grant_id)
-        if grant.status is GrantStatus.REVOKED and not self._withdrawing(grant_id):
+        if grant.status is GrantStatus.REVOKED and not self._is_revoking(grant_id):
             return self._refused(grant)
-        return self.hub.add(grant_id, instance)
+        return self.subscriptions.add(grant_id, instance)
 
-    def _withdrawing(self, grant_id: str) -> bool:
+    def _is_revoking(self, grant_id: str) -> bool:
         return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
 
     def crash(self) -> None:
@@ -260,7 +260,7 @@ class Grantor:
         self._boot(self.stored)
         self.taken, self.unfinished = over, []
         for act in unfinished:
-            self._run(Act(self.hub, act.receipt))
+            self._run(Act(self.subscriptions, act.receipt))
             self.unfinished.append(self.taken[-1].act)
 
     def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:
@@ -270,14 +270,14 @@ class Grantor:
         """
         table, passed_s = self.leases, self._time.elapsed_s - self._start_s
         inherited = table._inherited_end - passed_s if table._inherited and takes else 0
-        notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._notes.items() if n]
+        notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._leases.items() if n]
         return (
             self.version - known,
             tuple(map(_standing, self.grants._grants.values())),
             tuple(map(_standing, self.stored.values())) if crashes else (),
             inherited,
             tuple(sorted(notes)) if takes else (),
-            tuple(sorted(table._closed)),
+            tuple(sorted(table._revoked)),
             tuple(taken.digest(passed_s) for taken in self.taken),
         )
 

@@ -137,7 +137,7 @@ class NotesNoMargin(LeaseTable):
     def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
         given = super().grant_lease(grant_id, instance, lease_ms)
         if given:
-            self._notes[grant_id][instance] -= given / 10_000
+            self._leases[grant_id][instance] -= given / 10_000
         return given
 
 
@@ -158,11 +158,11 @@ class AwaitsNoWatcher(LeaseTable):
 
 def told_first(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
     """Tell the watches, and refuse afterwards."""
-    withdrawal = leases.begin(act.grant_id, act.watching(), final=False)
-    mark = leases.mark
-    act.tell(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))
-    yield Store(withdrawal)
+    revocation = leases.begin(act.grant_id, act.watching(), final=False)
+    mark = leases.sequence
+    act.notify(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))
+    yield Store(revocation)
     act.refuse()
-    while (seconds := withdrawal.wait_s()) is not None:
+    while (seconds := revocation.wait_s()) is not None:
         yield Wait(seconds)
-    yield StoreReceipt(withdrawal)
+    yield StoreReceipt(revocation)

@@ -1,7 +1,8 @@
 """B and the caches that hold its answers, with every delay in the hands of the explorer.
 
-The real lease table, hub, steps of taking back and last look of the service on one side; the real cache, caching flow,
-run and handler of the watch's events on the other. What is promised is decided from the answers and the history alone.
+The granting side uses the real lease table, subscriptions, revocation steps and final check of the service; the asking
+side uses the real cache, caching flow, runner and handler of watch events. Promises are checked against the answers
+and the history alone.
 """
 
 from collections.abc import Sequence
@@ -312,7 +313,7 @@ class ProtocolWorld(Alike):
     @staticmethod
     def _acknowledge(stream: Stream) -> None:
         ack = stream.acks.pop(0)
-        stream.watcher.acked(ack.event_id, ack.failed_in_flight)
+        stream.watcher.ack(ack.event_id, ack.failed_in_flight)
 
     def _cut(self, n: int) -> None:
         """A's stream is gone, with all that was on its way to A. B notices later."""
@@ -331,7 +332,7 @@ class ProtocolWorld(Alike):
 
     def _drop(self, n: int, number: int) -> None:
         """B notices that a stream is gone; acknowledgements on their way are lost."""
-        self.grantor.hub.remove(self.sides[n].old.pop(number).watcher)
+        self.grantor.subscriptions.remove(self.sides[n].old.pop(number).watcher)
 
     def _crash(self) -> None:
         self.crashed = True

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.admin.socket import target
+from federation.admin.address import target
 from federation.bootstrap import init_gateway
 from federation.client.peers.watch_handle import WatchState
 from federation.config import ClientConfig, GatewayConfig, StoreConfig
@@ -95,13 +95,13 @@ async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIte
 
 async def revoked(granting: Granting, grant_id: str) -> Receipt:
     """Revoke a grant and wait for its receipt."""
-    taking = await granting.revocations.revoke(grant_id)
+    handle = await granting.revocations.revoke(grant_id)
     try:
         async with asyncio.timeout(10):
-            return await taking.receipt()
+            return await handle.receipt()
     except TimeoutError:
-        watching = granting.upkeep.hub.watching(grant_id)
-        raise AssertionError(f"no receipt: {taking.instances}, watching {watching}, {taking.begun}") from None
+        watching = granting.coordinator.subscriptions.watching(grant_id)
+        raise AssertionError(f"no receipt: {handle.instances}, watching {watching}, {handle.begun}") from None
 
 
 def holds(history: History, receipt: Receipt, seed: int) -> None:
@@ -117,10 +117,10 @@ async def race(granting: Granting, fed: Federation, grant_id: str, seed: int, cu
     async with callers(fed, f"u{seed}", chance) as history:
         await eventually(lambda: history.hits_before(float("inf")) > 0)
         await asyncio.sleep(chance.random() * 0.01)
-        taking = asyncio.create_task(revoked(granting, grant_id))
+        handle = asyncio.create_task(revoked(granting, grant_id))
         await asyncio.sleep(chance.random() * 0.002)
         cut()
-        receipt = await taking
+        receipt = await handle
         await asyncio.sleep(AFTER_S)
     holds(history, receipt, seed)
     return receipt

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
+from federation.admin.address import target
 from federation.admin.errors import error_of
-from federation.admin.socket import target
 from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import Refusal

@@ -48,7 +48,7 @@ class IssuingGateway:
     grants: GrantRegistry
     tokens: TokenStore
     issuer: Issuer
-    reissuer: RenewalIssuer
+    renewal_issuer: RenewalIssuer
     clock: Clock
     events: list[EnrollmentEvent] = field(default_factory=list)
 
@@ -58,8 +58,8 @@ class IssuingGateway:
         grants, tokens = await GrantRegistry.load(database, clock), TokenStore(database, clock)
         lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
         issuer = Issuer(authority, grants, tokens, clock=clock, **lifetimes)
-        reissuer = RenewalIssuer(authority, grants, certificate_lifetime_s=86_400, clock=clock)
-        return cls(database, grants, tokens, issuer, reissuer, clock)
+        renewal_issuer = RenewalIssuer(authority, grants, certificate_lifetime_s=86_400, clock=clock)
+        return cls(database, grants, tokens, issuer, renewal_issuer, clock)
 
     async def grant(self, **changes: Any) -> Grant:
         """A pending grant for the enrolling gateway."""
@@ -79,7 +79,7 @@ class IssuingGateway:
     def servicer(self) -> EnrollmentServicer:
         """The service over this gateway's issuer."""
         return EnrollmentServicer(
-            self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record, reissuer=self.reissuer
+            self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record, renewal_issuer=self.renewal_issuer
         )
 
     @asynccontextmanager
@@ -101,7 +101,7 @@ class IssuingGateway:
         """Serve renewals over mutual TLS, as the federation port does; yield host:port."""
         authority = self.issuer.authority
         leaf = Leaf(authority.server_certificate_pem, authority.server_key_pem)
-        service = RenewalService(self.reissuer, self.grants, audit=self.record, clock=self.clock)
+        service = RenewalService(self.renewal_issuer, self.grants, audit=self.record, clock=self.clock)
         server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
         server.add_generic_rpc_handlers((service.rpc_handler(),))
         port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf, authority.trust_bundle))

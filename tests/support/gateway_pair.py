@@ -13,7 +13,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from federation.admin.socket import target
+from federation.admin.address import target
 from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, StoreConfig
 from federation.gateway import Gateway

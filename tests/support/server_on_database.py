@@ -114,7 +114,7 @@ class Granting:
 
     database: Database
     grants: GrantRegistry
-    upkeep: InvalidationCoordinator
+    coordinator: InvalidationCoordinator
     provider: SqlProvider
     server: GatewayServer
     authority: Authority
@@ -126,7 +126,7 @@ class Granting:
     @property
     def revocations(self) -> Any:
         """What takes back."""
-        return self.upkeep.revocations
+        return self.coordinator.revocations
 
     async def grant(self, subject: str = "ada", scope: Scope = WIDE, **changes: Any) -> Grant:
         """An active grant with a certificate."""
@@ -179,7 +179,7 @@ async def _open(
     writer = ScriptedWriter()
     grants, audit = await GrantRegistry.load(database, clock), AuditTrail(writer, clock)
     provider = options.pop("provider", None) or SqlProvider(database, clock)
-    upkeep = await InvalidationCoordinator.open(database, grants, provider, audit, clock=clock, **options)
+    coordinator = await InvalidationCoordinator.open(database, grants, provider, audit, clock=clock, **options)
     service = FederationService(
         gateway=GATEWAY,
         version="1.2.3",
@@ -189,9 +189,9 @@ async def _open(
         page_key=PAGE_KEY,
         clock=clock,
         tracing=untraced(clock),
-        leases=upkeep.leases,
-        max_lease_ms=upkeep.max_lease_ms,
-        watch=upkeep.watch.serve,
+        leases=coordinator.leases,
+        max_lease_ms=coordinator.max_lease_ms,
+        watch=coordinator.watch.serve,
     )
     server = GatewayServer(
         listen="127.0.0.1:0",
@@ -200,15 +200,15 @@ async def _open(
         service=service,
         enrollment=NoEnrollment(),
     )
-    server.before_stop.append(upkeep.watch.close)
+    server.before_stop.append(coordinator.watch.close)
     audit.start()
     stack.push_async_callback(grants.close)
     stack.push_async_callback(audit.stop)
-    stack.push_async_callback(upkeep.stop)
-    await upkeep.start()
+    stack.push_async_callback(coordinator.stop)
+    await coordinator.start()
     await server.start()
     stack.push_async_callback(server.stop, 0.5)
-    return Granting(database, grants, upkeep, provider, server, authority, writer, stack, leaves)
+    return Granting(database, grants, coordinator, provider, server, authority, writer, stack, leaves)
 
 
 @asynccontextmanager

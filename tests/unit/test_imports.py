@@ -41,9 +41,9 @@ LATER: Final = FOR_A_DATABASE | FOR_EXPORTS | FOR_OTHERS
 CASES: Final = {
     "import federation": ("import federation", LATER | FOR_A_GATEWAY | FOR_CALLS),
     "import federation.gateway": ("import federation.gateway", LATER - {"limits", "packaging"}),
-    "mosaic --help": ("import mosaic_cli.main; cli.main.main(['--help'])", LATER | FOR_A_GATEWAY | FOR_CALLS),
+    "mosaic --help": ("import mosaic_cli.main; mosaic_cli.main.main(['--help'])", LATER | FOR_A_GATEWAY | FOR_CALLS),
     "the modules of a status": (
-        "import federation.admin.client, federation.v1.admin_pb2, cli.status_view",
+        "import federation.admin.client, federation.v1.admin_pb2, mosaic_cli.status.page",
         LATER | FOR_A_GATEWAY,
     ),
 }
@@ -71,7 +71,7 @@ def test_status_of_a_gateway_that_does_not_run_imports_no_heavy_package(tmp_path
     (tmp_path / "gateway.toml").write_text('name = "home.example"\n', encoding="utf-8")
     code = (
         "import mosaic_cli.main\n"
-        f"assert cli.main.main(['federation', 'status', '--gateway', {str(tmp_path)!r}, '--user', 'ada']) == 4"
+        f"assert mosaic_cli.main.main(['federation', 'status', '--gateway', {str(tmp_path)!r}, '--user', 'ada']) == 4"
     )
 
     assert imported(code) & (LATER | FOR_A_GATEWAY) == set()
@@ -79,7 +79,7 @@ def test_status_of_a_gateway_that_does_not_run_imports_no_heavy_package(tmp_path
 
 def test_a_command_imports_no_module_of_another_command() -> None:
     """The help of one command needs neither the modules of the others nor those that only its run needs."""
-    modules = imported("import mosaic_cli.main; cli.main.main(['federation', 'status', '--help'])")
+    modules = imported("import mosaic_cli.main; mosaic_cli.main.main(['federation', 'status', '--help'])")
 
     assert "mosaic_cli.status.command" in modules
     assert (

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from federation.suggest import is_typo, near_ids, near_matches
+from federation.suggest import hint, is_typo, near_ids, near_matches
 
 ID = "6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b"
 OTHER = "a9e0b7d4-1c33-4f6e-8a52-77d0c4b1e9f8"
@@ -63,3 +63,11 @@ def test_case_is_ignored() -> None:
 def test_a_name_with_one_or_two_edits_is_a_typo(name: str, slip: bool) -> None:
     """Names of gateways that differ by more are different gateways."""
     assert is_typo(name, "home.example") is slip
+
+
+def test_a_hint_names_near_matches_or_what_the_caller_says_otherwise() -> None:
+    """One match by default, several joined by `or`, and the given text where no name is near."""
+    assert hint("tsks", ["tasks", "notes"]) == "did you mean tasks?"
+    assert hint("note", ["notes", "nodes"], most=2) == "did you mean notes or nodes?"
+    assert hint("zzz", ["tasks"], "known are tasks") == "known are tasks"
+    assert hint("zzz", ["tasks"]) == ""

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import grpc
 
+from federation.admin.address import target
 from federation.admin.client import OPTIONS, require_serving
 from federation.admin.errors import error_of
-from federation.admin.socket import target
 from federation.config import GatewayConfig
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceStub

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from federation.admin.context import AdminContext
 from federation.admin.messages.common import audit_message
-from federation.clock import MICROSECONDS
 from federation.errors import InputError, NotFoundError
-from federation.server.audit.vocabulary import MIXED, VERBS, check_outcome, unknown_verb
+from federation.server.audit.vocabulary import AUDIT_VERBS, MIXED, check_outcome, unknown_verb
 from federation.store.audit.archive import AuditFiles
 from federation.store.audit.history import AuditHistory
 from federation.store.audit.model import AuditEvent, AuditFilter, tail_position, tail_token
 from federation.store.audit.table import check_page_size
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import micros_of
 
 __all__ = ["AuditDesk"]
 
@@ -68,12 +66,12 @@ class AuditDesk:
             peer=request.peer,
             verb=request.verb,
             outcome=request.outcome,
-            since_us=_micros(request.since) if request.HasField("since") else None,
-            until_us=_micros(request.until) if request.HasField("until") else None,
+            since_us=micros_of(request.since) if request.HasField("since") else None,
+            until_us=micros_of(request.until) if request.HasField("until") else None,
         )
         if wanted.since_us is not None and wanted.until_us is not None and wanted.since_us >= wanted.until_us:
             raise InputError("since", "must be before until")
-        known = wanted.verb in {"", MIXED, *VERBS}
+        known = wanted.verb in {"", MIXED, *AUDIT_VERBS}
         if not known and not await self._store.newest(AuditFilter(verb=wanted.verb), 1):  # of another version, maybe
             raise unknown_verb(wanted.verb)
         return wanted
@@ -92,7 +90,3 @@ def _message(events: Sequence[AuditEvent], token: str, warnings: Sequence[str] =
     return pb.ListAuditEventsResponse(
         events=[audit_message(event) for event in events], next_page_token=token, warnings=warnings
     )
-
-
-def _micros(stamp: Timestamp) -> int:
-    return stamp.seconds * MICROSECONDS + stamp.nanos // 1_000

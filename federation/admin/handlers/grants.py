@@ -8,7 +8,7 @@ from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import grant_advice, scope_advice
 from federation.admin.handlers.revocations import receipt_message
 from federation.admin.lookup import find_grant, require_user
-from federation.admin.messages.common import advertised, stamp, status_value
+from federation.admin.messages.common import advertised, status_value
 from federation.admin.pagination import page_of
 from federation.clock import MICROSECONDS
 from federation.errors import Action, InputError, NotFoundError, Remedy
@@ -16,6 +16,7 @@ from federation.scope.model import Scope
 from federation.store.grants.registry import Grant, GrantStatus
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import optional_timestamp
 
 __all__ = ["GrantDesk"]
 
@@ -62,7 +63,7 @@ class GrantDesk:
     async def get(self, request: pb.GetGrantRequest) -> pb.GetGrantResponse:
         """Return one grant with its receipts. What it opens is counted where asked for, and where it opens anything."""
         grant = find_grant(self._parts.grants, request.id)
-        receipts = await self._parts.upkeep.revocations.receipts(grant.id)
+        receipts = await self._parts.coordinator.revocations.receipts(grant.id)
         counts = request.preview and grant.status_at(self._now_us()) in {GrantStatus.PENDING, GrantStatus.ACTIVE}
         opens = await preview(self._parts.provider, grant.subject, grant.scope) if counts else ()
         return pb.GetGrantResponse(
@@ -92,7 +93,7 @@ class GrantDesk:
             request.grant_id, endpoint=self._enrollment_endpoint(), confirm=request.confirm
         )
         self._record("grant.token", self._parts.grants.require(request.grant_id))
-        return pb.CreateEnrollmentTokenResponse(token=token.encode(), expires_at=stamp(expires_at_us))
+        return pb.CreateEnrollmentTokenResponse(token=token.encode(), expires_at=optional_timestamp(expires_at_us))
 
     async def confirm(self, request: pb.ConfirmGrantRequest) -> pb.ConfirmGrantResponse:
         """Open a grant that awaits confirmation."""

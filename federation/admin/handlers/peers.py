@@ -1,14 +1,14 @@
 """The operator's acts on peers: what this gateway may read elsewhere."""
 
-import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.lookup import find_peer, require_user
 from federation.admin.messages.peers import peer_message
 from federation.admin.pagination import page_of
+from federation.aio import ShieldedTasks
 from federation.client.interceptors.breaking import report
 from federation.client.peers.peer import Peer
 from federation.enrollment.enroll import EnrolledPeer, enroll
@@ -18,7 +18,6 @@ from federation.v1 import admin_pb2 as pb
 
 __all__ = ["PeerDesk"]
 
-T = TypeVar("T")
 ARMING_S: Final = 1.0
 """How long an enrollment waits for the watch to stand; without it everything works, if less promptly."""
 
@@ -31,13 +30,13 @@ class PeerDesk:
 
     def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way = ShieldedTasks()
 
     async def add(self, request: pb.AddPeerRequest) -> pb.AddPeerResponse:
         """Redeem a token for a local user. Raises what `enroll` raises, and `NotFoundError` for the user."""
         token = EnrollmentToken.decode(request.token)
         await require_user(self._parts, request.user)
-        enrolled, peer = await self._to_the_end(self._enroll(token, request.user, request.name))
+        enrolled, peer = await self._under_way.run(self._enroll(token, request.user, request.name))
         return pb.AddPeerResponse(peer=self._message(peer), awaiting_confirmation=enrolled.awaiting_confirmation)
 
     async def get(self, request: pb.GetPeerRequest) -> pb.GetPeerResponse:
@@ -62,13 +61,13 @@ class PeerDesk:
         """Forget a peer, its key and everything that was cached from it; return it as it was."""
         peer = self._parts.federation.peers.get(request.name, request.user or None)
         was = self._message(peer)
-        await self._to_the_end(self._remove(peer))
+        await self._under_way.run(self._remove(peer))
         return pb.RemovePeerResponse(peer=was)
 
     async def rotate(self, request: pb.RotatePeerRequest) -> pb.RotatePeerResponse:
         """Replace a peer's certificate now. Raises what `Federation.rotate` raises."""
         peer = self._parts.federation.peers.get(request.name, request.user or None)
-        await self._to_the_end(self._rotate(peer))
+        await self._under_way.run(self._rotate(peer))
         return pb.RotatePeerResponse(peer=self._message(peer))
 
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
@@ -94,7 +93,7 @@ class PeerDesk:
 
     async def close(self) -> None:
         """Wait for the acts under way."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._under_way.join()
 
     async def _enroll(self, token: EnrollmentToken, user: str, name: str) -> tuple[EnrolledPeer, Peer]:
         parts = self._parts
@@ -139,12 +138,6 @@ class PeerDesk:
         with contextlib.suppress(NotFoundError):  # whoever follows the store has seen it before
             self._parts.federation.peers.remove(peer.name, peer.user)
         self._record("peer.remove", peer)
-
-    async def _to_the_end(self, act: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(act)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
 
     def _message(self, peer: Peer) -> pb.PeerStatus:
         return peer_message(peer, self._parts.clock)

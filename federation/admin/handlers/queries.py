@@ -6,7 +6,6 @@ from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.lookup import require_user
-from federation.admin.messages.common import instant
 from federation.admin.named_sessions import NamedSessions
 from federation.errors import FederationError, InputError, Reason, Refusal, Remedy
 from federation.session.results import Answer, Result, SessionRow, SourceReport
@@ -16,6 +15,7 @@ from federation.session.sources import ALL, LOCAL
 from federation.session.validation import Request
 from federation.v1 import admin_pb2 as pb
 from federation.wire.channel_args import MEBIBYTE
+from federation.wire.timestamps import timestamp
 
 __all__ = ["QueryDesk"]
 
@@ -142,10 +142,10 @@ def _signal(signal: PeerSignal) -> pb.PeerSignal:
         message=signal.message,
         next_step=signal.next_step,
         remedy=_remedy(signal.remedy),
-        since=instant(signal.since_us),
+        since=timestamp(signal.since_us),
     )
     if signal.retry_at_us is not None:
-        message.retry_at.CopyFrom(instant(signal.retry_at_us))
+        message.retry_at.CopyFrom(timestamp(signal.retry_at_us))
     return message
 
 

@@ -4,14 +4,14 @@ Each goes on to its end when the operator's command goes away; asking again join
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Collection
+from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import scope_advice
 from federation.admin.lookup import require_user
-from federation.admin.messages.common import instant, stamp
+from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
 from federation.scope.diff import compare_scopes
 from federation.scope.model import Scope
@@ -20,10 +20,10 @@ from federation.server.revocation.manager import RevocationHandle, ScopeEdit
 from federation.store.grants.registry import Grant, GrantStatus
 from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import optional_timestamp, timestamp
 
 __all__ = ["RevocationDesk", "receipt_message", "release_message"]
 
-T = TypeVar("T")
 News = pb.RevocationProgress | pb.RevocationReceipt
 USER_REMOVED = "the user was removed"
 MOST_COUNTED: Final = 2**32 - 1
@@ -35,15 +35,15 @@ class RevocationDesk:
 
     def __init__(self, parts: AdminContext) -> None:
         self._parts = parts
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._under_way = ShieldedTasks()
 
     async def revoke(self, request: pb.RevokeGrantRequest) -> AsyncIterator[pb.RevokeGrantResponse]:
         """Revoke a grant. The last message is the receipt; with `no_wait` it may be what is still awaited."""
         before = self._parts.grants.require(request.id)
-        taking = await self._parts.upkeep.revocations.revoke(request.id, request.reason)
+        handle = await self._parts.coordinator.revocations.revoke(request.id, request.reason)
         if before.status is not GrantStatus.REVOKED:
             self._record("grant.revoke", self._parts.grants.require(request.id))
-        async for news in self._told(taking, wait=not request.no_wait):
+        async for news in self._told(handle, wait=not request.no_wait):
             if isinstance(news, pb.RevocationProgress):
                 yield pb.RevokeGrantResponse(progress=news)
             else:
@@ -55,11 +55,11 @@ class RevocationDesk:
         if request.validate_only:
             yield await self._tried(self._parts.grants.require_unrevoked(request.id), scope)
             return
-        edit = await self._to_the_end(self._edit(request.id, scope))
+        edit = await self._under_way.run(self._edit(request.id, scope))
         yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
-        if edit.taking is None:
+        if edit.handle is None:
             return
-        async for news in self._told(edit.taking, wait=not request.no_wait):
+        async for news in self._told(edit.handle, wait=not request.no_wait):
             if isinstance(news, pb.RevocationProgress):
                 yield pb.UpdateGrantScopeResponse(progress=news)
             else:
@@ -72,13 +72,13 @@ class RevocationDesk:
         """
         if all(grant.subject != request.user for grant in self._parts.grants.all()):
             await require_user(self._parts, request.user)
-        takings, removal = await self._to_the_end(self._remove(request.user, request.reason or USER_REMOVED))
+        handles, removal = await self._under_way.run(self._remove(request.user, request.reason or USER_REMOVED))
         peers = [peer.name for peer in self._parts.federation.peers.all() if peer.user == request.user]
         yield pb.RemoveUserResponse(
             removal=pb.UserRemoval(
                 user=request.user,
                 grants=[
-                    self._parts.grant_info(self._parts.grants.require(taking.begun.grant_id)) for taking in takings
+                    self._parts.grant_info(self._parts.grants.require(handle.begun.grant_id)) for handle in handles
                 ],
                 teams=removal.teams if removal else (),
                 owned_rows=removal.owned_rows if removal else 0,
@@ -86,8 +86,8 @@ class RevocationDesk:
                 peers=peers,
             )
         )
-        for taking in takings:
-            async for news in self._told(taking, wait=not request.no_wait):
+        for handle in handles:
+            async for news in self._told(handle, wait=not request.no_wait):
                 if isinstance(news, pb.RevocationProgress):
                     yield pb.RemoveUserResponse(progress=news)
                 else:
@@ -95,49 +95,49 @@ class RevocationDesk:
 
     async def close(self) -> None:
         """Wait for the acts under way."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._under_way.join()
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
-        edit = await self._parts.upkeep.revocations.edit_scope(grant_id, scope)
+        edit = await self._parts.coordinator.revocations.edit_scope(grant_id, scope)
         if edit.applied:
             self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
         return edit
 
     async def _remove(self, user: str, reason: str) -> tuple[list[RevocationHandle], Removal | None]:
-        takings = await self._revoke_all(user, reason)
-        faults = await asyncio.gather(*(taking.durable() for taking in takings), return_exceptions=True)
+        handles = await self._revoke_all(user, reason)
+        faults = await asyncio.gather(*(handle.durable() for handle in handles), return_exceptions=True)
         provider = self._parts.provider
         removal = await provider.remove_user(user) if isinstance(provider, RemovesUsers) else None
         # A grant that was being made while the user still was there.
-        late = await self._revoke_all(user, reason, but={taking.begun.grant_id for taking in takings})
-        faults += await asyncio.gather(*(taking.durable() for taking in late), return_exceptions=True)
+        late = await self._revoke_all(user, reason, but={handle.begun.grant_id for handle in handles})
+        faults += await asyncio.gather(*(handle.durable() for handle in late), return_exceptions=True)
         self._parts.audit.record_act("user.remove", subject=user, source="admin")
         for fault in faults:
             if isinstance(fault, BaseException):
                 raise fault
-        return takings + late, removal
+        return handles + late, removal
 
     async def _revoke_all(self, user: str, reason: str, but: Collection[str] = ()) -> list[RevocationHandle]:
         """Revoke what is not revoked yet, and again where an earlier revocation could not be stored."""
-        revocations, takings = self._parts.upkeep.revocations, []
+        revocations, handles = self._parts.coordinator.revocations, []
         mine = [grant for grant in self._parts.grants.all() if grant.subject == user and grant.id not in but]
         # A first revocation refuses without a look at the database; that comes before what may fail.
         for grant in sorted(mine, key=lambda grant: grant.status is GrantStatus.REVOKED):
             if revocations.is_open(grant.id):
-                takings.append(await revocations.revoke(grant.id, reason))
+                handles.append(await revocations.revoke(grant.id, reason))
                 if grant.status is not GrantStatus.REVOKED:
                     self._record("grant.revoke", self._parts.grants.require(grant.id))
-        return takings
+        return handles
 
-    async def _told(self, taking: RevocationHandle, *, wait: bool) -> AsyncIterator[News]:
-        await taking.durable()
-        grant_id = taking.begun.grant_id
-        async for instances in taking.follow():
+    async def _told(self, handle: RevocationHandle, *, wait: bool) -> AsyncIterator[News]:
+        await handle.durable()
+        grant_id = handle.begun.grant_id
+        async for instances in handle.follow():
             grant = self._parts.grant_info(self._parts.grants.require(grant_id))
             yield pb.RevocationProgress(grant=grant, awaited=map(release_message, instances))
             if not wait:
                 return
-        yield receipt_message(await taking.receipt())
+        yield receipt_message(await handle.receipt())
 
     async def _first(
         self, grant: Grant, scope: Scope, gains: tuple[str, ...], losses: tuple[str, ...], *, applied: bool
@@ -165,24 +165,18 @@ class RevocationDesk:
             reason=reason or grant.revoked_reason,
         )
 
-    async def _to_the_end(self, act: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(act)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
-
 
 def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
     """Return a finished receipt."""
     return pb.RevocationReceipt(
         grant_id=receipt.grant_id,
         kind=receipt.kind.value,
-        revoked_at=stamp(receipt.begun_at_us),
-        effective_at=stamp(receipt.effective_at_us),
+        revoked_at=optional_timestamp(receipt.begun_at_us),
+        effective_at=optional_timestamp(receipt.effective_at_us),
         reason=receipt.reason,
         instances=(
             pb.LeaseRelease(
-                instance_id=one.instance, how=one.how, at=instant(one.at_us), failed_in_flight=one.failed_in_flight
+                instance_id=one.instance, how=one.how, at=timestamp(one.at_us), failed_in_flight=one.failed_in_flight
             )
             for one in receipt.instances
         ),
@@ -195,7 +189,7 @@ def release_message(release: Release) -> pb.LeaseRelease:
     return pb.LeaseRelease(
         instance_id=release.instance,
         how=release.how.value,
-        at=stamp(release.at_us),
+        at=optional_timestamp(release.at_us),
         failed_in_flight=release.failed_in_flight,
-        until=stamp(release.until_us),
+        until=optional_timestamp(release.until_us),
     )

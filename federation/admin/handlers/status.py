@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from federation.admin.context import AdminContext
 from federation.admin.lookup import require_user
-from federation.admin.messages.common import stamp
 from federation.admin.messages.peers import own_certificate, peer_message
 from federation.admin.status_warnings import warnings_of
 from federation.client.peer_status import state_of
@@ -15,6 +14,7 @@ from federation.errors import NotFoundError, unknown_peer
 from federation.store.grants.registry import Grant
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import optional_timestamp
 
 __all__ = ["StatusDesk"]
 
@@ -51,7 +51,7 @@ class StatusDesk:
         if not request.peer:
             response.warnings.extend(warnings_of(self._parts))
             response.serving.CopyFrom(self._serving())
-        response.gateway.now.CopyFrom(stamp(self._parts.clock.now_us()))  # type: ignore[arg-type]
+        response.gateway.now.CopyFrom(optional_timestamp(self._parts.clock.now_us()))  # type: ignore[arg-type]
         return response
 
     async def watch(self, request: pb.WatchStatusRequest) -> AsyncIterator[pb.WatchStatusResponse]:
@@ -105,14 +105,14 @@ class StatusDesk:
             peers, grants = await self._chosen(wanted.peer, wanted.user)
         except NotFoundError:
             return []
-        now_us, hub = self._parts.clock.now_us(), self._parts.upkeep.hub
+        now_us, subscriptions = self._parts.clock.now_us(), self._parts.coordinator.subscriptions
         marks: list[Any] = []
         for at, peer in enumerate(peers):
             await _give_way(at)
             marks.append(self._mark(peer, now_us))
         for at, grant in enumerate(grants):
             await _give_way(at)
-            marks.append((grant.id, grant.status_at(now_us), grant.scope, hub.count(grant.id)))
+            marks.append((grant.id, grant.status_at(now_us), grant.scope, subscriptions.count(grant.id)))
         return marks
 
     def _mark(self, peer: Peer, now_us: int) -> tuple[Any, ...]:
@@ -133,23 +133,23 @@ class StatusDesk:
         return pb.GatewayInfo(
             name=parts.config.name,
             version=parts.version,
-            started_at=stamp(parts.started_at_us),
+            started_at=optional_timestamp(parts.started_at_us),
             federation_address=federation,
             enrollment_address=enrollment,
             server_certificate=own_certificate(parts.server_certificate.authority.server_certificate_pem),
         )
 
     def _serving(self) -> pb.ServingStatus:
-        upkeep, audit = self._parts.upkeep, self._parts.audit
-        totals = upkeep.counters.totals()
+        coordinator, audit = self._parts.coordinator, self._parts.audit
+        totals = coordinator.counters.totals()
         return pb.ServingStatus(
-            watches=sum(map(upkeep.hub.count, upkeep.hub.grants)),
-            leases=upkeep.leases.total,
+            watches=sum(map(coordinator.subscriptions.count, coordinator.subscriptions.grants)),
+            leases=coordinator.leases.total,
             requests=[
                 pb.RequestCount(verb=verb, outcome=outcome, count=count)
                 for (verb, outcome), count in totals.requests.items()
             ],
-            last_request_at=stamp(totals.last_request_us),
+            last_request_at=optional_timestamp(totals.last_request_us),
             audit_dropped=audit.dropped,
         )
 

@@ -2,17 +2,15 @@
 
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from federation.clock import MICROSECONDS
 from federation.config import GatewayConfig, parse_address
 from federation.pki.rotation_policy import renewal_point_us
 from federation.server.call_stats import UNUSED, GrantUse
 from federation.store.audit.table import AuditEvent
 from federation.store.grants.registry import CertificateRecord, Grant, GrantStatus
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import optional_timestamp
 
-__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "instant", "stamp", "status_value"]
+__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "status_value"]
 
 _STATUS: Final = {
     GrantStatus.PENDING: pb.GRANT_STATUS_PENDING,
@@ -29,17 +27,6 @@ def advertised(config: GatewayConfig, bound: str, name: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def stamp(micros: int | None) -> Timestamp | None:
-    """Return an instant as a message; `None` leaves the field absent."""
-    return None if micros is None else instant(micros)
-
-
-def instant(micros: int) -> Timestamp:
-    """Return an instant as a message."""
-    seconds, rest = divmod(micros, MICROSECONDS)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000)
-
-
 def grant_message(
     grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0, use: GrantUse = UNUSED
 ) -> pb.GrantInfo:
@@ -50,17 +37,17 @@ def grant_message(
         subject=grant.subject,
         status=status_value(grant, now_us),
         scope=grant.scope.to_json(),
-        created_at=stamp(grant.created_at_us),
-        expires_at=stamp(grant.expires_at_us),
-        revoked_at=stamp(grant.revoked_at_us),
+        created_at=optional_timestamp(grant.created_at_us),
+        expires_at=optional_timestamp(grant.expires_at_us),
+        revoked_at=optional_timestamp(grant.revoked_at_us),
         revoked_reason=grant.revoked_reason,
         certificate=_issued(grant.newest),
-        last_used_at=stamp(grant.last_used_at_us),
+        last_used_at=optional_timestamp(grant.last_used_at_us),
         leases=leases,
         watches=watches,
         requests=use.requests,
         denials=use.denials,
-        last_denied_at=stamp(use.last_denied_at_us),
+        last_denied_at=optional_timestamp(use.last_denied_at_us),
         last_denied_reason=use.last_denied_reason,
     )
 
@@ -92,9 +79,9 @@ def certificate_message(
     return pb.CertificateInfo(
         serial=serial,
         fingerprint=fingerprint,
-        not_before=stamp(not_before_us),
-        not_after=stamp(not_after_us),
-        renews_at=stamp(renews_at_us),
+        not_before=optional_timestamp(not_before_us),
+        not_after=optional_timestamp(not_after_us),
+        renews_at=optional_timestamp(renews_at_us),
     )
 
 
@@ -102,7 +89,7 @@ def audit_message(event: AuditEvent) -> pb.AuditEvent:
     """Return one audit event."""
     return pb.AuditEvent(
         id=event.id,
-        at=stamp(event.at_us),
+        at=optional_timestamp(event.at_us),
         grant_id=event.grant_id or "",
         peer=event.peer,
         subject=event.subject,

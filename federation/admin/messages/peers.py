@@ -1,20 +1,18 @@
 """One peer as a message: its state, and everything that its chain keeps."""
 
-from functools import lru_cache
 from typing import Any, Final
 
-from cryptography import x509
-
-from federation.admin.messages.common import certificate_message, instant
+from federation.admin.messages.common import certificate_message
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peer_status import PeerState, PeerStatus, standing_of
 from federation.client.peers.peer import Peer
 from federation.client.renewer import plan_of
 from federation.clock import MICROSECONDS, Clock
-from federation.pki.certificates import fingerprint_of, serial_of, validity_us
+from federation.pki.certificates import fingerprint_of, parsed, serial_of, validity_us
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.v1 import admin_pb2 as pb
+from federation.wire.timestamps import timestamp
 
 __all__ = ["own_certificate", "peer_message"]
 
@@ -55,16 +53,15 @@ def _add_standing(message: pb.PeerStatus, standing: PeerStatus) -> None:
     message.state = _STATE[standing.state]
     message.watch.state = standing.watch.value
     if standing.watch_since_us is not None:
-        message.watch.since.CopyFrom(instant(standing.watch_since_us))
+        message.watch.since.CopyFrom(timestamp(standing.watch_since_us))
     if (revocation := standing.revocation) is not None:
-        message.revocation.CopyFrom(pb.PeerRevocation(at=instant(revocation.at_us), reason=revocation.reason))
+        message.revocation.CopyFrom(pb.PeerRevocation(at=timestamp(revocation.at_us), reason=revocation.reason))
 
 
-@lru_cache(maxsize=4_096)
 def own_certificate(pem: str) -> pb.CertificateInfo:
     """Return a certificate that this gateway holds, and renews by itself."""
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate = parsed(pem)
     except ValueError:  # the store was tampered with; the peer shows as expired
         return pb.CertificateInfo()
     validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
@@ -81,21 +78,23 @@ def _add_renewal(message: pb.PeerStatus, peer: Peer, clock: Clock) -> None:
     at_us = None if peer.revocation is not None else plan.next_at_us(clock.now_us())
     message.certificate.ClearField("renews_at")
     if at_us is not None:
-        message.renewal.next_at.CopyFrom(instant(at_us))
-        message.certificate.renews_at.CopyFrom(instant(at_us))
+        message.renewal.next_at.CopyFrom(timestamp(at_us))
+        message.certificate.renews_at.CopyFrom(timestamp(at_us))
 
 
 def _failure(failure: CallFailure) -> pb.CallFailure:
-    return pb.CallFailure(at=instant(failure.at_us), code=failure.code, reason=failure.reason, message=failure.message)
+    return pb.CallFailure(
+        at=timestamp(failure.at_us), code=failure.code, reason=failure.reason, message=failure.message
+    )
 
 
 def _add_health(message: pb.PeerStatus, health: Any) -> None:
     if health is None:
         return
     if health.last_success_us is not None:
-        message.last_success.CopyFrom(instant(health.last_success_us))
+        message.last_success.CopyFrom(timestamp(health.last_success_us))
     if health.seen_us is not None:
-        message.seen_at.CopyFrom(instant(health.seen_us))
+        message.seen_at.CopyFrom(timestamp(health.seen_us))
     if (failure := health.last_failure) is not None:
         message.last_failure.CopyFrom(_failure(failure))
     if (latency := health.latency()) is not None:
@@ -109,9 +108,9 @@ def _add_circuit(message: pb.PeerStatus, circuit: Any, clock: Clock) -> None:
     message.circuit.state = _CIRCUIT[seen.state]
     message.circuit.consecutive_failures = seen.consecutive_failures
     if seen.opened_ago_s is not None:
-        message.circuit.opened_at.CopyFrom(instant(now_us - round(seen.opened_ago_s * MICROSECONDS)))
+        message.circuit.opened_at.CopyFrom(timestamp(now_us - round(seen.opened_ago_s * MICROSECONDS)))
     if seen.retry_in_s is not None:
-        message.circuit.retry_at.CopyFrom(instant(now_us + round(seen.retry_in_s * MICROSECONDS)))
+        message.circuit.retry_at.CopyFrom(timestamp(now_us + round(seen.retry_in_s * MICROSECONDS)))
 
 
 def _add_cache(message: pb.PeerStatus, cache: Any) -> None:

@@ -4,12 +4,12 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from federation.clock import MICROSECONDS, Clock
+from federation.sanitize import printable
 
-__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank", "printable"]
+__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank"]
 
 WINDOW: Final = 512
 """Answered calls over which latency is told."""
-MAX_MESSAGE: Final = 300
 _NO_FAULT: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "CANCELLED"})
 """What the caller asked for or did himself; it says nothing of how the peer fares."""
 
@@ -94,8 +94,3 @@ class PeerHealth:
 def nearest_rank(ordered: list[float], percent: int) -> float:
     """Return the smallest value of a sorted, not empty list that at least `percent` of all do not exceed."""
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
-
-
-def printable(message: str) -> str:
-    """Make a peer's text safe to show in a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in message[:MAX_MESSAGE])

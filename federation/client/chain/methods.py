@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from federation.client.chain.flow import Call
-from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import Metadata
-from federation.wire.requests import SERVICE, VERB_OF_METHOD, resource_of, serialize
+from federation.wire.requests import resource_of, serialize
+from federation.wire.verbs import VERBS
 
 __all__ = [
     "METHODS",
@@ -71,21 +70,7 @@ class PeerIdentity(Protocol):
     def user(self) -> str: ...  # noqa: D102
 
 
-def _methods() -> dict[str, Method]:
-    service = pb.DESCRIPTOR.services_by_name["FederationService"]
-    return {
-        f"{SERVICE}{m.name}": Method(
-            f"{SERVICE}{m.name}",
-            VERB_OF_METHOD[f"{SERVICE}{m.name}"],
-            GetMessageClass(m.input_type),
-            GetMessageClass(m.output_type),
-            m.client_streaming or m.server_streaming,
-        )
-        for m in service.methods
-    }
-
-
-METHODS: Final = _methods()
+METHODS: Final = {verb.path: Method(verb.path, verb.name, verb.request, verb.response, verb.streams) for verb in VERBS}
 """Every method of the service by its path."""
 
 

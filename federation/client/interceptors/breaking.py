@@ -13,6 +13,7 @@ from federation.clock import Clock
 from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
 from federation.wire.status import error_detail
+from federation.wire.verbs import STREAMING_VERBS
 
 __all__ = ["CIRCUIT_EVENT", "BreakingInterceptor", "report"]
 
@@ -66,7 +67,7 @@ class BreakingInterceptor:
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Refuse with `CIRCUIT_OPEN` at once, or go on and record what the end says about the peer."""
         started = self._now()
-        if call.verb == "watch":
+        if call.verb in STREAMING_VERBS:
             return (yield from self._watch(proceed, call))
         permit = self._breaker.allow(started, call.deadline)
         if isinstance(permit, Denied):

@@ -20,20 +20,20 @@ from federation.cache.response_cache import (
 from federation.client.chain.flow import Call, Flight, Flow, Join, Outcome, Proceed, refused
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
-from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
+from federation.wire.verbs import STREAMING_VERBS, VERBS
 
 __all__ = ["CACHEABLE_VERBS", "UNCACHED_VERBS", "CachingInterceptor", "Fate", "cut", "lease_s"]
 
 Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, DeliveryDecision]]
 """A flow that also says what may be done with its outcome."""
 
-CACHEABLE_VERBS: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
+CACHEABLE_VERBS: Final[Mapping[str, type[Message]]] = {verb.name: verb.response for verb in VERBS if verb.cacheable}
 """The verbs whose answers are kept and shared, and what an answer must be readable as. No other verb's ever is."""
 
-UNCACHED_VERBS: Final = frozenset({"watch"})
+UNCACHED_VERBS: Final = STREAMING_VERBS
 """Verbs whose messages are delivered one by one while the call lasts: its end is neither judged nor asked for again."""
 
 _CAUSE_OF: Final[Mapping[str, InvalidationReason]] = {

@@ -22,6 +22,7 @@ from opentelemetry.trace import TracerProvider
 from federation.client.chain.flow import Call, Flow, Proceed
 from federation.telemetry.spans import remote_parent, traceparent_of
 from federation.wire.metadata import TRACEPARENT, Metadata, first
+from federation.wire.verbs import STREAMING_VERBS
 
 __all__ = ["RpcSpansInterceptor"]
 
@@ -42,7 +43,7 @@ class RpcSpansInterceptor:
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Send within an RPC span, which every end of the call ends."""
         above = remote_parent(first(call.metadata, TRACEPARENT))
-        if above is None or call.verb == "watch":
+        if above is None or call.verb in STREAMING_VERBS:
             return (yield from proceed(call))
         landing = _Landing()
         token = otel_context.attach(trace.set_span_in_context(above))

@@ -25,6 +25,7 @@ from federation.telemetry.spans import (
     traceparent_of,
 )
 from federation.wire.metadata import TRACERESPONSE, first
+from federation.wire.verbs import STREAMING_VERBS
 
 __all__ = ["LINK_FILLED_BY", "LINK_SERVER", "CallSpan", "TracingInterceptor"]
 
@@ -130,7 +131,7 @@ class TracingInterceptor:
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Go on, then end the span whatever happened: `cancelled` for a caller that gave up, `error` for a bug."""
         tracer = self._spans.tracer()
-        if (tracer is None and self._metrics is None) or call.verb == "watch":
+        if (tracer is None and self._metrics is None) or call.verb in STREAMING_VERBS:
             return (yield from proceed(call))
         started = self._clock.monotonic()
         span = CallSpan(tracer, call, self._clock) if tracer else None

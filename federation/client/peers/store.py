@@ -1,10 +1,10 @@
 """The enrollments in a gateway's database, for programs beside the gateway: open only for a moment, on any loop."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from federation.aio import run_to_completion
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.pki.sealing import Sealer
@@ -52,12 +52,7 @@ class PeerRepository:
         await self._do(lambda store: store.renew(record, replaces=replaces))
 
     async def _do(self, work: Callable[[PeerStore], Awaitable[T]]) -> T:
-        task = asyncio.create_task(self._within(work))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            raise
+        return await run_to_completion(self._within(work))
 
     async def _within(self, work: Callable[[PeerStore], Awaitable[T]]) -> T:
         async with self._opened() as store:

@@ -1,13 +1,13 @@
 """Dialling with an enrollment: its key, its certificate, and the one authority that it trusts."""
 
 import grpc
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.client.chain.flow import Outcome, refused
 from federation.client.transport.raw_channels import aio_secure_channel, secure_channel
 from federation.clock import Clock, from_micros, to_micros
 from federation.errors import Action, Reason, Refusal, Remedy
+from federation.pki.certificates import parsed
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
 from federation.store.peers import PeerRecord
 from federation.wire.channel_args import CHANNEL, ChannelOptions
@@ -60,7 +60,7 @@ class EnrolledDialer:
 def _read(record: PeerRecord) -> tuple[int, str]:
     """Return when the certificate ends, and what is wrong with the stored pair."""
     try:
-        certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
+        certificate = parsed(record.certificate_pem)
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
         return 0, "cannot be read"

@@ -11,7 +11,6 @@ from grpc.aio import EOF, AioRpcError, Metadata
 
 from federation.client.aio.call import final_outcome, soon
 from federation.client.aio.driver import AioDriver
-from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS
 from federation.client.chain.outcomes import closed, from_wire
@@ -20,13 +19,14 @@ from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.client.watch.policy import WatchSettings
 from federation.clock import Clock
+from federation.sanitize import printable
 from federation.v1 import federation_pb2 as pb
-from federation.wire.requests import SERVICE
 from federation.wire.status import error_detail
+from federation.wire.verbs import VERB_BY_NAME
 
 __all__ = ["Listener", "StreamEnd", "WatchStream"]
 
-WATCH: Final = METHODS[f"{SERVICE}Watch"]
+WATCH: Final = METHODS[VERB_BY_NAME["watch"].path]
 _GONE: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What gRPC raises for a message to a stream that has just ended; reading tells why it did."""
 

@@ -8,7 +8,7 @@ from federation.errors import ImportFailedError, InputError, LineFault, UnknownR
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.importing.lines import Entry, TeamLine, UserLine, read_line
 from federation.resources.sql.provider import SqlProvider
-from federation.suggest import near_matches
+from federation.suggest import hint
 
 __all__ = ["MAX_BYTES", "MAX_FAULTS", "MAX_LINE", "ImportSummary", "Importer", "parse"]
 
@@ -171,9 +171,9 @@ class Importer:
         missing = {"user": unknown.users, "team": unknown.teams}
         for line, field, kind, name in sorted(self._found.references()):
             if name in missing[kind]:
-                near = near_matches(name, known[kind], most=1) if self._faults.total < MAX_FAULTS else ()
-                hint = f"did you mean {near[0]}?" if near else f"neither this file nor the gateway has such a {kind}"
-                self._faults.add(line, field, f"no {kind} {name!r}; {hint}")
+                shown = known[kind] if self._faults.total < MAX_FAULTS else ()
+                meant = hint(name, shown, f"neither this file nor the gateway has such a {kind}")
+                self._faults.add(line, field, f"no {kind} {name!r}; {meant}")
 
 
 def parse(lines: Iterable[bytes]) -> Batch:

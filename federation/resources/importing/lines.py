@@ -1,7 +1,7 @@
 """Strict parsing of one import line, a JSON object with a `kind`. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -9,8 +9,9 @@ from typing import Any, Final
 from federation.clock import to_micros
 from federation.errors import InputError
 from federation.resources.batch import Member, NewRow, check_name
-from federation.resources.documents import Document, decode, printable
-from federation.suggest import near_matches
+from federation.resources.documents import Document, decode
+from federation.sanitize import escaped
+from federation.suggest import hint
 
 __all__ = ["Entry", "TeamLine", "UserLine", "read_line"]
 
@@ -50,11 +51,11 @@ def read_line(text: str) -> Entry:
     if not isinstance(kind, str):
         raise InputError("kind", "is missing" if kind is None else "must be a string")
     if kind not in _FIELDS:
-        raise InputError("kind", f"unknown kind {kind[:64]!r}; {_hint(kind, _FIELDS)}")
+        raise InputError("kind", f"unknown kind {kind[:64]!r}; {_meant(kind, _FIELDS)}")
     required, optional = _FIELDS[kind]
     for name in document:
         if name not in required and name not in optional:
-            raise InputError(printable(name), f"unknown field of a {kind}; {_hint(name, (*required, *optional))}")
+            raise InputError(escaped(name), f"unknown field of a {kind}; {_meant(name, (*required, *optional))}")
     for name in required:
         if name not in document:
             raise InputError(name, "is missing")
@@ -94,6 +95,5 @@ def _instant(document: dict[str, Any], name: str) -> int | None:
         raise InputError(name, "must be a timestamp with a time zone, such as 2026-10-05T09:30:00Z") from None
 
 
-def _hint(name: str, known: Any) -> str:
-    near = near_matches(name, known, most=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+def _meant(name: str, known: Iterable[str]) -> str:
+    return hint(name, known, f"known are {', '.join(known)}")

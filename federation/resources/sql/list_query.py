@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, case, cast, func
 from sqlalchemy.sql.selectable import Subquery
 
 from federation.errors import Reason, Refusal
-from federation.resources.documents import is_storable, printable
+from federation.resources.documents import is_storable
 from federation.resources.provider import ListQuery
 from federation.resources.sql.access import (
     LIMIT,
@@ -27,6 +27,7 @@ from federation.resources.sql.access import (
     text,
     visible,
 )
+from federation.sanitize import escaped
 from federation.store.schema import memberships, rows
 
 __all__ = ["COLUMNS", "ListShape", "get_statement", "list_parameters", "list_statement"]
@@ -168,7 +169,7 @@ def _where_values(where: Mapping[str, str], dialect: str, values: dict[str, Any]
         raise _refused("where", f"names more than {MAX_WHERE} fields")
     fields = 0
     for name, value in sorted(where.items()):
-        shown = f"where.{printable(name)}"
+        shown = f"where.{escaped(name)}"
         if not _FIELD.match(name):
             raise _refused(shown, "is not a field name: a letter or _, then letters, digits, _ or -, at most 64")
         if not is_storable(value):

@@ -1,15 +1,15 @@
-"""Moves what is old out of the audit table into files: whole days, in small batches, off the request path.
+"""The retention of audit events: moves old ones from the table into files, by whole days, in small batches.
 
-A crash at any point loses nothing and doubles nothing. A day's file is complete on the disk before the database forgets
-the first of its rows; where only some were forgotten, the next attempt writes the file anew from the file and the rest,
-and forgets the rest. Until then a reader of both sees such rows once.
+A crash at any point neither loses nor duplicates an event. A day's file is complete on disk before its first row is
+deleted from the database. After an incomplete deletion, the next attempt rewrites the file from the file and the
+remaining rows, and deletes those. Until then a reader of both sees such rows once.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from federation.aio import run_to_completion
 from federation.clock import Clock
 from federation.errors import FederationError
 from federation.store.audit.archive import DAY_US, AuditFiles, DayWriter, day_of, day_window
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditRetention"]
 
-T = TypeVar("T")
 LOGGER: Final = logging.getLogger(__name__)
 EVERY_S: Final = 900.0
 BATCH: Final = 500
 PAUSE_S: Final = 0.01
-"""Between two batches: whoever serves goes first."""
+"""Seconds between two batches, so that served calls go first."""
 
 
 class AuditRetention:
-    """The chore of the one process that serves.
+    """Moves old audit events. Only the process that serves runs it.
 
-    `retention_days` is how many whole days stay in the database; 0: everything does, and nothing is moved.
+    `retention_days` is the number of whole days that stay in the database; 0 disables moving.
     """
 
     def __init__(self, store: AuditStore, files: AuditFiles, clock: Clock, *, retention_days: int) -> None:
@@ -39,22 +38,22 @@ class AuditRetention:
         self._fault = ""
 
     async def run(self) -> None:
-        """Move what is due, again and again. A fault is told once, and tried again."""
+        """Move due days periodically, until cancelled. A fault is logged once, and the move is retried."""
         while self._days:
             try:
                 await self.step()
             except FederationError as e:
                 if str(e) != self._fault:
-                    LOGGER.warning("old audit events stay in the database: %s; it is tried again", e)
+                    LOGGER.warning("old audit events cannot be moved out of the database: %s; retrying", e)
                 self._fault = str(e)
             except Exception:
-                LOGGER.exception("moving old audit events broke; it is tried again")
+                LOGGER.exception("moving old audit events out of the database failed unexpectedly; retrying")
             else:
                 self._fault = ""
             await asyncio.sleep(EVERY_S)
 
     async def step(self) -> int:
-        """Move every day that has ended long enough ago; return how many events that took out of the database.
+        """Move every day that is older than the retention time; return the number of events moved.
 
         Raises `StoreError`.
         """
@@ -65,7 +64,7 @@ class AuditRetention:
 
     async def _move(self, day: int) -> int:
         last_id = await self._store.last_id()
-        await run_in_thread(self._files.prepare)
+        await run_to_completion(asyncio.to_thread(self._files.prepare))
         await self._write(day, last_id)
         forgotten = 0
         while count := await self._store.remove(last_id, day_window(day), BATCH):
@@ -75,25 +74,15 @@ class AuditRetention:
         return forgotten
 
     async def _write(self, day: int, last_id: int) -> None:
-        """Bring everything of a day that has been written so far into its file."""
-        file, exists = await run_in_thread(lambda: self._files.target(day))
-        writer = await run_in_thread(lambda: DayWriter(file, exists=exists))
+        """Write the events of a day, up to `last_id`, into the file of the day."""
+        file, exists = await run_to_completion(asyncio.to_thread(lambda: self._files.target(day)))
+        writer = await run_to_completion(asyncio.to_thread(lambda: DayWriter(file, exists=exists)))
         position: Position | None = None
         try:
             while batch := await self._store.written_by(last_id, day_window(day), BATCH, position):
                 position = batch[-1].position
-                await run_in_thread(lambda batch=batch: writer.add(batch))  # type: ignore[misc]
+                await run_to_completion(asyncio.to_thread(lambda batch=batch: writer.add(batch)))  # type: ignore[misc]
                 await asyncio.sleep(PAUSE_S)
-            await run_in_thread(writer.finish)
+            await run_to_completion(asyncio.to_thread(writer.finish))
         finally:
-            await run_in_thread(writer.cancel)
-
-
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run in a thread, and see it end even where this is cancelled: nothing may write behind the next step's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.gather(running, return_exceptions=True)
-        raise
+            await run_to_completion(asyncio.to_thread(writer.cancel))

@@ -1,8 +1,8 @@
-"""The audit trail of the serving side: written off the request path, in batches, visible within a second.
+"""The audit trail of the serving gateway: written off the request path, in batches, visible within a second.
 
-Reads that were allowed are never dropped: where they cannot be queued, the reply is held for a moment, and then the
-read is not served. Refusals are counted together by source, verb, reason and grant, so that a flood of
-them costs little; beyond a bound they are dropped, and the drops are counted.
+Allowed reads are never dropped: while the queue is full, the reply is delayed, and then the read is refused. Refusals
+with the same source, verb, reason and grant become one event with a count, so a flood of them costs little; beyond a
+bound they are dropped, and the drops are counted.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ CAPACITY: Final = 4_096
 MAX_REFUSALS: Final = 1_024
 BATCH: Final = 512
 LINGER_S: Final = 0.1
-"""How long the first event of a batch waits for others, unless a reply is held."""
+"""Seconds for which the first event of a batch waits for others, unless a reply is delayed."""
 HOLD_S: Final = 0.1
-"""How long a reply waits for a place in a full queue."""
+"""Seconds for which a reply waits for a place in a full queue."""
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 STOP_S: Final = 5.0
@@ -39,15 +39,15 @@ RefusalKey = tuple[str, str, str | None, str, str]
 
 
 class AuditWriter(Protocol):
-    """Where the trail writes; `federation.store.audit.AuditStore` is one."""
+    """The store that the trail writes to; `federation.store.audit.table.AuditStore` implements it."""
 
     async def insert_many(self, events: Sequence[AuditEvent]) -> None:
-        """Write events, all or none."""
+        """Write all events or none."""
         ...
 
 
 class RenewedPeer(Protocol):
-    """Whose certificate it was; `federation.client.peers.Peer` is one."""
+    """The peer whose certificate was renewed; `federation.client.peers.peer.Peer` implements it."""
 
     @property
     def name(self) -> str:
@@ -56,19 +56,19 @@ class RenewedPeer(Protocol):
 
     @property
     def user(self) -> str:
-        """The local user whose peer it is."""
+        """The local user of the peer."""
         ...
 
     @property
     def grant_id(self) -> str:
-        """The grant at the peer."""
+        """The id of the grant at the peer."""
         ...
 
 
 class AuditTrail:
-    """The queue between calls and the audit table. One event loop uses it; `start` it before the first call.
+    """The queue between calls and the audit table. Use it from one event loop; `start` it before the first call.
 
-    `capacity` bounds the allowed reads that wait to be written, those of the batch under way included.
+    `capacity` bounds the allowed reads that wait to be written, including those of the current batch.
     """
 
     def __init__(self, writer: AuditWriter, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
@@ -81,11 +81,11 @@ class AuditTrail:
         self._task: asyncio.Task[None] | None = None
         self._failing = False
         self.dropped = 0
-        """Refusals that were not recorded because too many different ones came at once."""
+        """Refusals that were not recorded because too many different ones waited."""
 
     @property
     def waiting(self) -> int:
-        """Events that are not written yet."""
+        """The number of events that are not written yet."""
         return len(self._reads) + len(self._acts) + len(self._refusals)
 
     @property
@@ -94,11 +94,11 @@ class AuditTrail:
         return self._failing
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the task that writes events."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="audit")
 
     async def stop(self, timeout_s: float = STOP_S) -> None:
-        """Write what waits, for at most `timeout_s`, and end. Stop the servers first; no read passes afterwards."""
+        """Write the waiting events, for at most `timeout_s`, and stop. Stop the servers before: later reads fail."""
         self._stopping.set()
         self._flush_now.set()
         self._work.set()
@@ -109,12 +109,12 @@ class AuditTrail:
             self._task.cancel()
             await asyncio.wait({self._task})
         if self.waiting:
-            LOGGER.error("audit ended with %d events unwritten", self.waiting)
+            LOGGER.error("the audit trail stopped with %d events unwritten", self.waiting)
 
-    async def keep(self, event: AuditEvent) -> None:
-        """Queue an allowed read. Its reply may leave once this returns.
+    async def record_read(self, event: AuditEvent) -> None:
+        """Queue an allowed read. Its reply may leave when this returns.
 
-        Raises `Refusal` RATE_LIMITED where no place came free in time: the read must not be served then.
+        Raises `Refusal` RATE_LIMITED if the queue stays full: then the read must not be served.
         """
         if self._places.locked():
             self._flush_now.set()
@@ -131,8 +131,8 @@ class AuditTrail:
         self._reads.append(event)
         self._work.set()
 
-    def refuse(self, event: AuditEvent) -> None:
-        """Queue a call that was not served; like ones that wait are counted together."""
+    def record_refusal(self, event: AuditEvent) -> None:
+        """Queue a refused call, or add it to the count of a waiting event that is like it."""
         key = (event.source, event.reason, event.grant_id, event.outcome, event.verb)
         like = self._refusals.get(key)
         if like is not None:
@@ -141,7 +141,10 @@ class AuditTrail:
             self._refusals[key] = event
         else:
             if not self.dropped:
-                LOGGER.warning("audit drops refusals: %d different ones wait; drops are counted", MAX_REFUSALS)
+                LOGGER.warning(
+                    "the audit trail drops refusals: %d different ones wait to be written; drops are counted",
+                    MAX_REFUSALS,
+                )
             self.dropped += event.count
         self._work.set()
 
@@ -158,10 +161,10 @@ class AuditTrail:
         resource: str = "",
         trace_id: str = "",
     ) -> None:
-        """Queue an act other than a read: enroll, renew, grant, revoke, and what the operator does.
+        """Queue an act other than a read: enroll, renew, revoke, and the acts of the operator.
 
-        `source` is an address, or gRPC's name of one, or one of `OWN`. An act from an address that was refused
-        (`outcome` other than `ok`) may come from anybody, and is counted with like ones.
+        `source` is an address, gRPC's name of an address, or one of `OWN`. A refused act (`outcome` other than `ok`)
+        from an address is counted like refused calls, because any caller can cause it.
         """
         event = AuditEvent(
             at_us=self._clock.now_us(),
@@ -179,10 +182,10 @@ class AuditTrail:
             self._acts.append(event)
             self._work.set()
         else:
-            self.refuse(event)
+            self.record_refusal(event)
 
     async def record_enrollment(self, event: EnrollmentEvent) -> None:
-        """Queue an attempt to enroll: the hook of the enrollment service."""
+        """Queue an attempt to enroll or renew: the `EnrollmentAudit` of the enrollment service."""
         self.record_act(
             event.verb,
             event.outcome,
@@ -194,7 +197,7 @@ class AuditTrail:
         )
 
     def record_renewal(self, peer: RenewedPeer, fault: FederationError | None) -> None:
-        """Queue that a certificate of this gateway at a peer was renewed by itself, or that this failed."""
+        """Queue the automatic renewal of this gateway's certificate at a peer; `fault` is set if it failed."""
         reason = fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else ""
         self.record_act(
             "peer.renew",
@@ -242,14 +245,14 @@ class AuditTrail:
     def _put_back(self, refusals: dict[RefusalKey, AuditEvent]) -> None:
         newer, self._refusals = self._refusals, refusals
         for event in newer.values():
-            self.refuse(event)
+            self.record_refusal(event)
 
     def _report(self, fault: Exception | None) -> None:
-        """Say once that writing fails, and once that it works again."""
+        """Log once that writing fails, and once that it works again."""
         if fault is not None and not self._failing:
             cause = str(getattr(fault, "orig", None) or fault).split("\n", 1)[0]
             LOGGER.error(
-                "audit rows cannot be written (%s: %s); they are kept and tried again, and reads are refused "
+                "audit rows cannot be written (%s: %s); they stay queued and are retried, and reads are refused "
                 "once the queue is full",
                 type(fault).__name__,
                 cause,
@@ -260,7 +263,7 @@ class AuditTrail:
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, but no longer than that."""
+    """Wait for an event, for at most `timeout_s`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
@@ -269,7 +272,7 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 def source_of(peer: str) -> str:
     """Return the address in gRPC's name of a peer (`ipv4:127.0.0.1:4711`, `ipv6:%5B::1%5D:4711`), without the port.
 
-    Whatever is no such name is returned as it is.
+    Any other text is returned unchanged.
     """
     kind, _, rest = unquote(peer).partition(":")
     if kind == "ipv4":
@@ -294,7 +297,7 @@ def _merged(like: AuditEvent, event: AuditEvent) -> AuditEvent:
 def _overloaded() -> Refusal:
     return Refusal(
         Reason.RATE_LIMITED,
-        "the serving gateway cannot record reads fast enough, so it serves none; try again",
+        "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         retry_after_s=1.0,
         detail="audit queue full",
     )

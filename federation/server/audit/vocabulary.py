@@ -1,21 +1,22 @@
-"""The words of the audit: every verb and every outcome that an event may have. Pure."""
+"""The vocabulary of the audit: every verb and outcome of an event. Pure."""
 
 from typing import Final
 
 from federation.errors import InputError
-from federation.suggest import near_matches
+from federation.suggest import hint
 from federation.telemetry.spans import OutcomeName
+from federation.wire.verbs import VERBS
 
-__all__ = ["MIXED", "OUTCOMES", "OWN", "VERBS", "check_outcome", "unknown_verb"]
+__all__ = ["AUDIT_VERBS", "MIXED", "OUTCOMES", "OWN", "check_outcome", "unknown_verb"]
 
 MIXED: Final = "*"
-"""The resource, peer or subject of refusals that are counted together and differ in it."""
+"""The resource, peer or subject of an event that counts refusals with different values of it."""
 OWN: Final = frozenset({"admin", "gateway"})
-"""Sources that are no address: the operator, and the gateway by itself."""
-OUTCOMES: Final = tuple(word.value for word in OutcomeName)
-READS: Final = ("list", "get", "search", "capabilities")
+"""The sources that are not addresses: the operator, and the gateway itself."""
+OUTCOMES: Final = tuple(outcome.value for outcome in OutcomeName)
+READS: Final = tuple(verb.name for verb in VERBS if verb.audited)
 ACTS: Final = (
-    "watch",
+    *(verb.name for verb in VERBS if not verb.audited),
     "enroll",
     "renew",
     "grant.create",
@@ -32,21 +33,20 @@ ACTS: Final = (
     "peer.reset",
     "peer.remove",
 )
-VERBS: Final = (*READS, *ACTS)
+AUDIT_VERBS: Final = (*READS, *ACTS)
 
 
 def check_outcome(outcome: str) -> None:
-    """Raise `InputError` that names the outcomes there are, for any other word but an empty one."""
+    """Raise `InputError` that lists the known outcomes, unless `outcome` is empty or one of them."""
     if outcome and outcome not in OUTCOMES:
         raise InputError("outcome", _unknown(outcome, OUTCOMES))
 
 
 def unknown_verb(verb: str) -> InputError:
-    """Return the error of a verb that no event has; it names those there are."""
-    return InputError("verb", _unknown(verb, VERBS))
+    """Return the error for an unknown verb, which lists the known verbs."""
+    return InputError("verb", _unknown(verb, AUDIT_VERBS))
 
 
-def _unknown(word: str, known: tuple[str, ...]) -> str:
-    near = near_matches(word, known, most=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no {word[:40]!r}; {hint}There are: {', '.join(known)}"
+def _unknown(value: str, known: tuple[str, ...]) -> str:
+    meant = hint(value, known)
+    return f"there is no {value[:40]!r}; {f'{meant} ' if meant else ''}There are: {', '.join(known)}"

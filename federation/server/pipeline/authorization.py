@@ -1,4 +1,4 @@
-"""Whether a caller's grant allows calls, decided anew at every call from memory."""
+"""Authorization of a call: checks the caller's grant and certificate, from memory, at every call."""
 
 from typing import Final
 
@@ -12,10 +12,10 @@ GRANT_INVALID_MESSAGE: Final = "the grant does not allow this call; ask the oper
 
 
 def authorize(grant: Grant | None, caller: CallerIdentity, now_us: int) -> Grant:
-    """Return the caller's grant if it is active and this very certificate belongs to it.
+    """Return the caller's grant if it is active and the certificate belongs to it.
 
-    Raises `Refusal`: GRANT_REVOKED only to a certificate that was issued under the revoked grant, GRANT_INVALID with
-    one message for every other fault. `detail` tells the faults apart for the gateway's own records.
+    Raises `Refusal`: GRANT_REVOKED only for a certificate that was issued under the revoked grant, GRANT_INVALID with
+    the same message for every other fault. `detail` names the fault for the gateway's audit.
     """
     if grant is None:
         raise _invalid("unknown grant")

@@ -29,12 +29,12 @@ Abort = Callable[[Context, Exception], Awaitable[None]]
 
 
 def add_trailing(context: Context, metadata: Metadata) -> None:
-    """Append to the trailing metadata of a call."""
+    """Append `metadata` to the trailing metadata of a call."""
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), *metadata))
 
 
 def incident(fault: Exception, method: str) -> Refusal:
-    """Log a fault under a new id, and return a refusal that holds the id alone."""
+    """Log a fault under a new incident id, and return a refusal that contains only the id."""
     return Refusal(Reason.INTERNAL, f"internal error; incident {log_incident(LOGGER, fault, method)}")
 
 
@@ -43,10 +43,10 @@ def _federation_status(fault: Exception, method: str) -> tuple[grpc.StatusCode, 
 
 
 class IncidentGuard(grpc.aio.ServerInterceptor):
-    """The outermost interceptor, for every method of a server: it also covers interceptors within, and decoding.
+    """The outermost interceptor of a server, which also covers inner interceptors and decoding.
 
-    Decoding is taken over from gRPC, which would answer a malformed message with the decoder's own words. `translate`
-    makes the status of an exception.
+    It decodes messages itself, because gRPC would answer a malformed message with the decoder's error text. `translate`
+    returns the status of an exception.
     """
 
     def __init__(self, translate: Translate = _federation_status) -> None:
@@ -57,7 +57,7 @@ class IncidentGuard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler within the guard."""
+        """Return the method's handler inside the error boundary."""
         method = str(handler_call_details.method)
         abort = partial(self._abort, method)
         try:
@@ -103,7 +103,7 @@ def _stream(behaviour: Any, decode: Callable[[Any], Any], abort: Abort) -> Calla
         try:
             answers = behaviour(decode(raw), context)
             if inspect.isasyncgen(answers):
-                async with aclosing(answers):  # a cancelled call must not leave the generator to the collector
+                async with aclosing(answers):  # a cancelled call must not leave the generator to the garbage collector
                     async for answer in answers:
                         await context.write(answer)
             else:

@@ -1,4 +1,4 @@
-"""Who calls: the identity in the client certificate of a connection, read defensively and remembered by its PEM."""
+"""The identity of a caller, read from the client certificate of its connection and cached by the PEM."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ __all__ = ["CallerIdentity", "caller_of"]
 
 PEM_PROPERTY: Final = "x509_pem_cert"
 REMEMBERED: Final = 4_096
-"""Certificates that are parsed once; a certificate costs about 2 kB here."""
+"""Parsed certificates in the cache; each takes about 2 kB."""
 MAX_PEM_BYTES: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class CallerIdentity:
-    """What a client certificate claims; the grant's own record decides. Instants are Unix microseconds."""
+    """The identity that a client certificate claims; the grant decides. Instants are Unix microseconds."""
 
     grant_id: str
     subject: str
@@ -33,10 +33,10 @@ class CallerIdentity:
 
 
 def caller_of(auth_context: Mapping[str, Iterable[bytes]], now_us: int) -> CallerIdentity:
-    """Return the identity in gRPC's auth context, which must not have expired by `now_us`.
+    """Return the identity in gRPC's auth context, whose certificate must not have expired at `now_us`.
 
-    Raises `Refusal` CERTIFICATE_INVALID; its `detail` names the fault for the gateway's own records. The handshake
-    looked at the dates once; a connection may outlive its certificate, so each call looks again.
+    Raises `Refusal` CERTIFICATE_INVALID; its `detail` names the fault for the gateway's audit. A handshake
+    checks the dates only once, but a connection may outlive its certificate, so each call checks the end again.
     """
     pems = tuple(auth_context.get(PEM_PROPERTY, ()))
     if len(pems) != 1:
@@ -56,7 +56,7 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]], now_us: int) -> Calle
 
 @lru_cache(maxsize=REMEMBERED)
 def _parse(pem: bytes) -> CallerIdentity | str:
-    """Return the identity, or the fault as text, so that a bad certificate is parsed only once as well."""
+    """Return the identity, or the fault as text, so that a bad certificate is also parsed only once."""
     if len(pem) > MAX_PEM_BYTES:
         return "the certificate is too large"
     try:

@@ -1,4 +1,4 @@
-"""`Renew` on the federation port: the caller's certificate and grant are checked as at any other call."""
+"""`Renew` on the federation port, where the caller's certificate and grant are checked as for any call."""
 
 from typing import Any, Final
 
@@ -24,16 +24,21 @@ RENEWALS_PER_MINUTE: Final = 30
 
 
 class RenewalService:
-    """Serves `EnrollmentService.Renew` over mutual TLS; `Enroll` is not offered there."""
+    """Serves `EnrollmentService.Renew` over mutual TLS; `Enroll` is UNIMPLEMENTED here."""
 
     def __init__(
-        self, reissuer: RenewalIssuer, grants: GrantRegistry, *, audit: EnrollmentAudit, clock: Clock = SYSTEM_CLOCK
+        self,
+        renewal_issuer: RenewalIssuer,
+        grants: GrantRegistry,
+        *,
+        audit: EnrollmentAudit,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._reissuer, self._grants, self._audit, self._clock = reissuer, grants, audit, clock
+        self._renewal_issuer, self._grants, self._audit, self._clock = renewal_issuer, grants, audit, clock
         self._limiter = GrantLimiter(clock.monotonic)
 
     def rpc_handler(self) -> grpc.GenericRpcHandler:
-        """Return what the server of the federation port registers."""
+        """Return the handler that the server of the federation port registers."""
         renew = grpc.unary_unary_rpc_method_handler(
             self._renew,
             request_deserializer=pb.RenewRequest.FromString,
@@ -53,8 +58,8 @@ class RenewalService:
             outcome = "invalid" if refusal.reason is Reason.INVALID_REQUEST else "denied"
             await self._audit(_event(outcome, refusal.detail or refusal.reason.value, source, grant))
             raise
-        await self._audit(_event("ok", "same certificate again" if issued.again else "", source, issued.grant))
-        return renewal_response(self._reissuer.authority, issued)
+        await self._audit(_event("ok", "same certificate again" if issued.repeated else "", source, issued.grant))
+        return renewal_response(self._renewal_issuer.authority, issued)
 
     async def _issue(self, grant: Grant | None, caller: CallerIdentity, request: pb.RenewRequest) -> Issued:
         if grant is not None:
@@ -62,8 +67,11 @@ class RenewalService:
         grant = authorize(grant, caller, self._clock.now_us())
         self._grants.record_use(grant.id, caller.serial)
         if request.HasField("proof"):
-            raise invalid("proof", "is for the enrollment address; here the connection's certificate counts")
-        issued = await self._reissuer.renew(grant, caller.serial, request.csr)
+            raise invalid(
+                "proof",
+                "must be absent on the federation address, where the certificate of the connection is the proof",
+            )
+        issued = await self._renewal_issuer.renew(grant, caller.serial, request.csr)
         authorize(self._grants.get(grant.id), caller, self._clock.now_us())
         return issued
 

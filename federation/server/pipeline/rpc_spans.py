@@ -1,11 +1,11 @@
-"""RPC-level SERVER spans by opentelemetry-instrumentation-grpc, above `federation.request`. Off by default.
+"""RPC-level SERVER spans by opentelemetry-instrumentation-grpc, the parents of `federation.request`. Off by default.
 
-The instrumentation would believe a peer's baggage and trace state, record an abort as two exceptions, and report the
-status 0 for a handler that broke, a call that was cancelled, and one that ended by `abort_with_status`. So its
-interceptor wraps a handler of ours in its place: that one shows it a context with a checked `traceparent` alone, runs
-the real handler beside it, tells it the code, and lets no exception pass through it.
+The instrumentation accepts a peer's baggage and trace state, records an abort as two exceptions, and reports status 0
+for a handler that failed, a call that was cancelled, and one that ended by `abort_with_status`. So its interceptor gets
+a handler of ours with a context that holds a checked `traceparent` alone. That handler runs the real one, sets the
+status code, and raises no exception through the instrumentation.
 
-What cannot be had this way: spans of `Watch` (it would last as long as the stream, for hours).
+`Watch` gets no span, because it would last as long as the stream, for hours.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ MAX_USER_AGENT = 256
 
 
 class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
-    """Place it just within the incident guard.
+    """Makes an RPC span for each unary call. Place it directly inside the incident guard.
 
-    Where a program instruments gRPC by itself, its span is there already and this adds none.
+    If a program instruments gRPC itself, its span exists already and this interceptor adds none.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -48,16 +48,16 @@ class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler within an RPC span; a streaming one as it is."""
+        """Return the method's handler inside an RPC span; streaming handlers are returned unchanged."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
         behaviour, ambient = handler.unary_unary, trace.get_current_span()
 
         async def call(request: Any, context: Any) -> Any:
-            if trace.get_current_span() is not ambient:  # made by somebody further out, for this call
+            if trace.get_current_span() is not ambient:  # an outer interceptor made a span for this call
                 return await behaviour(request, context)
-            served = _Served(behaviour, request, context)
+            served = _ServedCall(behaviour, request, context)
 
             async def inner(_details: Any) -> Any:
                 return grpc.unary_unary_rpc_method_handler(served.run)
@@ -65,7 +65,7 @@ class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
             wrapped = await self._instrumentation.intercept_service(inner, handler_call_details)
             token = otel_context.attach(Context())
             try:
-                await wrapped.unary_unary(None, _Shown(context))
+                await wrapped.unary_unary(None, _SanitizedContext(context))
             finally:
                 otel_context.detach(token)
             return served.result()
@@ -73,16 +73,16 @@ class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
 
-class _Served:
-    """The real call, run while the RPC span is current; its exception is kept until that span has ended."""
+class _ServedCall:
+    """Runs the real handler while the RPC span is current, and stores its exception until that span has ended."""
 
     def __init__(self, behaviour: Callable[[Any, Any], Awaitable[Any]], request: Any, context: Any) -> None:
-        self._behaviour, self._request, self._context = behaviour, request, _Noting(context)
+        self._behaviour, self._request, self._context = behaviour, request, _RecordingContext(context)
         self._answer: Any = None
         self._error: BaseException | None = None
 
-    async def run(self, _request: object, shown: Any) -> None:
-        """Serve, and give the code of the end to the instrumentation's own context."""
+    async def run(self, _request: object, sanitized: Any) -> None:
+        """Serve the call, and set its status code in the instrumentation's context."""
         token = RPC_SPAN.set(trace.get_current_span())
         try:
             self._answer = await self._behaviour(self._request, self._context)
@@ -92,10 +92,10 @@ class _Served:
             RPC_SPAN.reset(token)
         code = self._code()
         if code is not grpc.StatusCode.OK:
-            shown.set_code(code)
+            sanitized.set_code(code)
 
     def result(self) -> Any:
-        """Return or raise what the real handler did."""
+        """Return the answer of the real handler, or raise its exception."""
         if self._error is not None:
             raise self._error
         return self._answer
@@ -105,14 +105,14 @@ class _Served:
             return self._context.aborted
         if isinstance(self._error, asyncio.CancelledError):
             return grpc.StatusCode.CANCELLED
-        if self._error is not None:  # what the incident guard makes of it
+        if self._error is not None:  # as the incident guard translates it
             return status_code(self._error.code) if isinstance(self._error, Refusal) else grpc.StatusCode.INTERNAL
         code = self._context.code()
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
 
 
-class _Noting:
-    """The real context for the real handler; it notes the code of an abort."""
+class _RecordingContext:
+    """The context of the real handler, which records the code of an abort."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -135,8 +135,8 @@ class _Metadatum(NamedTuple):
     value: str
 
 
-class _Shown:
-    """The context as the instrumentation sees it: nothing of the peer's but a checked parent and its user agent."""
+class _SanitizedContext:
+    """The context for the instrumentation: of the peer's metadata, only a checked parent and the user agent."""
 
     def __init__(self, context: Any) -> None:
         metadata = tuple((key, value) for key, value in context.invocation_metadata() or ())

@@ -1,10 +1,10 @@
-"""The pipeline of every federation call, in one place and one order.
+"""The pipeline of a served call.
 
     incident guard → tracing → audit → identity → rate limit → authorize → verb → authorize again → lease
 
-The guard is the server's interceptor; the rest is here. Messages are decoded and encoded within the audit, so that a
-malformed request has its row, and the bytes that leave are the bytes that were counted. An answer that was recorded
-may still be refused on its last step, because its grant was revoked while it was made; then both are on record.
+The guard is the server's interceptor; this module holds the rest. Messages are decoded and encoded within the audit, so
+a malformed request has an audit event, and the audited size is that of the bytes sent. An answer that was recorded may
+still be refused at its last step, if its grant was revoked meanwhile; then both events are recorded.
 """
 
 import asyncio
@@ -32,29 +32,29 @@ from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
-from federation.verbs.handlers import Reply, Verbs
+from federation.verbs.handlers import SERVED_VERBS, Reply, Verbs
 from federation.verbs.page_tokens import PageTokens
 from federation.verbs.validation import invalid
 from federation.wire.channel_args import MAX_MESSAGE_BYTES
 from federation.wire.metadata import INSTANCE, LEASE_MS, MAX_LEASE_MS, TRACEPARENT, Metadata, first, is_instance
 from federation.wire.requests import query_hash, resource_of, serialize
+from federation.wire.verbs import SERVICE_NAME, VERB_BY_NAME
 
-__all__ = ["SERVICE_NAME", "FederationService", "GrantSource"]
+__all__ = ["FederationService", "GrantSource"]
 
-SERVICE_NAME: Final = "federation.v1.FederationService"
 ATTEMPTS: Final = 3
-"""How often a call is answered anew because its grant's scope was edited meanwhile."""
+"""How often the verb runs for one call if the grant's scope is edited meanwhile."""
 MAX_AUDITED: Final = 256
-"""Characters of a name that a peer made up, as the audit keeps it."""
+"""The audit stores at most this many characters of a resource name or reason."""
 
-_NOTHING: Final = Reply(pb.GetResponse())
+_NO_REPLY: Final = Reply(pb.GetResponse())
 
 Handler = Callable[[Grant, Any], Awaitable[Reply]]
 WatchHandler = Callable[[AsyncIterator[bytes], Context], Awaitable[None]]
 
 
 class LeaseGranter(Protocol):
-    """The lease table as the pipeline needs it. `federation.server.revocation.leases.LeaseTable` is one."""
+    """The lease table as the pipeline needs it; `federation.server.revocation.leases.LeaseTable` implements it."""
 
     def grant_lease(self, grant_id: str, instance: str, lease_ms: int, /) -> int:
         """Record a lease for one cache object before its answer leaves; return the lease to send, which may be 0.
@@ -65,14 +65,14 @@ class LeaseGranter(Protocol):
 
 
 class GrantSource(Protocol):
-    """The grants as the pipeline needs them: answers from memory. `federation.store.grants.GrantRegistry` is one."""
+    """The grants in memory, as the pipeline needs them; `GrantRegistry` of the store implements it."""
 
     def get(self, grant_id: str, /) -> Grant | None:
-        """Return a grant as it is now."""
+        """Return the present state of a grant, or `None` if it is unknown."""
         ...
 
     def record_use(self, grant_id: str, serial: str, /) -> None:
-        """Hear that a grant was used, with which of its certificates."""
+        """Record that a grant was used with the certificate `serial`."""
         ...
 
 
@@ -85,7 +85,7 @@ class _Verb:
 
 @dataclass(slots=True, kw_only=True)
 class _CallContext:
-    """The context of one call: what is known of it before it is refused, for tracing and audit."""
+    """The context of one call, for its tracing and its audit event."""
 
     verb: _Verb
     metadata: Metadata
@@ -94,26 +94,26 @@ class _CallContext:
     at_us: int
     started: float
     request: Message | None
-    """`None` where the bytes hold no message of the verb."""
+    """`None` if the bytes are not a message of the verb."""
     resource: str
-    """The resource that the request names, cut to a length that may be stored."""
+    """The resource that the request names, cut to `MAX_AUDITED` characters."""
     caller: CallerIdentity | None = None
-    """`None` where the certificate is refused."""
+    """`None` if the certificate is refused."""
     grant: Grant | None = None
     trace_id: str = ""
 
     @property
     def peer(self) -> str:
-        """The name of the grant's peer; empty where the grant is unknown."""
+        """The name of the grant's peer; empty if the grant is unknown."""
         return self.grant.peer if self.grant else ""
 
 
 class FederationService:
     """Serves `FederationService` over mutual TLS.
 
-    `page_key` is the secret of the page tokens (at least 32 bytes). `max_lease_ms` bounds how long a peer may keep an
-    answer. The service looks at a grant when a call comes in, and again when its answer leaves. `counters` hear of the
-    end of every call. `watch` serves the method of that name.
+    `page_key` is the secret of the page tokens (at least 32 bytes). `max_lease_ms` bounds the time for which a peer may
+    cache an answer. The service checks a grant when a call arrives, after its rows are read, and when its answer
+    leaves. `counters` counts every call. `watch` serves the method of that name.
     """
 
     def __init__(
@@ -138,21 +138,16 @@ class FederationService:
         self._watch = watch
         self._limiter = GrantLimiter(clock.monotonic)
         verbs = Verbs(gateway, version, provider, PageTokens(page_key))
-        self._verbs: Mapping[str, _Verb] = {
-            "List": _Verb("list", pb.ListRequest, verbs.list),
-            "Get": _Verb("get", pb.GetRequest, verbs.get),
-            "Search": _Verb("search", pb.SearchRequest, verbs.search),
-            "Capabilities": _Verb("capabilities", pb.CapabilitiesRequest, verbs.capabilities),
-        }
+        self._verbs = tuple(_Verb(name, VERB_BY_NAME[name].request, getattr(verbs, name)) for name in SERVED_VERBS)
 
     def rpc_handler(self) -> grpc.GenericRpcHandler:
-        """Return what a server registers. A method that is not served is UNIMPLEMENTED by gRPC's own word."""
+        """Return the handler that a server registers. gRPC answers UNIMPLEMENTED for methods that are not served."""
         methods: dict[str, Any] = {
-            method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
-            for method, verb in self._verbs.items()
+            VERB_BY_NAME[verb.name].method: grpc.unary_unary_rpc_method_handler(partial(self._serve, verb))
+            for verb in self._verbs
         }
         if self._watch is not None:
-            methods["Watch"] = grpc.stream_stream_rpc_method_handler(self._watch)
+            methods[VERB_BY_NAME["watch"].method] = grpc.stream_stream_rpc_method_handler(self._watch)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def _serve(self, verb: _Verb, raw: bytes, context: Context) -> bytes:
@@ -165,7 +160,7 @@ class FederationService:
                 body, lease_ms = await self._audited(call, trace)
             except Refusal:
                 raise
-            except Exception as fault:  # what the guard would do, while the span is current for the log
+            except Exception as fault:  # as the guard does, but while the span is current for the log
                 raise incident(fault, verb.name) from fault
         if lease_ms is not None:
             add_trailing(context, ((LEASE_MS, str(lease_ms)),))
@@ -187,31 +182,31 @@ class FederationService:
             call.caller = caller_of(call.auth_context, call.at_us)
             call.grant = self._grants.get(call.caller.grant_id)
         except Refusal:
-            call.caller = None  # `_answer` refuses the certificate again, within the span and the audit
+            call.caller = None  # `_answer` refuses the certificate within the span and the audit
         return call
 
     async def _audited(self, call: _CallContext, trace: ServedCall) -> tuple[bytes, int | None]:
-        """Answer a call and record how it ended. A read is on record before it leaves."""
-        reply, body, absent = _NOTHING, b"", None
-        word, reason, recorded = OutcomeName.ERROR, "", ""
+        """Answer a call and record its outcome. A read is recorded before it leaves."""
+        reply, body, absent = _NO_REPLY, b"", None
+        outcome, reason, recorded = OutcomeName.ERROR, "", ""
         try:
             try:
-                reply, body, word = *await self._answer(call), OutcomeName.OK
+                reply, body, outcome = *await self._answer(call), OutcomeName.OK
             except Refusal as refusal:
                 if refusal.reason is not Reason.ROW_NOT_FOUND:
                     raise
-                absent, word, reason = refusal, OutcomeName.NOT_FOUND, refusal.reason.value
-            await self._audit.keep(self._event(call, word, reason, len(body)))
-            lease_ms = self._dismiss(call, reply)
+                absent, outcome, reason = refusal, OutcomeName.NOT_FOUND, refusal.reason.value
+            await self._audit.record_read(self._event(call, outcome, reason, len(body)))
+            lease_ms = self._finish(call, reply)
         except BaseException as fault:
-            word, reason, detail = _ending(fault)
+            outcome, reason, detail = _outcome_of(fault)
             recorded = f"{reason}: {detail}" if detail else reason
-            self._audit.refuse(self._event(call, word, recorded, 0))
+            self._audit.record_refusal(self._event(call, outcome, recorded, 0))
             raise
         finally:
             grant_id = call.grant.id if call.grant else None
-            self._counters.ended(call.verb.name, word, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
-            trace.finish(word)
+            self._counters.record(call.verb.name, outcome, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
+            trace.finish(outcome)
         if absent is not None:
             raise absent
         return body, lease_ms
@@ -231,10 +226,10 @@ class FederationService:
             scope, call.grant = call.grant.scope, authorize(self._grants.get(call.grant.id), caller, call.at_us)
             if call.grant.scope == scope:
                 return reply, body
-        raise _edited()
+        raise _scope_changed()
 
-    def _dismiss(self, call: _CallContext, reply: Reply) -> int | None:
-        """Let an answer leave: grant its lease and return it, or raise `Refusal`.
+    def _finish(self, call: _CallContext, reply: Reply) -> int | None:
+        """Grant the lease of an answer that leaves and return it in milliseconds, or raise `Refusal`.
 
         Runs without awaiting, and nothing awaits after it. So a revocation happens either entirely before it (then the
         answer is refused) or entirely after it (then the revocation sees the lease). Keep it free of `await`.
@@ -244,7 +239,7 @@ class FederationService:
         now_us = self._clock.now_us()
         latest = authorize(self._grants.get(call.grant.id), call.caller, now_us)
         if latest.scope != call.grant.scope:
-            raise _edited()
+            raise _scope_changed()
         self._grants.record_use(latest.id, call.caller.serial)
         return (
             self._lease(call, latest, call.caller.not_after_us, reply.cacheable_resource, now_us)
@@ -261,7 +256,7 @@ class FederationService:
         lease_ms = min(self._max_lease_ms, (end_us - now_us) * 1_000 // MICROSECONDS)
         return self._leases.grant_lease(grant.id, instance, lease_ms) if lease_ms > 0 else 0
 
-    def _event(self, call: _CallContext, word: OutcomeName, reason: str, bytes_out: int) -> AuditEvent:
+    def _event(self, call: _CallContext, outcome: OutcomeName, reason: str, bytes_out: int) -> AuditEvent:
         return AuditEvent(
             at_us=call.at_us,
             grant_id=call.grant.id if call.grant else None,
@@ -270,7 +265,7 @@ class FederationService:
             verb=call.verb.name,
             resource=call.resource,
             query_hash="" if call.request is None else query_hash(serialize(call.request)),
-            outcome=word.value,
+            outcome=outcome.value,
             reason=reason[:MAX_AUDITED],
             bytes_out=bytes_out,
             latency_ms=(self._clock.monotonic() - call.started) * 1_000,
@@ -279,9 +274,12 @@ class FederationService:
         )
 
 
-def _edited() -> Refusal:
+def _scope_changed() -> Refusal:
     return Refusal(
-        Reason.RATE_LIMITED, "the scope of the grant was edited meanwhile; ask again", retry_after_s=0.1, detail="scope"
+        Reason.RATE_LIMITED,
+        "the scope of the grant was edited during the call; try again",
+        retry_after_s=0.1,
+        detail="scope",
     )
 
 
@@ -292,8 +290,8 @@ def _decoded(kind: type[Message], raw: bytes) -> Message | None:
         return None
 
 
-def _ending(fault: BaseException) -> tuple[OutcomeName, str, str]:
-    """Return outcome word, reason, and the detail that only the audit may hold."""
+def _outcome_of(fault: BaseException) -> tuple[OutcomeName, str, str]:
+    """Return outcome, reason, and the detail that only the audit may contain."""
     if isinstance(fault, Refusal):
         return outcome_of_code(fault.code), fault.reason.value, fault.detail
     if isinstance(fault, asyncio.CancelledError):

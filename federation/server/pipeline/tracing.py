@@ -1,8 +1,8 @@
-"""The span of a served call, as a child of the caller's; what of the caller's trace is believed; the call's figures.
+"""The span and the metrics of a served call. The span is a child of the caller's span.
 
-Believed: trace id and parent of a well-formed `traceparent`. Not believed: baggage and trace state, which are dropped.
-The caller's `sampled` flag is a hint to this gateway's own sampler (`federation.telemetry.setup` samples by its own
-rate; an embedding program's sampler decides as it was set up to).
+Trace id and parent of a well-formed `traceparent` are accepted; baggage and trace state are dropped. The caller's
+`sampled` flag is a hint to this gateway's own sampler (`federation.telemetry.setup` samples at its own rate; the
+sampler of an embedding program decides by its own configuration).
 """
 
 from contextvars import ContextVar, Token
@@ -32,9 +32,9 @@ from federation.wire.metadata import TRACEPARENT, TRACERESPONSE, Metadata, first
 __all__ = ["RPC_SPAN", "ServedCall", "ServerTracing"]
 
 RPC_SPAN: Final[ContextVar[Span | None]] = ContextVar("federation_rpc_span", default=None)
-"""The RPC-level SERVER span above ours in this task, where `telemetry.rpc_spans` made one."""
+"""The RPC-level SERVER span of this task, if `telemetry.rpc_spans` made one."""
 MAX_RESOURCE: Final = 256
-"""Characters kept of what a caller sent as the resource's name."""
+"""Characters of the resource's name in the span."""
 
 
 class ServerTracing:
@@ -51,10 +51,10 @@ class ServerTracing:
     def __call__(
         self, metadata: Metadata, verb: str, resource: str, identity: CallerIdentity | None, peer: str
     ) -> "ServedCall":
-        """Return the context of one call; its span is current within.
+        """Return the context manager of one call; its span is current inside.
 
         `verb` is the lower-case name. `resource` is the one that the request names: several of a search are separated
-        by commas. `identity` is `None` where the certificate was refused, and `peer` empty where the grant is unknown.
+        by commas. `identity` is `None` if the certificate was refused, and `peer` is empty if the grant is unknown.
         """
         tracer = self._spans.tracer()
         span = None
@@ -66,9 +66,9 @@ class ServerTracing:
 
 
 class ServedCall:
-    """The context of one call, with its span and figures where there are any. It swallows no exception."""
+    """The context manager of one call, with its span and metrics if they are enabled. It suppresses no exception."""
 
-    __slots__ = ("_clock", "_metrics", "_peer", "_span", "_started", "_verb", "_word")
+    __slots__ = ("_clock", "_metrics", "_outcome", "_peer", "_span", "_started", "_verb")
 
     def __init__(
         self, clock: Clock, span: "_ServerSpan | None", metrics: FederationMetrics | None, peer: str, verb: str
@@ -77,7 +77,7 @@ class ServedCall:
         self._span = span
         self._metrics = metrics
         self._peer, self._verb = peer, verb
-        self._word: OutcomeName | None = None
+        self._outcome: OutcomeName | None = None
 
     def __enter__(self) -> Self:
         self._started = self._clock.monotonic()
@@ -87,27 +87,27 @@ class ServedCall:
 
     @property
     def trace_id(self) -> str:
-        """32 lower-case hexadecimal digits; empty without a span: then the audit takes the caller's trace id."""
+        """32 lower-case hexadecimal digits; empty without a span, and then the audit uses the caller's trace id."""
         return f"{self._span.context.trace_id:032x}" if self._span is not None else ""
 
     @property
     def trailing(self) -> Metadata:
-        """`traceresponse`: the span, for the caller to link, sent with every answer and refusal."""
+        """`traceresponse`, by which the caller links the span; sent with every answer and refusal."""
         return ((TRACERESPONSE, traceparent_of(self._span.context)),) if self._span is not None else ()
 
-    def finish(self, word: OutcomeName) -> None:
-        """Set the outcome of the call; without one the exception that leaves the context decides."""
-        self._word = word
+    def finish(self, outcome: OutcomeName) -> None:
+        """Set the outcome of the call; without it the exception that leaves the context decides."""
+        self._outcome = outcome
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        word = self._word or _word_of(error)
+        outcome = self._outcome or _outcome_of(error)
         took_s = self._clock.monotonic() - self._started
         if self._span is not None:
-            self._span.end(word, took_s)
+            self._span.end(outcome, took_s)
         if self._metrics is not None:
-            self._metrics.call_served(self._peer, self._verb, word, took_s)
+            self._metrics.call_served(self._peer, self._verb, outcome, took_s)
 
 
 class _ServerSpan:
@@ -135,16 +135,16 @@ class _ServerSpan:
     def context(self) -> SpanContext:
         return self._span.get_span_context()
 
-    def end(self, word: OutcomeName, took_s: float) -> None:
+    def end(self, outcome: OutcomeName, took_s: float) -> None:
         otel_context.detach(self._token)
-        self._span.set_attributes({"outcome": word.value, "latency_ms": took_s * 1e3, "cached": False})
-        status = span_status(word)
+        self._span.set_attributes({"outcome": outcome.value, "latency_ms": took_s * 1e3, "cached": False})
+        status = span_status(outcome)
         if status:
             self._span.set_status(status)
         self._span.end()
 
 
-def _word_of(error: BaseException | None) -> OutcomeName:
+def _outcome_of(error: BaseException | None) -> OutcomeName:
     if error is None:
         return OutcomeName.OK
     if isinstance(error, Refusal):

@@ -1,4 +1,4 @@
-"""What keeps the copies at peers right, assembled: leases, watches, revocations, freshness."""
+"""The coordinator of cache invalidation: assembles leases, watches, revocations and change events of one gateway."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from federation.server.call_stats import CallCounters
 from federation.server.revocation.leases import LeaseTable, lease_hold_s
 from federation.server.revocation.manager import Revocations
 from federation.server.watch.change_notifier import ChangeNotifier
-from federation.server.watch.service import BEAT_S, WatchService
+from federation.server.watch.service import HEARTBEAT_INTERVAL_S, WatchService
 from federation.server.watch.subscriptions import SubscriptionRegistry
 from federation.store.database import Database
 from federation.store.grants.registry import GrantRegistry, GrantStatus
@@ -24,16 +24,16 @@ __all__ = ["InvalidationCoordinator"]
 
 LOGGER: Final = logging.getLogger(__name__)
 HANDOVER_S: Final = 20.0
-"""How long a process elsewhere may go on answering after it lost the right to serve: it asks the database every few
-seconds whether it holds it, and then lets its calls end.
+"""Seconds for which a process on another machine may answer calls after it lost the lock to serve: it checks the lock
+in the database every few seconds, and then completes its calls.
 """
 
 
 class InvalidationCoordinator:
-    """One gateway's. `open` it once the right to serve is held, `start` it before serving, `stop` it after.
+    """Assembles and runs what invalidates the copies at peers.
 
-    `watch` is what serves the watch streams, `leases` what the pipeline notes leases in, `max_lease_ms` their bound,
-    `counters` where every call is counted at its end.
+    `open` it once the process holds the lock to serve, `start` it before serving, `stop` it afterwards. `watch` serves
+    the watch streams, the pipeline records leases in `leases` with at most `max_lease_ms`, and `counters` counts calls.
     """
 
     def __init__(
@@ -45,32 +45,32 @@ class InvalidationCoordinator:
         *,
         clock: Clock,
         max_lease_ms: int,
-        before: LeaseBound,
+        previous: LeaseBound,
         served_from: str,
         heartbeat_interval_s: float,
     ) -> None:
-        self._receipts, self.max_lease_ms, self._before = receipts, max_lease_ms, before
+        self._receipts, self.max_lease_ms, self._previous = receipts, max_lease_ms, previous
         self._bound = LeaseBound(max_lease_ms, served_from)
         self.counters = CallCounters(clock)
         self.leases = LeaseTable(
             clock,
             max_lease_ms=max_lease_ms,
-            inherited=_once_served(grants),
-            inherited_ms=before.max_lease_ms,
-            handover_s=0.0 if before.served_from == served_from else HANDOVER_S,
+            inherited=_served_grants(grants),
+            inherited_ms=previous.max_lease_ms,
+            handover_s=0.0 if previous.served_from == served_from else HANDOVER_S,
         )
-        self.hub = SubscriptionRegistry(self.leases.leave, awaited=self.leases.awaits)
-        self.revocations = Revocations(grants, receipts, self.leases, self.hub, audit, clock)
+        self.subscriptions = SubscriptionRegistry(self.leases.on_disconnect, is_pending=self.leases.is_pending)
+        self.revocations = Revocations(grants, receipts, self.leases, self.subscriptions, audit, clock)
         self.watch = WatchService(
-            self.hub,
+            self.subscriptions,
             grants,
             audit,
-            withdrawing=self.revocations.revoking,
+            is_revoking=self.revocations.is_revoking,
             clock=clock,
             heartbeat_interval_s=heartbeat_interval_s,
             counters=self.counters,
         )
-        self._freshness = ChangeNotifier(provider, grants, self.hub)
+        self._change_notifier = ChangeNotifier(provider, grants, self.subscriptions)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -84,18 +84,18 @@ class InvalidationCoordinator:
         clock: Clock = SYSTEM_CLOCK,
         served_from: str = "",
         max_lease_ms: int = MAX_LEASE_MS,
-        heartbeat_interval_s: float = BEAT_S,
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
     ) -> "InvalidationCoordinator":
-        """Begin anew after whatever process served before: its leases may be out still.
+        """Return a coordinator that accounts for the leases of the process that served before.
 
-        `served_from` names the host and directory of this one. Raises `StoreError`.
+        `served_from` names the host and directory of this process. Raises `StoreError`.
         """
         receipts = ReceiptStore(database)
-        before = await receipts.lease_bound()
-        if before is None:
-            # No bound was noted: either nothing was ever granted here, or by a version that noted none.
-            before = LeaseBound(MAX_LEASE_MS if grants.all() else max_lease_ms, served_from)
-        await receipts.set_lease_bound(LeaseBound(max(before.max_lease_ms, max_lease_ms), served_from))
+        previous = await receipts.lease_bound()
+        if previous is None:
+            # No bound is stored: either no lease was ever granted, or by a version that stored none.
+            previous = LeaseBound(MAX_LEASE_MS if grants.all() else max_lease_ms, served_from)
+        await receipts.set_lease_bound(LeaseBound(max(previous.max_lease_ms, max_lease_ms), served_from))
         return cls(
             grants,
             receipts,
@@ -103,20 +103,20 @@ class InvalidationCoordinator:
             audit,
             clock=clock,
             max_lease_ms=max_lease_ms,
-            before=before,
+            previous=previous,
             served_from=served_from,
             heartbeat_interval_s=heartbeat_interval_s,
         )
 
     async def start(self) -> None:
-        """Go on with what was left unfinished, and follow the provider's changes. Raises `StoreError`."""
+        """Continue unfinished revocations, and follow the provider's changes. Raises `StoreError`."""
         await self.revocations.resume()
-        self._spawn(self._freshness.run(), "freshness")
-        if self.max_lease_ms < self._before.max_lease_ms:
+        self._spawn(self._change_notifier.run(), "change notifier")
+        if self.max_lease_ms < self._previous.max_lease_ms:
             self._spawn(self._lower_bound(), "lease bound")
 
     async def stop(self) -> None:
-        """Leave what is under way to the next process. Twice is fine."""
+        """Stop; the next process continues unfinished revocations. Idempotent."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -127,14 +127,14 @@ class InvalidationCoordinator:
         self._tasks.append(asyncio.create_task(work, name=name))
 
     async def _lower_bound(self) -> None:
-        """Let the next process wait for this one's leases alone, once the longer ones of the one before are over."""
-        await asyncio.sleep(HANDOVER_S + lease_hold_s(self._before.max_lease_ms))
+        """Store the lower bound of this process, once the longer leases of the previous process have ended."""
+        await asyncio.sleep(HANDOVER_S + lease_hold_s(self._previous.max_lease_ms))
         try:
             await self._receipts.set_lease_bound(self._bound)
         except StoreError as e:
-            LOGGER.warning("%s; the next start waits longer than it must", e)
+            LOGGER.warning("%s; after the next start, revocations wait longer than they need to", e)
 
 
-def _once_served(grants: GrantRegistry) -> list[str]:
-    """Return the grants under which an earlier process may have answered calls."""
+def _served_grants(grants: GrantRegistry) -> list[str]:
+    """Return the ids of the grants under which an earlier process may have answered calls."""
     return [grant.id for grant in grants.all() if grant.newest is not None and grant.status is not GrantStatus.PENDING]

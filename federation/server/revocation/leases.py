@@ -1,9 +1,9 @@
-"""How long the caches of peers may hold what this gateway answered, and who is awaited when something is taken back.
+"""The lease table of the serving gateway, and the revocations that wait for leases to end.
 
-Pure: the clock is injected, nothing waits and nothing is stored. A *note* says that one cache object of a peer may
-hold answers of a grant until an instant of this gateway's own elapsed clock; it is made before the answer leaves. The
-peer counts from the moment it sent its request, which is earlier, so its copies die before the note ends as long as
-neither clock's rate is wrong by more than the margin.
+Pure: the clock is injected, nothing waits and nothing is stored. An entry says that one cache object of a peer may hold
+answers of a grant until an instant of this gateway's elapsed clock; it is made before the answer leaves. The peer
+counts from the moment it sent its request, which is earlier. So its copies expire before the entry ends, as long as
+neither clock's rate is wrong by more than the margin of `lease_hold_s`.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,18 +26,18 @@ __all__ = [
 MAX_INSTANCES: Final = 64
 """Cache objects of one grant that may hold leases at the same time."""
 PREVIOUS_PROCESS: Final = ""
-"""Stands for every cache object that an earlier process may have given a lease to."""
+"""Stands for every cache object to which an earlier process may have granted a lease."""
 
 
 class ReleaseReason(StrEnum):
-    """How a cache object was released."""
+    """The reason why a revocation does not wait for a cache object any more, or `AWAITED`."""
 
     ACKED = "acked"
-    """It said on its watch that it dropped everything."""
+    """It acknowledged on its watch that it dropped everything."""
     LEASE_ENDED = "lease_ended"
-    """Whatever it held has outlived its lease."""
+    """Its lease, with the margin, has ended."""
     DISCONNECTED = "disconnected"
-    """It watched, held no lease, and its last watch ended."""
+    """It held no lease, and its last watch ended."""
     AWAITED = "awaited"
 
 
@@ -48,16 +48,16 @@ class Release:
     instance: str
     how: ReleaseReason
     at_us: int | None = None
-    """When it was released; `None` while it is awaited."""
+    """The instant of the release; `None` while the cache object is awaited."""
     failed_in_flight: int = 0
     until_us: int | None = None
-    """The latest that it can be awaited; `None` once it is released."""
+    """The instant at which its lease ends at the latest; `None` once it is released."""
 
 
 @dataclass(slots=True)
 class _Hold:
     end: float
-    noted: bool
+    leased: bool
 
 
 def _nothing() -> None:
@@ -66,19 +66,19 @@ def _nothing() -> None:
 
 @dataclass(slots=True)
 class PendingRevocation:
-    """What is awaited before something taken back is out of every cache. Made by `LeaseTable.begin`."""
+    """A revocation or scope reduction that waits for cache objects. Made by `LeaseTable.begin`."""
 
     grant_id: str
-    number: int
+    sequence: int
     begun_at_us: int
     _clock: Clock
     _held: dict[str, _Hold]
     changed: Callable[[], None] = _nothing
-    """Called whenever somebody was released."""
+    """Called after each release."""
     _released: dict[str, Release] = field(default_factory=dict)
 
     def wait_s(self) -> float | None:
-        """Return the seconds until the next lease ends, or `None` once nobody is awaited any more."""
+        """Return the seconds until the next lease ends, or `None` once no cache object is awaited."""
         now = self._clock.elapsed()
         for instance in [name for name, hold in self._held.items() if hold.end <= now]:
             self._release(instance, ReleaseReason.LEASE_ENDED)
@@ -86,7 +86,7 @@ class PendingRevocation:
 
     @property
     def instances(self) -> tuple[Release, ...]:
-        """Everyone that was awaited, the released first."""
+        """The state of every cache object of this revocation, the released ones first."""
         now, now_us = self._clock.elapsed(), self._clock.now_us()
         awaited = (
             Release(name, ReleaseReason.AWAITED, until_us=now_us + max(0, round((hold.end - now) * MICROSECONDS)))
@@ -96,18 +96,18 @@ class PendingRevocation:
 
     @property
     def effective_at_us(self) -> int:
-        """The instant of the last release, never before the beginning whatever the wall clock did."""
+        """The instant of the last release; never before `begun_at_us`, even if the wall clock was set back."""
         return max(self.begun_at_us, 0, *(release.at_us or 0 for release in self._released.values()))
 
     def ack(self, instance: str, failed_in_flight: int) -> None:
-        """Hear that a cache object dropped everything after this withdrawal began."""
+        """Release a cache object that dropped everything after this revocation began."""
         if instance in self._held and instance != PREVIOUS_PROCESS:
             self._release(instance, ReleaseReason.ACKED, failed_in_flight)
 
-    def leave(self, instance: str) -> None:
-        """Hear that the last watch of a cache object ended; one that holds a lease is awaited all the same."""
+    def on_disconnect(self, instance: str) -> None:
+        """Release a cache object whose last watch ended, unless it holds a lease."""
         hold = self._held.get(instance)
-        if hold is not None and not hold.noted:
+        if hold is not None and not hold.leased:
             self._release(instance, ReleaseReason.DISCONNECTED)
 
     def _release(self, instance: str, how: ReleaseReason, failed_in_flight: int = 0) -> None:
@@ -117,11 +117,11 @@ class PendingRevocation:
 
 
 class LeaseTable:
-    """The notes of every grant, in memory.
+    """The leases of every grant, in memory.
 
-    `max_lease_ms` bounds a lease. `inherited` names the grants under which an earlier process may have given leases;
-    `inherited_ms` is the longest that one of those can be, and `handover_s` how long that process may have gone on
-    answering after this one began. One event loop uses it.
+    `max_lease_ms` bounds a lease. `inherited` names the grants under which an earlier process may have granted leases,
+    `inherited_ms` is the longest of those leases, and `handover_s` the time for which that process may have answered
+    calls after this one began. Use the table from one event loop.
     """
 
     def __init__(
@@ -134,104 +134,104 @@ class LeaseTable:
         handover_s: float = 0.0,
     ) -> None:
         self._clock, self._max_lease_ms = clock, max_lease_ms
-        self._notes: dict[str, dict[str, float]] = {}
-        self._closed: dict[str, int] = {}
-        self._open: dict[str, list[PendingRevocation]] = {}
-        self._number = 0
+        self._leases: dict[str, dict[str, float]] = {}
+        self._revoked: dict[str, int] = {}
+        self._pending: dict[str, list[PendingRevocation]] = {}
+        self._sequence = 0
         self._inherited = frozenset(inherited)
         self._inherited_end = clock.elapsed() + handover_s + lease_hold_s(inherited_ms)
         self._sweep_at = clock.elapsed()
 
     def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
-        """Note a lease before its answer leaves, and return the one to send.
+        """Record a lease before its answer leaves, and return the lease to send in milliseconds.
 
-        That is 0, and nothing is noted, for a grant that is being revoked, and while `MAX_INSTANCES` others hold one.
+        Returns 0 and records nothing for a revoked grant, and while `MAX_INSTANCES` other cache objects hold leases.
         """
-        if lease_ms <= 0 or not instance or grant_id in self._closed:
+        if lease_ms <= 0 or not instance or grant_id in self._revoked:
             return 0
         now = self._clock.elapsed()
         self._sweep(now)
-        notes = self._notes.get(grant_id, {})
-        if instance not in notes and len(notes) >= MAX_INSTANCES:
-            notes = _alive(notes, now)
-            if len(notes) >= MAX_INSTANCES:
+        leases = self._leases.get(grant_id, {})
+        if instance not in leases and len(leases) >= MAX_INSTANCES:
+            leases = _alive(leases, now)
+            if len(leases) >= MAX_INSTANCES:
                 return 0
         lease_ms = min(lease_ms, self._max_lease_ms)
-        notes[instance] = max(notes.get(instance, now), now + lease_hold_s(lease_ms))
-        self._notes[grant_id] = notes
+        leases[instance] = max(leases.get(instance, now), now + lease_hold_s(lease_ms))
+        self._leases[grant_id] = leases
         return lease_ms
 
     def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
-        """Await everyone who may hold answers of the grant from before this moment.
+        """Begin to wait for every cache object that may hold answers of the grant from before this moment.
 
-        Call it together with what makes the gateway refuse, with nothing in between. `watching` names the cache
-        objects with an armed watch: those are awaited too, for the calls that they may have under way. `final`: the
-        grant gets no lease any more.
+        Call it right after the refusal took effect, without an `await` between them. `watching` names the cache
+        objects with an armed watch; those are awaited for the calls that they may have in flight. `final` means that
+        the grant gets no further lease.
         """
         now = self._clock.elapsed()
-        held = {instance: _Hold(now + lease_hold_s(self._max_lease_ms), noted=False) for instance in watching}
-        for instance, end in _alive(self._notes.get(grant_id, {}), now).items():
-            held[instance] = _Hold(end, noted=True)
+        held = {instance: _Hold(now + lease_hold_s(self._max_lease_ms), leased=False) for instance in watching}
+        for instance, end in _alive(self._leases.get(grant_id, {}), now).items():
+            held[instance] = _Hold(end, leased=True)
         if grant_id in self._inherited and now < self._inherited_end:
-            held[PREVIOUS_PROCESS] = _Hold(self._inherited_end, noted=True)
-        self._number += 1
+            held[PREVIOUS_PROCESS] = _Hold(self._inherited_end, leased=True)
+        self._sequence += 1
         if final:
-            self._closed.setdefault(grant_id, self._number)
-        withdrawal = PendingRevocation(grant_id, self._number, self._clock.now_us(), self._clock, held)
-        self._open.setdefault(grant_id, []).append(withdrawal)
-        return withdrawal
+            self._revoked.setdefault(grant_id, self._sequence)
+        revocation = PendingRevocation(grant_id, self._sequence, self._clock.now_us(), self._clock, held)
+        self._pending.setdefault(grant_id, []).append(revocation)
+        return revocation
 
-    def end(self, withdrawal: PendingRevocation) -> None:
-        """Forget a withdrawal. Doing so twice is fine."""
-        others = [one for one in self._open.pop(withdrawal.grant_id, ()) if one is not withdrawal]
+    def remove(self, revocation: PendingRevocation) -> None:
+        """Remove a revocation; idempotent."""
+        others = [one for one in self._pending.pop(revocation.grant_id, ()) if one is not revocation]
         if others:
-            self._open[withdrawal.grant_id] = others
+            self._pending[revocation.grant_id] = others
 
     @property
-    def mark(self) -> int:
-        """The number of the last withdrawal that began: an event made now tells of it and of all before it."""
-        return self._number
+    def sequence(self) -> int:
+        """The sequence number of the latest revocation. An event made now announces it and every earlier one."""
+        return self._sequence
 
-    def ack(self, grant_id: str, instance: str, mark: int, failed_in_flight: int = 0) -> None:
-        """Hear that a cache object dropped everything of a grant when it saw an event made at `mark`."""
-        for withdrawal in self._open.get(grant_id, ()):
-            if withdrawal.number <= mark:
-                withdrawal.ack(instance, failed_in_flight)
-        if mark >= self._closed.get(grant_id, mark + 1):
-            # No note can follow this one. An earlier event would not do: answers may have been kept since.
-            self._notes.get(grant_id, {}).pop(instance, None)
+    def ack(self, grant_id: str, instance: str, sequence: int, failed_in_flight: int = 0) -> None:
+        """Release a cache object that dropped everything of a grant upon an event made at `sequence`."""
+        for revocation in self._pending.get(grant_id, ()):
+            if revocation.sequence <= sequence:
+                revocation.ack(instance, failed_in_flight)
+        if sequence >= self._revoked.get(grant_id, sequence + 1):
+            # The grant gets no further lease. An earlier event would not do: answers may have been cached after it.
+            self._leases.get(grant_id, {}).pop(instance, None)
 
-    def awaits(self, grant_id: str) -> bool:
-        """Tell whether something is being taken back under a grant: it has no receipt yet."""
-        return grant_id in self._open
+    def is_pending(self, grant_id: str) -> bool:
+        """Tell whether a revocation or scope reduction of a grant has no receipt yet."""
+        return grant_id in self._pending
 
-    def leave(self, grant_id: str, instance: str) -> None:
-        """Hear that the last watch of a cache object ended."""
-        for withdrawal in self._open.get(grant_id, ()):
-            withdrawal.leave(instance)
+    def on_disconnect(self, grant_id: str, instance: str) -> None:
+        """Release a cache object whose last watch ended from the revocations for which it holds no lease."""
+        for revocation in self._pending.get(grant_id, ()):
+            revocation.on_disconnect(instance)
 
     def count(self, grant_id: str) -> int:
         """Return how many cache objects hold leases of a grant."""
-        return len(_alive(self._notes.get(grant_id, {}), self._clock.elapsed()))
+        return len(_alive(self._leases.get(grant_id, {}), self._clock.elapsed()))
 
     @property
     def total(self) -> int:
-        """How many leases are out, of all grants together."""
-        return sum(map(self.count, tuple(self._notes)))
+        """The number of leases of all grants."""
+        return sum(map(self.count, tuple(self._leases)))
 
     def _sweep(self, now: float) -> None:
-        """Drop ended notes, once in the time of a note, so that what is kept is what was noted lately."""
+        """Remove ended leases, once in the longest time that a lease is held."""
         if now < self._sweep_at:
             return
         self._sweep_at = now + lease_hold_s(self._max_lease_ms)
-        alive = {grant_id: _alive(notes, now) for grant_id, notes in self._notes.items()}
-        self._notes = {grant_id: notes for grant_id, notes in alive.items() if notes}
+        alive = {grant_id: _alive(leases, now) for grant_id, leases in self._leases.items()}
+        self._leases = {grant_id: leases for grant_id, leases in alive.items() if leases}
 
 
 def lease_hold_s(lease_ms: int) -> float:
-    """Return for how many seconds a lease is noted: a tenth longer than it lasts."""
+    """Return the seconds for which the table holds a lease: 1.1 times its length, as margin for clock rates."""
     return lease_ms * 11 / 10_000
 
 
-def _alive(notes: dict[str, float], now: float) -> dict[str, float]:
-    return {instance: end for instance, end in tuple(notes.items()) if end > now}
+def _alive(leases: dict[str, float], now: float) -> dict[str, float]:
+    return {instance: end for instance, end in tuple(leases.items()) if end > now}

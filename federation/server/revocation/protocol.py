@@ -1,6 +1,6 @@
-"""The revocation protocol: the acts that take something back from peers, and the order of their steps.
+"""The revocation protocol: revocations of grants and reductions of scopes, and the order of their steps.
 
-The generator `withdraw` does no I/O: it yields each step that takes time to its driver, so that tests can drive it too.
+The generator `revocation_steps` does no I/O. It yields each step that takes time to its driver, so tests can drive it.
 """
 
 import uuid
@@ -16,42 +16,42 @@ from federation.store.receipts import Receipt, ReceiptKind, ReceiptStore
 
 __all__ = ["Act", "Revoking", "ScopeReduction", "Step", "Store", "StoreReceipt", "Wait", "revocation_steps"]
 
-Heard = Callable[[str, int], None]
+OnAck = Callable[[str, int], None]
 
 
 class Act:
-    """A revocation or a reduction of a scope. This class continues one that an earlier process refused and stored."""
+    """A revocation or a scope reduction. This class continues one that an earlier process refused and stored."""
 
-    def __init__(self, hub: SubscriptionRegistry, receipt: Receipt) -> None:
-        self.hub, self.receipt = hub, receipt
+    def __init__(self, subscriptions: SubscriptionRegistry, receipt: Receipt) -> None:
+        self.subscriptions, self.receipt = subscriptions, receipt
         self.grant_id, self.kind = receipt.grant_id, receipt.kind
 
     def refuse(self) -> None:
-        """Let no further answer leave that holds what is taken back; never waits. Grants load with this in force."""
+        """Refuse every further answer that holds revoked rows; never waits. Grants load with the refusal in force."""
 
     async def store(self) -> None:
         """Make the refusal durable together with the beginning of its receipt. Raises `StoreError`."""
 
     def watching(self) -> frozenset[str]:
         """Return the cache objects with an armed watch."""
-        return self.hub.watching(self.grant_id)
+        return self.subscriptions.watching(self.grant_id)
 
-    def tell(self, heard: Heard) -> None:
+    def notify(self, on_ack: OnAck) -> None:
         """Send the event to every watcher.
 
-        `heard` is called with each instance that acted on the event, and with the number of calls it failed.
+        `on_ack` is called with each instance that acknowledged the event and the number of calls that it failed.
         """
         if self.kind is ReceiptKind.REVOKED:
-            self.hub.publish(self.grant_id, Event(EventType.GRANT_REVOKED, self.receipt.reason, heard))
+            self.subscriptions.publish(self.grant_id, Event(EventType.GRANT_REVOKED, self.receipt.reason, on_ack))
         else:
-            self.hub.publish(self.grant_id, Event(EventType.GRANT_CHANGED, heard=heard))
+            self.subscriptions.publish(self.grant_id, Event(EventType.GRANT_CHANGED, on_ack=on_ack))
 
 
 class Revoking(Act):
-    """Revokes a grant. An earlier instant and reason of its revocation stay."""
+    """Revokes a grant. The instant and reason of an earlier revocation of it stay."""
 
-    def __init__(self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, reason: str) -> None:
-        super().__init__(hub, _receipt(grant_id, ReceiptKind.REVOKED, 0, reason))
+    def __init__(self, grants: GrantRegistry, subscriptions: SubscriptionRegistry, grant_id: str, reason: str) -> None:
+        super().__init__(subscriptions, _receipt(grant_id, ReceiptKind.REVOKED, 0, reason))
         self._grants = grants
 
     def refuse(self) -> None:
@@ -68,9 +68,15 @@ class ScopeReduction(Act):
     """Reduces the scope of a grant. `losses` describes what the peer loses."""
 
     def __init__(
-        self, grants: GrantRegistry, hub: SubscriptionRegistry, grant_id: str, scope: Scope, losses: str, clock: Clock
+        self,
+        grants: GrantRegistry,
+        subscriptions: SubscriptionRegistry,
+        grant_id: str,
+        scope: Scope,
+        losses: str,
+        clock: Clock,
     ) -> None:
-        super().__init__(hub, _receipt(grant_id, ReceiptKind.NARROWED, clock.now_us(), losses))
+        super().__init__(subscriptions, _receipt(grant_id, ReceiptKind.NARROWED, clock.now_us(), losses))
         self._grants, self._scope = grants, scope
 
     def refuse(self) -> None:
@@ -84,48 +90,48 @@ class ScopeReduction(Act):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The step that stores the act. Where the write fails, the protocol ends here, and the refusal stays in force."""
+    """The step that stores the act. If the write fails, the protocol ends here and the refusal stays in force."""
 
-    withdrawal: PendingRevocation
+    revocation: PendingRevocation
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The step that waits until a cache object is released, for so many seconds at most."""
+    """The step that waits for the release of a cache object, for at most `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class StoreReceipt:
-    """The step that stores the receipt: no cache can serve what was taken back any more."""
+    """The step that stores the receipt: no cache can serve the revoked rows any more."""
 
-    withdrawal: PendingRevocation
+    revocation: PendingRevocation
 
 
 Step = Store | Wait | StoreReceipt
 
 
 def revocation_steps(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
-    """Yield the steps of an act: refuse, store, tell, wait for acknowledgements and ends of leases, store the receipt.
+    """Yield the steps of an act: refuse, store, notify, wait for acks and ends of leases, store the receipt.
 
     The order matters:
 
-    1. `refuse`: no new answer leaves, and no watch is armed without hearing of the act.
+    1. `refuse`: no new answer leaves, and no watch is armed without the event.
     2. `begin`: collects every lease granted before. Nothing runs between the two, so no lease is missed.
-    3. `Store` before `tell`: a gateway that restarts after a watcher was told continues the act.
+    3. `Store` before `notify`: a gateway that restarts after it sent the event continues the act.
     """
     act.refuse()
-    withdrawal = leases.begin(act.grant_id, act.watching(), final=act.kind is ReceiptKind.REVOKED)
+    revocation = leases.begin(act.grant_id, act.watching(), final=act.kind is ReceiptKind.REVOKED)
     try:
-        yield Store(withdrawal)
-        mark = leases.mark
-        act.tell(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))
-        while (seconds := withdrawal.wait_s()) is not None:
+        yield Store(revocation)
+        sequence = leases.sequence
+        act.notify(lambda instance, failed: leases.ack(act.grant_id, instance, sequence, failed))
+        while (seconds := revocation.wait_s()) is not None:
             yield Wait(seconds)
-        yield StoreReceipt(withdrawal)
+        yield StoreReceipt(revocation)
     finally:
-        leases.end(withdrawal)
+        leases.remove(revocation)
 
 
 def _receipt(grant_id: str, kind: ReceiptKind, begun_at_us: int, reason: str) -> Receipt:

@@ -1,4 +1,4 @@
-"""The standard health service, whose watches end when the server is to stop, and are few."""
+"""The gRPC health service. It limits the number of its watches, and ends them when the server stops."""
 
 import asyncio
 from typing import Any, Final
@@ -10,24 +10,24 @@ from grpc_health.v1.health import aio
 __all__ = ["Health"]
 
 MAX_WATCHES: Final = 32
-"""Open health watches of one server; each holds a place among its concurrent calls."""
+"""Open health watches of one server; each counts as one of its concurrent calls."""
 
 
 class Health(aio.HealthServicer):
-    """Says SERVING of the server as a whole and of what `begin` names, until `end`."""
+    """Reports SERVING for the whole server and for the services of `set_serving`, until `close`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
-        self._ended = False
+        self._closed = False
 
-    async def begin(self, service: str) -> None:
-        """Say SERVING of a service."""
+    async def set_serving(self, service: str) -> None:
+        """Report SERVING for a service."""
         await self.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - gRPC's name
-        """Stream the state of a service; RESOURCE_EXHAUSTED where too many do."""
-        if self._ended or len(self._watches) >= MAX_WATCHES:
+        """Stream the state of a service; RESOURCE_EXHAUSTED if too many watches are open."""
+        if self._closed or len(self._watches) >= MAX_WATCHES:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health watches")
         watch = asyncio.create_task(super().Watch(request, context))
         self._watches.add(watch)
@@ -39,9 +39,9 @@ class Health(aio.HealthServicer):
         if not watch.cancelled():
             watch.result()
 
-    async def end(self) -> None:
-        """Say NOT_SERVING to all, then end every watch, which would otherwise hold up the server's stop."""
-        self._ended = True
+    async def close(self) -> None:
+        """Report NOT_SERVING for all services, then end every watch, which would otherwise delay the server's stop."""
+        self._closed = True
         await self.enter_graceful_shutdown()
         await asyncio.sleep(0)
         for watch in tuple(self._watches):

@@ -12,22 +12,23 @@ from grpc_health.v1 import health_pb2_grpc
 from federation.config import parse_address
 from federation.errors import ConfigError
 from federation.server.pipeline.error_boundary import IncidentGuard
-from federation.server.pipeline.service import SERVICE_NAME, FederationService
+from federation.server.pipeline.service import FederationService
 from federation.server.transport.health import Health
 from federation.server.transport.tls import ServerIdentity, TlsMaterial
 from federation.v1 import enrollment_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
+from federation.wire.verbs import SERVICE_NAME
 
 __all__ = ["GatewayServer"]
 
 LOGGER: Final = logging.getLogger(__name__)
 MAX_CALLS: Final = 1_024
-"""Federation calls under way at once; one more is RESOURCE_EXHAUSTED. Whoever serves watches adds room for them."""
+"""Concurrent federation calls; gRPC refuses more with RESOURCE_EXHAUSTED. Add `MAX_STREAMS` if watches are served."""
 MAX_ENROLLMENTS: Final = 32
 ENROLLMENT: Final = ServerOptions(
     max_connection_age_ms=60_000, max_concurrent_streams=8, overload_protection=1, max_receive_message_length=65_536
 )
-"""Anybody may connect here, so connections are short, messages small, and whoever hurries may be refused."""
+"""The enrollment port is open to every client, so connections are short and messages small."""
 
 StopHook = Callable[[], Awaitable[None]]
 
@@ -35,9 +36,9 @@ StopHook = Callable[[], Awaitable[None]]
 class GatewayServer:
     """Serves one gateway. `start` binds both ports, `stop` ends them gracefully; then it cannot start again.
 
-    `listen` and `enroll` are host:port; port 0 takes a free one, which the address properties tell. `before_stop`
-    hooks run before calls are refused: what holds streams open ends them there. `interceptors` of the federation port
-    stand within the incident guard; `services` are further ones of that port, which check their callers themselves.
+    `listen` and `enroll` are host:port; for port 0 the system chooses a port, which the address properties return.
+    `before_stop` hooks run before calls are refused, and close open streams. `interceptors` of the federation port run
+    inside the incident guard. `services` are further services of that port, which check their callers themselves.
     """
 
     def __init__(
@@ -61,23 +62,23 @@ class GatewayServer:
         self._servers: list[grpc.aio.Server] = []
         self._federation_address = self._enrollment_address = ""
         self.tls = TlsMaterial(identity)
-        """The certificate shown on both ports; `publish` a new one there."""
+        """The TLS configuration of both ports; `publish` a new certificate to it."""
         self.before_stop: list[StopHook] = []
 
     @property
     def federation_address(self) -> str:
-        """host:port as bound; empty before `start`."""
+        """The bound host:port; empty before `start`."""
         return self._federation_address
 
     @property
     def enrollment_address(self) -> str:
-        """host:port as bound; empty before `start`."""
+        """The bound host:port; empty before `start`."""
         return self._enrollment_address
 
     async def start(self) -> None:
         """Bind both ports and serve.
 
-        Raises `ConfigError` that names `listen` or `enroll` where the address cannot be had; nothing stays bound.
+        Raises `ConfigError` that names `listen` or `enroll` if its address cannot be bound; no port stays bound.
         """
         federation = _server(self._options, self._max_calls, self._interceptors)
         federation.add_generic_rpc_handlers((self._service.rpc_handler(), *self._services))
@@ -90,23 +91,23 @@ class GatewayServer:
             self._federation_address = _bind(federation, self._listen, "listen", mutual)
             self._enrollment_address = _bind(enrollment, self._enroll, "enroll", plain)
         except ConfigError:
-            # A server that never started keeps its ports when it is stopped.
+            # A gRPC server that never started does not release its ports when it is stopped.
             await asyncio.gather(federation.start(), enrollment.start())
             await self._end(None)
             raise
-        await self._health.begin(SERVICE_NAME)
+        await self._health.set_serving(SERVICE_NAME)
         await federation.start()
         await enrollment.start()
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Say NOT_SERVING, end streams, refuse new calls, give those under way `grace_s`, and end. Twice is fine."""
+        """Report NOT_SERVING, close streams, refuse new calls, wait up to `grace_s` for running ones. Idempotent."""
         if self._servers:
-            await self._health.end()
+            await self._health.close()
             for hook in self.before_stop:
                 try:
                     await hook()
                 except Exception:
-                    LOGGER.exception("a stop hook failed; the server stops all the same")
+                    LOGGER.exception("a stop hook failed; the server stops nevertheless")
         await self._end(grace_s)
 
     async def _end(self, grace_s: float | None) -> None:
@@ -122,9 +123,9 @@ def _server(options: ServerOptions, most: int, interceptors: tuple[grpc.aio.Serv
 
 def _bind(server: grpc.aio.Server, address: str, name: str, credentials: grpc.ServerCredentials) -> str:
     host, port = parse_address(address, name)
-    cure = f"stop what uses it, or set {name} in gateway.toml to another host:port"
+    cure = f"stop the program that uses it, or set {name} in gateway.toml to another host:port"
     try:
-        _try_out(host, port)  # gRPC would not say why, and write lines of its own
+        _check_bindable(host, port)  # gRPC would not report the cause, and would write its own lines to stderr
         port = server.add_secure_port(address, credentials)
     except OSError as e:
         raise ConfigError(name, f"cannot listen on {address}: {e.strerror or e}; {cure}") from None
@@ -133,8 +134,8 @@ def _bind(server: grpc.aio.Server, address: str, name: str, credentials: grpc.Se
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _try_out(host: str, port: int) -> None:
-    """Raise `OSError` where a plain socket cannot listen there either."""
+def _check_bindable(host: str, port: int) -> None:
+    """Raise `OSError` if a plain socket cannot listen on the address."""
     family, kind, number, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, number) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""The gateway's own server certificate: renewed before it ends, and when the names that it must carry change."""
+"""The renewal of the gateway's own server certificate, before it expires and when its host names change."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ __all__ = ["ServerCertificate"]
 
 LOGGER: Final = logging.getLogger(__name__)
 CHECK_S: Final = 30.0
-"""How often `run` looks at the clock."""
+"""Seconds between the checks of `run`."""
 AUTHORITY_ENDS_SOON_US: Final = 365 * 86_400 * MICROSECONDS
 
 
 class ServerCertificate:
-    """Keeps `authority` such that its server certificate is valid and carries the gateway's name and `hosts`.
+    """Renews the server certificate of `authority` so that it is valid and names the gateway and `hosts`.
 
-    `save` makes an authority with another certificate durable; it runs before the certificate is shown to anybody.
+    `save` stores an authority with a new certificate; it runs before the certificate is published.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ServerCertificate:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the operator must know: a renewal that fails, an authority that nears its end."""
+        """Warnings for the operator: a failing renewal, an authority that ends within a year."""
         end = self._authority_ends_us
         soon = self._clock.now_us() > end - AUTHORITY_ENDS_SOON_US
         ending = (f"this gateway's authority ends on {from_micros(end):%Y-%m-%d}; no certificate outlives it",)
@@ -55,25 +55,25 @@ class ServerCertificate:
 
     @property
     def validity(self) -> Validity:
-        """From when to when the certificate in use is valid."""
+        """The validity of the certificate in use."""
         certificate = _parsed(self.authority.server_certificate_pem)
         return Validity(*validity_us(certificate), fingerprint_of(certificate))
 
     @property
     def remaining(self) -> Remaining:
-        """How long the certificate in use lasts, for metrics."""
+        """The remaining lifetime of the certificate in use, for metrics."""
         return Remaining("server", (self.validity.not_after_us - self._clock.now_us()) / MICROSECONDS)
 
     def is_due(self) -> bool:
-        """Tell whether the certificate has used up two thirds of its life, or carries other names than it must."""
+        """Tell whether the certificate is past its renewal point, or its host names differ from the required ones."""
         validity = self.validity
         old = self._clock.now_us() >= due_at_us(validity) and validity.not_after_us < self._authority_ends_us
         return old or not self.authority.serves(self._hosts)
 
     async def refresh(self, publish: Callable[[Authority], None] = lambda _: None) -> bool:
-        """Renew the certificate if it is due, and `publish` it; tell whether it was.
+        """Renew the certificate if it is due, and `publish` it; return whether it was due.
 
-        Raises `StoreError` or what `publish` raises; then the certificate in use stays.
+        Raises `StoreError`, or the error of `publish`; then the certificate in use stays.
         """
         if not self.is_due():
             return False
@@ -85,19 +85,19 @@ class ServerCertificate:
         return True
 
     async def run(self, publish: Callable[[Authority], None]) -> None:
-        """Renew for ever, and hand each new certificate to `publish`. A failure is logged once and tried again."""
+        """Renew until cancelled, and `publish` each new certificate. A failure is logged once, and retried."""
         while True:
             await asyncio.sleep(CHECK_S)
             await self.run_renewal(publish)
 
     async def run_renewal(self, publish: Callable[[Authority], None]) -> None:
-        """Renew and publish if that is due; a failure becomes a warning, and the certificate in use stays."""
+        """Renew and publish if due; a failure becomes a warning, and the certificate in use stays."""
         try:
             await self.refresh(publish)
         except FederationError as e:
             fault = f"this gateway's server certificate cannot be renewed: {e}"
             if fault != self._fault:
-                LOGGER.warning("%s; it is tried again every %g s", fault, CHECK_S)
+                LOGGER.warning("%s; retrying every %g s", fault, CHECK_S)
             self._fault = fault
         else:
             self._fault = ""

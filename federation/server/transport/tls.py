@@ -1,4 +1,4 @@
-"""What a server shows and whom it trusts, checked before it is used, and exchangeable while it serves."""
+"""The TLS configuration of a server: checked before use, and replaceable while the server runs."""
 
 from threading import Lock
 from typing import Protocol
@@ -16,29 +16,29 @@ __all__ = ["ServerIdentity", "TlsMaterial"]
 
 
 class ServerIdentity(Protocol):
-    """The server certificate with its key, and the roots of client certificates, PEM; `Authority` is one."""
+    """The server certificate with its key, and the roots of client certificates, PEM; `Authority` implements it."""
 
     @property
     def server_certificate_pem(self) -> str:
-        """The certificate that peers see."""
+        """The server certificate."""
         ...
 
     @property
     def server_key_pem(self) -> str:
-        """Its key, unencrypted."""
+        """The key of the server certificate, unencrypted."""
         ...
 
     @property
     def trust_bundle(self) -> str:
-        """The roots that client certificates must come from."""
+        """The roots of accepted client certificates."""
         ...
 
 
 class TlsMaterial:
-    """Holds one ready configuration in memory, which gRPC fetches at each handshake.
+    """Holds one checked configuration in memory, which gRPC fetches at each handshake.
 
-    gRPC calls from a thread of its own and goes on with the old configuration if the call fails; so everything is
-    checked in `publish`, and the fetch only hands out what is there. `clock` is the machine's, by which peers judge.
+    gRPC fetches from its own threads and ignores a failure, so `publish` makes all checks. `clock` is the machine's
+    clock, because TLS checks validity by it.
     """
 
     def __init__(self, identity: ServerIdentity, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -46,27 +46,27 @@ class TlsMaterial:
         self._current = _configuration(identity, clock)
 
     def publish(self, identity: ServerIdentity) -> None:
-        """Use another certificate and other roots from the next handshake on; raise `ConfigError`, changing nothing."""
+        """Use another certificate and roots from the next handshake on, or raise `ConfigError` and change nothing."""
         self._current = _configuration(identity, self._clock)
 
     def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
-        """Return credentials for one port; they follow `publish`."""
+        """Return the credentials of one port; they use the latest published configuration."""
         return grpc.dynamic_ssl_server_credentials(
-            self._current, _Fetch(self, self._current), require_client_authentication=client_certificates
+            self._current, _ConfigurationFetcher(self, self._current), require_client_authentication=client_certificates
         )
 
     @property
     def current(self) -> grpc.ServerCertificateConfiguration:
-        """What is shown now."""
+        """The latest published configuration."""
         return self._current
 
 
-class _Fetch:
-    """What gRPC asks at each handshake of a port, on any of its threads.
+class _ConfigurationFetcher:
+    """The callback that gRPC calls at each handshake of a port, on any of its threads.
 
-    `None` means that nothing changed, and must be the usual answer: gRPC builds its TLS state anew for every
-    configuration that it is handed, and frees the old one under a handshake that runs beside it on another thread,
-    which ends the process (seen with grpcio 1.85).
+    It returns `None` if nothing changed, and must do so whenever it can: gRPC rebuilds its TLS state for each returned
+    configuration and frees the old state, even during a handshake on another thread, which then crashes the process
+    (seen with grpcio 1.85).
     """
 
     def __init__(self, material: TlsMaterial, shown: grpc.ServerCertificateConfiguration) -> None:
@@ -77,7 +77,7 @@ class _Fetch:
         with self._lock:
             current = self._material.current
             if current is self._shown:
-                return None  # type: ignore[return-value]  # the stubs do not know of it
+                return None  # type: ignore[return-value]  # missing in the stubs
             self._shown = current
             return current
 
@@ -96,7 +96,7 @@ def _configuration(identity: ServerIdentity, clock: Clock) -> grpc.ServerCertifi
     if not certificate.not_valid_before_utc <= clock.now() < certificate.not_valid_after_utc:
         raise ConfigError("server certificate", "is not valid now by the clock of this machine")
     if not any(_is_issued_by(certificate, authority) for authority in authorities):
-        raise ConfigError("server certificate", "is not of an authority that peers are told to trust")
+        raise ConfigError("server certificate", "is not issued by an authority of the trust bundle")
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
 

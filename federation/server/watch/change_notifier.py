@@ -1,6 +1,6 @@
-"""Tells peers that what they keep is out of date: committed writes become events of the grants that they touch.
+"""The change notifier: turns committed writes into events, so that peers invalidate outdated cache entries.
 
-A peer hears of a resource only where a row that it may see was, or is, in what was written.
+A peer gets an event of a resource only if the old or new state of a written row lies inside its grant.
 """
 
 import asyncio
@@ -19,33 +19,33 @@ __all__ = ["COALESCE_S", "ChangeNotifier"]
 
 LOGGER: Final = logging.getLogger(__name__)
 COALESCE_S: Final = 0.1
-"""After an event of a resource, what follows within this time is told once, at its end."""
+"""Seconds after an event of a resource within which further changes of it become one event, at the end."""
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
 
 
 class ChangeNotifier:
-    """Follows the changes of one provider. One event loop uses it; `run` it for as long as the gateway serves."""
+    """Follows the changes of one provider. Use it from one event loop; `run` it while the gateway serves."""
 
-    def __init__(self, provider: ResourceProvider, grants: GrantSource, hub: SubscriptionRegistry) -> None:
-        self._provider, self._grants, self._hub = provider, grants, hub
+    def __init__(self, provider: ResourceProvider, grants: GrantSource, subscriptions: SubscriptionRegistry) -> None:
+        self._provider, self._grants, self._subscriptions = provider, grants, subscriptions
         self._teams: dict[str, frozenset[str]] = {}
-        self._held: dict[tuple[str, str], bool] = {}
+        self._coalescing: dict[tuple[str, str], bool] = {}
 
     async def run(self) -> None:
-        """Follow the changes for ever, or until the provider ends them because it reports none."""
+        """Follow the changes until cancelled, or until the provider ends them because it reports none."""
         retry_s, failing = FIRST_RETRY_S, False
         while True:
             changes = self._provider.changes()
             if failing:
-                self._forget_all()
+                self._invalidate_all()
             try:
                 await self._follow(changes)
             except ChangesLostError as e:
-                LOGGER.warning("%s; every peer is told to ask anew", e)
+                LOGGER.warning("%s; the caches of all watching peers are invalidated", e)
                 failing, retry_s = True, FIRST_RETRY_S
             except Exception:
-                LOGGER.exception("the provider's changes cannot be followed; they are opened again in %.1f s", retry_s)
+                LOGGER.exception("the provider's changes cannot be followed; retrying in %.1f s", retry_s)
                 failing = True
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
@@ -55,26 +55,26 @@ class ChangeNotifier:
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:
             if change.resource:
-                await self._touched(change)
+                await self._publish_change(change)
             else:
                 self._rights_changed(change)
 
-    async def _touched(self, change: Change) -> None:
-        for grant_id in self._hub.grants:
+    async def _publish_change(self, change: Change) -> None:
+        for grant_id in self._subscriptions.grants:
             grant = self._grants.get(grant_id)
             if grant is not None and await self._is_inside(change, grant):
-                self._tell(grant_id, change.resource)
+                self._publish_coalesced(grant_id, change.resource)
 
     def _rights_changed(self, change: Change) -> None:
         for user in change.owners:
             self._teams.pop(user, None)
-        for grant_id in self._hub.grants:
+        for grant_id in self._subscriptions.grants:
             grant = self._grants.get(grant_id)
             if grant is not None and grant.subject in change.owners:
-                self._hub.publish(grant_id, Event(EventType.GRANT_CHANGED))
+                self._subscriptions.publish(grant_id, Event(EventType.GRANT_CHANGED))
 
     async def _is_inside(self, change: Change, grant: Grant) -> bool:
-        """Tell whether a row's old or new state is one that the grant opens and its subject sees."""
+        """Tell whether a row's old or new state is in the grant's scope and visible to its subject."""
         if change.resource not in grant.scope.open_resources:
             return False
         row_filter = grant.scope.filters.get(change.resource, EVERYTHING)
@@ -89,21 +89,21 @@ class ChangeNotifier:
             self._teams[subject] = await provider.teams_of(subject) if isinstance(provider, KnowsTeams) else frozenset()
         return self._teams[subject]
 
-    def _tell(self, grant_id: str, resource: str) -> None:
+    def _publish_coalesced(self, grant_id: str, resource: str) -> None:
         key = (grant_id, resource)
-        if key in self._held:
-            self._held[key] = True
+        if key in self._coalescing:
+            self._coalescing[key] = True
             return
-        self._held[key] = False
-        self._hub.publish(grant_id, Event(EventType.RESOURCE_CHANGED, resource))
-        asyncio.get_running_loop().call_later(COALESCE_S, self._release, key)
+        self._coalescing[key] = False
+        self._subscriptions.publish(grant_id, Event(EventType.RESOURCE_CHANGED, resource))
+        asyncio.get_running_loop().call_later(COALESCE_S, self._end_window, key)
 
-    def _release(self, key: tuple[str, str]) -> None:
-        if self._held.pop(key):
-            self._tell(*key)
+    def _end_window(self, key: tuple[str, str]) -> None:
+        if self._coalescing.pop(key):
+            self._publish_coalesced(*key)
 
-    def _forget_all(self) -> None:
-        """Tell everybody to ask anew, because changes were missed."""
+    def _invalidate_all(self) -> None:
+        """Invalidate the caches of all watching peers, because changes were missed."""
         self._teams.clear()
-        for grant_id in self._hub.grants:
-            self._hub.publish(grant_id, Event(EventType.GRANT_CHANGED))
+        for grant_id in self._subscriptions.grants:
+            self._subscriptions.publish(grant_id, Event(EventType.GRANT_CHANGED))

@@ -1,4 +1,4 @@
-"""`Watch`: the stream on which a peer hears of revocations and changes, and says that it acted on them."""
+"""The watch service: streams on which peers receive revocations and changes, and acknowledge them."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.service import GrantSource
-from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
+from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher, too_slow
 from federation.store.grants.registry import Grant
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.v1 import federation_pb2 as pb
@@ -26,37 +26,37 @@ from federation.wire.metadata import is_instance
 
 __all__ = ["MAX_STREAMS", "WatchService"]
 
-BEAT_S: Final = 10.0
-SILENT_BEATS: Final = 3
-"""Beats without a word after which a peer counts as gone."""
+HEARTBEAT_INTERVAL_S: Final = 10.0
+MAX_MISSED_HEARTBEATS: Final = 3
+"""Heartbeat intervals without a message after which a watch is closed."""
 MAX_STREAMS: Final = 1_024
 """Open streams of all grants together."""
 MAX_PER_GRANT: Final = 64
 MARGIN_S: Final = 0.01
-_GONE: Final = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
-"""What gRPC raises where the call that a message is written to has just ended."""
+_CALL_ENDED: Final = (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
+"""The errors of gRPC for a write to a call that has just ended."""
 
 
 class WatchService:
-    """Serves `Watch`. A stream is refused and ended by the same rules as any call, looked at every beat.
+    """Serves `Watch`. The rules of calls apply to a stream, and are checked again at each heartbeat interval.
 
-    `withdrawing` tells whether a grant's revocation is under way: then its streams stay, and new ones are let in, to
-    carry the event and the acknowledgement, until whoever revokes ends them.
+    `is_revoking` tells whether a grant is being revoked: then its streams stay open, and new ones are admitted, to
+    carry the event and the acknowledgement, until the revocation closes them.
     """
 
     def __init__(
         self,
-        hub: SubscriptionRegistry,
+        subscriptions: SubscriptionRegistry,
         grants: GrantSource,
         audit: AuditTrail,
         *,
-        withdrawing: Callable[[str], bool],
+        is_revoking: Callable[[str], bool],
         clock: Clock = SYSTEM_CLOCK,
-        heartbeat_interval_s: float = BEAT_S,
+        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
         counters: CallCounters | None = None,
     ) -> None:
-        self._hub, self._grants, self._audit, self._clock = hub, grants, audit, clock
-        self._withdrawing, self._beat_s = withdrawing, heartbeat_interval_s
+        self._subscriptions, self._grants, self._audit, self._clock = subscriptions, grants, audit, clock
+        self._is_revoking, self._heartbeat_interval_s = is_revoking, heartbeat_interval_s
         self._counters = counters or CallCounters(clock)
         self._streams: Counter[str] = Counter()
         self._closing = False
@@ -64,37 +64,37 @@ class WatchService:
     async def serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve one stream, from its first message to its end. Raises `Refusal`."""
         with ExitStack() as held:
-            with self._recorded(context):
+            with self._audit_refusal(context):
                 caller = caller_of(context.auth_context(), self._clock.now_us())
-                held.enter_context(self._place(self._admit(caller)))
+                held.enter_context(self._stream_slot(self._admit(caller)))
                 await context.send_initial_metadata(())
-                instance = await self._subscription(requests)
-                # A revocation is over before both of these, and refuses here, or is told to the watcher.
+                instance = await self._read_subscribe(requests)
+                # No `await` between these two: an earlier revocation refuses here, a later one reaches the watcher.
                 self._admit(caller)
-                watcher = None if self._closing else self._hub.add(caller.grant_id, instance)
+                watcher = None if self._closing else self._subscriptions.add(caller.grant_id, instance)
             if watcher is not None:
                 self._grants.record_use(caller.grant_id, caller.serial)
-                self._counters.ended("watch", OutcomeName.OK, grant_id=caller.grant_id)
-                await self._attend(watcher, caller, requests, context)
+                self._counters.record("watch", OutcomeName.OK, grant_id=caller.grant_id)
+                await self._run_stream(watcher, caller, requests, context)
 
     async def close(self) -> None:
-        """End every stream, and let no other one arm."""
+        """Close every stream, and arm no further one."""
         self._closing = True
-        self._hub.end_all()
+        self._subscriptions.close_all()
 
-    async def _attend(
+    async def _run_stream(
         self, watcher: Watcher, caller: CallerIdentity, requests: AsyncIterator[bytes], context: Context
     ) -> None:
-        heard = _LastHeartbeat(self._clock)
-        reader = asyncio.create_task(_listen(watcher, requests, heard))
-        writer = asyncio.create_task(_send_events(watcher, context, self._beat_s))
+        heartbeat = _LastHeartbeat(self._clock)
+        reader = asyncio.create_task(_read_messages(watcher, requests, heartbeat))
+        writer = asyncio.create_task(_send_events(watcher, context, self._heartbeat_interval_s))
         try:
-            while not await _first_done(reader, writer, watcher.ended, timeout_s=self._patience_s(caller)):
-                self._check(watcher, caller, heard, context)
+            while not await _first_done(reader, writer, watcher.ended, timeout_s=self._check_interval_s(caller)):
+                self._check(watcher, caller, heartbeat, context)
             if reader.done() and not watcher.ended.done():
-                await self._say_the_rest(watcher, writer)
+                await self._drain(watcher, writer)
         finally:
-            self._hub.remove(watcher)
+            self._subscriptions.remove(watcher)
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -102,17 +102,17 @@ class WatchService:
             raise refusal
         self._authorized(caller)
 
-    async def _say_the_rest(self, watcher: Watcher, writer: asyncio.Task[None]) -> None:
-        """Write what waits for a peer that has closed its side: it relies on having missed nothing by then."""
-        self._hub.remove(watcher)
-        watcher.close()
-        await asyncio.wait({writer}, timeout=self._beat_s)
+    async def _drain(self, watcher: Watcher, writer: asyncio.Task[None]) -> None:
+        """Write the queued events for a peer that half-closed its stream: it relies on missing none."""
+        self._subscriptions.remove(watcher)
+        watcher.drain()
+        await asyncio.wait({writer}, timeout=self._heartbeat_interval_s)
         if not writer.done():
-            watcher.end(Refusal(Reason.RATE_LIMITED, "the watch fell behind; arm it again", retry_after_s=1.0))
+            watcher.close(too_slow())
 
-    async def _subscription(self, requests: AsyncIterator[bytes]) -> str:
+    async def _read_subscribe(self, requests: AsyncIterator[bytes]) -> str:
         try:
-            async with asyncio.timeout(SILENT_BEATS * self._beat_s):
+            async with asyncio.timeout(MAX_MISSED_HEARTBEATS * self._heartbeat_interval_s):
                 request = _decode(await anext(requests))
         except (TimeoutError, StopAsyncIteration):
             raise invalid("subscribe", "must be the first message") from None
@@ -122,40 +122,43 @@ class WatchService:
             raise invalid("subscribe.instance_id", "must be 32 lower-case hexadecimal digits")
         return request.subscribe.instance_id
 
-    def _check(self, watcher: Watcher, caller: CallerIdentity, heard: "_LastHeartbeat", context: Context) -> None:
-        """Raise `Refusal` where the stream may not go on."""
+    def _check(self, watcher: Watcher, caller: CallerIdentity, heartbeat: "_LastHeartbeat", context: Context) -> None:
+        """Raise `Refusal` if the stream must end; close it if heartbeats are missing."""
         caller_of(context.auth_context(), self._clock.now_us())
-        if heard.ago_s > SILENT_BEATS * self._beat_s:
-            watcher.end(invalid("heartbeat", f"none for {heard.ago_s:.0f} s; arm the watch again"))
+        if heartbeat.age_s > MAX_MISSED_HEARTBEATS * self._heartbeat_interval_s:
+            watcher.close(invalid("heartbeat", f"none for {heartbeat.age_s:.0f} s; open a new watch"))
             return
         self._admit(caller)
 
     def _admit(self, caller: CallerIdentity) -> Grant:
-        """Return the caller's grant; one that is being revoked may be watched, for somebody awaits the ack."""
+        """Return the caller's grant. One that is being revoked may be watched: its revocation waits for the ack."""
         try:
             return self._authorized(caller)
         except Refusal as refusal:
             grant = self._grants.get(caller.grant_id)
-            if grant is None or refusal.reason is not Reason.GRANT_REVOKED or not self._withdrawing(grant.id):
+            if grant is None or refusal.reason is not Reason.GRANT_REVOKED or not self._is_revoking(grant.id):
                 raise
             return grant
 
     def _authorized(self, caller: CallerIdentity) -> Grant:
         return authorize(self._grants.get(caller.grant_id), caller, self._clock.now_us())
 
-    def _patience_s(self, caller: CallerIdentity) -> float:
-        """Return how long to wait before the next look: a beat, or until the certificate or the grant ends."""
+    def _check_interval_s(self, caller: CallerIdentity) -> float:
+        """Return the time to the next check: a heartbeat interval, or less if certificate or grant end earlier."""
         grant, end_us = self._grants.get(caller.grant_id), caller.not_after_us
         if grant is not None and grant.expires_at_us is not None:
             end_us = min(end_us, grant.expires_at_us)
         left_s = (end_us - self._clock.now_us()) / MICROSECONDS
-        return max(0.0, min(self._beat_s, left_s)) + MARGIN_S
+        return max(0.0, min(self._heartbeat_interval_s, left_s)) + MARGIN_S
 
     @contextmanager
-    def _place(self, grant: Grant) -> Iterator[None]:
+    def _stream_slot(self, grant: Grant) -> Iterator[None]:
         if self._streams[grant.id] >= MAX_PER_GRANT or self._streams.total() >= MAX_STREAMS:
             raise Refusal(
-                Reason.RATE_LIMITED, "too many watches are open", retry_after_s=self._beat_s, detail="watches"
+                Reason.RATE_LIMITED,
+                "too many watches are open",
+                retry_after_s=self._heartbeat_interval_s,
+                detail="watches",
             )
         self._streams[grant.id] += 1
         try:
@@ -166,19 +169,19 @@ class WatchService:
                 del self._streams[grant.id]
 
     @contextmanager
-    def _recorded(self, context: Context) -> Iterator[None]:
-        """Put a watch that is not let in on record."""
+    def _audit_refusal(self, context: Context) -> Iterator[None]:
+        """Record a watch that is refused before it is armed in the audit trail and the counters."""
         try:
             yield
         except Refusal as refusal:
-            caller = _named(context, self._clock.now_us())
+            caller = _caller_or_none(context, self._clock.now_us())
             grant = self._grants.get(caller.grant_id) if caller else None
-            grant_id, word = grant.id if grant else None, outcome_of_code(refusal.code)
+            grant_id, outcome = grant.id if grant else None, outcome_of_code(refusal.code)
             reason = ": ".join(filter(None, (refusal.reason.value, refusal.detail)))
-            self._counters.ended("watch", word, grant_id=grant_id, reason=reason)
+            self._counters.record("watch", outcome, grant_id=grant_id, reason=reason)
             self._audit.record_act(
                 "watch",
-                word.value,
+                outcome.value,
                 grant_id=grant_id,
                 peer=grant.peer if grant else "",
                 subject=caller.subject if caller else "",
@@ -189,23 +192,23 @@ class WatchService:
 
 
 class _LastHeartbeat:
-    """When a peer was heard last."""
+    """The time since the last message of the peer."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.now()
+        self.record()
 
-    def now(self) -> None:
-        """Note that it was heard."""
+    def record(self) -> None:
+        """Record a message of the peer."""
         self._at = self._clock.monotonic()
 
     @property
-    def ago_s(self) -> float:
-        """Seconds since then."""
+    def age_s(self) -> float:
+        """Seconds since the last message of the peer."""
         return self._clock.monotonic() - self._at
 
 
-def _named(context: Context, now_us: int) -> CallerIdentity | None:
+def _caller_or_none(context: Context, now_us: int) -> CallerIdentity | None:
     try:
         return caller_of(context.auth_context(), now_us)
     except Refusal:
@@ -213,20 +216,20 @@ def _named(context: Context, now_us: int) -> CallerIdentity | None:
 
 
 async def _first_done(*waits: asyncio.Future[Any], timeout_s: float) -> bool:
-    """Wait until one of them is done, and raise what it raised; false where none was in time."""
+    """Wait until a future is done, and raise its exception; return false on timeout."""
     done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for one in done:
         one.result()
     return bool(done)
 
 
-async def _listen(watcher: Watcher, requests: AsyncIterator[bytes], heard: _LastHeartbeat) -> None:
+async def _read_messages(watcher: Watcher, requests: AsyncIterator[bytes], heartbeat: _LastHeartbeat) -> None:
     async for raw in requests:
         request = _decode(raw)
-        heard.now()
+        heartbeat.record()
         match request.WhichOneof("kind"):
             case "ack":
-                watcher.acked(request.ack.event_id, request.ack.failed_in_flight)
+                watcher.ack(request.ack.event_id, request.ack.failed_in_flight)
             case "heartbeat":
                 pass
             case _:
@@ -246,7 +249,7 @@ async def _send_events(watcher: Watcher, context: Context, heartbeat_interval_s:
                 if event is None:
                     return
                 await context.write(_message(watcher, event))
-    except _GONE:
+    except _CALL_ENDED:
         return
 
 
@@ -258,16 +261,16 @@ def _decode(raw: bytes) -> pb.WatchRequest:
 
 
 def _armed(watcher: Watcher) -> bytes:
-    return pb.WatchResponse(event_id=watcher.number(), armed=pb.WatchArmed()).SerializeToString()
+    return pb.WatchResponse(event_id=watcher.next_event_id(), armed=pb.WatchArmed()).SerializeToString()
 
 
 def _heartbeat(watcher: Watcher) -> bytes:
-    return pb.WatchResponse(event_id=watcher.number(), heartbeat=pb.WatchHeartbeat()).SerializeToString()
+    return pb.WatchResponse(event_id=watcher.next_event_id(), heartbeat=pb.WatchHeartbeat()).SerializeToString()
 
 
 def _message(watcher: Watcher, event: Event) -> bytes:
-    message = pb.WatchResponse(event_id=watcher.number(event))
-    match event.word:
+    message = pb.WatchResponse(event_id=watcher.next_event_id(event))
+    match event.event_type:
         case EventType.GRANT_REVOKED:
             message.grant_revoked.reason = event.text
         case EventType.GRANT_CHANGED:

@@ -1,4 +1,4 @@
-"""Who watches which grant, and what is on its way to them. No I/O: the watch service reads the queues."""
+"""The subscriptions of watchers to grants, with a queue of events for each. No I/O: the watch service sends them."""
 
 import asyncio
 from collections import deque
@@ -9,14 +9,14 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher"]
+__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher", "too_slow"]
 
 MAX_QUEUED: Final = 64
-"""Events that may wait for one watcher; one more ends its stream."""
+"""Events that may wait for one watcher; one more closes its stream."""
 
 
 class EventType(StrEnum):
-    """What an event says: the name of its field in `WatchResponse`."""
+    """The kind of an event: the name of its field in `WatchResponse`."""
 
     GRANT_REVOKED = "grant_revoked"
     GRANT_CHANGED = "grant_changed"
@@ -27,21 +27,21 @@ class EventType(StrEnum):
 class Event:
     """One event for the watchers of a grant. `text` is the reason of a revocation, or the resource that changed.
 
-    `heard` is called with the instance and the calls it failed, once a watcher acknowledged the event.
+    `on_ack` is called with the instance and the number of calls that it failed, when a watcher acknowledges the event.
     """
 
-    word: EventType
+    event_type: EventType
     text: str = ""
-    heard: Callable[[str, int], None] | None = field(default=None, compare=False)
+    on_ack: Callable[[str, int], None] | None = field(default=None, compare=False)
 
 
 class Watcher:
-    """One armed stream. Events leave in order; what a later one covers is dropped while it waits."""
+    """One armed stream. Events leave in order; a waiting event that a later one covers is dropped."""
 
     def __init__(self, grant_id: str, instance: str) -> None:
         self.grant_id, self.instance = grant_id, instance
         self.ended: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-        """Done once the stream shall end: with a refusal, or with `None` for no fault of the peer."""
+        """Done when the stream is to end: with the refusal to answer, or with `None` if the peer made no fault."""
         self._queue: deque[Event] = deque()
         self._wakeup = asyncio.Event()
         self._closed = False
@@ -49,98 +49,103 @@ class Watcher:
         self._unacked: dict[int, Event] = {}
 
     def offer(self, event: Event) -> None:
-        """Queue an event. Never waits; a queue that is full ends the stream."""
-        if event.word is EventType.RESOURCE_CHANGED:
-            if any(one == event or one.word is not EventType.RESOURCE_CHANGED for one in self._queue):
+        """Queue an event without waiting; a full queue closes the stream."""
+        if event.event_type is EventType.RESOURCE_CHANGED:
+            if any(one == event or one.event_type is not EventType.RESOURCE_CHANGED for one in self._queue):
                 return
-        elif not self._make_room(event):
+        elif not self._coalesce(event):
             return
         if len(self._queue) >= MAX_QUEUED:
-            self.end(Refusal(Reason.RATE_LIMITED, "the watch fell behind; arm it again", retry_after_s=1.0))
+            self.close(too_slow())
             return
         self._queue.append(event)
         self._wakeup.set()
 
     async def next(self) -> Event | None:
-        """Wait for the next event and take it; `None` where the stream is closed and nothing waits any more."""
+        """Wait for the next event and remove it from the queue; return `None` when the stream is drained."""
         while not self._queue and not self._closed:
             self._wakeup.clear()
             await self._wakeup.wait()
         return self._queue.popleft() if self._queue else None
 
-    def close(self) -> None:
-        """Let nothing come after what waits already: the peer has no more to say, but still reads."""
+    def drain(self) -> None:
+        """Let `next` return `None` after the queued events: the peer has half-closed the stream, but still reads."""
         self._closed = True
         self._wakeup.set()
 
-    def number(self, event: Event | None = None) -> int:
-        """Return the id of what is sent next; an event with `heard` is remembered under it."""
+    def next_event_id(self, event: Event | None = None) -> int:
+        """Return the id of the next message; an event with `on_ack` is stored under it until it is acknowledged."""
         self._last_id += 1
-        if event is not None and event.heard is not None:
+        if event is not None and event.on_ack is not None:
             self._unacked[self._last_id] = event
         return self._last_id
 
-    def acked(self, event_id: int, failed_in_flight: int) -> None:
+    def ack(self, event_id: int, failed_in_flight: int) -> None:
         """Hear an acknowledgement. Raises `Refusal` INVALID_REQUEST for an event that this stream has not sent."""
         if not 1 <= event_id <= self._last_id:
             raise Refusal(Reason.INVALID_REQUEST, "ack.event_id: no event of this stream")
         event = self._unacked.pop(event_id, None)
-        if event is None or event.heard is None:
+        if event is None or event.on_ack is None:
             return
-        event.heard(self.instance, failed_in_flight)
-        if event.word is EventType.GRANT_REVOKED:
-            self.end()
+        event.on_ack(self.instance, failed_in_flight)
+        if event.event_type is EventType.GRANT_REVOKED:
+            self.close()
 
-    def end(self, refusal: Refusal | None = None) -> None:
-        """Let the stream end. The first word counts."""
+    def close(self, refusal: Refusal | None = None) -> None:
+        """Close the stream. Only the first call has an effect."""
         if not self.ended.done():
             self.ended.set_result(refusal)
 
-    def _make_room(self, event: Event) -> bool:
-        """Drop what an event of the whole grant covers; false where one that waits covers it."""
-        waiting = next((one for one in self._queue if one.word is not EventType.RESOURCE_CHANGED), None)
-        if waiting is not None and (waiting.word is EventType.GRANT_REVOKED or event.heard is None):
+    def _coalesce(self, event: Event) -> bool:
+        """Drop the queued events that an event of the whole grant covers; return false if a queued event covers it."""
+        waiting = next((one for one in self._queue if one.event_type is not EventType.RESOURCE_CHANGED), None)
+        if waiting is not None and (waiting.event_type is EventType.GRANT_REVOKED or event.on_ack is None):
             return False
         self._queue.clear()
         return True
 
 
+def too_slow() -> Refusal:
+    """Build the refusal of a watcher that does not read its events in time."""
+    return Refusal(Reason.RATE_LIMITED, "the watcher reads its events too slowly; open a new watch", retry_after_s=1.0)
+
+
 class SubscriptionRegistry:
     """Every armed stream by grant.
 
-    `left` is called when the last stream of a cache object ended. `awaited` tells whether acknowledgements are awaited
-    under a grant: a stream that is armed meanwhile hears at once of what is being taken back.
+    `on_disconnect` is called when the last stream of a cache object ended. `is_pending` tells whether a grant's
+    revocation waits for acknowledgements: a stream that is armed meanwhile gets its event at once.
     """
 
     def __init__(
-        self, left: Callable[[str, str], None], *, awaited: Callable[[str], bool] = lambda _grant_id: False
+        self, on_disconnect: Callable[[str, str], None], *, is_pending: Callable[[str], bool] = lambda _grant_id: False
     ) -> None:
-        self._left, self._awaited = left, awaited
+        self._on_disconnect, self._is_pending = on_disconnect, is_pending
         self._watchers: dict[str, list[Watcher]] = {}
-        self._taking: dict[str, Event] = {}
+        self._pending_events: dict[str, Event] = {}
 
     def add(self, grant_id: str, instance: str) -> Watcher:
-        """Arm a stream: it gets what is published from now on, and what others have not acknowledged yet."""
+        """Arm a stream: it gets the events published from now on, and the event of a pending revocation."""
         watcher = Watcher(grant_id, instance)
         self._watchers.setdefault(grant_id, []).append(watcher)
-        if not self._awaited(grant_id):
-            self._taking.pop(grant_id, None)
-        elif (event := self._taking.get(grant_id)) is not None:
+        if not self._is_pending(grant_id):
+            self._pending_events.pop(grant_id, None)
+        elif (event := self._pending_events.get(grant_id)) is not None:
             watcher.offer(event)
         return watcher
 
     def remove(self, watcher: Watcher) -> None:
-        """Forget a stream that ended. Twice is fine."""
+        """Remove a stream that ended; idempotent."""
         if watcher not in self._watchers.get(watcher.grant_id, ()):
             return
         others = [one for one in self._watchers.pop(watcher.grant_id) if one is not watcher]
         if others:
             self._watchers[watcher.grant_id] = others
         if all(one.instance != watcher.instance for one in others):
-            self._left(watcher.grant_id, watcher.instance)
+            self._on_disconnect(watcher.grant_id, watcher.instance)
 
     def watching(self, grant_id: str) -> frozenset[str]:
-        """Return the cache objects that watch a grant."""
+        """Return the instances of the cache objects that watch a grant."""
         return frozenset(watcher.instance for watcher in self._watchers.get(grant_id, ()))
 
     def count(self, grant_id: str) -> int:
@@ -149,25 +154,25 @@ class SubscriptionRegistry:
 
     @property
     def grants(self) -> tuple[str, ...]:
-        """The grants that somebody watches."""
+        """The ids of the grants with armed streams."""
         return tuple(self._watchers)
 
     def publish(self, grant_id: str, event: Event) -> int:
         """Queue an event for every watcher of a grant, and return how many there are."""
-        if event.heard is not None:
-            self._taking[grant_id] = event
+        if event.on_ack is not None:
+            self._pending_events[grant_id] = event
         watchers = tuple(self._watchers.get(grant_id, ()))
         for watcher in watchers:
             watcher.offer(event)
         return len(watchers)
 
-    def end(self, grant_id: str) -> None:
-        """Let every stream of a grant end."""
-        self._taking.pop(grant_id, None)
+    def close(self, grant_id: str) -> None:
+        """Close every stream of a grant."""
+        self._pending_events.pop(grant_id, None)
         for watcher in self._watchers.get(grant_id, ()):
-            watcher.end()
+            watcher.close()
 
-    def end_all(self) -> None:
-        """Let every stream end."""
+    def close_all(self) -> None:
+        """Close every stream."""
         for grant_id in self.grants:
-            self.end(grant_id)
+            self.close(grant_id)

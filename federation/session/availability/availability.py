@@ -1,90 +1,124 @@
-"""What one session knows of its peers, and how it says so: once, in every way that somebody may listen."""
+"""The availability of a session's peers: which peers are not asked for now, and the signals that tell of a change."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from opentelemetry.trace import Span, get_current_span
 
 from federation.client.peers.peer import Peer
 from federation.clock import Clock
+from federation.errors import Remedy
 from federation.session.availability.probes import Probes
-from federation.session.signals import AvailabilitySignals, Outage, PeerSignal, SignalKind
+from federation.session.signals import PeerSignal, SignalKind
 
-__all__ = ["PeerAvailability"]
+__all__ = ["Outage", "PeerAvailability"]
 
 LOGGER: Final = logging.getLogger(__name__)
 Listener = Callable[[PeerSignal], object]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """The reason why a session does not ask a peer for now. Instants are Unix microseconds."""
+
+    reason: str
+    message: str = ""
+    next_step: str = ""
+    remedy: Remedy | None = None
+    since_us: int = 0
+    retry_at_us: int | None = None
+
+
 class PeerAvailability:
-    """The board of a session with what moves it: calls that fail, calls of others that succeed, and probes."""
+    """Decides which peers a session asks, from failed calls, calls of others that succeed, and probes.
+
+    A peer is known by its enrollment: a name that is enrolled again is another peer, of which nothing is known yet. A
+    session gives each signal at most once for a peer. One event loop uses an instance, so it needs no lock.
+    """
 
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
-        self._board = AvailabilitySignals(announce_restored=announce_restored)
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
+        self._announce_restored = announce_restored
+        self._outages: dict[str, Outage] = {}
+        self._returns: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+        """The monotonic time until which a peer asked for no call, by the peer's id."""
+        self._announced: set[tuple[SignalKind, str]] = set()
         self._given: list[PeerSignal] = []
-        self._untold: list[PeerSignal] = []
+        self._unreported: list[PeerSignal] = []
         self._listeners: set[asyncio.Future[None]] = set()
-        self._patience: dict[str, float] = {}
         self._closed = False
 
-    def turn(self, peer: Peer) -> int:
-        """Return what `failed` must be told: how often the peer came back before the call."""
-        return self._board.turn(peer.record.id)
+    def returns(self, peer: Peer) -> int:
+        """Return how often the peer came back. A caller notes the number before its call, and gives it to `failed`."""
+        return self._returns.get(peer.record.id, 0)
 
-    def absence(self, peer: Peer, span: Span) -> Outage | None:
-        """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
-        absence = self._board.absence(peer.record.id)
-        if absence is None:
+    def outage(self, peer: Peer, span: Span) -> Outage | None:
+        """Return why a peer is not asked, `None` where it is. A newer success of any other call ends an outage."""
+        outage = self._outages.get(peer.record.id)
+        if outage is None:
             return None
         health = peer.health
-        if health is None or (health.last_success_us or 0) <= absence.since_us:
-            return absence
-        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
+        if health is None or (health.last_success_us or 0) <= outage.since_us:
+            return outage
+        self._end_outage(peer, span, announce=True)
         return None
 
-    def failed(self, peer: Peer, turn: int, absence: Outage, span: Span) -> None:
-        """Note that a peer is away; give the signal the first time, and have the peer probed.
+    def failed(self, peer: Peer, returns: int, outage: Outage, span: Span) -> None:
+        """Begin an outage after a failed call, and have the peer probed; give the signal the first time.
 
-        `since_us` and `retry_at_us` of the absence are set here.
+        `since_us` and `retry_at_us` of the outage are set here. A call that began before the peer came back (`returns`
+        is too small) does not count.
         """
-        if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
+        if self._closed or returns != self.returns(peer) or peer.record.id in self._outages:
             return
         retry_at_us = self._probes.wait(peer, self)
-        absence = replace(absence, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
-        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span)
+        outage = replace(outage, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
+        self._outages[peer.record.id] = outage
+        signal = PeerSignal(
+            kind=SignalKind.OFFLINE,
+            peer=peer.name,
+            reason=outage.reason,
+            message=outage.message,
+            next_step=outage.next_step,
+            remedy=outage.remedy,
+            since_us=outage.since_us,
+            retry_at_us=outage.retry_at_us,
+        )
+        self._give(peer, signal, span)
 
-    def be_patient(self, peer: Peer, seconds: float) -> None:
-        """Note for how long a peer asked not to be asked."""
-        self._patience[peer.record.id] = self._clock.monotonic() + seconds
+    def defer(self, peer: Peer, seconds: float) -> None:
+        """Note for how long a peer that limits its rate asked for no call."""
+        self._retry_at[peer.record.id] = self._clock.monotonic() + seconds
 
-    def patience_s(self, peer: Peer) -> float:
-        """Return for how long a peer is not to be asked; 0 where it may be."""
-        until = self._patience.get(peer.record.id)
-        left = until - self._clock.monotonic() if until is not None else 0.0
-        if until is not None and left <= 0:
-            del self._patience[peer.record.id]
-        return max(left, 0.0)
+    def deferred_s(self, peer: Peer) -> float:
+        """Return for how many seconds a peer that limits its rate is not asked; 0 where it is asked."""
+        until = self._retry_at.get(peer.record.id)
+        left_s = until - self._clock.monotonic() if until is not None else 0.0
+        if until is not None and left_s <= 0:
+            del self._retry_at[peer.record.id]
+        return max(left_s, 0.0)
 
     def reached(self, peer: Peer, *, well: bool) -> None:
-        """Hear from a probe that a peer answers again."""
-        back = self._board.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
-        self._give(back, get_current_span())
+        """End an outage after a probe that was answered. A refusal for an answer (not `well`) gives no signal."""
+        self._end_outage(peer, get_current_span(), announce=well)
 
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
-        """Hear from a probe that a peer is still away."""
-        self._board.postpone(peer.record.id, retry_at_us)
+        """Note when a peer is probed next, after a probe that failed."""
+        outage = self._outages.get(peer.record.id)
+        if outage is not None:
+            self._outages[peer.record.id] = replace(outage, retry_at_us=retry_at_us)
 
-    def news(self) -> tuple[PeerSignal, ...]:
-        """Return the signals that no result has told yet; the caller's does now."""
-        untold, self._untold = self._untold, []
-        return tuple(untold)
+    def unreported(self) -> tuple[PeerSignal, ...]:
+        """Return the signals that no result holds yet; the caller's result holds them from now on."""
+        signals, self._unreported = self._unreported, []
+        return tuple(signals)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
-        """Yield every signal, those given before first; end when the session is closed."""
+        """Yield every signal, the earlier ones first; end when the session is closed."""
         heard = 0
         while True:
             while heard < len(self._given):
@@ -92,24 +126,35 @@ class PeerAvailability:
                 yield self._given[heard - 1]
             if self._closed:
                 return
-            told = asyncio.get_running_loop().create_future()
-            self._listeners.add(told)
+            woken = asyncio.get_running_loop().create_future()
+            self._listeners.add(woken)
             try:
-                await told
+                await woken
             finally:
-                self._listeners.discard(told)
+                self._listeners.discard(woken)
 
     def close(self) -> None:
-        """Give no signal any more, and end those who listen."""
+        """Give no more signals, and end the iterators of `listen`."""
         self._closed = True
         self._probes.leave(self)
         self._wake()
 
-    def _give(self, signal: PeerSignal | None, span: Span) -> None:
-        if signal is None:
+    def _end_outage(self, peer: Peer, span: Span, *, announce: bool) -> None:
+        if self._outages.pop(peer.record.id, None) is None:
             return
+        self._returns[peer.record.id] = self.returns(peer) + 1
+        if announce and self._announce_restored:
+            message, since_us = f"{peer.name} answers again", self._clock.now_us()
+            signal = PeerSignal(kind=SignalKind.RESTORED, peer=peer.name, message=message, since_us=since_us)
+            self._give(peer, signal, span)
+
+    def _give(self, peer: Peer, signal: PeerSignal, span: Span) -> None:
+        """Give a signal to results, log, span and listeners, unless the session gave its kind for the peer before."""
+        if (signal.kind, peer.record.id) in self._announced:
+            return
+        self._announced.add((signal.kind, peer.record.id))
         self._given.append(signal)
-        self._untold.append(signal)
+        self._unreported.append(signal)
         level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
         LOGGER.log(level, "%s: %s", signal.text, signal.message)
         span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})
@@ -121,6 +166,6 @@ class PeerAvailability:
                 LOGGER.exception("the listener to the signals of a session broke")
 
     def _wake(self) -> None:
-        for told in self._listeners:
-            if not told.done():
-                told.set_result(None)
+        for woken in self._listeners:
+            if not woken.done():
+                woken.set_result(None)

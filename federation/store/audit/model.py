@@ -1,12 +1,11 @@
 """Audit events, filters, pages and page tokens as values. Pure."""
 
-import base64
-import binascii
 import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from federation import base64url
 from federation.errors import InputError
 
 __all__ = [
@@ -114,7 +113,7 @@ class TailPage:
 
 def position_token(wanted: AuditFilter, position: Position) -> str:
     """Return the token of the page after a position, bound to the fields of `wanted` except its times."""
-    return _b64url(_POSITION.pack(_POSITION_MARK, _bound(wanted), *position))
+    return base64url.encode(_POSITION.pack(_POSITION_MARK, _bound(wanted), *position))
 
 
 def position_of(wanted: AuditFilter, token: str) -> Position:
@@ -125,12 +124,12 @@ def position_of(wanted: AuditFilter, token: str) -> Position:
 
 def tail_token(wanted: AuditFilter, last_id: int) -> str:
     """Return the token to continue a tail after a row."""
-    return _b64url(_TAIL.pack(_TAIL_MARK, _bound(wanted), last_id))
+    return base64url.encode(_TAIL.pack(_TAIL_MARK, _bound(wanted), last_id))
 
 
 def tail_position(wanted: AuditFilter, token: str) -> int | None:
     """Return the id of the last row of a tail token, or `None` for another kind of token."""
-    if len(token) != len(_b64url(bytes(_TAIL.size))):
+    if len(token) != len(base64url.encode(bytes(_TAIL.size))):
         return None
     return _read(_TAIL, _TAIL_MARK, wanted, token)[0]
 
@@ -143,15 +142,10 @@ def _bound(wanted: AuditFilter) -> bytes:
     return digest.digest()[:8]
 
 
-def _b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-
-
 def _read(shape: struct.Struct, mark: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:
     try:
-        raw = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        read_mark, bound, *numbers = shape.unpack(raw)
-    except (binascii.Error, ValueError, struct.error):
+        read_mark, bound, *numbers = shape.unpack(base64url.decode(token))
+    except (ValueError, struct.error):
         raise _foreign() from None
     if (read_mark, bound) != (mark, _bound(wanted)):
         raise _foreign()

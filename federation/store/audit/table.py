@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, insert, select, text, tuple_
 
 from federation.errors import InputError
+from federation.sanitize import printable
 from federation.store.advisory_keys import AdvisoryKey
 from federation.store.audit.model import (
     AuditEvent,
@@ -157,8 +158,7 @@ def _clean(name: str, text: str) -> str:
     """Truncate a text to its column and replace unprintable characters, which could fail a whole batch."""
     kind = audit_events.c[name].type
     most = kind.length if isinstance(kind, String) and kind.length else MAX_TEXT
-    text = text[:most]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return printable(text, most)
 
 
 def _event(row: Row[Any]) -> AuditEvent:

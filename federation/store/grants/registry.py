@@ -7,12 +7,13 @@ memory; a revocation changes memory first.
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import insert, update
 
+from federation.aio import ShieldedTasks
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, InputError, unknown_grant
 from federation.pki.authority import IssuedCertificate
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
 
-T = TypeVar("T")
 InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
 """Additional work in the same transaction; an exception rolls back both."""
 MAX_REASON: Final = 500
@@ -56,7 +56,7 @@ class GrantRegistry:
         self._grants = {grant.id: grant for grant in grants}
         self._usage = GrantUsage(database)
         self._lock = asyncio.Lock()
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = ShieldedTasks()
 
     @classmethod
     async def load(cls, database: Database, clock: Clock = SYSTEM_CLOCK) -> Self:
@@ -94,7 +94,7 @@ class GrantRegistry:
         Raises `InputError` that names `peer`, `subject` or `expires_at`. The caller checks that the user exists.
         """
         grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
-        return await self._durably(self._insert(grant))
+        return await self._writes.run(self._insert(grant))
 
     async def add_certificate(
         self,
@@ -112,7 +112,7 @@ class GrantRegistry:
         """
         self.require(grant_id)
         work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
-        return await self._durably(work)
+        return await self._writes.run(work)
 
     async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
         """Return a certificate of a grant from memory, or an older one from the database."""
@@ -133,7 +133,7 @@ class GrantRegistry:
         wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
         if not _FINGERPRINT.match(wanted):
             raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
-        return await self._durably(self._activate(grant_id, wanted))
+        return await self._writes.run(self._activate(grant_id, wanted))
 
     def refuse(self, grant_id: str, reason: str = "") -> Grant:
         """Revoke a grant permanently in memory, so that calls are refused from now on. `revoke` makes this durable.
@@ -155,7 +155,7 @@ class GrantRegistry:
         `within` runs in the same transaction. Raises `StoreError` if the write fails; this process refuses the grant
         nevertheless, and revoking again repeats the write.
         """
-        return await self._durably(self._store_revocation(self.refuse(grant_id, reason), within))
+        return await self._writes.run(self._store_revocation(self.refuse(grant_id, reason), within))
 
     def narrow(self, grant_id: str, scope: Scope) -> Grant:
         """Apply a reduced scope in memory from now on. `store_scope` makes this durable."""
@@ -168,12 +168,12 @@ class GrantRegistry:
             f"the new scope of grant {grant_id} is in force in the running gateway, but is not stored and would be "
             "lost at a restart; edit it again"
         )
-        return await self._durably(self._store_scope(self.require(grant_id), what, within))
+        return await self._writes.run(self._store_scope(self.require(grant_id), what, within))
 
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
         """Store a scope, then apply it in memory. Raises `ConflictError` for a revoked grant."""
         self.require_unrevoked(grant_id)
-        return await self._durably(self._widen(grant_id, scope))
+        return await self._writes.run(self._widen(grant_id, scope))
 
     def record_use(self, grant_id: str, serial: str = "") -> None:
         """Record a call under the grant with a certificate; `flush_uses` makes it durable.
@@ -189,7 +189,7 @@ class GrantRegistry:
 
     async def close(self) -> None:
         """Wait for running writes and flush the uses."""
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self._writes.join()
         await self.flush_uses()
 
     def require(self, grant_id: str) -> Grant:
@@ -206,12 +206,6 @@ class GrantRegistry:
         if grant.status is GrantStatus.REVOKED:
             raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
         return grant
-
-    async def _durably(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(work)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return await asyncio.shield(task)
 
     async def _insert(self, grant: Grant) -> Grant:
         with translate_db_errors("the grant cannot be stored"):

@@ -26,7 +26,7 @@ SECOND = 1_000_000
 
 @pytest.fixture
 def hand() -> ManualClock:
-    """Time that stands still until it is moved, near the certificates' own."""
+    """A clock that the test moves, at an instant when the certificates are valid."""
     return ManualClock(AUTHORITY.clock.wall())
 
 
@@ -56,13 +56,13 @@ async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: 
     issued = await gateway.issuer.enroll(token.secret, csr(KEY))
 
     assert (token.gateway, token.grant_id, token.endpoint) == (WORK, grant.id, "work.example:7444")
-    assert (issued.grant.status, issued.again) == (GrantStatus.ACTIVE, False)
+    assert (issued.grant.status, issued.repeated) == (GrantStatus.ACTIVE, False)
     assert list(gateway.grants.get(grant.id).certificates) == [issued.certificate.serial]
     assert (await opened(database, authority)).grants.all() == gateway.grants.all()
 
 
 async def test_the_same_key_gets_the_same_certificate_again(database: Database, authority: Authority, hand):
-    """A lost answer is asked for again with a new request of the same key: also after the token's end and a restart."""
+    """A new request with the same key gets the same certificate, also after the token's expiry and a restart."""
     gateway = await opened(database, authority)
     token = await gateway.token()
     first = await gateway.issuer.enroll(token.secret, csr(KEY))
@@ -71,7 +71,7 @@ async def test_the_same_key_gets_the_same_certificate_again(database: Database, 
     restarted = await (await opened(database, authority)).issuer.enroll(token.secret, csr(KEY))
 
     assert [again.certificate, restarted.certificate] == [first.certificate] * 2
-    assert (again.again, restarted.again) == (True, True)
+    assert (again.repeated, restarted.repeated) == (True, True)
 
 
 async def test_a_death_between_claim_and_issue_loses_nothing(database: Database, authority: Authority, hand):
@@ -88,14 +88,14 @@ async def test_a_death_between_claim_and_issue_loses_nothing(database: Database,
 
 
 async def test_another_key_is_refused(database: Database, authority: Authority):
-    """A used token is worth nothing to a second key, and the refusal tells the rightful holder what to do."""
+    """A used token is refused with a second key, and the refusal names the remedy."""
     gateway = await opened(database, authority)
     token = await gateway.token()
     await gateway.issuer.enroll(token.secret, csr(KEY))
     refusal = await refused(gateway, token.secret, csr(OTHER_KEY))
 
     assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "token used by another key")
-    assert "tell the operator of work.example to revoke the grant" in refusal.message
+    assert "ask the operator of work.example to revoke the grant" in refusal.message
     assert refusal.grant.id == token.grant_id
 
 
@@ -141,7 +141,7 @@ async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: 
 
 
 async def test_an_unused_token_ends(database: Database, authority: Authority, hand):
-    """From its end on, a token that no key claimed is refused, and its holder is told when it ended."""
+    """From its end on, a token that no key claimed is refused, and the message states its expiry."""
     gateway = await opened(database, authority)
     token = await gateway.token()
     hand.advance(900)
@@ -165,7 +165,7 @@ async def test_a_token_lives_to_the_last_second(database: Database, authority: A
 
 @pytest.mark.parametrize("secret", ["", "x", "A" * 44, "ä" * 43])
 async def test_a_malformed_secret_is_refused_without_a_look_up(database: Database, authority: Authority, secret: str):
-    """What cannot be a secret is an invalid request, of nobody's grant."""
+    """A malformed secret is an invalid request without a grant."""
     refusal = await refused(await opened(database, authority), secret, csr(KEY))
 
     assert (refusal.reason, refusal.grant) == (Reason.INVALID_REQUEST, None)
@@ -185,7 +185,7 @@ async def test_an_unknown_secret_learns_nothing(database: Database, authority: A
 
 @pytest.mark.parametrize(
     ("request_der", "complaint"),
-    [(b"", "PKCS #10"), (b"x" * 5_000, "wrong form"), (csr(KEY, "evil.example"), "common name")],
+    [(b"", "PKCS #10"), (b"x" * 5_000, "malformed"), (csr(KEY, "evil.example"), "common name")],
 )
 async def test_a_bad_request_does_not_spend_the_token(
     database: Database, authority: Authority, request_der: bytes, complaint: str
@@ -201,7 +201,7 @@ async def test_a_bad_request_does_not_spend_the_token(
     assert await gateway.issuer.enroll(token.secret, csr(OTHER_KEY))
 
 
-async def test_a_revoked_grant_takes_nobody_in(database: Database, authority: Authority):
+async def test_a_revoked_grant_enrolls_no_gateway(database: Database, authority: Authority):
     """Neither a first enrollment nor the same certificate again."""
     gateway = await opened(database, authority)
     fresh, used = await gateway.token(), await gateway.token()
@@ -212,7 +212,7 @@ async def test_a_revoked_grant_takes_nobody_in(database: Database, authority: Au
         assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "grant revoked")
 
 
-async def test_an_expired_grant_takes_nobody_in(database: Database, authority: Authority, hand):
+async def test_an_expired_grant_enrolls_no_gateway(database: Database, authority: Authority, hand):
     """The grant's end counts before the token's, and bounds the certificate."""
     gateway = await opened(database, authority)
     end = hand.clock.now_us() + 600 * SECOND
@@ -252,7 +252,7 @@ async def test_a_revocation_between_claim_and_issue_wins(database: Database, aut
     token = await gateway.token()
     issuer = interrupted(gateway, lambda: gateway.grants.revoke(token.grant_id))
 
-    with pytest.raises(EnrollmentRefusal, match="taken or gone") as caught:
+    with pytest.raises(EnrollmentRefusal, match="already enrolled or revoked") as caught:
         await issuer.enroll(token.secret, csr(KEY))
 
     assert "is revoked" in caught.value.detail
@@ -275,7 +275,7 @@ async def test_a_revocation_between_issue_and_answer_wins(database: Database, au
     lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
     issuer = Issuer(authority, grants, gateway.tokens, clock=gateway.clock, **lifetimes)
 
-    with pytest.raises(EnrollmentRefusal, match="no longer open"):
+    with pytest.raises(EnrollmentRefusal, match="revoked or expired"):
         await issuer.enroll(token.secret, csr(KEY))
 
 
@@ -288,7 +288,7 @@ async def test_a_token_replaced_between_claim_and_issue_brings_nothing(database:
     async def replace_token() -> None:
         newer.append(await gateway.token(grant))
 
-    with pytest.raises(EnrollmentRefusal, match="taken or gone"):
+    with pytest.raises(EnrollmentRefusal, match="already enrolled or revoked"):
         await interrupted(gateway, replace_token).enroll(older.secret, csr(KEY))
     assert gateway.grants.get(grant.id).certificates == {}
     assert await gateway.issuer.enroll(newer[0].secret, csr(OTHER_KEY))
@@ -341,13 +341,13 @@ async def test_an_enrolled_grant_gets_no_second_token(database: Database, author
 
     hand.advance(86_400)
     assert (await refused(gateway, token.secret, csr(KEY))).detail == "certificate expired"
-    with pytest.raises(ConflictError, match="confirmation would hold nothing back"):
+    with pytest.raises(ConflictError, match="confirmation would have no effect"):
         await gateway.token(grant, confirm=True)
     assert await gateway.issuer.enroll((await gateway.token(grant)).secret, csr(OTHER_KEY))
 
 
 async def test_no_token_for_a_grant_that_is_no_more(database: Database, authority: Authority, hand):
-    """Unknown, revoked and expired grants are told apart to the operator."""
+    """The operator gets different errors for unknown, revoked and expired grants."""
     gateway = await opened(database, authority)
     revoked, expired = await gateway.grant(), await gateway.grant(expires_at_us=hand.clock.now_us() + SECOND)
     await gateway.grants.revoke(revoked.id)

@@ -116,14 +116,14 @@ async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
 
 
 async def test_a_lost_answer_loses_nothing(renewing: Renewing):
-    """After a crash of both sides the renewing one asks with the key it kept, and gets what was lost."""
-    answered = renewing.work.reissuer.renew
+    """After a crash of both sides the retry uses the stored key, and gets the lost certificate."""
+    answered = renewing.work.renewal_issuer.renew
 
     async def lost(*args):
         await answered(*args)
         raise Refusal(Reason.INTERNAL, "lost on the way")
 
-    renewing.work.reissuer.renew = lost
+    renewing.work.renewal_issuer.renew = lost
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(Refusal, match="lost on the way"):
@@ -131,7 +131,7 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     assert await renewing.peers.all() == (old,)
 
     renewing.peers = PeerStore(renewing.work.database, SEALER)
-    renewing.work.reissuer.renew = answered
+    renewing.work.renewal_issuer.renew = answered
     async with renewing.work.serving_renewals() as address:
         new = await renewing.renew(federation=address)
 
@@ -140,7 +140,7 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
 
 
 async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: Renewing):
-    """The new key is kept sealed before it is used; afterwards neither it nor the old one is stored a second time."""
+    """The new key is stored, sealed, before its use; afterwards neither it nor the old one is stored twice."""
     old, peers = renewing.record, schema.peers
     with pytest.raises(Refusal) as caught:
         await renewing.renew()
@@ -160,7 +160,7 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
     assert new.key_pem != old.key_pem
 
 
-async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
+async def test_a_revoked_grant_is_reported_as_revoked(renewing: Renewing):
     """Its own certificate learns that the grant was revoked; nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
@@ -174,14 +174,14 @@ async def test_a_revoked_grant_is_told_as_that(renewing: Renewing):
 
 async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: Renewing):
     """Neither the answer nor the store holds a certificate that came too late."""
-    authority, book, grant_id = renewing.work.reissuer.authority, renewing.work.grants, renewing.grant.id
+    authority, book, grant_id = renewing.work.renewal_issuer.authority, renewing.work.grants, renewing.grant.id
 
     class Revoking:
         def issue_client(self, *args, **options):
             renewing.work.grants._grants[grant_id] = replace(book.get(grant_id), status=GrantStatus.REVOKED)
             return authority.issue_client(*args, **options)
 
-    renewing.work.reissuer.authority = Revoking()
+    renewing.work.renewal_issuer.authority = Revoking()
     async with renewing.work.serving_renewals() as address:
         reason, _ = await refused(renewing.ask(address, pb.RenewRequest(csr=csr()), renewing.leaf))
 
@@ -194,7 +194,7 @@ async def test_faults_of_a_request_are_named(renewing: Renewing):
     async with renewing.work.serving_renewals() as address:
         for request, words in (
             (pb.RenewRequest(csr=csr(name="thief.example")), "common name"),
-            (pb.RenewRequest(csr=csr(renewing.key)), "make a new one"),
+            (pb.RenewRequest(csr=csr(renewing.key)), "generate a new key"),
             (pb.RenewRequest(csr=b"\x30\x00"), "PKCS #10"),
             (pb.RenewRequest(), "PKCS #10"),
             (pb.RenewRequest(csr=b"x" * 5_000), "larger"),
@@ -235,12 +235,12 @@ async def test_the_federation_port_does_not_enroll(renewing: Renewing):
 
 
 async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
-    """Beyond 32 that are accepted at once, the next has to wait, and is told for how long."""
+    """Beyond 32 that are accepted at once, the next is refused with the time to wait."""
     await renewing.work.grants.close()
     for _ in range(31):
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
     with pytest.raises(Refusal) as caught:
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     assert caught.value.reason is Reason.RATE_LIMITED
     assert caught.value.retry_after_s == pytest.approx(LIFE_S, abs=2)
@@ -252,12 +252,12 @@ async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     book = renewing.work.grants
     book._grants[renewing.grant.id] = replace(renewing.grant, expires_at_us=end)
 
-    issued = await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+    issued = await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     assert end - MICROSECONDS <= issued.certificate.not_after_us <= end
 
 
-async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewing: Renewing):
+async def test_a_new_root_is_accepted_beside_a_known_one(renewing: Renewing):
     """The answer's trust bundle replaces the stored one; one that knows none of the old roots is refused."""
     authority, successor = renewing.work.issuer.authority, Authority.create(WORK)
     both = authority.ca_certificate_pem + successor.ca_certificate_pem
@@ -269,11 +269,11 @@ async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewin
     class Strange(Rolling):
         trust_bundle = successor.ca_certificate_pem
 
-    renewing.work.reissuer.authority = Strange()
+    renewing.work.renewal_issuer.authority = Strange()
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(EnrollmentError, match="lacks the authority that this gateway knows"):
             await renewing.renew(federation=address)
-        renewing.work.reissuer.authority = Rolling()
+        renewing.work.renewal_issuer.authority = Rolling()
         new = await renewing.renew(federation=address)
 
     assert new.trust_bundle == both
@@ -281,19 +281,19 @@ async def test_a_new_root_is_taken_over_while_a_known_one_vouches_for_it(renewin
 
 async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     """A certificate that the own new key does not fit is not stored."""
-    answered = renewing.work.reissuer.renew
+    answered = renewing.work.renewal_issuer.renew
 
     async def swapped(grant, serial, _csr):
         return await answered(grant, serial, csr())
 
-    renewing.work.reissuer.renew = swapped
+    renewing.work.renewal_issuer.renew = swapped
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(EnrollmentError, match="for another key"):
             await renewing.renew(federation=address)
     assert (await renewing.peers.get(renewing.record.id)).certificate_pem == renewing.record.certificate_pem
 
 
-async def test_a_record_that_somebody_else_renewed_is_left_alone(renewing: Renewing):
+async def test_a_record_that_another_process_renewed_is_left_unchanged(renewing: Renewing):
     """Two renewals of one certificate: the second one stores nothing, and says so."""
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
@@ -323,7 +323,7 @@ async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
 async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     """The newest certificate is the last issued, also after a restart, although X.509 counts whole seconds."""
     for _ in range(4):
-        await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, csr())
+        await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 
     again = await GrantRegistry.load(renewing.work.database, renewing.work.clock)
 
@@ -331,7 +331,7 @@ async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
 
 
 async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: Renewing):
-    """A stored key that cannot be used is told before anything is sent."""
+    """A stored key that cannot be used is reported before a request is sent."""
     record = replace(renewing.record, key_pem="nonsense")
     with pytest.raises(EnrollmentError, match="cannot be used"):
         await _renew_record(renewing, record)

@@ -1,4 +1,4 @@
-"""Renewal after expiry, on the word of the old key: everything that arrives there may be hostile."""
+"""Renewal after expiry by a proof of the old key, on a port that is open to every client."""
 
 import logging
 from dataclasses import replace
@@ -56,7 +56,7 @@ async def test_within_seven_days_after_expiry_the_old_key_renews(
 
 
 async def test_after_seven_days_it_is_too_late(renewing: Renewing):
-    """The issuing gateway refuses, whatever the other believes; and that one does not even ask."""
+    """The issuing gateway refuses, and the renewing one does not send a request."""
     renewing.hands.advance(LIFE_S + 8 * DAY_S)
     reason, text = await refused(renewing, renewing.proved())
 
@@ -68,7 +68,7 @@ async def test_after_seven_days_it_is_too_late(renewing: Renewing):
 
 
 async def test_another_key_proves_nothing(renewing: Renewing):
-    """Who cannot sign with the old key is told the same as somebody who made the grant up."""
+    """A caller without the old key gets the same answer as for an unknown grant."""
     renewing.hands.advance(LIFE_S + 60)
     wrong = await refused(renewing, renewing.proved(key=new_key()))
     serial = await refused(renewing, renewing.proved(serial="abc"))
@@ -81,7 +81,7 @@ async def test_another_key_proves_nothing(renewing: Renewing):
 
 
 async def test_a_proof_is_good_for_its_own_request_alone(renewing: Renewing):
-    """Somebody who saw a proof cannot put a key of their own under it, nor change what it says."""
+    """A copied proof is not valid for another key or with changed fields."""
     renewing.hands.advance(LIFE_S + 60)
     seen = renewing.proved()
     stolen = pb.RenewRequest(csr=csr(), proof=seen.proof)
@@ -131,11 +131,11 @@ async def test_only_the_newest_serial_renews_after_expiry(renewing: Renewing):
 
 
 @pytest.mark.parametrize("expired", [False, True])
-async def test_an_answer_lost_before_expiry_is_asked_for_after_it(renewing: Renewing, expired: bool):
-    """The newest serial never arrived: its own request, under the word of the key before, brings it (or one anew)."""
+async def test_an_answer_lost_before_expiry_is_repeated_after_it(renewing: Renewing, expired: bool):
+    """The newest certificate never arrived: its request, with a proof of the previous key, gets it or a new one."""
     request = csr()
     renewing.hands.advance(LIFE_S - 600)
-    lost = await renewing.work.reissuer.renew(renewing.grant, renewing.leaf.serial, request)
+    lost = await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, request)
     renewing.hands.advance((LIFE_S if expired else 0) + 660)
 
     answer = await answered(renewing, renewing.proved(request))
@@ -154,7 +154,7 @@ async def test_a_restarted_gateway_still_knows_what_has_expired(renewing: Renewi
     assert (await answered(renewing, renewing.proved())).certificate
 
 
-async def test_a_revoked_grant_is_told_to_the_holder_of_the_key_alone(renewing: Renewing):
+async def test_only_the_holder_of_the_key_gets_grant_revoked(renewing: Renewing):
     """The holder learns that the grant was revoked; a stranger learns nothing."""
     renewing.hands.advance(LIFE_S + 60)
     await renewing.work.grants.revoke(renewing.grant.id)
@@ -164,7 +164,7 @@ async def test_a_revoked_grant_is_told_to_the_holder_of_the_key_alone(renewing: 
 
 
 async def test_a_grant_that_has_ended_is_closed(renewing: Renewing):
-    """Nobody renews under an expired grant."""
+    """No certificate is renewed under an expired grant."""
     renewing.hands.advance(LIFE_S + 60)
     ended = replace(renewing.grant, expires_at_us=renewing.work.clock.now_us() - MICROSECONDS)
     renewing.work.grants._grants[ended.id] = ended
@@ -187,7 +187,7 @@ async def test_the_new_key_must_be_another_than_the_old(renewing: Renewing):
     """A key whose certificate ended is not given another life."""
     renewing.hands.advance(LIFE_S + 60)
     reason, text = await refused(renewing, renewing.proved(csr(renewing.key)))
-    assert (reason, "make a new one" in text) == (Reason.INVALID_REQUEST, True)
+    assert (reason, "generate a new key" in text) == (Reason.INVALID_REQUEST, True)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class LosingAnswers(EnrollmentServicer):
 
 
 async def failing(home: EnrollingGateway, token: EnrollmentToken, address: str, **options) -> str:
-    """What the operator is told about an enrollment that must fail; no peer is stored."""
+    """Return the error of an enrollment that must fail; no peer is stored."""
     known = await home.peers.all()
     with pytest.raises(EnrollmentError) as caught:
         await home.enroll(token, address, **options)
@@ -74,7 +74,7 @@ async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGa
     assert [(event.verb, event.outcome, event.reason) for event in work.events] == [
         ("enroll", "denied", "unknown token"),
         ("enroll", "ok", ""),
-        ("enroll", "invalid", "csr: its common name is not the gateway that this grant was made for"),
+        ("enroll", "invalid", "csr: its common name is not the gateway for which this grant was created"),
     ]
     assert [event.grant_id for event in work.events][:2] == ["", token.grant_id]
     assert (work.events[1].peer, work.events[1].subject) == (PEER, "ada")
@@ -98,14 +98,14 @@ async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway,
     assert "queue full" not in told
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGateway, home: EnrollingGateway):
     """The second attempt, after a restart of both gateways, ends with the certificate that was lost."""
     token = await work.token()
     servicer = LosingAnswers(work.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=work.record)
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     lost = work.grants.get(token.grant_id).newest
-    assert "then give the same command again: the token is not lost" in told
+    assert "then give the same command again: the token is still valid" in told
 
     restarted = await IssuingGateway.open(work.database, work.issuer.authority)
     async with restarted.serving() as address:
@@ -114,7 +114,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_key(work: IssuingG
     assert [event.reason for event in restarted.events] == ["same certificate again"]
 
 
-async def test_a_key_that_nobody_answered_is_used_again(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_key_without_an_answer_is_used_again(work: IssuingGateway, home: EnrollingGateway):
     """The key is durable before the request leaves, so that a second attempt sends the same one."""
     token = await work.token()
     with socket.socket() as bound:
@@ -146,7 +146,7 @@ async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: Enrollin
 async def test_a_second_gateway_with_the_same_token_is_refused(
     work: IssuingGateway, home: EnrollingGateway, caplog: pytest.LogCaptureFixture
 ):
-    """Another key gets nothing; the attempt is audited under the grant, logged, and told with what to do."""
+    """Another key gets nothing; the attempt is audited under the grant, logged, and the error names the remedy."""
     token = await work.token()
     thief = EnrollingGateway(home.peers)
     async with work.serving() as address:
@@ -157,7 +157,7 @@ async def test_a_second_gateway_with_the_same_token_is_refused(
 
     assert told == (
         f"enrolling at work.example ({address}): refused: this enrollment token was used already, with another key; if "
-        "that was not you, somebody else holds the token: tell the operator of work.example to revoke the grant"
+        "you did not use it, another party has the token: ask the operator of work.example to revoke the grant"
     )
     last = work.events[-1]
     assert (last.outcome, last.reason, last.grant_id) == ("denied", "token used by another key", token.grant_id)
@@ -171,7 +171,7 @@ async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: 
     async with work.serving() as address:
         told = await failing(home, token, address)
 
-    assert "the grant of this enrollment token is no longer open; ask for a new one" in told
+    assert "the grant of this enrollment token is revoked or expired; ask for a new grant" in told
     async with home.peers._database.read() as connection:
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
@@ -195,18 +195,18 @@ async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: 
 
 
 async def test_a_token_for_another_gateway_says_which_name_was_sent(work: IssuingGateway, home: EnrollingGateway):
-    """The grant's peer is not told, one's own name is; the right gateway can still use the token."""
+    """The error names this gateway, not the grant's peer; the right gateway can still use the token."""
     token = await work.token()
     async with work.serving() as address:
         told = await failing(home, token, address, gateway_name="other.example")
         assert await home.enroll(token, address)
 
-    assert "this gateway's name is other.example, which the grant must have been made for" in told
+    assert "this gateway's name is other.example, and the grant must be for this name" in told
     assert PEER not in told
 
 
 async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, home: EnrollingGateway):
-    """A grant that waits for its fingerprint says so, and the fingerprint shown is the one that releases it."""
+    """A pending grant is reported, and confirming the shown fingerprint activates it."""
     token = await work.token(confirm=True)
     async with work.serving() as address:
         enrolled = await home.enroll(token, address)
@@ -226,7 +226,7 @@ async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: 
         async with work.serving(leaf=leaf) as address:
             told.append(await failing(home, token, address))
 
-    assert "not of the authority that the token names" in told[0]
+    assert "not issued by the authority in the token" in told[0]
     assert "certificate of another gateway" in told[1]
     assert work.events == []
     async with work.serving() as address:
@@ -278,7 +278,7 @@ async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, hom
     assert "FAILED_PRECONDITION" in told
 
 
-async def test_an_expired_token_is_told_as_such(work: IssuingGateway, home: EnrollingGateway):
+async def test_an_expired_token_is_reported_as_expired(work: IssuingGateway, home: EnrollingGateway):
     """The holder of the real secret learns that the token ended."""
     slow = replace(SYSTEM_CLOCK, wall=lambda: SYSTEM_CLOCK.wall() - 3_600)
     past = await IssuingGateway.open(work.database, work.issuer.authority, slow)

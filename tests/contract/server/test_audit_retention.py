@@ -281,7 +281,7 @@ async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail):
     assert page.warnings[0].startswith(f"{broken}: cannot be read to its end")
 
 
-async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_once(
+async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged_once(
     trail: Trail, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     """The rows stay; the log names the directory and the cause once, and the chore goes on trying."""
@@ -305,7 +305,9 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_told_o
         await chore
 
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("old audit events stay in the database: cannot prepare the audit directory ")
+    assert caplog.messages[0].startswith(
+        "old audit events cannot be moved out of the database: cannot prepare the audit directory "
+    )
 
 
 async def test_days_move_as_time_passes(trail: Trail):
@@ -319,7 +321,7 @@ async def test_days_move_as_time_passes(trail: Trail):
     assert await trail.retention.step() == 1
 
 
-async def test_zero_days_keep_everything_for_ever(trail: Trail):
+async def test_zero_days_keep_everything(trail: Trail):
     """With 0 the chore ends at once and moves nothing."""
     await trail.write(event(0))
 

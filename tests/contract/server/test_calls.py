@@ -101,7 +101,7 @@ async def test_the_latency_on_record_is_in_milliseconds(serving: Serving):
 async def test_a_refusal_is_a_rich_status_and_an_audit_row(
     serving: Serving, method: str, request_: Any, code: str, reason: str, outcome: str
 ):
-    """Code, reason and domain are on the wire; the outcome word is on record; nothing is leased."""
+    """Code, reason and domain are on the wire; the outcome is in the audit; no lease is granted."""
     error = await error_of(getattr(serving.stub(), method)(request_, metadata=CACHES))
     event = (await serving.writer.seen(1))[0]
 
@@ -114,7 +114,7 @@ async def test_a_refusal_is_a_rich_status_and_an_audit_row(
 
 
 async def test_an_incident_says_nothing_but_its_id(serving: Serving, caplog: pytest.LogCaptureFixture):
-    """The text of an exception stays in the log, under the id that the caller is told."""
+    """The text of an exception stays in the log, under the incident id that the caller gets."""
     serving.provider.fault = RuntimeError("secret words")
 
     error = await error_of(serving.stub().List(TASKS))
@@ -143,7 +143,7 @@ async def test_a_refusal_of_the_provider_reaches_the_caller(serving: Serving):
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_request(serving: Serving):
-    """A malformed request is refused by our own words, and audited under its grant."""
+    """A malformed request is refused with our message, and audited under its grant."""
     call = serving.channel().unary_unary("/federation.v1.FederationService/List")
 
     error = await error_of(call(b"\xff\xff\xff"))
@@ -191,7 +191,7 @@ async def test_an_overlong_resource_name_is_cut_in_the_audit(serving: Serving):
 
 
 async def test_a_lease_is_given_for_list_and_get(serving: Serving):
-    """An answer that may be kept says for how long: 30 s by default, in trailing metadata."""
+    """A cacheable answer carries its lease in trailing metadata: 30 s by default."""
     stub = serving.stub()
 
     assert await lease_of(stub.List(TASKS, metadata=CACHES)) == "30000"
@@ -202,14 +202,14 @@ async def test_a_lease_is_given_for_list_and_get(serving: Serving):
 
 @pytest.mark.parametrize("instance", [None, "", "A" * 32, "0" * 31, "0" * 33, "g" * 32])
 async def test_no_lease_without_a_proper_instance(serving: Serving, instance: str | None):
-    """A cache that does not name itself may keep nothing."""
+    """A caller without an instance id gets no lease."""
     metadata = () if instance is None else (("mosaic-instance", instance),)
 
     assert await lease_of(serving.stub().List(TASKS, metadata=metadata)) == "0"
 
 
 async def test_no_lease_for_sensitive_resources(serving: Serving):
-    """Secrets are never kept, though this grant opens them."""
+    """Sensitive resources get no lease, though this grant opens them."""
     assert await lease_of(serving.stub().List(pb.ListRequest(resource="api_keys"), metadata=CACHES)) == "0"
 
 
@@ -309,7 +309,7 @@ async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refu
     assert error_detail_of(await error_of(call)).reason == "GRANT_INVALID"
 
 
-async def test_leases_are_noted_before_the_reply_leaves(serve: Serve):
+async def test_leases_are_recorded_before_the_reply_leaves(serve: Serve):
     """The lease table holds each lease and bounds it, and the answer carries the lease as bounded."""
     leases = LeaseTable(max_lease_ms=20_000)
     serving = await serve(leases=leases, max_lease_ms=25_000)
@@ -338,7 +338,7 @@ async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(se
 
 
 async def test_a_read_that_cannot_be_recorded_is_not_served(serve: Serve):
-    """With a full audit queue the caller gets an error instead of rows, and is told to come back."""
+    """With a full audit queue the caller gets an error instead of rows, and a time after which to retry."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
     stub = serving.stub()

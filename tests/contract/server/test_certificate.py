@@ -53,7 +53,7 @@ def kept(hands: ManualClock, shelf: Shelf, *, hosts: tuple[str, ...] = ("127.0.0
 
 
 async def test_it_is_renewed_at_two_thirds_of_its_life():
-    """A new key and certificate of the same authority, stored before anybody sees it."""
+    """A new key and certificate of the same authority, stored before it is published."""
     hands, shelf = ManualClock(), Shelf()
     certificate = kept(hands, shelf)
     old = certificate.authority
@@ -96,7 +96,7 @@ async def test_names_that_changed_bring_a_new_certificate():
 
 
 @pytest.mark.parametrize("fault", [StoreError("the disk is full"), ConfigError("server certificate", "does not fit")])
-async def test_a_failure_keeps_the_old_one_and_is_told_once(fault: Exception, caplog: pytest.LogCaptureFixture):
+async def test_a_failure_keeps_the_old_one_and_is_logged_once(fault: Exception, caplog: pytest.LogCaptureFixture):
     """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
     caplog.set_level(logging.WARNING)
     hands, shelf = ManualClock(), Shelf()
@@ -144,7 +144,7 @@ async def test_a_stored_certificate_is_there_at_the_next_start(database: Databas
 
 
 def test_material_that_peers_would_refuse_is_never_shown():
-    """Expired, not yet valid, or of another authority than peers are told to trust."""
+    """Expired, not yet valid, or of an authority outside the trust bundle."""
     long_ago, ahead = (Clock(wall=lambda days=days: time.time() + days * DAY_S) for days in (-400, 10))
     good = Authority.create(NAME)
 
@@ -156,7 +156,7 @@ def test_material_that_peers_would_refuse_is_never_shown():
     for bad, words in (
         (Authority.create(NAME, clock=long_ago), "not valid now"),
         (Authority.create(NAME, clock=ahead), "not valid now"),
-        (Foreign(), "not of an authority"),
+        (Foreign(), "not issued by an authority"),
     ):
         with pytest.raises(ConfigError, match=words):
             material.publish(bad)

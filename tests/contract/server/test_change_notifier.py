@@ -1,4 +1,4 @@
-"""What peers hear when rows and memberships change at the granting gateway."""
+"""The events that peers receive when rows and memberships change at the granting gateway."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("rows", INSIDE.values(), ids=INSIDE.keys())
-async def test_a_write_inside_the_grant_is_told(granting: Granting, rows: list[Any]):
+async def test_a_write_inside_the_grant_is_sent(granting: Granting, rows: list[Any]):
     """The row's state before or after is enough."""
     watch = await watched(granting)
     await write(granting, *rows)
@@ -61,7 +61,7 @@ async def test_a_write_inside_the_grant_is_told(granting: Granting, rows: list[A
 
 
 @pytest.mark.parametrize("rows", OUTSIDE.values(), ids=OUTSIDE.keys())
-async def test_a_write_outside_the_grant_is_not_told(granting: Granting, rows: list[Any]):
+async def test_a_write_outside_the_grant_is_not_sent(granting: Granting, rows: list[Any]):
     """A peer learns nothing of rows that it may not see, not even that they changed."""
     watch = await watched(granting)
     await write(granting, *rows)
@@ -79,8 +79,8 @@ async def test_an_event_comes_after_the_commit(granting: Granting):
     assert "t9" in {row.id for row in (await stub.List(TASKS)).rows}
 
 
-async def test_many_writes_are_told_twice_at_most_in_their_time(granting: Granting):
-    """The first is told at once, the others of the same 100 ms together at its end."""
+async def test_many_writes_within_the_window_make_two_events_at_most(granting: Granting):
+    """The first is sent at once, the others of the same 100 ms as one event at its end."""
     watch = await watched(granting)
     begun = asyncio.get_running_loop().time()
     for number in range(10):
@@ -92,7 +92,7 @@ async def test_many_writes_are_told_twice_at_most_in_their_time(granting: Granti
     assert 2 <= len(events) <= 2 + wrote_for / COALESCE_S
 
 
-async def test_the_last_write_is_always_told(granting: Granting):
+async def test_the_last_write_is_always_sent(granting: Granting):
     """A write in the quiet time after an event has an event of its own, later."""
     watch = await watched(granting)
     await write(granting, new_row("t1", team="T1", title="one"))
@@ -102,7 +102,7 @@ async def test_the_last_write_is_always_told(granting: Granting):
 
 
 async def test_a_change_of_membership_flushes_its_users_grants_alone(granting: Granting):
-    """Joining a team changes what ada sees, and nothing of bob's; her new team's rows are told from then on."""
+    """Joining a team changes what ada sees, and nothing of bob's; her new team's changes are sent from then on."""
     watch = await watched(granting, Scope(("tasks",)))
     bobs = await granting.watch(await granting.grant("bob", Scope(("tasks",))))
     await granting.provider.apply(Batch(members=(Member("ada", "T2"),)))
@@ -113,7 +113,7 @@ async def test_a_change_of_membership_flushes_its_users_grants_alone(granting: G
 
 
 async def test_leaving_a_team_flushes_and_ends_its_events(granting: Granting):
-    """A user taken out of the data hears that its grant changed, and of its former team's rows no more."""
+    """A removed user's watcher gets `grant_changed`, and no more events of its former team's rows."""
     watch = await watched(granting, Scope(("tasks",)))
     await write(granting, new_row("t4", owner="bob", team="T1"))
     assert await heard(watch) == "tasks"
@@ -148,9 +148,9 @@ class Following:
     def __init__(self, scope: Scope = T1_ONLY, provider: Reporting | None = None) -> None:
         self.provider, self.grants = provider or Reporting(), ListedGrants()
         self.grants[GRANT_ID] = grant_of(scope=scope)
-        self.hub = SubscriptionRegistry(lambda _, __: None)
-        self.watcher: Watcher = self.hub.add(GRANT_ID, A)
-        self.task = asyncio.create_task(ChangeNotifier(self.provider, self.grants, self.hub).run())
+        self.subscriptions = SubscriptionRegistry(lambda _, __: None)
+        self.watcher: Watcher = self.subscriptions.add(GRANT_ID, A)
+        self.task = asyncio.create_task(ChangeNotifier(self.provider, self.grants, self.subscriptions).run())
 
     async def next(self) -> Event:
         async with asyncio.timeout(5):
@@ -164,10 +164,10 @@ class Following:
 
 @pytest.mark.parametrize("fault", [ChangesLostError("too slow"), ValueError("odd")])
 async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.LogCaptureFixture):
-    """Where changes were missed, every watcher is told to ask anew, and the changes are followed again."""
+    """Where changes were missed, every watcher gets `grant_changed`, and the changes are followed again."""
     following = Following()
     await following.told(fault)
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     assert following.provider.opened == 2
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
@@ -176,14 +176,14 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
 
 
 async def test_a_provider_without_changes_is_left_alone():
-    """One that ends its changes reports none, and is not asked again."""
+    """A provider that ends its changes reports none, and is not followed again."""
     freshness = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
     async with asyncio.timeout(1):
         await freshness.run()
 
 
 async def test_a_provider_that_knows_no_teams_tells_owners_alone():
-    """Without knowing whose rows a team's are, a peer hears of its subject's own, and of no other."""
+    """Without team memberships, a peer gets events of its subject's own rows only."""
     following = Following()
     await following.told(Change("tasks", frozenset({"eve"}), frozenset({"T1"})))
     await following.told(Change("tasks", frozenset({"ada", "eve"}), frozenset({"T1"})))
@@ -199,8 +199,8 @@ class Telling(Reporting):
         return frozenset(self.teams[subject])
 
 
-async def test_teams_are_asked_for_anew_after_a_change_of_rights():
-    """A team that was left is heard of no more, one that was joined is, from the change of rights on."""
+async def test_teams_are_read_again_after_a_change_of_rights():
+    """After a change of rights, events of joined teams are sent and those of left teams are not."""
     following = Following(Scope(("tasks", "notes", "memory", "credentials")), Telling())
     of_t1, of_t2 = frozenset({"T1"}), frozenset({"T2"})
     eve = frozenset({"eve"})
@@ -208,19 +208,19 @@ async def test_teams_are_asked_for_anew_after_a_change_of_rights():
     assert (await following.next()).text == "tasks"
     following.provider.teams["ada"] = {"T2"}
     await following.told(Change("", frozenset({"ada"}), of_t1 | of_t2))
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     await following.told(Change("memory", eve, of_t1), Change("credentials", eve, of_t2))
     assert (await following.next()).text == "credentials"
     following.task.cancel()
 
 
-async def test_a_watcher_of_a_grant_that_is_gone_disturbs_nobody():
+async def test_a_watcher_of_a_removed_grant_does_not_stop_the_notifier():
     """A change finds a watcher whose grant is not known any more."""
     following = Following()
-    following.hub.add("gone", A)
+    following.subscriptions.add("gone", A)
     await following.told(Change("notes", frozenset({"ada"}), frozenset({""})))
     assert (await following.next()).text == "notes"
     await following.told(Change("", frozenset({"ada"}), frozenset()))
-    assert (await following.next()).word is EventType.GRANT_CHANGED
+    assert (await following.next()).event_type is EventType.GRANT_CHANGED
     assert not following.task.done()
     following.task.cancel()

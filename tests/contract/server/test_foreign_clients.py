@@ -61,7 +61,7 @@ class Grpcurl:
 
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
 async def test_grpcurl_reads_rows_by_the_protos_alone(serving: Serving, tmp_path: Path):
-    """A client made by others, from the published protos, lists, gets, searches and is told of refusals."""
+    """A client generated from the published protos lists, gets, searches and receives refusals."""
     grpcurl = Grpcurl(tmp_path, serving)
 
     code, out, err = await grpcurl.call("List", {"resource": "tasks", "pageSize": 2})

@@ -91,7 +91,7 @@ async def test_an_address_that_is_not_this_machines_is_named(serving: Serving):
         await second_server(serving, listen="192.0.2.1:7443").start()
 
 
-async def test_ipv6_addresses_are_told_in_brackets(serving: Serving):
+async def test_ipv6_addresses_are_shown_in_brackets(serving: Serving):
     """An IPv6 host stays host:port."""
     server = second_server(serving, listen="[::1]:0")
     await server.start()
@@ -134,7 +134,7 @@ async def test_the_guard_covers_enrollment(serving: Serving, caplog: pytest.LogC
 
 
 async def test_the_enrollment_port_takes_small_messages_only(serving: Serving):
-    """Anybody may connect there, so 64 KiB is the bound."""
+    """Every client may connect there, so messages are limited to 64 KiB."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(enrollment_channel(serving))
 
     error = await error_of(stub.Enroll(enrollment_pb2.EnrollRequest(csr=b"x" * 70_000)))
@@ -164,7 +164,7 @@ async def test_the_guard_covers_interceptors(serve: Serve, caplog: pytest.LogCap
 
 
 class Streams(grpc.GenericRpcHandler):
-    """Methods of every arity that echo letters, and break when told to."""
+    """Methods of every arity that echo letters, and fail on request."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
@@ -263,7 +263,7 @@ async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tupl
 
 
 async def test_a_stream_that_breaks_off_ends_its_generator_first():
-    """By the time that the call is over the handler's `finally` has run, whoever still holds the generator."""
+    """The handler's `finally` has run when the call ends, even if the generator is still referenced."""
 
     class Gone:
         async def write(self, _answer: Any) -> None:
@@ -316,7 +316,7 @@ async def test_health_answers_every_certificate_and_is_no_read(serving: Serving)
 
 
 async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: Serving):
-    """A watch hears NOT_SERVING and ends; the stop takes none of its grace for it."""
+    """A watch gets NOT_SERVING and ends, and uses none of the grace time."""
     watch = health(serving).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == SERVING
     loop = asyncio.get_running_loop()
@@ -330,7 +330,7 @@ async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: S
 
 
 async def test_health_watches_are_bounded(serving: Serving):
-    """One more than the bound is refused; one that ends gives its place back."""
+    """One more than the bound is refused; a watch that ends frees its place."""
     stub = health(serving)
     watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_WATCHES)]
     for watch in watches:
@@ -345,7 +345,7 @@ async def test_health_watches_are_bounded(serving: Serving):
     assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status == SERVING
 
 
-async def test_a_graceful_stop_lets_calls_under_way_finish(serving: Serving):
+async def test_a_graceful_stop_lets_running_calls_finish(serving: Serving):
     """A call that came in before the stop gets its answer; hooks run first; later calls are refused."""
     serving.provider.gate = asyncio.Event()
     stub = serving.stub()
@@ -381,7 +381,7 @@ async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: Serving):
 
 
 async def test_calls_beyond_the_bound_are_refused(serve: Serve):
-    """Concurrent calls are bounded; the rest is told at once."""
+    """Concurrent calls are bounded; further calls are refused at once."""
     serving = await serve(server={"max_calls": 2})
     serving.provider.gate = asyncio.Event()
     stub = serving.stub()

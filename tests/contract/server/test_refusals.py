@@ -161,7 +161,7 @@ def certificate_of_another_grant(serving: Serving) -> Leaf:
 async def test_faults_of_a_grant_look_alike_from_outside(
     serving: Serving, fault: Callable[[Serving], Leaf], detail: str, known: bool
 ):
-    """One code, one reason, one message; the audit tells them apart, and names the grant where it is one of ours."""
+    """One code, one reason, one message; the audit names the fault, and the grant if it is known."""
     error = await error_of(listing(serving, fault(serving)))
 
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -173,7 +173,7 @@ async def test_faults_of_a_grant_look_alike_from_outside(
     assert row.grant_id == (GRANT_ID if known else None)
 
 
-async def test_a_revoked_grant_is_told_to_its_holder_alone(serving: Serving):
+async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: Serving):
     """The holder learns that it was revoked, at its next call on the open connection; another serial does not."""
     stub = serving.stub()
     await stub.List(pb.ListRequest(resource="tasks"))

@@ -22,13 +22,13 @@ from tests.support.server_on_database import TASKS, A, B, C, Granting, StartGran
 
 
 def real_time() -> ManualClock:
-    """A clock that stands where the certificates are valid, and that the test moves."""
+    """A clock that the test moves, at an instant when the certificates are valid."""
     return ManualClock(time.time())
 
 
-def how(taking: RevocationHandle) -> dict[str, str]:
-    """How everyone stands who was awaited."""
-    return {release.instance: release.how.value for release in taking.instances}
+def how(handle: RevocationHandle) -> dict[str, str]:
+    """The release reason of each instance."""
+    return {release.instance: release.how.value for release in handle.instances}
 
 
 def released(receipt: Receipt) -> dict[str, str]:
@@ -37,15 +37,15 @@ def released(receipt: Receipt) -> dict[str, str]:
     return {one.instance: one.how for one in receipt.instances}
 
 
-async def soon(taking: RevocationHandle) -> Receipt:
+async def soon(handle: RevocationHandle) -> Receipt:
     """The receipt, which must not take long."""
     async with asyncio.timeout(5):
-        return await taking.receipt()
+        return await handle.receipt()
 
 
-async def is_pending(taking: RevocationHandle) -> bool:
+async def is_pending(handle: RevocationHandle) -> bool:
     """Tell whether the receipt is not there, though everything that is due has had its chance."""
-    waiting = asyncio.create_task(taking.receipt())
+    waiting = asyncio.create_task(handle.receipt())
     _, pending = await asyncio.wait({waiting}, timeout=0.6)
     waiting.cancel()
     return bool(pending)
@@ -64,7 +64,7 @@ async def stored(granting: Granting, grant: Grant, kind: ReceiptKind = ReceiptKi
 
 
 def read_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Let whoever reads the last receipt from here on get what it read only once the event is set."""
+    """Delay later reads of the latest receipt until the event is set."""
     read, go_on = ReceiptStore.last, asyncio.Event()
 
     async def slowly(self: ReceiptStore, grant_id: str, kind: ReceiptKind) -> Receipt | None:
@@ -82,13 +82,13 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
     assert await granting.lease(grant) == 30_000
     watch = await granting.watch(grant)
 
-    taking = await granting.revocations.revoke(grant.id, "contract ended")
+    handle = await granting.revocations.revoke(grant.id, "contract ended")
     event = await watch.next()
     assert event.grant_revoked.reason == "contract ended"
-    assert how(taking) == {A: "awaited"}
+    assert how(handle) == {A: "awaited"}
     await watch.ack(event, failed=3)
 
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     assert (receipt.kind, receipt.reason) == (ReceiptKind.REVOKED, "contract ended")
     assert [(one.instance, one.how, one.failed_in_flight) for one in receipt.instances] == [(A, "acked", 3)]
     assert receipt.begun_at_us <= receipt.instances[0].at_us <= (receipt.effective_at_us or 0)
@@ -116,20 +116,20 @@ async def test_a_flush_takes_one_round_trip(granting: Granting):
                 await watch.ack(await watch.next())
 
             answering = asyncio.create_task(answer())
-            taking = await granting.revocations.revoke(grant.id)
-            await taking.durable()
+            handle = await granting.revocations.revoke(grant.id)
+            await handle.durable()
             begun = time.perf_counter()
-            while how(taking) != {A: "acked"}:
-                await taking.next_release(5)
+            while how(handle) != {A: "acked"}:
+                await handle.next_release(5)
             took.append(time.perf_counter() - begun)
             await answering
-            await soon(taking)
+            await soon(handle)
         rounds.append(statistics.median(took))
     assert min(rounds) < 0.010, rounds
 
 
 async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartGranting):
-    """The receipt comes when the last note ends and not before; from the first moment every call is refused."""
+    """The receipt comes when the last lease ends and not before; every call is refused at once."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -138,15 +138,15 @@ async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_gran
     hand.advance(10)
     await granting.lease(grant, B, stub)
 
-    taking = await granting.revocations.revoke(grant.id)
-    await taking.durable()
+    handle = await granting.revocations.revoke(grant.id)
+    await handle.durable()
 
     assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
     hand.advance(32.9)
-    assert await is_pending(taking)
-    assert how(taking) == {A: "lease_ended", B: "awaited"}
+    assert await is_pending(handle)
+    assert how(handle) == {A: "lease_ended", B: "awaited"}
     hand.advance(0.2)
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     assert released(receipt) == {A: "lease_ended", B: "lease_ended"}
     assert receipt.effective_at_us == hand.clock.now_us()
 
@@ -162,16 +162,16 @@ async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGrant
     assert released(receipt) == {A: "lease_ended"}
 
 
-async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
-    """While the write hangs, calls are refused already, and no watcher, old or new, has heard a word."""
+async def test_the_order_is_refused_then_stored_then_sent(granting: Granting):
+    """While the write hangs, calls are refused already, and no watcher has received an event."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     await granting.lease(grant, A, stub)
     watch = await granting.watch(grant, A, stub)
     hearing = asyncio.create_task(watch.next())
     async with granting.grants._lock:
-        taking = await granting.revocations.revoke(grant.id)
-        assert granting.upkeep.leases.grant_lease(grant.id, B, 30_000) == 0
+        handle = await granting.revocations.revoke(grant.id)
+        assert granting.coordinator.leases.grant_lease(grant.id, B, 30_000) == 0
         assert await reason_of(stub.List(TASKS)) == "GRANT_REVOKED"
         late = await granting.watch(grant, B, stub)
         hearing_late = asyncio.create_task(late.next())
@@ -181,7 +181,7 @@ async def test_the_order_is_refused_then_durable_then_told(granting: Granting):
         assert not hearing_late.done()
     assert (await hearing_late).WhichOneof("kind") == "grant_revoked"
     await watch.ack(await hearing)
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     assert released(receipt) == {A: "acked"}
 
 
@@ -192,48 +192,48 @@ async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_gr
     await granting.lease(grant)
     watch = await granting.watch(grant)
     async with granting.grants._lock:
-        taking = await granting.revocations.revoke(grant.id)
+        handle = await granting.revocations.revoke(grant.id)
         for _ in range(4):
             await watch.beat()
             await asyncio.sleep(0.08)
     await watch.ack(await watch.next())
-    assert released(await soon(taking)) == {A: "acked"}
+    assert released(await soon(handle)) == {A: "acked"}
 
 
-async def test_a_watch_armed_in_the_middle_of_a_revocation_is_told_and_may_ack(start_granting: StartGranting):
-    """Whoever comes back while it is awaited hears of the revocation at once; its ack counts, and then nobody arms."""
+async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(start_granting: StartGranting):
+    """A peer that arms a watch while it is awaited gets the event at once; after its ack, no watch can be armed."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
     await granting.lease(grant, A)
     await granting.lease(grant, B)
-    taking = await granting.revocations.revoke(grant.id, "over")
-    await taking.durable()
+    handle = await granting.revocations.revoke(grant.id, "over")
+    await handle.durable()
     back, stranger = await granting.watch(grant, A), await granting.watch(grant, C)
     event = await back.next()
     assert event.grant_revoked.reason == "over"
     assert (await stranger.next()).WhichOneof("kind") == "grant_revoked"
     await back.ack(event, failed=2)
-    await eventually(lambda: how(taking) == {A: "acked", B: "awaited"})
+    await eventually(lambda: how(handle) == {A: "acked", B: "awaited"})
     late = await granting.watch(grant, B)
     await late.ack(await late.next())
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     assert released(receipt) == {A: "acked", B: "acked"}
     assert await reason_of(Watching(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
 
 
-async def test_a_watch_armed_in_the_middle_of_a_narrowing_is_told_and_one_after_it_is_not(
+async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later_one_does_not(
     start_granting: StartGranting,
 ):
-    """The event of a narrowing reaches whoever arms while it is awaited, and is over with it."""
+    """The event reaches watches that are armed while acks are awaited, and no later ones."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
     await granting.lease(grant, A)
-    taking = (await granting.revocations.edit_scope(grant.id, replace(grant.scope, max_rows_per_query=1))).taking
+    handle = (await granting.revocations.edit_scope(grant.id, replace(grant.scope, max_rows_per_query=1))).handle
     back = await granting.watch(grant, A)
     event = await back.next()
     assert event.WhichOneof("kind") == "grant_changed"
     await back.ack(event)
-    assert released(await soon(taking)) == {A: "acked"}
+    assert released(await soon(handle)) == {A: "acked"}
     again = await granting.watch(grant, B)
     assert await again.silent(0.1)
 
@@ -257,7 +257,7 @@ async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(
     go_on.set()
     assert await reason_of(call) == "GRANT_REVOKED"
     assert receipt.instances == ()
-    assert granting.upkeep.leases.count(grant.id) == 0
+    assert granting.coordinator.leases.count(grant.id) == 0
 
 
 async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
@@ -284,14 +284,14 @@ async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
 
 
 async def test_either_stream_of_one_instance_may_ack(granting: Granting):
-    """Two streams of one cache object, as during a move: both are told, and one ack says it for both."""
+    """Two streams of one cache object, as during a move: both get the event, and one ack counts for both."""
     grant = await granting.grant()
     await granting.lease(grant)
     old, new = await granting.watch(grant), await granting.watch(grant)
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     await old.next()
     await new.ack(await new.next(), failed=1)
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     assert released(receipt) == {A: "acked"}
     assert receipt.instances[0].failed_in_flight == 1
 
@@ -308,18 +308,18 @@ async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_
         await granting.watch(grant, C),
     )
     again = await granting.watch(grant, C)
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     for watch in (holder, onlooker, twice):
         watch.call.cancel()
-    await eventually(lambda: granting.upkeep.hub.count(grant.id) == 1)
-    assert how(taking) == {B: "disconnected", A: "awaited", C: "awaited"}
+    await eventually(lambda: granting.coordinator.subscriptions.count(grant.id) == 1)
+    assert how(handle) == {B: "disconnected", A: "awaited", C: "awaited"}
     again.call.cancel()
-    await eventually(lambda: how(taking)[C] == "disconnected")
+    await eventually(lambda: how(handle)[C] == "disconnected")
     hand.advance(33.1)
-    assert released(await soon(taking)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
+    assert released(await soon(handle)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
 
 
-async def test_nobody_is_awaited_where_nobody_holds_anything(granting: Granting):
+async def test_no_instance_is_awaited_without_leases_and_watches(granting: Granting):
     """A grant that was never used, or never enrolled, is effective at once."""
     used_never = await granting.grant()
     never_enrolled = await granting.grants.create(peer="home.example", subject="ada", scope=used_never.scope)
@@ -328,7 +328,7 @@ async def test_nobody_is_awaited_where_nobody_holds_anything(granting: Granting)
 
 
 async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting):
-    """Whoever asks while it goes on waits for the same; afterwards it is read again, first reason and all."""
+    """Concurrent callers share one revocation; later ones get its stored receipt with the first reason."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -341,7 +341,7 @@ async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting
     assert receipt.reason == "first"
 
 
-async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: Granting):
+async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: Granting):
     """The operator's command may end: the receipt is stored all the same."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -350,25 +350,25 @@ async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: 
     event = await watch.next()
     asking.cancel()
     await watch.ack(event)
-    await eventually(lambda: not granting.revocations.revoking(grant.id))
+    await eventually(lambda: not granting.revocations.is_revoking(grant.id))
     receipt = await stored(granting, grant)
     assert receipt is not None
     assert released(receipt) == {A: "acked"}
 
 
 async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
-    """The next process goes on where the last one was; it knows no notes, so it waits for the longest lease."""
+    """The next process continues the revocation; it knows no leases, so it waits for the longest lease."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
     await granting.lease(grant)
-    taking = await granting.revocations.revoke(grant.id, "leak")
-    await taking.durable()
+    handle = await granting.revocations.revoke(grant.id, "leak")
+    await handle.durable()
 
     hand.advance(5)
     granting = await start_granting(hand.clock)
-    with pytest.raises(ConflictError, match="goes on when it starts again"):
-        await taking.receipt()
+    with pytest.raises(ConflictError, match="continues when the gateway starts again"):
+        await handle.receipt()
 
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
     resumed = await granting.revocations.revoke(grant.id)
@@ -377,30 +377,30 @@ async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: Sta
     assert await is_pending(resumed)
     hand.advance(0.2)
     receipt = await soon(resumed)
-    assert (receipt.begun_at_us, receipt.reason) == (taking.begun.begun_at_us, "leak")
+    assert (receipt.begun_at_us, receipt.reason) == (handle.begun.begun_at_us, "leak")
     assert released(receipt) == {"": "lease_ended"}
 
     granting = await start_granting(hand.clock)
     assert await soon(await granting.revocations.revoke(grant.id)) == receipt
 
 
-async def test_a_restarted_revocation_needs_nobody_to_ask_for_it(start_granting: StartGranting):
-    """The next process goes on by itself, tells whoever learns of it by arming, and stores the receipt."""
+async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: StartGranting):
+    """The next process sends the event to watches that are armed, and stores the receipt."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
     await granting.lease(grant)
     await (await granting.revocations.revoke(grant.id)).durable()
     granting = await start_granting(hand.clock)
-    assert granting.revocations.revoking(grant.id)
+    assert granting.revocations.is_revoking(grant.id)
     hand.advance(33.1)
-    await eventually(lambda: not granting.revocations.revoking(grant.id))
+    await eventually(lambda: not granting.revocations.is_revoking(grant.id))
     receipt = await stored(granting, grant)
     assert receipt is not None
     assert released(receipt) == {"": "lease_ended"}
 
 
-async def test_after_a_restart_a_grant_is_leased_though_nobody_asked_since(start_granting: StartGranting):
+async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_granting: StartGranting):
     """A grant that an earlier process served waits out the restart rule, also after an ack; a new one does not."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -409,12 +409,12 @@ async def test_after_a_restart_a_grant_is_leased_though_nobody_asked_since(start
     granting = await start_granting(hand.clock)
     new = await granting.grant()
     watch = await granting.watch(old)
-    taking = await granting.revocations.revoke(old.id)
+    handle = await granting.revocations.revoke(old.id)
     await watch.ack(await watch.next())
-    await eventually(lambda: how(taking) == {A: "acked", "": "awaited"})
+    await eventually(lambda: how(handle) == {A: "acked", "": "awaited"})
     assert (await soon(await granting.revocations.revoke(new.id))).instances == ()
     hand.advance(33.1)
-    assert released(await soon(taking)) == {A: "acked", "": "lease_ended"}
+    assert released(await soon(handle)) == {A: "acked", "": "lease_ended"}
 
 
 async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartGranting):
@@ -426,11 +426,11 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     for _ in range(2):
         granting = await start_granting(hand.clock, max_lease_ms=1_000)
         assert await granting.lease(grant) == 1_000
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     hand.advance(32.9)
-    assert await is_pending(taking)
+    assert await is_pending(handle)
     hand.advance(0.2)
-    await soon(taking)
+    await soon(handle)
 
 
 async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(start_granting: StartGranting):
@@ -439,26 +439,26 @@ async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(s
     granting = await start_granting(hand.clock, served_from="one:/srv/work")
     grant = await granting.grant()
     granting = await start_granting(hand.clock, served_from="two:/srv/work")
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     hand.advance(33.1 + 19)
-    assert await is_pending(taking)
+    assert await is_pending(handle)
     hand.advance(1)
-    await soon(taking)
+    await soon(handle)
 
 
-async def test_a_revocation_that_cannot_be_stored_stands_and_is_taken_up_again(start_granting: StartGranting):
-    """The operator hears of it, no watcher does, calls stay refused; asking again goes through all the steps."""
+async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repeated(start_granting: StartGranting):
+    """The operator gets the error, watchers no event, calls stay refused; a second attempt runs all steps."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
     with refusing(granting.database, "UPDATE grants"):
-        taking = await granting.revocations.revoke(grant.id, "leak")
+        handle = await granting.revocations.revoke(grant.id, "leak")
         with pytest.raises(StoreError, match=r"is refused by the running gateway.*revoke it again.*disk full"):
-            await taking.durable()
+            await handle.durable()
         with pytest.raises(StoreError):
-            await taking.receipt()
+            await handle.receipt()
     error = await watch.end()
     assert error is not None
     assert error_detail_of(error).reason == "GRANT_REVOKED"
@@ -482,15 +482,15 @@ async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(gr
 
 
 async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Granting):
-    """The operator hears of it; asking again stores and shows that very receipt."""
+    """The operator gets the error; a second attempt stores and returns the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
     with refusing(granting.database, "UPDATE revocations"):
-        taking = await granting.revocations.revoke(grant.id)
+        handle = await granting.revocations.revoke(grant.id)
         await watch.ack(await watch.next())
         with pytest.raises(StoreError, match="receipt of grant"):
-            await soon(taking)
+            await soon(handle)
         with pytest.raises(StoreError, match="receipt of grant"):
             await granting.revocations.revoke(grant.id)
     receipt = await soon(await granting.revocations.revoke(grant.id))
@@ -511,24 +511,24 @@ async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting:
 
 
 async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
-    """Whoever asks just before the last ack, and reads the database slowly, gets the receipt that was given."""
+    """A caller whose read of the database overlaps the last ack gets the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     event = await watch.next()
     go_on = read_slowly(monkeypatch)
     again = asyncio.create_task(granting.revocations.revoke(grant.id))
     await asyncio.wait({again}, timeout=0.2)
     await watch.ack(event)
-    receipt = await soon(taking)
+    receipt = await soon(handle)
     go_on.set()
     assert await soon(await again) == receipt
     assert released(receipt) == {A: "acked"}
     assert await stored(granting, grant) == receipt
 
 
-async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+async def test_concurrent_callers_after_a_failure_get_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
     """A receipt that could not be stored is stored once, and all who ask are shown it."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
@@ -537,20 +537,20 @@ async def test_who_asks_together_after_a_failure_keeps_one_receipt(granting: Gra
     asking = asyncio.gather(*(granting.revocations.revoke(grant.id) for _ in range(4)))
     await asyncio.wait({asking}, timeout=0.2)
     go_on.set()
-    takings = await asking
-    receipts = {await soon(taking) for taking in takings}
+    handles = await asking
+    receipts = {await soon(handle) for handle in handles}
     assert receipts == {await stored(granting, grant)}
     assert sum(event.verb == "grant.effective" for event in await granting.audit.seen(1)) == 1
 
 
 async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
-    """Two caches that claim the greatest number of failed calls each: the sum is told as far as it can be told."""
+    """Two caches claim the largest number of failed calls: the sum is capped at the largest value of its field."""
     grant = await granting.grant()
     watches = [await granting.watch(grant, instance) for instance in (A, B)]
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     for watch in watches:
         await watch.ack(await watch.next(), failed=2**32 - 1)
-    told = receipt_message(await soon(taking))
+    told = receipt_message(await soon(handle))
     assert [one.failed_in_flight for one in told.instances] == [2**32 - 1] * 2
     assert told.failed_in_flight == 2**32 - 1
 
@@ -571,16 +571,16 @@ async def test_who_follows_sees_each_release(granting: Granting):
     for instance in (A, B):
         await granting.lease(grant, instance)
     first, second = await granting.watch(grant, A), await granting.watch(grant, B)
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     seen: list[list[str]] = []
-    async for instances in taking.follow():
+    async for instances in handle.follow():
         seen.append(sorted(release.how.value for release in instances))
         watch = {1: first, 2: second}.get(len(seen))
         if watch is not None:
             await watch.ack(await watch.next())
     assert seen[0] == ["awaited", "awaited"]
     assert ["acked", "awaited"] in seen
-    assert all(one.how == ReleaseReason.ACKED for one in (await soon(taking)).instances)
+    assert all(one.how == ReleaseReason.ACKED for one in (await soon(handle)).instances)
 
 
 async def test_a_receipt_is_read_as_it_was_written(granting: Granting):

@@ -1,4 +1,4 @@
-"""Scope edits over real mutual TLS and a real database: in force at once, durable, told, receipts for losses."""
+"""Scope edits over real mutual TLS and a real database: in force at once, durable, sent, receipts for losses."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
 
 
 async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: Granting):
-    """The peer is told that its grant changed, and its ack makes the narrowing effective."""
+    """The peer gets `grant_changed`, and its ack makes the scope reduction effective."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     await granting.lease(grant, stub=stub)
@@ -31,17 +31,17 @@ async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(gran
     assert edit.grant.scope == NOTES_ONLY
     assert edit.change.losses == ("tasks: rows of every team and personal rows",)
     assert await reason_of(stub.List(TASKS)) == "SCOPE_VIOLATION"
-    assert edit.taking is not None
-    assert how(edit.taking) == {A: "awaited"}
+    assert edit.handle is not None
+    assert how(edit.handle) == {A: "awaited"}
     event = await watch.next()
     assert event.WhichOneof("kind") == "grant_changed"
     await watch.ack(event, 2)
-    receipt = await soon(edit.taking)
+    receipt = await soon(edit.handle)
     assert (receipt.kind, receipt.reason) == (ReceiptKind.NARROWED, edit.change.losses[0])
     assert released(receipt) == {A: "acked"}
     assert receipt == await stored(granting, grant, ReceiptKind.NARROWED)
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
-    assert granting.upkeep.hub.count(grant.id) == 1, "the watch goes on"
+    assert granting.coordinator.subscriptions.count(grant.id) == 1, "the watch goes on"
 
 
 async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_granting: StartGranting):
@@ -51,21 +51,21 @@ async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_grant
     grant = await granting.grant()
     await granting.lease(grant)
     edit = await granting.revocations.edit_scope(grant.id, Scope(("tasks",), max_rows_per_query=10))
-    assert edit.taking is not None
+    assert edit.handle is not None
     hand.advance(20)
     assert await granting.lease(grant) == 30_000
-    assert await is_pending(edit.taking)
+    assert await is_pending(edit.handle)
     hand.advance(13.1)
-    assert released(await soon(edit.taking)) == {A: "lease_ended"}
+    assert released(await soon(edit.handle)) == {A: "lease_ended"}
 
 
-async def test_a_widening_is_told_and_needs_no_receipt(granting: Granting):
-    """The peer drops what it keeps and sees the new rows; nobody is awaited."""
+async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: Granting):
+    """The peer flushes its cache and sees the new rows; no instance is awaited."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
     edit = await granting.revocations.edit_scope(grant.id, WIDER)
-    assert (edit.applied, edit.taking) == (True, None)
+    assert (edit.applied, edit.handle) == (True, None)
     assert edit.change.gains == ("memory: rows of every team and personal rows",)
     assert (await watch.next()).WhichOneof("kind") == "grant_changed"
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == WIDER
@@ -81,13 +81,13 @@ async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granti
     first = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
     again = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
     assert not again.applied
-    assert again.taking is first.taking
+    assert again.handle is first.handle
     await watch.ack(await watch.next())
-    assert first.taking is not None
-    receipt = await soon(first.taking)
+    assert first.handle is not None
+    receipt = await soon(first.handle)
     later = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
-    assert later.taking is not None
-    assert await soon(later.taking) == receipt
+    assert later.handle is not None
+    assert await soon(later.handle) == receipt
 
 
 async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: Granting):
@@ -102,8 +102,8 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
     assert edit.applied
     assert edit.change.losses
     await watch.ack(await watch.next())
-    assert edit.taking is not None
-    assert released(await soon(edit.taking)) == {A: "acked"}
+    assert edit.handle is not None
+    assert released(await soon(edit.handle)) == {A: "acked"}
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
@@ -116,21 +116,21 @@ async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Granting
     edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
 
     assert edit.change.losses
-    assert edit.taking is not None
-    assert (await soon(edit.taking)).kind is ReceiptKind.NARROWED
+    assert edit.handle is not None
+    assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
 
 
 async def test_a_loss_against_the_scope_in_force_is_a_narrowing(granting: Granting, monkeypatch: pytest.MonkeyPatch):
     """A scope that takes nothing from the stored scope, but from the scope in force, still gets a receipt."""
     grant = await granting.grant(scope=NOTES_ONLY)
-    granting.revocations._unstored[grant.id] = NOTES_ONLY
+    granting.revocations._stored_scopes[grant.id] = NOTES_ONLY
     granting.grants.narrow(grant.id, WIDER)
 
     edit = await granting.revocations.edit_scope(grant.id, Scope(("notes", "tasks"), max_rows_per_query=10))
 
     assert not edit.change.losses
-    assert edit.taking is not None
-    assert (await soon(edit.taking)).kind is ReceiptKind.NARROWED
+    assert edit.handle is not None
+    assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting):
@@ -160,9 +160,9 @@ async def test_a_scope_edit_never_undoes_a_revocation(granting: Granting):
     async with granting.grants._lock:
         widening = asyncio.create_task(granting.revocations.edit_scope(grant.id, WIDER))
         await asyncio.sleep(0.05)
-        taking = await granting.revocations.revoke(grant.id)
+        handle = await granting.revocations.revoke(grant.id)
     await widening
-    await soon(taking)
+    await soon(handle)
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
     with pytest.raises(ConflictError, match="final"):
         await granting.revocations.edit_scope(grant.id, WIDE)
@@ -177,15 +177,15 @@ async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Gr
     watch = await granting.watch(grant)
     edit = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
     await watch.next()
-    taking = await granting.revocations.revoke(grant.id)
+    handle = await granting.revocations.revoke(grant.id)
     revoked = await watch.next()
     await watch.ack(revoked)
-    assert edit.taking is not None
-    assert released(await soon(taking)) == released(await soon(edit.taking)) == {A: "acked"}
+    assert edit.handle is not None
+    assert released(await soon(handle)) == released(await soon(edit.handle)) == {A: "acked"}
 
 
 async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartGranting):
-    """The next process holds the new scope, tells who armed meanwhile, and waits for the longest lease."""
+    """The next process holds the new scope, notifies watches armed meanwhile, and waits for the longest lease."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -194,10 +194,10 @@ async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: Star
     granting = await start_granting(hand.clock)
     assert granting.grants.require(grant.id).scope == NOTES_ONLY
     again = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
-    assert again.taking is not None
-    assert how(again.taking) == {"": "awaited"}
+    assert again.handle is not None
+    assert how(again.handle) == {"": "awaited"}
     hand.advance(33.1)
-    assert released(await soon(again.taking)) == {"": "lease_ended"}
+    assert released(await soon(again.handle)) == {"": "lease_ended"}
 
 
 async def test_a_filter_narrows_within_a_resource(granting: Granting):

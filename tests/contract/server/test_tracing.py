@@ -83,7 +83,7 @@ async def test_the_span_is_a_child_of_the_callers(serve: Serve, span_log: SpanLo
 async def test_refusals_have_their_words(
     serve: Serve, span_log: SpanLog, verb: str, request_: Any, outcome: str, status: StatusCode
 ) -> None:
-    """A refused call's span says why in one word, is no error, and holds no exception event."""
+    """A refused call's span has its outcome, no error status and no exception event."""
     serving = await serve(tracing=tracing(span_log))
     await end_of(getattr(serving.stub(), verb)(request_))
 
@@ -108,7 +108,7 @@ async def test_a_broken_provider_is_an_error_without_its_text(serve: Serve, span
     assert "secret" not in span.to_json()
 
 
-async def test_a_caller_that_goes_away_is_cancelled(serve: Serve, span_log: SpanLog) -> None:
+async def test_a_call_whose_caller_disconnects_is_cancelled(serve: Serve, span_log: SpanLog) -> None:
     """The span of a cancelled call ends as `cancelled`."""
     serving = await serve(tracing=tracing(span_log))
     begun = asyncio.Event()
@@ -188,7 +188,7 @@ async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: Serve, span_lo
 
 
 async def test_without_an_sdk_nothing_is_traced_and_the_audit_keeps_the_callers_trace(serve: Serve) -> None:
-    """No span and no `traceresponse`; the audit row still tells the caller's trace id."""
+    """No span and no `traceresponse`; the audit event still has the caller's trace id."""
     serving = await serve(tracing=ServerTracing(SpanSource(NoOpTracerProvider()), ManualClock().clock))
     _, trailing = await end_of(serving.stub().List(LIST, metadata=(("traceparent", PARENT),)))
 
@@ -197,8 +197,8 @@ async def test_without_an_sdk_nothing_is_traced_and_the_audit_keeps_the_callers_
     assert event.trace_id == TRACE
 
 
-def test_the_end_of_a_call_nobody_told_is_read_from_its_exception(span_log: SpanLog) -> None:
-    """Without a word: none is ok, a refusal its own, a bug `error`, a cancellation `cancelled`."""
+def test_without_finish_the_exception_decides_the_outcome(span_log: SpanLog) -> None:
+    """Without an exception the outcome is ok, a refusal its own, a bug `error`, a cancellation `cancelled`."""
     faults: list[BaseException | None] = [
         None,
         Refusal(Reason.RATE_LIMITED, "no"),
@@ -264,7 +264,7 @@ async def test_served_calls_are_counted_and_timed(
 
 
 async def test_an_incident_is_logged_within_its_span(serve: Serve, span_log: SpanLog) -> None:
-    """The line with the id that the caller was told names the trace by which the call is found."""
+    """The log line with the incident id has the trace id of the call."""
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(JsonFormatter())

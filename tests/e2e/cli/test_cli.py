@@ -406,7 +406,7 @@ def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled:
 
 def test_a_closed_output_is_no_fault(served: Served) -> None:
     """A command whose standard output is closed does its work."""
-    closed = f"{sys.executable} -m cli federation grant list -g home >&-"
+    closed = f"{sys.executable} -m mosaic_cli federation grant list -g home >&-"
     ran = subprocess.run(
         closed, shell=True, cwd=served.directory, env=environment(), capture_output=True, timeout=60, check=False
     )
@@ -424,7 +424,9 @@ def test_a_taken_port_is_named(served: Served, field: str) -> None:
     ran = mosaic("gateway", "serve", "--gateway", name, cwd=served.directory)
 
     assert ran.returncode == 1
-    assert ran.stderr.startswith(f"error: {field}: cannot listen on {address}: Address already in use; stop what uses")
+    assert ran.stderr.startswith(
+        f"error: {field}: cannot listen on {address}: Address already in use; stop the program"
+    )
     assert ran.stderr.count("\n") == 1
     assert not (served.directory / name / "run" / "admin.sock").exists()
 

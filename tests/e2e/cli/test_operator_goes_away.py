@@ -36,7 +36,7 @@ async def test_a_scope_edit_whose_command_is_gone_is_applied_and_recorded(home: 
     async with work.gateway.grants._lock:
         call = work.admin.UpdateGrantScope(pb.UpdateGrantScopeRequest(id=grant, scope=WIDER))
         reading = asyncio.ensure_future(call.read())
-        await eventually(lambda: bool(work.gateway._parts.upkeep.revocations._unstored))
+        await eventually(lambda: bool(work.gateway._parts.coordinator.revocations._stored_scopes))
         call.cancel()
         await asyncio.wait({reading})
     await on_record(work, "grant.scope")
@@ -77,8 +77,8 @@ async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(
 async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, work: Running) -> None:
     """It is told that the revocation goes on at the next start, and the stop does not wait for it."""
     grant = await enroll(home, work)
-    upkeep = work.gateway._parts.upkeep
-    upkeep.leases.grant_lease(grant, "f" * 32, 30_000)  # a cache object that never comes back
+    coordinator = work.gateway._parts.coordinator
+    coordinator.leases.grant_lease(grant, "f" * 32, 30_000)  # a cache object that never comes back
     call = work.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant))
     first = await call.read()
     assert "f" * 32 in {one.instance_id for one in first.progress.awaited}
@@ -86,6 +86,6 @@ async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, 
     begun = asyncio.get_running_loop().time()
     await work.gateway.stop()
     assert asyncio.get_running_loop().time() - begun < 4
-    with pytest.raises(grpc.aio.AioRpcError, match="goes on when it starts again"):
+    with pytest.raises(grpc.aio.AioRpcError, match="continues when the gateway starts again"):
         while await call.read():
             pass

@@ -211,7 +211,7 @@ def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) ->
         pair.start("work")
         shape = receipt(pair, grant)
     assert [(one["instance_id"], one["how"]) for one in shape["instances"]] == [(None, "lease_ended")]
-    assert "was not finished; going on" in (pair.directory / "work.log").read_text()
+    assert "left a revocation or scope reduction unfinished; continuing it" in (pair.directory / "work.log").read_text()
     assert receipt(pair, grant) == shape
     run(pair, "federation peer remove r6 -g home")
 

@@ -16,7 +16,7 @@ from federation.admin.errors import error_of
 from federation.clock import Clock
 from federation.errors import InputError, NotFoundError, Reason, Refusal
 from federation.pki.enrollment_token import EnrollmentToken
-from federation.server.audit.vocabulary import ACTS, READS, VERBS
+from federation.server.audit.vocabulary import ACTS, AUDIT_VERBS, READS
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from tests.support.gateway_pair import SCOPE, Running, Start, enroll
@@ -139,7 +139,7 @@ async def test_a_renewal_by_itself_is_on_record_at_the_asking_gateway_too(work: 
     async def refuse(*_: object, **__: object) -> None:
         raise Refusal(Reason.GRANT_INVALID, "not today")
 
-    work.gateway._parts.reissuer.renew = refuse  # type: ignore[method-assign]
+    work.gateway._parts.renewal_issuer.renew = refuse  # type: ignore[method-assign]
     hands.ahead_s = 22 * HOUR_S
     (failed,) = await recorded(home, "peer.renew", timeout_s=15, outcome="error")
 
@@ -200,6 +200,6 @@ def test_every_act_that_is_recorded_has_its_word() -> None:
     """No part of the package records a verb that the filter would call unknown."""
     said = set(_said_verbs())
 
-    assert said <= set(VERBS)
+    assert said <= set(AUDIT_VERBS)
     assert {"grant.create", "peer.add", "peer.renew", "grant.revoke", "watch"} <= said
     assert not set(READS) & set(ACTS)

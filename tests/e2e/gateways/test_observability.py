@@ -16,7 +16,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from federation.admin.socket import target
+from federation.admin.address import target
 from federation.telemetry.metric_definitions import METRICS, Kind
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2 as federation

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.admin.socket import target
+from federation.admin.address import target
 from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig
 from federation.v1 import admin_pb2 as pb

@@ -104,20 +104,20 @@ async def test_from_commit_to_acknowledgement(
 ) -> None:
     """An armed watch brings a revocation, and its acknowledgement back, within a round trip."""
     took: list[float] = []
-    hub = work_gateway.gateway._parts.upkeep.hub
-    publish = hub.publish
+    subscriptions = work_gateway.gateway._parts.coordinator.subscriptions
+    publish = subscriptions.publish
 
     def timed(grant_id: str, event: Event) -> int:
         begun = time.perf_counter()
 
         def heard(instance: str, failed: int) -> None:
             took.append(time.perf_counter() - begun)
-            if event.heard is not None:
-                event.heard(instance, failed)
+            if event.on_ack is not None:
+                event.on_ack(instance, failed)
 
-        return publish(grant_id, Event(event.word, event.text, heard))
+        return publish(grant_id, Event(event.event_type, event.text, heard))
 
-    hub.publish = timed  # type: ignore[method-assign]
+    subscriptions.publish = timed  # type: ignore[method-assign]
     for number in range(15):
         user = f"user-{number}"
         lines = b'{"kind":"user","id":"%s"}\n' % user.encode()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.admin.socket import answers, claimed, prepare_directory, target
+from federation.admin.address import answers, target
+from federation.admin.socket import claimed, prepare_directory
 from federation.errors import ConfigError, LockedError
 
 

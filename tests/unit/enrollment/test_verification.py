@@ -44,7 +44,7 @@ def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: 
     return check_answer(given, TOKEN, key.public_key(), now_us or SYSTEM_CLOCK.now_us())
 
 
-def test_a_good_answer_is_taken():
+def test_a_valid_answer_is_accepted():
     """What the real authority issues passes, and comes out as it went in."""
     csr = make_request(KEY, PEER)
     real = AUTHORITY.issue_client(csr, grant_id=GRANT_ID, subject="ada", peer=PEER, lifetime_s=300)
@@ -55,8 +55,8 @@ def test_a_good_answer_is_taken():
     assert checked.trust_bundle == AUTHORITY.trust_bundle
 
 
-def test_a_bundle_with_two_roots_is_taken():
-    """A second root, as during the replacement of an authority, is kept beside the pinned one; either may sign."""
+def test_a_bundle_with_two_roots_is_accepted():
+    """A second root, as during the replacement of an authority, is stored beside the pinned one; either may sign."""
     bundle = STRANGER.trust_bundle + AUTHORITY.trust_bundle
     by_second = STRANGER.client(key=KEY).certificate_pem
 
@@ -64,7 +64,7 @@ def test_a_bundle_with_two_roots_is_taken():
     assert check(answer(trust_bundle=bundle, certificate=by_second)).certificate_pem == by_second
 
 
-def test_words_round_the_pem_are_not_kept():
+def test_text_around_the_pem_is_not_stored():
     """Only certificates are stored, not what a peer wrote beside them."""
     checked = check(answer(trust_bundle="\x1b[2J hello\n" + AUTHORITY.trust_bundle, certificate=issued()))
 
@@ -123,13 +123,13 @@ def test_a_bad_answer_is_refused(fault: str):
 
 
 def test_a_doubled_identity_in_an_answer_is_refused():
-    """A certificate that says its subject twice is refused."""
+    """A certificate with two subject extensions is refused."""
     doubled = ROOT.client(
         key=KEY,
         extensions=(("1.3.6.1.4.1.99999.1", b"\x0c\x24" + GRANT_ID.encode()),) * 2,
     )
 
-    with pytest.raises(ValueError, match="of its certificate the grant id extension stands twice"):
+    with pytest.raises(ValueError, match="in its certificate, the grant id extension occurs twice"):
         check(answer(certificate=doubled.certificate_pem))
 
 

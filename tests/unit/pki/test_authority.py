@@ -68,7 +68,7 @@ def test_the_server_key_belongs_to_the_server_certificate():
     assert key_hash(key.public_key()) == key_hash(loaded(AUTHORITY.server_certificate_pem).public_key())
 
 
-def test_a_client_certificate_says_what_it_was_issued_for():
+def test_a_client_certificate_contains_its_grant_id_and_subject():
     """Key and gateway name of the request, both identity extensions non-critical, clients only, 24 hours, backdated."""
     clock = ManualClock(1_800_000_000)
     authority = Authority.create("work.example", clock=clock.clock)
@@ -99,7 +99,7 @@ def test_a_certificate_never_outlives_its_grant():
     assert issue(csr, authority, not_after_us=1_900_000_000_000_000).not_after_us == 1_800_086_400_000_000
 
 
-def test_nothing_but_the_key_is_taken_from_a_request():
+def test_only_the_key_is_taken_from_a_request():
     """Extensions, other names and alternative names that a request asks for are not in the certificate."""
     name = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, PEER), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "root")]
@@ -134,7 +134,7 @@ def with_broken_signature(csr: bytes) -> bytes:
 
 
 def with_another_key(csr: bytes) -> bytes:
-    """The same signed request, but its public key is somebody else's."""
+    """The same signed request, but with another public key."""
     from cryptography.hazmat.primitives.serialization import PublicFormat  # noqa: PLC0415
 
     def point(key):
@@ -170,7 +170,7 @@ BAD_REQUESTS = {
 
 @pytest.mark.parametrize("fault", BAD_REQUESTS)
 def test_a_bad_request_gets_no_certificate(fault: str):
-    """Each fault of a certificate request is refused by name, and the message does not tell the expected gateway."""
+    """Each fault of a certificate request is refused by name, and the message does not name the expected gateway."""
     csr, complaint = BAD_REQUESTS[fault]
     with pytest.raises(InputError, match=complaint) as caught:
         issue(csr)
@@ -180,7 +180,7 @@ def test_a_bad_request_gets_no_certificate(fault: str):
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_listed_curves_are_taken(curve: ec.EllipticCurve):
+def test_listed_curves_are_accepted(curve: ec.EllipticCurve):
     """P-256 and the stronger NIST curves get a certificate."""
     key = ec.generate_private_key(curve)
 
@@ -188,19 +188,19 @@ def test_listed_curves_are_taken(curve: ec.EllipticCurve):
 
 
 def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest.MonkeyPatch):
-    """The issuer reads back what it signed: another identity than was asked for never leaves."""
+    """The issuer reads the signed certificate back and refuses one with another identity."""
     monkeypatch.setattr(
         "federation.pki.authority.identity_extensions",
         lambda grant_id, _subject: identity_extensions(grant_id, "eve"),
     )
 
-    with pytest.raises(ValueError, match="does not say what it was issued for"):
+    with pytest.raises(ValueError, match="does not contain the requested grant id and subject"):
         issue(GOOD)
 
 
 @pytest.mark.parametrize("identity", [{"grant_id": "x"}, {"subject": ""}, {"subject": "ä"}, {"subject": "a" * 128}])
 def test_an_identity_that_no_reader_takes_is_never_issued(identity: dict[str, str]):
-    """The issuer checks what goes out."""
+    """The issuer checks the certificate before it returns it."""
     with pytest.raises(ValueError, match="is not"):
         issue(GOOD, **identity)
 

@@ -22,7 +22,7 @@ TEXT = TOKEN.encode()
 
 
 def test_a_token_survives_its_text():
-    """Decoding gives back all five parts."""
+    """Decoding returns all five fields."""
     assert EnrollmentToken.decode(TEXT) == TOKEN
     assert TEXT.isascii()
     assert not any(character.isspace() for character in TEXT)
@@ -114,17 +114,17 @@ def test_a_certificate_that_is_none_is_refused():
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
-        ("endpoint", "nowhere", "endpoint is unusable"),
-        ("endpoint", "host:0", "endpoint or gateway name is unusable"),
-        ("endpoint", "unix:/tmp/x:1", "endpoint is unusable"),
-        ("gateway", "Work Example", "endpoint or gateway name is unusable"),
-        ("gateway", "", "endpoint or gateway name is unusable"),
-        ("secret", "short", "secret or grant id has a wrong form"),
-        ("secret", "s" * 42 + "\n", "secret or grant id has a wrong form"),
-        ("grant_id", "1", "secret or grant id has a wrong form"),
+        ("endpoint", "nowhere", "endpoint is invalid"),
+        ("endpoint", "host:0", "endpoint or gateway name is invalid"),
+        ("endpoint", "unix:/tmp/x:1", "endpoint is invalid"),
+        ("gateway", "Work Example", "endpoint or gateway name is invalid"),
+        ("gateway", "", "endpoint or gateway name is invalid"),
+        ("secret", "short", "secret or grant id is malformed"),
+        ("secret", "s" * 42 + "\n", "secret or grant id is malformed"),
+        ("grant_id", "1", "secret or grant id is malformed"),
     ],
 )
-def test_a_token_made_to_do_harm_is_refused(field: str, value: str, complaint: str):
+def test_a_forged_token_with_a_right_checksum_is_refused(field: str, value: str, complaint: str):
     """Endpoint, gateway name, secret and grant id are held to their forms."""
     with pytest.raises(InputError, match=complaint):
         EnrollmentToken.decode(replace(TOKEN, **{field: value}).encode())

@@ -16,8 +16,8 @@ EXPECTED = {
     "no extensions": "the grant id extension is missing",
     "grant missing": "the grant id extension is missing",
     "subject missing": "the subject extension is missing",
-    "grant doubled": "the grant id extension stands twice",
-    "subject doubled": "the subject extension stands twice",
+    "grant doubled": "the grant id extension occurs twice",
+    "subject doubled": "the subject extension occurs twice",
     "wrong tag": "the grant id extension is not a UTF8String",
     "raw text": "the grant id extension is not a UTF8String",
     "length too long": "the grant id extension has a wrong length",
@@ -44,7 +44,7 @@ def pki() -> Pki:
 
 @pytest.mark.parametrize("fault", IDENTITY_FAULTS)
 def test_each_fault_of_an_identity_is_named(pki: Pki, fault: str):
-    """A certificate with one wrong identity extension is refused with the words for that very fault."""
+    """A certificate with one wrong identity extension is refused with a message for its fault."""
     with pytest.raises(ValueError, match=r"^the ") as caught:
         read_identity(pki.bad_client(fault).certificate)
 
@@ -102,7 +102,7 @@ def test_the_encoder_agrees_with_the_test_authority():
     ("grant_id", "subject"), [("x", "ada"), (GRANT_ID, ""), (GRANT_ID, "a\n"), (GRANT_ID.upper(), "")]
 )
 def test_no_issuer_can_write_what_no_reader_takes(grant_id: str, subject: str):
-    """The extensions of a wrong identity are not even made."""
+    """No extensions are made for an invalid identity."""
     with pytest.raises(ValueError, match="is not"):
         identity_extensions(grant_id, subject)
 

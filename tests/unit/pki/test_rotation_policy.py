@@ -80,7 +80,7 @@ def test_a_plan_waits_for_its_instant():
 
 
 def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on():
-    """Each failure is remembered and followed by a pause; a success forgets them."""
+    """Each failure is counted and followed by a delay; a success resets the count."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
     seen = []
     for _ in range(DEGRADED_AT):
@@ -98,7 +98,7 @@ def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on():
 
 
 def test_a_final_refusal_ends_the_attempts():
-    """A revoked grant is not asked about again."""
+    """No renewal is attempted under a revoked grant."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
     plan.failed(failure(now, "GRANT_REVOKED"), 0.5, final=True)

@@ -131,7 +131,7 @@ def test_a_purpose_is_bound_in():
 
 
 def test_another_key_opens_nothing():
-    """The seal key of another gateway is told as such."""
+    """The error names another seal key as a possible cause."""
     with pytest.raises(SealError, match="another seal key"):
         Sealer(bytes(32)).open(Sealer(KEY).seal(b"secret", "p"), "p")
 

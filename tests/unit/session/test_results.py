@@ -15,8 +15,9 @@ from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import SpanSource
 from federation.v1 import federation_pb2 as pb
-from federation.wire.requests import SERVICE, query_hash
+from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
+from federation.wire.verbs import VERB_BY_NAME
 from tests.support.clock import ManualClock
 from tests.support.federations import federation_of
 from tests.support.manual_driver import ManualChain, make_call, rows
@@ -26,7 +27,7 @@ from tests.support.scripted import Reply, ScriptedPeer
 CALL = make_call(trace=None)
 HIT = Outcome(grpc.StatusCode.OK, b"rows", cached=True, age_s=3.0)
 HIT_ONLY = make_call()._replace(hit_only=True)
-LIST = METHODS[f"{SERVICE}List"]
+LIST = METHODS[VERB_BY_NAME["list"].path]
 
 
 class Serve:

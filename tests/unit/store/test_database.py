@@ -63,7 +63,9 @@ async def test_a_database_with_another_encoding_is_refused(postgres_directory: s
     """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the fix."""
     url = await new_postgres_url(postgres_directory, f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
 
-    with pytest.raises(ConfigError, match=rf"^store\.url: the database uses the encoding {encoding}, .*createdb --encoding UTF8"):
+    with pytest.raises(
+        ConfigError, match=rf"^store\.url: the database uses the encoding {encoding}, .*createdb --encoding UTF8"
+    ):
         await Database.open(url)
 
 

@@ -48,13 +48,13 @@ async def test_a_list_shows_what_the_subject_may_see_within_the_scope():
 
 
 async def test_where_is_handed_on_as_equality():
-    """The filter of a list reaches the provider as it was asked."""
+    """The provider gets the filter of the list request unchanged."""
     assert await ids(verbs(), resource="tasks", where={"title": "task 2"}) == ["t2"]
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(0, 50), (7, 7), (80, 60), (2**31 - 1, 60)])
 async def test_the_scope_caps_any_page_size(asked: int, limit: int):
-    """0 means the default, and no size gets past the grant's cap."""
+    """0 means the default, and the grant caps every size."""
     provider = ListedProvider()
 
     await ids(verbs(provider), scoped(max_rows_per_query=60), resource="tasks", page_size=asked)
@@ -77,7 +77,7 @@ async def test_pages_give_every_row_once_also_when_their_size_changes(sizes: lis
 
 
 async def test_after_starts_behind_a_known_row():
-    """A caller that knows a row goes on behind it, without a token."""
+    """A caller that knows a row gets the page after it, without a token."""
     first = (await verbs().list(GRANT, pb.ListRequest(resource="tasks", page_size=1))).message.rows[0]
     place = pb.ListPosition(created_at=first.created_at, id=first.id)
 
@@ -110,7 +110,7 @@ async def test_a_row_larger_than_a_page_comes_alone():
 
 
 async def test_a_page_of_wide_characters_that_fits_is_not_cut():
-    """The quick bound may be exceeded by characters that take less than it assumes; then the real size decides."""
+    """If the quick upper bound exceeds the page size, the encoded size decides."""
     provider = ListedProvider([row(f"r{i}", age=i, text="x" * 30_000) for i in range(20)])
 
     assert len(await ids(verbs(provider), resource="tasks")) == 20

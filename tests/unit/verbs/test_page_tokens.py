@@ -61,7 +61,7 @@ def test_a_token_of_another_query_is_refused(context: bytes):
     ],
 )
 def test_a_token_of_another_search_is_refused(context: bytes):
-    """Grant, words and resources bind the token of a search."""
+    """Grant, query and resources bind the token of a search."""
     with pytest.raises(Refusal) as caught:
         TOKENS.offset(context, TOKENS.of_offset(search_context("g", "report", ("tasks",)), 50))
 
@@ -69,13 +69,13 @@ def test_a_token_of_another_search_is_refused(context: bytes):
 
 
 def test_the_order_of_filters_and_resources_does_not_matter():
-    """The same query in another order takes the token."""
+    """The token is valid for the same query with its parts in another order."""
     assert list_context("g", "t", {"a": "1", "b": "2"}) == list_context("g", "t", {"b": "2", "a": "1"})
     assert search_context("g", "q", ("a", "b")) == search_context("g", "q", ("b", "a"))
 
 
 def test_a_token_of_another_key_is_refused():
-    """A gateway takes no token that it did not make."""
+    """A gateway refuses a token that it did not create."""
     with pytest.raises(Refusal):
         PageTokens(b"x" * 32).position(CONTEXT, TOKENS.of_position(CONTEXT, PLACE))
 

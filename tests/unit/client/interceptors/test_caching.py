@@ -10,8 +10,9 @@ from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compo
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS, CachingInterceptor, cut, lease_s
 from federation.errors import Reason, Refusal
-from federation.wire.requests import VERB_OF_METHOD, query_hash
+from federation.wire.requests import query_hash
 from federation.wire.status import error_detail, refusal_status
+from federation.wire.verbs import VERB_BY_NAME
 from tests.support.manual_driver import ManualChain, ids, make_call, rows
 
 
@@ -37,7 +38,7 @@ def chain() -> ManualChain:
 def test_every_verb_is_kept_shared_or_not_by_its_entry_in_the_table() -> None:
     """List and Get are kept; Search and Capabilities never are; Watch is left alone; there is no other verb."""
     assert set(CACHEABLE_VERBS) == {"list", "get"}
-    assert set(VERB_OF_METHOD.values()) - set(CACHEABLE_VERBS) - UNCACHED_VERBS == {"search", "capabilities"}
+    assert set(VERB_BY_NAME) - set(CACHEABLE_VERBS) - UNCACHED_VERBS == {"search", "capabilities"}
 
 
 def test_the_second_call_is_a_hit_that_never_gets_to_the_wire(chain: ManualChain) -> None:

@@ -44,7 +44,7 @@ async def trail(writer: ScriptedWriter) -> AsyncIterator[AuditTrail]:
 async def test_events_are_written_in_batches_soon(trail: AuditTrail, writer: ScriptedWriter):
     """Reads that come together are written together, in their order, well within a second."""
     for number in range(3):
-        await trail.keep(read(number))
+        await trail.record_read(read(number))
 
     async with asyncio.timeout(1):
         events = await writer.seen(3)
@@ -58,12 +58,12 @@ async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, 
     """With no place free for 100 ms the read is refused as RESOURCE_EXHAUSTED, and never recorded as served."""
     writer.gate.clear()
     for number in range(4):
-        await trail.keep(read(number))
+        await trail.record_read(read(number))
     loop = asyncio.get_running_loop()
     began = loop.time()
 
     with pytest.raises(Refusal) as caught:
-        await trail.keep(read(99))
+        await trail.record_read(read(99))
 
     assert 0.09 <= loop.time() - began < 1
     assert caught.value.reason is Reason.RATE_LIMITED
@@ -73,11 +73,11 @@ async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, 
 
 
 async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTrail, writer: ScriptedWriter):
-    """A held reply goes on as soon as the batch under way is written."""
+    """A delayed reply leaves when the current batch is written."""
     writer.gate.clear()
     for number in range(4):
-        await trail.keep(read(number))
-    held = asyncio.create_task(trail.keep(read(4)))
+        await trail.record_read(read(number))
+    held = asyncio.create_task(trail.record_read(read(4)))
     await writer.begun.wait()
     writer.gate.set()
     await held
@@ -88,7 +88,7 @@ async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTr
 async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: ScriptedWriter):
     """Ten times the capacity passes when the table keeps up."""
     for number in range(40):
-        await trail.keep(read(number))
+        await trail.record_read(read(number))
         if number % 4 == 3:
             await writer.seen(number + 1)
 
@@ -96,12 +96,12 @@ async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: Scr
 
 
 async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, writer: ScriptedWriter):
-    """Like refusals are counted together; in what they differ, the row says so."""
+    """Refusals that are alike become one event with a count; differing values become `*`."""
     for resource in ("tasks", "tasks", "notes"):
-        trail.refuse(denial(resource=resource, query_hash=resource))
-    trail.refuse(denial(source="10.0.0.2"))
-    trail.refuse(denial(reason="SCOPE_VIOLATION"))
-    trail.refuse(denial(grant_id=None))
+        trail.record_refusal(denial(resource=resource, query_hash=resource))
+    trail.record_refusal(denial(source="10.0.0.2"))
+    trail.record_refusal(denial(reason="SCOPE_VIOLATION"))
+    trail.record_refusal(denial(grant_id=None))
 
     events = await writer.seen(6)
 
@@ -115,9 +115,9 @@ async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, 
 
 
 async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditTrail, writer: ScriptedWriter):
-    """Whoever asks who was refused a search hears of it, though a list was refused at the same moment."""
+    """Refusals of different verbs are different events, so a filter by verb finds each."""
     for verb in ("list", "search", "list"):
-        trail.refuse(denial(verb=verb))
+        trail.record_refusal(denial(verb=verb))
 
     assert [(event.verb, event.count) for event in await writer.seen(2)] == [("list", 2), ("search", 1)]
 
@@ -133,9 +133,9 @@ async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail
 
 
 async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTrail, writer: ScriptedWriter):
-    """What is counted together is not laid at the door of whoever came first."""
+    """An event for several peers or subjects does not name the first one."""
     for peer in ("alpha", "beta"):
-        trail.refuse(denial(grant_id=None, peer=peer))
+        trail.record_refusal(denial(grant_id=None, peer=peer))
 
     (event,) = await writer.seen(1)
 
@@ -145,7 +145,7 @@ async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTr
 async def test_refusals_of_different_subjects_show_mixed_subjects(trail: AuditTrail, writer: ScriptedWriter):
     """A row that counts refusals of several subjects names none of them."""
     for subject in ("ada", "bob"):
-        trail.refuse(denial(subject=subject))
+        trail.record_refusal(denial(subject=subject))
 
     (event,) = await writer.seen(1)
 
@@ -158,8 +158,8 @@ async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     """Beyond the bound refusals are dropped with a count and one log line; like ones are still counted in."""
     writer.gate.clear()
     for number in range(MAX_REFUSALS + 7):
-        trail.refuse(denial(source=f"s{number}"))
-    trail.refuse(denial(source="s0"))
+        trail.record_refusal(denial(source=f"s{number}"))
+    trail.record_refusal(denial(source="s0"))
 
     assert trail.waiting == MAX_REFUSALS
     assert trail.dropped == 7
@@ -172,8 +172,8 @@ async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, w
     """A row that counts three refusals and finds no room adds three to the number of dropped refusals."""
     writer.gate.clear()
     for number in range(MAX_REFUSALS):
-        trail.refuse(denial(source=f"s{number}"))
-    trail.refuse(denial(source="one more", count=3))
+        trail.record_refusal(denial(source=f"s{number}"))
+    trail.record_refusal(denial(source="one more", count=3))
 
     assert trail.dropped == 3
 
@@ -181,25 +181,25 @@ async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, w
 async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer: ScriptedWriter):
     """Refusals have their own room: reads pass while thousands of refusals come in."""
     for number in range(5_000):
-        trail.refuse(denial(source=f"s{number}"))
-    await trail.keep(read(7))
+        trail.record_refusal(denial(source=f"s{number}"))
+    await trail.record_read(read(7))
 
     await writer.seen(MAX_REFUSALS + 1)
 
     assert 7 in [event.at_us for event in writer.events]
 
 
-async def test_a_failing_table_is_told_once_and_loses_nothing(
+async def test_a_failing_table_is_logged_once_and_loses_nothing(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
 ):
-    """While writes fail, events stay; one line says so, one line says that it is over, and everything is written."""
+    """While writes fail, events stay queued; one line reports the failure, one its end, and every event is written."""
     caplog.set_level(logging.INFO)
     writer.fault = OSError("disk full\nand more")
-    await trail.keep(read(1))
-    trail.refuse(denial())
+    await trail.record_read(read(1))
+    trail.record_refusal(denial())
     while writer.attempts < 3:
         await asyncio.sleep(0.02)
-        trail.refuse(denial())
+        trail.record_refusal(denial())
     assert trail.failing
     assert trail.waiting == 2
 
@@ -220,10 +220,10 @@ async def test_refusals_during_a_write_that_fails_are_counted_with_those_that_we
 ):
     """What comes in while a batch is under way joins the refusals that come back from it."""
     writer.gate.clear()
-    trail.refuse(denial())
+    trail.record_refusal(denial())
     await writer.begun.wait()
-    trail.refuse(denial())
-    trail.refuse(denial(source="10.0.0.2"))
+    trail.record_refusal(denial())
+    trail.record_refusal(denial(source="10.0.0.2"))
 
     writer.fault = OSError("disk full")
     writer.gate.set()
@@ -238,14 +238,14 @@ async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter)
     """Everything queued before `stop` is written by it; a read afterwards is refused."""
     trail = AuditTrail(writer)
     trail.start()
-    await trail.keep(read(1))
-    trail.refuse(denial())
+    await trail.record_read(read(1))
+    trail.record_refusal(denial())
 
     await trail.stop()
 
     assert len(writer.events) == 2
     with pytest.raises(Refusal):
-        await trail.keep(read(2))
+        await trail.record_read(read(2))
 
 
 async def test_refusals_survive_the_cancellation_of_the_writer(
@@ -255,13 +255,13 @@ async def test_refusals_survive_the_cancellation_of_the_writer(
     writer.gate.clear()
     trail = AuditTrail(writer)
     trail.start()
-    trail.refuse(denial())
+    trail.record_refusal(denial())
     await writer.begun.wait()
 
     await trail.stop(0.0)
 
     assert trail.waiting == 1
-    assert "audit ended with 1 events unwritten" in caplog.text
+    assert "the audit trail stopped with 1 events unwritten" in caplog.text
 
 
 async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(writer: ScriptedWriter):
@@ -272,7 +272,7 @@ async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(write
 
     for number in range(2):
         with pytest.raises(Refusal):
-            await trail.keep(read(number))
+            await trail.record_read(read(number))
 
     assert not trail._places.locked()
 
@@ -287,20 +287,20 @@ async def test_stop_ends_in_time_when_the_table_hangs_or_fails(
             writer.gate.clear()
         trail = AuditTrail(writer)
         trail.start()
-        await trail.keep(read(1))
+        await trail.record_read(read(1))
 
         async with asyncio.timeout(2):
             await trail.stop(0.3)
 
         writer.gate.set()
-    assert sum("ended with 1 events unwritten" in line for line in caplog.messages) == 2
+    assert sum("stopped with 1 events unwritten" in line for line in caplog.messages) == 2
 
 
 async def test_acts_are_recorded_and_refused_ones_counted(trail: AuditTrail, writer: ScriptedWriter):
     """An act that was done has its own row even when the queue of reads is full; refused ones are aggregated."""
     writer.gate.clear()
     for number in range(4):
-        await trail.keep(read(number))
+        await trail.record_read(read(number))
     trail.record_act("revoke", grant_id="g", peer="home.example", subject="ada", reason="left the company")
     for _ in range(3):
         trail.record_act("enroll", "denied", source="10.0.0.9", reason="unknown token")

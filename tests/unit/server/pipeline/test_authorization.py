@@ -30,7 +30,7 @@ def refusal_of(grant: Grant | None, leaf: Leaf = LEAF) -> Refusal:
 
 
 def test_an_active_grant_with_its_own_certificate_passes():
-    """The grant comes back as it is; one that never ends and one that ends later are alike."""
+    """The grant is returned unchanged, with or without a later expiry."""
     assert authorize(GRANT, caller(), NOW_US) is GRANT
     assert authorize(replace(GRANT, expires_at_us=NOW_US + 1), caller(), NOW_US).id == GRANT_ID
 
@@ -48,7 +48,7 @@ def test_an_active_grant_with_its_own_certificate_passes():
     ],
 )
 def test_every_other_fault_has_one_answer(grant: Grant | None, detail: str):
-    """The caller cannot tell the faults apart; the gateway's own records can."""
+    """Every fault has the same message for the caller, and its own detail for the audit."""
     refusal = refusal_of(grant)
 
     assert refusal.reason is Reason.GRANT_INVALID
@@ -57,7 +57,7 @@ def test_every_other_fault_has_one_answer(grant: Grant | None, detail: str):
 
 
 def test_only_the_holder_of_a_revoked_grant_learns_that_it_was_revoked():
-    """A certificate of the grant is told; a stranger's serial, or another subject, gets the answer of any fault."""
+    """Only a certificate of the revoked grant gets GRANT_REVOKED; another serial or subject gets GRANT_INVALID."""
     revoked = replace(GRANT, status=GrantStatus.REVOKED)
 
     assert refusal_of(revoked).reason is Reason.GRANT_REVOKED
@@ -66,7 +66,7 @@ def test_only_the_holder_of_a_revoked_grant_learns_that_it_was_revoked():
     assert refusal_of(replace(revoked, certificates=OTHER)).reason is Reason.GRANT_INVALID
 
 
-def test_revocation_is_told_even_when_the_grant_has_ended_since():
+def test_a_revoked_grant_that_has_expired_is_still_reported_as_revoked():
     """Revoked is final: neither the grant's end nor a retired certificate hides it from the holder."""
     revoked = replace(GRANT, status=GrantStatus.REVOKED, expires_at_us=NOW_US - 1, certificates=RETIRED)
 

@@ -21,11 +21,11 @@ def test_calls_are_counted_by_verb_and_outcome_and_by_grant() -> None:
     """A call without a known grant adds to the totals alone; the last instant is that of the last call."""
     clock = ManualClock(wall=1_800_000_000.0)
     counters = CallCounters(clock.clock)
-    counters.ended("list", OutcomeName.OK, grant_id=GRANT)
-    counters.ended("get", OutcomeName.NOT_FOUND, grant_id=GRANT)
-    counters.ended("list", OutcomeName.OK, grant_id=GRANT)
+    counters.record("list", OutcomeName.OK, grant_id=GRANT)
+    counters.record("get", OutcomeName.NOT_FOUND, grant_id=GRANT)
+    counters.record("list", OutcomeName.OK, grant_id=GRANT)
     clock.advance(2)
-    counters.ended("list", OutcomeName.DENIED, reason="CERTIFICATE_INVALID")
+    counters.record("list", OutcomeName.DENIED, reason="CERTIFICATE_INVALID")
 
     totals = counters.totals()
     assert dict(totals.requests) == {("get", "not_found"): 1, ("list", "denied"): 1, ("list", "ok"): 2}
@@ -38,13 +38,13 @@ def test_the_last_denial_of_a_grant_stays_with_its_reason() -> None:
     """Refusals for the scope and for the rate are denials; what comes after them changes neither instant nor reason."""
     clock = ManualClock(wall=1_800_000_000.0)
     counters = CallCounters(clock.clock)
-    counters.ended("list", OutcomeName.DENIED, grant_id=GRANT, reason="SCOPE_VIOLATION")
+    counters.record("list", OutcomeName.DENIED, grant_id=GRANT, reason="SCOPE_VIOLATION")
     clock.advance(1)
-    counters.ended("list", OutcomeName.RATE_LIMITED, grant_id=GRANT, reason="RATE_LIMITED")
+    counters.record("list", OutcomeName.RATE_LIMITED, grant_id=GRANT, reason="RATE_LIMITED")
     clock.advance(1)
-    counters.ended("list", OutcomeName.OK, grant_id=GRANT)
-    counters.ended("list", OutcomeName.INVALID, grant_id=GRANT, reason="INVALID_REQUEST")
-    counters.ended("list", OutcomeName.ERROR, grant_id=GRANT, reason="INTERNAL")
+    counters.record("list", OutcomeName.OK, grant_id=GRANT)
+    counters.record("list", OutcomeName.INVALID, grant_id=GRANT, reason="INVALID_REQUEST")
+    counters.record("list", OutcomeName.ERROR, grant_id=GRANT, reason="INTERNAL")
 
     assert counters.of(GRANT) == GrantUse(5, 2, 1_800_000_001_000_000, "RATE_LIMITED")
     assert counters.of("another") == GrantUse(0, 0, None, "")
@@ -53,9 +53,9 @@ def test_the_last_denial_of_a_grant_stays_with_its_reason() -> None:
 def test_totals_do_not_move_once_they_were_read() -> None:
     """What was handed out is of one moment."""
     counters = CallCounters(ManualClock().clock)
-    counters.ended("list", OutcomeName.OK)
+    counters.record("list", OutcomeName.OK)
     before = counters.totals()
-    counters.ended("list", OutcomeName.OK)
+    counters.record("list", OutcomeName.OK)
 
     assert dict(before.requests) == {("list", "ok"): 1}
 
@@ -66,7 +66,7 @@ def test_no_call_is_lost_between_threads() -> None:
 
     def count() -> None:
         for _ in range(2_000):
-            counters.ended("list", OutcomeName.DENIED, grant_id=GRANT, reason="SCOPE_VIOLATION")
+            counters.record("list", OutcomeName.DENIED, grant_id=GRANT, reason="SCOPE_VIOLATION")
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:

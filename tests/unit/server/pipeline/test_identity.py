@@ -26,7 +26,7 @@ def refusal_of(context: dict[str, list[bytes]], now_us: int = NOW_US) -> Refusal
     return caught.value
 
 
-def test_a_good_certificate_says_everything():
+def test_a_valid_certificate_gives_the_whole_identity():
     """Grant, subject, serial, fingerprint and both instants come out as they went in."""
     leaf = PKI.client(subject="ada")
     before, after = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
@@ -40,7 +40,7 @@ def test_a_good_certificate_says_everything():
 
 
 def test_a_certificate_is_parsed_once():
-    """The second call with the same PEM gets the very same identity."""
+    """The second call with the same PEM returns the same object."""
     leaf = PKI.client()
 
     assert caller_of(shown(leaf), NOW_US) is caller_of(shown(leaf), NOW_US)

@@ -38,7 +38,7 @@ def test_the_call_beyond_the_limit_is_refused_with_a_time():
 
 
 def test_grants_do_not_share_a_limit():
-    """One grant's flood leaves another's calls alone."""
+    """The calls of one grant do not count for another grant."""
     limits = limiter(ManualClock())
 
     assert [passes(limits) for _ in range(4)] == [True, True, True, False]
@@ -46,7 +46,7 @@ def test_grants_do_not_share_a_limit():
 
 
 def test_a_refused_call_is_not_counted():
-    """Hammering does not push the end of the wait away."""
+    """Refused calls do not prolong the wait."""
     clock = ManualClock()
     limits = limiter(clock)
     while passes(limits):

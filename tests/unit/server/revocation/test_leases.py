@@ -22,10 +22,10 @@ def table(clock: ManualClock, **options: object) -> LeaseTable:
     return LeaseTable(clock.clock, **options)
 
 
-def how(withdrawal: PendingRevocation) -> dict[str, ReleaseReason]:
-    """How each instance of a withdrawal stands."""
-    withdrawal.wait_s()
-    return {release.instance: release.how for release in withdrawal.instances}
+def how(revocation: PendingRevocation) -> dict[str, ReleaseReason]:
+    """The release reason of each instance of a revocation."""
+    revocation.wait_s()
+    return {release.instance: release.how for release in revocation.instances}
 
 
 def test_a_note_lasts_a_tenth_longer_than_its_lease():
@@ -34,17 +34,17 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease():
     leases = table(clock)
     assert leases.grant_lease(GRANT, A, 30_000) == 30_000
 
-    withdrawal = leases.begin(GRANT, (), final=True)
-    assert withdrawal.wait_s() == pytest.approx(33.0)
+    revocation = leases.begin(GRANT, (), final=True)
+    assert revocation.wait_s() == pytest.approx(33.0)
     clock.advance(32.999)
-    assert withdrawal.wait_s() == pytest.approx(0.001, abs=1e-6)
+    assert revocation.wait_s() == pytest.approx(0.001, abs=1e-6)
     clock.advance(0.001_001)
-    assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {A: ReleaseReason.LEASE_ENDED}
+    assert revocation.wait_s() is None
+    assert how(revocation) == {A: ReleaseReason.LEASE_ENDED}
 
 
 def test_a_later_shorter_note_never_shortens_the_one_before():
-    """What was sent first is still out, so the note ends with the longer of both."""
+    """The first lease is still held, so the entry ends with the longer one."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -53,7 +53,7 @@ def test_a_later_shorter_note_never_shortens_the_one_before():
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(32.0)
 
 
-def test_no_lease_is_noted_once_a_revocation_began():
+def test_no_lease_is_granted_after_a_revocation_began():
     """From `begin` on every lease of that grant is 0, and other grants go on."""
     clock = ManualClock()
     leases = table(clock)
@@ -63,23 +63,23 @@ def test_no_lease_is_noted_once_a_revocation_began():
     assert leases.grant_lease(OTHER, A, 30_000) == 30_000
 
 
-def test_a_narrowing_goes_on_noting_and_awaits_only_what_was_noted_before():
+def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones():
     """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 10_000)
-    withdrawal = leases.begin(GRANT, (), final=False)
+    revocation = leases.begin(GRANT, (), final=False)
     clock.advance(5)
     assert leases.grant_lease(GRANT, A, 30_000) == 30_000
     assert leases.grant_lease(GRANT, B, 30_000) == 30_000
     clock.advance(6.001)
-    assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {A: ReleaseReason.LEASE_ENDED}
+    assert revocation.wait_s() is None
+    assert how(revocation) == {A: ReleaseReason.LEASE_ENDED}
 
 
 @pytest.mark.parametrize("lease_ms", [0, -1])
 def test_no_lease_is_no_note(lease_ms: int):
-    """Nothing is noted where nothing may be kept."""
+    """No lease is recorded for an answer that may not be cached."""
     leases = table(ManualClock())
     assert leases.grant_lease(GRANT, A, lease_ms) == 0
     assert leases.count(GRANT) == 0
@@ -110,63 +110,63 @@ def test_only_so_many_instances_of_a_grant_hold_leases():
 
 
 def test_ended_notes_are_forgotten():
-    """Memory holds what was noted lately, however many instances and grants there were."""
+    """Ended leases are removed, so memory is bounded by recent leases."""
     clock = ManualClock()
     leases = table(clock)
     for number in range(10_000):
         leases.grant_lease(f"grant-{number}", A, 30_000)
         clock.advance(1)
-    assert len(leases._notes) < 70
+    assert len(leases._leases) < 70
     assert leases.total == 32
 
 
 def test_an_ack_releases_its_instance_alone():
-    """The others are awaited on, and the receipt holds when and how many calls were failed."""
+    """Other instances stay awaited, and the release states the instant and the number of failed calls."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
     leases.grant_lease(GRANT, B, 20_000)
-    withdrawal = leases.begin(GRANT, (), final=True)
+    revocation = leases.begin(GRANT, (), final=True)
     clock.advance(1)
     at_us = clock.clock.now_us()
-    leases.ack(GRANT, A, leases.mark, 3)
-    assert withdrawal.instances[0] == Release(A, ReleaseReason.ACKED, at_us, 3)
-    assert withdrawal.wait_s() == pytest.approx(21.0)
-    assert withdrawal.instances[1] == Release(B, ReleaseReason.AWAITED, until_us=at_us + 21_000_000)
-    leases.ack(GRANT, A, leases.mark, 9)
-    assert withdrawal.instances[0].failed_in_flight == 3, "the first word counts"
+    leases.ack(GRANT, A, leases.sequence, 3)
+    assert revocation.instances[0] == Release(A, ReleaseReason.ACKED, at_us, 3)
+    assert revocation.wait_s() == pytest.approx(21.0)
+    assert revocation.instances[1] == Release(B, ReleaseReason.AWAITED, until_us=at_us + 21_000_000)
+    leases.ack(GRANT, A, leases.sequence, 9)
+    assert revocation.instances[0].failed_in_flight == 3, "the first word counts"
 
 
 def test_an_ack_under_one_grant_releases_nothing_of_another():
-    """The same instance id under two grants is two notes."""
+    """The same instance id under two grants has two leases."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
     leases.grant_lease(OTHER, A, 30_000)
     mine, others = leases.begin(GRANT, (), final=True), leases.begin(OTHER, (), final=True)
-    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, A, leases.sequence)
     assert how(mine) == {A: ReleaseReason.ACKED}
     assert how(others) == {A: ReleaseReason.AWAITED}
 
 
 def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
-    """Between such an event and the withdrawal the cache may have been filled again."""
+    """Between such an event and the revocation the cache may have been filled again."""
     clock = ManualClock()
     leases = table(clock)
-    before = leases.mark
+    before = leases.sequence
     leases.grant_lease(GRANT, A, 30_000)
-    withdrawal = leases.begin(GRANT, (), final=True)
+    revocation = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, before)
-    assert how(withdrawal) == {A: ReleaseReason.AWAITED}
+    assert how(revocation) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_an_earlier_event_leaves_the_note_for_a_second_attempt():
+def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt():
     """A revocation whose write failed is begun again; it must await what the first one awaited."""
     clock = ManualClock()
     leases = table(clock)
-    before = leases.mark
+    before = leases.sequence
     leases.grant_lease(GRANT, A, 30_000)
-    leases.end(leases.begin(GRANT, (), final=True))
+    leases.remove(leases.begin(GRANT, (), final=True))
     leases.ack(GRANT, A, before)
     assert how(leases.begin(GRANT, (), final=True)) == {A: ReleaseReason.AWAITED}
 
@@ -177,9 +177,9 @@ def test_an_ack_of_the_revocation_drops_the_note():
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
     first = leases.begin(GRANT, (), final=True)
-    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, A, leases.sequence)
     assert leases.count(GRANT) == 0
-    leases.end(first)
+    leases.remove(first)
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
@@ -190,22 +190,22 @@ def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
     leases.grant_lease(GRANT, A, 30_000)
     narrowing = leases.begin(GRANT, (), final=False)
     revocation = leases.begin(GRANT, (), final=True)
-    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, A, leases.sequence)
     assert how(narrowing) == how(revocation) == {A: ReleaseReason.ACKED}
 
 
-def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
-    """It may have calls under way; one that leaves has none that its cache could keep."""
+def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects():
+    """It may have calls in flight; after a disconnect, it has none that its cache could store."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, B, 30_000)
-    withdrawal = leases.begin(GRANT, (A, B, C), final=True)
-    leases.leave(GRANT, A)
-    leases.leave(GRANT, B)
-    assert how(withdrawal) == {A: ReleaseReason.DISCONNECTED, B: ReleaseReason.AWAITED, C: ReleaseReason.AWAITED}
+    revocation = leases.begin(GRANT, (A, B, C), final=True)
+    leases.on_disconnect(GRANT, A)
+    leases.on_disconnect(GRANT, B)
+    assert how(revocation) == {A: ReleaseReason.DISCONNECTED, B: ReleaseReason.AWAITED, C: ReleaseReason.AWAITED}
     clock.advance(33.001)
-    assert withdrawal.wait_s() is None
-    assert how(withdrawal) == {
+    assert revocation.wait_s() is None
+    assert how(revocation) == {
         A: ReleaseReason.DISCONNECTED,
         B: ReleaseReason.LEASE_ENDED,
         C: ReleaseReason.LEASE_ENDED,
@@ -213,68 +213,68 @@ def test_a_watcher_without_a_note_is_awaited_until_it_leaves():
 
 
 def test_after_a_restart_every_inherited_grant_is_leased():
-    """Nobody knows who holds leases of the process before, so its longest lease is waited out; no ack shortens that."""
+    """The leases of the previous process are unknown, so its longest lease is waited for; no ack shortens the wait."""
     clock = ManualClock()
     leases = table(clock, max_lease_ms=1_000, inherited=(GRANT,), inherited_ms=30_000)
     clock.advance(3)
-    withdrawal = leases.begin(GRANT, (A,), final=True)
-    leases.ack(GRANT, A, leases.mark)
-    leases.ack(GRANT, PREVIOUS_PROCESS, leases.mark)
-    leases.leave(GRANT, PREVIOUS_PROCESS)
-    assert how(withdrawal) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.AWAITED}
-    assert withdrawal.wait_s() == pytest.approx(30.0)
+    revocation = leases.begin(GRANT, (A,), final=True)
+    leases.ack(GRANT, A, leases.sequence)
+    leases.ack(GRANT, PREVIOUS_PROCESS, leases.sequence)
+    leases.on_disconnect(GRANT, PREVIOUS_PROCESS)
+    assert how(revocation) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.AWAITED}
+    assert revocation.wait_s() == pytest.approx(30.0)
     assert leases.begin(OTHER, (), final=True).wait_s() is None, "a grant made since then is not inherited"
     clock.advance(30.001)
-    assert how(withdrawal) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.LEASE_ENDED}
+    assert how(revocation) == {A: ReleaseReason.ACKED, PREVIOUS_PROCESS: ReleaseReason.LEASE_ENDED}
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
 def test_the_wall_clock_decides_nothing():
-    """A jump of the wall clock neither ends nor lengthens a note, and tells no absurd instant of effect."""
+    """A jump of the wall clock changes no lease and yields no effective time before the beginning."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
-    withdrawal = leases.begin(GRANT, (), final=True)
+    revocation = leases.begin(GRANT, (), final=True)
     clock.wall_s += 86_400
-    assert withdrawal.wait_s() == pytest.approx(33.0)
+    assert revocation.wait_s() == pytest.approx(33.0)
     clock.wall_s -= 2 * 86_400
     clock.elapsed_s += 33.001
-    assert withdrawal.wait_s() is None
-    assert withdrawal.effective_at_us == withdrawal.begun_at_us
+    assert revocation.wait_s() is None
+    assert revocation.effective_at_us == revocation.begun_at_us
 
 
 def test_a_machine_that_slept_counts_its_sleep():
-    """The elapsed clock goes on in a suspend, and so does the end of a lease."""
+    """The elapsed clock runs during a suspend, so leases end meanwhile."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
-    withdrawal = leases.begin(GRANT, (), final=True)
+    revocation = leases.begin(GRANT, (), final=True)
     clock.elapsed_s += 3_600
-    assert withdrawal.wait_s() is None
+    assert revocation.wait_s() is None
 
 
-def test_with_nobody_to_await_a_revocation_is_effective_at_once():
-    """No note and no watch: the refusal is all there is to it."""
-    withdrawal = table(ManualClock()).begin(GRANT, (), final=True)
-    assert withdrawal.wait_s() is None
-    assert withdrawal.instances == ()
-    assert withdrawal.effective_at_us == withdrawal.begun_at_us
+def test_a_revocation_without_leases_and_watches_is_effective_at_once():
+    """Without a lease and a watch, no cache object is awaited."""
+    revocation = table(ManualClock()).begin(GRANT, (), final=True)
+    assert revocation.wait_s() is None
+    assert revocation.instances == ()
+    assert revocation.effective_at_us == revocation.begun_at_us
 
 
-def test_a_forgotten_withdrawal_hears_nothing_more():
-    """`end` takes a withdrawal out of the table, twice without harm, and leaves others in."""
+def test_a_forgotten_withdrawal_gets_no_more_acks():
+    """`remove` takes a revocation out of the table, is idempotent, and leaves others in."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
     gone, kept = leases.begin(GRANT, (), final=False), leases.begin(GRANT, (), final=False)
-    leases.end(gone)
-    leases.end(gone)
-    leases.ack(GRANT, A, leases.mark)
+    leases.remove(gone)
+    leases.remove(gone)
+    leases.ack(GRANT, A, leases.sequence)
     assert how(gone) == {A: ReleaseReason.AWAITED}
     assert how(kept) == {A: ReleaseReason.ACKED}
 
 
-def test_a_note_is_as_long_as_the_protocol_says():
+def test_a_lease_is_held_as_long_as_the_protocol_requires():
     """33 s for 30 s; the margin covers a clock rate that is wrong by 5 % at either end."""
     assert lease_hold_s(30_000) == 33.0
     assert lease_hold_s(30_000) > 30 / 0.95
@@ -282,12 +282,12 @@ def test_a_note_is_as_long_as_the_protocol_says():
 
 
 def test_releases_are_values():
-    """A snapshot of a withdrawal does not change under its reader."""
+    """A snapshot of a revocation does not change under its reader."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
-    withdrawal = leases.begin(GRANT, (), final=True)
-    before = withdrawal.instances
-    leases.ack(GRANT, A, leases.mark)
+    revocation = leases.begin(GRANT, (), final=True)
+    before = revocation.instances
+    leases.ack(GRANT, A, leases.sequence)
     assert before == (replace(before[0]),)
     assert before[0].how is ReleaseReason.AWAITED

@@ -24,9 +24,9 @@ class Copy:
 
 @dataclass
 class Taken:
-    """A withdrawal and what the model knows of it."""
+    """A revocation and what the model knows of it."""
 
-    withdrawal: PendingRevocation
+    revocation: PendingRevocation
     grant: str
     final: bool
     born: int
@@ -34,7 +34,7 @@ class Taken:
 
 
 class LeaseModel(RuleBasedStateMachine):
-    """Peers that keep answers exactly as long as they may, on clocks whose rates are off by up to 5 %.
+    """Peers that cache answers exactly as long as they may, on clocks whose rates are off by up to 5 %.
 
     True time is the serving gateway's own. Restarts forget the table, not the copies.
     """
@@ -82,8 +82,8 @@ class LeaseModel(RuleBasedStateMachine):
 
         It dropped what it had when that event was made, which is the least that an ack can promise.
         """
-        mark = max(0, self.leases.mark - age)
-        promised = max((one.born for one in self.taken if one.withdrawal.number <= mark), default=0)
+        mark = max(0, self.leases.sequence - age)
+        promised = max((one.born for one in self.taken if one.revocation.sequence <= mark), default=0)
         self.copies = [
             copy
             for copy in self.copies
@@ -94,7 +94,7 @@ class LeaseModel(RuleBasedStateMachine):
     @rule(grant=GRANTS, instance=INSTANCES)
     def leave(self, grant: str, instance: str) -> None:
         """A peer's last watch ends; it keeps what it has."""
-        self.leases.leave(grant, instance)
+        self.leases.on_disconnect(grant, instance)
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
@@ -110,7 +110,7 @@ class LeaseModel(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """The gateway dies and comes back; whoever was revoked stays so, and unfinished withdrawals begin again."""
-        unfinished = [one for one in self.taken if one.withdrawal.wait_s() is not None]
+        unfinished = [one for one in self.taken if one.revocation.wait_s() is not None]
         self.leases = LeaseTable(self.clock.clock, inherited=self.leased)
         self.taken = []
         self.step += 1
@@ -122,19 +122,19 @@ class LeaseModel(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_effective_while_a_copy_lives(self) -> None:
-        """Once nobody is awaited, every copy from before the withdrawal is gone."""
+        """Once nobody is awaited, every copy from before the revocation is gone."""
         now = self.clock.elapsed_s
         for one in self.taken:
-            if one.withdrawal.wait_s() is None:
+            if one.revocation.wait_s() is None:
                 living = [c for c in self.copies if c.grant == one.grant and c.born < one.born and c.dies > now]
                 assert not living, (one, living)
-                assert one.withdrawal.effective_at_us >= one.withdrawal.begun_at_us
+                assert one.revocation.effective_at_us >= one.revocation.begun_at_us
 
     @invariant()
     def everything_ends(self) -> None:
         """Nobody is awaited for longer than the longest note."""
         for one in self.taken:
-            wait = one.withdrawal.wait_s()
+            wait = one.revocation.wait_s()
             assert wait is None or 0 < wait <= 1.1 * LONGEST_MS / 1_000 + 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The order of taking back, stepped by hand."""
+"""The steps of the revocation protocol, driven by hand."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,7 @@ GRANT, A, B = "grant-1", "a" * 32, "b" * 32
 
 
 class Recorded:
-    """An act that writes down what it is asked for, and what the table would answer at that moment."""
+    """An act that records its calls, and the answer of the lease table at each."""
 
     grant_id = GRANT
 
@@ -22,7 +22,7 @@ class Recorded:
     ) -> None:
         self.kind = kind
         self.done: list[str] = []
-        self.heard: Callable[[str, int], None] | None = None
+        self.on_ack: Callable[[str, int], None] | None = None
         self._leases, self._fault = leases, fault
 
     def refuse(self) -> None:
@@ -34,13 +34,13 @@ class Recorded:
         self.done.append("watching")
         return (B,)
 
-    def tell(self, heard: Callable[[str, int], None]) -> None:
+    def notify(self, heard: Callable[[str, int], None]) -> None:
         self.done.append("tell")
-        self.heard = heard
+        self.on_ack = heard
 
 
 def test_each_step_comes_in_its_turn():
-    """Refused before anybody is counted, stored before anybody is told, kept once nobody is awaited."""
+    """The act refuses before leases are collected, stores before it notifies, and stores the receipt last."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -54,12 +54,12 @@ def test_each_step_comes_in_its_turn():
 
     assert next(steps) == Wait(pytest.approx(11.0))
     assert act.done == ["refuse", "watching", "tell"]
-    assert act.heard is not None
-    act.heard(B, 4)
+    assert act.on_ack is not None
+    act.on_ack(B, 4)
     clock.advance(11.001)
     kept = next(steps)
-    assert kept == StoreReceipt(stored.withdrawal)
-    assert {one.instance: (one.how, one.failed_in_flight) for one in stored.withdrawal.instances} == {
+    assert kept == StoreReceipt(stored.revocation)
+    assert {one.instance: (one.how, one.failed_in_flight) for one in stored.revocation.instances} == {
         A: (ReleaseReason.LEASE_ENDED, 0),
         B: (ReleaseReason.ACKED, 4),
     }
@@ -75,22 +75,22 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     assert leases.grant_lease(GRANT, A, 10_000) == 10_000
 
 
-def test_a_flow_that_is_dropped_refuses_for_ever_and_hears_no_more():
-    """A write that failed ends the flow: the grant gets no lease again, and late acks find nobody."""
+def test_a_protocol_that_is_closed_keeps_the_refusal_and_ignores_acks():
+    """After a failed write the grant gets no further lease, and late acks have no effect."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
     steps = revocation_steps(Recorded(leases), leases)
     stored = next(steps)
     steps.close()
-    leases.ack(GRANT, A, leases.mark)
+    leases.ack(GRANT, A, leases.sequence)
     assert isinstance(stored, Store)
-    assert [one.how for one in stored.withdrawal.instances if one.instance == A] == [ReleaseReason.AWAITED]
+    assert [one.how for one in stored.revocation.instances if one.instance == A] == [ReleaseReason.AWAITED]
     assert leases.grant_lease(GRANT, A, 10_000) == 0
 
 
 def test_an_ack_counts_from_the_moment_of_telling():
-    """What was told covers every withdrawal of the grant that had begun, and none that begins later."""
+    """An ack covers every revocation of the grant that began before its event, and none that began later."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -99,9 +99,9 @@ def test_an_ack_counts_from_the_moment_of_telling():
     earlier = next(first)
     next(first)
     later = next(revocation_steps(Recorded(leases), leases))
-    assert narrowing.heard is not None
-    narrowing.heard(A, 0)
+    assert narrowing.on_ack is not None
+    narrowing.on_ack(A, 0)
     assert isinstance(earlier, Store)
     assert isinstance(later, Store)
-    how = [{one.instance: one.how for one in step.withdrawal.instances}[A] for step in (earlier, later)]
+    how = [{one.instance: one.how for one in step.revocation.instances}[A] for step in (earlier, later)]
     assert how == [ReleaseReason.ACKED, ReleaseReason.AWAITED]

@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 from federation.breaker import CallResult, CircuitBreaker
 from federation.client.chain.outcomes import from_wire
 from federation.config import CircuitConfig
-from federation.session.availability.availability import PeerAvailability
+from federation.session.availability.availability import Outage, PeerAvailability
 from federation.session.availability.probes import Probes
 from tests.support.clock import ManualClock
 
@@ -104,12 +104,12 @@ async def test_a_failure_after_closing_changes_nothing(time: ManualClock) -> Non
     """A call that fails after its session was closed gives no signal and starts no probe."""
     heard: list[PeerSignal] = []
     probes = Probes(lambda _: pytest.fail("probed"), time.clock, 1.0)
-    outlook = PeerAvailability(probes, time.clock, heard.append, announce_restored=True)
+    availability = PeerAvailability(probes, time.clock, heard.append, announce_restored=True)
     peer: Any = Peer(time)
-    outlook.close()
+    availability.close()
 
-    outlook.failed(peer, 0, "PEER_UNREACHABLE", "no route", "look", INVALID_SPAN)
+    availability.failed(peer, 0, Outage(reason="PEER_UNREACHABLE", message="no route", next_step="look"), INVALID_SPAN)
 
     assert heard == []
     assert len(probes) == 0
-    assert outlook.news() == ()
+    assert availability.unreported() == ()

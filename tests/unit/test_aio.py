@@ -1,0 +1,63 @@
+"""Work that goes on to its end when its caller is cancelled."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from federation.aio import ShieldedTasks, run_to_completion
+
+
+async def finish(gate: asyncio.Event, ended: list[str]) -> str:
+    """Wait for the gate, note the end, and return a result."""
+    await gate.wait()
+    ended.append("ended")
+    return "result"
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_caller_waits_for_the_end() -> None:
+    """The caller is cancelled only after the work has ended."""
+    gate, ended = asyncio.Event(), list[str]()
+    caller = asyncio.create_task(run_to_completion(finish(gate, ended)))
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    gate.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended == ["ended"]
+
+
+@pytest.mark.asyncio
+async def test_a_result_and_an_error_reach_the_caller() -> None:
+    """Without a cancellation the caller has what the work returns or raises."""
+    gate = asyncio.Event()
+    gate.set()
+
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    assert await run_to_completion(finish(gate, [])) == "result"
+    assert await ShieldedTasks().run(finish(gate, [])) == "result"
+    with pytest.raises(ValueError, match="broken"):
+        await run_to_completion(fail())
+
+
+@pytest.mark.asyncio
+async def test_shielded_tasks_end_before_join_returns() -> None:
+    """A cancelled caller leaves at once; `join` waits for the work it left."""
+    tasks, gate, ended = ShieldedTasks(), asyncio.Event(), list[str]()
+    caller = asyncio.create_task(tasks.run(finish(gate, ended)))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with suppress(asyncio.CancelledError):
+        await caller
+    assert (caller.cancelled(), ended) == (True, [])
+    asyncio.get_running_loop().call_soon(gate.set)
+
+    await tasks.join()
+
+    assert ended == ["ended"]
