@@ -28,7 +28,7 @@ HARD_TO_HAVE = frozenset(
         "this user may not open the admin socket …; run the command as the gateway's user",
         "the gateway does not offer this yet; is it of another version than this command?",
         "the database of … is already served by another process; stop that process first",
-        "the database ended the connection that held the serving lock; start the gateway again",
+        "the database closed the connection that held the serving lock; start the gateway again",
         "this enrollment token expired at …; ask for a new one",
         "the certificate of the server is not issued by the authority in the token; check the address, …",
         "CERTIFICATE_INVALID: …; enroll again with a new token: mosaic federation peer add",
