@@ -164,7 +164,7 @@ class World:
 
 async def _closed(home: ClientRuntime) -> None:
     for peer in home.peers.all():
-        await peer.channel.closed()
+        await peer.channel.wait_closed()
 
 
 @contextmanager

@@ -93,7 +93,7 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
     assert [(one.instance, one.how, one.failed_in_flight) for one in receipt.instances] == [(A, "acked", 3)]
     assert receipt.begun_at_us <= receipt.instances[0].at_us <= (receipt.effective_at_us or 0)
     assert receipt == await stored(granting, grant)
-    error = await watch.stop()
+    error = await watch.end()
     assert error is not None
     assert error_detail_of(error).reason == "GRANT_REVOKED"
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
