@@ -86,7 +86,7 @@ class Typist:
         self.serving: list[subprocess.Popen[bytes]] = []
         (directory / "cli").symlink_to(ROOT / "cli")
         (directory / "bin").mkdir()
-        for name, what in (("mosaic", "-m cli "), ("python", "")):
+        for name, what in (("mosaic", "-m mosaic_cli "), ("python", "")):
             script = directory / "bin" / name
             script.write_text(f'#!/bin/sh\nexec {sys.executable} {what}"$@"\n', encoding="utf-8")
             script.chmod(0o755)

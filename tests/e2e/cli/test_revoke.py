@@ -162,7 +162,7 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
             text=True,
         )
         assert command.stderr is not None
-        assert command.stderr.readline().startswith("awaiting one cache")
+        assert command.stderr.readline().startswith("waiting for one cache")
         command.send_signal(signal.SIGINT)
         out, words = command.communicate(timeout=20)
         assert (command.returncode, out) == (130, "")

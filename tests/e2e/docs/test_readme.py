@@ -47,7 +47,7 @@ class Terminal:
         scripts = directory / "bin"
         scripts.mkdir()
         mosaic = scripts / "mosaic"
-        mosaic.write_text(f'#!/bin/sh\nexec {settings_python()} -m cli "$@"\n', encoding="utf-8")
+        mosaic.write_text(f'#!/bin/sh\nexec {settings_python()} -m mosaic_cli "$@"\n', encoding="utf-8")
         mosaic.chmod(0o755)
         self.environment = environment(PATH=f"{scripts}:{os.environ['PATH']}", COLUMNS="120")
 
