@@ -167,7 +167,7 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
         out, words = command.communicate(timeout=20)
         assert (command.returncode, out) == (130, "")
         assert words == (
-            "stopped waiting; the gateway already refuses calls and continues the revocation, and refuses already. "
+            "stopped waiting; the gateway already refuses calls and continues the revocation. "
             f"To see it: mosaic federation grant revoke {grant}\n"
         )
         assert [one["how"] for one in receipt(pair, grant)["instances"]] == ["lease_ended"]
