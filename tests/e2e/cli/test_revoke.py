@@ -310,7 +310,7 @@ def test_removing_a_user_revokes_every_grant(pair: Served) -> None:
         assert time.monotonic() < until
     words = run(pair, "user remove bob -g work")
     assert "0 revoked" in words.stdout
-    assert "1 rows stay" in words.stdout
+    assert "1 rows keep this user" in words.stdout
     peers = run(pair, "user remove bob -g home")
     assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.stderr
     unknown = run(pair, "user remove nobody -g work", code=1)
