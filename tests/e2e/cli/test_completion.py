@@ -180,7 +180,7 @@ def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, s
 def test_a_real_bash_completes_a_source(served: Served, grant: str, tmp_path: Path) -> None:
     """In an interactive bash, TAB behind `federated:` writes the peer's name behind the colon."""
     command = tmp_path / "mosaic"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m mosaic_cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}:{ROOT}/cli exec {sys.executable} -m mosaic_cli "$@"\n')
     command.chmod(0o755)
     script = tmp_path / "rc"
     shown = mosaic("--show-completion", "bash", cwd=served.directory, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")

@@ -159,7 +159,7 @@ def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str)
         "removed adas-work, enrolled for ada: its key and certificate are deleted",
     ]
     assert words[2].startswith("also discarded: its cache (1 answer, ")
-    assert words[3].endswith(f"its operator ends it with: mosaic federation grant revoke {peer}")
+    assert words[3].endswith(f"operator revokes it with: mosaic federation grant revoke {peer}")
     assert cli(f"federation grant show {peer} -g work --json").json["grant"]["status"] == "active"
     gone = cli("federation peer show adas-work -g home", code=1)
     assert gone.words.startswith("error: no peer 'adas-work'")

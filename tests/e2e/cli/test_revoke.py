@@ -162,12 +162,12 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
             text=True,
         )
         assert command.stderr is not None
-        assert command.stderr.readline().startswith("awaiting one cache")
+        assert command.stderr.readline().startswith("waiting for one cache")
         command.send_signal(signal.SIGINT)
         out, words = command.communicate(timeout=20)
         assert (command.returncode, out) == (130, "")
         assert words == (
-            "stopped waiting; the gateway already refuses calls and continues the revocation, and refuses already. "
+            "stopped waiting; the gateway already refuses calls and continues the revocation. "
             f"To see it: mosaic federation grant revoke {grant}\n"
         )
         assert [one["how"] for one in receipt(pair, grant)["instances"]] == ["lease_ended"]
@@ -310,7 +310,7 @@ def test_removing_a_user_revokes_every_grant(pair: Served) -> None:
         assert time.monotonic() < until
     words = run(pair, "user remove bob -g work")
     assert "0 revoked" in words.stdout
-    assert "1 rows stay" in words.stdout
+    assert "1 rows keep this user" in words.stdout
     peers = run(pair, "user remove bob -g home")
     assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.stderr
     unknown = run(pair, "user remove nobody -g work", code=1)

@@ -34,7 +34,7 @@ HARD_TO_HAVE = frozenset(
         "CERTIFICATE_INVALID: …; enroll again with a new token: mosaic federation peer add",
         "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         "internal error; incident …",
-        "renewing its certificate failed … in a row; it ends …",
+        "renewing its certificate failed … in a row; it expires …",
         "which is too long ago to renew it; enroll again",
     }
 )
