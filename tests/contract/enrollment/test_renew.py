@@ -190,18 +190,18 @@ async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing:
 
 
 async def test_faults_of_a_request_are_named(renewing: Renewing):
-    """A request for another gateway's name, for the key in use, or that is none, is invalid; so is a needless proof."""
+    """A request for another name, for the key in use, without a valid CSR, or with a proof, is invalid."""
     async with renewing.work.serving_renewals() as address:
-        for request, words in (
+        for request, message in (
             (pb.RenewRequest(csr=csr(name="thief.example")), "common name"),
             (pb.RenewRequest(csr=csr(renewing.key)), "generate a new key"),
             (pb.RenewRequest(csr=b"\x30\x00"), "PKCS #10"),
             (pb.RenewRequest(), "PKCS #10"),
             (pb.RenewRequest(csr=b"x" * 5_000), "larger"),
-            (renewing.proved(), "enrollment address"),
+            (renewing.proved(), "must be absent on the federation address"),
         ):
             reason, text = await refused(renewing.ask(address, request, renewing.leaf))
-            assert (reason, words in text) == (Reason.INVALID_REQUEST, True), text
+            assert (reason, message in text) == (Reason.INVALID_REQUEST, True), text
 
     assert await certificates(renewing) == 1
     assert {event.outcome for event in renewing.work.events} == {"invalid"}
