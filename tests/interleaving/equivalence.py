@@ -106,6 +106,8 @@ class Alike:
     def apart(self, one: str, other: str) -> bool:
         """Tell whether two events touch different things. What is effective decides on what may be delivered."""
         first, second = one.partition(" ")[0], other.partition(" ")[0]
+        if self.protocol.late and "call" in (first, second):
+            return False
         if (first, second) not in APART and (second, first) not in APART:
             return False
         return not self._effective() or not DELIVERING & {first, second}
@@ -128,7 +130,8 @@ class Alike:
         for caller in self._under_way:
             assert caller.run is not None
             version = caller.version_known - known if self._cares(caller) else -1
-            under_way.append((caller.side, caller.verb, version, names[caller.side].flow(caller.run._flow)))
+            flow = names[caller.side].flow(caller.run._flow)
+            under_way.append((caller.side, caller.verb, version, len(caller.receipts), flow))
         self._where = tuple(under_way)
         return waiting, tuple(sorted(under_way, key=hash))
 

@@ -118,7 +118,7 @@ class CachingInterceptor:
         if isinstance(found, Hit):
             return _hit(found), DeliveryDecision.DELIVER
         outcome = yield from self._wait(call, found)
-        if self._was_cut_short(call, found, outcome):
+        if self._was_cut_short(call, found, outcome) or _joined_too_late(found, outcome):
             found = self._partition.look(key, lambda flight: flight.join(call.deadline, patient=True), launch)
             if isinstance(found, Hit):
                 return _hit(found), DeliveryDecision.DELIVER
@@ -145,7 +145,7 @@ class CachingInterceptor:
 
     def _launch(self, proceed: Proceed, call: Call, ticket: FetchToken) -> Flight:
         deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
-        flight = Flight(deadline, ticket.epoch)
+        flight = Flight(deadline, ticket.epoch, ticket.elapsed)
         flight.join(call.deadline)
         flight.launch(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, ticket, flight))
         return flight
@@ -183,6 +183,18 @@ class CachingInterceptor:
 def cut(flushed: Flushed[Flight]) -> int:
     """Fail at once whatever was under way and may not be delivered any more; return how many calls that ended."""
     return sum(flight.cut(_revoked()) for flight in flushed.cut)
+
+
+def _joined_too_late(miss: Miss[Flight], outcome: Outcome) -> bool:
+    """Tell whether a caller joined a shared call after the lease of its answer had ended.
+
+    As a cache entry, the answer would have expired before this caller's look-up, and the peer may have revoked the
+    grant since: see promise 1 of docs/REVOCATION.md. A call that is
+    joined next was sent after the look-up, because this one held its place until it ended.
+    """
+    if miss.leads or not outcome.ok:
+        return False
+    return 0 < lease_s(outcome.trailing) <= miss.ticket.elapsed - miss.flight.sent
 
 
 def lease_s(trailing: Metadata) -> float:
