@@ -369,6 +369,9 @@ class ProtocolWorld(Alike):
             raise Violation("freshness: rows from before a change that was known when the call began")
         if answer.scope < side.scope:
             raise Violation("scope: rows of a scope that was known to be over")
+        self._judge_receipts(caller, side, answer, effective)
+
+    def _judge_receipts(self, caller: Caller, side: Side, answer: Answer, effective: list[Taken]) -> None:
         if any(_holds(side, answer, taken) for taken in caller.receipts):
             raise Violation("P1: a call that began after the receipt brought rows")
         if self.protocol.late:
