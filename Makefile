@@ -35,7 +35,7 @@ demo: $(RUN_STAMP) ## Watch a home gateway read a work gateway's data over mutua
 
 test: $(STAMP) ## Run the quick tests: units, contracts, two gateways in one process, a part of the races and of PostgreSQL
 	@$(if $(COVERAGE),rm -f .coverage .coverage.*)
-	$(TEST) -m "not (e2e or documents or postgres or long)"
+	$(TEST) -m "not (e2e or documents or long) and (smoke or not postgres)"
 
 e2e: $(STAMP) ## Run the tests that start gateways and commands as processes
 	$(TEST) -m "e2e and not long"
@@ -44,7 +44,7 @@ docs-test: $(STAMP) ## Type what the documents say and compare the output
 	$(TEST) -m "documents and not long"
 
 remaining-tests: $(STAMP)
-	$(TEST) -m "(e2e or documents or postgres) and not long"
+	$(TEST) -m "(e2e or documents or postgres and not smoke) and not long"
 
 long: $(STAMP) ## Run the tests that take minutes: long explorations and races, the benchmark's own test
 	$(TEST) -m long

@@ -356,6 +356,7 @@ async def test_a_revocation_goes_on_when_nobody_waits_for_it_any_more(granting: 
     assert released(receipt) == {A: "acked"}
 
 
+@pytest.mark.smoke
 async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
     """The next process goes on where the last one was; it knows no notes, so it waits for the longest lease."""
     hand = real_time()
