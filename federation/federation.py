@@ -12,7 +12,7 @@ import grpc
 from federation.client.aio.channel import AioChannel
 from federation.client.aio.interceptors import aio_interceptors
 from federation.client.chain.outcomes import closed
-from federation.client.peer_status import PeerStatus, standing_of
+from federation.client.peer_status import PeerStatus, status_of
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.store import PeerRepository
@@ -114,15 +114,15 @@ class Federation:
                     home.loaded = True
             except BaseException:
                 if home.release():
-                    home.end()
+                    home.close()
                 raise
             self._home = home
             self._loop = asyncio.get_running_loop()
-            home.watches.join(self._loop, self._source)
+            home.watches.watch_all(self._loop, self._source)
             if self._on_renewal is not None:
                 self._deafen = home.listen_to_renewals(self._loop, self._on_renewal)
             if self._is_stored():
-                home.renew(PeerRepository(self.config, self.clock))
+                home.start_renewer(PeerRepository(self.config, self.clock))
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -133,24 +133,24 @@ class Federation:
         await self._end_sessions()
         await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
         if self._loop is not None:
-            await home.watches.leave(self._loop, self._source)
+            await home.watches.remove_store(self._loop, self._source)
         for peer in home.peers.all():
-            peer.cut(closed(), owner=self)
+            peer.fail_calls(closed(), owner=self)
         last = home.release()
         if last:
-            await home.ended()
+            await home.stop_background()
         self._deafen()
         loop = asyncio.get_running_loop()
         for peer in home.peers.all():
             if last:
-                peer.channel.rest()
+                peer.channel.disconnect()
             else:
-                peer.channel.leave(loop)
-            await peer.channel.closed()
+                peer.channel.disconnect_loop(loop)
+            await peer.channel.wait_closed()
         if last:
-            home.end()
+            home.close()
             for peer in home.peers.all():
-                await peer.channel.closed()
+                await peer.channel.wait_closed()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -197,7 +197,7 @@ class Federation:
 
         Raises `NotFoundError` with near matches.
         """
-        return standing_of(self.peer(name, user), self._opened().clock)
+        return status_of(self.peer(name, user), self._opened().clock)
 
     async def armed(self, timeout_s: float = 5.0) -> bool:
         """Wait until every peer's watch stands, or has failed its first attempt; tell whether all stand.
@@ -205,7 +205,7 @@ class Federation:
         Arming drops what was fetched before it, so a program that counts on hits from the start waits for this.
         """
         watches = [peer.watch for peer in self.peers.all() if peer.watch is not None]
-        return all(await asyncio.gather(*(watch.tried(timeout_s) for watch in watches)))
+        return all(await asyncio.gather(*(watch.first_attempt_done(timeout_s) for watch in watches)))
 
     def channel(self, peer: str, user: str | None = None) -> AioChannel:
         """Return a channel to a peer through the chain. Raises `NotFoundError`."""
@@ -234,13 +234,13 @@ class Federation:
         return session
 
     def interceptors(self, peer: str, user: str | None = None) -> list[grpc.aio.ClientInterceptor]:
-        """Return the chain as interceptors for a `grpc.aio` channel of your own; see `federation.client.standard`."""
+        """Return the chain as interceptors for a `grpc.aio` channel; see `federation.client.aio.interceptors`."""
         home = self._opened()
         deadline_s = home.config.client.deadline_s
         return aio_interceptors(home.peers.get(peer, user), clock=home.clock, deadline_s=deadline_s, owner=self)
 
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
-        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync_standard`."""
+        """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
         home = self._opened()
         found = home.peers.get(peer, user)
         wire = Wire(found.channel, home.background, home.clock.monotonic)
@@ -316,13 +316,13 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
 
     def release() -> None:
         if home.release():
-            home.end()
+            home.close()
 
     try:
         stored = PeerRepository(config)
         found = _found(home, stored, peer, user)
-        home.watches.follow(found, stored)
-        home.renew(stored)
+        home.watches.watch_peer(found, stored)
+        home.start_renewer(stored)
         wire = Wire(found.channel, home.background, home.clock.monotonic)
         return SyncChannel(found, wire, deadline_s=home.config.client.deadline_s, on_close=release)
     except BaseException:

@@ -1,7 +1,7 @@
-"""What a partition of the response cache consists of: entries on shelves, and the shelves of a grant.
+"""The parts of a cache partition: buckets of entries, and the buckets of a grant.
 
-A *shelf* holds the entries and the flights of one resource of one grant in one *epoch*. A flush takes shelves away
-whole, so it costs the same for ten entries and for a million. Nothing here locks: the partition does.
+A *bucket* holds the entries and the flights of one resource of one grant in one *epoch*. A flush removes whole
+buckets, so its cost does not depend on the number of entries. Nothing here locks: the partition does.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,22 @@ __all__ = [
     "GrantEntries",
     "InvalidationReason",
     "Key",
-    "verdict_of",
+    "decision_of",
 ]
 
 F = TypeVar("F")
-"""A call under way, shared by whoever asks the same; the cache registers it and never calls it."""
+"""A call under way that identical callers share; the cache registers it and never calls it."""
 
 ENTRY_OVERHEAD: Final = 1024
-"""Bytes that an entry counts beside its key and body: what the objects that hold it take."""
-_STEP_BACK_S: Final = 0.25
-"""Seconds by which wall time may fall behind elapsed time, as a clock being slewed does, before it ran backwards."""
-_SHELVES: Final = 64
-"""Shelves of a grant above which empty ones are looked for."""
+"""Bytes counted for an entry beside its key and body: the size of the objects that hold it."""
+_MAX_CLOCK_LAG_S: Final = 0.25
+"""Seconds by which wall time may lag behind elapsed time, as a slewed clock does, before it counts as set back."""
+_COMPACT_FROM: Final = 64
+"""Number of buckets of a grant above which empty ones are removed."""
 
 
 class Key(NamedTuple):
-    """What makes two calls to one peer the same. `query_hash` is the SHA-256 of the normalised request."""
+    """The identity of a call to one peer. `query_hash` is the SHA-256 of the normalised request."""
 
     grant_id: str
     verb: str
@@ -43,7 +43,7 @@ class Key(NamedTuple):
 
 
 class FetchToken(NamedTuple):
-    """Taken before a call is sent: under which epoch, and when, on both clocks that bound its answer's life."""
+    """The epoch and the time on both clocks at which a call was sent; they bound the lifetime of its answer."""
 
     key: Key
     epoch: int
@@ -52,13 +52,13 @@ class FetchToken(NamedTuple):
 
 
 class DeliveryDecision(Enum):
-    """What to do with an answer that arrived."""
+    """Whether an answer that arrived may be delivered."""
 
     DELIVER = "deliver"
-    ASK_AGAIN = "ask_again"
-    """It was given under another scope: ask once more, within the caller's deadline."""
+    RETRY = "retry"
+    """The scope changed after the call was sent: call once more, within the caller's deadline."""
     REFUSE = "refuse"
-    """The grant was revoked or the peer removed meanwhile: nobody may see it."""
+    """The grant was revoked or the peer removed after the call was sent: deliver the answer to no caller."""
 
 
 class InvalidationReason(Enum):
@@ -75,29 +75,29 @@ class InvalidationReason(Enum):
     RESOURCE_CHANGED = "resource_changed"
     """Rows of one resource changed at the peer."""
     REFUSED = "refused"
-    """The peer answered that grant or certificate are not valid."""
+    """The peer answered that the grant or the certificate is not valid."""
     WATCH_REARMED = "watch_rearmed"
-    """The watch stands again after a gap, or for the first time: events may have been missed."""
+    """The watch is armed after a gap, or for the first time: events may have been missed."""
 
 
-_VERDICT_OF: Final = {
+_DECISION_OF: Final = {
     InvalidationReason.GRANT_REVOKED: DeliveryDecision.REFUSE,
-    InvalidationReason.GRANT_CHANGED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.GRANT_CHANGED: DeliveryDecision.RETRY,
     InvalidationReason.ROTATION: DeliveryDecision.DELIVER,
     InvalidationReason.PEER_REMOVED: DeliveryDecision.REFUSE,
     InvalidationReason.RESOURCE_CHANGED: DeliveryDecision.DELIVER,
-    InvalidationReason.REFUSED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.REFUSED: DeliveryDecision.RETRY,
     InvalidationReason.WATCH_REARMED: DeliveryDecision.DELIVER,
 }
 
 
-def verdict_of(cause: InvalidationReason) -> DeliveryDecision:
-    """Return the verdict on an answer whose request was sent before a flush for this cause."""
-    return _VERDICT_OF[cause]
+def decision_of(reason: InvalidationReason) -> DeliveryDecision:
+    """Return the decision on an answer whose request was sent before a flush for this reason."""
+    return _DECISION_OF[reason]
 
 
 class Entry(NamedTuple):
-    """One kept answer. `elapsed` and `wall` tell when its request was sent, `life` how many seconds it lives."""
+    """One cached answer. `elapsed` and `wall` are when its request was sent, `life` its lifetime in seconds."""
 
     body: bytes
     elapsed: float
@@ -107,18 +107,18 @@ class Entry(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, ticket: FetchToken, body: bytes, life: float, filled_by: str) -> "Entry":
-        """Return the entry of an answer to the call of `ticket`."""
-        size = len(body) + sum(map(len, ticket.key)) + ENTRY_OVERHEAD
-        return cls(body, ticket.elapsed, ticket.wall, life, filled_by, size)
+    def of(cls, token: FetchToken, body: bytes, life: float, filled_by: str) -> "Entry":
+        """Build the entry of an answer to the call of `token`."""
+        size = len(body) + sum(map(len, token.key)) + ENTRY_OVERHEAD
+        return cls(body, token.elapsed, token.wall, life, filled_by, size)
 
     def is_alive(self, elapsed: float, wall: float) -> bool:
-        """Tell whether both clocks say that the life is not over, and wall time did not run backwards."""
-        fallen_behind = (elapsed - self.elapsed) - (wall - self.wall)
+        """Tell whether the lifetime lasts on both clocks and the wall clock was not set back."""
+        lag_s = (elapsed - self.elapsed) - (wall - self.wall)
         return (
             self.elapsed <= elapsed < self.elapsed + self.life
             and self.wall <= wall < self.wall + self.life
-            and fallen_behind <= _STEP_BACK_S
+            and lag_s <= _MAX_CLOCK_LAG_S
         )
 
 
@@ -131,13 +131,13 @@ def _size(entry: Entry) -> int:
 
 
 class CacheBucket(Generic[F]):
-    """Entries and flights of one resource of one grant, in one epoch.
+    """The entries and flights of one resource of one grant, in one epoch.
 
-    `count` and `bytes` are those of the last `tally`. `now` returns the elapsed time that the operation under way
-    has read: the clock is asked once, not again by each container.
+    `count` and `bytes` are those of the last `recount`. `now` returns the elapsed time that the current operation has
+    read, so the clock is read once an operation.
     """
 
-    __slots__ = ("_capacity", "_dead_at", "_entries", "_now", "bytes", "count", "epoch", "flights")
+    __slots__ = ("_all_expired_at", "_capacity", "_entries", "_now", "bytes", "count", "epoch", "flights")
 
     def __init__(self, epoch: int, capacity: int, now: Callable[[], float]) -> None:
         self.epoch = epoch
@@ -145,11 +145,11 @@ class CacheBucket(Generic[F]):
         self.count = self.bytes = 0
         self._capacity = capacity
         self._now = now
-        self._dead_at = 0.0
+        self._all_expired_at = 0.0
         self._entries = self._container()
 
     def find(self, key: Key, elapsed: float, wall: float) -> Entry | None:
-        """Return the entry if it is alive; one that only the wall clock ended leaves at once."""
+        """Return the entry if it is alive. Removes an entry that only the wall clock ended."""
         try:
             entry = self._entries[key]
         except KeyError:
@@ -159,22 +159,22 @@ class CacheBucket(Generic[F]):
         del self._entries[key]
         return None
 
-    def keep(self, key: Key, entry: Entry) -> object:
-        """Take an entry in. Return what the caller must let go of after its lock."""
+    def insert(self, key: Key, entry: Entry) -> object:
+        """Insert an entry. Return the container used before, so that the caller frees it after releasing its lock."""
         old = self._entries
-        if self._now() >= self._dead_at:  # all of it is dead: dropped, not expired one by one
-            self._entries, self._dead_at = self._container(), 0.0
+        if self._now() >= self._all_expired_at:  # every entry has expired: drop the container at once
+            self._entries, self._all_expired_at = self._container(), 0.0
         self._entries[key] = entry
-        self._dead_at = max(self._dead_at, entry.elapsed + entry.life)
+        self._all_expired_at = max(self._all_expired_at, entry.elapsed + entry.life)
         return old
 
     def evict(self) -> None:
-        """Drop what expired, or else the least recently used entry."""
+        """Evict the expired entries, or else the least recently used one."""
         if not self._entries.expire():
             self._entries.popitem()
 
-    def tally(self) -> int:
-        """Count what is alive by elapsed time; return by how many bytes that differs from the last tally."""
+    def recount(self) -> int:
+        """Count the live entries by elapsed time; return the change in bytes since the last recount."""
         before = self.bytes
         self.count = len(self._entries)
         self.bytes = int(self._entries.currsize)
@@ -185,43 +185,43 @@ class CacheBucket(Generic[F]):
 
 
 class GrantEntries(Generic[F]):
-    """The shelves of one grant, by resource, and what became of the grant."""
+    """The buckets of one grant by resource, and whether the grant was revoked."""
 
-    __slots__ = ("_roomy", "_scoped_at", "revoked", "shelves")
+    __slots__ = ("_compact_at", "_scoped_at", "buckets", "revoked")
 
     def __init__(self) -> None:
-        self.shelves: dict[str, CacheBucket[F]] = {}
+        self.buckets: dict[str, CacheBucket[F]] = {}
         self.revoked = False
         self._scoped_at = 0
-        self._roomy = _SHELVES
+        self._compact_at = _COMPACT_FROM
 
-    def bucket_for_insert(self, ticket: FetchToken) -> CacheBucket[F] | None:
-        """Return the shelf on which the answer to the call of `ticket` may be put, if there still is one."""
-        shelf = None if self.revoked else self.shelves.get(ticket.key.resource)
-        return shelf if shelf is not None and shelf.epoch == ticket.epoch else None
+    def bucket_for_insert(self, token: FetchToken) -> CacheBucket[F] | None:
+        """Return the bucket for the answer to the call of `token`, or `None` if its epoch is over (the fence)."""
+        bucket = None if self.revoked else self.buckets.get(token.key.resource)
+        return bucket if bucket is not None and bucket.epoch == token.epoch else None
 
-    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
-        """Say what to do with the answer to the call of `ticket`."""
+    def decision(self, token: FetchToken) -> DeliveryDecision:
+        """Decide whether the answer to the call of `token` may be delivered."""
         if self.revoked:
             return DeliveryDecision.REFUSE
-        return DeliveryDecision.ASK_AGAIN if ticket.epoch < self._scoped_at else DeliveryDecision.DELIVER
+        return DeliveryDecision.RETRY if token.epoch < self._scoped_at else DeliveryDecision.DELIVER
 
-    def take(self, cause: InvalidationReason, epoch: int, resource: str) -> list[CacheBucket[F]]:
-        """Give away the shelves that `cause` ends, of one resource or of all; `epoch` is the one that begins."""
-        self.revoked = self.revoked or cause is InvalidationReason.GRANT_REVOKED
-        if verdict_of(cause) is DeliveryDecision.ASK_AGAIN:
+    def invalidate(self, reason: InvalidationReason, epoch: int, resource: str) -> list[CacheBucket[F]]:
+        """Remove and return the buckets that `reason` ends, of one resource or of all; `epoch` is the new epoch."""
+        self.revoked = self.revoked or reason is InvalidationReason.GRANT_REVOKED
+        if decision_of(reason) is DeliveryDecision.RETRY:
             self._scoped_at = epoch
         if resource:
-            shelf = self.shelves.pop(resource, None)
-            return [] if shelf is None else [shelf]
-        shelves, self.shelves = self.shelves, {}
-        return list(shelves.values())
+            bucket = self.buckets.pop(resource, None)
+            return [] if bucket is None else [bucket]
+        buckets, self.buckets = self.buckets, {}
+        return list(buckets.values())
 
     def needs_compaction(self) -> bool:
-        """Tell whether it is time to `tidy`, before a shelf is added."""
-        return len(self.shelves) >= self._roomy
+        """Tell whether to call `compact` before a bucket is added."""
+        return len(self.buckets) >= self._compact_at
 
     def compact(self) -> None:
-        """Drop shelves that a tally found empty and no flight needs."""
-        self.shelves = {name: shelf for name, shelf in self.shelves.items() if shelf.count or shelf.flights}
-        self._roomy = max(_SHELVES, 2 * len(self.shelves))
+        """Remove buckets that the last recount found empty and that hold no flight."""
+        self.buckets = {name: bucket for name, bucket in self.buckets.items() if bucket.count or bucket.flights}
+        self._compact_at = max(_COMPACT_FROM, 2 * len(self.buckets))

@@ -1,13 +1,13 @@
-"""The response cache of one gateway: what may be kept, for how long, for whom, and when it must go.
+"""The response cache of one gateway: policy of lifetimes, partitions, epochs and eviction.
 
 Pure policy: no I/O, clocks injected, generic over the calls under way that it registers (`F`).
 
-- Each peer has a `Partition`; nothing crosses from one to another, whatever grant ids the peers chose.
-- A flush begins a new *epoch*. Whoever asked under an older one may not insert any more (the fence), and learns from
-  `verdict` what to do with the answer.
-- An answer lives from the moment its request was *sent*, for the shorter of our own limit and the peer's lease. A
-  hit never changes that.
-- Locks: one a partition, and one of the whole beneath it, which is never held while another is taken. Neither is
+- Each peer has a `Partition`; no entry crosses partitions, whatever grant ids the peers chose.
+- A flush begins a new *epoch*. A call sent in an older epoch cannot insert its answer (the fence); `decision` tells
+  its caller whether the answer may be delivered.
+- An answer lives from the moment its request was *sent*, for the shorter of this gateway's TTL and the peer's lease.
+  A hit does not extend it.
+- Locks: one a partition, and below it one of the whole cache; no lock is taken while the latter is held. Neither is
   held across I/O, a driver's work, or the release of many entries.
 """
 
@@ -28,7 +28,7 @@ from federation.cache.entries import (
     GrantEntries,
     InvalidationReason,
     Key,
-    verdict_of,
+    decision_of,
 )
 from federation.clock import SYSTEM_CLOCK, Clock
 
@@ -50,11 +50,11 @@ __all__ = [
 F = TypeVar("F")
 
 MAX_DETACHED: Final = 8
-"""Flights a peer that may run on after nobody waits for them any more."""
+"""Flights a peer that may run on without waiters."""
 
 
 class Hit(NamedTuple):
-    """A kept answer. `age_s` counts from the sending of its request; `filled_by` is the filler's `traceparent`."""
+    """A cached answer. `age_s` counts from the sending of its request; `filled_by` is that call's `traceparent`."""
 
     body: bytes
     age_s: float
@@ -62,28 +62,28 @@ class Hit(NamedTuple):
 
 
 class Miss(NamedTuple, Generic[F]):
-    """No answer is kept. `flight` is the one call that will fetch it; `leads` tells who started it."""
+    """No cached answer. `flight` is the one call that fetches it; `leads` is true for the caller that started it."""
 
-    ticket: FetchToken
+    token: FetchToken
     flight: F
     leads: bool
 
 
-Found: TypeAlias = Hit | Miss[F]
+LookupResult: TypeAlias = Hit | Miss[F]
 
 
 class Flushed(NamedTuple, Generic[F]):
-    """What a flush did, and what its caller must do now: fail each flight in `cut`.
+    """The result of a flush; its caller must fail each flight in `to_fail` at once.
 
-    `entries` and `bytes` were dropped. They are freed with this object (`remains`), so whoever waits for the flush
-    is best told before it goes.
+    `entries` and `bytes` count what was removed. `evicted` holds the removed objects until this object is freed, which
+    takes time: report the flush before that.
     """
 
-    cause: InvalidationReason
-    cut: tuple[F, ...] = ()
+    reason: InvalidationReason
+    to_fail: tuple[F, ...] = ()
     entries: int = 0
     bytes: int = 0
-    remains: tuple[object, ...] = ()
+    evicted: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Stats:
 
 
 class Partition(Generic[F]):
-    """The part of the cache that belongs to one peer. Made by `ResponseCache.partition`; safe in any thread."""
+    """The part of the cache that belongs to one peer, created by `ResponseCache.partition`. Thread-safe."""
 
     def __init__(self, cache: "ResponseCache[F]") -> None:
         self._cache = cache
@@ -115,162 +115,163 @@ class Partition(Generic[F]):
         self._suspended = False
         self._elapsed = 0.0
         self.bytes = 0
-        """Bytes that the partition holds, by the last count of each of its shelves."""
+        """Bytes in the partition, by the last recount of each of its buckets."""
         self._hits = self._misses = 0
         self._flushes: dict[InvalidationReason, int] = {}
 
-    def look(self, key: Key, join: Callable[[F], bool], launch: Callable[[FetchToken], F]) -> Found[F]:
-        """Return the kept answer, or the flight that fetches it.
+    def lookup(self, key: Key, join: Callable[[F], bool], launch: Callable[[FetchToken], F]) -> LookupResult[F]:
+        """Return the cached answer, or the flight that fetches it.
 
-        A flight under way is taken if `join` accepts it; otherwise `launch` makes the flight of this caller. Both
-        are called under the lock, so that no flight ends between being found and being joined: they must be quick
-        and must not call the cache.
+        A flight under way is returned if `join` accepts it; otherwise `launch` makes a flight for this caller. Both
+        are called under the lock, so that no flight ends between lookup and join: they must be quick and must not call
+        the cache.
         """
         with self._lock:
             elapsed, wall = self._read()
-            shelf = self._shelf(key)
-            entry = shelf.find(key, elapsed, wall)
+            bucket = self._bucket(key)
+            entry = bucket.find(key, elapsed, wall)
             if entry is None:
                 self._misses += 1
-                ticket = FetchToken(key, shelf.epoch, elapsed, wall)
-                flight = shelf.flights.get(key)
+                token = FetchToken(key, bucket.epoch, elapsed, wall)
+                flight = bucket.flights.get(key)
                 if flight is not None and join(flight):
-                    return Miss(ticket, flight, False)
-                flight = shelf.flights[key] = launch(ticket)
-                return Miss(ticket, flight, True)
+                    return Miss(token, flight, False)
+                flight = bucket.flights[key] = launch(token)
+                return Miss(token, flight, True)
             self._hits += 1
         return Hit(entry.body, elapsed - entry.elapsed, entry.filled_by)
 
     def peek(self, key: Key) -> Hit | None:
-        """Return the kept answer, or `None`: no flight is started or joined, and no miss is counted."""
+        """Return the cached answer, or `None`. Starts and joins no flight, and counts no miss."""
         with self._lock:
             grant = self._grants.get(key.grant_id)
-            shelf = grant.shelves.get(key.resource) if grant else None
-            if shelf is None:
+            bucket = grant.buckets.get(key.resource) if grant else None
+            if bucket is None:
                 return None
             elapsed, wall = self._read()
-            entry = shelf.find(key, elapsed, wall)
+            entry = bucket.find(key, elapsed, wall)
             if entry is None:
                 return None
             self._hits += 1
         return Hit(entry.body, elapsed - entry.elapsed, entry.filled_by)
 
-    def ticket(self, key: Key) -> FetchToken:
-        """Return a ticket for a call that is neither kept nor shared, to ask for the `verdict` at its end."""
+    def fetch_token(self, key: Key) -> FetchToken:
+        """Return a token for a call that is neither cached nor shared; `decision` takes it at the end of the call."""
         with self._lock:
             return FetchToken(key, self._epoch, *self._read())
 
-    def insert(self, ticket: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
-        """Keep the answer to the call of `ticket`, unless the epoch moved since; tell whether it was kept.
+    def insert(self, token: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
+        """Insert the answer to the call of `token` unless the epoch has changed since; tell whether it was inserted.
 
-        It lives for the shorter of the cache's limit and the peer's lease, from when its request was sent.
+        It lives for the shorter of the cache's TTL and the peer's lease, from when its request was sent.
         """
-        entry = Entry.of(ticket, body, min(lease_s, self._cache.ttl_s), filled_by)
+        entry = Entry.of(token, body, min(lease_s, self._cache.ttl_s), filled_by)
         with self._lock:
-            shelf = self._fenced(ticket)
-            if shelf is None or entry.size > self._cache.max_bytes or not entry.is_alive(*self._read()):
+            bucket = self._bucket_for_insert(token)
+            if bucket is None or entry.size > self._cache.max_bytes or not entry.is_alive(*self._read()):
                 return False
-            remains = shelf.keep(ticket.key, entry)
-            self._tally(shelf)
-        del remains
+            evicted = bucket.insert(token.key, entry)
+            self._recount(bucket)
+        del evicted
         self._cache.evict_to_limit()
         return True
 
-    def forget(self, ticket: FetchToken, flight: F) -> None:
-        """Take a flight that ended, or that nobody waits for, out of the register: the next caller asks anew."""
+    def remove_flight(self, token: FetchToken, flight: F) -> None:
+        """Remove a flight that ended, or that has no waiters, from the register: the next caller starts a new one."""
         with self._lock:
             self._detached.discard(flight)
-            grant = self._grants.get(ticket.key.grant_id)
-            shelf = grant.shelves.get(ticket.key.resource) if grant else None
-            if shelf is not None and shelf.flights.get(ticket.key) is flight:
-                del shelf.flights[ticket.key]
+            grant = self._grants.get(token.key.grant_id)
+            bucket = grant.buckets.get(token.key.resource) if grant else None
+            if bucket is not None and bucket.flights.get(token.key) is flight:
+                del bucket.flights[token.key]
 
     def detach(self, flight: F) -> bool:
-        """Let a flight run on though its last waiter's budget is used up; `False` where too many do, or it does."""
+        """Let a flight run on without waiters; `False` if the flight is detached already, or too many are."""
         with self._lock:
             if self._removed or flight in self._detached or len(self._detached) >= MAX_DETACHED:
                 return False
             self._detached.add(flight)
             return True
 
-    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
-        """Say what to do with an answer, at the moment it would be handed to a caller."""
+    def decision(self, token: FetchToken) -> DeliveryDecision:
+        """Decide whether an answer may be delivered. Call it at the moment of delivery."""
         with self._lock:
             if self._removed:
                 return DeliveryDecision.REFUSE
-            grant = self._grants.get(ticket.key.grant_id)
-            return DeliveryDecision.DELIVER if grant is None else grant.verdict(ticket)
+            grant = self._grants.get(token.key.grant_id)
+            return DeliveryDecision.DELIVER if grant is None else grant.decision(token)
 
-    def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[F]:
-        """Move the epoch and drop what was kept under the old one: of a grant, or of the whole peer without one.
+    def flush(self, reason: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[F]:
+        """Begin a new epoch and remove the entries of a grant, or of the whole peer if `grant_id` is empty.
 
-        `resource` belongs to `RESOURCE_CHANGED` and narrows the flush to that resource. Flights are forgotten by
-        every flush and go on for those who wait; those whose answer nobody may see are returned to be cut.
+        `resource` belongs to `RESOURCE_CHANGED` and limits the flush to that resource. Every flush removes the flights
+        from the register, and they run on for their waiters; the flights whose answers must not be delivered are in
+        `to_fail`.
         """
-        if (cause is InvalidationReason.RESOURCE_CHANGED) != bool(resource):
-            raise ValueError("a resource is named if and only if a resource changed")
-        taken: list[CacheBucket[F]] = []
+        if (reason is InvalidationReason.RESOURCE_CHANGED) != bool(resource):
+            raise ValueError("`resource` must be given for RESOURCE_CHANGED, and for no other reason")
+        removed: list[CacheBucket[F]] = []
         with self._lock:
             self._epoch += 1
-            self._flushes[cause] = self._flushes.get(cause, 0) + 1
-            self._removed = self._removed or cause is InvalidationReason.PEER_REMOVED
-            for grant in self._concerned(grant_id):
-                taken += grant.take(cause, self._epoch, resource)
-            self._adjust_bytes(-sum(shelf.bytes for shelf in taken))
-        doomed = verdict_of(cause) is DeliveryDecision.REFUSE
-        cut = tuple(flight for shelf in taken for flight in shelf.flights.values()) if doomed else ()
-        return Flushed(cause, cut, sum(s.count for s in taken), sum(s.bytes for s in taken), tuple(taken))
+            self._flushes[reason] = self._flushes.get(reason, 0) + 1
+            self._removed = self._removed or reason is InvalidationReason.PEER_REMOVED
+            for grant in self._affected(grant_id):
+                removed += grant.invalidate(reason, self._epoch, resource)
+            self._adjust_bytes(-sum(bucket.bytes for bucket in removed))
+        refused = decision_of(reason) is DeliveryDecision.REFUSE
+        to_fail = tuple(flight for bucket in removed for flight in bucket.flights.values()) if refused else ()
+        return Flushed(reason, to_fail, sum(s.count for s in removed), sum(s.bytes for s in removed), tuple(removed))
 
     def suspend(self) -> None:
-        """Keep nothing from here on until `resume`. What is kept stays: flush after this call, not before it."""
+        """Insert nothing until `resume`. Existing entries stay: flush after this call, not before it."""
         with self._lock:
             self._suspended = True
 
     def resume(self) -> None:
-        """Keep answers again."""
+        """Insert answers again."""
         with self._lock:
             self._suspended = False
 
     def stats(self) -> Stats:
-        """Return the figures of now."""
+        """Return the current figures."""
         with self._lock:
             self._read()
-            shelves = list(self._shelves())
-            for shelf in shelves:
-                self._tally(shelf)
+            buckets = list(self._buckets())
+            for bucket in buckets:
+                self._recount(bucket)
             return Stats(
-                entries=sum(shelf.count for shelf in shelves),
+                entries=sum(bucket.count for bucket in buckets),
                 bytes=self.bytes,
                 hits=self._hits,
                 misses=self._misses,
                 flushes=sum(self._flushes.values()),
-                flights=sum(len(shelf.flights) for shelf in shelves),
+                flights=sum(len(bucket.flights) for bucket in buckets),
                 detached=len(self._detached),
             )
 
     def flushes(self) -> dict[InvalidationReason, int]:
-        """Return how often entries were flushed so far, by cause."""
+        """Return the number of flushes so far, by reason."""
         with self._lock:
             return self._flushes.copy()
 
     def evict(self) -> bool:
-        """Give up something of the largest shelf, dead or least recently used; `False` if there is nothing."""
+        """Evict the expired or the least recently used entries of the largest bucket; `False` if there are none."""
         with self._lock:
             self._read()
-            shelf = max(self._shelves(), key=lambda shelf: shelf.bytes, default=None)
-            if shelf is None or not shelf.bytes:
+            bucket = max(self._buckets(), key=lambda bucket: bucket.bytes, default=None)
+            if bucket is None or not bucket.bytes:
                 return False
-            shelf.evict()
-            self._tally(shelf)
+            bucket.evict()
+            self._recount(bucket)
             return True
 
-    def restart(self) -> None:
-        """Begin anew in a forked child: what the parent holds is not the child's to serve or to flush."""
+    def reset_after_fork(self) -> None:
+        """Empty the partition in a forked child, where its leases and flights are the parent's."""
         self._lock = Lock()
         self._epoch += 1
         self._detached = set()
         for grant in self._grants.values():
-            grant.shelves = {}
+            grant.buckets = {}
         self.bytes = 0
 
     def _read(self) -> tuple[float, float]:
@@ -278,49 +279,49 @@ class Partition(Generic[F]):
         self._elapsed = elapsed = clock.elapsed()
         return elapsed, clock.wall()
 
-    def _shelves(self) -> Iterator[CacheBucket[F]]:
-        return (shelf for grant in self._grants.values() for shelf in grant.shelves.values())
+    def _buckets(self) -> Iterator[CacheBucket[F]]:
+        return (bucket for grant in self._grants.values() for bucket in grant.buckets.values())
 
-    def _shelf(self, key: Key) -> CacheBucket[F]:
+    def _bucket(self, key: Key) -> CacheBucket[F]:
         grant = self._grants.get(key.grant_id)
         if grant is None:
             grant = self._grants[key.grant_id] = GrantEntries()
-        shelf = grant.shelves.get(key.resource)
-        if shelf is None:
+        bucket = grant.buckets.get(key.resource)
+        if bucket is None:
             if grant.needs_compaction():
-                for each in grant.shelves.values():
-                    self._tally(each)
+                for each in grant.buckets.values():
+                    self._recount(each)
                 grant.compact()
-            shelf = CacheBucket(self._epoch, self._cache.max_bytes, lambda: self._elapsed)
-            grant.shelves[key.resource] = shelf
-        return shelf
+            bucket = CacheBucket(self._epoch, self._cache.max_bytes, lambda: self._elapsed)
+            grant.buckets[key.resource] = bucket
+        return bucket
 
-    def _fenced(self, ticket: FetchToken) -> CacheBucket[F] | None:
-        grant = self._grants.get(ticket.key.grant_id)
-        return None if grant is None or self._removed or self._suspended else grant.bucket_for_insert(ticket)
+    def _bucket_for_insert(self, token: FetchToken) -> CacheBucket[F] | None:
+        grant = self._grants.get(token.key.grant_id)
+        return None if grant is None or self._removed or self._suspended else grant.bucket_for_insert(token)
 
-    def _concerned(self, grant_id: str) -> Iterable[GrantEntries[F]]:
+    def _affected(self, grant_id: str) -> Iterable[GrantEntries[F]]:
         return (self._grants.setdefault(grant_id, GrantEntries()),) if grant_id else self._grants.values()
 
-    def _tally(self, shelf: CacheBucket[F]) -> None:
-        change = shelf.tally()
+    def _recount(self, bucket: CacheBucket[F]) -> None:
+        change = bucket.recount()
         if change:
             self._adjust_bytes(change)
 
     def _adjust_bytes(self, change: int) -> None:
         self.bytes += change
-        self._cache.note(change)
+        self._cache.report_size(change)
 
 
 class ResponseCache(Generic[F]):
-    """The answers of all peers, within one bound of bytes.
+    """The cached answers of all peers, within one limit in bytes.
 
-    Fair share: while there is room, a peer may fill it all. Beyond the bound, whichever peer holds most gives up its
-    least recently used entries, so a peer that holds no more than `max_bytes` / (peers that hold anything) loses
-    nothing to the others.
+    Fair share: below the limit, one peer may fill the whole cache. Above it, the largest partition evicts its least
+    recently used entries, so a peer that holds no more than `max_bytes` / (number of peers with entries) loses nothing
+    to other peers.
 
-    `instance_id` names this one cache object to the peers, which note by it whom they gave a lease. A forked child
-    has an empty cache with an id of its own.
+    `instance_id` identifies this cache object to the peers, which grant leases to it. A forked child has an empty cache
+    with another id.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK, *, ttl_s: float = 30.0, max_bytes: int = 64 * 1024 * 1024) -> None:
@@ -334,7 +335,7 @@ class ResponseCache(Generic[F]):
         _CACHES.add(self)
 
     def partition(self, peer_id: str) -> Partition[F]:
-        """Return the partition of a peer, made at the first asking."""
+        """Return the partition of a peer, created by the first call."""
         with self._lock:
             partition = self._partitions.get(peer_id)
             if partition is None:
@@ -342,13 +343,12 @@ class ResponseCache(Generic[F]):
             return partition
 
     def remove(self, peer_id: str) -> Flushed[F]:
-        """Flush a peer for good. Answers that still arrive for it are refused; its id may be used again."""
+        """Flush and remove a peer. Answers that still arrive for it are refused; its id may be used again."""
         partition = self._partitions.get(peer_id)
         if partition is None:
             return Flushed(InvalidationReason.PEER_REMOVED)
-        flushed = partition.flush(
-            InvalidationReason.PEER_REMOVED
-        )  # before it leaves the total: others are not evicted for its bytes
+        # Before the partition is removed, so that its bytes leave the total first.
+        flushed = partition.flush(InvalidationReason.PEER_REMOVED)
         with self._lock:
             self._partitions.pop(peer_id, None)
         return flushed
@@ -359,23 +359,23 @@ class ResponseCache(Generic[F]):
             partitions = list(self._partitions.values())
         return sum((partition.stats() for partition in partitions), Stats())
 
-    def note(self, change: int) -> None:
-        """Add to the total how many bytes more, or less, a partition holds."""
+    def report_size(self, change: int) -> None:
+        """Add a partition's change in bytes to the total."""
         with self._lock:
             self._total += change
 
     def evict_to_limit(self) -> None:
-        """Evict until the bound holds."""
+        """Evict until the total is within the limit."""
         while (victim := self._largest_partition()) is not None and victim.evict():
             pass
 
-    def restart(self) -> None:
-        """Become a cache of its own, empty, in a forked child."""
+    def reset_after_fork(self) -> None:
+        """Empty the cache and give it another instance id, in a forked child."""
         self._lock = Lock()
         self.instance_id = secrets.token_hex(16)
         self._total = 0
         for partition in self._partitions.values():
-            partition.restart()
+            partition.reset_after_fork()
 
     def _largest_partition(self) -> Partition[F] | None:
         with self._lock:
@@ -385,12 +385,12 @@ class ResponseCache(Generic[F]):
 
 
 _CACHES: Final["WeakSet[ResponseCache[Any]]"] = WeakSet()
-"""Every cache of this process: a fork copies them all, and a copy must not pass for the original."""
+"""Every cache of this process: a forked child resets its copies, which must not use the parent's instance id."""
 
 
-def _restart_all() -> None:
+def _reset_all_after_fork() -> None:
     for cache in list(_CACHES):
-        cache.restart()
+        cache.reset_after_fork()
 
 
-os.register_at_fork(after_in_child=_restart_all)
+os.register_at_fork(after_in_child=_reset_all_after_fork)

@@ -1,1 +1,1 @@
-"""The asking side: one chain of generator flows, and the channels that drive it."""
+"""The client side: one chain of generator flows, and the channels that drive it."""

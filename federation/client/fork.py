@@ -1,7 +1,7 @@
-"""Hooks of `os.fork` for objects of the client that hold gRPC channels, threads or locks.
+"""Hooks of `os.fork` for client objects that hold gRPC channels, threads or locks.
 
-gRPC allows no use of the parent's objects in the child, not even their collection as garbage. So each object ends its
-streams before the fork, and in the child it lets go of gRPC's objects and answers its callers with an error.
+gRPC allows no use of the parent's objects in the child, not even their garbage collection. So each object ends its
+streams before the fork; in the child it drops gRPC's objects and answers its callers with an error.
 """
 
 import gc
@@ -20,23 +20,23 @@ class ForkAware(Protocol):
         ...
 
     def after_fork_in_parent(self) -> None:
-        """Go on in the parent."""
+        """Resume in the parent."""
         ...
 
     def after_fork_in_child(self) -> None:
-        """Let go of everything that belongs to the parent, without touching gRPC's objects."""
+        """Drop everything that belongs to the parent, without touching gRPC's objects."""
         ...
 
 
 _OBJECTS: Final["WeakSet[ForkAware]"] = WeakSet()
 _PARENT_OBJECTS: Final[list[ForkAware]] = []
-"""Objects that a fork copied, kept until the process ends: gRPC's objects beneath them must not be collected."""
+"""Objects of the parent, referenced until the child ends: gRPC's objects in them must not be collected."""
 _COLLECTS: Final[list[bool]] = []
-"""Whether garbage was collected before the fork that is under way."""
+"""Whether garbage collection was enabled before the fork under way."""
 
 
 def register(each: ForkAware) -> None:
-    """Call the methods of an object around each fork, as long as the object lives."""
+    """Call the methods of an object around each fork while the object lives."""
     _OBJECTS.add(each)
 
 
@@ -59,7 +59,7 @@ def _after_in_child() -> None:
         each.after_fork_in_child()
         _PARENT_OBJECTS.append(each)
     if _COLLECTS:
-        gc.freeze()  # the last asyncio channel of the parent, found as garbage, would wait for a thread without end
+        gc.freeze()  # collecting the parent's last asyncio channel would wait forever for a thread
         _collect_again()
 
 

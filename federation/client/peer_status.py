@@ -1,4 +1,4 @@
-"""How a peer stands, in one value: for programs, and for the operator's status."""
+"""The status of a peer in one value: for programs, and for the operator's `status`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,26 +12,26 @@ from federation.client.peers.peer import Peer, Revocation
 from federation.client.peers.watch_handle import WatchState
 from federation.clock import Clock, to_micros
 
-__all__ = ["PeerState", "PeerStatus", "standing_of", "state_of"]
+__all__ = ["PeerState", "PeerStatus", "state_of", "status_of"]
 
 
 class PeerState(StrEnum):
-    """One word for a peer. Where several fit, the first of this order counts: revoked, expired, offline, degraded."""
+    """The state of a peer. Where several apply, the first of this order counts: revoked, expired, offline, degraded."""
 
     ACTIVE = "active"
     OFFLINE = "offline"
     """The circuit is not closed."""
     DEGRADED = "degraded"
-    """It works, but not for long: its certificate could not be renewed."""
+    """The peer works, but its certificate could not be renewed and will expire."""
     REVOKED = "revoked"
     """The peer has revoked the grant. Final."""
     EXPIRED = "expired"
-    """This gateway's own certificate for the peer has ended."""
+    """This gateway's own certificate for the peer has expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
-    """A peer at one instant. `*_us` are Unix microseconds; what is not known since the process started is `None`."""
+    """A peer at one instant. `*_us` are Unix microseconds; `None` where the process does not know yet."""
 
     name: str
     user: str
@@ -44,14 +44,14 @@ class PeerStatus:
     circuit: CircuitSnapshot | None
     last_success_us: int | None
     seen_us: int | None
-    """The last proof of life: an answer, or a message on the watch."""
+    """The last sign of life: an answer, or a message on the watch."""
     last_failure: CallFailure | None
 
 
-def standing_of(peer: Peer, clock: Clock) -> PeerStatus:
-    """Return how a peer stands now."""
+def status_of(peer: Peer, clock: Clock) -> PeerStatus:
+    """Return the current status of a peer."""
     watch, health = peer.watch, peer.health
-    watching = watch.standing if watch is not None else None
+    watching = watch.status if watch is not None else None
     circuit = peer.circuit.snapshot(clock.monotonic()) if peer.circuit is not None else None
     return PeerStatus(
         name=peer.name,
@@ -69,7 +69,7 @@ def standing_of(peer: Peer, clock: Clock) -> PeerStatus:
 
 
 def state_of(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerState:
-    """Return the word for a peer whose circuit is as it was just read."""
+    """Return the state of a peer, given the present snapshot of its circuit."""
     if peer.revocation is not None:
         return PeerState.REVOKED
     if _not_after_us(peer.record.certificate_pem) <= now_us:

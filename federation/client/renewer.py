@@ -1,8 +1,8 @@
-"""Keeps the certificates of this gateway's peers fresh, together with every other process on its directory.
+"""The renewer of this gateway's client certificates, coordinated over all processes on its directory.
 
-Whoever finds a certificate due takes the directory's renewal lock, reads the record again, and renews what is still
-due; the others see in the store that the record has changed and take it from there. The new certificate is stored
-first; then its channel is published, and the old one drains.
+The process that finds a certificate due takes the directory's renewal lock, reads the record again, and renews the
+certificate if it is still due; the other processes load the changed record from the store. The new certificate is
+stored first; then its channel is published, and the old one drains.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ __all__ = ["RENEWAL_LOCK", "OnRenewal", "RenewalStore", "Renewer", "plan_of", "v
 LOGGER: Final = logging.getLogger(__name__)
 RENEWAL_LOCK: Final = "renewal.lock"
 POLL_S: Final = 5.0
-"""How often the store is asked whether another process changed a peer."""
+"""Interval at which the store is checked for peers that another process changed."""
 TICK_S: Final = 1.0
-"""How often the clock is compared with what is due. It may jump: a laptop sleeps."""
-AT_ONCE: Final = 4
-"""Renewals under way at once."""
-PATIENCE_S: Final = 60.0
-"""How long a renewal by hand waits for others on this directory."""
+"""Interval at which the clock is compared with the due times. The clock may jump: a laptop sleeps."""
+MAX_CONCURRENT: Final = 4
+"""Number of concurrent renewals."""
+LOCK_TIMEOUT_S: Final = 60.0
+"""How long a renewal by hand waits for other processes on this directory."""
 OnRenewal = Callable[[Peer, FederationError | None], None]
-"""Is told of each certificate that was renewed because it was due, and of each new way in which that failed."""
+"""Called for each certificate that was renewed because it was due, and for each new kind of failure."""
 
 
 class RenewalStore(Renewable, Protocol):
-    """Where this gateway's enrollments are kept; a `PeerStore` is one. The renewer's loop asks."""
+    """The store of this gateway's enrollments; a `PeerStore` is one. Used on the renewer's loop."""
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return every peer."""
@@ -58,12 +58,12 @@ class RenewalStore(Renewable, Protocol):
         ...
 
     async def versions(self) -> Versions:
-        """Return what tells whether `all` would bring something else than before."""
+        """Return a value that differs if `all` would return something else than before."""
         ...
 
 
 class Renewer:
-    """Renews the certificates of a directory's peers on one loop. Any number of processes may work on one directory."""
+    """Renews the certificates of a directory's peers on one loop. Several processes may work on one directory."""
 
     def __init__(
         self,
@@ -79,76 +79,76 @@ class Renewer:
     ) -> None:
         self._peers, self._store, self._clock, self._chance = peers, store, clock, chance
         self._directory, self._gateway_name, self._poll_s = directory, gateway_name, poll_s
-        self._on_renewal = on_renewal or (lambda _peer, _fault: None)
-        self._seen: Versions | None = None
+        self._on_renewal = on_renewal or (lambda _peer, _last_error: None)
+        self._versions: Versions | None = None
         self._polled_at = float("-inf")
-        self._fault = ""
+        self._last_error = ""
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to `run` on this loop; nothing where that has begun."""
+        """Start `run` on this loop; do nothing if it has been started."""
         if self._running is None:
             self._running = asyncio.create_task(self.run())
 
     async def stop(self) -> None:
-        """End what `start` began, and wait for that. Call this on the same loop."""
+        """Stop `run`, and wait for its end. Call this on the same loop."""
         running, self._running = self._running, None
         if running is not None:
             running.cancel()
             await asyncio.wait([running])
 
     async def run(self) -> None:
-        """Follow the store and renew what is due, for ever. Faults are logged once and tried again."""
+        """Follow the store and renew what is due, without end. Errors are logged once and retried."""
         while True:
             try:
                 await self.step()
             except FederationError as e:
-                if str(e) != self._fault:
-                    LOGGER.warning("peers cannot be kept up to date: %s; it is tried again", e)
-                self._fault = str(e)
+                if str(e) != self._last_error:
+                    LOGGER.warning("the peers cannot be reloaded from the store: %s; this is retried", e)
+                self._last_error = str(e)
             except Exception:
-                LOGGER.exception("the renewal of certificates broke; it goes on")
+                LOGGER.exception("the renewal of certificates failed unexpectedly; it is retried")
             else:
-                self._fault = ""
+                self._last_error = ""
             await asyncio.sleep(min(TICK_S, self._poll_s))
 
     async def step(self) -> None:
-        """Do what is due at this moment."""
+        """Do once what is due now."""
         if self._clock.monotonic() - self._polled_at >= self._poll_s:
             self._polled_at = self._clock.monotonic()
-            await self.follow()
+            await self.reload()
         due = [peer for peer in self._peers.all() if self._is_due(peer)]
         if not due:
             return
-        with suppress(LockedError):  # another process, or another federation of this one, is at it
-            async with self._turn(0.0):
-                places = asyncio.Semaphore(AT_ONCE)
-                await asyncio.gather(*(self._attempt(peer, places) for peer in due))
+        with suppress(LockedError):  # another process, or another federation of this one, renews
+            async with self._renewal_lock(0.0):
+                slots = asyncio.Semaphore(MAX_CONCURRENT)
+                await asyncio.gather(*(self._attempt(peer, slots) for peer in due))
 
-    async def follow(self) -> None:
-        """Take over what other processes changed in the store."""
+    async def reload(self) -> None:
+        """Load what other processes changed in the store."""
         before = self._peers.generation
         versions = await self._store.versions()
-        if versions == self._seen:
+        if versions == self._versions:
             return
         records = await self._store.all()
-        # What this process changed while it read is newer than what it has read.
+        # Changes that this process made during the read are newer than the records it read.
         if self._peers.load(records, unless_changed_since=before):
-            self._seen = versions
+            self._versions = versions
 
     async def rotate(self, peer: Peer) -> None:
         """Renew a peer's certificate now.
 
-        Raises what `federation.trust.renewing.renew` raises, and `LockedError` where others on this directory keep at
-        it for a minute.
+        Raises what `federation.enrollment.renew.renew` raises, and `LockedError` if other processes on this directory
+        hold the renewal lock for a minute.
         """
-        async with self._turn(PATIENCE_S):
+        async with self._renewal_lock(LOCK_TIMEOUT_S):
             await self._renew(peer, by_hand=True)
 
     @asynccontextmanager
-    async def _turn(self, patience_s: float) -> AsyncIterator[None]:
+    async def _renewal_lock(self, timeout_s: float) -> AsyncIterator[None]:
         lock = FileLock(self._directory / RENEWAL_LOCK, "certificates are being renewed")
-        end = self._clock.monotonic() + patience_s
+        end = self._clock.monotonic() + timeout_s
         while True:
             try:
                 lock.acquire()
@@ -162,8 +162,8 @@ class Renewer:
         finally:
             lock.release()
 
-    async def _attempt(self, peer: Peer, places: asyncio.Semaphore) -> None:
-        async with places:
+    async def _attempt(self, peer: Peer, slots: asyncio.Semaphore) -> None:
+        async with slots:
             try:
                 await self._renew(peer, by_hand=False)
             except FederationError as e:
@@ -174,24 +174,24 @@ class Renewer:
         try:
             record = await self._store.get(peer.record.id)
             if record is not None and record.certificate_pem != peer.record.certificate_pem:
-                self._take(peer, record)
-                if not by_hand:  # another process was quicker
+                self._apply(peer, record)
+                if not by_hand:  # another process has renewed it
                     return
             renewed = await self._renewed(record) if record is not None else None
         except ConflictError:
-            self._seen = None
+            self._versions = None
             raise
         except FederationError as e:
-            if self._note_failure(peer, plan, e) and not by_hand:
+            if self._record_failure(peer, plan, e) and not by_hand:
                 self._on_renewal(peer, e)
             raise
         if renewed is None:
-            self._seen = None
+            self._versions = None
             raise NotFoundError("peer", peer.name, cure="another process removed it")
-        self._take(peer, renewed)
+        self._apply(peer, renewed)
         if peer.health is not None:
-            peer.health.seen()
-        plan.attempted(OutcomeName.OK.value)
+            peer.health.record_contact()
+        plan.record_attempt(OutcomeName.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
         if not by_hand:
             self._on_renewal(peer, None)
@@ -199,12 +199,12 @@ class Renewer:
     async def _renewed(self, record: PeerRecord) -> PeerRecord:
         return await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
 
-    def _take(self, peer: Peer, record: PeerRecord) -> None:
+    def _apply(self, peer: Peer, record: PeerRecord) -> None:
         plan = plan_of(peer)
         if plan.degraded:
             LOGGER.info("the certificate for %s (user %s) can be renewed again", peer.name, peer.user)
         self._peers.renew(record)
-        plan.renewed(validity_of(record.certificate_pem), self._clock.now_us())
+        plan.record_renewal(validity_of(record.certificate_pem), self._clock.now_us())
 
     def _is_due(self, peer: Peer) -> bool:
         if peer.revocation is not None:
@@ -212,54 +212,54 @@ class Renewer:
         plan, now = plan_of(peer), self._clock.now_us()
         if not plan.is_due(now):
             return False
-        rest_s = self._resting_s(peer)
-        if rest_s and not is_urgent(plan.certificate, now):
-            plan.postpone(now + round(rest_s * MICROSECONDS))
+        cooldown_s = self._cooldown_left_s(peer)
+        if cooldown_s and not is_urgent(plan.certificate, now):
+            plan.postpone(now + round(cooldown_s * MICROSECONDS))
             return False
         return True
 
-    def _resting_s(self, peer: Peer) -> float:
-        """Return how long the peer's circuit keeps everything off the wire."""
+    def _cooldown_left_s(self, peer: Peer) -> float:
+        """Return for how long the peer's open circuit permits no call."""
         if peer.circuit is None:
             return 0.0
         seen = peer.circuit.snapshot(self._clock.monotonic())
         return (seen.retry_in_s or 0.0) if seen.state is CircuitState.OPEN else 0.0
 
-    def _note_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> bool:
-        """Note why, and tell it once for each state that the renewal gets into; return whether this was news."""
+    def _record_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> bool:
+        """Record the failure, and log it once for each state of the renewal; return whether the state is new."""
         reason = error.reason if isinstance(error, Refusal) else None
         retry_after_s = error.retry_after_s if isinstance(error, Refusal) else None
         code = error.code if isinstance(error, Refusal) else ""
         text = printable(str(error))
-        before = _standing(plan)
+        before = _renewal_state(plan)
         revoked = reason is Reason.GRANT_REVOKED
-        plan.attempted(outcome_word(code).value)
+        plan.record_attempt(outcome_word(code).value)
         failure = CallFailure(self._clock.now_us(), code, reason.value if reason else "", text)
-        plan.failed(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
-        news = _standing(plan) != before
+        plan.record_failure(failure, self._chance(), final=revoked, retry_after_s=retry_after_s)
+        news = _renewal_state(plan) != before
         if news:
-            word = "is refused for good" if revoked else "fails time and again" if plan.degraded else "failed"
-            LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, word, text)
+            result = "is refused finally" if revoked else "fails repeatedly" if plan.degraded else "failed"
+            LOGGER.warning("renewal for %s (user %s) %s: %s", peer.name, peer.user, result, text)
         if revoked:
-            peer.revoked(text)
-            peer.settled()
+            peer.on_revoked(text)
+            peer.apply_revocation()
         return news
 
 
 def plan_of(peer: Peer) -> RenewalPlan:
-    """Return the plan of a peer's certificate, made at the first asking and brought up to date with its record."""
+    """Return the renewal plan of a peer, created by the first call and updated to its record."""
     validity = validity_of(peer.record.certificate_pem)
     plan = peer.renewal
     if plan is None:
         plan = peer.renewal = RenewalPlan(validity)
     elif plan.certificate.name != validity.name:
-        plan.renewed(validity, validity.not_before_us)
+        plan.record_renewal(validity, validity.not_before_us)
     return plan
 
 
 @lru_cache(maxsize=4_096)
 def validity_of(certificate_pem: str) -> Validity:
-    """Return the validity of a certificate; one that cannot be read has none, and ended long ago."""
+    """Return the validity of a certificate; an unreadable one counts as expired."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     except ValueError:
@@ -267,6 +267,6 @@ def validity_of(certificate_pem: str) -> Validity:
     return Validity(*validity_us(certificate), fingerprint_of(certificate))
 
 
-def _standing(plan: RenewalPlan) -> tuple[bool, bool, Iterable[str]]:
+def _renewal_state(plan: RenewalPlan) -> tuple[bool, bool, Iterable[str]]:
     reason = plan.last_failure.reason if plan.last_failure else "fine"
     return plan.degraded, plan.final, reason

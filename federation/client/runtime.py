@@ -1,4 +1,7 @@
-"""What one gateway has of its peers in one process: shared by every federation and sync channel on its directory."""
+"""Process-wide client runtime of one gateway directory: peers, cache, metrics, watches, renewer.
+
+All `Federation`s and sync channels of the directory share it.
+"""
 
 import asyncio
 import logging
@@ -17,7 +20,7 @@ from federation.client.chain.call_stats import PeerHealth, printable
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Interceptor, refused
 from federation.client.interceptors.breaking import BreakingInterceptor
-from federation.client.interceptors.caching import CachingInterceptor, cut
+from federation.client.interceptors.caching import CachingInterceptor, fail_in_flight
 from federation.client.interceptors.propagation import PropagationInterceptor
 from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
@@ -27,7 +30,7 @@ from federation.client.renewer import OnRenewal, RenewalStore, Renewer, validity
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Dialer, PeerChannel
 from federation.client.transport.credentials import EnrolledDialer
-from federation.client.watch.loops import PATIENCE_S, WatchLoop
+from federation.client.watch.loops import STOP_TIMEOUT_S, WatchLoop
 from federation.client.watch.policy import WatchSettings
 from federation.client.watch.watch import PeerWatch
 from federation.clock import MICROSECONDS, Clock
@@ -46,14 +49,14 @@ __all__ = ["ClientRuntime"]
 
 LOGGER: Final = logging.getLogger(__name__)
 DIALS: Final = 16
-"""Watches that dial at the same time."""
+"""Number of watches that dial at the same time."""
 
 
 class ClientRuntime:
     """Peers, response cache, circuits, connections and the background thread of one gateway's directory.
 
-    `share` returns the one that the process has, so that a federation and a sync channel, or two of either, hit the
-    same cache under the same instance id. The last `release` ends it.
+    `share` returns the one runtime of the process, so that a federation and a sync channel, or two of either, hit the
+    same cache under the same instance id. The last `release` requires a `close`.
     """
 
     def __init__(self, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> None:
@@ -66,7 +69,7 @@ class ClientRuntime:
         self.watches = WatchLoop(self.background, self.peers.all)
         self._gate = asyncio.Semaphore(DIALS)
         self.watch_settings = WatchSettings()
-        """In force for peers that come after; whoever changes it does so first."""
+        """Used for peers that are added later; set it before adding peers."""
         self.loaded = False
         self._telemetry = telemetry if config.telemetry.enabled else None
         metrics = self._telemetry.metrics if self._telemetry else None
@@ -83,53 +86,53 @@ class ClientRuntime:
         )
         self._users = 0
         self.renewer: Renewer | None = None
-        """Renews certificates on the background loop, once `renew` was called."""
+        """Renews certificates on the background loop, once `start_renewer` was called."""
         self._ending: Future[None] | None = None
         self._renewal_listeners: list[tuple[asyncio.AbstractEventLoop, OnRenewal]] = []
         fork.register(self)
 
     @classmethod
     def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "ClientRuntime":
-        """Return the home of a directory, made at the first asking; its settings and clock are the first one's."""
+        """Return the runtime of a directory, created by the first call with that call's settings and clock."""
         key = config.directory.resolve()
         with _LOCK:
-            home = _HOMES.get(key)
-            if home is None:
-                home = _HOMES[key] = cls(config, clock, telemetry)
-            home._users += 1
-            return home
+            runtime = _RUNTIMES.get(key)
+            if runtime is None:
+                runtime = _RUNTIMES[key] = cls(config, clock, telemetry)
+            runtime._users += 1
+            return runtime
 
     def release(self) -> bool:
-        """Count one user less. `True` for the last one, who must `end` the home."""
+        """Remove a user of the runtime. `True` for the last one, which must `close` it."""
         key = self.config.directory.resolve()
         with _LOCK:
             self._users -= 1
-            if self._users == 0 and _HOMES.get(key) is self:
-                del _HOMES[key]
+            if self._users == 0 and _RUNTIMES.get(key) is self:
+                del _RUNTIMES[key]
                 return True
         return False
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Close every connection at once and end the background thread."""
-        for unread in self._unregister_metrics:
-            unread()
+        for unregister in self._unregister_metrics:
+            unregister()
         ending = self._end_background()
         if ending is not None:
             with suppress(TimeoutError):
-                ending.result(PATIENCE_S)
+                ending.result(STOP_TIMEOUT_S)
         for peer in self.peers.all():
-            peer.end(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
-            peer.channel.kill()
+            peer.close(refused(Refusal(Reason.PEER_UNREACHABLE, "the federation is closed")))
+            peer.channel.close()
         self.background.stop()
 
-    async def ended(self) -> None:
-        """Stop watches and renewals without blocking the running loop; `end` does the rest."""
+    async def stop_background(self) -> None:
+        """Stop watches and renewals without blocking the running loop; `close` does the rest."""
         ending = self._end_background()
         if ending is not None:
-            await asyncio.wait({asyncio.wrap_future(ending)}, timeout=PATIENCE_S)
+            await asyncio.wait({asyncio.wrap_future(ending)}, timeout=STOP_TIMEOUT_S)
 
-    def renew(self, store: RenewalStore) -> None:
-        """Keep certificates fresh on the background loop until the end; nothing where that is done already."""
+    def start_renewer(self, store: RenewalStore) -> None:
+        """Renew certificates on the background loop until the end; do nothing if a renewer runs already."""
         with _LOCK:
             if self.renewer is None:
                 self.renewer = Renewer(
@@ -138,27 +141,27 @@ class ClientRuntime:
                     directory=self.config.directory.absolute(),
                     gateway_name=self.config.name,
                     clock=self.clock,
-                    on_renewal=self._tell_renewal,
+                    on_renewal=self._notify_renewal,
                 )
                 self.background.post(self.renewer.start)
 
     def listen_to_renewals(self, loop: asyncio.AbstractEventLoop, listener: OnRenewal) -> Callable[[], None]:
-        """Call `listener` on `loop` with each renewal that was due; return how to end that."""
+        """Call `listener` on `loop` for each renewal that was due; return how to remove it."""
         entry = (loop, listener)
         self._renewal_listeners.append(entry)
         return lambda: self._renewal_listeners.remove(entry)
 
     def before_fork(self) -> None:
-        """Stop the watches for a moment."""
+        """Suspend the watches."""
         self.watches.suspend()
 
     def after_fork_in_parent(self) -> None:
-        """Start the watches again."""
+        """Resume the watches."""
         self.watches.resume()
 
     def after_fork_in_child(self) -> None:
-        """Answer every call with an error that says so, and touch nothing of gRPC's."""
-        text = "this process was forked from the one that opened the federation; open it again in this one"
+        """Answer every call with an error that names the fork, without touching gRPC's objects."""
+        text = "this process was forked after the federation was opened; open the federation again in this process"
         outcome = refused(Refusal(Reason.PEER_UNREACHABLE, text))
         for peer in self.peers.all():
             peer.abandon_after_fork(outcome)
@@ -169,7 +172,7 @@ class ClientRuntime:
         self.watches.abandon_after_fork(self.background)
 
     def dialer(self, record: PeerRecord) -> Dialer:
-        """Return how to dial with these credentials."""
+        """Return the dialer for these credentials."""
         return EnrolledDialer(record, self.clock)
 
     def build_peer(self, peer: Peer) -> tuple[Interceptor, ...]:
@@ -187,9 +190,9 @@ class ClientRuntime:
                 lambda: self.cache.instance_id,
                 post=self.background.post,
                 gate=self._gate,
-                heard=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
+                on_event=partial(metrics.watch_heard, peer.name) if metrics else lambda _: None,
             )
-        on_transition = partial(_rest_when_open, peer)
+        on_transition = partial(_disconnect_when_open, peer)
         return build_chain(
             tracing=TracingInterceptor(telemetry.spans, self.clock, metrics, hit_spans=settings.hit_spans)
             if telemetry
@@ -201,41 +204,41 @@ class ClientRuntime:
             rpc_spans=RpcSpansInterceptor(telemetry.tracer_provider) if telemetry and settings.rpc_spans else None,
         )
 
-    def added(self, peer: Peer) -> None:
+    def on_added(self, peer: Peer) -> None:
         """Watch a new peer."""
-        self.watches.added(peer)
+        self.watches.on_added(peer)
 
-    def revoked(self, peer: Peer, reason: str) -> None:
-        """Refuse every call to a peer that says it has revoked the grant, from here on and after a restart."""
+    def on_revoked(self, peer: Peer, reason: str) -> None:
+        """Refuse every call to a peer that revoked the grant, from now on and after a restart."""
         revocation = Revocation(self.clock.now_us(), printable(reason))
-        if peer.settle(revocation):
+        if peer.mark_revoked(revocation):
             LOGGER.warning(
                 "%s revoked the grant of %s: %s", peer.name, peer.user, revocation.reason or "no reason given"
             )
-            self.watches.remember(peer)
+            self.watches.save_revocation(peer)
             if peer.watch is not None:
                 peer.watch.wake()
 
-    def settled(self, peer: Peer) -> None:
-        """Do what remains for a peer whose revocation neither its watch nor a call has brought."""
+    def apply_revocation(self, peer: Peer) -> None:
+        """Flush and fail the calls of a peer whose revocation came from the store or from a renewal."""
         if peer.cache is not None:
-            cut(peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id))
+            fail_in_flight(peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id))
         if peer.refusal is not None:
-            peer.cut(peer.refusal)
+            peer.fail_calls(peer.refusal)
         if peer.watch is not None:
             peer.watch.wake()
 
-    def renewed(self, peer: Peer) -> None:
-        """Keep nothing that was asked for with the old credentials, and move the watch to the new ones."""
+    def on_renewed(self, peer: Peer) -> None:
+        """Flush the entries fetched with the old credentials, and move the watch to the new ones."""
         if peer.cache is not None:
-            cut(peer.cache.flush(InvalidationReason.ROTATION))
+            fail_in_flight(peer.cache.flush(InvalidationReason.ROTATION))
         if peer.watch is not None:
             peer.watch.move()
 
-    def drop(self, peer: Peer) -> None:
-        """Let go of what `equip` made; the peer was removed."""
-        self.watches.removed(peer)
-        cut(self.cache.remove(peer.record.id))
+    def on_removed(self, peer: Peer) -> None:
+        """Release what `build_peer` made; the peer was removed."""
+        self.watches.on_removed(peer)
+        fail_in_flight(self.cache.remove(peer.record.id))
 
     def _end_background(self) -> "Future[None] | None":
         if self._ending is None and self.background.running:
@@ -245,18 +248,18 @@ class ClientRuntime:
     async def _stop(self) -> None:
         if self.renewer is not None:
             await self.renewer.stop()
-        await self.watches.end()
+        await self.watches.stop()
 
-    def _tell_renewal(self, peer: Peer, fault: FederationError | None) -> None:
+    def _notify_renewal(self, peer: Peer, error: FederationError | None) -> None:
         for loop, listener in self._renewal_listeners.copy():
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(listener, peer, fault)
+                loop.call_soon_threadsafe(listener, peer, error)
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
         for peer in self.peers.all():
             if peer.cache is not None:
                 stats = peer.cache.stats()
-                flushes = {cause.value: count for cause, count in peer.cache.flushes().items()}
+                flushes = {reason.value: count for reason, count in peer.cache.flushes().items()}
                 yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
 
     def _circuit_states(self) -> Iterable[tuple[str, str]]:
@@ -268,7 +271,7 @@ class ClientRuntime:
     def _watch_states(self) -> Iterable[tuple[str, str]]:
         for peer in self.peers.all():
             if peer.watch is not None:
-                yield peer.name, peer.watch.standing.state.value
+                yield peer.name, peer.watch.status.state.value
 
     def _certificates(self) -> Iterable[tuple[str, Remaining]]:
         now_us = self.clock.now_us()
@@ -283,20 +286,20 @@ class ClientRuntime:
                 yield peer.name, peer.renewal.attempts.copy()
 
 
-def _rest_when_open(peer: Peer, transition: Transition) -> None:
-    """Give up the connections of a peer whose circuit opened: an idle channel would redial by itself."""
+def _disconnect_when_open(peer: Peer, transition: Transition) -> None:
+    """Disconnect a peer whose circuit opened: an idle channel would redial by itself."""
     if transition.after is CircuitState.OPEN:
-        peer.channel.rest()
+        peer.channel.disconnect()
     if peer.watch is not None:
         peer.watch.wake()
 
 
 _LOCK: Final = threading.Lock()
-_HOMES: Final[dict[Path, ClientRuntime]] = {}
+_RUNTIMES: Final[dict[Path, ClientRuntime]] = {}
 
 
 def _after_fork_in_child() -> None:
-    _HOMES.clear()
+    _RUNTIMES.clear()
     _LOCK.release()
 
 

@@ -91,10 +91,10 @@ class Shelved:
         partition, grant_id = self._cache.partition(f"peer-{number}"), f"grant-{number}"
         for entry in range(self.entries):
             key = Key(grant_id, "list", "tasks", query_hash(serialize(_request(entry))))
-            miss = partition.look(key, lambda _: False, lambda _: Flight(inf, 0))
+            miss = partition.lookup(key, lambda _: False, lambda _: Flight(inf, 0))
             assert not hasattr(miss, "body")
-            partition.insert(miss.ticket, _BODY, _LONG_S)
-            partition.forget(miss.ticket, miss.flight)
+            partition.insert(miss.token, _BODY, _LONG_S)
+            partition.remove_flight(miss.token, miss.flight)
 
 
 class Growth:

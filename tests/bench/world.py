@@ -142,7 +142,7 @@ class World:
             yield Client(home)
         finally:
             if home.release():
-                home.end()
+                home.close()
                 self.runner.run(_closed(home))
 
     def _record(self, user: str, grant_id: str) -> PeerRecord:

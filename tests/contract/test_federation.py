@@ -190,7 +190,7 @@ async def test_removed_peer_fails_its_calls_at_once(tmp_path: Path, scripted: Sc
             with pytest.raises(grpc.RpcError) as gone:
                 await call
             assert error_detail_of(gone.value).reason == Reason.GRANT_REVOKED
-        assert not peer.runs
+        assert not peer.runners
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
@@ -262,11 +262,11 @@ def test_home_is_shared_by_count(tmp_path: Path) -> None:
     assert first is second
     assert not first.release()
     assert first.release()
-    first.end()
+    first.close()
     third = ClientRuntime.share(config, clock, None)
     assert third is not first
     assert third.release()
-    third.end()
+    third.close()
 
 
 async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(

@@ -17,19 +17,19 @@ from federation.v1 import federation_pb2 as pb
 from tests.interleaving.granting_side import Answer, Taken
 from tests.interleaving.snapshot import Names
 from tests.support.clock import ManualClock
-from tests.support.manual_driver import ManualChain, ManualPort, Wire, ids, make_call
+from tests.support.manual_driver import ManualChain, ManualDriver, Wire, ids, make_call
 
 DEADLINE_S = 10.0
 
 
-class BlockingPort(ManualPort):
-    """A port whose callers block in their wire call: nothing reaches them before it returns."""
+class BlockingDriver(ManualDriver):
+    """A driver whose callers block in their wire call: nothing reaches them before it returns."""
 
     def __init__(self, time: ManualClock) -> None:
         super().__init__(time)
         self.late: list[Callable[[], object]] = []
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Keep what shall be done until no call blocks."""
 
         def call() -> None:
@@ -52,7 +52,7 @@ class Fate:
     def __init__(self) -> None:
         self.refusal: Outcome | None = None
 
-    def revoked(self, _reason: str) -> None:
+    def on_revoked(self, _reason: str) -> None:
         """Refuse every call from here on."""
         self.refusal = self.refusal or refused(Refusal(Reason.GRANT_REVOKED, "revoked"))
 
@@ -118,9 +118,9 @@ class Side:
         self._start_s = time.monotonic_s
         self.partition = partition(cache)
         self.fate = Fate()
-        self.port = BlockingPort(time) if blocking else ManualPort(time)
+        self.driver = BlockingDriver(time) if blocking else ManualDriver(time)
         self.chain = ManualChain(
-            self.port, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.fate)
+            self.driver, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.fate)
         )
         self.blocking = blocking
         self.runs: list[FlowRunner] = []
@@ -139,7 +139,7 @@ class Side:
         self.owes = False
         """Whether B may await an acknowledgement: the watch stood, and was never told of a revocation."""
         self.handler = handler(
-            grant, self.partition, revoke=self.fate.revoked, fail=self._fail, rate=EventRate(1_000_000)
+            grant, self.partition, revoke=self.fate.on_revoked, fail=self._fail, rate=EventRate(1_000_000)
         )
 
     def call(self, caller: Caller) -> None:
@@ -162,9 +162,9 @@ class Side:
         kind = event.WhichOneof("kind")
         self.owes = kind != "grant_revoked"
         if kind == "armed":
-            self.handler.rearmed()
+            self.handler.on_rearmed()
             self.version, self.kept_scope = max(self.version, stream.version), max(self.kept_scope, stream.scope)
-        ack = self.handler.take(event, self.time.monotonic_s)
+        ack = self.handler.handle(event, self.time.monotonic_s)
         if kind == "resource_changed":
             self.version = max(self.version, version)
         if kind == "grant_changed":
@@ -176,8 +176,8 @@ class Side:
         """Hear that the watch is refused: the chain's own way with the peer's refusals."""
         run = self.chain.start(make_call("watch", b"", resource="", grant_id=self.grant))
         assert self.arming is not None
-        self.port.wires[-1].answer(self.arming)
-        self.port.wires.pop()
+        self.driver.wires[-1].answer(self.arming)
+        self.driver.wires.pop()
         assert run.done
         self.arming, self.owes = None, False
 
@@ -189,19 +189,19 @@ class Side:
         under_way = [run for run in self.runs if not run.done]
         for run in under_way:
             assert self.fate.refusal is not None
-            run.cut(self.fate.refusal)
+            run.resolve_threadsafe(self.fate.refusal)
         return len(under_way)
 
     @property
     def wires(self) -> list[Wire]:
         """Every call that left."""
-        return self.port.wires
+        return self.driver.wires
 
     def kept(self) -> Iterator[Answer]:
         """What a look-up at this moment could find."""
         clock = self.time
-        for shelf in self.partition._shelves():
-            for entry in shelf._entries.values():
+        for bucket in self.partition._buckets():
+            for entry in bucket._entries.values():
                 if entry.is_alive(clock.elapsed_s, clock.wall_s):
                     [text] = ids(Outcome(grpc.StatusCode.OK, entry.body))
                     yield Answer.read(text)
@@ -211,8 +211,8 @@ class Side:
         told = () if self.fate.refusal is not None else (self.version - known, self.scope, self.kept_scope)
         return (
             (told, self.owes, self.arming is not None),
-            tuple((grant.revoked, names.shelves(grant.shelves)) for grant in self.partition._grants.values()),
-            len(self.port.late) if isinstance(self.port, BlockingPort) else 0,
+            tuple((grant.revoked, names.buckets(grant.buckets)) for grant in self.partition._grants.values()),
+            len(self.driver.late) if isinstance(self.driver, BlockingDriver) else 0,
             self.stream and self.stream.digest(known),
             tuple(stream.digest(known) for stream in self.old),
         )
@@ -221,8 +221,8 @@ class Side:
         """The versions of the rows that this side, its watch and what it keeps speak of."""
         if self.fate.refusal is None:
             yield self.version
-        for shelf in self.partition._shelves():
-            yield from (Answer.of(entry.body).version for entry in shelf._entries.values())
+        for bucket in self.partition._buckets():
+            yield from (Answer.of(entry.body).version for entry in bucket._entries.values())
         for stream in (self.stream, *self.old):
             if stream is not None:
                 yield from (version for _, version in stream.events)

@@ -121,7 +121,7 @@ class Alike:
                 said = reply and (reply.code.name, names.answer(reply.body), reply.trailing)
                 read = working and working.answer.relative(side.passed_s, known)
                 sent = names.age(side.sent[number] - side._start_s)
-                digests.append((names.flow(wire.run._flow), sent, at in self.admitted, said, read))
+                digests.append((names.flow(wire.runner._flow), sent, at in self.admitted, said, read))
         return tuple(digests)
 
     def _caller_digests(self, names: list[Names], known: int) -> Hashable:

@@ -23,32 +23,32 @@ from federation.v1 import federation_pb2 as pb
 class NoFence(Partition[Flight]):
     """Inserts whatever arrives, whenever it was asked for."""
 
-    def _fenced(self, ticket: FetchToken) -> CacheBucket[Flight] | None:
-        return self._shelf(ticket.key)
+    def _bucket_for_insert(self, token: FetchToken) -> CacheBucket[Flight] | None:
+        return self._bucket(token.key)
 
 
 class NoLookAtDelivery(Partition[Flight]):
     """Delivers whatever arrives."""
 
-    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
+    def decision(self, token: FetchToken) -> DeliveryDecision:
         return DeliveryDecision.DELIVER
 
 
 class NoQuestionAfterAChange(Partition[Flight]):
     """Knows revocation, but not that a scope has ended."""
 
-    def verdict(self, ticket: FetchToken) -> DeliveryDecision:
-        found = super().verdict(ticket)
-        return DeliveryDecision.DELIVER if found is DeliveryDecision.ASK_AGAIN else found
+    def decision(self, token: FetchToken) -> DeliveryDecision:
+        found = super().decision(token)
+        return DeliveryDecision.DELIVER if found is DeliveryDecision.RETRY else found
 
 
 class LifeFromReceipt(Partition[Flight]):
     """Counts an answer's life from its arrival."""
 
-    def insert(self, ticket: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
+    def insert(self, token: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
         with self._lock:
             elapsed, wall = self._read()
-        return super().insert(ticket._replace(elapsed=elapsed, wall=wall), body, lease_s, filled_by)
+        return super().insert(token._replace(elapsed=elapsed, wall=wall), body, lease_s, filled_by)
 
 
 class FlightsOutliveEpochs(Partition[Flight]):
@@ -56,26 +56,26 @@ class FlightsOutliveEpochs(Partition[Flight]):
 
     def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         with self._lock:
-            kept = {key: flight for shelf in self._shelves() for key, flight in shelf.flights.items()}
+            kept = {key: flight for bucket in self._buckets() for key, flight in bucket.flights.items()}
         flushed = super().flush(cause, grant_id, resource)
         with self._lock:
             for key, flight in kept.items():
-                self._shelf(key).flights.setdefault(key, flight)
+                self._bucket(key).flights.setdefault(key, flight)
         return flushed
 
 
 class HitsExtend(Partition[Flight]):
     """Gives an entry a new life with every hit."""
 
-    def look(
+    def lookup(
         self, key: Key, join: Callable[[Flight], bool], launch: Callable[[FetchToken], Flight]
     ) -> Hit | Miss[Flight]:
-        found = super().look(key, join, launch)
+        found = super().lookup(key, join, launch)
         if isinstance(found, Hit):
             with self._lock:
                 elapsed, wall = self._read()
-                shelf = self._shelf(key)
-                shelf._entries[key] = shelf._entries[key]._replace(elapsed=elapsed, wall=wall)
+                bucket = self._bucket(key)
+                bucket._entries[key] = bucket._entries[key]._replace(elapsed=elapsed, wall=wall)
         return found
 
 
@@ -84,35 +84,35 @@ class FlushForgetsEntries(Partition[Flight]):
 
     def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         with self._lock:
-            kept = [(key, entry) for shelf in self._shelves() for key, entry in shelf._entries.items()]
+            kept = [(key, entry) for bucket in self._buckets() for key, entry in bucket._entries.items()]
         flushed = super().flush(cause, grant_id, resource)
         with self._lock:
             for key, entry in kept:
-                self._shelf(key).keep(key, entry)
+                self._bucket(key).insert(key, entry)
         return flushed
 
 
 class FlightsStay(Partition[Flight]):
     """Never lets a flight go from the register."""
 
-    def forget(self, ticket: FetchToken, flight: Flight) -> None:
+    def remove_flight(self, token: FetchToken, flight: Flight) -> None:
         """Forget nothing."""
 
 
 class MissesNothing(EventHandler):
     """Keeps what it has when the watch stands again after a gap."""
 
-    def rearmed(self) -> None:
+    def on_rearmed(self) -> None:
         """Drop nothing."""
 
 
 class AcksAtOnce(EventHandler):
     """Acknowledges without having dropped anything."""
 
-    def take(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
+    def handle(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
         if event.WhichOneof("kind") in {"grant_revoked", "grant_changed"}:
             return pb.WatchAck(event_id=event.event_id)
-        return super().take(event, now)
+        return super().handle(event, now)
 
 
 class NotesLate(LeaseTable):

@@ -15,7 +15,7 @@ from federation.client.chain.flow import Flight, Outcome
 from federation.client.watch.events import EventHandler
 from federation.server.revocation.leases import LeaseTable, ReleaseReason
 from federation.server.revocation.protocol import revocation_steps
-from tests.interleaving.asking_side import DEADLINE_S, BlockingPort, Caller, Side, Stream
+from tests.interleaving.asking_side import DEADLINE_S, BlockingDriver, Caller, Side, Stream
 from tests.interleaving.equivalence import Alike
 from tests.interleaving.explorer import Violation
 from tests.interleaving.granting_side import LEASE_S, SCOPES, Answer, Grantor, Taken, armed_by, sent_by
@@ -210,8 +210,8 @@ class ProtocolWorld(Alike):
         effective = self._effective()
         getattr(self, f"_{name}")(*map(int, numbers))
         for side in self.sides:
-            if isinstance(side.port, BlockingPort):
-                side.port.wake()
+            if isinstance(side.driver, BlockingDriver):
+                side.driver.wake()
             side.note_sent()
         self._collect()
         for caller in self.callers:
@@ -281,7 +281,7 @@ class ProtocolWorld(Alike):
         for time in times.values():
             time.advance(seconds * self.protocol.rate)
         for side in self.sides:
-            side.port.advance(0.0)
+            side.driver.advance(0.0)
 
     def _cancel(self, which: int) -> None:
         run = self.callers[which].run
@@ -325,7 +325,7 @@ class ProtocolWorld(Alike):
         side = self.sides[n]
         assert side.stream is not None
         self._lose(side)
-        side.handler.lost()
+        side.handler.on_lost()
 
     def _lose(self, side: Side) -> None:
         self.connected -= {side}
@@ -343,7 +343,7 @@ class ProtocolWorld(Alike):
         for side in self.sides:
             self._lose(side)
             side.old = []
-            side.handler.lost()
+            side.handler.on_lost()
         working = set(self.grantor.working)
         for at in self.admitted - self.replies.keys():
             if self._name(at) in working:

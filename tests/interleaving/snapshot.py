@@ -32,15 +32,15 @@ class Names:
         """Return what an answer says, relative to now and to what everybody knows."""
         return self._read(body, self._passed_s) if body else None
 
-    def shelves(self, shelves: Any) -> Hashable:
+    def buckets(self, buckets: Any) -> Hashable:
         """Return what is kept and under way, by resource."""
         found = []
-        for resource, shelf in sorted(shelves.items()):
+        for resource, bucket in sorted(buckets.items()):
             entries = tuple(
                 (key, self.answer(entry.body), self.age(entry.elapsed), entry.life)
-                for key, entry in shelf._entries.items()
+                for key, entry in bucket._entries.items()
             )
-            flights = tuple((key, self.flight(flight)) for key, flight in shelf.flights.items())
+            flights = tuple((key, self.flight(flight)) for key, flight in bucket.flights.items())
             if entries or flights:
                 found.append((resource, entries, flights))
         return tuple(found)
@@ -59,8 +59,8 @@ class Names:
                 self.age(f.deadline),
                 self.age(f.sent),
                 f._waiters,
-                f._landed,
-                f._ended,
+                f._done,
+                f._abandoned,
                 f._flow is None,
                 len(f._subscribers),
             )
@@ -86,8 +86,8 @@ class Names:
         if isinstance(value, Call):
             return (value.verb, self.age(value.deadline))
         if isinstance(value, FetchToken):
-            may_insert = self._partition._fenced(value) is not None
-            return (value.key, self.age(value.elapsed), may_insert, self._partition.verdict(value))
+            may_insert = self._partition._bucket_for_insert(value) is not None
+            return (value.key, self.age(value.elapsed), may_insert, self._partition.decision(value))
         if isinstance(value, Outcome):
             return (value.code.name, self.answer(value.body))
         if isinstance(value, tuple):

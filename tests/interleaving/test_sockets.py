@@ -239,7 +239,7 @@ LISTING = textwrap.dedent(
     """
     import sys, threading
     from pathlib import Path
-    from federation.client.runtime import Home
+    from federation.client.runtime import ClientRuntime
     from federation.clock import SYSTEM_CLOCK
     from federation.config import ClientConfig
     from federation.store.peers import PeerRecord
@@ -248,12 +248,12 @@ LISTING = textwrap.dedent(
     from tests.interleaving.call_log import History
     from tests.support.federations import config_of, sync_channel_of
 
-    home = Home.share(config_of(Path(sys.argv[1]), client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
+    home = ClientRuntime.share(config_of(Path(sys.argv[1]), client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
     home.peers.load([PeerRecord(**eval(sys.stdin.readline()))])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.follow(peer, None)
-    while peer.watch.standing.state != "armed":
+    home.watches.watch_peer(peer, None)
+    while peer.watch.status.state != "armed":
         threading.Event().wait(0.01)
     history = History()
     stub = FederationServiceStub(sync_channel_of(home))
@@ -271,7 +271,7 @@ LISTING = textwrap.dedent(
     for seen in history.seen:
         print(list(seen).__repr__().replace("'", '"').replace("True", "true").replace("False", "false"), flush=True)
     home.release()
-    home.end()
+    home.close()
     """
 )
 

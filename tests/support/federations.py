@@ -56,7 +56,7 @@ def home_of(
         yield home
     finally:
         if home.release():
-            home.end()
+            home.close()
 
 
 def sync_channel_of(home: ClientRuntime, name: str = "work.example", user: str = "ada") -> SyncChannel:

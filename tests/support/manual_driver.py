@@ -1,4 +1,4 @@
-"""A driver that a test moves by hand: the real `FlowRunner`, the real flows and a wire that answers when told to."""
+"""A driver that a test steps by hand: the real `FlowRunner`, the real flows, and a wire answered by the test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import grpc
 from federation.cache.response_cache import Partition, ResponseCache
 from federation.client.chain.flow import Call, Flight, Outcome, Proceed, compose
 from federation.client.chain.outcomes import timed_out
-from federation.client.chain.runner import FlowRunner, Step
+from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.interceptors.caching import CachingInterceptor
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import LEASE_MS
@@ -48,10 +48,10 @@ def ids(outcome: Outcome | None) -> list[str]:
 
 @dataclass
 class Wire:
-    """One call as it left: answered by hand, or cancelled by its run."""
+    """One call on the wire: answered by hand, or cancelled by its runner."""
 
-    run: FlowRunner
-    step: Step
+    runner: FlowRunner
+    suspension: Suspension
     call: Call
     cancelled: bool = False
     answered: bool = False
@@ -59,15 +59,15 @@ class Wire:
     def answer(self, outcome: Outcome) -> None:
         """Let the answer arrive."""
         self.answered = True
-        self.run.answer(self.step, outcome)
+        self.runner.answer(self.suspension, outcome)
 
     def cancel(self) -> None:
-        """What the run does when it stops waiting."""
+        """Record that the runner stopped waiting."""
         self.cancelled = True
 
     @property
     def open(self) -> bool:
-        """Whether an answer would still be listened to."""
+        """Whether an answer would still be received."""
         return not self.answered and not self.cancelled
 
 
@@ -85,22 +85,22 @@ class Timer:
 
 
 @dataclass
-class ManualPort:
-    """The port of a single thread: wires and timers in lists."""
+class ManualDriver:
+    """The driver of a single thread: wires and timers in lists."""
 
     time: ManualClock = field(default_factory=ManualClock)
     wires: list[Wire] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
         """Put the call on the wire."""
-        wire = Wire(run, step, call)
+        wire = Wire(runner, suspension, call)
         self.wires.append(wire)
-        step.on_claim(wire.cancel)
+        suspension.on_claim(wire.cancel)
         return None
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
-        """There is one thread: call at once."""
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Call at once: there is one thread."""
 
         def call() -> None:
             function()
@@ -108,7 +108,7 @@ class ManualPort:
         return call
 
     def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
-        """Remember what is due when."""
+        """Record a timer."""
         timer = Timer(at, function)
         self.timers.append(timer)
         return timer.stop
@@ -127,33 +127,33 @@ class ManualPort:
 
 
 class ManualChain:
-    """The caching interceptor of one peer over a port that is moved by hand."""
+    """The caching interceptor of one peer over a driver that the test steps by hand."""
 
     def __init__(
         self,
-        port: ManualPort | None = None,
+        driver: ManualDriver | None = None,
         partition: Partition[Flight] | None = None,
         caching: Callable[[Partition[Flight], Any], CachingInterceptor] = CachingInterceptor,
     ) -> None:
-        self.port = port or ManualPort()
-        self.partition = partition or ResponseCache[Flight](self.port.time.clock).partition("peer-1")
-        self._proceed: Proceed = compose([caching(self.partition, self.port.time.clock)])
+        self.driver = driver or ManualDriver()
+        self.partition = partition or ResponseCache[Flight](self.driver.time.clock).partition("peer-1")
+        self._proceed: Proceed = compose([caching(self.partition, self.driver.time.clock)])
 
     @property
     def wires(self) -> list[Wire]:
-        """Every call that ever left, in order."""
-        return self.port.wires
+        """Every call sent so far, in order."""
+        return self.driver.wires
 
     def start(self, call: Call) -> FlowRunner:
         """Begin a call; a hit is done when this returns."""
-        run = FlowRunner(self.port, self._proceed(call))
-        run.start()
-        return run
+        runner = FlowRunner(self.driver, self._proceed(call))
+        runner.start()
+        return runner
 
     def fetch(self, call: Call, answer: Outcome) -> Outcome | None:
         """Begin a call and answer it at once, if it asks."""
         before = len(self.wires)
-        run = self.start(call)
+        runner = self.start(call)
         if len(self.wires) > before:
             self.wires[-1].answer(answer)
-        return run.outcome
+        return runner.outcome

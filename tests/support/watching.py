@@ -25,12 +25,12 @@ from tests.support.scripted import ScriptedPeer, eventually
 
 QUICK = WatchSettings(
     heartbeat_interval_s=0.2,
-    arm_s=2.0,
-    move_s=3_600.0,
+    arm_timeout_s=2.0,
+    max_stream_age_s=3_600.0,
     first_pause_s=0.02,
-    longest_pause_s=0.1,
-    unoffered_pause_s=3_600.0,
-    rest_s=0.05,
+    max_pause_s=0.1,
+    unsupported_pause_s=3_600.0,
+    circuit_poll_s=0.05,
     close_timeout_s=1.0,
 )
 
@@ -179,7 +179,7 @@ async def watching(
         fed = await Federation(made, source or ListedPeers(*records), clock=clock).start()
     finally:
         if home.release():
-            home.end()
+            home.close()
     try:
         yield fed
     finally:

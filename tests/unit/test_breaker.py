@@ -1,4 +1,4 @@
-"""The circuit breaker as a table, as histories, and against threads."""
+"""The circuit breaker as a table, as histories, and under threads."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ import pytest
 
 import federation.breaker
 from federation.breaker import (
-    PROBE_PATIENCE_S,
+    PROBE_WAIT_S,
     CallResult,
     CircuitBreaker,
     CircuitState,
@@ -28,7 +28,7 @@ SUCCESS, FAILURE, IGNORED = CallResult.SUCCESS, CallResult.FAILURE, CallResult.I
 
 
 class History:
-    """A circuit and its clock, in verbs."""
+    """A circuit with its clock."""
 
     def __init__(self, chance: float = 0.5, **settings: float) -> None:
         self.now = 100.0
@@ -64,7 +64,7 @@ class History:
 
 
 def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> CallResult:
-    """DESIGN's sentence, written a second time and in another order."""
+    """The rule of DESIGN, written a second time and in another order."""
     if local and reason not in {"PEER_UNREACHABLE", "PEER_TIMEOUT"}:
         return IGNORED
     return {
@@ -79,8 +79,8 @@ def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> C
 
 
 @pytest.mark.parametrize("code", [code.name for code in grpc.StatusCode])
-def test_every_code_with_every_reason_has_its_evidence(code: str) -> None:
-    """The table from (code, reason, local, budget) to evidence holds for each gRPC code and each reason."""
+def test_every_code_with_every_reason_has_its_result(code: str) -> None:
+    """The table from (code, reason, local, budget) to the result holds for each gRPC code and each reason."""
     for reason in ("", "SOMETHING_ELSE", *Reason):
         for local in (False, True):
             for budget_s in (-1.0, 0.0, 0.999, 1.0, 2.0):
@@ -108,12 +108,12 @@ def test_every_code_with_every_reason_has_its_evidence(code: str) -> None:
     ],
 )
 def test_each_reason_as_it_really_comes(reason: Reason, local: bool, evidence: CallResult) -> None:
-    """A refusal proves the peer alive; what this gateway made up itself proves nothing, unless it is an absence."""
+    """A refusal proves the peer alive; an error of this gateway itself counts only if the peer was unreachable."""
     assert classify(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is evidence
 
 
-def test_a_call_of_which_nothing_is_known_had_budget_enough() -> None:
-    """Without further words a timeout counts, and an OK is alive."""
+def test_the_defaults_of_classify() -> None:
+    """By default a timeout counts as a failure, and an OK as a success."""
     assert classify("DEADLINE_EXCEEDED") is FAILURE
     assert classify("OK") is SUCCESS
 
@@ -130,7 +130,7 @@ def test_five_failures_in_a_row_open_it() -> None:
 
 
 def test_a_success_between_failures_starts_the_count_again() -> None:
-    """Only consecutive failures count; what is ignored neither counts nor interrupts."""
+    """Only consecutive failures count; an ignored result neither counts nor interrupts."""
     circuit = History()
     circuit.call(*[FAILURE] * 4, SUCCESS, *[FAILURE] * 4)
     assert circuit.state is CLOSED
@@ -154,18 +154,18 @@ def test_the_cooldown_ends_to_the_moment() -> None:
 
 
 def test_half_open_lets_one_probe_through_at_a_time() -> None:
-    """While the probe is under way others are denied, and told to wait a little rather than not at all."""
+    """While the probe is under way other callers are denied, with a short time to wait."""
     circuit = History().tripped()
     circuit.now += 30
     circuit.permit()
 
-    assert [circuit.denied() for _ in range(3)] == [PROBE_PATIENCE_S] * 3
+    assert [circuit.denied() for _ in range(3)] == [PROBE_WAIT_S] * 3
     circuit.now += 1_000
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
 
 
-def test_the_permit_of_a_probe_that_never_ends_lapses() -> None:
-    """A second after the deadline of a probe that nobody handed back another goes; the first one's end is ignored."""
+def test_the_permit_of_a_probe_that_never_ends_expires() -> None:
+    """A second after the deadline of an unrecorded probe another may go; the first one's end is ignored."""
     circuit = History().tripped()
     circuit.now += 30
     lost = circuit.breaker.allow(circuit.now, circuit.now + 2)
@@ -173,20 +173,20 @@ def test_the_permit_of_a_probe_that_never_ends_lapses() -> None:
     assert lost.probe
 
     circuit.now += 2.999
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     circuit.now += 0.001
     second = circuit.permit()
     assert second.probe
     assert second.transition is None
     assert circuit.breaker.record(lost, FAILURE, circuit.now) is None
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     closing = circuit.breaker.record(second, SUCCESS, circuit.now)
     assert closing is not None
     assert closing.after is CLOSED
 
 
 def test_a_probe_that_succeeds_closes_and_resets() -> None:
-    """After a good probe nothing is left of the failures, nor of the grown cooldown."""
+    """A successful probe resets the failures and the grown cooldown."""
     circuit = History().tripped()
     for cooldown in (30, 60, 120):
         circuit.now += cooldown
@@ -202,7 +202,7 @@ def test_a_probe_that_succeeds_closes_and_resets() -> None:
 
 
 def test_the_cooldown_doubles_while_probes_fail_up_to_its_bound() -> None:
-    """30 s, doubling with each failed probe, never beyond five minutes; failures go on being counted."""
+    """30 s, doubling with each failed probe, never beyond five minutes; failures are still counted."""
     circuit = History()
     circuit.call(*[FAILURE] * 4)
     cooldowns = []
@@ -240,7 +240,7 @@ def test_no_jitter_when_none_is_set() -> None:
 
 
 @pytest.mark.parametrize("end", [IGNORED, None])
-def test_a_probe_without_evidence_frees_the_slot(end: CallResult | None) -> None:
+def test_an_ignored_probe_frees_the_slot(end: CallResult | None) -> None:
     """A cancelled or ignored probe neither closes nor reopens: the next caller probes at once."""
     circuit = History().tripped()
     circuit.now += 30
@@ -254,7 +254,7 @@ def test_a_probe_without_evidence_frees_the_slot(end: CallResult | None) -> None
 
 
 def test_results_of_an_older_generation_change_nothing() -> None:
-    """A slow call that began before the trip neither closes the circuit nor fails the probe when it ends."""
+    """A slow call that began before the opening neither closes the circuit nor fails the probe when it ends."""
     circuit = History()
     slow = circuit.permit()
     circuit.tripped()
@@ -273,7 +273,7 @@ def test_results_of_an_older_generation_change_nothing() -> None:
 
 
 def test_a_probe_permit_counts_once() -> None:
-    """Handing one probe's permit back twice does not end the next probe."""
+    """Recording one probe's permit twice does not end the next probe."""
     circuit = History().tripped()
     circuit.now += 30
     first = circuit.permit()
@@ -282,12 +282,12 @@ def test_a_probe_permit_counts_once() -> None:
 
     assert circuit.end(first, SUCCESS) is None
     assert circuit.state is HALF_OPEN
-    assert circuit.denied() == PROBE_PATIENCE_S
+    assert circuit.denied() == PROBE_WAIT_S
     assert circuit.end(second, SUCCESS) is not None
 
 
 def test_opened_at_is_when_it_last_left_closed() -> None:
-    """Failed probes do not move the instant since which the peer is down."""
+    """Failed probes do not move the time since which the peer is down."""
     circuit = History().tripped()
     circuit.now += 30
     circuit.call(FAILURE)
@@ -304,8 +304,8 @@ def test_opened_at_is_when_it_last_left_closed() -> None:
     assert circuit.breaker.snapshot(circuit.now).opened_ago_s == 0.0
 
 
-def test_reset_closes_by_hand_and_starts_anew() -> None:
-    """A reset closes the circuit, forgets the grown cooldown, and calls under way no longer count."""
+def test_reset_closes_and_clears_the_counters() -> None:
+    """A reset closes the circuit and clears the grown cooldown; calls under way no longer count."""
     circuit = History().tripped()
     circuit.now += 30
     circuit.call(FAILURE)
@@ -321,8 +321,8 @@ def test_reset_closes_by_hand_and_starts_anew() -> None:
     assert circuit.tripped().denied() == 30.0
 
 
-def test_a_reset_forgets_the_probe_under_way() -> None:
-    """Once it trips again, a probe is let through though the one from before the reset never came back."""
+def test_a_reset_clears_the_probe_under_way() -> None:
+    """After the next opening a probe may go, though the one from before the reset was never recorded."""
     circuit = History().tripped()
     circuit.now += 30.0
     circuit.permit()
@@ -346,7 +346,7 @@ def test_reset_of_a_closed_circuit_is_no_transition_and_forgets_the_count() -> N
 
 
 def test_slow_answers_fail_where_a_threshold_is_set() -> None:
-    """With `slow_call_s` a success beyond it is a failure, at it none; what is ignored stays ignored."""
+    """With `slow_call_s` a slower success is a failure, one as slow is not; an ignored result stays ignored."""
     circuit = History(slow_call_s=1.0)
     for took_s in (1.001, 1.5, 2.0, 9.0):
         circuit.end(circuit.permit(), SUCCESS, took_s)
@@ -375,17 +375,17 @@ def test_speed_does_not_count_by_default() -> None:
     assert circuit.breaker.snapshot(circuit.now).consecutive_failures == 0
 
 
-def test_a_look_takes_no_permit() -> None:
-    """The watch may go only while the circuit is closed, and its look leaves the probe to others."""
+def test_check_takes_no_permit() -> None:
+    """The watch may go only while the circuit is closed, and `check` leaves the probe to other callers."""
     circuit = History()
-    assert circuit.breaker.look(circuit.now) is None
+    assert circuit.breaker.check(circuit.now) is None
 
     circuit.tripped()
-    assert circuit.breaker.look(circuit.now + 10) == Denied(20.0)
-    assert circuit.breaker.look(circuit.now + 29.75) == Denied(0.25)
+    assert circuit.breaker.check(circuit.now + 10) == Denied(20.0)
+    assert circuit.breaker.check(circuit.now + 29.75) == Denied(0.25)
     circuit.now += 30
-    assert circuit.breaker.look(circuit.now) == Denied(PROBE_PATIENCE_S)
-    assert circuit.breaker.look(circuit.now + 5) == Denied(PROBE_PATIENCE_S)
+    assert circuit.breaker.check(circuit.now) == Denied(PROBE_WAIT_S)
+    assert circuit.breaker.check(circuit.now + 5) == Denied(PROBE_WAIT_S)
     assert circuit.permit().probe
 
 
@@ -402,12 +402,12 @@ def test_settings_are_obeyed() -> None:
 
 
 def test_a_bound_below_the_first_cooldown_holds() -> None:
-    """Where the bound is smaller than the first cooldown, the bound is the cooldown."""
+    """If the bound is smaller than the first cooldown, the bound is the cooldown."""
     assert History(cooldown_s=30.0, max_cooldown_s=10.0).tripped().denied() == 10.0
 
 
 def test_fifty_threads_race_for_one_probe() -> None:
-    """Of 50 threads that ask at the same moment exactly one gets the permit, round after round."""
+    """Of 50 threads that call `allow` at the same moment exactly one gets the permit, in every round."""
     circuit = History().tripped()
     for _ in range(20):
         circuit.now += 300
@@ -430,7 +430,7 @@ def test_fifty_threads_race_for_one_probe() -> None:
 
 
 def test_the_module_is_pure() -> None:
-    """The policy knows the standard library and our words for errors, and nothing else."""
+    """The policy imports the standard library and the package's error reasons only."""
     tree = ast.parse(inspect.getsource(federation.breaker))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}

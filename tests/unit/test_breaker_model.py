@@ -1,4 +1,4 @@
-"""The circuit breaker against a model that keeps the whole history and decides by looking back."""
+"""The circuit breaker against a model that stores the whole history and decides by reading it."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from federation.breaker import PROBE_PATIENCE_S, CallResult, CircuitBreaker, CircuitState, Denied, Permit
+from federation.breaker import PROBE_WAIT_S, CallResult, CircuitBreaker, CircuitState, Denied, Permit
 from federation.config import CircuitConfig
 
 THRESHOLD = 3
@@ -14,7 +14,7 @@ THRESHOLD = 3
 
 @dataclass
 class Model:
-    """What is promised, as plainly as can be: an era ends with each change; only its own calls count."""
+    """The promises in their plainest form: an era ends with each change; only its own calls count."""
 
     state: str = "closed"
     era: int = 0
@@ -72,7 +72,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert isinstance(answer, Permit)
             assert answer.probe == (model.state == "half_open")
             if answer.probe:
-                model.probe, model.probe_ends = self.calls, self.now + budget_s + PROBE_PATIENCE_S
+                model.probe, model.probe_ends = self.calls, self.now + budget_s + PROBE_WAIT_S
             return answer, model.era, self.calls
         assert isinstance(answer, Denied)
         assert answer.retry_after_s > 0

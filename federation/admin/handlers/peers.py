@@ -79,7 +79,7 @@ class PeerDesk:
         transition = peer.circuit.reset()
         if transition is not None:
             report(transition, peer.name, peer.user, self._parts.metrics)
-        peer.channel.rest()
+        peer.channel.disconnect()
         if peer.watch is not None:
             peer.watch.wake()
         self._record("peer.reset", peer)
@@ -115,7 +115,7 @@ class PeerDesk:
         peer = parts.federation.peers.add(enrolled.record)
         self._record("peer.add", peer)
         if peer.watch is not None:  # arming drops what was fetched before it, which would puzzle whoever asks at once
-            await peer.watch.tried(ARMING_S)
+            await peer.watch.first_attempt_done(ARMING_S)
         return enrolled, peer
 
     async def _rotate(self, peer: Peer) -> None:

@@ -122,7 +122,7 @@ class StatusDesk:
             peer.record.certificate_pem,
             state_of(peer, circuit, now_us),
             circuit and (circuit.state, circuit.consecutive_failures),
-            peer.watch and peer.watch.standing,
+            peer.watch and peer.watch.status,
             peer.renewal and peer.renewal.failures,
             peer.health and peer.health.seen_us is None,
         )

@@ -8,7 +8,7 @@ from cryptography import x509
 from federation.admin.messages.common import certificate_message, instant
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
-from federation.client.peer_status import PeerState, PeerStatus, standing_of
+from federation.client.peer_status import PeerState, PeerStatus, status_of
 from federation.client.peers.peer import Peer
 from federation.client.renewer import plan_of
 from federation.clock import MICROSECONDS, Clock
@@ -47,7 +47,7 @@ def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     _add_circuit(message, peer.circuit, clock)
     _add_cache(message, peer.cache)
     _add_renewal(message, peer, clock)
-    _add_standing(message, standing_of(peer, clock))
+    _add_standing(message, status_of(peer, clock))
     return message
 
 

@@ -1,1 +1,1 @@
-"""The asyncio face of the client chain."""
+"""The asyncio channels, interceptors and calls of the client chain."""

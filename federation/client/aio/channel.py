@@ -22,9 +22,9 @@ __all__ = ["AioChannel"]
 class AioChannel(grpc.aio.Channel):
     """A channel to one peer through the chain: List, Get, Search and Capabilities.
 
-    It is bound to no loop; each loop has its own connection beneath. Per-call credentials, `wait_for_ready` and
-    `compression` are refused by `ValueError`: the channel has one identity, and waiting is what the circuit bounds.
-    Other channels may share the connections, so `close` ends this channel's own calls only.
+    It is bound to no loop; each loop has its own connection. Per-call credentials, `wait_for_ready` and `compression`
+    raise `ValueError`: the channel has one identity, and the circuit bounds the waiting. Other channels may share the
+    connections, so `close` ends this channel's own calls only.
     """
 
     def __init__(self, peer: Peer, *, clock: Clock, deadline_s: float) -> None:
@@ -32,7 +32,7 @@ class AioChannel(grpc.aio.Channel):
         self._clock = clock
         self._deadline_s = deadline_s
         self._closed = False
-        self._ports: dict[asyncio.AbstractEventLoop, AioDriver] = {}
+        self._drivers: dict[asyncio.AbstractEventLoop, AioDriver] = {}
 
     def unary_unary(
         self,
@@ -41,7 +41,7 @@ class AioChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: Any = False,
     ) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
-        """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
+        """Return the multicallable of a verb. The chain serializes by itself, in one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
 
     def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
@@ -50,11 +50,11 @@ class AioChannel(grpc.aio.Channel):
         return partial(refuse_watch, self.peer.name)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Refuse: the federation service has no such method."""
+        """Raise `ValueError`: the federation service has no such method."""
         return method_of(method, streams=True, arity="unary_stream")
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
-        """Refuse: the federation service has no such method."""
+        """Raise `ValueError`: the federation service has no such method."""
         return method_of(method, streams=True, arity="stream_unary")
 
     def start(
@@ -67,50 +67,50 @@ class AioChannel(grpc.aio.Channel):
         detach: bool = False,
         hit_only: bool = False,
     ) -> FlowCall:
-        """Start a unary call: its flow is stepped here and now, as far as it goes without the wire.
+        """Start a unary call: step its flow at once, as far as it gets without the wire.
 
-        `detach` and `hit_only` are those of `Call`; a call that is `hit_only` has ended when this returns.
+        `detach` and `hit_only` are those of `Call`; a `hit_only` call has ended when this returns.
         """
-        port = self._port()
+        driver = self._driver()
         deadline = deadline_of(self._clock.monotonic(), timeout, self._deadline_s)
         call = method.call(self.peer, request, as_metadata(metadata), deadline)
         if detach or hit_only:
             call = call._replace(detach=detach, hit_only=hit_only)
-        run = FlowRunner(port, self._flow(call), self)
-        run.start()
-        self.peer.track(run)
-        return FlowCall(run, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
+        runner = FlowRunner(driver, self._flow(call), self)
+        runner.start()
+        self.peer.track(runner)
+        return FlowCall(runner, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
 
     async def close(self, grace: float | None = None) -> None:
-        """Take no more calls, wait up to `grace` seconds for those under way, and end the rest with UNAVAILABLE."""
+        """Accept no more calls, wait up to `grace` seconds for those under way, and end the rest with UNAVAILABLE."""
         self._closed = True
-        own = [run for run in self.peer.runs.copy() if run.owner is self]
+        own = [runner for runner in self.peer.runners.copy() if runner.owner is self]
         if grace and own:
             left = asyncio.get_running_loop().create_future()
             waiting = set(own)
-            for run in own:
-                run.when_done(partial(_count_off, waiting, run, left))
+            for runner in own:
+                runner.when_done(partial(_count_off, waiting, runner, left))
             await asyncio.wait([left], timeout=grace)
-        self.peer.cut(closed(), owner=self)
+        self.peer.fail_calls(closed(), owner=self)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Return the state of this loop's connection; IDLE where none is open."""
+        """Return the state of this loop's connection; IDLE if none is open."""
         loop = asyncio.get_running_loop()
-        line = self.peer.channel.current(loop)
-        if line is None and try_to_connect:
-            line = self._dialled(loop)
-        if line is None:
+        connection = self.peer.channel.current(loop)
+        if connection is None and try_to_connect:
+            connection = self._dialled(loop)
+        if connection is None:
             return grpc.ChannelConnectivity.IDLE
-        state: grpc.ChannelConnectivity = line.channel.get_state(try_to_connect)
+        state: grpc.ChannelConnectivity = connection.channel.get_state(try_to_connect)
         return state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Wait until the connection of this moment leaves a state."""
-        line = self._dialled(asyncio.get_running_loop())
-        await line.channel.wait_for_state_change(last_observed_state)
+        """Wait until the current connection leaves a state."""
+        connection = self._dialled(asyncio.get_running_loop())
+        await connection.channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Wait until there is a connection."""
+        """Wait until the connection is ready."""
         await self._dialled(asyncio.get_running_loop()).channel.channel_ready()
 
     async def __aenter__(self) -> Self:
@@ -122,22 +122,22 @@ class AioChannel(grpc.aio.Channel):
     def _flow(self, call: Call) -> Flow:
         return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
 
-    def _port(self) -> AioDriver:
+    def _driver(self) -> AioDriver:
         loop = asyncio.get_running_loop()
-        port = self._ports.get(loop)
-        if port is None:
-            self._ports = {known: kept for known, kept in self._ports.items() if not known.is_closed()}
-            port = self._ports[loop] = AioDriver(loop, self.peer, self._clock)
-        return port
+        driver = self._drivers.get(loop)
+        if driver is None:
+            self._drivers = {each: driver for each, driver in self._drivers.items() if not each.is_closed()}
+            driver = self._drivers[loop] = AioDriver(loop, self.peer, self._clock)
+        return driver
 
     def _dialled(self, loop: asyncio.AbstractEventLoop) -> Connection:
-        line = self.peer.channel.acquire(loop)
-        self.peer.channel.release(loop, line)
-        return line
+        connection = self.peer.channel.acquire(loop)
+        self.peer.channel.release(loop, connection)
+        return connection
 
 
-def _count_off(waiting: set[FlowRunner], run: FlowRunner, left: asyncio.Future[None]) -> None:
-    waiting.discard(run)
+def _count_off(waiting: set[FlowRunner], runner: FlowRunner, left: asyncio.Future[None]) -> None:
+    waiting.discard(runner)
     if not waiting and not left.done():
         left.set_result(None)
 

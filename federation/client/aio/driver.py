@@ -1,4 +1,4 @@
-"""How flows of one event loop reach the wire: gRPC's own aio calls, driven by callbacks instead of tasks."""
+"""The asyncio driver of flows: gRPC's own aio calls, driven by callbacks instead of tasks."""
 
 import asyncio
 import threading
@@ -9,11 +9,11 @@ from typing import Any
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from federation.client.aio.call import soon
+from federation.client.aio.call import result_if_done
 from federation.client.chain.flow import Call, Outcome, refused
 from federation.client.chain.methods import remaining
 from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
-from federation.client.chain.runner import FlowRunner, Step
+from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.clock import Clock
@@ -23,7 +23,7 @@ __all__ = ["AioDriver"]
 
 
 class AioDriver:
-    """Sends calls on one loop, by hand-driving gRPC's own call as `asyncio.Task` would: no task of ours."""
+    """Sends calls on one loop. It steps gRPC's own call as `asyncio.Task` would, without a task."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peer: Peer, clock: Clock) -> None:
         self.loop = loop
@@ -31,22 +31,22 @@ class AioDriver:
         self.channel = peer.channel
         self.now = clock.monotonic
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Have `function` called on the loop: at once in its own thread. A loop that has ended calls nothing."""
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Have `function` called on the loop; at once in the loop's own thread. A closed loop calls nothing."""
 
         def call() -> None:
             if threading.get_ident() == self._thread:
                 function()
             else:
-                self.soon(function)
+                self.call_soon(function)
 
         return call
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Call `function` in a later turn of the loop."""
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call `function` in a later iteration of the loop."""
         try:
             self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed; whoever lived there is gone
+        except RuntimeError:  # the loop is closed, and its callers with it
             return
 
     def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
@@ -54,58 +54,58 @@ class AioDriver:
         return self.loop.call_at(self.loop.time() + max(0.0, at - self.now()), function).cancel
 
     def ending(self, cancel: Callable[[], object]) -> Callable[[], object]:
-        """Return how to cancel something of this loop, which fails in a loop that was closed under it."""
+        """Wrap a cancellation so that it does nothing once the loop is closed."""
         return lambda: None if self.loop.is_closed() else cancel()
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        """Start gRPC's own call; its end resumes the run."""
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
+        """Start gRPC's own call; its end resumes the runner."""
         refusal = self.channel.refusal()
         if refusal is not None:
             return refusal
         left = remaining(self.now(), call.deadline)
         if left == 0.0:
             return timed_out()
-        line = self.channel.acquire(self.loop, fresh=call.probe)
+        connection = self.channel.acquire(self.loop, fresh=call.probe)
         try:
-            wire = line.unary(call.method)(call.request, timeout=left, metadata=Metadata(*call.metadata))
+            wire = connection.unary(call.method)(call.request, timeout=left, metadata=Metadata(*call.metadata))
         except grpc.aio.UsageError:
-            self.channel.release(self.loop, line, fresh=call.probe)
+            self.channel.release(self.loop, connection, fresh=call.probe)
             return closed()
         waiting = wire.__await__()
         future = waiting.send(None)
-        future._asyncio_future_blocking = False  # asyncio's protocol: we wait for it without a task
-        step.on_claim(self.ending(wire.cancel))
-        future.add_done_callback(partial(self._arrived, run, step, call, line, wire, waiting))
+        future._asyncio_future_blocking = False  # asyncio's protocol for awaiting a future, here without a task
+        suspension.on_claim(self.ending(wire.cancel))
+        future.add_done_callback(partial(self._arrived, runner, suspension, call, connection, wire, waiting))
         return None
 
     def _arrived(
         self,
-        run: FlowRunner,
-        step: Step,
+        runner: FlowRunner,
+        suspension: Suspension,
         call: Call,
-        line: Connection,
+        connection: Connection,
         wire: Any,
         waiting: Generator[Any, None, Any],
         _: object,
     ) -> None:
         outcome = _outcome(wire, waiting)
         proven = outcome.code not in CONNECTION_FAILURE_CODES
-        self.channel.release(self.loop, line, fresh=call.probe, proven=proven)
-        run.answer(step, outcome)
+        self.channel.release(self.loop, connection, fresh=call.probe, proven=proven)
+        runner.answer(suspension, outcome)
 
 
 def _outcome(wire: Any, waiting: Generator[Any, None, Any]) -> Outcome:
-    """Read a call whose response task has ended. `code()` and done callbacks never fire for an unsendable request."""
+    """Convert a call whose response task has ended. `code()` never returns for a request that could not be sent."""
     try:
         waiting.send(None)
     except StopIteration as end:
-        initial, trailing = soon(wire.initial_metadata()), soon(wire.trailing_metadata())
+        initial, trailing = result_if_done(wire.initial_metadata()), result_if_done(wire.trailing_metadata())
         return from_wire(grpc.StatusCode.OK, end.value, "", initial or (), trailing or ())
     except AioRpcError as e:
         initial, trailing = e.initial_metadata() or (), e.trailing_metadata() or ()
         return from_wire(e.code(), b"", e.details() or "", initial, trailing)
-    except asyncio.CancelledError:  # not by the run, which no longer listens then: the channel was closed
+    except asyncio.CancelledError:  # not by the runner, whose suspension is claimed then: the channel was closed
         return closed()
     except Exception as e:  # noqa: BLE001 - gRPC's own errors outside RpcError: the request could not be sent
         return refused(Refusal(Reason.INTERNAL, f"the request could not be sent: {e}"))
-    return refused(Refusal(Reason.INTERNAL, "the call has no end"))
+    return refused(Refusal(Reason.INTERNAL, "gRPC's call ended without a result"))

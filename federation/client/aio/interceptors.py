@@ -1,19 +1,19 @@
-"""The chain as standard `grpc.aio` client interceptors, for people who bring their own channel.
+"""The chain as standard `grpc.aio` client interceptors, for channels that the caller opens.
 
-The flows are the same as behind `AioChannel`. What grpc's interceptor machinery, or a channel of somebody else, does
-not allow, is different:
+The flows are the same as behind `AioChannel`. Because of gRPC's interceptor machinery and of the given channel, some
+things differ:
 
-- Every call costs a task of grpc's, hits too, so `done()` is never true at birth, and right after `cancel()` it is not
-  yet; `time_remaining()` raises `NotImplementedError`. The message is serialized once more for the wire.
-- gRPC holds every intercepted call until it has ended, so one that the program drops runs on to its deadline.
-- The chain can't dial. A probe goes out on the given channel, so gRPC's own backoff may delay the recovery of a peer;
-  an open circuit does not keep an idle channel from redialling; a rotated certificate needs a new channel; the own
+- Every call, also a hit, costs a task of gRPC's, so `done()` is never true at once, also right after `cancel()`;
+  `time_remaining()` raises `NotImplementedError`. The message is serialized once more for the wire.
+- gRPC references every intercepted call until it has ended, so a call that the program drops runs until its deadline.
+- The chain cannot dial. A probe uses the given channel, so gRPC's own backoff may delay the recovery of a peer; an
+  open circuit does not keep an idle channel from redialling; a rotated certificate needs a new channel; the own
   certificate's expiry is not checked before dialling.
 - A channel that is closed without grace cancels its calls: their tasks see `CancelledError`, not UNAVAILABLE.
 
-Put them last, so that the wire gets what propagation writes. Calls of other services on the same channel pass
-untouched. There is one class for each arity that the federation service has: unary, and bidirectional for `Watch`,
-which is refused.
+Put them last, so that the wire gets the metadata of propagation. Calls of other services on the same channel pass
+unchanged. There is one class for each arity of the federation service: unary, and bidirectional for `Watch`, which
+is refused.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from federation.client.aio.driver import AioDriver
 from federation.client.chain.flow import Call, Outcome, refused
 from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
 from federation.client.chain.outcomes import closed, from_wire, timed_out
-from federation.client.chain.runner import FlowRunner, Step
+from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
@@ -60,12 +60,12 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         deadline = deadline_of(now(), client_call_details.timeout, self._deadline_s)
         call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
         base = AioDriver(asyncio.get_running_loop(), self._peer, self._clock)
-        run = FlowRunner(
-            _UnaryPort(base, method, continuation, client_call_details), self._peer.flow(call), self._owner
+        runner = FlowRunner(
+            _UnaryDriver(base, method, continuation, client_call_details), self._peer.flow(call), self._owner
         )
-        run.start()
-        self._peer.track(run)
-        return FlowCall(run, method, self._peer.name, lambda: remaining(now(), deadline))
+        runner.start()
+        self._peer.track(runner)
+        return FlowCall(runner, method, self._peer.name, lambda: remaining(now(), deadline))
 
 
 class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
@@ -83,22 +83,22 @@ class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
         return await continuation(client_call_details, request_iterator)
 
 
-class _UnaryPort:
-    """Sends by the continuation, in a task, because whatever else the channel has may await there."""
+class _UnaryDriver:
+    """Sends by the continuation, in a task, because the channel's other interceptors may await."""
 
     def __init__(self, base: AioDriver, method: Method, continuation: Continuation, details: ClientCallDetails) -> None:
         self._base, self._method, self._continuation, self._details = base, method, continuation, details
-        self.at_home, self.soon, self.timer = base.at_home, base.soon, base.timer
+        self.in_loop, self.call_soon, self.timer = base.in_loop, base.call_soon, base.timer
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
         left = remaining(self._base.now(), call.deadline)
         if left == 0.0:
             return timed_out()
         task = self._base.loop.create_task(
             self._invoke(changed_details(self._details, left, Metadata(*call.metadata)), call.request)
         )
-        step.on_claim(self._base.ending(task.cancel))
-        task.add_done_callback(lambda ended: self._arrived(run, step, ended))
+        suspension.on_claim(self._base.ending(task.cancel))
+        task.add_done_callback(lambda ended: self._arrived(runner, suspension, ended))
         return None
 
     async def _invoke(self, details: Any, body: bytes) -> Outcome:
@@ -107,20 +107,20 @@ class _UnaryPort:
         initial, trailing = await wire.initial_metadata(), await wire.trailing_metadata()
         return from_wire(grpc.StatusCode.OK, message.SerializeToString(), "", initial or (), trailing or ())
 
-    def _arrived(self, run: FlowRunner, step: Step, task: asyncio.Task[Outcome]) -> None:
-        if task.cancelled():  # not by the run, which no longer listens then: the channel was closed
-            run.answer(step, closed())
+    def _arrived(self, runner: FlowRunner, suspension: Suspension, task: asyncio.Task[Outcome]) -> None:
+        if task.cancelled():  # not by the runner, whose suspension is claimed then: the channel was closed
+            runner.answer(suspension, closed())
             return
         error = task.exception()
         match error:
             case None:
-                run.answer(step, task.result())
+                runner.answer(suspension, task.result())
             case AioRpcError():
                 initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
-                run.answer(step, from_wire(error.code(), b"", error.details() or "", initial, trailing))
+                runner.answer(suspension, from_wire(error.code(), b"", error.details() or "", initial, trailing))
             case grpc.aio.UsageError():
-                run.answer(step, closed())
+                runner.answer(suspension, closed())
             case grpc.aio.BaseError():
-                run.answer(step, refused(Refusal(Reason.INTERNAL, f"the request could not be sent: {error}")))
+                runner.answer(suspension, refused(Refusal(Reason.INTERNAL, f"the request could not be sent: {error}")))
             case _:
-                run.fail(step, error)
+                runner.fail(suspension, error)

@@ -1,4 +1,4 @@
-"""What the calls to one peer have shown: last success, last failure, and how long answers took."""
+"""Statistics of the calls to one peer: last success, last failure, and latencies."""
 
 from collections import deque
 from typing import Final, NamedTuple
@@ -8,20 +8,20 @@ from federation.clock import MICROSECONDS, Clock
 __all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank", "printable"]
 
 WINDOW: Final = 512
-"""Answered calls over which latency is told."""
+"""Number of answered calls over which latency is computed."""
 MAX_MESSAGE: Final = 300
-_NO_FAULT: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "CANCELLED"})
-"""What the caller asked for or did himself; it says nothing of how the peer fares."""
+_CALLER_CODES: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "CANCELLED"})
+"""Codes that the caller caused; they say nothing about the peer."""
 
 
 class CallFailure(NamedTuple):
-    """The end of a call that an operator wants to know of."""
+    """A failed call, as `status` shows it."""
 
     at_us: int
     code: str
     """Canonical gRPC name."""
     reason: str
-    """Of the rich error; may be empty."""
+    """Reason of the rich error; may be empty."""
     message: str
     """Printable and short, whatever the peer sent."""
 
@@ -34,9 +34,9 @@ class Latency(NamedTuple):
 
 
 class PeerHealth:
-    """The record of one peer, fed by every call that used its wire; kept in memory only.
+    """The call statistics of one peer, updated by every call that used the wire; kept in memory only.
 
-    Safe for threads without a lock: each note is one assignment or one append.
+    Thread-safe without a lock: each update is one assignment or one append.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -44,17 +44,17 @@ class PeerHealth:
         self._last_success: float | None = None
         self._seen: float | None = None
         self._last_failure: CallFailure | None = None
-        self._took_s: deque[float] = deque(maxlen=WINDOW)
+        self._latencies_s: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def last_success_us(self) -> int | None:
-        """When a call last succeeded, or `None` since the process started."""
+        """When a call last succeeded (Unix microseconds), or `None` since the process started."""
         last = self._last_success
         return None if last is None else int(last * MICROSECONDS)
 
     @property
     def seen_us(self) -> int | None:
-        """When the peer last showed that it is there, or `None` since the process started."""
+        """When the peer last showed that it is alive (Unix microseconds), or `None` since the process started."""
         seen = self._seen
         return None if seen is None else int(seen * MICROSECONDS)
 
@@ -63,39 +63,39 @@ class PeerHealth:
         """The last call that failed, or `None` since the process started."""
         return self._last_failure
 
-    def succeeded(self, took_s: float) -> None:
-        """Note a call that ended well."""
+    def record_success(self, took_s: float) -> None:
+        """Record a successful call."""
         self._last_success = self._seen = self._wall()
-        self._took_s.append(took_s)
+        self._latencies_s.append(took_s)
 
-    def failed(self, code: str, reason: str, message: str) -> None:
-        """Note a call that did not; what the caller did himself is left out."""
-        if code not in _NO_FAULT:
+    def record_failure(self, code: str, reason: str, message: str) -> None:
+        """Record a failed call, unless its caller caused the failure."""
+        if code not in _CALLER_CODES:
             at_us = int(self._wall() * MICROSECONDS)
             self._last_failure = CallFailure(at_us, code, reason, printable(message))
 
-    def answered(self, took_s: float) -> None:
-        """Note how long the peer took for an answer that was no success."""
-        self.seen()
-        self._took_s.append(took_s)
+    def record_answer(self, took_s: float) -> None:
+        """Record how long the peer took for an answer that was not a success."""
+        self.record_contact()
+        self._latencies_s.append(took_s)
 
-    def seen(self) -> None:
-        """Note a sign of life other than an answer to a call."""
+    def record_contact(self) -> None:
+        """Record a sign of life other than an answer to a call."""
         self._seen = self._wall()
 
     def latency(self) -> Latency | None:
         """Return the percentiles over the last 512 answers, or `None` before the first."""
-        ordered = sorted(self._took_s.copy())
+        ordered = sorted(self._latencies_s.copy())
         if not ordered:
             return None
         return Latency(nearest_rank(ordered, 50) * 1e3, nearest_rank(ordered, 99) * 1e3)
 
 
 def nearest_rank(ordered: list[float], percent: int) -> float:
-    """Return the smallest value of a sorted, not empty list that at least `percent` of all do not exceed."""
+    """Return the nearest-rank percentile of a sorted, non-empty list."""
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 def printable(message: str) -> str:
-    """Make a peer's text safe to show in a terminal."""
+    """Return a peer's text cut to 300 characters and made safe for a terminal."""
     return "".join(character if character.isprintable() else "?" for character in message[:MAX_MESSAGE])

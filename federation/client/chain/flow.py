@@ -1,9 +1,9 @@
-"""The vocabulary of the chain: a call as a value, its outcome as a value, and interceptors as generators.
+"""The types of the chain: calls and outcomes as values, and interceptors as generators.
 
-A flow yields steps and gets an `Outcome` for each: a `Call` asks the driver to send it, a `Join` waits for an
-identical call that is under way. It returns the outcome that its caller shall see. A failed RPC is an `Outcome`;
-only `Cancelled` and bugs raise. Nothing here does I/O, so a test drives a flow by hand. A `Flight` is the call that
-several flows wait for: bookkeeping under one lock, on whose results the drivers act.
+A flow yields a `Call`, which the driver sends, or a `Join`, which waits for an identical call under way; the driver
+sends an `Outcome` back into it. The flow returns the outcome for its caller. A failed RPC is an `Outcome`; only
+`Cancelled` and bugs raise. Nothing here does I/O, so a test can drive a flow by hand. A `Flight` is a call that
+several flows wait for: bookkeeping under one lock, whose results the drivers act on.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -34,25 +34,25 @@ __all__ = [
 
 
 class CallTrace(Protocol):
-    """The span of a call, opened as late as it can be."""
+    """The span of a call, started as late as possible."""
 
     def traceparent(self) -> str:
-        """Return the W3C `traceparent` of this call's span, opening the span if that has not happened yet."""
+        """Return the W3C `traceparent` of this call's span; start the span if it has not been started."""
         ...
 
     def add_event(self, name: str, attributes: dict[str, str | int | float | bool]) -> None:
-        """Note something on the span; the event is kept until the span is opened."""
+        """Add an event to the span; the event is stored until the span is started."""
         ...
 
 
 class Call(NamedTuple):
     """One call of a verb, parsed once.
 
-    `request` is the normalised, deterministic serialization that key, hash and wire share. `deadline` is absolute,
-    on the monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. `probe`
-    asks the wire for a fresh channel: it is the one call that a half-open circuit lets through. `detach` lets a
-    shared call run on, to twice its budget, after this caller's budget ran out. `hit_only` takes an answer from the
-    cache and nothing else: it waits for nobody, and the circuit never hears of it. A changed call is a new one.
+    `request` is the normalised, deterministic serialization for key, hash and wire. `deadline` is absolute, on the
+    monotonic clock. `peer` is the peer's name, `user` the local user for whom it is called. `probe` asks the driver
+    for a fresh channel: the call is the probe of a half-open circuit. `detach` lets a shared call run on, to twice its
+    budget, after this caller's budget ran out. `hit_only` answers from the cache or not at all: such a call never
+    waits, and the circuit does not see it. A changed call is a new value.
     """
 
     method: str
@@ -71,11 +71,10 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a call.
+    """The result of a call.
 
-    `body` is the serialized response of an OK call; every receiver decodes a message of its own. `cached` and
-    `age_s` tell a hit and the seconds since its request was sent; `filled_by` is the `traceparent` of the call
-    that filled the entry.
+    `body` is the serialized response of an OK call; every caller decodes a message of its own. `cached` marks a hit,
+    `age_s` is the time since its request was sent, `filled_by` the `traceparent` of the call that filled the entry.
     """
 
     code: grpc.StatusCode
@@ -95,7 +94,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Wait for `flight` until it lands or the monotonic `deadline` passes."""
+    """Wait for `flight` until it is done or the monotonic `deadline` passes."""
 
     flight: "Flight"
     deadline: float
@@ -106,15 +105,15 @@ Proceed: TypeAlias = Callable[[Call], Flow]
 
 
 class Cancelled(BaseException):
-    """Thrown into a flow by its driver when the caller gave up."""
+    """Thrown into a flow by its driver when the caller cancels the call."""
 
 
 class Flight:
-    """A shared call: started by whichever driver meets it first, ended when the last waiter leaves.
+    """A shared call: started by the first driver that joins it, cancelled when the last waiter leaves.
 
-    `flow` makes the generator that fills; `deadline` is the wire's, monotonic; `epoch` is the fence under which it
-    was sent. A waiter joins before it may leave, and leaves exactly once. A flight lands once: with an outcome, or
-    with the exception of a flow that broke.
+    `deadline` is that of the wire call, monotonic; `epoch` is the fence under which it was sent. A waiter joins before
+    it leaves, and leaves exactly once. A flight is resolved once: with an outcome, or with the exception of a flow
+    that broke.
     """
 
     def __init__(self, deadline: float, epoch: int, sent: float = 0.0) -> None:
@@ -125,106 +124,106 @@ class Flight:
         self._lock = Lock()
         self._flow: Flow | None = None
         self._waiters = 0
-        self._landed = False
-        self._ended = False
+        self._done = False
+        self._abandoned = False
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
         self._subscribers: list[Callable[[], None]] = []
-        self._abort: Callable[[], object] | None = None
+        self._cancel: Callable[[], object] | None = None
 
-    def launch(self, flow: Flow) -> None:
-        """Hand in the flow; the first driver that takes it runs it."""
+    def set_flow(self, flow: Flow) -> None:
+        """Set the flow that makes the call; the first driver that takes it runs it."""
         self._flow = flow
 
-    def take(self) -> Flow | None:
-        """Return the flow to the first who asks, `None` to everybody else."""
+    def take_flow(self) -> Flow | None:
+        """Return the flow to the first caller, `None` to every other."""
         with self._lock:
             flow, self._flow = self._flow, None
         return flow
 
-    def join(self, deadline: float, *, patient: bool = False) -> bool:
-        """Count one waiter more, who waits until `deadline`; `False` where the flight is being given up.
+    def join(self, deadline: float, *, full_budget: bool = False) -> bool:
+        """Add a waiter with this deadline; `False` if the flight has been abandoned.
 
-        A `patient` one joins only a flight that may last as long as itself.
+        With `full_budget`, join only a flight whose deadline is not earlier than the waiter's.
         """
         with self._lock:
-            if self._ended or (patient and self.deadline < deadline):
+            if self._abandoned or (full_budget and self.deadline < deadline):
                 return False
             self._waiters += 1
             return True
 
     def leave(self) -> bool:
-        """Count one waiter less; `True` tells the last one of a flight under way that it must `abort` it."""
+        """Remove a waiter; `True` if it was the last one of a flight under way, which the caller must then `cancel`."""
         with self._lock:
             self._waiters -= 1
-            last = self._waiters == 0 and not self._landed
-            self._ended = self._ended or last
+            last = self._waiters == 0 and not self._done
+            self._abandoned = self._abandoned or last
             return last
 
-    def abort(self) -> None:
-        """End a flight that nobody waits for, or whose answer nobody may see."""
+    def cancel(self) -> None:
+        """Cancel a flight that has no waiters, or whose answer must not be delivered."""
         with self._lock:
-            self._ended, self._flow = True, None
-            abort = self._abort
-        if abort:
-            abort()
+            self._abandoned, self._flow = True, None
+            cancel = self._cancel
+        if cancel:
+            cancel()
 
-    def cut(self, outcome: Outcome) -> bool:
-        """Give every waiter `outcome` at once and end the call; `False` where the flight has landed already."""
-        if not self._settle(outcome, None):
+    def fail(self, outcome: Outcome) -> bool:
+        """Resolve the flight with `outcome` for every waiter and cancel the call; `False` if it was done already."""
+        if not self._resolve(outcome, None):
             return False
-        self.abort()
+        self.cancel()
         return True
 
-    def on_abort(self, abort: Callable[[], object]) -> None:
-        """Set by the driver that runs the flow: how to cancel it. Called at once where that was asked for already."""
+    def on_cancel(self, cancel: Callable[[], object]) -> None:
+        """Set how to cancel the flow, by the driver that runs it. Called at once if the flight has been cancelled."""
         with self._lock:
-            self._abort = abort
-            ended = self._ended
+            self._cancel = cancel
+            ended = self._abandoned
         if ended:
-            abort()
+            cancel()
 
     @property
-    def landed(self) -> bool:
+    def done(self) -> bool:
         """Whether the flight has an outcome or an error."""
-        return self._landed
+        return self._done
 
     def result(self) -> Outcome:
-        """Return the outcome of a landed flight, or raise the error of its flow."""
+        """Return the outcome of a flight that is done, or raise the error of its flow."""
         if self._error is not None:
             raise self._error
-        assert self._outcome is not None  # noqa: S101 - callers ask after `landed`
+        assert self._outcome is not None  # noqa: S101 - callers check `done` first
         return self._outcome
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the flight lands; at once if it has."""
+        """Call `callback` once when the flight is done; at once if it is."""
         with self._lock:
-            if not self._landed:
+            if not self._done:
                 self._subscribers.append(callback)
                 return
         callback()
 
-    def land(self, outcome: Outcome | None, error: BaseException | None) -> None:
-        """Give the flight its end and wake everybody. A second landing is ignored."""
-        self._settle(outcome, error)
+    def resolve(self, outcome: Outcome | None, error: BaseException | None) -> None:
+        """Set the result of the flight and call its subscribers. A second result is ignored."""
+        self._resolve(outcome, error)
 
-    def _settle(self, outcome: Outcome | None, error: BaseException | None) -> bool:
+    def _resolve(self, outcome: Outcome | None, error: BaseException | None) -> bool:
         with self._lock:
-            if self._landed:
+            if self._done:
                 return False
-            self._outcome, self._error, self._landed = outcome, error, True
+            self._outcome, self._error, self._done = outcome, error, True
             subscribers, self._subscribers = self._subscribers, []
-        # Who came last has most time left, as a rule: if all ask again, it leads, and the others join its call.
+        # The last waiter has the most time left, as a rule: if all call again, it leads, and the rest join its call.
         for callback in reversed(subscribers):
             callback()
         return True
 
 
 class Interceptor(Protocol):
-    """One member of the chain. It holds no state of a call; what it must remember are locals of `intercept`."""
+    """One member of the chain. It holds no state of a call: that lives in the locals of `intercept`."""
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Handle a call: go on by `yield from proceed(call)`, never yield in a `finally`."""
+        """Handle a call: pass it on by `yield from proceed(call)`, never yield in a `finally`."""
         ...
 
 
@@ -242,6 +241,6 @@ def compose(interceptors: Sequence[Interceptor]) -> Proceed:
 
 
 def refused(refusal: Refusal) -> Outcome:
-    """Return the outcome of a call that this gateway refused by itself."""
+    """Build the outcome of a call that this gateway itself refused."""
     code, details, trailing = refusal_status(refusal, local=True)
     return Outcome(code, details=details, trailing=trailing)

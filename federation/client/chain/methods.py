@@ -1,4 +1,4 @@
-"""The methods that the chain knows, and how a request becomes a `Call`."""
+"""The methods of the federation service, and the parsing of a request into a `Call`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -26,12 +26,12 @@ __all__ = [
     "remaining",
 ]
 
-_LONGEST_S: Final = 86_400.0 * 365
-"""gRPC's clock overflows on absurd timeouts; a year is as good as for ever."""
+_MAX_TIMEOUT_S: Final = 86_400.0 * 365
+"""Timeouts above a year are sent as none: gRPC's clock overflows on very large ones."""
 
 
 _OPTIONS: Final = ("credentials", "wait_for_ready", "compression")
-"""What else gRPC's multicallables take, in their order."""
+"""The remaining options of gRPC's multicallables, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,24 @@ class Method:
     response: type[Message]
     streams: bool
 
-    def call(self, whose: "PeerIdentity", request: Any, metadata: Metadata, deadline: float) -> Call:
-        """Parse a request into a call, once. Raises `TypeError` for a message of another type."""
+    def call(self, peer: "PeerIdentity", request: Any, metadata: Metadata, deadline: float) -> Call:
+        """Parse a request into a call. Raises `TypeError` for a message of another type."""
         if not isinstance(request, self.request):
             raise TypeError(f"{self.path} takes a {self.request.__name__}, not {type(request).__name__}")
         body, resource = serialize(request), resource_of(request)
-        return Call(self.path, self.verb, resource, whose.grant_id, whose.name, whose.user, body, metadata, deadline)
+        return Call(self.path, self.verb, resource, peer.grant_id, peer.name, peer.user, body, metadata, deadline)
 
-    def stream(self, whose: "PeerIdentity", metadata: Metadata, deadline: float) -> Call:
+    def stream(self, peer: "PeerIdentity", metadata: Metadata, deadline: float) -> Call:
         """Return the call that opens a stream; its requests follow on the wire."""
-        return Call(self.path, self.verb, "", whose.grant_id, whose.name, whose.user, b"", metadata, deadline)
+        return Call(self.path, self.verb, "", peer.grant_id, peer.name, peer.user, b"", metadata, deadline)
 
     def decode(self, body: bytes) -> Message:
-        """Read a response. Raises `DecodeError`."""
+        """Parse a response. Raises `DecodeError`."""
         return self.response.FromString(body)
 
 
 class PeerIdentity(Protocol):
-    """Who calls whom: the part of an enrollment that a call needs."""
+    """The grant, the peer and the local user of a call."""
 
     @property
     def grant_id(self) -> str: ...  # noqa: D102
@@ -90,7 +90,7 @@ METHODS: Final = _methods()
 
 
 def method_of(path: str, *, streams: bool, arity: str = "") -> Method:
-    """Return the method of a path. The chain knows no other: `ValueError` says so, rather than going past it."""
+    """Return the method of a path. Raises `ValueError` for a path or an arity that the chain does not have."""
     method = METHODS.get(path)
     if method is None or method.streams is not streams or arity:
         raise ValueError(
@@ -101,7 +101,7 @@ def method_of(path: str, *, streams: bool, arity: str = "") -> Method:
 
 
 def method_in(details: Any) -> Method | None:
-    """Look up the method of gRPC's call details, aio or sync; `None` for a method of another service."""
+    """Return the method of gRPC's call details, aio or sync; `None` for a method of another service."""
     path: str | bytes = details.method  # grpc.aio gives bytes, although its stubs say str
     return METHODS.get(path.decode() if isinstance(path, bytes) else path)
 
@@ -112,7 +112,7 @@ def changed_details(details: Any, left: float | None, metadata: Iterable[Any]) -
 
 
 def check_options(options: Mapping[str, Any], positional: tuple[Any, ...] = ()) -> None:
-    """Raise `ValueError` for an option of gRPC's calls that the chain would have to ignore."""
+    """Raise `ValueError` for an option of gRPC's calls that the chain does not support."""
     for name, value in {**dict(zip(_OPTIONS, positional, strict=False)), **options}.items():
         if name not in _OPTIONS:
             raise TypeError(f"a call has no argument {name!r}")
@@ -131,9 +131,9 @@ def deadline_of(now: float, timeout: float | None, default_s: float) -> float:
 def remaining(now: float, deadline: float) -> float | None:
     """Return the seconds left, for gRPC: never negative, `None` for a call without a deadline."""
     left = deadline - now
-    return None if left > _LONGEST_S else max(0.0, left)
+    return None if left > _MAX_TIMEOUT_S else max(0.0, left)
 
 
 def as_metadata(metadata: Iterable[Any] | None) -> Metadata:
-    """Return metadata as the chain passes it on, whatever sequence the caller gave."""
+    """Return metadata as a tuple of pairs, whatever sequence the caller gave."""
     return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in metadata) if metadata else ()

@@ -1,4 +1,4 @@
-"""Outcomes that no interceptor decides: what the wire said, made safe, and what the driver says by itself."""
+"""Outcomes made by drivers: validated answers from the wire, and local failures."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -22,11 +22,11 @@ __all__ = [
 ]
 
 LOCALLY_CANCELLED: Final = "Locally cancelled by application!"
-"""gRPC's own words for a call that its caller cancelled."""
+"""gRPC's own text for a call that its caller cancelled."""
 CONNECTION_FAILURE_CODES: Final = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 )
-"""Codes that do not show that a connection works."""
+"""Codes that do not prove that a connection works."""
 _LOCAL_REASONS: Final = frozenset({Reason.CIRCUIT_OPEN, Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT})
 
 
@@ -37,24 +37,24 @@ def from_wire(
     initial: Iterable[tuple[str, str | bytes]] = (),
     trailing: Iterable[tuple[str, str | bytes]] = (),
 ) -> Outcome:
-    """Return what the wire said, as an outcome.
+    """Convert what gRPC returned to an outcome, without what the peer must not claim.
 
-    Only this gateway says that a peer is unreachable, slow, or resting behind its circuit: a rich error of the peer
-    that claims so, or that contradicts its own status, is dropped. A bare UNAVAILABLE or DEADLINE_EXCEEDED, as
-    gRPC makes them, becomes the rich error of this gateway, with gRPC's text. So does a bare CANCELLED, which a server
-    that stops gives to calls that it has not begun: nobody here cancelled, and a caller must not be told that it did.
+    Only this gateway says that a peer is unreachable or slow, or that its circuit is open: a rich error of the peer
+    that claims so, or that contradicts its own status, is dropped. A bare UNAVAILABLE or DEADLINE_EXCEEDED, as gRPC
+    makes them, becomes a rich error of this gateway with gRPC's text. So does a bare CANCELLED, which a stopping
+    server returns for calls that it has not begun: the caller did not cancel, and must not be told so.
     """
     outcome = Outcome(code, body, details, tuple(initial), tuple(trailing))
     if code is grpc.StatusCode.OK:
         return outcome
     if not _is_sound(outcome):
-        kept = tuple(pair for pair in outcome.trailing if pair[0] != STATUS_KEY)
-        outcome = outcome._replace(trailing=kept)
+        others = tuple(pair for pair in outcome.trailing if pair[0] != STATUS_KEY)
+        outcome = outcome._replace(trailing=others)
     if not any(key == STATUS_KEY for key, _ in outcome.trailing):
         if code is grpc.StatusCode.UNAVAILABLE:
             return _enriched(outcome, Refusal(Reason.PEER_UNREACHABLE, details or "the peer cannot be reached"))
         if code is grpc.StatusCode.CANCELLED:
-            stopped = Refusal(Reason.PEER_UNREACHABLE, "the peer gave the call up, as a gateway does that stops")
+            stopped = Refusal(Reason.PEER_UNREACHABLE, "the peer cancelled the call, as a stopping gateway does")
             return _enriched(outcome._replace(code=grpc.StatusCode.UNAVAILABLE), stopped)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return _enriched(outcome, Refusal(Reason.PEER_TIMEOUT, details or "the peer did not answer in time"))
@@ -62,23 +62,23 @@ def from_wire(
 
 
 def timed_out() -> Outcome:
-    """Return the outcome of a call whose budget ran out here, before or without the wire."""
-    return refused(Refusal(Reason.PEER_TIMEOUT, "the budget of the call ran out before there was an answer"))
+    """Return the outcome of a call whose budget ran out on this side."""
+    return refused(Refusal(Reason.PEER_TIMEOUT, "the deadline passed before the peer answered"))
 
 
 def closed() -> Outcome:
-    """Return the outcome of a call on a channel that was closed before it or under it."""
+    """Return the outcome of a call on a channel that was closed before or during the call."""
     return refused(Refusal(Reason.PEER_UNREACHABLE, "the channel is closed"))
 
 
 def interrupted() -> Outcome:
-    """Return what the waiters of a shared call get when the one that made it was interrupted; each may ask again."""
+    """Return the outcome for waiters of a shared call whose leader was interrupted; each waiter may call again."""
     return Outcome(grpc.StatusCode.CANCELLED, details="the shared call was cancelled")
 
 
 def undecodable(peer: str, kind: str) -> Outcome:
-    """Return the outcome of a call whose answer is not the message that it should be."""
-    return refused(Refusal(Reason.INTERNAL, f"the answer of {peer} is not a readable {kind}"))
+    """Return the outcome of a call whose answer cannot be decoded as the expected message."""
+    return refused(Refusal(Reason.INTERNAL, f"the answer of {peer} cannot be decoded as {kind}"))
 
 
 def _is_sound(outcome: Outcome) -> bool:

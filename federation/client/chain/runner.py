@@ -1,4 +1,4 @@
-"""What steps a flow, for every driver: no I/O here, only who may step, when, and with what."""
+"""The runner of a flow, for every driver: decides who may step the flow, when, and with what. No I/O."""
 
 from collections.abc import Callable
 from math import inf
@@ -7,18 +7,18 @@ from typing import Any, Final, Protocol
 from federation.client.chain.flow import Call, Cancelled, Flight, Flow, Join, Outcome
 from federation.client.chain.outcomes import interrupted, timed_out
 
-__all__ = ["Driver", "FlowRunner", "Step"]
+__all__ = ["Driver", "FlowRunner", "Suspension"]
 
 Resume = Callable[[Any], Call | Join]
 _GRACE_S: Final = 0.25
-"""How long after its deadline a flight of somebody else is waited for: beyond it, whoever drove it is gone."""
+"""How long after its deadline a flight of another driver is awaited, in case that driver died."""
 
 
-class Step:
-    """A flow that is parked.
+class Suspension:
+    """The point at which a flow is suspended.
 
-    Whoever claims the step may resume the flow, so an answer, a timer, a cancellation and a flight that arrive
-    together can't resume it twice.
+    Whoever claims the suspension may resume the flow, so an answer, a timer, a cancellation and a flight that arrive
+    together cannot resume it twice.
     """
 
     __slots__ = ("_claims", "_undo")
@@ -28,20 +28,20 @@ class Step:
         self._undo: list[Callable[[], object]] = []
 
     def claim(self) -> bool:
-        """Take the right to resume; `False` where somebody else has it."""
+        """Claim the right to resume the flow; `False` if it has been claimed."""
         try:
             return self._claims.pop()  # atomic
         except IndexError:
             return False
 
     def on_claim(self, undo: Callable[[], object]) -> None:
-        """Have `undo` (end the wire call, stop the timer) called once the step is claimed; at once if it has been."""
+        """Call `undo` (cancel the wire call, stop the timer) once the suspension is claimed; at once if it has been."""
         self._undo.append(undo)
         if not self._claims:
             self.undo()
 
     def undo(self) -> None:
-        """Let go of what the step waited for. Whoever claims a step without its answer calls this."""
+        """Run what `on_claim` registered. Called by a claimer that does not bring the answer."""
         while self._undo:
             try:
                 undo = self._undo.pop()
@@ -51,45 +51,59 @@ class Step:
 
 
 class Driver(Protocol):
-    """What a driver does for a run. Nothing that it hands out may raise when it is called."""
+    """The I/O side of a flow: sends calls, sets timers and moves callbacks to its thread or loop.
 
-    def send(self, run: "FlowRunner", step: Step, call: Call) -> Outcome | None:
-        """Send the call. Return its outcome; or `None`, and later claim the step and `run.resume` with it.
+    No callback that a driver returns may raise.
+    """
 
-        What it raises (an interrupt, a bug) is thrown into the flow.
+    def send(self, runner: "FlowRunner", suspension: Suspension, call: Call) -> Outcome | None:
+        """Send the call. Return its outcome; or `None`, and later claim the suspension and resume the runner with it.
+
+        An exception raised here (an interrupt, a bug) is thrown into the flow.
         """
         ...
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Return a function that any thread may call, to have `function` called where this driver's flows run."""
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Return a function for any thread, which has `function` called in the driver's thread or loop."""
         ...
 
-    def soon(self, function: Callable[[], object]) -> None:
-        """Have `function` called at home a little later: for finalizers, which may run inside any lock."""
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call `function` later in the driver's thread or loop. For finalizers, which may run under any lock."""
         ...
 
     def timer(self, at: float, function: Callable[[], object]) -> Callable[[], object]:
-        """Call `function` at home at the monotonic instant `at`; return how to stop it."""
+        """Call `function` in the driver's thread or loop at the monotonic instant `at`; return how to cancel that."""
         ...
 
 
 class FlowRunner:
-    """One flow under way: from its start until `done`, with either an `outcome` or an `error`.
+    """Runs one flow from its start until `done`, with either an `outcome` or an `error`.
 
     The error is `Cancelled`, an interrupt of the process, or a bug of the flow. A failed RPC is an outcome.
     """
 
-    __slots__ = ("__weakref__", "_callbacks", "_flow", "_late", "_parked", "_port", "done", "error", "outcome", "owner")
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_driver",
+        "_flow",
+        "_interruption",
+        "_suspension",
+        "done",
+        "error",
+        "outcome",
+        "owner",
+    )
 
-    def __init__(self, port: Driver, flow: Flow, owner: object = None) -> None:
+    def __init__(self, driver: Driver, flow: Flow, owner: object = None) -> None:
         self.owner = owner
         self.done = False
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
-        self._port = port
+        self._driver = driver
         self._flow = flow
-        self._parked: Step | None = None
-        self._late: tuple[Resume, Any] | None = None
+        self._suspension: Suspension | None = None
+        self._interruption: tuple[Resume, Any] | None = None
         self._callbacks: list[Callable[[], object]] = []
 
     def start(self) -> None:
@@ -97,137 +111,137 @@ class FlowRunner:
         self.resume(self._flow.send, None)
 
     def resume(self, resume: Resume, value: Any) -> None:
-        """Go on, by a step that the caller has claimed: `value` is sent or thrown into the flow."""
+        """Continue the flow after its suspension was claimed: `value` is sent or thrown into it."""
         while True:
             try:
                 yielded = resume(value)
             except StopIteration as end:
                 self._finish(end.value, None)
                 return
-            except BaseException as e:  # noqa: BLE001 - a flow's end by any exception is this run's end
+            except BaseException as e:  # noqa: BLE001 - any exception of the flow ends the runner
                 self._finish(None, e)
                 return
-            step = Step()
-            self._parked = step  # before the look at `_late`: whoever comes later finds the step
-            following = self._wait(step, yielded)
+            suspension = Suspension()
+            self._suspension = suspension  # before `_interruption` is read: a later interruption finds it
+            following = self._wait(suspension, yielded)
             if following is None:
                 return
             resume, value = following
 
-    def answer(self, step: Step, outcome: Outcome) -> None:
-        """Go on with the outcome of a wire call, unless somebody else claimed the step."""
-        if step.claim():
+    def answer(self, suspension: Suspension, outcome: Outcome) -> None:
+        """Continue with the outcome of a wire call, unless the suspension has been claimed."""
+        if suspension.claim():
             self.resume(self._flow.send, outcome)
 
-    def fail(self, step: Step, error: BaseException) -> None:
-        """Go on by throwing what broke the sending, unless somebody else claimed the step."""
-        if step.claim():
+    def fail(self, suspension: Suspension, error: BaseException) -> None:
+        """Continue by throwing the error of a failed sending, unless the suspension has been claimed."""
+        if suspension.claim():
             self.resume(self._flow.throw, error)
 
     def cancel(self) -> bool:
-        """End the flow by throwing `Cancelled` into it; `False` if it has ended."""
+        """Cancel the flow by throwing `Cancelled` into it; `False` if it has ended."""
         if self.done:
             return False
         self._interrupt(self._flow.throw, Cancelled())
         return True
 
     def resolve(self, outcome: Outcome) -> bool:
-        """Let what the flow waits for have this outcome, and drop the real one; `False` if the flow has ended."""
+        """Give the flow this outcome for what it waits for, and drop the real one; `False` if the flow has ended."""
         if self.done:
             return False
         self._interrupt(self._flow.send, outcome)
         return True
 
-    def cut(self, outcome: Outcome) -> None:
-        """`resolve` from any thread: it happens where the driver's flows run, at once where that can be."""
-        self._port.at_home(lambda: self.resolve(outcome))()
+    def resolve_threadsafe(self, outcome: Outcome) -> None:
+        """Call `resolve` in the driver's thread or loop, from any thread; at once if this is it."""
+        self._driver.in_loop(lambda: self.resolve(outcome))()
 
-    def drop(self) -> None:
-        """Cancel the flow because nobody holds its call any more; safe in a finalizer."""
+    def cancel_soon(self) -> None:
+        """Cancel the flow because its call object was collected; safe in a finalizer."""
         if not self.done:
-            self._port.soon(self.cancel)
+            self._driver.call_soon(self.cancel)
 
-    def kill(self) -> None:
-        """Cancel without regard to who may step. Only for a driver whose one thread does all stepping."""
-        if self._parked is not None:
-            self._parked.claim()
-            self._parked.undo()
+    def force_cancel(self) -> None:
+        """Cancel even if the suspension has been claimed. Only for a driver whose one thread does all stepping."""
+        if self._suspension is not None:
+            self._suspension.claim()
+            self._suspension.undo()
         if not self.done:
             self.resume(self._flow.throw, Cancelled())
 
     def when_done(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once at the end, in the thread that brought it; at once if it has come."""
+        """Call `callback` once at the end, in the thread that ended the flow; at once if it has ended."""
         self._callbacks.append(callback)
         if self.done:
-            self._call_back()
+            self._run_callbacks()
 
-    def _wait(self, step: Step, yielded: Call | Join) -> tuple[Resume, Any] | None:
-        """Begin what the flow asked for. Return how to go on at once, or `None` when somebody else will."""
-        late = self._take_late(step)
-        if late is None:
+    def _wait(self, suspension: Suspension, yielded: Call | Join) -> tuple[Resume, Any] | None:
+        """Begin what the flow yielded. Return how to continue at once, or `None` if a callback will continue."""
+        interruption = self._take_interruption(suspension)
+        if interruption is None:
             try:
-                ready = self._begin(step, yielded)
-            except BaseException as e:  # noqa: BLE001 - Ctrl-C in a blocking port, and bugs: the flow must see them
-                step.undo()
+                ready = self._begin(suspension, yielded)
+            except BaseException as e:  # noqa: BLE001 - Ctrl-C in a blocking driver, and bugs: the flow must see them
+                suspension.undo()
                 ready = (self._flow.throw, e)
             if ready is not None:
-                return ready if step.claim() else None
-            late = self._take_late(step)
-        return late
+                return ready if suspension.claim() else None
+            interruption = self._take_interruption(suspension)
+        return interruption
 
-    def _begin(self, step: Step, yielded: Call | Join) -> tuple[Resume, Any] | None:
+    def _begin(self, suspension: Suspension, yielded: Call | Join) -> tuple[Resume, Any] | None:
         if isinstance(yielded, Join):
-            return self._join(step, yielded.flight, yielded.deadline)
-        outcome = self._port.send(self, step, yielded)
+            return self._join(suspension, yielded.flight, yielded.deadline)
+        outcome = self._driver.send(self, suspension, yielded)
         return None if outcome is None else (self._flow.send, outcome)
 
-    def _join(self, step: Step, flight: Flight, deadline: float) -> tuple[Resume, Any] | None:
-        flow = flight.take()
+    def _join(self, suspension: Suspension, flight: Flight, deadline: float) -> tuple[Resume, Any] | None:
+        flow = flight.take_flow()
         if flow is not None:
-            error = _start_shared_call(flight, FlowRunner(self._port, flow, self.owner), self._port)
+            error = _start_shared_call(flight, FlowRunner(self._driver, flow, self.owner), self._driver)
             if error is not None:
                 raise error
-        if flight.landed:
-            return self._landed(flight)
-        patience = deadline if flow is not None else min(deadline, flight.deadline + _GRACE_S)
-        if patience < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
-            step.on_claim(self._port.timer(patience, lambda: self.answer(step, timed_out())))
-        flight.subscribe(self._port.at_home(lambda: self._land(step, flight)))
+        if flight.done:
+            return self._flight_result(flight)
+        wait_until = deadline if flow is not None else min(deadline, flight.deadline + _GRACE_S)
+        if wait_until < inf and (flow is None or deadline < flight.deadline):  # the leader's driver may have died
+            suspension.on_claim(self._driver.timer(wait_until, lambda: self.answer(suspension, timed_out())))
+        flight.subscribe(self._driver.in_loop(lambda: self._on_flight_done(suspension, flight)))
         return None
 
-    def _land(self, step: Step, flight: Flight) -> None:
-        if step.claim():
-            step.undo()
-            self.resume(*self._landed(flight))
+    def _on_flight_done(self, suspension: Suspension, flight: Flight) -> None:
+        if suspension.claim():
+            suspension.undo()
+            self.resume(*self._flight_result(flight))
 
-    def _landed(self, flight: Flight) -> tuple[Resume, Any]:
+    def _flight_result(self, flight: Flight) -> tuple[Resume, Any]:
         try:
             return self._flow.send, flight.result()
         except BaseException as e:  # noqa: BLE001 - the flight's error is thrown into each waiting flow
             return self._flow.throw, e
 
     def _interrupt(self, resume: Resume, value: Any) -> None:
-        self._late = (resume, value)  # before the look at the step: whoever parks later finds it
-        step = self._parked
-        if step is not None:
-            late = self._take_late(step)
-            if late is not None:
-                self.resume(*late)
+        self._interruption = (resume, value)  # before `_suspension` is read: a later suspension finds it
+        suspension = self._suspension
+        if suspension is not None:
+            interruption = self._take_interruption(suspension)
+            if interruption is not None:
+                self.resume(*interruption)
 
-    def _take_late(self, step: Step) -> tuple[Resume, Any] | None:
-        if self._late is None or not step.claim():
+    def _take_interruption(self, suspension: Suspension) -> tuple[Resume, Any] | None:
+        if self._interruption is None or not suspension.claim():
             return None
-        step.undo()
-        late, self._late = self._late, None
-        return late
+        suspension.undo()
+        interruption, self._interruption = self._interruption, None
+        return interruption
 
     def _finish(self, outcome: Outcome | None, error: BaseException | None) -> None:
         self.outcome, self.error = outcome, error
-        self._parked = None
+        self._suspension = None
         self.done = True
-        self._call_back()
+        self._run_callbacks()
 
-    def _call_back(self) -> None:
+    def _run_callbacks(self) -> None:
         while self._callbacks:
             try:
                 callback = self._callbacks.pop(0)
@@ -236,18 +250,18 @@ class FlowRunner:
             callback()
 
 
-def _start_shared_call(flight: Flight, run: FlowRunner, port: Driver) -> BaseException | None:
+def _start_shared_call(flight: Flight, runner: FlowRunner, driver: Driver) -> BaseException | None:
     """Run a flight's flow. Return the interrupt that hit it in this very thread, for its leader alone."""
 
-    def land() -> None:
-        if isinstance(run.error, Exception) or run.error is None:
-            flight.land(run.outcome, run.error)
-        else:  # a waiter who did not cancel asks again; nobody else's interrupt may end its call
-            flight.land(interrupted(), None)
+    def resolve_flight() -> None:
+        if isinstance(runner.error, Exception) or runner.error is None:
+            flight.resolve(runner.outcome, runner.error)
+        else:  # an interrupt ends the leader's call only: the waiters call again
+            flight.resolve(interrupted(), None)
 
-    run.when_done(land)
-    run.start()
-    if not run.done:
-        flight.on_abort(port.at_home(run.cancel))
+    runner.when_done(resolve_flight)
+    runner.start()
+    if not runner.done:
+        flight.on_cancel(driver.in_loop(runner.cancel))
         return None
-    return None if isinstance(run.error, Exception | Cancelled) else run.error
+    return None if isinstance(runner.error, Exception | Cancelled) else runner.error

@@ -1,4 +1,4 @@
-"""The circuit in the chain: asks it before the wire, tells it the end of every call, also of one that broke."""
+"""The circuit breaker in the chain: asks the circuit before each call and reports the end of each call to it."""
 
 import logging
 from collections.abc import Callable
@@ -20,12 +20,12 @@ CIRCUIT_EVENT = "federation.circuit"
 """Span event of a call that changed the circuit's state."""
 
 _BEFORE_ALL: Final = -1
-"""A generation that every opening is later than."""
+"""A generation before every opening."""
 _logger = logging.getLogger(__name__)
 
 
 def report(transition: Transition, peer: str, user: str, metrics: FederationMetrics | None) -> None:
-    """Log and count a change of a circuit, whoever brought it about."""
+    """Log and count a transition of a circuit."""
     log = _logger.warning if transition.after is CircuitState.OPEN else _logger.info
     log(
         "circuit of %s (user %s): %s to %s after %d failures in a row%s",
@@ -41,11 +41,12 @@ def report(transition: Transition, peer: str, user: str, metrics: FederationMetr
 
 
 class BreakingInterceptor:
-    """One peer's circuit and health. Two look-ups and no lock held while a call is under way.
+    """One peer's circuit and statistics. No lock is held while a call is under way.
 
-    `on_transition` gets each change of state, outside the circuit's lock, in the thread of the call that caused it;
-    `Transition.generation` tells a report that was overtaken. A call that was let go before the circuit opened may dial
-    after it: at the end of each of those the opening is told once more. A probe goes on as `call.probe`.
+    `on_transition` receives each change of state, outside the circuit's lock, in the thread of the call that caused
+    it; `Transition.generation` shows a late report as outdated. A call that was admitted before the circuit opened may
+    dial after it: at the end of each such call the opening is reported again. A probe is passed on with `call.probe`
+    set.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class BreakingInterceptor:
         self._opening: Transition | None = None
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Refuse with `CIRCUIT_OPEN` at once, or go on and record what the end says about the peer."""
+        """Refuse with `CIRCUIT_OPEN` at once, or pass the call on and record its result."""
         started = self._now()
         if call.verb == "watch":
             return (yield from self._watch(proceed, call))
         permit = self._breaker.allow(started, call.deadline)
         if isinstance(permit, Denied):
-            return self._open(call, permit)
-        evidence = CallResult.IGNORED
+            return self._refusal(call, permit)
+        result = CallResult.IGNORED
         ended = started
         try:
             if permit.transition:
@@ -79,58 +80,58 @@ class BreakingInterceptor:
             outcome = yield from proceed(call._replace(probe=True) if permit.probe else call)
             ended = self._now()
             if outcome.code is grpc.StatusCode.OK:
-                evidence = CallResult.SUCCESS
-                self._health.succeeded(ended - started)
+                result = CallResult.SUCCESS
+                self._health.record_success(ended - started)
             else:
-                evidence = self._observe(outcome, call.deadline - started, ended - started)
+                result = self._observe(outcome, call.deadline - started, ended - started)
         finally:
-            transition = self._breaker.record(permit, evidence, ended, took_s=ended - started)
+            transition = self._breaker.record(permit, result, ended, took_s=ended - started)
             if transition:
                 self._report(transition, call)
             else:
-                self._leave_nothing(permit.generation, call.peer)
+                self._report_again(permit.generation, call.peer)
         return outcome
 
     def _watch(self, proceed: Proceed, call: Call) -> Flow:
-        denied = self._breaker.look(self._now())
+        denied = self._breaker.check(self._now())
         if denied:
-            return self._open(call, denied)
+            return self._refusal(call, denied)
         try:
             return (yield from proceed(call))
         finally:
-            self._leave_nothing(_BEFORE_ALL, call.peer)
+            self._report_again(_BEFORE_ALL, call.peer)
 
     def _observe(self, outcome: Outcome, budget_s: float, took_s: float) -> CallResult:
-        """Tell health of a call that did not succeed, and return what that says of the peer."""
+        """Record a call that did not succeed, and return its effect on the circuit."""
         detail = error_detail(outcome.trailing)
         code = outcome.code.name
-        self._health.failed(code, detail.reason, outcome.details)
+        self._health.record_failure(code, detail.reason, outcome.details)
         if not detail.local and outcome.code is not grpc.StatusCode.CANCELLED:
-            self._health.answered(took_s)
+            self._health.record_answer(took_s)
         return classify(code, detail.reason, local=detail.local, wire_budget_s=budget_s)
 
     def _report(self, transition: Transition, call: Call) -> None:
-        """Log, tell the span, tell the owner. A broken listener must not cost the call its answer."""
+        """Log the transition, add it to the span, and notify the listener."""
         report(transition, call.peer, call.user, self._metrics)
         if call.trace is not None:
             call.trace.add_event(CIRCUIT_EVENT, {"before": transition.before.value, "after": transition.after.value})
         if transition.after is CircuitState.OPEN:
             self._opening = transition
-        self._tell(transition, call.peer)
+        self._notify(transition, call.peer)
 
-    def _leave_nothing(self, generation: int, peer: str) -> None:
-        """Tell of the opening again after a call of an earlier generation, which may have dialled since."""
+    def _report_again(self, generation: int, peer: str) -> None:
+        """Report the opening again after a call of an earlier generation, which may have dialled since."""
         opening = self._opening
-        if opening is not None and generation < opening.generation and self._breaker.look(self._now()):
-            self._tell(opening, peer)
+        if opening is not None and generation < opening.generation and self._breaker.check(self._now()):
+            self._notify(opening, peer)
 
-    def _tell(self, transition: Transition, peer: str) -> None:
+    def _notify(self, transition: Transition, peer: str) -> None:
         try:
             self._on_transition(transition)
         except Exception:
-            _logger.exception("the listener to the circuit of %s broke; the circuit itself goes on", peer)
+            _logger.exception("the transition listener of the circuit of %s raised; the circuit is not affected", peer)
 
-    def _open(self, call: Call, denied: Denied) -> Outcome:
+    def _refusal(self, call: Call, denied: Denied) -> Outcome:
         return refused(
             Refusal(
                 Reason.CIRCUIT_OPEN,

@@ -1,4 +1,4 @@
-"""The cache in the chain: answers from memory, one call for all who ask the same, and a look at every delivery."""
+"""The cache in the chain: answers from memory, one flight for identical calls, and a check at every delivery."""
 
 from collections.abc import Generator, Mapping
 from functools import partial
@@ -25,105 +25,107 @@ from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
 
-__all__ = ["CACHEABLE_VERBS", "UNCACHED_VERBS", "CachingInterceptor", "Fate", "cut", "lease_s"]
+__all__ = ["CACHEABLE_VERBS", "UNCACHED_VERBS", "CachingInterceptor", "RevocationSink", "fail_in_flight", "lease_s"]
 
-Judged: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, DeliveryDecision]]
-"""A flow that also says what may be done with its outcome."""
+DecidedFlow: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, DeliveryDecision]]
+"""A flow that also returns the decision on its outcome."""
 
 CACHEABLE_VERBS: Final[Mapping[str, type[Message]]] = {"list": pb.ListResponse, "get": pb.GetResponse}
-"""The verbs whose answers are kept and shared, and what an answer must be readable as. No other verb's ever is."""
+"""The verbs whose answers are cached and shared, each with the message that an answer must decode as."""
 
 UNCACHED_VERBS: Final = frozenset({"watch"})
-"""Verbs whose messages are delivered one by one while the call lasts: its end is neither judged nor asked for again."""
+"""Verbs that pass the cache: their messages are delivered during the call, so its end is not checked or retried."""
 
-_CAUSE_OF: Final[Mapping[str, InvalidationReason]] = {
+_REASON_OF: Final[Mapping[str, InvalidationReason]] = {
     Reason.GRANT_REVOKED: InvalidationReason.GRANT_REVOKED,
     Reason.GRANT_INVALID: InvalidationReason.REFUSED,
     Reason.CERTIFICATE_INVALID: InvalidationReason.REFUSED,
 }
-"""What a peer's refusal says of everything else that was fetched under the grant."""
+"""The reason of the flush that a peer's refusal causes."""
 
-_LEADERS_END: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-"""How a shared call ends when its leader's budget ran out or its leader was interrupted."""
-_LEAST_S: Final = 0.01
-"""Seconds that must be left for asking again to be worth a call."""
-_LONGEST_LEASE_DIGITS: Final = 9
+_LEADER_CODES: Final = frozenset({grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+"""Codes of a shared call whose leader's budget ran out or whose leader was interrupted."""
+_MIN_RETRY_S: Final = 0.01
+"""Seconds that must be left for a retry."""
+_MAX_LEASE_DIGITS: Final = 9
 
 
-class Fate(Protocol):
-    """What became of the peer's grant, beyond what the cache needs to know. A `Peer` has one."""
+class RevocationSink(Protocol):
+    """The receiver of revocations that the peer reports in an answer; a `Peer` is one."""
 
     @property
     def refusal(self) -> Outcome | None:
         """The answer to every call once the peer has revoked the grant; `None` before."""
         ...
 
-    def revoked(self, reason: str) -> None:
-        """Hear from the peer itself, in its words, that it has revoked the grant."""
+    def on_revoked(self, reason: str) -> None:
+        """Handle the peer's own message that it has revoked the grant."""
         ...
 
 
-class _Open:
+class _NeverRevoked:
     refusal: Outcome | None = None
 
-    def revoked(self, reason: str) -> None:
+    def on_revoked(self, reason: str) -> None:
         pass
 
 
 class CachingInterceptor:
-    """One peer's part of the cache.
+    """One peer's partition of the cache.
 
-    A caller gets a hit at once. Otherwise it waits for the flight of its query, which it starts if nobody has; the
-    flight belongs to the cache, and ends when nobody waits for it. Every other call passes through, but is looked
-    at when it comes back: what was asked under a grant that was revoked meanwhile is delivered to nobody.
+    A caller gets a hit at once. Otherwise it waits for the flight of its query, which it starts if there is none; the
+    flight belongs to the cache, and is cancelled when the last waiter leaves. Every other call passes through, but its
+    answer is checked as well: an answer under a grant that was revoked meanwhile is delivered to no caller.
     """
 
-    def __init__(self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK, fate: Fate | None = None) -> None:
+    def __init__(
+        self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK, sink: RevocationSink | None = None
+    ) -> None:
         self._partition = partition
         self._now = clock.monotonic
-        self._fate: Fate = _Open() if fate is None else fate
+        self._sink: RevocationSink = _NeverRevoked() if sink is None else sink
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Return an answer that may be delivered at this moment, or the refusal that says why there is none."""
-        refusal = self._fate.refusal
+        """Return an answer that may be delivered at this moment, or a refusal with the reason."""
+        refusal = self._sink.refusal
         if refusal is not None and call.verb not in UNCACHED_VERBS:
             return refusal
         if call.hit_only:
             found = self._partition.peek(_key(call)) if call.verb in CACHEABLE_VERBS else None
-            return _hit(found) if found else _not_kept()
-        attempt = self._shared if call.verb in CACHEABLE_VERBS else self._alone
-        outcome, verdict = yield from attempt(proceed, call)
-        if verdict is DeliveryDecision.ASK_AGAIN and self._now() < call.deadline:
-            outcome, verdict = yield from attempt(proceed, call)
-        match verdict:
+            return _hit(found) if found else _not_cached()
+        attempt = self._shared if call.verb in CACHEABLE_VERBS else self._uncached
+        outcome, decision = yield from attempt(proceed, call)
+        if decision is DeliveryDecision.RETRY and self._now() < call.deadline:
+            outcome, decision = yield from attempt(proceed, call)
+        match decision:
             case DeliveryDecision.DELIVER:
                 return outcome
             case DeliveryDecision.REFUSE:
                 return _revoked()
-            case DeliveryDecision.ASK_AGAIN:
-                return _changing(in_time=self._now() < call.deadline)
+            case DeliveryDecision.RETRY:
+                return _grant_changed(in_time=self._now() < call.deadline)
             case _:
-                assert_never(verdict)
+                assert_never(decision)
 
-    def _alone(self, proceed: Proceed, call: Call) -> Judged:
-        ticket = self._partition.ticket(_key(call))
+    def _uncached(self, proceed: Proceed, call: Call) -> DecidedFlow:
+        token = self._partition.fetch_token(_key(call))
         outcome = yield from proceed(call)
         self._invalidate_on_refusal(call, outcome)
-        return outcome, DeliveryDecision.DELIVER if call.verb in UNCACHED_VERBS else self._judge(outcome, ticket)
+        return outcome, DeliveryDecision.DELIVER if call.verb in UNCACHED_VERBS else self._check_epoch(outcome, token)
 
-    def _shared(self, proceed: Proceed, call: Call) -> Judged:
+    def _shared(self, proceed: Proceed, call: Call) -> DecidedFlow:
         key = _key(call)
         launch = partial(self._launch, proceed, call)
-        found = self._partition.look(key, lambda flight: flight.join(call.deadline), launch)
+        found = self._partition.lookup(key, lambda flight: flight.join(call.deadline), launch)
         if isinstance(found, Hit):
             return _hit(found), DeliveryDecision.DELIVER
         outcome = yield from self._wait(call, found)
-        if self._was_cut_short(call, found, outcome) or _joined_too_late(found, outcome):
-            found = self._partition.look(key, lambda flight: flight.join(call.deadline, patient=True), launch)
+        if self._ended_for_leader(call, found, outcome) or _joined_too_late(found, outcome):
+            found = self._partition.lookup(key, lambda flight: flight.join(call.deadline, full_budget=True), launch)
             if isinstance(found, Hit):
                 return _hit(found), DeliveryDecision.DELIVER
             outcome = yield from self._wait(call, found)
-        return outcome, self._judge(outcome, found.ticket)
+        return outcome, self._check_epoch(outcome, found.token)
 
     def _wait(self, call: Call, miss: Miss[Flight]) -> Flow:
         flight, detached = miss.flight, False
@@ -131,76 +133,76 @@ class CachingInterceptor:
             outcome = yield Join(flight, call.deadline)
             detached = self._may_detach(call, flight, outcome) and self._partition.detach(flight)
         finally:
-            if not detached and flight.leave():  # a detached flight keeps this waiter's seat
-                self._partition.forget(miss.ticket, flight)
-                flight.abort()
+            if not detached and flight.leave():  # a detached flight still counts this waiter
+                self._partition.remove_flight(miss.token, flight)
+                flight.cancel()
         return outcome
 
     def _may_detach(self, call: Call, flight: Flight, outcome: Outcome) -> bool:
-        return call.detach and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED and not flight.landed
+        return call.detach and outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED and not flight.done
 
-    def _was_cut_short(self, call: Call, miss: Miss[Flight], outcome: Outcome) -> bool:
+    def _ended_for_leader(self, call: Call, miss: Miss[Flight], outcome: Outcome) -> bool:
         """Tell whether the flight ended for its leader's reasons, with time left for this follower."""
-        return not miss.leads and outcome.code in _LEADERS_END and call.deadline - self._now() >= _LEAST_S
+        return not miss.leads and outcome.code in _LEADER_CODES and call.deadline - self._now() >= _MIN_RETRY_S
 
-    def _launch(self, proceed: Proceed, call: Call, ticket: FetchToken) -> Flight:
+    def _launch(self, proceed: Proceed, call: Call, token: FetchToken) -> Flight:
         deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
-        flight = Flight(deadline, ticket.epoch, ticket.elapsed)
+        flight = Flight(deadline, token.epoch, token.elapsed)
         flight.join(call.deadline)
-        flight.launch(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, ticket, flight))
+        flight.set_flow(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, token, flight))
         return flight
 
-    def _fill(self, proceed: Proceed, call: Call, ticket: FetchToken, flight: Flight) -> Flow:
+    def _fill(self, proceed: Proceed, call: Call, token: FetchToken, flight: Flight) -> Flow:
         try:
             outcome = yield from proceed(call)
-            self._keep(call, ticket, outcome)
+            self._insert(call, token, outcome)
         finally:
-            self._partition.forget(ticket, flight)
+            self._partition.remove_flight(token, flight)
         self._invalidate_on_refusal(call, outcome)
         return outcome
 
-    def _keep(self, call: Call, ticket: FetchToken, outcome: Outcome) -> None:
+    def _insert(self, call: Call, token: FetchToken, outcome: Outcome) -> None:
         lease = lease_s(outcome.trailing) if outcome.ok else 0.0
         if lease and _is_readable(call.verb, outcome.body):
             filled_by = call.trace.traceparent() if call.trace is not None else ""
-            self._partition.insert(ticket, outcome.body, lease, filled_by)
+            self._partition.insert(token, outcome.body, lease, filled_by)
 
     def _invalidate_on_refusal(self, call: Call, outcome: Outcome) -> None:
-        """Flush the grant if the peer itself says that it is not valid."""
+        """Flush the grant if the peer itself reports that it is not valid."""
         if outcome.ok:
             return
         detail = error_detail(outcome.trailing)
-        cause = None if detail.local else _CAUSE_OF.get(detail.reason)
-        if cause is InvalidationReason.GRANT_REVOKED:
-            self._fate.revoked(outcome.details)
-        if cause is not None:
-            cut(self._partition.flush(cause, call.grant_id))
+        reason = None if detail.local else _REASON_OF.get(detail.reason)
+        if reason is InvalidationReason.GRANT_REVOKED:
+            self._sink.on_revoked(outcome.details)
+        if reason is not None:
+            fail_in_flight(self._partition.flush(reason, call.grant_id))
 
-    def _judge(self, outcome: Outcome, ticket: FetchToken) -> DeliveryDecision:
-        return self._partition.verdict(ticket) if outcome.ok else DeliveryDecision.DELIVER
+    def _check_epoch(self, outcome: Outcome, token: FetchToken) -> DeliveryDecision:
+        return self._partition.decision(token) if outcome.ok else DeliveryDecision.DELIVER
 
 
-def cut(flushed: Flushed[Flight]) -> int:
-    """Fail at once whatever was under way and may not be delivered any more; return how many calls that ended."""
-    return sum(flight.cut(_revoked()) for flight in flushed.cut)
+def fail_in_flight(flushed: Flushed[Flight]) -> int:
+    """Fail at once the flights of a flush that must not be delivered; return the number of calls that this ended."""
+    return sum(flight.fail(_revoked()) for flight in flushed.to_fail)
 
 
 def _joined_too_late(miss: Miss[Flight], outcome: Outcome) -> bool:
     """Tell whether a caller joined a shared call after the lease of its answer had ended.
 
     As a cache entry, the answer would have expired before this caller's look-up, and the peer may have revoked the
-    grant since: see promise 1 of docs/REVOCATION.md. A call that is
-    joined next was sent after the look-up, because this one held its place until it ended.
+    grant since: see promise 1 of docs/REVOCATION.md. The caller
+    may join the next shared call: that one was sent after the look-up, when this one had ended.
     """
     if miss.leads or not outcome.ok:
         return False
-    return 0 < lease_s(outcome.trailing) <= miss.ticket.elapsed - miss.flight.sent
+    return 0 < lease_s(outcome.trailing) <= miss.token.elapsed - miss.flight.sent
 
 
 def lease_s(trailing: Metadata) -> float:
-    """Return for how many seconds the peer lets an answer be kept; 0 where it does not say so in plain digits."""
+    """Return for how many seconds the peer permits caching of an answer; 0 if the header is absent or malformed."""
     value = first(trailing, LEASE_MS) or ""
-    if value.isascii() and value.isdigit() and len(value) <= _LONGEST_LEASE_DIGITS:
+    if value.isascii() and value.isdigit() and len(value) <= _MAX_LEASE_DIGITS:
         return int(value) / 1000
     return 0.0
 
@@ -213,8 +215,8 @@ def _hit(hit: Hit) -> Outcome:
     return Outcome(grpc.StatusCode.OK, hit.body, cached=True, age_s=hit.age_s, filled_by=hit.filled_by)
 
 
-def _not_kept() -> Outcome:
-    return refused(Refusal(Reason.PEER_UNREACHABLE, "no answer is kept, and the peer was not to be asked"))
+def _not_cached() -> Outcome:
+    return refused(Refusal(Reason.PEER_UNREACHABLE, "no answer is cached, and the call was limited to the cache"))
 
 
 def _is_readable(verb: str, body: bytes) -> bool:
@@ -229,8 +231,8 @@ def _revoked() -> Outcome:
     return refused(Refusal(Reason.GRANT_REVOKED, "the grant was revoked while the call was under way"))
 
 
-def _changing(*, in_time: bool) -> Outcome:
+def _grant_changed(*, in_time: bool) -> Outcome:
     if in_time:
         text = "the grant changed twice while the call was under way"
         return refused(Refusal(Reason.GRANT_INVALID, text, retry_after_s=0.0))
-    return refused(Refusal(Reason.PEER_TIMEOUT, "the grant changed while the call was under way, and its budget is up"))
+    return refused(Refusal(Reason.PEER_TIMEOUT, "the grant changed during the call, and its deadline passed"))

@@ -1,4 +1,4 @@
-"""What a caller may put into request metadata."""
+"""Validation of the caller's request metadata."""
 
 import re
 from typing import Any, Final
@@ -11,7 +11,7 @@ _KEY: Final = re.compile(r"[0-9a-z_.-]+\Z")
 
 
 def fault_of(metadata: Metadata) -> str:
-    """Return what is wrong with the first pair that gRPC could not send as it is, or an empty string."""
+    """Return the fault of the first pair that gRPC could not send unchanged, or an empty string."""
     for pair in metadata:
         fault = _fault(pair)
         if fault:

@@ -1,4 +1,4 @@
-"""Writes what the peer shall know about the call: the span that made it, and the cache object that asks."""
+"""Adds the calling span and the id of the cache object to the request metadata."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,22 +16,22 @@ _OWN_PREFIX: Final = "mosaic-"
 
 
 class PropagationInterceptor:
-    """Appends `traceparent` and `mosaic-instance`, and lets no other trace or federation key of the caller leave.
+    """Appends `traceparent` and `mosaic-instance`, and removes the caller's other trace and federation keys.
 
-    Baggage and tracestate stay at home: a peer is another organisation.
+    Baggage and tracestate are not sent: a peer is another organisation.
     """
 
     def __init__(self, instance_id: Callable[[], str]) -> None:
         self._instance_id = instance_id
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Go on with the metadata that the wire shall carry."""
+        """Pass the call on with the metadata for the wire."""
         parent = call.trace.traceparent() if call.trace is not None else _current_traceparent()
-        kept = tuple(pair for pair in call.metadata if not _is_withheld(pair[0])) if call.metadata else ()
+        passed_on = tuple(pair for pair in call.metadata if not _is_withheld(pair[0])) if call.metadata else ()
         own: Metadata = ((INSTANCE, self._instance_id()),)
         if parent:
             own = ((TRACEPARENT, parent), *own)
-        return (yield from proceed(call._replace(metadata=kept + own)))
+        return (yield from proceed(call._replace(metadata=passed_on + own)))
 
 
 def _is_withheld(key: str) -> bool:

@@ -1,14 +1,14 @@
-"""RPC-level CLIENT spans by opentelemetry-instrumentation-grpc, beneath `federation.request`. Off by default.
+"""RPC-level CLIENT spans by opentelemetry-instrumentation-grpc, below `federation.request`. Off by default.
 
-The instrumentation's own interceptors are not put on the channel: the aio one loses its span and the server's
+The instrumentation's own interceptors are not installed on the channel: the aio one loses its span and the server's
 cancellation when a call is cancelled, and hangs on metadata that cannot be sent; the sync one is not accepted by
-gRPC's `intercept_channel`. Its unary interceptor takes the sending as a function, though, and ends its span from a
-future's callback. So it is driven from here: it starts and fills the span, and this flow, which is told of every end
-of a call, lands the future. One class serves asyncio, threads and futures alike.
+gRPC's `intercept_channel`. Its unary interceptor, however, takes the sending as a function and ends its span in a
+future's callback. So this flow calls it with a future of its own: the instrumentation starts and fills the span, and
+the flow finishes the future at every end of the call. One class serves asyncio, threads and futures alike.
 
-What cannot be had this way: spans of `Watch` (the instrumentation ends a stream's span only when a generator that it
-makes is read to its end), and the response hooks. The propagator's other headers (baggage, trace state, B3) stay
-home, as the wire contract wants.
+Not available this way: spans of `Watch` (the instrumentation ends a stream's span only when its own generator is read
+to the end), and the response hooks. Other headers of the propagator (baggage, trace state, B3) are not sent: the wire
+contract excludes them.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ __all__ = ["RpcSpansInterceptor"]
 class RpcSpansInterceptor:
     """Innermost of all: the wire carries the id of the RPC span, whose parent is the span that `propagation` named.
 
-    `provider` is the one that also makes the spans above; `None`: the global one.
+    `provider` is the tracer provider of the spans above; `None` is the global one.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
@@ -40,46 +40,46 @@ class RpcSpansInterceptor:
         )
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Send within an RPC span, which every end of the call ends."""
-        above = remote_parent(first(call.metadata, TRACEPARENT))
-        if above is None or call.verb == "watch":
+        """Send inside an RPC span. The span ends with the call, also when it is cancelled or abandoned."""
+        parent = remote_parent(first(call.metadata, TRACEPARENT))
+        if parent is None or call.verb == "watch":
             return (yield from proceed(call))
-        landing = _Landing()
-        token = otel_context.attach(trace.set_span_in_context(above))
+        future = _SpanFuture()
+        token = otel_context.attach(trace.set_span_in_context(parent))
         try:
-            self._instrumentation.intercept_unary(None, None, _Info(call.method), landing.launch)
+            self._instrumentation.intercept_unary(None, None, _Info(call.method), future.start)
         finally:
             otel_context.detach(token)
         try:
-            outcome = yield from proceed(call._replace(metadata=_replaced(call.metadata, landing.traceparent)))
+            outcome = yield from proceed(call._replace(metadata=_replaced(call.metadata, future.traceparent)))
         except BaseException:
-            landing.land(grpc.StatusCode.CANCELLED)
+            future.finish(grpc.StatusCode.CANCELLED)
             raise
-        landing.land(outcome.code)
+        future.finish(outcome.code)
         return outcome
 
 
 class _Info(NamedTuple):
-    """What the instrumentation reads of a call."""
+    """The attributes of a call that the instrumentation reads."""
 
     full_method: str
     timeout: float | None = None
 
 
-class _Landing(grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
-    """The future of one wire call, as far as the instrumentation looks at it."""
+class _SpanFuture(grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
+    """The future of one wire call, as far as the instrumentation uses it."""
 
     def __init__(self) -> None:
         self.traceparent = ""
         self._code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
         self._callbacks: list[Callable[[Any], object]] = []
 
-    def launch(self, _request: object, _metadata: object) -> "_Landing":
+    def start(self, _request: object, _metadata: object) -> "_SpanFuture":
         """Stand in for the sending; the RPC span is current while this runs."""
         self.traceparent = traceparent_of(trace.get_current_span().get_span_context())
         return self
 
-    def land(self, code: grpc.StatusCode) -> None:
+    def finish(self, code: grpc.StatusCode) -> None:
         """End the span."""
         self._code = code
         callbacks, self._callbacks = self._callbacks, []

@@ -1,4 +1,4 @@
-"""Says of every outcome where it came from, and is the only one who says so."""
+"""Tags every outcome with its source, and strips such tags from the peer's metadata."""
 
 from urllib.parse import quote
 
@@ -19,8 +19,8 @@ def tags(peer: str, *, cached: bool) -> Metadata:
 class TaggingInterceptor:
     """Appends `_source` and `_cached` to the trailing metadata of hits, live answers and errors alike.
 
-    What the peer sent under these keys is stripped. A caller's metadata that gRPC could not send is refused here, so
-    that it neither hangs a call nor spoils one that others share.
+    The same keys in the peer's metadata are stripped. Request metadata that gRPC could not send is refused here,
+    before it can hang a call or spoil one that other callers share.
     """
 
     def __init__(self, peer: str) -> None:
@@ -28,16 +28,16 @@ class TaggingInterceptor:
         self._live = tags(peer, cached=False)
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Go on, and tag the outcome."""
-        fault = fault_of(call.metadata) if call.metadata else ""
-        if fault:
-            outcome = refused(Refusal(Reason.INVALID_REQUEST, f"metadata: {fault}"))
+        """Pass the call on, and tag the outcome."""
+        problem = fault_of(call.metadata) if call.metadata else ""
+        if problem:
+            outcome = refused(Refusal(Reason.INVALID_REQUEST, f"metadata: {problem}"))
         else:
             outcome = yield from proceed(call)
         return self.tag(outcome)
 
     def tag(self, outcome: Outcome) -> Outcome:
-        """Return the outcome with this gateway's tags and without anybody else's."""
+        """Return the outcome with this gateway's tags only."""
         code, body, details, initial, trailing, cached, age_s, filled_by = outcome
         own = self._hit if cached else self._live
         initial, trailing = stripped(initial), (*stripped(trailing), *own) if trailing else own
@@ -45,7 +45,7 @@ class TaggingInterceptor:
 
 
 def stripped(metadata: Metadata) -> Metadata:
-    """Return a peer's metadata without the keys that are ours alone."""
+    """Return a peer's metadata without the keys that this gateway reserves."""
     for key, _ in metadata:
         if key in RESERVED_FOR_TAGS:
             return tuple(pair for pair in metadata if pair[0] not in RESERVED_FOR_TAGS)

@@ -1,8 +1,8 @@
-"""One span a call, started as late as it can be; and the call's figures. Outermost, so it sees what the caller sees.
+"""One span a call, started as late as possible, and the call's metrics. Outermost, so it sees what the caller sees.
 
-A recorded span costs more than everything else on a hit. So a hit's span is started at its end, with all it will ever
-hold, and ended at once; a live call's is opened when `propagation` asks for its `traceparent`. It is never made
-current: the chain may be stepped by any thread. Every way out ends it, once.
+A recorded span costs more than everything else on a hit. So the span of a hit is started at its end, with all its
+attributes, and ended at once; the span of a live call is started when `propagation` asks for its `traceparent`. It is
+never made current: any thread may step the chain. Every end of the call ends the span, once.
 """
 
 from threading import Lock
@@ -31,15 +31,15 @@ __all__ = ["LINK_FILLED_BY", "LINK_SERVER", "CallSpan", "TracingInterceptor"]
 LINK_FILLED_BY: Final = "filled_by"
 """`federation.link` of the link from a hit to the call that filled the entry."""
 LINK_SERVER: Final = "server"
-"""`federation.link` of the link to the span by which the peer says it answered."""
-_WORD: Final = {code: outcome_word(code.name) for code in grpc.StatusCode}
+"""`federation.link` of the link to the peer's span of the answer."""
+_OUTCOME_OF: Final = {code: outcome_word(code.name) for code in grpc.StatusCode}
 _Attributes = dict[str, str | int | float | bool]
 
 
 class CallSpan:
-    """The span of one call: opened when first asked for or at the end, ended once.
+    """The span of one call: started at the first `traceparent` or at the end, ended once.
 
-    A shared call may ask for the `traceparent` from another thread, also after this caller has gone.
+    A shared call may read the `traceparent` from another thread, also after this caller has left.
     """
 
     __slots__ = ("_call", "_clock", "_events", "_lock", "_parent", "_span", "_start_ns", "_traceparent", "_tracer")
@@ -56,24 +56,24 @@ class CallSpan:
         self._lock = Lock()
 
     def traceparent(self) -> str:
-        """Return the W3C `traceparent` of this span, opening it if need be; empty where no valid one can be had."""
+        """Return the W3C `traceparent` of this span, starting it if necessary; empty if it has no valid context."""
         with self._lock:
             if self._traceparent is None:
                 if self._span is None:
-                    self._span = self._start(self._about())
+                    self._span = self._start(self._call_attributes())
                 self._traceparent = traceparent_of(self._span.get_span_context())
             return self._traceparent
 
     def add_event(self, name: str, attributes: _Attributes) -> None:
-        """Note something that happened during the call."""
+        """Add an event of the call."""
         at_ns = int(self._clock.wall() * 1e9)
         with self._lock:
             self._events.append((name, attributes, at_ns))
 
-    def end(self, word: OutcomeName, took_s: float, outcome: Outcome | None = None) -> None:
-        """Give the span its outcome and end it."""
-        result: _Attributes = {
-            "outcome": word.value,
+    def end(self, result: OutcomeName, took_s: float, outcome: Outcome | None = None) -> None:
+        """Set the outcome of the span and end it."""
+        attributes: _Attributes = {
+            "outcome": result.value,
             "latency_ms": took_s * 1e3,
             "cached": outcome is not None and outcome.cached,
         }
@@ -81,21 +81,21 @@ class CallSpan:
         with self._lock:
             span = self._span
             if span is None:
-                span = self._span = self._start(self._about() | result, links)
+                span = self._span = self._start(self._call_attributes() | attributes, links)
             else:
-                span.set_attributes(result)
+                span.set_attributes(attributes)
                 own = span.get_span_context().span_id
                 for link in links:
                     if link.context.span_id != own:
                         span.add_link(link.context, link.attributes)
-            for name, attributes, at_ns in self._events:
-                span.add_event(name, attributes, at_ns)
-        status = span_status(word)
+            for event, details, at_ns in self._events:
+                span.add_event(event, details, at_ns)
+        status = span_status(result)
         if status:
             span.set_status(status)
         span.end(self._start_ns + int(took_s * 1e9))
 
-    def _about(self) -> _Attributes:
+    def _call_attributes(self) -> _Attributes:
         call = self._call
         return {"grant_id": call.grant_id, "peer": call.peer, "verb": call.verb, "resource": call.resource}
 
@@ -113,10 +113,10 @@ class CallSpan:
 
 
 class TracingInterceptor:
-    """Makes the span and the figures of each call.
+    """Creates the span and records the metrics of each call.
 
-    `hit_spans` false leaves out spans of answers from the cache. Without a tracer and without metrics a call passes
-    through untouched. A watch has no span: it lasts for hours and is no request.
+    With `hit_spans` false, answers from the cache have no span. Without a tracer and metrics, a call passes through
+    unchanged. A watch has no span: it lasts for hours and is no request.
     """
 
     def __init__(
@@ -128,27 +128,27 @@ class TracingInterceptor:
         self._hit_spans = hit_spans
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
-        """Go on, then end the span whatever happened: `cancelled` for a caller that gave up, `error` for a bug."""
+        """Pass the call on and end the span in every case: `cancelled` for a cancelled call, `error` for a bug."""
         tracer = self._spans.tracer()
         if (tracer is None and self._metrics is None) or call.verb == "watch":
             return (yield from proceed(call))
         started = self._clock.monotonic()
         span = CallSpan(tracer, call, self._clock) if tracer else None
-        word, outcome = OutcomeName.ERROR, None
+        result, outcome = OutcomeName.ERROR, None
         try:
             outcome = yield from proceed(_traced(call, span) if span else call)
-            word = _WORD[outcome.code]
+            result = _OUTCOME_OF[outcome.code]
         except (Cancelled, GeneratorExit):
-            word = OutcomeName.CANCELLED
+            result = OutcomeName.CANCELLED
             raise
         finally:
             took_s = self._clock.monotonic() - started
             missed = call.hit_only and (outcome is None or not outcome.cached)  # no request was made
             if span and not missed and (self._hit_spans or outcome is None or not outcome.cached):
-                span.end(word, took_s, outcome)
+                span.end(result, took_s, outcome)
             if self._metrics and not missed:
                 cached = outcome is not None and outcome.cached
-                self._metrics.call_ended(call.peer, call.verb, word, took_s, cached=cached)
+                self._metrics.call_ended(call.peer, call.verb, result, took_s, cached=cached)
         return outcome
 
 

@@ -23,53 +23,53 @@ __all__ = ["Peer", "PeerFactory", "Revocation"]
 
 
 class Revocation(NamedTuple):
-    """When this gateway heard that the peer revoked the grant (Unix microseconds), and why: printable and short."""
+    """When this gateway learned that the peer revoked the grant (Unix microseconds), and why: printable and short."""
 
     at_us: int
     reason: str
 
 
 class PeerFactory(Protocol):
-    """What a federation makes for each peer: how to dial, and the chain with the state behind it."""
+    """The factory of peers, and the receiver of their events."""
 
     def dialer(self, record: PeerRecord) -> Dialer:
-        """Return how to dial with these credentials."""
+        """Return the dialer for these credentials."""
         ...
 
     def build_peer(self, peer: "Peer") -> tuple[Interceptor, ...]:
         """Return the chain of a new peer, and set its circuit, cache, health and watch."""
         ...
 
-    def added(self, peer: "Peer") -> None:
-        """Begin what a new peer needs: it is in the registry."""
+    def on_added(self, peer: "Peer") -> None:
+        """Start the watch of a peer that was added to the registry."""
         ...
 
-    def revoked(self, peer: "Peer", reason: str) -> None:
-        """Hear in the peer's own words that it has revoked the grant; any thread, and more than once."""
+    def on_revoked(self, peer: "Peer", reason: str) -> None:
+        """Handle the peer's own message that it has revoked the grant. Any thread, and more than once."""
         ...
 
-    def settled(self, peer: "Peer") -> None:
-        """Hear that the peer's grant is revoked, as the store knows or a renewal was told, which was news here."""
+    def apply_revocation(self, peer: "Peer") -> None:
+        """Flush and fail the calls of a peer whose revocation came from the store or from a renewal."""
         ...
 
-    def renewed(self, peer: "Peer") -> None:
-        """Hear that the peer is dialled with other credentials from now on."""
+    def on_renewed(self, peer: "Peer") -> None:
+        """Handle new credentials of a peer, which the next dial uses."""
         ...
 
-    def drop(self, peer: "Peer") -> None:
-        """Let go of what `equip` made; the peer was removed."""
+    def on_removed(self, peer: "Peer") -> None:
+        """Release what `build_peer` made; the peer was removed."""
         ...
 
 
 class Peer:
     """One enrollment in use.
 
-    `circuit`, `cache` and `health` are what the chain keeps for this peer; each is `None` in a chain without that
-    member. `watch` hears of revocations and changes; `renewal` is when the certificate is replaced. `runs` are the
-    calls under way. Once `revocation` is set, `refusal` is the answer to every call.
+    `circuit`, `cache` and `health` are the chain's state for this peer; each is `None` in a chain without that member.
+    `watch` receives revocations and changes; `renewal` schedules the replacement of the certificate. `runners` are the
+    calls under way. Once `revocation` is set, `refusal` answers every call.
     """
 
-    def __init__(self, record: PeerRecord, parts: PeerFactory, channel: PeerChannel) -> None:
+    def __init__(self, record: PeerRecord, factory: PeerFactory, channel: PeerChannel) -> None:
         self.record = record
         self.channel = channel
         self.circuit: CircuitBreaker | None = None
@@ -79,28 +79,28 @@ class Peer:
         self.renewal: RenewalPlan | None = None
         self.revocation: Revocation | None = None
         self.refusal: Outcome | None = None
-        self.runs: set[FlowRunner] = set()
+        self.runners: set[FlowRunner] = set()
         self.tagging = TaggingInterceptor(record.name)
         self._ended: Outcome | None = None
-        self._parts = parts
+        self._factory = factory
         self._revoking = threading.Lock()
         if record.revoked_at_us is not None:
-            self.settle(Revocation(record.revoked_at_us, record.revoked_reason))
-        self._proceed = compose(parts.build_peer(self))
+            self.mark_revoked(Revocation(record.revoked_at_us, record.revoked_reason))
+        self._proceed = compose(factory.build_peer(self))
 
     @property
     def name(self) -> str:
-        """How this gateway calls the peer."""
+        """The peer's name on this gateway."""
         return self.record.name
 
     @property
     def user(self) -> str:
-        """The local user for whom the peer is asked."""
+        """The local user for whom the peer is called."""
         return self.record.user
 
     @property
     def grant_id(self) -> str:
-        """The grant under which the peer is asked."""
+        """The grant under which the peer is called."""
         return self.record.grant_id
 
     def flow(self, call: Call) -> Flow:
@@ -111,29 +111,29 @@ class Peer:
         """Return a flow that ends at once with the outcome, tagged."""
         return _answered(self.tagging.tag(outcome))
 
-    def track(self, run: FlowRunner) -> None:
-        """Keep a call that is under way among `runs` until it ends."""
-        if not run.done:
-            self.runs.add(run)
-            run.when_done(lambda: self.runs.discard(run))
+    def track(self, runner: FlowRunner) -> None:
+        """Add a call under way to `runners` until it ends."""
+        if not runner.done:
+            self.runners.add(runner)
+            runner.when_done(lambda: self.runners.discard(runner))
 
-    def cut(self, outcome: Outcome, owner: object = None) -> int:
-        """End every call under way (of one owner) with this outcome; return how many. Any thread may call this."""
-        chosen = [run for run in self.runs.copy() if owner is None or run.owner is owner]
-        for run in chosen:
-            run.cut(outcome)
+    def fail_calls(self, outcome: Outcome, owner: object = None) -> int:
+        """End the calls under way (of one owner) with this outcome; return how many. Any thread may call this."""
+        chosen = [runner for runner in self.runners.copy() if owner is None or runner.owner is owner]
+        for runner in chosen:
+            runner.resolve_threadsafe(outcome)
         return len(chosen)
 
-    def revoked(self, reason: str) -> None:
-        """Hear in the peer's own words that it has revoked the grant. Any thread may call this; once is enough."""
-        self._parts.revoked(self, reason)
+    def on_revoked(self, reason: str) -> None:
+        """Handle the peer's own message that it has revoked the grant. Any thread may call this, also repeatedly."""
+        self._factory.on_revoked(self, reason)
 
-    def settled(self) -> None:
-        """Drop what is kept, and end the calls under way: the grant was revoked, and no watch brought the word."""
-        self._parts.settled(self)
+    def apply_revocation(self) -> None:
+        """Flush the cache and fail the calls under way after a revocation that no watch event announced."""
+        self._factory.apply_revocation(self)
 
-    def settle(self, revocation: Revocation) -> bool:
-        """Refuse every call from here on, for good; `False` where that was so. Entries and calls are not touched."""
+    def mark_revoked(self, revocation: Revocation) -> bool:
+        """Refuse every call from now on; `False` if that is so already. Does not touch entries or calls under way."""
         with self._revoking:
             if self.revocation is not None:
                 return False
@@ -141,16 +141,16 @@ class Peer:
             self.revocation = revocation
         return True
 
-    def end(self, outcome: Outcome) -> None:
-        """Answer everything with this outcome from now on, cut what is under way and give up the connections."""
+    def close(self, outcome: Outcome) -> None:
+        """Answer every call with this outcome from now on, fail the calls under way and disconnect."""
         self._ended = outcome
-        self.cut(outcome)
-        self.channel.rest()
+        self.fail_calls(outcome)
+        self.channel.disconnect()
 
     def abandon_after_fork(self, outcome: Outcome) -> None:
-        """Answer everything with this outcome, and touch nothing else: in a forked child all else is the parent's."""
+        """Answer every call with this outcome; touch nothing else, which in a forked child is the parent's."""
         self._ended = outcome
-        self.runs = set()
+        self.runners = set()
         self.channel.abandon_after_fork()
 
 
@@ -160,5 +160,5 @@ def _refusal(record: PeerRecord, revocation: Revocation) -> Outcome:
 
 
 def _answered(outcome: Outcome) -> Flow:
-    yield from ()  # what makes it a generator
+    yield from ()  # makes this a generator
     return outcome

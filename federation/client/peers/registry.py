@@ -14,10 +14,10 @@ __all__ = ["PeerRegistry"]
 
 
 class PeerRegistry:
-    """Every peer by name and local user. Threads may share it."""
+    """Every peer by name and local user. Thread-safe."""
 
-    def __init__(self, parts: PeerFactory, channel: Callable[[Dialer], PeerChannel]) -> None:
-        self._parts, self._channel = parts, channel
+    def __init__(self, factory: PeerFactory, channel: Callable[[Dialer], PeerChannel]) -> None:
+        self._factory, self._channel = factory, channel
         self._lock = threading.RLock()
         self._peers: dict[tuple[str, str], Peer] = {}
         self._generation = 0
@@ -28,14 +28,14 @@ class PeerRegistry:
         return self._generation
 
     def all(self, user: str | None = None) -> tuple[Peer, ...]:
-        """Return the peers, of one user or of all, by name and user."""
+        """Return the peers of one user or of all, sorted by name and user."""
         peers = sorted(self._peers.copy().items())
         return tuple(peer for _, peer in peers if user is None or peer.user == user)
 
     def get(self, name: str, user: str | None = None) -> Peer:
-        """Return one peer. `user` may be left out where only one is enrolled there.
+        """Return one peer. `user` may be left out if only one user is enrolled there.
 
-        Raises `NotFoundError` with near matches, and `InputError` where `user` is needed.
+        Raises `NotFoundError` with near matches, and `InputError` if `user` is needed.
         """
         if user is not None and (found := self._peers.get((name, user))):
             return found
@@ -50,7 +50,7 @@ class PeerRegistry:
         raise unknown_peer(name, near)
 
     def add(self, record: PeerRecord) -> Peer:
-        """Take in an enrollment; nothing where `load` was quicker.
+        """Add an enrollment; return the existing peer if `load` has added it already.
 
         Raises `ConflictError` for a known name and user, or a grant id in use.
         """
@@ -59,37 +59,37 @@ class PeerRegistry:
             if known is not None and known.record.id == record.id:
                 return known
             if known is not None:
-                raise ConflictError(f"{record.name} is known for user {record.user}")
+                raise ConflictError(f"{record.name} is already enrolled for user {record.user}")
             if any(peer.grant_id == record.grant_id for peer in self._peers.values()):
-                raise ConflictError(f"the grant {record.grant_id} is in use by another peer")
-            peer = Peer(record, self._parts, self._channel(self._parts.dialer(record)))
+                raise ConflictError(f"the grant {record.grant_id} is already used by another peer")
+            peer = Peer(record, self._factory, self._channel(self._factory.dialer(record)))
             self._peers[record.name, record.user] = peer
             self._generation += 1
-        self._parts.added(peer)
+        self._factory.on_added(peer)
         return peer
 
     def remove(self, name: str, user: str) -> Peer:
-        """Forget a peer: its calls under way fail, its connections and all state are dropped."""
+        """Remove a peer: its calls under way fail, its connections and state are dropped."""
         with self._lock:
             peer = self.get(name, user)
             del self._peers[name, user]
             self._generation += 1
-        peer.end(refused(Refusal(Reason.GRANT_REVOKED, f"the peer {name} was removed from this gateway")))
-        self._parts.drop(peer)
+        peer.close(refused(Refusal(Reason.GRANT_REVOKED, f"the peer {name} was removed from this gateway")))
+        self._factory.on_removed(peer)
         return peer
 
     def renew(self, record: PeerRecord) -> None:
-        """Take other credentials for a known peer, from its next call on; nothing where it has them, or is gone."""
+        """Use new credentials for a known peer from its next call on; do nothing if it has them or was removed."""
         with self._lock:
             peer = self._peers.get((record.name, record.user))
             if peer is not None and peer.record.id == record.id and peer.record != record:
                 self._renew(peer, record)
 
     def load(self, records: Iterable[PeerRecord], *, unless_changed_since: int | None = None) -> bool:
-        """Bring the registry to what the store holds: new peers come, missing ones go, other credentials are taken.
+        """Bring the registry to the state of the store: add, remove and renew peers.
 
-        Does nothing and returns `False` where the generation is not `unless_changed_since` any more: then the records
-        may be older than what the registry knows.
+        Does nothing and returns `False` if `generation` is no longer `unless_changed_since`: the records may then be
+        older than the registry.
         """
         wanted = {(record.name, record.user): record for record in records}
         with self._lock:
@@ -110,12 +110,13 @@ class PeerRegistry:
         self._generation += 1
         swapped = _dialled_by(record) != _dialled_by(peer.record)
         if swapped:
-            peer.channel.swap(self._parts.dialer(record))
+            peer.channel.swap(self._factory.dialer(record))
         peer.record = record
         if swapped:
-            self._parts.renewed(peer)
-        if record.revoked_at_us is not None and peer.settle(Revocation(record.revoked_at_us, record.revoked_reason)):
-            peer.settled()
+            self._factory.on_renewed(peer)
+        revoked_at_us = record.revoked_at_us
+        if revoked_at_us is not None and peer.mark_revoked(Revocation(revoked_at_us, record.revoked_reason)):
+            peer.apply_revocation()
 
 
 def _dialled_by(record: PeerRecord) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The enrollments in a gateway's database, for programs beside the gateway: open only for a moment, on any loop."""
+"""The peer repository: the enrollments in a gateway's database, opened for each call, on any loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,8 +19,7 @@ T = TypeVar("T")
 class PeerRepository:
     """A `PeerStore` that opens the database for each call. Every method raises `StoreError` or `SealError`.
 
-    A call goes on to its end when its caller is cancelled, and only then tells: a loop that ends next must not leave
-    the database's own thread behind.
+    A cancelled call first runs to its end: a loop that ends next must not leave the database's thread behind.
     """
 
     def __init__(self, config: GatewayConfig, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -36,15 +35,15 @@ class PeerRepository:
         return await self._do(lambda store: store.get(peer_id))
 
     async def versions(self) -> Versions:
-        """Return what tells whether `all` would bring something else than before."""
+        """Return a value that differs if `all` would return something else than before."""
         return await self._do(lambda store: store.versions())
 
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Remember that a peer has revoked its grant."""
+        """Store that a peer has revoked its grant."""
         await self._do(lambda store: store.revoke(peer_id, at_us, reason))
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
-        """Return the key and request of a renewal under way, or make and keep them."""
+        """Return the key and request of a renewal under way; create and store them if there are none."""
         return await self._do(lambda store: store.pending_renewal(peer_id, make))
 
     async def renew(self, record: PeerRecord, *, replaces: str) -> None:

@@ -1,4 +1,4 @@
-"""The watch of a peer as the rest of the client sees it: its state and its controls."""
+"""The watch of a peer as the rest of the client sees it: its status and its controls."""
 
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -7,55 +7,55 @@ __all__ = ["WatchHandle", "WatchState", "WatchStatus"]
 
 
 class WatchState(StrEnum):
-    """Whether this gateway hears at once what happens to its grant."""
+    """Whether this gateway receives events on its grant at once."""
 
     OFF = "off"
-    """No stream, and none is tried: switched off, revoked, or resting while the circuit is open."""
+    """No stream, and none is attempted: switched off, revoked, or suspended while the circuit is open."""
     CONNECTING = "connecting"
-    """No stream yet, or none any more; it is tried again and again."""
+    """No stream at present; dialling is retried."""
     ARMED = "armed"
-    """The peer confirmed the stream: what it tells from now on arrives."""
+    """The peer confirmed the stream: its events arrive from now on."""
 
 
 class WatchStatus(NamedTuple):
-    """The state of a watch, and since when it is in it (Unix microseconds)."""
+    """The state of a watch, and when it entered that state (Unix microseconds)."""
 
     state: WatchState
     since_us: int
 
 
 class WatchHandle(Protocol):
-    """The watch of a peer, as the rest of the client sees it. Any thread may call its plain methods."""
+    """The watch of a peer, as the rest of the client sees it. Its plain methods are thread-safe."""
 
     @property
-    def standing(self) -> WatchStatus:
+    def status(self) -> WatchStatus:
         """The state of the watch, and since when."""
         ...
 
-    async def tried(self, timeout_s: float) -> bool:
-        """Wait until the watch stands, or its first attempt has failed; tell whether it stands."""
+    async def first_attempt_done(self, timeout_s: float) -> bool:
+        """Wait until the watch is armed or its first attempt has failed; tell whether it is armed."""
         ...
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Keep a stream armed from now on."""
         ...
 
     def wake(self) -> None:
-        """Look again whether to dial or to rest: the circuit has changed, or the grant was revoked."""
+        """Check again whether to dial: the circuit has changed, or the grant was revoked."""
         ...
 
     def move(self) -> None:
-        """Let a new stream take over from the one that is armed: the credentials have changed."""
+        """Replace the armed stream by a new one: the credentials have changed."""
         ...
 
-    def dismiss(self) -> None:
-        """Give the stream up."""
+    def cancel(self) -> None:
+        """Cancel the stream."""
         ...
 
-    async def end(self) -> None:
-        """Give the stream up and wait until nothing of it is left. Call this on the watch's loop."""
+    async def stop(self) -> None:
+        """Cancel the stream and wait until it has ended. Call this on the watch's loop."""
         ...
 
     def abandon_after_fork(self) -> None:
-        """Forget the stream without touching it, in a forked child."""
+        """Drop the stream without touching it, in a forked child."""
         ...

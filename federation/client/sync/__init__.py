@@ -1,1 +1,1 @@
-"""The blocking face of the client chain."""
+"""The channels, interceptors and calls of the client chain for threads."""

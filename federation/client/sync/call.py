@@ -1,4 +1,4 @@
-"""The call object of sync gRPC over a run: future, call, and what is raised."""
+"""The call object of sync gRPC for a flow: future, call and exception in one."""
 
 import logging
 import threading
@@ -24,20 +24,20 @@ _UNSET: Final = object()
 
 
 class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
-    """A unary call: the result of `.future()`, the second value of `.with_call()`, and the error that either raises."""
+    """A unary call: the result of `.future()`, the second value of `.with_call()`, and the exception of either."""
 
-    def __init__(self, run: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
+    def __init__(self, runner: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
         super().__init__()
-        self._run, self._method, self._peer, self._remaining = run, method, peer, remaining_s
+        self._runner, self._method, self._peer, self._remaining = runner, method, peer, remaining_s
         self._message: Any = _UNSET
 
     def __del__(self) -> None:
-        run: FlowRunner | None = getattr(self, "_run", None)
-        if run is not None:
-            run.drop()
+        runner: FlowRunner | None = getattr(self, "_runner", None)
+        if runner is not None:
+            runner.cancel_soon()
 
     def __str__(self) -> str:
-        if not self._run.done:
+        if not self._runner.done:
             return f"<call to {self._peer} under way>"
         outcome = self._outcome()
         return f"<call to {self._peer} that ended with {outcome.code.name}: {outcome.details}>"
@@ -46,41 +46,41 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
     def is_active(self) -> bool:
         """Whether the call has not ended yet."""
-        return not self._run.done
+        return not self._runner.done
 
     def time_remaining(self) -> float | None:  # type: ignore[override] # gRPC returns None, too
-        """Return the seconds of the budget that are left."""
+        """Return the seconds left until the deadline, `None` without one."""
         return self._remaining()
 
     def cancel(self) -> bool:
-        """Cancel the call at the peer as well; `False` if it has ended."""
-        return self._run.cancel()
+        """Cancel the call, at the peer as well; `False` if it has ended."""
+        return self._runner.cancel()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call `callback` at the end; `False`, and no call, if it has come."""
-        if self._run.done:
+        """Call `callback` at the end of the call; return `False`, without calling it, if the call has ended."""
+        if self._runner.done:
             return False
-        self._run.when_done(lambda: _guarded(callback))
+        self._runner.when_done(lambda: _guarded(callback))
         return True
 
     def initial_metadata(self) -> Metadata:
-        """Return the peer's initial metadata; waits for the end."""
+        """Return the peer's initial metadata; waits for the end of the call."""
         return self._ended().initial
 
     def trailing_metadata(self) -> Metadata:  # type: ignore[override] # the stubs name a class of their own
-        """Return the trailing metadata with `_source` and `_cached`; waits for the end."""
+        """Return the trailing metadata with `_source` and `_cached`; waits for the end of the call."""
         return self._ended().trailing
 
     def code(self) -> grpc.StatusCode:
-        """Return the status code; waits for the end."""
+        """Return the status code; waits for the end of the call."""
         return self._ended().code
 
     def details(self) -> str:
-        """Return the status text; waits for the end."""
+        """Return the status text; waits for the end of the call."""
         return self._ended().details
 
     def debug_error_string(self) -> str:
-        """Return the status text: there is no other."""
+        """Return the status text; there is no further detail."""
         return self._ended().details
 
     def _ended(self) -> Outcome:
@@ -88,40 +88,40 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         return self._outcome()
 
     def _outcome(self) -> Outcome:
-        return final_outcome(self._run, self._peer)
+        return final_outcome(self._runner, self._peer)
 
     def _wait(self, timeout: float | None) -> None:
-        """Wait for the end; raise `grpc.FutureTimeoutError` when it does not come in time."""
-        if self._run.done:
+        """Wait for the end of the call; raise `grpc.FutureTimeoutError` after `timeout` seconds."""
+        if self._runner.done:
             return
         ended = threading.Lock()
         ended.acquire()
-        self._run.when_done(ended.release)
+        self._runner.when_done(ended.release)
         if not ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise grpc.FutureTimeoutError
 
     def _raise_interrupt(self) -> None:
-        error = self._run.error
+        error = self._runner.error
         if error is not None and not isinstance(error, Cancelled):
             raise error
 
     def cancelled(self) -> bool:
-        """Whether the call ended by being cancelled here."""
-        return self._run.done and isinstance(self._run.error, Cancelled)
+        """Whether the call was cancelled on this side."""
+        return self._runner.done and isinstance(self._runner.error, Cancelled)
 
     def running(self) -> bool:
         """Whether the call has not ended yet."""
-        return not self._run.done
+        return not self._runner.done
 
     def done(self) -> bool:
         """Whether the call has ended."""
-        return self._run.done
+        return self._runner.done
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the message.
 
-        Raises this call itself when it failed, `grpc.FutureCancelledError` when it was cancelled here, and
-        `grpc.FutureTimeoutError` when `timeout` seconds did not bring the end.
+        Raises this call itself if it failed, `grpc.FutureCancelledError` if it was cancelled on this side, and
+        `grpc.FutureTimeoutError` if it has not ended after `timeout` seconds.
         """
         self._wait(timeout)
         if self._message is _UNSET:
@@ -129,23 +129,23 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         return self._message
 
     def exception(self, timeout: float | None = None) -> Exception | None:
-        """Return what `result` raises, or `None`."""
+        """Return the exception that `result` raises, or `None`."""
         try:
             self.result(timeout)
         except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
             raise
-        except Exception as e:  # noqa: BLE001 - it is the answer
+        except Exception as e:  # noqa: BLE001 - the exception is the return value
             return e
         return None
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
-        """Return the traceback of what `result` raises, or `None`."""
+        """Return the traceback of the exception that `result` raises, or `None`."""
         error = self.exception(timeout)
         return None if error is None else error.__traceback__
 
     def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Call `fn` with this call at its end; at once if it has come."""
-        self._run.when_done(lambda: _guarded(lambda: fn(self)))
+        """Call `fn` with this call at its end; at once if it has ended."""
+        self._runner.when_done(lambda: _guarded(lambda: fn(self)))
 
     def _decoded(self) -> Any:
         self._raise_interrupt()
@@ -159,12 +159,12 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         except DecodeError:
             broken = undecodable(self._peer, self._method.response.__name__)
             trailing = (*broken.trailing, *tags(self._peer, cached=outcome.cached))
-            self._run.outcome = broken._replace(trailing=trailing)
+            self._runner.outcome = broken._replace(trailing=trailing)
             raise self from None
 
 
 def _guarded(callback: Callable[[], object]) -> None:
     try:
         callback()
-    except Exception:  # noqa: BLE001 - as gRPC does: a callback's fault is not the call's
+    except Exception:  # noqa: BLE001 - as gRPC: a callback that raises does not fail the call
         _LOG.exception("exception in a call's done callback")

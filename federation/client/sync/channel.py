@@ -13,7 +13,7 @@ from federation.client.chain.outcomes import closed
 from federation.client.chain.runner import FlowRunner
 from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
-from federation.client.sync.drivers import BlockingPort, FuturePort, Wire
+from federation.client.sync.drivers import BlockingDriver, FutureDriver, Wire
 
 __all__ = ["SyncChannel"]
 
@@ -22,9 +22,9 @@ class SyncChannel(grpc.Channel):
     """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`.
 
     A plain `stub.Verb(...)` returns the message alone; `with_call` and `future` also give the call with `_source` and
-    `_cached`. Per-call credentials, `wait_for_ready` and `compression` are refused by `ValueError`. Other channels may
-    share the connections, so `close` ends this channel's own futures; a blocking call that another
-    thread has on the wire ends by its deadline.
+    `_cached`. Per-call credentials, `wait_for_ready` and `compression` raise `ValueError`. Other channels may share
+    the connections, so `close` ends this channel's own futures only; a blocking call that another thread has on the
+    wire ends by its deadline.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SyncChannel(grpc.Channel):
         response_deserializer: Any = None,
         _registered_method: Any = False,
     ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
-        """Return the multicallable of a verb. Serialization is the chain's own: one form for key, wire and store."""
+        """Return the multicallable of a verb. The chain serializes by itself, in one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
 
     def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
@@ -53,34 +53,34 @@ class SyncChannel(grpc.Channel):
         return partial(refuse_watch, self.peer.name)
 
     def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Refuse: the federation service has no such method."""
+        """Raise `ValueError`: the federation service has no such method."""
         return method_of(method, streams=True, arity="unary_stream")
 
     def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
-        """Refuse: the federation service has no such method."""
+        """Raise `ValueError`: the federation service has no such method."""
         return method_of(method, streams=True, arity="stream_unary")
 
     def subscribe(
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
     ) -> None:
-        """Report the state of the connection of this moment; a swapped or rested connection reports no more."""
-        line = self.peer.channel.acquire(None)
-        self._subscribed.append((callback, line.channel))
-        line.channel.subscribe(callback, try_to_connect)
-        self.peer.channel.release(None, line)
+        """Report the states of the current connection; a replaced or disconnected connection reports no more."""
+        connection = self.peer.channel.acquire(None)
+        self._subscribed.append((callback, connection.channel))
+        connection.channel.subscribe(callback, try_to_connect)
+        self.peer.channel.release(None, connection)
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
-        """Report to `callback` no more."""
+        """Stop reporting to `callback`."""
         for known, channel in [entry for entry in self._subscribed if entry[0] is callback]:
             self._subscribed.remove((known, channel))
             channel.unsubscribe(known)
 
     def close(self) -> None:
-        """Take no more calls, and end the futures under way with UNAVAILABLE. Doing so twice is fine."""
+        """Accept no more calls, and end the futures under way with UNAVAILABLE. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        self.peer.cut(closed(), owner=self)
+        self.peer.fail_calls(closed(), owner=self)
         if self._on_close is not None:
             self._on_close()
 
@@ -91,26 +91,26 @@ class SyncChannel(grpc.Channel):
         self.close()
 
     def block(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
-        """Make a call in this thread and return it finished. An interrupt ends it at the peer as well."""
+        """Make a call in this thread and return it finished. An interrupt cancels it, at the peer as well."""
         call = self._call(method, request, timeout, metadata)
-        port = BlockingPort(self._wire)
-        run = FlowRunner(port, self._flow(call), self)
-        self.peer.track(run)
+        driver = BlockingDriver(self._wire)
+        runner = FlowRunner(driver, self._flow(call), self)
+        self.peer.track(runner)
         try:
-            run.start()
-            port.wait(run)
+            runner.start()
+            driver.wait(runner)
         except BaseException:
-            run.kill()
+            runner.force_cancel()
             raise
-        return self._future(run, method, call)
+        return self._future(runner, method, call)
 
     def future(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
         """Start a call and return at once."""
         call = self._call(method, request, timeout, metadata)
-        run = FlowRunner(FuturePort(self._wire), self._flow(call), self)
-        run.start()
-        self.peer.track(run)
-        return self._future(run, method, call)
+        runner = FlowRunner(FutureDriver(self._wire), self._flow(call), self)
+        runner.start()
+        self.peer.track(runner)
+        return self._future(runner, method, call)
 
     def _call(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> Call:
         deadline = deadline_of(self._wire.now(), timeout, self._deadline_s)
@@ -119,8 +119,8 @@ class SyncChannel(grpc.Channel):
     def _flow(self, call: Call) -> Flow:
         return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
 
-    def _future(self, run: FlowRunner, method: Method, call: Call) -> FlowFuture:
-        return FlowFuture(run, method, self.peer.name, partial(self._remaining, call.deadline))
+    def _future(self, runner: FlowRunner, method: Method, call: Call) -> FlowFuture:
+        return FlowFuture(runner, method, self.peer.name, partial(self._remaining, call.deadline))
 
     def _remaining(self, deadline: float) -> float | None:
         return remaining(self._wire.now(), deadline)

@@ -1,4 +1,4 @@
-"""How flows reach the wire from threads: by blocking, or by gRPC's futures."""
+"""The drivers of flows for threads: blocking calls, and gRPC's futures."""
 
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -9,36 +9,36 @@ import grpc
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import remaining
 from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
-from federation.client.chain.runner import FlowRunner, Step
+from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Connection, PeerChannel
 
-__all__ = ["BlockingPort", "FuturePort", "Wire", "failed"]
+__all__ = ["BlockingDriver", "FutureDriver", "Wire", "failed"]
 
 
 class Wire:
-    """What every sync port of one peer uses: its lines, the clock, and the thread that keeps timers."""
+    """The shared resources of one peer's sync drivers: connections, clock, and the background loop for timers."""
 
     def __init__(self, channel: PeerChannel, background: BackgroundLoop, now: Callable[[], float]) -> None:
         self.channel, self.background, self.now = channel, background, now
 
     def open(self, call: Call) -> tuple[Connection, float | None] | Outcome:
-        """Return a line with the call counted on it and the seconds that are left, or why there is none."""
+        """Return a connection with the call counted on it and the seconds left, or an outcome if there is none."""
         refusal = self.channel.refusal()
         if refusal is not None:
             return refusal
         left = remaining(self.now(), call.deadline)
         return timed_out() if left == 0.0 else (self.channel.acquire(None, fresh=call.probe), left)
 
-    def close(self, call: Call, line: Connection, outcome: Outcome | None) -> None:
-        """Count the call off its line."""
+    def close(self, call: Call, connection: Connection, outcome: Outcome | None) -> None:
+        """Count the end of the call on its connection."""
         proven = outcome is not None and outcome.code not in CONNECTION_FAILURE_CODES
-        self.channel.release(None, line, fresh=call.probe, proven=proven)
+        self.channel.release(None, connection, fresh=call.probe, proven=proven)
 
 
-def failed(error: Any, line: Connection | None = None) -> Outcome:
-    """Return a failed sync call as an outcome. One that a closing channel cancelled is UNAVAILABLE."""
-    if line is not None and line.closed and error.code() is grpc.StatusCode.CANCELLED:
+def failed(error: Any, connection: Connection | None = None) -> Outcome:
+    """Convert a failed sync call. A call that a closing channel cancelled becomes UNAVAILABLE."""
+    if connection is not None and connection.closed and error.code() is grpc.StatusCode.CANCELLED:
         return closed()
     initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
     code = error.code() or grpc.StatusCode.UNKNOWN
@@ -46,7 +46,7 @@ def failed(error: Any, line: Connection | None = None) -> Outcome:
 
 
 def succeeded(body: bytes, call: Any) -> Outcome:
-    """Return a good answer as an outcome."""
+    """Convert a successful sync call."""
     initial, trailing = call.initial_metadata() or (), call.trailing_metadata() or ()
     return from_wire(grpc.StatusCode.OK, body, "", _pairs(initial), _pairs(trailing))
 
@@ -55,19 +55,19 @@ def _pairs(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
     return tuple((key, value) for key, value in metadata)
 
 
-class BlockingPort:
-    """Sends by blocking the calling thread, which alone steps the flow: whatever others have for it comes by post."""
+class BlockingDriver:
+    """Blocks the calling thread, which is the only one to step the flow. Other threads hand it callbacks by a queue."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._post: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._timers: list[tuple[float, Callable[[], object]]] = []
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Have `function` called by the blocked thread."""
         return lambda: self._post.put(function)
 
-    def soon(self, function: Callable[[], object]) -> None:
+    def call_soon(self, function: Callable[[], object]) -> None:
         """Have `function` called by the blocked thread."""
         self._post.put(function)
 
@@ -77,22 +77,22 @@ class BlockingPort:
         self._timers.append(entry)
         return lambda: self._timers.remove(entry) if entry in self._timers else None
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
         """Make gRPC's own blocking call."""
         opened = self._wire.open(call)
         if isinstance(opened, Outcome):
             return opened
-        line, left = opened
+        connection, left = opened
         outcome = None
         try:
-            outcome = _blocking_call(line, call, left)
+            outcome = _blocking_call(connection, call, left)
         finally:
-            self._wire.close(call, line, outcome)
+            self._wire.close(call, connection, outcome)
         return outcome
 
-    def wait(self, run: FlowRunner) -> None:
-        """Serve the post and the timers until the run has ended."""
-        while not run.done:
+    def wait(self, runner: FlowRunner) -> None:
+        """Run queued callbacks and timers until the runner has ended."""
+        while not runner.done:
             try:
                 self._post.get(timeout=self._pause())()
             except Empty:
@@ -110,27 +110,27 @@ class BlockingPort:
             entry[1]()
 
 
-def _blocking_call(line: Connection, call: Call, left: float | None) -> Outcome:
+def _blocking_call(connection: Connection, call: Call, left: float | None) -> Outcome:
     try:
-        body, inner = line.unary(call.method).with_call(call.request, timeout=left, metadata=call.metadata)
+        body, inner = connection.unary(call.method).with_call(call.request, timeout=left, metadata=call.metadata)
     except grpc.RpcError as e:
-        return failed(e, line)
-    except ValueError:  # gRPC's word for a closed channel
+        return failed(e, connection)
+    except ValueError:  # the channel is closed
         return closed()
     return succeeded(body, inner)
 
 
-class FuturePort:
-    """Sends by gRPC's futures. Flows are stepped in whichever thread brings the news, and none of them blocks."""
+class FutureDriver:
+    """Sends by gRPC's futures. The thread that brings an answer steps the flow; no flow blocks."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def at_home(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Return `function`: every thread will do."""
+    def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Return `function` itself: any thread may step the flow."""
         return lambda: _discard(function())
 
-    def soon(self, function: Callable[[], object]) -> None:
+    def call_soon(self, function: Callable[[], object]) -> None:
         """Call `function` in the background thread."""
         self._wire.background.post(function)
 
@@ -138,26 +138,28 @@ class FuturePort:
         """Call `function` in the background thread at a monotonic instant."""
         return self._wire.background.call_later(max(0.0, at - self._wire.now()), function)
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        """Start gRPC's own future; its end resumes the run."""
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
+        """Start gRPC's own future; its end resumes the runner."""
         opened = self._wire.open(call)
         if isinstance(opened, Outcome):
             return opened
-        line, left = opened
+        connection, left = opened
         try:
-            inner = line.unary(call.method).future(call.request, timeout=left, metadata=call.metadata)
-        except ValueError:  # gRPC's word for a closed channel
-            self._wire.close(call, line, None)
+            inner = connection.unary(call.method).future(call.request, timeout=left, metadata=call.metadata)
+        except ValueError:  # the channel is closed
+            self._wire.close(call, connection, None)
             return closed()
-        step.on_claim(inner.cancel)
-        inner.add_done_callback(lambda ended: self._arrived(run, step, call, line, ended))
+        suspension.on_claim(inner.cancel)
+        inner.add_done_callback(lambda ended: self._arrived(runner, suspension, call, connection, ended))
         return None
 
-    def _arrived(self, run: FlowRunner, step: Step, call: Call, line: Connection, ended: Any) -> None:
+    def _arrived(
+        self, runner: FlowRunner, suspension: Suspension, call: Call, connection: Connection, ended: Any
+    ) -> None:
         good = ended.code() is grpc.StatusCode.OK
-        outcome = succeeded(ended.result(), ended) if good else failed(ended, line)
-        self._wire.close(call, line, outcome)
-        run.answer(step, outcome)
+        outcome = succeeded(ended.result(), ended) if good else failed(ended, connection)
+        self._wire.close(call, connection, outcome)
+        runner.answer(suspension, outcome)
 
 
 def _discard(_: object) -> None:

@@ -30,23 +30,23 @@ class BackgroundLoop:
         return self._thread is threading.current_thread()
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop, started if need be; `None` where it has been stopped."""
+        """Return the loop, starting it if necessary; `None` if it has been stopped."""
         return self._started()
 
     def post(self, function: Callable[[], object]) -> bool:
-        """Call a quick function on the loop; `False` where the loop has been stopped."""
+        """Call a quick function on the loop; `False` if the loop has been stopped."""
         loop = self._started()
         if loop is None:
             return False
         try:
             loop.call_soon_threadsafe(function)
-        except RuntimeError:  # it was stopped between
+        except RuntimeError:  # the loop has just been stopped
             return False
         return True
 
     def call_later(self, delay_s: float, function: Callable[[], object]) -> Callable[[], object]:
-        """Call a quick function after a delay; return how to stop that. A stopped loop calls nothing."""
-        pending = [function]  # emptied by a stop, so that the loop's heap keeps nothing alive
+        """Call a quick function after a delay; return how to cancel that. A stopped loop calls nothing."""
+        pending = [function]  # emptied by the cancellation, so that the loop's heap references nothing
         loop = self._started()
 
         def fire() -> None:
@@ -66,7 +66,7 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def stop(self) -> None:
-        """Cancel what runs, end the thread and wait for it. Doing so twice is fine."""
+        """Cancel the tasks, end the thread and wait for it. May be called twice."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
             self._stopped = True

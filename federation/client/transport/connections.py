@@ -14,11 +14,11 @@ from federation.client.transport.background_loop import BackgroundLoop
 __all__ = ["Connection", "Dialer", "PeerChannel"]
 
 LoopKey: TypeAlias = asyncio.AbstractEventLoop | None
-"""Where a channel lives: an asyncio loop, or `None` for the one that threads use."""
+"""The owner of a channel: an asyncio loop, or `None` for all threads."""
 
 
 class Dialer(Protocol):
-    """How to open a channel to the peer, and whether that makes sense at all."""
+    """Opens channels to a peer, and says if its credentials cannot be used."""
 
     def refusal(self) -> Outcome | None:
         """Return why no call may be made with these credentials, or `None`."""
@@ -34,7 +34,7 @@ class Dialer(Protocol):
 
 
 class Connection:
-    """One open channel. Once retired it takes no new call, and it closes when its last call has ended."""
+    """One open channel. After `close_when_idle` it takes no new call, and closes when its last call has ended."""
 
     def __init__(self, channel: Any, dialer: Dialer, close: Callable[[Any], None]) -> None:
         self.channel = channel
@@ -58,28 +58,28 @@ class Connection:
             found = self._unary[path] = self.channel.unary_unary(path)
         return found
 
-    def begin(self) -> None:
-        """Count a call that uses this line."""
+    def begin_call(self) -> None:
+        """Count a call that uses this connection."""
         with self._lock:
             self._calls += 1
 
-    def end(self) -> None:
-        """Count it off again."""
+    def end_call(self) -> None:
+        """Count the end of a call."""
         with self._lock:
             self._calls -= 1
             close = self._retired and self._calls == 0
         if close:
-            self.kill()
+            self.close()
 
-    def retire(self) -> None:
-        """Close as soon as no call uses the line any more."""
+    def close_when_idle(self) -> None:
+        """Close as soon as no call uses the connection."""
         with self._lock:
             self._retired = True
             close = self._calls == 0
         if close:
-            self.kill()
+            self.close()
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """Close at once; calls under way fail."""
         with self._lock:
             closed, self._closed = self._closed, True
@@ -88,106 +88,106 @@ class Connection:
 
 
 class PeerChannel:
-    """The lines to one peer.
+    """The connections to one peer.
 
-    `swap` publishes other credentials first and lets the calls on the old lines end. `rest` gives every connection
-    up, so that nothing redials; the next call, or the probe of a half-open circuit, dials anew.
+    `swap` uses new credentials at once and lets the calls on the old connections end. `disconnect` closes every
+    connection when idle, so that nothing redials; the next call, or the probe of a half-open circuit, dials again.
     """
 
     def __init__(self, dialer: Dialer, background: BackgroundLoop) -> None:
         self._dialer = dialer
         self._background = background
         self._lock = threading.Lock()
-        self._lines: dict[LoopKey, Connection] = {}
-        self._every: WeakSet[Connection] = WeakSet()
+        self._connections: dict[LoopKey, Connection] = {}
+        self._all: WeakSet[Connection] = WeakSet()
         self._closing: set[asyncio.Task[None]] = set()
 
     def refusal(self) -> Outcome | None:
-        """Return why a call would be in vain before anything is dialled, such as an own certificate that expired."""
+        """Return why a call would fail before dialling, such as an own certificate that expired, or `None`."""
         return self._dialer.refusal()
 
-    def acquire(self, home: LoopKey, *, fresh: bool = False) -> Connection:
-        """Return the line of `home` with a call counted on it; dial where there is none, or `fresh` is asked for.
+    def acquire(self, key: LoopKey, *, fresh: bool = False) -> Connection:
+        """Return the connection of `key` with a call counted on it; dial if there is none, or if `fresh`.
 
-        A fresh line is nobody else's until `release` promotes it. For a loop, call this on it.
+        A fresh connection is not shared until `release` promotes it. For a loop, call this on it.
         """
         with self._lock:
-            line = None if fresh else self._lines.get(home)
-            if line is None:
-                line = self._dial(home)
+            connection = None if fresh else self._connections.get(key)
+            if connection is None:
+                connection = self._dial(key)
                 if not fresh:
-                    self._forget_dead_loops()
-                    self._lines[home] = line
-            line.begin()
-        return line
+                    self._remove_dead_loops()
+                    self._connections[key] = connection
+            connection.begin_call()
+        return connection
 
-    def release(self, home: LoopKey, line: Connection, *, fresh: bool = False, proven: bool = False) -> None:
-        """Count a call off. A fresh line that has `proven` itself becomes the line of its home, another is closed."""
+    def release(self, key: LoopKey, connection: Connection, *, fresh: bool = False, proven: bool = False) -> None:
+        """Count the end of a call. A fresh connection that has `proven` to work is promoted; another one is closed."""
         if fresh:
             with self._lock:
-                promoted = proven and line.dialer is self._dialer
-                old = self._lines.get(home)
+                promoted = proven and connection.dialer is self._dialer
+                old = self._connections.get(key)
                 if promoted:
-                    self._lines[home] = line
+                    self._connections[key] = connection
             if not promoted:
-                line.retire()
+                connection.close_when_idle()
             elif old is not None:
-                old.retire()
-        line.end()
+                old.close_when_idle()
+        connection.end_call()
 
-    def current(self, home: LoopKey) -> Connection | None:
-        """Return the line of `home` where one is open."""
-        return self._lines.get(home)
+    def current(self, key: LoopKey) -> Connection | None:
+        """Return the connection of `key` if one is open."""
+        return self._connections.get(key)
 
     def swap(self, dialer: Dialer) -> None:
-        """Use other credentials from the next call on; calls under way end on the old lines."""
+        """Use other credentials from the next call on; calls under way end on the old connections."""
         with self._lock:
             self._dialer = dialer
-        self.rest()
+        self.disconnect()
 
-    def rest(self) -> None:
-        """Give up every line once its calls have ended. Any thread may call this."""
+    def disconnect(self) -> None:
+        """Close every connection once its calls have ended. Any thread may call this."""
         with self._lock:
-            lines, self._lines = list(self._lines.values()), {}
-        for line in lines:
-            line.retire()
+            connections, self._connections = list(self._connections.values()), {}
+        for connection in connections:
+            connection.close_when_idle()
 
-    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up the line of one loop, which is about to end."""
+    def disconnect_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connection of a loop that is about to end, once its calls have ended."""
         with self._lock:
-            line = self._lines.pop(loop, None)
-        if line is not None:
-            line.retire()
+            connection = self._connections.pop(loop, None)
+        if connection is not None:
+            connection.close_when_idle()
 
-    def kill(self) -> None:
-        """Close every line at once, those that still drain too."""
+    def close(self) -> None:
+        """Close every connection at once, draining ones too."""
         with self._lock:
-            lines, self._lines = list(self._every), {}
-        for line in lines:
-            line.kill()
+            connections, self._connections = list(self._all), {}
+        for connection in connections:
+            connection.close()
 
     def abandon_after_fork(self) -> None:
-        """Forget every line without closing it: in a forked child, gRPC's objects must not be touched."""
+        """Drop every connection without closing it: in a forked child, gRPC's objects must not be touched."""
         self._lock = threading.Lock()
-        self._lines, self._every = {}, WeakSet()
+        self._connections, self._all = {}, WeakSet()
 
-    async def closed(self) -> None:
-        """Wait until the lines that are being closed on this loop are."""
+    async def wait_closed(self) -> None:
+        """Wait until the connections being closed on this loop are closed."""
         loop = asyncio.get_running_loop()
         while closing := [task for task in self._closing if task.get_loop() is loop]:
             await asyncio.gather(*closing, return_exceptions=True)
 
-    def _dial(self, home: LoopKey) -> Connection:
-        if home is None:
-            line = Connection(self._dialer.sync(), self._dialer, self._close_sync)
+    def _dial(self, key: LoopKey) -> Connection:
+        if key is None:
+            connection = Connection(self._dialer.sync(), self._dialer, self._close_sync)
         else:
-            line = Connection(self._dialer.aio(), self._dialer, lambda channel: self._close_aio(home, channel))
-        self._every.add(line)
-        return line
+            connection = Connection(self._dialer.aio(), self._dialer, lambda channel: self._close_aio(key, channel))
+        self._all.add(connection)
+        return connection
 
-    def _forget_dead_loops(self) -> None:
-        for home in [home for home in self._lines if home is not None and home.is_closed()]:
-            del self._lines[home]
+    def _remove_dead_loops(self) -> None:
+        for key in [key for key in self._connections if key is not None and key.is_closed()]:
+            del self._connections[key]
 
     def _close_sync(self, channel: grpc.Channel) -> None:
         # The last call may end in the channel's own thread, which must not close it.

@@ -1,4 +1,4 @@
-"""Dialling with an enrollment: its key, its certificate, and the one authority that it trusts."""
+"""The dialer of an enrollment: its key, its certificate, and the one authority that it trusts."""
 
 import grpc
 from cryptography import x509
@@ -16,10 +16,10 @@ __all__ = ["EnrolledDialer"]
 
 
 class EnrolledDialer:
-    """Opens mutual TLS channels to the peer of a record: its trust bundle alone, under the gateway's own name.
+    """Opens mutual TLS channels to the peer of a record: trusts its bundle alone, under the gateway's own name.
 
-    A certificate that expired, or that the stored key does not fit, is told here; at the far end either would look
-    like a peer that is down.
+    A certificate that expired, or that does not match the stored key, is refused before dialling; from the handshake
+    alone, either would look like an unreachable peer.
     """
 
     def __init__(self, record: PeerRecord, clock: Clock, options: ChannelOptions = CHANNEL) -> None:
@@ -32,11 +32,11 @@ class EnrolledDialer:
 
     @property
     def not_after_us(self) -> int:
-        """When the own certificate ends."""
+        """When the own certificate expires (Unix microseconds)."""
         return self._not_after_us
 
     def refusal(self) -> Outcome | None:
-        """Return a local CERTIFICATE_INVALID where the own certificate cannot serve."""
+        """Return a local CERTIFICATE_INVALID if the own certificate cannot be used."""
         if not self._fault and self._clock.now_us() < self._not_after_us:
             return None
         fault = self._fault or f"expired at {from_micros(self._not_after_us):%Y-%m-%dT%H:%M:%SZ}"
@@ -58,7 +58,7 @@ class EnrolledDialer:
 
 
 def _read(record: PeerRecord) -> tuple[int, str]:
-    """Return when the certificate ends, and what is wrong with the stored pair."""
+    """Return when the certificate expires, and the fault of the stored pair."""
     try:
         certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
         key = load_pem_private_key(record.key_pem.encode(), None)

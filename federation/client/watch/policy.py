@@ -1,8 +1,8 @@
-"""How the watch of a peer behaves in time. Pure: the caller brings the clock's readings and the chance.
+"""The timing of a peer's watch. Pure: the caller supplies clock readings and random numbers.
 
-A watch is `off` until it begins, `connecting` until the peer confirms its stream, then `armed`. A stream that is lost
-is redialled after a pause that grows. While the circuit is open the watch rests: `off`, no dial. Before a stream gets
-old it moves: the new one is armed before the old one ends.
+A watch is `off` until it starts, `connecting` until the peer confirms its stream, then `armed`. A lost stream is
+redialled after a pause that grows. While the circuit is open, the watch is `off` and does not dial. Before a stream
+reaches its maximum age, a new one is armed and then the old one ended.
 """
 
 from collections.abc import Callable
@@ -16,65 +16,65 @@ _WINDOW_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchSettings:
-    """The watch in seconds and events."""
+    """The settings of a watch, in seconds and events."""
 
     heartbeat_interval_s: float = 10.0
-    """How often each side says that it is there."""
-    silent_beats: int = 3
-    """Beats without a word after which the peer counts as gone."""
-    arm_s: float = 5.0
-    """How long a new stream may take to be confirmed."""
-    move_s: float = 480.0
-    """Greatest age of a stream: a new one takes over well before the peer ends its connection (10 min)."""
+    """Interval of the heartbeats of each side."""
+    missed_heartbeats: int = 3
+    """Number of intervals without a message after which the stream is considered lost."""
+    arm_timeout_s: float = 5.0
+    """How long the peer may take to confirm a new stream."""
+    max_stream_age_s: float = 480.0
+    """Greatest age of a stream; it is below the age at which the peer closes a connection (10 min)."""
     first_pause_s: float = 0.5
     """Pause before the first redial; it doubles while redials fail."""
-    longest_pause_s: float = 30.0
-    unoffered_pause_s: float = 300.0
-    """Pause after a peer said that it knows no watches."""
-    rest_s: float = 5.0
-    """How often a watch that rests looks whether the circuit has closed, beside being told."""
+    max_pause_s: float = 30.0
+    unsupported_pause_s: float = 300.0
+    """Pause after a peer answered UNIMPLEMENTED."""
+    circuit_poll_s: float = 5.0
+    """Interval at which a watch checks an open circuit, beside being woken by its transitions."""
     close_timeout_s: float = 2.0
     """How long the peer may take to end a stream that this side has closed."""
-    most_events: int = 100
-    """Messages of a peer in one second beyond which nothing of it is kept until it is quiet."""
+    max_events_per_s: int = 100
+    """Messages of a peer in one second beyond which the cache is suspended until the peer is quiet."""
 
     @property
-    def patience_s(self) -> float:
-        """Silence after which a stream is given up."""
-        return self.heartbeat_interval_s * self.silent_beats
+    def silence_timeout_s(self) -> float:
+        """Time without a message after which a stream is considered lost."""
+        return self.heartbeat_interval_s * self.missed_heartbeats
 
     def move_after_s(self, chance: float) -> float:
-        """Return the age at which a stream moves, a little different for each; `chance` lies in [0, 1)."""
-        return self.move_s * (1.0 - 0.15 * chance)
+        """Return the age at which to replace a stream, with jitter; `chance` lies in [0, 1)."""
+        return self.max_stream_age_s * (1.0 - 0.15 * chance)
 
 
 class Backoff:
-    """How long to pause before the next attempt: longer each time, never the same for two gateways."""
+    """The pause before the next attempt: growing, with jitter."""
 
     def __init__(self, settings: WatchSettings, chance: Callable[[], float]) -> None:
         self._settings, self._chance = settings, chance
         self._failures = 0
 
-    def lost(self, armed_for_s: float) -> float:
-        """Return the pause after a stream that was armed so long. A stream that proved itself starts anew."""
+    def after_stream(self, armed_for_s: float) -> float:
+        """Return the pause after a stream that was armed this long; one that lasted a heartbeat resets the backoff."""
         if armed_for_s >= self._settings.heartbeat_interval_s:
             self._failures = 0
-        return self.failed()
+        return self.after_failure()
 
-    def failed(self) -> float:
-        """Return the pause after an attempt that never armed."""
+    def after_failure(self) -> float:
+        """Return the pause after an attempt that was not confirmed."""
         settings = self._settings
-        whole = min(settings.first_pause_s * 2.0 ** min(self._failures, 32), settings.longest_pause_s)
+        whole = min(settings.first_pause_s * 2.0 ** min(self._failures, 32), settings.max_pause_s)
         self._failures += 1
         return whole * (0.5 + 0.5 * self._chance())
 
-    def unsupported_retry_s(self) -> float:
-        """Return the pause after the peer said that it knows no watches."""
-        return self._settings.unoffered_pause_s * (0.5 + 0.5 * self._chance())
+    def after_unsupported(self) -> float:
+        """Return the pause after a peer answered UNIMPLEMENTED."""
+        return self._settings.unsupported_pause_s * (0.5 + 0.5 * self._chance())
 
 
 class EventRate:
-    """Counts what a peer sends. A flood begins when a second holds too much, and ends after a quiet second."""
+    """Counts a peer's messages. A flood begins when a second holds too many, and ends after a quiet second."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -84,11 +84,11 @@ class EventRate:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait between two messages of a flood, so that reading them takes no more than its share."""
+        """Pause between two messages of a flood, which limits the rate of reading."""
         return _WINDOW_S / self._most
 
-    def note(self, now: float) -> bool:
-        """Count one message at a monotonic instant; return whether this is a flood."""
+    def record(self, now: float) -> bool:
+        """Count one message at a monotonic instant; return whether it belongs to a flood."""
         if now - self._began >= _WINDOW_S:
             if self._count <= self._most // 2 or now - self._began >= 2 * _WINDOW_S:
                 self.flooded = False
@@ -99,5 +99,5 @@ class EventRate:
         return self.flooded
 
     def reset(self) -> None:
-        """Forget what was counted: the stream has ended."""
+        """Reset the counter: the stream has ended."""
         self._count, self.flooded = 0, False

@@ -9,13 +9,13 @@ import grpc
 from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
-from federation.client.aio.call import final_outcome, soon
+from federation.client.aio.call import final_outcome, result_if_done
 from federation.client.aio.driver import AioDriver
 from federation.client.chain.call_stats import printable
 from federation.client.chain.flow import Call, Outcome
 from federation.client.chain.methods import METHODS
 from federation.client.chain.outcomes import closed, from_wire
-from federation.client.chain.runner import FlowRunner, Step
+from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.client.watch.policy import WatchSettings
@@ -27,28 +27,28 @@ from federation.wire.status import error_detail
 __all__ = ["Listener", "StreamEnd", "WatchStream"]
 
 WATCH: Final = METHODS[f"{SERVICE}Watch"]
-_GONE: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
-"""What gRPC raises for a message to a stream that has just ended; reading tells why it did."""
+_STREAM_ENDED: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
+"""Exceptions of gRPC for a message to a stream that has just ended; reading the stream shows the cause."""
 
 
 class Listener(Protocol):
-    """Whom a stream tells what it hears. Called on the stream's loop; nothing here may wait."""
+    """The receiver of a stream's messages. Called on the stream's loop; no method may block."""
 
-    def armed(self, *, planned: bool) -> None:
-        """Hear that the peer confirmed the stream; `planned` where another one is armed still."""
+    def on_armed(self, *, planned: bool) -> None:
+        """Handle the peer's confirmation of the stream; `planned` if another stream is still armed."""
         ...
 
-    def take(self, event: pb.WatchResponse) -> pb.WatchAck | None:
-        """Act on an event, and return how to acknowledge it where somebody waits for that."""
+    def on_message(self, event: pb.WatchResponse) -> pb.WatchAck | None:
+        """Handle a message, and return its acknowledgement if the peer awaits one."""
         ...
 
     def pause_s(self) -> float:
-        """Return how long to wait before the next event is read."""
+        """Return how long to wait before the next message is read."""
         ...
 
 
 class StreamEnd(NamedTuple):
-    """How a stream ended, in words that are safe to show."""
+    """The status with which a stream ended, made safe for a terminal."""
 
     code: grpc.StatusCode
     reason: str
@@ -64,28 +64,30 @@ class _StreamDriver:
 
     def __init__(self, base: AioDriver) -> None:
         self._base = base
-        self.at_home, self.soon, self.timer = base.at_home, base.soon, base.timer
+        self.in_loop, self.call_soon, self.timer = base.in_loop, base.call_soon, base.timer
         self.wire: Any = None
         """gRPC's stream; `None` where the chain refused the call."""
 
-    def send(self, run: FlowRunner, step: Step, call: Call) -> Outcome | None:
-        """Start gRPC's stream; its end resumes the run."""
+    def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
+        """Start gRPC's stream; its end resumes the runner."""
         refusal = self._base.channel.refusal()
         if refusal is not None:
             return refusal
-        line = self._base.channel.acquire(self._base.loop, fresh=True)
-        start = line.channel.stream_stream(call.method, WATCH.request.SerializeToString, WATCH.response.FromString)
+        connection = self._base.channel.acquire(self._base.loop, fresh=True)
+        start = connection.channel.stream_stream(
+            call.method, WATCH.request.SerializeToString, WATCH.response.FromString
+        )
         try:
             self.wire = start(metadata=Metadata(*call.metadata))
         except grpc.aio.UsageError:
-            self._base.channel.release(self._base.loop, line, fresh=True)
+            self._base.channel.release(self._base.loop, connection, fresh=True)
             return closed()
-        step.on_claim(self._base.ending(self.wire.cancel))
-        self.wire.add_done_callback(lambda wire: self._ended(run, step, line, wire))
+        suspension.on_claim(self._base.ending(self.wire.cancel))
+        self.wire.add_done_callback(lambda wire: self._ended(runner, suspension, connection, wire))
         return None
 
     async def read(self) -> Any:
-        """Return the next message, or `grpc.aio.EOF`; the run's outcome tells how the stream ended."""
+        """Return the next message, or `grpc.aio.EOF`; the runner's outcome shows how the stream ended."""
         if self.wire is None:
             return EOF
         try:
@@ -98,18 +100,18 @@ class _StreamDriver:
                 raise
             return EOF  # the connection was closed, which cancels the stream and not the reading task
 
-    def _ended(self, run: FlowRunner, step: Step, line: Connection, wire: Any) -> None:
-        code = soon(wire.code()) or grpc.StatusCode.UNKNOWN
-        initial, trailing = soon(wire.initial_metadata()), soon(wire.trailing_metadata())
-        outcome = from_wire(code, b"", soon(wire.details()) or "", initial or (), trailing or ())
+    def _ended(self, runner: FlowRunner, suspension: Suspension, connection: Connection, wire: Any) -> None:
+        code = result_if_done(wire.code()) or grpc.StatusCode.UNKNOWN
+        initial, trailing = result_if_done(wire.initial_metadata()), result_if_done(wire.trailing_metadata())
+        outcome = from_wire(code, b"", result_if_done(wire.details()) or "", initial or (), trailing or ())
         if code is grpc.StatusCode.CANCELLED and wire.cancelled():  # the connection was closed
             outcome = closed()
-        self._base.channel.release(self._base.loop, line, fresh=True)
-        run.answer(step, outcome)
+        self._base.channel.release(self._base.loop, connection, fresh=True)
+        runner.answer(suspension, outcome)
 
 
 class WatchStream:
-    """A stream that its own task serves, on the running loop. `ended` is done when nothing of it is left."""
+    """A stream with a task of its own on the running loop. `ended` is done when all of it has ended."""
 
     def __init__(
         self,
@@ -125,86 +127,88 @@ class WatchStream:
         loop = asyncio.get_running_loop()
         self._subscribe = pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=instance_id))
         self._writing = asyncio.Lock()
-        self._leaving = self._closing = False
+        self._requests_closed = self._closing = False
         self._fault = ""
         self._peer = peer
         self._driver = _StreamDriver(AioDriver(loop, peer, clock))
-        # The stream is none of the peer's `runs`: no flush may cut it before its acknowledgement is sent.
-        self._run = FlowRunner(self._driver, peer.flow(WATCH.stream(peer, (), inf)))
-        self._run.start()
+        # The stream is not in the peer's `runners`: no flush may cancel it before its acknowledgement is sent.
+        self._runner = FlowRunner(self._driver, peer.flow(WATCH.stream(peer, (), inf)))
+        self._runner.start()
         self.armed: asyncio.Future[None] = loop.create_future()
-        """Done once the peer confirmed the stream; cancelled where it ended before."""
+        """Done once the peer confirmed the stream; cancelled if it ended before."""
         self.ended: asyncio.Task[StreamEnd] = loop.create_task(self._serve(), name=f"watch of {peer.name}")
 
-    async def leave(self) -> bool:
-        """End the stream in peace. True: the peer had nothing more to say on it, so nothing was missed."""
-        self._leaving = True
+    async def close(self) -> bool:
+        """Close the stream and wait for its end. True if the peer ended it with OK, so that no message was missed."""
+        self._requests_closed = True
         if not self.ended.done():
             await self._close_requests()
             await asyncio.wait({self.ended}, timeout=self._settings.close_timeout_s)
         clean = self.ended.done() and not self.ended.cancelled() and self.ended.result().code is grpc.StatusCode.OK
-        await self.abandon()
+        await self.cancel()
         return clean
 
-    async def abandon(self) -> None:
-        """End the stream at once."""
+    async def cancel(self) -> None:
+        """Cancel the stream and wait for its end."""
         self.ended.cancel()
         await asyncio.wait({self.ended})
 
     async def _serve(self) -> StreamEnd:
         try:
             await self._listen()
-            return await self._ending()
+            return await self._end()
         finally:
-            self._run.cancel()
+            self._runner.cancel()
             self.armed.cancel()
 
     async def _listen(self) -> None:
-        """Read until the stream ends, whoever ends it; what broke it goes into `_fault`."""
-        beat: asyncio.Task[None] | None = None
+        """Read until the stream ends, on either side; a fault is stored in `_fault`."""
+        heartbeats: asyncio.Task[None] | None = None
         try:
-            async with asyncio.timeout(self._settings.arm_s):
+            async with asyncio.timeout(self._settings.arm_timeout_s):
                 await self._write(self._subscribe)
                 while not self.armed.done():
-                    if not await self._hear():
+                    if not await self._receive():
                         return
-            beat = asyncio.create_task(self._beat())
-            while await self._hear_in_time():  # noqa: ASYNC110 - what it waits for is the peer
+            heartbeats = asyncio.create_task(self._send_heartbeats())
+            while await self._receive_in_time():  # noqa: ASYNC110 - it waits for the peer
                 await asyncio.sleep(self._listener.pause_s())
         except TimeoutError:
-            self._fault = "the peer is silent" if self.armed.done() else "the peer did not confirm the watch in time"
-        except Exception as e:  # noqa: BLE001 - a peer may send anything; whatever breaks here ends this stream alone
-            self._fault = f"what the peer sent cannot be read: {type(e).__name__}"
+            awaited = "send a heartbeat" if self.armed.done() else "confirm the watch"
+            self._fault = f"the peer did not {awaited} in time"
+        except Exception as e:  # noqa: BLE001 - a peer may send anything; an error ends this stream alone
+            self._fault = f"the peer's message cannot be handled: {type(e).__name__}"
         finally:
-            if beat is not None:
-                beat.cancel()
+            if heartbeats is not None:
+                heartbeats.cancel()
 
-    async def _hear_in_time(self) -> bool:
-        """Hear one message; a stream that has no more purpose gets a short time to end.
+    async def _receive_in_time(self) -> bool:
+        """Receive one message; a stream that is being closed gets a short time to end.
 
-        One whose grant was revoked has, until the event was acknowledged: a call may have heard of it sooner.
+        A stream whose grant was revoked is closed only after the event was acknowledged: a call may have learned of
+        the revocation first.
         """
-        if self._closing and not self._leaving:
-            self._leaving = True
+        if self._closing and not self._requests_closed:
+            self._requests_closed = True
             await self._close_requests()
-        patience_s = self._settings.close_timeout_s if self._leaving else self._settings.patience_s
-        async with asyncio.timeout(patience_s):
-            return await self._hear()
+        timeout_s = self._settings.close_timeout_s if self._requests_closed else self._settings.silence_timeout_s
+        async with asyncio.timeout(timeout_s):
+            return await self._receive()
 
-    async def _hear(self) -> bool:
+    async def _receive(self) -> bool:
         message = await self._driver.read()
         if message is EOF:
             return False
         if message.WhichOneof("kind") == "armed" and not self.armed.done():
-            self._listener.armed(planned=self._planned)
+            self._listener.on_armed(planned=self._planned)
             self.armed.set_result(None)
-        ack = self._listener.take(message)
+        ack = self._listener.on_message(message)
         if ack is not None:
             await self._write(pb.WatchRequest(ack=ack))
         self._closing = self._closing or message.WhichOneof("kind") == "grant_revoked"
         return True
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         heartbeat = pb.WatchRequest(heartbeat=pb.WatchHeartbeat())
         while True:
             await asyncio.sleep(self._settings.heartbeat_interval_s)
@@ -214,23 +218,23 @@ class WatchStream:
         """Send a message; gRPC takes one at a time."""
         if self._driver.wire is None:
             return
-        with suppress(*_GONE):
+        with suppress(*_STREAM_ENDED):
             async with self._writing:
                 await self._driver.wire.write(request)
 
     async def _close_requests(self) -> None:
         if self._driver.wire is None:
             return
-        with suppress(*_GONE, TimeoutError):
+        with suppress(*_STREAM_ENDED, TimeoutError):
             async with asyncio.timeout(self._settings.close_timeout_s), self._writing:
                 await self._driver.wire.done_writing()
 
-    async def _ending(self) -> StreamEnd:
+    async def _end(self) -> StreamEnd:
         if self._fault:
             return StreamEnd(grpc.StatusCode.CANCELLED, "", self._fault)
-        over = asyncio.get_running_loop().create_future()
-        self._run.when_done(lambda: None if over.done() else over.set_result(None))
-        await over
-        outcome = final_outcome(self._run, self._peer.name)
+        ended = asyncio.get_running_loop().create_future()
+        self._runner.when_done(lambda: None if ended.done() else ended.set_result(None))
+        await ended
+        outcome = final_outcome(self._runner, self._peer.name)
         detail = error_detail(outcome.trailing)
         return StreamEnd(outcome.code, detail.reason, printable(outcome.details), detail.retry_after_s)

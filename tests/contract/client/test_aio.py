@@ -21,12 +21,12 @@ LIST = pb.ListRequest(resource="tasks")
 
 
 def held() -> Reply:
-    """An answer that never comes."""
+    """An answer that never arrives."""
     return Reply(gate=threading.Event())
 
 
 async def test_await_again_and_beside_code(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A call may be awaited often, and together with its code: it gives the same message each time."""
+    """A call may be awaited repeatedly, and together with its code: it returns the same message each time."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.Search(SEARCH)
         first, code = await asyncio.gather(_awaited(call), call.code())
@@ -38,7 +38,7 @@ async def test_await_again_and_beside_code(form: str, tmp_path: Path, scripted: 
 
 
 async def test_starts_eagerly(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A call that is held but never awaited reaches the peer."""
+    """A call that is referenced but never awaited reaches the peer."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.Search(SEARCH)
         await eventually(lambda: scripted.service.finished == 1)
@@ -46,7 +46,7 @@ async def test_starts_eagerly(form: str, tmp_path: Path, scripted: ScriptedPeer)
 
 
 async def test_done_callback_before_and_after_the_end(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A done callback is called once with the call, at once where the call has ended."""
+    """A done callback is called once with the call, at once if the call has ended."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         seen: list[object] = []
         call = stub.Search(SEARCH)
@@ -58,7 +58,7 @@ async def test_done_callback_before_and_after_the_end(form: str, tmp_path: Path,
 
 
 async def test_cancel(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A cancelled call says so in every way, once, and the peer hears of it."""
+    """A cancelled call reports it in every way, once, and the peer sees the cancellation."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.Search(SEARCH, timeout=30)
@@ -76,14 +76,14 @@ async def test_cancel(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None
 
 
 async def test_cancel_at_once_leaves_nothing_behind(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A call that is cancelled before the loop turned ends cleanly: no run, no flight, and the next call works."""
+    """A call cancelled before the next loop iteration ends cleanly: no runner, no flight, and the next call works."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.List(LIST)
         assert call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         peer = fed.peer("work.example")
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
         assert peer.cache is not None
         assert peer.cache.stats().flights == 0
         assert (await stub.List(LIST)).rows
@@ -122,7 +122,7 @@ async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scrip
 
 
 async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A call that nobody holds any more is cancelled."""
+    """A call that is garbage-collected is cancelled."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed:
         call = fed.stub("work.example").Search(SEARCH, timeout=30)
@@ -133,7 +133,7 @@ async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: S
 
 
 async def test_deadline(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A caller's timeout is what the peer sees, ends the call in time, and is told as this gateway's own error."""
+    """A caller's timeout reaches the peer, ends the call in time, and is this gateway's own error."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         begun = time.monotonic()
@@ -161,7 +161,7 @@ async def test_default_deadline_is_the_configured_one(form: str, tmp_path: Path,
 
 
 async def test_used_up_timeout_never_reaches_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A timeout of nothing is PEER_TIMEOUT, without a request."""
+    """A timeout of zero is PEER_TIMEOUT, without a request."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         for timeout in (0, -1):
             with pytest.raises(grpc.RpcError) as failed:
@@ -171,7 +171,7 @@ async def test_used_up_timeout_never_reaches_the_peer(form: str, tmp_path: Path,
 
 
 async def test_error_of_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer's refusal keeps code, text, rich detail and metadata, on the exception and on the call, with our tags."""
+    """A refusal keeps code, text, rich detail and metadata, on exception and call, with this gateway's tags."""
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=3)
     forged = ((SOURCE, "local"), (CACHED, "true"))
     scripted.service.script("search", Reply(refusal=refusal, trailing=(("kept", "yes"), *forged), initial=forged))
@@ -194,7 +194,7 @@ async def test_error_of_the_peer(form: str, tmp_path: Path, scripted: ScriptedPe
 
 
 async def test_hit_and_live_answer_are_tagged(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The first answer says `_cached: false`, the second comes from memory and says `true`; both name the peer."""
+    """The first answer has `_cached: false`, the second comes from memory and has `true`; both name the peer."""
     scripted.service.script("list", Reply(trailing=((CACHED, "true"), (SOURCE, "local"))))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         live, hit = stub.List(LIST), None
@@ -211,8 +211,8 @@ async def test_hit_and_live_answer_are_tagged(form: str, tmp_path: Path, scripte
         assert scripted.service.calls() == 1
 
 
-async def test_hit_is_a_finished_call_at_birth(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A hit needs no turn of the loop and no task: done when it is made, with a message of its own."""
+async def test_hit_is_done_when_created(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A hit needs no loop iteration and no task: it is done when created, with a message of its own."""
     async with federation_of(tmp_path, scripted.record()) as fed:
         stub = fed.stub("work.example")
         first = await stub.List(LIST)
@@ -254,7 +254,7 @@ async def test_metadata_that_cannot_be_sent(
 
 
 async def test_what_leaves_with_a_request(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A caller's own metadata goes out; its trace state, baggage and federation keys do not; the instance id does."""
+    """A caller's own metadata is sent; its trace state, baggage and federation keys are not; the instance id is."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         given = (
             ("own", "kept"),
@@ -301,7 +301,7 @@ async def test_unreachable_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
 
 
 async def test_answer_that_is_no_message(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Bytes that are not the verb's response are an INTERNAL error of this gateway, tagged, and are not kept."""
+    """Bytes that are not the verb's response are an INTERNAL error of this gateway, tagged, and are not cached."""
     scripted.service.raw = b"\xff\xff\xff"
     async with federation_of(tmp_path, scripted.record()) as fed:
         stub = fed.stub("work.example")
@@ -318,7 +318,7 @@ async def test_answer_that_is_no_message(tmp_path: Path, scripted: ScriptedPeer)
 async def test_request_of_another_type_is_the_callers_mistake(
     form: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """A message that the verb does not take is a TypeError, as with gRPC's own stubs, and nothing is sent."""
+    """A message of another type is a TypeError, as with gRPC's own stubs, and nothing is sent."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         with pytest.raises(TypeError):
             await stub.List(pb.GetRequest())
@@ -326,10 +326,10 @@ async def test_request_of_another_type_is_the_callers_mistake(
 
 
 @pytest.mark.parametrize("option", ["credentials", "wait_for_ready", "compression"])
-async def test_options_that_the_chain_cannot_keep_are_refused(
+async def test_options_that_the_chain_does_not_support_are_refused(
     option: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """A per-call option that would be ignored is a ValueError instead."""
+    """A per-call option that the chain does not support is a ValueError."""
     async with federation_of(tmp_path, scripted.record()) as fed:
         with pytest.raises(ValueError, match=option):
             fed.stub("work.example").List(LIST, **{option: True})
@@ -341,7 +341,7 @@ async def test_options_that_the_chain_cannot_keep_are_refused(
 
 
 async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Closing lets a call end within the grace, cuts it with UNAVAILABLE without, and refuses later calls alike."""
+    """Closing lets a call end within the grace, ends it with UNAVAILABLE without, and refuses later calls alike."""
     gate = threading.Event()
     scripted.service.script("search", Reply(gate=gate))
     async with federation_of(tmp_path, scripted.record()) as fed:
@@ -367,13 +367,13 @@ async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPe
 
 
 async def test_connection_closed_under_a_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A connection that is closed under calls ends them with UNAVAILABLE, not with a cancellation."""
+    """A connection closed during calls ends them with UNAVAILABLE, not with a cancellation."""
     scripted.service.script("search", held())
     async with federation_of(tmp_path, scripted.record()) as fed:
         stub = fed.stub("work.example")
         call = stub.Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
-        fed.peer("work.example").channel.kill()
+        fed.peer("work.example").channel.close()
         with pytest.raises(grpc.RpcError) as cut:
             await call
         assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -381,7 +381,7 @@ async def test_connection_closed_under_a_call(tmp_path: Path, scripted: Scripted
 
 
 async def test_other_methods_are_refused_visibly(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Our channel serves the federation service alone, and says so where a stub of something else is made."""
+    """The channel serves the federation service alone, and raises when a stub of another one is made."""
     async with federation_of(tmp_path, scripted.record()) as fed:
         channel = fed.channel("work.example")
         for make in (channel.unary_unary, channel.unary_stream, channel.stream_unary, channel.stream_stream):

@@ -1,4 +1,4 @@
-"""The circuit over real sockets: each way in which a peer can be away, what is sent meanwhile, and the way back."""
+"""The circuit over real sockets: each kind of outage, what is sent meanwhile, and the recovery."""
 
 import asyncio
 import select
@@ -61,7 +61,7 @@ class Caller:
 
 
 class Called:
-    """A peer as a caller sees it."""
+    """A peer as its callers see it."""
 
     def __init__(self, peer: Peer, clock: ManualClock) -> None:
         self.peer, self.clock = peer, clock
@@ -93,13 +93,13 @@ def caller(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Caller]:
     home = ClientRuntime(config, clock.clock, None)
     made = Caller(home, clock, scripted)
     yield made
-    home.end()
+    home.close()
     for relay in made.relays:
         relay.close()
 
 
 def waiting_connections(listener: socket.socket) -> int:
-    """How many connections somebody made to a listener that accepts none."""
+    """Return how many connections were made to a listener that accepts none."""
     count = 0
     while select.select([listener], [], [], 0)[0]:
         listener.accept()[0].close()
@@ -108,10 +108,8 @@ def waiting_connections(listener: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("silence_s", [SILENCE_S, pytest.param(LONG_SILENCE_S, marks=pytest.mark.long)])
-async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent(
-    caller: Caller, silence_s: float
-) -> None:
-    """Refused, silent, frozen, reset in mid-call: five failures, then 1,000 calls and seconds without a byte sent."""
+async def test_each_kind_of_outage_opens_the_circuit_and_then_nothing_is_sent(caller: Caller, silence_s: float) -> None:
+    """Refused, silent, frozen, reset during a call: five failures, then 1,000 calls and seconds without a byte sent."""
     port = closed_port()
     refused = caller.peer("refused", f"127.0.0.1:{port}")
     silent, silent_relay = caller.relayed("silent", silent=True)
@@ -133,7 +131,7 @@ async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent
     assert {reason for reasons in failures[:4] for reason in reasons or ()} <= {"PEER_UNREACHABLE", "PEER_TIMEOUT"}
     everybody = (refused, silent, frozen, reset)
     assert [called.state for called in everybody] == [CircuitState.OPEN] * 4
-    await asyncio.gather(*(called.peer.channel.closed() for called in everybody))
+    await asyncio.gather(*(called.peer.channel.wait_closed() for called in everybody))
     await asyncio.sleep(0.2)  # what was on its way when the channels closed
     with socket.create_server(("127.0.0.1", port)) as listener:
         relays = (silent_relay, frozen_relay, reset_relay)
@@ -147,7 +145,7 @@ async def test_each_way_of_being_away_opens_the_circuit_and_then_nothing_is_sent
 
 
 async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: Caller) -> None:
-    """A call that was let go before the circuit opened, and went out after it, leaves no channel that redials."""
+    """A call admitted before the circuit opened, and sent after it, leaves no channel that redials."""
     called = caller.peer("refused", f"127.0.0.1:{closed_port()}")
     channel = AioChannel(called.peer, clock=caller.clock.clock, deadline_s=2.0)
     call = METHODS["/federation.v1.FederationService/Search"].call(
@@ -166,7 +164,7 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
         return end.value.value  # type: ignore[no-any-return]
 
     ended = asyncio.Event()
-    run = FlowRunner(channel._port(), goes_out())
+    run = FlowRunner(channel._driver(), goes_out())
     run.start()
     run.when_done(ended.set)
     assert called.peer.channel.current(asyncio.get_running_loop()) is not None
@@ -178,8 +176,8 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
 
 
 @pytest.mark.parametrize("verb", ["Search", "List"])
-def test_a_probe_whose_loop_died_wedges_nothing(verb: str) -> None:
-    """A loop that is closed under a probe never hands its permit back: a second after its deadline another goes."""
+def test_a_probe_whose_loop_died_blocks_no_later_probe(verb: str) -> None:
+    """A loop closed under a probe never returns its permit: a second after its deadline another probe goes."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.dead_loop_program", verb],
         capture_output=True,
@@ -191,7 +189,7 @@ def test_a_probe_whose_loop_died_wedges_nothing(verb: str) -> None:
 
 
 async def test_one_of_fifty_probes_and_finds_the_peer_at_once(caller: Caller) -> None:
-    """After the cooldown one caller dials, once; its success serves everybody, whatever gRPC's own backoff was."""
+    """After the cooldown one caller dials, once; its success serves every caller, whatever gRPC's own backoff."""
     called, relay = caller.relayed("work")
     assert await called.search() == "OK"
     relay.freeze()
@@ -214,11 +212,11 @@ async def test_one_of_fifty_probes_and_finds_the_peer_at_once(caller: Caller) ->
 
 
 async def test_a_failed_probe_dials_once_and_doubles_the_wait(caller: Caller) -> None:
-    """While the peer is away each cooldown costs one connection; the next is twice as long."""
+    """While the peer is unreachable each cooldown costs one connection; the next is twice as long."""
     called, relay = caller.relayed("work", silent=True)
     await called.searches(5)
     for cooldown in (30, 60, 120):
-        await called.peer.channel.closed()
+        await called.peer.channel.wait_closed()
         accepts = relay.accepts
         caller.clock.advance(cooldown - 0.001)
         assert await called.search() == "CIRCUIT_OPEN"
@@ -229,8 +227,8 @@ async def test_a_failed_probe_dials_once_and_doubles_the_wait(caller: Caller) ->
         assert called.state is CircuitState.OPEN
 
 
-async def test_a_probe_that_ends_without_evidence_leaves_the_next_one_free(caller: Caller) -> None:
-    """Cancelled, or out of a short budget: half-open stays, and the next caller's probe closes the circuit."""
+async def test_a_probe_with_an_ignored_result_frees_the_next_one(caller: Caller) -> None:
+    """After a cancelled probe, or one with a short budget, half-open stays, and the next probe closes the circuit."""
     called, relay = caller.relayed("work")
     relay.freeze()
     await called.searches(5)
@@ -251,7 +249,7 @@ async def test_a_probe_that_ends_without_evidence_leaves_the_next_one_free(calle
 
 
 async def test_answers_of_a_living_peer_never_open_it(caller: Caller) -> None:
-    """Refusals of every kind, rate limits, and callers with very short deadlines leave the circuit closed."""
+    """Refusals of every kind, rate limits, and calls with very short deadlines leave the circuit closed."""
     called, _ = caller.relayed("work")
     service = caller.scripted.service
     for reason in (
@@ -271,7 +269,7 @@ async def test_answers_of_a_living_peer_never_open_it(caller: Caller) -> None:
 
 
 async def test_hits_are_served_while_the_circuit_is_open(caller: Caller) -> None:
-    """What is in the cache is answered from there until its life ends; what is not is CIRCUIT_OPEN."""
+    """Cached answers are served until they expire; everything else is CIRCUIT_OPEN."""
     called, relay = caller.relayed("work")
     await called.stub.List(LIST)
     relay.freeze()
@@ -290,7 +288,7 @@ async def test_hits_are_served_while_the_circuit_is_open(caller: Caller) -> None
 
 
 async def test_circuits_of_two_peers_are_their_own(caller: Caller) -> None:
-    """One peer's outage costs the other nothing."""
+    """One peer's outage does not affect another peer."""
     away, relay = caller.relayed("away", silent=True)
     near, _ = caller.relayed("near")
     await away.searches(5)

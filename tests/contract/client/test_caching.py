@@ -1,4 +1,4 @@
-"""The cache behind generated stubs, over real mutual TLS: what the peer sees, and what callers are told."""
+"""The cache behind generated stubs, over real mutual TLS: what the peer receives, and what callers get."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from federation.cache.response_cache import InvalidationReason
-from federation.client.interceptors.caching import cut
+from federation.client.interceptors.caching import fail_in_flight
 from federation.client.runtime import ClientRuntime
 from federation.errors import Reason, Refusal
 from federation.federation import Federation
@@ -35,7 +35,7 @@ NEVER: dict[str, Any] = {
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Time that passes when the test says so, from now on: certificates are valid by it."""
+    """A clock that the test advances, starting now: certificates are valid by it."""
     return ManualClock(wall=time.time())
 
 
@@ -47,7 +47,7 @@ async def tagged(call: Any) -> tuple[Any, list[str], list[str]]:
 
 
 def asked(scripted: ScriptedPeer) -> int:
-    """How many calls for data the peer saw; a watch is none."""
+    """Return how many data calls the peer received, without watches."""
     return scripted.service.calls() - scripted.service.calls("watch")
 
 
@@ -63,7 +63,7 @@ def grant_of(fed: Federation, user: str = "ada") -> Any:
 async def test_the_second_of_two_identical_reads_is_a_hit(
     form: str, verb: str, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """The peer sees one; the first is tagged live, the second cached, both with the source; the rows are equal."""
+    """The peer receives one; the first is tagged live, the second cached, both with the source; the rows are equal."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         first = await tagged(getattr(stub, verb)(READS[verb]))
         second = await tagged(getattr(stub, verb)(READS[verb]))
@@ -90,8 +90,8 @@ async def test_search_and_capabilities_are_never_hits(
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
 @pytest.mark.parametrize("verb", READS)
-def test_sync_reads_hit_alike(form: str, verb: str, way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Each way to call a sync stub is a hit the second time, and says so where it has metadata."""
+def test_sync_reads_are_hits_as_well(form: str, verb: str, way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Each way to call a sync stub is a hit the second time, tagged if it returns metadata."""
     with home_of(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
         ends = [called(getattr(stub, verb), READS[verb], way) for _ in range(2)]
         (first, live), (second, hit) = ends
@@ -115,10 +115,10 @@ def called(multicallable: Any, request: Any, way: str) -> tuple[Any, dict[str, A
 
 
 @pytest.mark.parametrize("verb", READS)
-async def test_after_thirty_seconds_the_peer_is_asked_again(
+async def test_after_thirty_seconds_the_peer_is_called_again(
     verb: str, tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock
 ) -> None:
-    """However often the entry is hit, it ends 30 s after its request was sent, and the next life is a new one."""
+    """However often the entry is hit, it expires 30 s after its request was sent, and is then fetched again."""
     async with federation_of(tmp_path, scripted.record(), clock=clock.clock) as fed:
         read = getattr(fed.stub("work.example", "ada"), verb)
         for second in range(30):
@@ -133,8 +133,8 @@ async def test_after_thirty_seconds_the_peer_is_asked_again(
     assert asked(scripted) == 2
 
 
-async def test_a_suspend_ends_every_life(tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock) -> None:
-    """A machine that slept 30 s by either clock asks again, though its monotonic clock stood still."""
+async def test_a_suspend_ends_every_entry(tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock) -> None:
+    """After a sleep of 30 s on either clock the peer is called again, though the monotonic clock stood still."""
     async with federation_of(tmp_path, scripted.record(), clock=clock.clock) as fed:
         stub = fed.stub("work.example", "ada")
         await stub.List(LIST)
@@ -148,7 +148,7 @@ async def test_a_suspend_ends_every_life(tmp_path: Path, scripted: ScriptedPeer,
 
 
 async def test_a_caller_cannot_change_what_the_next_one_gets(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Every caller has a message of its own: live, shared and from memory."""
+    """Every caller has a message of its own: live, shared and cached."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         replies = list(await asyncio.gather(*(stub.List(LIST) for _ in range(3))))
         replies.append(await stub.List(LIST))
@@ -177,7 +177,7 @@ async def test_a_caller_cannot_change_what_the_next_one_gets(form: str, tmp_path
 async def test_without_a_lease_every_read_is_live(
     form: str, reply: Reply, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """An answer without a readable lease above zero is delivered and not kept."""
+    """An answer without a readable lease above zero is delivered and not cached."""
     scripted.service.script("list", reply)
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         for _ in range(2):
@@ -190,8 +190,8 @@ async def test_without_a_lease_every_read_is_live(
     "reason",
     [Reason.SCOPE_VIOLATION, Reason.ROW_NOT_FOUND, Reason.INVALID_REQUEST, Reason.RATE_LIMITED, Reason.GRANT_INVALID],
 )
-async def test_no_refusal_is_kept(form: str, reason: Reason, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """An error is asked for again at once, even if it came with a lease; the good answer after it is kept."""
+async def test_no_refusal_is_cached(form: str, reason: Reason, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """An error is never cached, even if it came with a lease; the good answer after it is."""
     lease = (("mosaic-lease-ms", "30000"),)
     scripted.service.script("list", Reply(refusal=Refusal(reason, "no"), trailing=lease), Reply())
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -203,8 +203,8 @@ async def test_no_refusal_is_kept(form: str, reason: Reason, tmp_path: Path, scr
     assert asked(scripted) == 2
 
 
-async def test_forged_tags_are_stripped_and_not_kept(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that writes our tags is not believed, live or from memory."""
+async def test_forged_tags_are_stripped_and_not_cached(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Tags from the peer are stripped, live and from the cache."""
     forged = ((CACHED, "true"), (CACHED, "maybe"), (SOURCE, "local"))
     scripted.service.script("list", Reply(initial=forged, trailing=forged))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
@@ -217,7 +217,7 @@ async def test_forged_tags_are_stripped_and_not_kept(form: str, tmp_path: Path, 
 
 
 async def test_different_queries_never_share(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Page, filter, size, position and resource are all part of the question; a default size is the default."""
+    """Page, filter, size, position and resource are part of the key; an explicit default size is the default."""
     requests = [
         LIST,
         pb.ListRequest(resource="notes"),
@@ -243,7 +243,7 @@ async def test_different_queries_never_share(form: str, tmp_path: Path, scripted
 async def test_local_users_and_gateways_never_share(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
-    """Two users of one peer, and two peers, each have answers of their own; flushing one leaves the others."""
+    """Two users of one peer, and two peers, each have answers of their own; flushing one leaves the rest."""
     hostile = pb.ListResponse(rows=[pb.Row(id="hostile", resource="tasks")])
     other_scripted.service.script("list", Reply(message=hostile))
     records = (
@@ -258,7 +258,7 @@ async def test_local_users_and_gateways_never_share(
                 assert (await tagged(stub.List(LIST)))[2] == [expected]
         assert (await stubs[2].List(LIST)).rows[0].id == "hostile"
         assert (await stubs[0].List(LIST)).rows[0].id == "t1"
-        cut(fed.peer("lab.example", "ada").cache.flush(InvalidationReason.GRANT_REVOKED))
+        fail_in_flight(fed.peer("lab.example", "ada").cache.flush(InvalidationReason.GRANT_REVOKED))
         assert (await tagged(stubs[0].List(LIST)))[2] == ["true"]
 
     assert (asked(scripted), asked(other_scripted)) == (2, 1)
@@ -267,7 +267,7 @@ async def test_local_users_and_gateways_never_share(
 async def test_a_hostile_gateway_with_the_same_grant_id_shares_nothing(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
-    """Even where two enrollments of one grant id come to be side by side, each peer's chain sees its own answers."""
+    """With two enrollments of one grant id, each peer's chain sees its own answers."""
     hostile = pb.ListResponse(rows=[pb.Row(id="hostile", resource="tasks")])
     other_scripted.service.script("list", Reply(message=hostile))
     async with federation_of(tmp_path / "a", scripted.record(), other_scripted.record(grant_id="another")) as fed:
@@ -287,7 +287,7 @@ async def test_a_hostile_gateway_with_the_same_grant_id_shares_nothing(
 async def test_a_refusal_of_the_grant_flushes(
     form: str, reason: Reason, tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """The peer's word that the grant is not valid, on any call, ends all hits under it."""
+    """The peer's refusal of the grant, on any call, ends all hits under it."""
     scripted.service.script("search", Reply(refusal=Refusal(reason, "no")))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         await stub.List(LIST)
@@ -308,7 +308,7 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         calls = [stub.List(LIST) for _ in range(3)]
         await eventually(lambda: scripted.service.active == 1)
-        cut(grant_of(fed).cache.flush(InvalidationReason.GRANT_REVOKED, grant_of(fed).grant_id))
+        fail_in_flight(grant_of(fed).cache.flush(InvalidationReason.GRANT_REVOKED, grant_of(fed).grant_id))
         for call in calls:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call
@@ -328,7 +328,7 @@ def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
 def test_a_blocked_call_is_refused_on_delivery(
     form: str, verb: str, home: ClientRuntime, scripted: ScriptedPeer
 ) -> None:
-    """An answer that reaches a blocking caller after the revocation is not delivered, and not kept."""
+    """An answer that reaches a blocking caller after the revocation is neither delivered nor cached."""
     gate = threading.Event()
     scripted.service.script(verb.lower(), Reply(gate=gate))
     ends: list[Any] = []
@@ -352,7 +352,7 @@ def test_a_blocked_call_is_refused_on_delivery(
     assert peer.cache.stats().entries == 0
 
 
-async def test_a_changed_scope_is_asked_for_again(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_a_changed_scope_is_fetched_again(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """An answer of the old scope that was under way is replaced by one more call."""
     gate = threading.Event()
     old = pb.ListResponse(rows=[pb.Row(id="old", resource="tasks")])
@@ -370,7 +370,7 @@ async def test_a_changed_scope_is_asked_for_again(form: str, tmp_path: Path, scr
 async def test_a_hit_is_served_while_the_peer_is_down_and_not_longer(
     tmp_path: Path, scripted: ScriptedPeer, clock: ManualClock
 ) -> None:
-    """With the peer gone and its circuit open, hits go on to the end of their life and not one moment further."""
+    """With the peer down and its circuit open, hits last until the entry expires and no longer."""
     async with federation_of(tmp_path, scripted.record(), clock=clock.clock) as fed:
         stub = fed.stub("work.example", "ada")
         await stub.List(LIST)

@@ -1,4 +1,4 @@
-"""The connections beneath the chain: own certificate, rest, probe, rotation, loops."""
+"""The connections of the chain: own certificate, disconnecting, probe, rotation, loops."""
 
 import asyncio
 import threading
@@ -46,10 +46,10 @@ async def reason_of(call: Any) -> str:
     return "OK"
 
 
-async def test_expired_own_certificate_is_told_before_dialling(
+async def test_expired_own_certificate_is_refused_before_dialling(
     tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki
 ) -> None:
-    """An expired certificate is a local CERTIFICATE_INVALID that names the cure, and no connection is made."""
+    """An expired certificate is a local CERTIFICATE_INVALID that names the remedy, and no connection is made."""
     relay = Relay(scripted.port)
     identity = peer_pki.client(ends_in=timedelta(hours=-1), begins_in=timedelta(hours=-25))
     record = replace(scripted.record(identity=identity), endpoint=relay.endpoint)
@@ -73,7 +73,7 @@ async def test_expired_own_certificate_is_told_before_dialling(
 
 
 async def test_certificate_that_expires_on_a_live_connection(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Expiry is looked at for every call, not only when dialling."""
+    """Expiry is checked for every call, not only when dialling."""
     manual = ManualClock(wall=time.time())
     clock = Clock(time.monotonic, manual.clock.elapsed, manual.clock.wall)
     async with federation_of(tmp_path, scripted.record(), clock=clock) as fed:
@@ -84,8 +84,10 @@ async def test_certificate_that_expires_on_a_live_connection(tmp_path: Path, scr
 
 
 @pytest.mark.parametrize("fault", ["key of another", "no certificate"])
-async def test_stored_pair_that_cannot_serve(fault: str, tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki) -> None:
-    """A key that does not fit, or text that is no certificate, is told as that, and never as a peer that is down."""
+async def test_stored_pair_that_cannot_be_used(
+    fault: str, tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki
+) -> None:
+    """A key that does not fit, or an unreadable certificate, is reported as such, and never as an unreachable peer."""
     record = scripted.record()
     if fault == "key of another":
         record = replace(record, key_pem=peer_pki.client().key_pem)
@@ -108,13 +110,13 @@ async def test_peer_is_dialled_by_its_name_and_its_bundle_alone(
     assert scripted.service.calls() == other_scripted.service.calls() == 0
 
 
-async def test_rested_channel_makes_no_connection_until_the_next_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """After `rest` nothing redials, though the peer comes back; the next call dials and works at once."""
+async def test_disconnected_channel_dials_no_sooner_than_the_next_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """After `disconnect` nothing redials, though the peer is back; the next call dials and works at once."""
     relay = Relay(scripted.port)
     async with federation_of(tmp_path, replace(scripted.record(), endpoint=relay.endpoint)) as fed:
         stub = fed.stub("work.example")
         assert await reason_of(stub.Search(SEARCH)) == "OK"
-        fed.peer("work.example").channel.rest()
+        fed.peer("work.example").channel.disconnect()
         relay.reset()
         accepts = relay.accepts
         await asyncio.sleep(2.5)  # an idle channel would have redialled by now
@@ -124,8 +126,8 @@ async def test_rested_channel_makes_no_connection_until_the_next_call(tmp_path: 
     relay.close()
 
 
-async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The probe of a half-open circuit uses a connection of its own, which serves from then on when it worked."""
+async def test_probe_dials_a_connection_of_its_own_that_is_promoted(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The probe of a half-open circuit uses a connection of its own, which serves from then on if it worked."""
     manual = ManualClock(wall=time.time())
     relay = Relay(scripted.port)
     record = replace(scripted.record(), endpoint=relay.endpoint)
@@ -155,10 +157,10 @@ async def test_probe_dials_anew_and_is_promoted(tmp_path: Path, scripted: Script
     relay.close()
 
 
-async def test_promoted_line_takes_the_place_of_another_and_never_of_newer_credentials(
+async def test_promoted_connection_replaces_another_and_never_newer_credentials(
     tmp_path: Path, scripted: ScriptedPeer
 ) -> None:
-    """A probe's line replaces the one that stands and has it closed; one that was dialled before a swap is closed."""
+    """A probe's connection replaces and closes the current one; one that was dialled before a swap is closed."""
     async with federation_of(tmp_path, scripted.record()) as fed:
         channel, loop = fed.peer("work.example").channel, asyncio.get_running_loop()
         standing = channel.acquire(loop)
@@ -256,7 +258,7 @@ async def test_connectivity_of_an_aio_channel(fed: Federation) -> None:
     await asyncio.wait_for(waiting, 5)
 
 
-def test_asyncio_still_waits_by_the_attribute_that_the_port_resets() -> None:
+def test_asyncio_still_waits_by_the_attribute_that_the_driver_resets() -> None:
     """The one non-public touch: a task's `__await__` yields the task itself, marked as waited for."""
 
     async def main() -> None:

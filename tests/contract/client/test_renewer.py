@@ -1,4 +1,4 @@
-"""How a gateway keeps its peers' certificates fresh: when, by whom, and what becomes of failures."""
+"""The renewal of a gateway's client certificates: when, by which process, and after failures."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from federation.breaker import CallResult, CircuitState
-from federation.cache.response_cache import Key, Verdict
+from federation.cache.response_cache import DeliveryDecision, Key
 from federation.client.peers.peer import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime
@@ -25,7 +25,7 @@ from tests.support.renewals import DAY_S, LIFE_S, Renewing
 
 @contextmanager
 def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
-    """What one process on a directory has: a home of its own, and who renews for it."""
+    """One process on a directory: a runtime of its own, and its renewer."""
     home = ClientRuntime(config_of(directory), renewing.work.clock, None)
     home.peers.load(records or (renewing.record,))
     renewer = Renewer(
@@ -39,7 +39,7 @@ def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterat
     try:
         yield renewer, home.peers.all()[0]
     finally:
-        home.end()
+        home.close()
 
 
 def due_in_s(renewing: Renewing, peer: Peer) -> float:
@@ -51,7 +51,7 @@ def due_in_s(renewing: Renewing, peer: Peer) -> float:
 
 
 async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
-    """The stored record, as if the peer's federation service and its enrollment service were at this address."""
+    """Return the stored record, as if the peer's federation and enrollment services were at this address."""
     await renewing.peers.remove(renewing.record.id)
     renewing.record = replace(renewing.record, endpoint=address, enrollment_endpoint=address)
     await renewing.peers.add(renewing.record)
@@ -59,7 +59,7 @@ async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
 
 
 async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: Renewing, tmp_path: Path):
-    """One request at two thirds of the life; the peer has the new certificate, its cache went once."""
+    """One request at two thirds of the lifetime; the peer has the new certificate, its cache was flushed once."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
@@ -80,7 +80,7 @@ async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: 
 
 
 async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_path: Path):
-    """All see the same instant; one asks, the others take its certificate from the store and flush once each."""
+    """All reach the due time at once; one renews, the rest load its certificate from the store and flush once each."""
     async with renewing.work.serving_renewals() as address:
         record = await stored_at(renewing, address)
         with (
@@ -98,8 +98,8 @@ async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_pat
             assert {peer.cache.stats().flushes for peer in (one, two, three)} == {1}
 
 
-async def test_what_was_renewed_since_the_last_look_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
-    """Whoever gets the lock reads the record again before asking."""
+async def test_a_certificate_renewed_since_the_last_read_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
+    """The process that gets the lock reads the record again before renewing."""
     async with renewing.work.serving_renewals() as address:
         record = await stored_at(renewing, address)
         with process(renewing, tmp_path, record) as (first, one), process(renewing, tmp_path, record) as (second, two):
@@ -135,8 +135,8 @@ async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not
             assert two.record == one.record
 
 
-async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renewing, tmp_path: Path):
-    """Another process at work is no failure; a rotation by hand waits, and then says who is in the way."""
+async def test_a_held_renewal_lock_is_respected(renewing: Renewing, tmp_path: Path):
+    """A lock held by another process is no failure; a rotation by hand waits, and then reports the lock."""
     lock = FileLock(tmp_path / RENEWAL_LOCK, "x")
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -158,7 +158,7 @@ async def test_a_directory_that_somebody_renews_on_is_left_alone(renewing: Renew
 
 
 async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing, tmp_path: Path):
-    """Also when nothing is due, and also right after another."""
+    """Each rotation has a new key, also when nothing is due, and right after another one."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
@@ -171,10 +171,10 @@ async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing
             assert due_in_s(renewing, peer) > DAY_S / 2
 
 
-async def test_failures_are_tried_again_told_once_and_forgotten(
+async def test_failures_are_retried_and_logged_once(
     renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """Unreachable: one log line for the first failure, one for degraded; a success ends it with another."""
+    """Unreachable: one log line for the first failure, one for degraded, and one for the success that ends it."""
     caplog.set_level(logging.INFO, "federation.client.renewer")
     await stored_at(renewing, "127.0.0.1:1")
     with process(renewing, tmp_path) as (renewer, peer):
@@ -191,7 +191,7 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
         assert plan.attempts == {"offline": 6}
         assert plan.last_failure.reason == Reason.PEER_UNREACHABLE
         told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert ["failed" in told[0], "fails time and again" in told[1], len(told)] == [True, True, 2]
+        assert ["failed" in told[0], "fails repeatedly" in told[1], len(told)] == [True, True, 2]
 
         async with renewing.work.serving_renewals() as address:
             await stored_at(renewing, address)
@@ -203,26 +203,26 @@ async def test_failures_are_tried_again_told_once_and_forgotten(
 
 
 async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_path: Path):
-    """The refusal is the peer's own word: nothing asked before is kept or delivered, and it is not asked again."""
+    """After the peer's refusal no earlier answer is cached or delivered, and the peer is not called again."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
-            under_way = peer.cache.ticket(Key(peer.grant_id, "list", "tasks", "a query"))
+            under_way = peer.cache.fetch_token(Key(peer.grant_id, "list", "tasks", "a query"))
             renewing.hands.advance(due_in_s(renewing, peer) + 1)
             await renewer.step()
             renewing.hands.advance(DAY_S)
             await renewer.step()
 
             assert peer.revocation is not None
-            assert peer.cache.verdict(under_way) is Verdict.REFUSE
+            assert peer.cache.decision(under_way) is DeliveryDecision.REFUSE
             assert peer.cache.stats().flushes == 1
             assert plan_of(peer).next_at_us(0) is None
             assert [event.reason for event in renewing.work.events] == ["grant revoked"]
 
 
-async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_path: Path):
-    """A grant that is not valid is no reason to call the peer revoked; it is asked again later."""
+async def test_another_refusal_is_not_a_revocation(renewing: Renewing, tmp_path: Path):
+    """A grant that is not valid does not make the peer revoked; the renewal is retried later."""
     renewing.work.grants._grants[renewing.grant.id] = replace(renewing.grant, subject="eve")
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -236,11 +236,11 @@ async def test_another_refusal_is_told_as_what_it_is(renewing: Renewing, tmp_pat
 
 
 async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tmp_path: Path):
-    """After the peer revoked the grant, its certificate is not renewed, whoever heard of the revocation."""
+    """After the peer revoked the grant, its certificate is not renewed, whichever part received the revocation."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
-            peer.revoked("over")
+            peer.on_revoked("over")
             renewing.hands.advance(due_in_s(renewing, peer) + 1)
             await renewer.step()
 
@@ -250,7 +250,7 @@ async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tm
 async def test_a_conflict_makes_the_next_poll_read_the_store_again(
     renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """After a conflict the records are read anew, although the store's version has not changed."""
+    """After a conflict the records are read again, although the store's version has not changed."""
     reads: list[None] = []
     read = renewing.peers.all
 
@@ -262,20 +262,20 @@ async def test_a_conflict_makes_the_next_poll_read_the_store_again(
         raise ConflictError("the record was changed meanwhile")
 
     with process(renewing, tmp_path) as (renewer, peer):
-        await renewer.follow()
+        await renewer.reload()
         monkeypatch.setattr(renewing.peers, "all", counted)
         monkeypatch.setattr(renewer, "_renewed", conflict)
-        await renewer.follow()
+        await renewer.reload()
         assert reads == []
 
         with pytest.raises(ConflictError):
             await renewer.rotate(peer)
-        await renewer.follow()
+        await renewer.reload()
         assert reads == [None]
 
 
 async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Renewing, tmp_path: Path):
-    """A gateway that slept for days comes back by itself."""
+    """A gateway that slept for days recovers by itself."""
     async with renewing.work.serving() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
@@ -287,7 +287,7 @@ async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Ren
 
 
 async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(renewing: Renewing, tmp_path: Path):
-    """While the circuit rests nothing is sent; in the last tenth of the life the renewal goes out all the same."""
+    """While the circuit is open nothing is sent; in the last tenth of the lifetime the renewal is sent all the same."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, peer):
@@ -311,8 +311,8 @@ def _open(peer: Peer, renewing: Renewing) -> None:
         circuit.record(circuit.allow(now), CallResult.FAILURE, now)
 
 
-async def test_what_other_processes_change_is_followed(renewing: Renewing, tmp_path: Path):
-    """New peers come and removed ones go, at the latest at the next poll."""
+async def test_changes_of_other_processes_are_loaded(renewing: Renewing, tmp_path: Path):
+    """New peers are added and removed ones dropped, at the latest at the next poll."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
         with process(renewing, tmp_path) as (renewer, _):
@@ -328,8 +328,8 @@ async def test_what_other_processes_change_is_followed(renewing: Renewing, tmp_p
             assert {peer.user for peer in renewer._peers.all()} == {"bea"}
 
 
-async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, tmp_path: Path):
-    """A peer that was added while the store was read is not dropped for missing in what was read."""
+async def test_changes_of_this_process_during_a_read_are_newer(renewing: Renewing, tmp_path: Path):
+    """A peer that was added during the read is not dropped for its absence from the records read."""
     with process(renewing, tmp_path) as (renewer, _):
         registry, read = renewer._peers, renewing.peers.all
         other = replace(renewing.record, id="other", user="bob", grant_id="99999999-2222-4333-8444-555555555555")
@@ -341,18 +341,18 @@ async def test_what_this_process_changed_meanwhile_is_newer(renewing: Renewing, 
             return records
 
         renewing.peers.all = slowly
-        await renewer.follow()
+        await renewer.reload()
         assert {peer.user for peer in registry.all()} == {"bea", "bob"}
 
         renewing.peers.all = read
-        await renewer.follow()
+        await renewer.reload()
         assert {peer.user for peer in registry.all()} == {"bea", "bob"}
 
 
-async def test_a_store_that_fails_is_told_once(
+async def test_a_store_that_fails_is_logged_once(
     renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """The background task goes on, and says once what is wrong."""
+    """The background task continues, and logs the error once."""
     monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
 
     async def broken():
@@ -399,7 +399,7 @@ except Exception:
 
 
 def test_a_forked_child_does_not_keep_a_lock(tmp_path: Path):
-    """It neither takes the lock from its parent nor holds it when the parent gives it up."""
+    """The child neither takes the lock from its parent nor holds it when the parent releases it."""
     with subprocess.Popen(
         [sys.executable, "-c", FORKING, str(tmp_path / "l")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:

@@ -1,4 +1,4 @@
-"""RPC spans by the instrumentation package: beneath ours, and without its faults."""
+"""RPC spans by the instrumentation package: below the federation's spans, and without its faults."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ Opened = Callable[..., ClientRuntime]
 
 
 def pair(log: SpanLog, name: str = RPC) -> tuple[ReadableSpan, ReadableSpan]:
-    """The one `federation.request` span and the one RPC span, both CLIENT; the second beneath the first."""
+    """Return the one `federation.request` span and the one RPC span, both CLIENT; the second below the first."""
     [ours] = [span for span in log.ended if span.name == "federation.request"]
     [rpc] = [span for span in log.ended if span.name == name]
     assert (ours.kind, rpc.kind) == (SpanKind.CLIENT, SpanKind.CLIENT)
@@ -65,7 +65,7 @@ def opened(tmp_path: Path, scripted: ScriptedPeer, span_log: SpanLog) -> Iterato
 
     yield open_
     for home in homes:
-        home.end()
+        home.close()
 
 
 def aio_stub(home: ClientRuntime) -> Any:
@@ -73,10 +73,10 @@ def aio_stub(home: ClientRuntime) -> Any:
     return FederationServiceStub(AioChannel(home.peers.all()[0], clock=home.clock, deadline_s=2.0))
 
 
-async def test_the_rpc_span_is_beneath_ours_and_on_the_wire(
+async def test_the_rpc_span_is_below_the_request_span_and_on_the_wire(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog
 ) -> None:
-    """Ours is the parent, the RPC span's id is what the server receives, and the caller's metadata all arrives."""
+    """The RPC span is a child of `federation.request`; the server receives its id and all of the caller's metadata."""
     await aio_stub(opened()).Search(SEARCH, metadata=(("x", "1"), ("x", "2")))
 
     ours, rpc = pair(span_log)
@@ -90,7 +90,7 @@ async def test_the_rpc_span_is_beneath_ours_and_on_the_wire(
 
 
 async def test_it_is_off_by_default(opened: Opened, span_log: SpanLog) -> None:
-    """One span a call and gateway, unless the setting says otherwise."""
+    """One span a call and gateway, unless the setting enables more."""
     assert not TelemetryConfig().rpc_spans
     await aio_stub(opened(rpc_spans=False)).Search(SEARCH)
 
@@ -98,7 +98,7 @@ async def test_it_is_off_by_default(opened: Opened, span_log: SpanLog) -> None:
 
 
 async def test_a_hit_has_no_rpc_span(opened: Opened, span_log: SpanLog) -> None:
-    """Nothing went out, so there is nothing beneath the hit's span."""
+    """Nothing was sent, so there is no RPC span below the hit's span."""
     stub = aio_stub(opened())
     await stub.List(LIST)
     await stub.List(LIST)
@@ -125,7 +125,7 @@ async def test_a_failed_call_has_its_code_and_no_exception_event(
 async def test_a_cancelled_call_leaks_no_span_and_reaches_the_server(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog, how: str
 ) -> None:
-    """Fault of the package: its span is never ended on cancellation, and the server never hears of it."""
+    """Fault of the package: its span never ends on cancellation, and the server never sees the cancellation."""
     scripted.service.script("search", Reply(delay_s=30))
     call = aio_stub(opened()).Search(SEARCH, timeout=20)
     await eventually(lambda: scripted.service.calls("search") == 1)
@@ -150,7 +150,7 @@ async def _wait(call: Any) -> None:
 
 
 async def test_bad_metadata_does_not_hang(opened: Opened, span_log: SpanLog) -> None:
-    """Fault of the package: a value that cannot be sent hangs the call for ever, past its own deadline."""
+    """Fault of the package: a value that cannot be sent hangs the call past its own deadline."""
     async with asyncio.timeout(2):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await aio_stub(opened()).Search(SEARCH, metadata=(("x", "line\nbreak"),))
@@ -160,7 +160,7 @@ async def test_bad_metadata_does_not_hang(opened: Opened, span_log: SpanLog) -> 
 
 
 async def test_a_timeout_ends_both_spans(opened: Opened, scripted: ScriptedPeer, span_log: SpanLog) -> None:
-    """The deadline's end is on both."""
+    """Both spans end at the deadline."""
     scripted.service.script("search", Reply(delay_s=30))
     with pytest.raises(grpc.aio.AioRpcError):
         await aio_stub(opened()).Search(SEARCH, timeout=0.1)
@@ -181,7 +181,7 @@ def test_sync_calls_have_it_too(opened: Opened, span_log: SpanLog, way: str) -> 
 
 
 async def test_suppressed_instrumentation_is_respected(opened: Opened, span_log: SpanLog) -> None:
-    """Within `suppress_instrumentation()` the call goes out under our own span."""
+    """Within `suppress_instrumentation()` the wire carries the `federation.request` span."""
     with suppress_instrumentation():
         await aio_stub(opened()).Search(SEARCH)
 

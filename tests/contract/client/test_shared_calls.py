@@ -1,4 +1,4 @@
-"""Calls that share one flight across tasks, loops and threads, and what is left when many come and go."""
+"""Calls that share one flight across tasks, loops and threads, and the absence of leaks after many calls."""
 
 import asyncio
 import gc
@@ -23,13 +23,13 @@ LIST = pb.ListRequest(resource="tasks")
 
 
 def home_beneath(fed: Federation) -> ClientRuntime:
-    """The shared object of an open federation."""
+    """Return the runtime of an open federation."""
     assert fed._home is not None
     return fed._home
 
 
 async def awaited(call: Any) -> Any:
-    """What a call gives or raises."""
+    """Return what a call returns or raises."""
     try:
         return await call
     except (grpc.RpcError, asyncio.CancelledError) as e:
@@ -37,7 +37,7 @@ async def awaited(call: Any) -> Any:
 
 
 async def longest_turn(seconds: float) -> float:
-    """For how long the loop did not turn, at worst."""
+    """Return the longest time for which the loop was blocked."""
     longest, last, end = 0.0, time.monotonic(), time.monotonic() + seconds
     while last < end:
         await asyncio.sleep(0.01)
@@ -46,7 +46,7 @@ async def longest_turn(seconds: float) -> float:
 
 
 async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Tasks and threads mixed, a hundred at once: the peer sees one call, and everybody gets a message of its own."""
+    """A hundred tasks and threads at once: the peer receives one call, and every caller gets a message of its own."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     async with federation_of(tmp_path, scripted.record()) as fed:
@@ -55,14 +55,14 @@ async def test_hundred_identical_misses_make_one_call(tmp_path: Path, scripted: 
         stub = fed.stub("work.example")
         tasks = [asyncio.ensure_future(awaited(stub.List(LIST))) for _ in range(50)]
         peer = fed.peer("work.example")
-        await eventually(lambda: len(peer.runs) >= 100)
+        await eventually(lambda: len(peer.runners) >= 100)
         gate.set()
 
         replies = await asyncio.gather(*tasks) + await threads
         assert len({id(reply) for reply in replies}) == 100
         assert {reply.rows[0].id for reply in replies} == {"t1"}
         assert scripted.service.calls() == 1
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
 
 
 async def test_cancelled_leader_leaves_the_others_their_answer(
@@ -81,7 +81,7 @@ async def test_cancelled_leader_leaves_the_others_their_answer(
 
 
 async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """When the last waiter gave up, the peer sees the cancellation."""
+    """When the last waiter has left, the peer sees the cancellation."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         calls = [stub.List(LIST, timeout=30) for _ in range(5)]
@@ -89,11 +89,11 @@ async def test_all_cancelled_reaches_the_peer(form: str, tmp_path: Path, scripte
         for call in calls:
             call.cancel()
         await eventually(lambda: scripted.service.cancelled == 1)
-        await eventually(lambda: not fed.peer("work.example").runs)
+        await eventually(lambda: not fed.peer("work.example").runners)
 
 
 async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A follower with less time fails in its time; one whose leader had less asks again."""
+    """A follower with less time fails at its deadline; one whose leader had less calls again."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.1))
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         begun = time.monotonic()
@@ -109,10 +109,8 @@ async def test_deadlines_of_leader_and_follower(form: str, tmp_path: Path, scrip
 
 
 @pytest.mark.parametrize("leads", ["aio", "future"])
-async def test_follower_in_another_world_goes_on_where_it_lives(
-    leads: str, tmp_path: Path, scripted: ScriptedPeer
-) -> None:
-    """When a flight of a loop ends by its leader's deadline, a blocked thread asks again itself; and the reverse."""
+async def test_follower_continues_in_its_own_loop_or_thread(leads: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """When a flight of a loop ends by its leader's deadline, a blocked thread calls again itself; and the reverse."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply(delay_s=0.5))
     async with federation_of(tmp_path, scripted.record()) as fed:
         stub = fed.stub("work.example")
@@ -134,7 +132,7 @@ async def test_follower_in_another_world_goes_on_where_it_lives(
 
 
 def test_follower_of_a_loop_that_died(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A thread that waits for a flight of a loop whose thread stopped turning keeps its own deadline."""
+    """A thread that waits for a flight of a blocked loop has its own deadline."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     loop = asyncio.new_event_loop()
     fed = federation_of(tmp_path, scripted.record())
@@ -157,7 +155,7 @@ def test_follower_of_a_loop_that_died(tmp_path: Path, scripted: ScriptedPeer) ->
 
 
 async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A thousand calls in a row, hits and live ones, leave no run, no task and no thread."""
+    """A thousand calls in a row, hits and live ones, leave no runner, no task and no thread."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         await stub.List(LIST)
         await stub.Search(pb.SearchRequest(query="x"))
@@ -165,7 +163,7 @@ async def test_thousand_calls_leave_nothing(form: str, tmp_path: Path, scripted:
         for index in range(1_000):
             await (stub.List(LIST) if index % 2 else stub.Search(pb.SearchRequest(query="x")))
         await asyncio.sleep(0.01)
-        assert not fed.peer("work.example").runs
+        assert not fed.peer("work.example").runners
         assert len(asyncio.all_tasks()) <= tasks
         assert client_threads() <= threads + 1
 
@@ -183,12 +181,12 @@ async def test_hard_close_under_load(tmp_path: Path, scripted: ScriptedPeer) -> 
         await fed.close()
         ends = await asyncio.gather(*map(awaited, calls))
     assert {end.code() for end in ends} == {grpc.StatusCode.UNAVAILABLE}
-    assert not peer.runs
+    assert not peer.runners
     await eventually(lambda: scripted.service.active == 0)
 
 
 async def test_tasks_and_threads_mixed(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Ten threads and ten tasks, each with calls of every kind and some cancelled: all end, and nothing is left."""
+    """Ten threads and ten tasks, each with calls of every kind and some cancelled: all end, and nothing leaks."""
     scripted.service.script("list", Reply(delay_s=0.002, lease_ms=5))
     async with federation_of(tmp_path, scripted.record()) as fed:
         sync_stub: Any = FederationServiceStub(sync_channel_of(home_beneath(fed)))
@@ -218,6 +216,6 @@ async def test_tasks_and_threads_mixed(tmp_path: Path, scripted: ScriptedPeer) -
         assert await threads == list(range(10))
         peer = fed.peer("work.example")
         gc.collect()
-        await eventually(lambda: not peer.runs)
+        await eventually(lambda: not peer.runners)
         assert peer.cache is not None
         assert peer.cache.stats().flights == 0

@@ -46,20 +46,20 @@ CALLER = textwrap.dedent(
                 stub.List(request, timeout=30)
         except KeyboardInterrupt:
             peer = home.peers.get("work.example")
-            print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runs))
+            print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runners))
     """
 )
 
 
 @pytest.fixture
 def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
-    """The state of a gateway that knows the scripted peer."""
+    """The runtime of a gateway that knows the scripted peer."""
     with home_of(tmp_path, scripted.record()) as home:
         yield home
 
 
 def test_plain_call_with_call_and_future(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """The three ways to call give the same message; the first is live and the others are hits, and say so."""
+    """The three ways to call return the same message; the first is live and the later ones are tagged hits."""
     with sync_stub(form, home, scripted) as stub:
         plain = stub.List(LIST)
         message, call = stub.List.with_call(LIST)
@@ -73,7 +73,7 @@ def test_plain_call_with_call_and_future(form: str, home: ClientRuntime, scripte
 
 
 def test_live_answer_is_tagged(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A live answer says `_cached: false`, with what the peer forged stripped."""
+    """A live answer has `_cached: false`, and the peer's forged tags are stripped."""
     scripted.service.script("search", Reply(trailing=((CACHED, "true"), ("kept", "yes")), initial=((SOURCE, "local"),)))
     with sync_stub(form, home, scripted) as stub:
         _, call = stub.Search.with_call(SEARCH)
@@ -84,7 +84,7 @@ def test_live_answer_is_tagged(form: str, home: ClientRuntime, scripted: Scripte
 
 
 def test_future_lives_and_ends(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A future runs, calls back once with itself, and gives its result."""
+    """A future runs, calls back once with itself, and returns its result."""
     gate = threading.Event()
     scripted.service.script("search", Reply(gate=gate))
     called: list[object] = []
@@ -109,7 +109,7 @@ def test_future_lives_and_ends(form: str, home: ClientRuntime, scripted: Scripte
 
 
 def test_future_cancel(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A cancelled future says so, and the peer hears of it."""
+    """A cancelled future reports it, and the peer sees the cancellation."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
         future = stub.Search.future(SEARCH, timeout=30)
@@ -125,7 +125,7 @@ def test_future_cancel(form: str, home: ClientRuntime, scripted: ScriptedPeer) -
 
 
 def test_dropped_future_is_cancelled(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A future that nobody holds any more is cancelled at the peer."""
+    """A future that is garbage-collected is cancelled at the peer."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
         future = stub.Search.future(SEARCH, timeout=30)
@@ -151,7 +151,7 @@ def test_error_is_rpc_error_call_and_future(way: str, form: str, home: ClientRun
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
 def test_deadline(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A timeout ends the call in time, is what the peer sees, and is told as PEER_TIMEOUT of this gateway."""
+    """A timeout ends the call in time, reaches the peer, and is PEER_TIMEOUT of this gateway."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub(form, home, scripted) as stub:
         begun = time.monotonic()
@@ -205,7 +205,7 @@ def test_eight_threads_make_one_call(form: str, home: ClientRuntime, scripted: S
 
 
 def test_follower_and_leader_keep_their_own_deadlines(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A follower with less time fails in its time; one whose leader had less time asks again."""
+    """A follower with less time fails at its deadline; one whose leader had less time calls again."""
     scripted.service.script("list", Reply(delay_s=0.4))
     with sync_stub(form, home, scripted) as stub:
 
@@ -226,7 +226,7 @@ def test_follower_and_leader_keep_their_own_deadlines(form: str, home: ClientRun
 
 
 def test_follower_outlives_its_leader(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """When the leader's budget ends the shared call, a follower with time left asks again and is answered."""
+    """When the leader's budget ends the shared call, a follower with time left calls again and is answered."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply())
     with sync_stub(form, home, scripted) as stub:
 
@@ -241,7 +241,7 @@ def test_follower_outlives_its_leader(form: str, home: ClientRuntime, scripted: 
         assert scripted.service.calls() == 2
 
 
-def test_close_cuts_futures_and_refuses_calls(home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_close_ends_futures_and_refuses_calls(home: ClientRuntime, scripted: ScriptedPeer) -> None:
     """Closing a channel ends its futures with UNAVAILABLE; later calls are refused the same way."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with sync_stub("channel", home, scripted) as stub:
@@ -254,7 +254,7 @@ def test_close_cuts_futures_and_refuses_calls(home: ClientRuntime, scripted: Scr
     assert late.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_ending_the_home_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPeer) -> None:
+def test_closing_the_runtime_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A thread that is blocked on the wire when everything is closed gets UNAVAILABLE, not a hang."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     with home_of(tmp_path, scripted.record()) as home, sync_stub("channel", home, scripted) as stub:
@@ -270,7 +270,7 @@ def test_ending_the_home_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPe
 
 
 def test_options_and_other_methods_are_refused(home: ClientRuntime) -> None:
-    """What the chain would have to ignore is a ValueError, by name and by position."""
+    """An option that the chain does not support is a ValueError, by name and by position."""
     with sync_channel_of(home) as channel:
         call: Any = channel.unary_unary("/federation.v1.FederationService/List")
         with pytest.raises(ValueError, match="wait_for_ready"):
@@ -295,39 +295,39 @@ def test_connectivity_is_reported(home: ClientRuntime) -> None:
 
 
 def test_thousand_calls_leave_nothing(home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """A thousand calls in a row leave no run and no thread."""
+    """A thousand calls in a row leave no runner and no thread."""
     with sync_stub("channel", home, scripted) as stub:
         stub.Search(SEARCH)
         stub.Search.future(SEARCH).result()
         threads = client_threads()
         for index in range(1_000):
             stub.Search(SEARCH) if index % 2 else stub.Search.future(SEARCH).result()
-        assert not home.peers.get("work.example").runs
+        assert not home.peers.get("work.example").runners
         assert client_threads() <= threads + 1  # gRPC's own spinning thread comes and goes
 
 
 def test_interrupted_follower_leaves_the_others(home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """An interrupt in a thread that waits for another's call ends that wait alone, with nothing left of it."""
+    """An interrupt in a thread that waits for a shared call ends that wait alone, and leaks nothing."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     peer = home.peers.get("work.example")
     with sync_stub("channel", home, scripted) as stub:
         leader = stub.List.future(LIST, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
-        before = set(peer.runs)
+        before = set(peer.runners)
         main = threading.main_thread().ident
         assert main is not None
         threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             stub.List(LIST, timeout=30)
-        assert peer.runs == before
+        assert peer.runners == before
         gate.set()
         assert leader.result().rows
 
 
 @pytest.mark.parametrize("way", ["plain", "future"])
 def test_ctrl_c(way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A real SIGINT ends a blocked call at once with KeyboardInterrupt; the peer hears of it, nothing is left."""
+    """A real SIGINT ends a blocked call at once with KeyboardInterrupt; the peer sees it, nothing leaks."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     process = subprocess.Popen(
         [sys.executable, "-c", CALLER, str(tmp_path), way],

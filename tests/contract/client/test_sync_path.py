@@ -1,4 +1,4 @@
-"""The sync path against a servicer of pytest-grpc: an insecure channel of somebody else beneath the chain.
+"""The sync path against a servicer of pytest-grpc: an insecure channel of the plugin below the chain.
 
 The plugin makes server, stub and channel; the chain is put on its channel by the standard interceptors, so the whole
 sync path runs without certificates, at the contract of the generated servicer.
@@ -110,7 +110,7 @@ def test_bare_stub_and_chain_give_the_same_message(stub: Any, grpc_stub: Any) ->
 
 
 def test_second_list_is_a_hit(stub: Any, grpc_servicer: Servicer) -> None:
-    """The servicer is asked once for two lists, and twice for two searches."""
+    """The servicer receives one of two lists, and both of two searches."""
     first, second = stub.List.with_call(LIST)[1], stub.List.with_call(LIST)[1]
     stub.Search(pb.SearchRequest(query="x"))
     stub.Search(pb.SearchRequest(query="x"))
@@ -129,7 +129,7 @@ def test_refusal_of_the_servicer_keeps_its_reason(stub: Any) -> None:
 
 
 def test_bug_of_the_servicer_is_unknown(stub: Any) -> None:
-    """A servicer that raises is UNKNOWN, tagged, and is not kept."""
+    """A servicer that raises is UNKNOWN, tagged, and is not cached."""
     for _ in range(2):
         with pytest.raises(grpc.RpcError) as broken:
             stub.Get(pb.GetRequest(resource="tasks", id="t1"))
@@ -138,7 +138,7 @@ def test_bug_of_the_servicer_is_unknown(stub: Any) -> None:
 
 
 def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -> None:
-    """A method of another service on the same channel goes its own way, and is not tagged."""
+    """A method of another service on the same channel passes unchanged, and is not tagged."""
     peer = home.peers.get("work.example")
     wire = Wire(peer.channel, home.background, home.clock.monotonic)
     channel = grpc.intercept_channel(grpc_channel, *sync_interceptors(peer, wire, deadline_s=2.0, owner=home))
@@ -154,7 +154,7 @@ def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -
 
 
 def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, grpc_channel: Any) -> None:
-    """What another interceptor of the channel raises comes through as it is, and gives every permit back."""
+    """An exception of another interceptor of the channel passes through, and every permit is returned."""
 
     class Broken(grpc.UnaryUnaryClientInterceptor):
         def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -167,6 +167,6 @@ def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, 
     for call in (stub.List, stub.Search, lambda request: stub.Search.future(request).result()):
         with pytest.raises(ValueError, match="broken"):
             call(LIST if call == stub.List else pb.SearchRequest(query="x"))
-    assert not peer.runs
+    assert not peer.runners
     assert peer.cache is not None
     assert peer.cache.stats().flights == 0

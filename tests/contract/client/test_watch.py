@@ -1,4 +1,4 @@
-"""The watch against a scripted peer over real mutual TLS: arming, events, acknowledgements, loss, moves and rest."""
+"""The watch against a scripted peer over real mutual TLS: arming, events, acknowledgements, loss and moves."""
 
 import asyncio
 import threading
@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -46,14 +45,14 @@ async def refused(call: Any) -> str:
 
 
 def flushes(fed: Federation) -> int:
-    """How often the peer's entries were dropped."""
+    """Return how often the peer's entries were flushed."""
     cache = fed.peer("work.example").cache
     assert cache is not None
     return cache.stats().flushes
 
 
 async def test_opening_arms_the_watch_and_flushes_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A federation that opens watches its peers: the stream names the cache object, and arming drops what was kept."""
+    """A federation that opens watches its peers: the stream names the cache object, and arming flushes the cache."""
     desk.arms = False
     async with watching(tmp_path, scripted.record()) as fed:
         await eventually(lambda: len(desk.streams) == 1 and bool(desk.last.received))
@@ -73,7 +72,7 @@ async def test_opening_arms_the_watch_and_flushes_once(tmp_path: Path, scripted:
 async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """After the event, what was a hit a moment before is GRANT_REVOKED; the peer is told, and is asked no more."""
+    """After the event, a former hit is GRANT_REVOKED; the peer gets the ack, and no further call."""
     source = ListedPeers(scripted.record())
     async with watching(tmp_path, source=source) as fed:
         await until_watch(fed)
@@ -103,7 +102,7 @@ async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
 async def test_the_acknowledgement_comes_after_the_flush(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """At the instant at which the peer reads the ack, nothing is kept and nothing can be kept or delivered."""
+    """When the peer reads the ack, nothing is cached and nothing can be cached or delivered."""
     seen: list[tuple[int, bool]] = []
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
@@ -124,7 +123,7 @@ async def test_the_acknowledgement_comes_after_the_flush(
 async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A call may hear of the revocation before the watch does; the stream stays, for somebody awaits its ack."""
+    """A call may learn of the revocation before the watch does; the stream stays, for the peer awaits its ack."""
     settings = replace(QUICK, close_timeout_s=0.1, heartbeat_interval_s=1.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
@@ -143,7 +142,7 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
 async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_acknowledge(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Told by a call and then cut off, A comes back for the event, acks it, and asks for nothing more."""
+    """After a call's refusal and a lost stream, A arms again for the event, acks it, and makes no further call."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
@@ -163,10 +162,10 @@ async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_ackno
 
 
 @pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
-async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
+async def test_a_peer_that_awaits_nothing_is_not_dialled_for_long(
     answer: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Coming back to acknowledge ends with the peer's word that it is over, and in any case after the patience."""
+    """Arming again to acknowledge ends with the peer's GRANT_REVOKED, and at the latest with the silence timeout."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
@@ -183,10 +182,10 @@ async def test_a_peer_that_awaits_nothing_is_not_asked_for_long(
         assert len(desk.streams) == dialled
 
 
-async def test_a_stream_that_told_of_the_revocation_is_ended_without_waiting_for_the_peer(
+async def test_a_stream_that_delivered_the_revocation_is_ended_without_waiting_for_the_peer(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """After `grant_revoked` the stream has no purpose, so it ends long before the silence of the peer would end it."""
+    """After `grant_revoked` the stream has no purpose, so it ends long before the silence timeout."""
     async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
         await until_watch(fed)
         desk.last.revoke()
@@ -199,7 +198,7 @@ async def test_a_stream_that_told_of_the_revocation_is_ended_without_waiting_for
 async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_circuit_is_open(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A watch that still owes an acknowledgement ends at once, and does not use up its patience on an open circuit."""
+    """A watch with a pending acknowledgement ends at once if the circuit is open."""
     async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
@@ -212,15 +211,15 @@ async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_c
 
         desk.last.end(Refusal(Reason.INTERNAL, "cut"))
 
-        await eventually(lambda: peer.watch.host is None)
+        await eventually(lambda: not peer.watch.running)
         assert fed.peer_state("work.example").watch is WatchState.OFF
         assert len(desk.streams) == 1
 
 
-async def test_calls_under_way_are_cut_at_once_and_counted(
+async def test_calls_under_way_are_failed_at_once_and_counted(
     form: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Shared lists and a search that the peer still works on fail at once; the ack says how many calls that were."""
+    """Shared lists and a search that the peer still works on fail at once; the ack has their number."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     scripted.service.script("search", Reply(gate=threading.Event()))
     async with watching(tmp_path, scripted.record()) as fed:
@@ -238,14 +237,14 @@ async def test_calls_under_way_are_cut_at_once_and_counted(
         await eventually(lambda: bool(desk.last.acks))
         assert desk.last.acks[0].failed_in_flight == 4
         await eventually(lambda: scripted.service.cancelled == 2)
-        assert not fed.peer("work.example").runs
+        assert not fed.peer("work.example").runners
 
 
 @pytest.mark.parametrize("verb", ["list", "search"])
 async def test_a_refusal_of_any_call_is_as_good_as_the_event(
     verb: str, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """GRANT_REVOKED from the peer itself makes it revoked; an event that is still on its way is acknowledged."""
+    """GRANT_REVOKED from the peer itself makes it revoked; a later event is acknowledged."""
     refusal = Reply(refusal=Refusal(Reason.GRANT_REVOKED, "taken back\x1b[31m"))
     scripted.service.script(verb, refusal)
     async with watching(tmp_path, scripted.record()) as fed:
@@ -269,7 +268,7 @@ async def test_a_refusal_of_any_call_is_as_good_as_the_event(
 async def test_a_refused_subscription_makes_the_peer_revoked(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A grant that was revoked while nobody watched is known as soon as the watch asks; no second dial follows."""
+    """A grant revoked without a watch is known as soon as the watch subscribes; no second dial follows."""
     desk.refusal = Refusal(Reason.GRANT_REVOKED, "long ago")
     async with watching(tmp_path, scripted.record()) as fed:
         await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
@@ -282,7 +281,7 @@ async def test_a_refused_subscription_makes_the_peer_revoked(
 async def test_no_other_refusal_is_final(
     reason: Reason, tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A grant that is not valid (yet) is asked for again, and arms when it is."""
+    """A grant that is not valid (yet) is retried, and the watch arms when it is."""
     desk.refusal = Refusal(reason, "not yet")
     async with watching(tmp_path, scripted.record()) as fed:
         await eventually(lambda: len(desk.streams) >= 2)
@@ -291,8 +290,8 @@ async def test_no_other_refusal_is_final(
         await until_watch(fed)
 
 
-async def test_grant_changed_asks_again(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A change of the grant drops everything; an answer that was under way is asked for once more."""
+async def test_grant_changed_retries(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A change of the grant flushes everything; a call that was under way is made once more."""
     gate = threading.Event()
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
@@ -314,7 +313,7 @@ async def test_grant_changed_asks_again(tmp_path: Path, scripted: ScriptedPeer, 
 async def test_resource_changed_drops_that_resource_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Changed rows of one resource leave the entries of the others; nobody waits for an acknowledgement."""
+    """Changed rows of one resource leave the entries of other resources; there is no acknowledgement."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         await ask(fed, TASKS)
@@ -330,7 +329,7 @@ async def test_resource_changed_drops_that_resource_alone(
 async def test_a_lost_watch_flushes_nothing_and_rearming_once(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Hits go on while the stream is gone; it is redialled, and its arming drops what may have become stale."""
+    """Hits continue without a stream; it is redialled, and its arming flushes what may be stale."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         await ask(fed)
@@ -351,7 +350,7 @@ async def test_a_lost_watch_flushes_nothing_and_rearming_once(
 async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A network fault never makes a peer revoked, and hits are served across it."""
+    """A network fault never makes a peer revoked, and hits are served during it."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         await ask(fed)
@@ -371,10 +370,10 @@ async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
 async def test_a_closed_connection_ends_the_stream_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A stream whose connection is closed under it is lost as by a network fault: the watch dials again."""
+    """A stream whose connection is closed is lost as by a network fault: the watch dials again."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
-        fed.peer("work.example").channel.kill()
+        fed.peer("work.example").channel.close()
         await eventually(lambda: len(desk.streams) == 2)
         await until_watch(fed)
 
@@ -382,7 +381,7 @@ async def test_a_closed_connection_ends_the_stream_alone(
 async def test_an_expired_own_certificate_dials_no_watch(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, peer_pki: Pki
 ) -> None:
-    """The watch asks the credentials first: one that has expired opens no stream."""
+    """The watch checks the credentials first: an expired certificate opens no stream."""
     identity = peer_pki.client(ends_in=timedelta(hours=-1), begins_in=timedelta(hours=-25))
     async with watching(tmp_path, scripted.record(identity=identity)) as fed:
         assert not await fed.armed()
@@ -391,7 +390,7 @@ async def test_an_expired_own_certificate_dials_no_watch(
 
 
 async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A peer that says nothing for three beats is dialled anew; one that beats is not, and hears beats itself."""
+    """A peer that is silent for three intervals is redialled; one that sends heartbeats is not."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         first = desk.last
@@ -405,12 +404,12 @@ async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, des
         await eventually(first.over.is_set)
 
 
-async def test_a_subscription_that_is_never_confirmed_is_given_up(
+async def test_a_subscription_that_is_never_confirmed_is_cancelled(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A peer that accepts the stream and does not arm it is tried again."""
+    """A peer that accepts the stream and does not arm it is redialled."""
     desk.arms = False
-    settings = _quick(arm_s=0.2)
+    settings = _quick(arm_timeout_s=0.2)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await eventually(lambda: len(desk.streams) >= 3)
         assert fed.peer_state("work.example").watch is WatchState.CONNECTING
@@ -419,7 +418,7 @@ async def test_a_subscription_that_is_never_confirmed_is_given_up(
 
 
 async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """While the circuit is open the watch rests; a circuit that closes wakes it."""
+    """While the circuit is open the watch does not dial; a circuit that closes wakes it."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         scripted.stop()
@@ -441,10 +440,10 @@ async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedP
 async def test_a_circuit_that_opens_ends_a_dial_under_way(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A stream that the peer has not confirmed yet is given up when the circuit opens, not when its patience ends."""
+    """An unconfirmed stream is cancelled when the circuit opens, before its own timeout."""
     desk.arms = False
     scripted.service.script("search", Reply(code=grpc.StatusCode.UNAVAILABLE))
-    async with watching(tmp_path, scripted.record(), settings=_quick(arm_s=60.0)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=_quick(arm_timeout_s=60.0)) as fed:
         await eventually(lambda: len(desk.streams) == 1)
         for _ in range(5):
             await refused(fed.stub("work.example").Search(SEARCH))
@@ -453,8 +452,8 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
 
 
 async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """The new stream is armed before the old one ends, on a connection of its own, and nothing is dropped."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.5)) as fed:
+    """The new stream is armed before the old one ends, on a connection of its own, and nothing is flushed."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.5)) as fed:
         await until_watch(fed)
         await ask(fed)
         since = fed.peer_state("work.example").watch_since_us
@@ -468,18 +467,20 @@ async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedP
         await eventually(lambda: fed.peer_state("work.example").state is PeerState.REVOKED)
 
 
-@pytest.mark.parametrize(("move_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
-async def test_moving_in_time_is_what_survives_connection_ageing(
-    move_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
+@pytest.mark.parametrize(("max_stream_age_s", "gaps"), [(0.4, False), (3_600.0, True)], ids=["moves", "stays"])
+async def test_only_moving_in_time_survives_connection_ageing(
+    max_stream_age_s: float, gaps: bool, tmp_path: Path, peer_pki: Pki
 ) -> None:
-    """A peer that ends its connections at an age cuts a stream that stays, and never one that moves before."""
+    """A peer that closes old connections ends a stream that stays, and never one that moves before."""
     ageing = replace(SERVER, max_connection_age_ms=1_000, max_connection_age_grace_ms=200)
     peer = ScriptedPeer(peer_pki, options=ageing)
     desk = WatchDesk()
     peer.service.watches = desk.serve
     peer.start()
     try:
-        async with watching(tmp_path, peer.record(), settings=_quick(move_s=move_s, heartbeat_interval_s=5.0)) as fed:
+        async with watching(
+            tmp_path, peer.record(), settings=_quick(max_stream_age_s=max_stream_age_s, heartbeat_interval_s=5.0)
+        ) as fed:
             await until_watch(fed)
             await asyncio.sleep(3.0)
             assert len(desk.streams) >= 2
@@ -489,7 +490,7 @@ async def test_moving_in_time_is_what_survives_connection_ageing(
 
 
 async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """Where the old stream does not end in peace, something may have been missed between the two."""
+    """If the old stream does not end cleanly, an event may have been missed between the two."""
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         await ask(fed)
@@ -506,8 +507,8 @@ async def test_a_move_from_a_stream_that_broke_flushes(tmp_path: Path, scripted:
 
 
 async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """While no new stream can be had, the old one goes on to bring events."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(move_s=0.2)) as fed:
+    """While no new stream can be armed, the old one still delivers events."""
+    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.2)) as fed:
         await until_watch(fed)
         desk.refusal = Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=0.0)
         await eventually(lambda: len(desk.streams) >= 3)
@@ -518,7 +519,7 @@ async def test_a_move_that_fails_leaves_the_old_stream(tmp_path: Path, scripted:
 
 
 async def test_other_credentials_move_the_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A replaced certificate arms a new stream with it before the old one ends; the cache is dropped once."""
+    """A replaced certificate arms a new stream before the old one ends; the cache is flushed once."""
     source = ListedPeers(scripted.record())
     async with watching(tmp_path, source=source) as fed:
         await until_watch(fed)
@@ -532,8 +533,8 @@ async def test_other_credentials_move_the_watch(tmp_path: Path, scripted: Script
         assert len(certificates) == 2
 
 
-async def test_a_peer_without_watches_is_left_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """UNIMPLEMENTED turns the watch off for a long while; calls go on."""
+async def test_a_peer_without_watches_is_not_redialled_soon(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """UNIMPLEMENTED turns the watch off for a long pause; calls continue."""
 
     def unimplemented(_: Any, context: Any) -> Any:
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -549,7 +550,7 @@ async def test_a_peer_without_watches_is_left_alone(tmp_path: Path, scripted: Sc
 
 
 async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A restart remembers: no dial, no call, and the same words as before."""
+    """After a restart there is no dial and no call, and the refusal has the same text as before."""
     record = replace(scripted.record(), revoked_at_us=1_700_000_000_000_000, revoked_reason="project over")
     async with watching(tmp_path, record) as fed:
         call = fed.stub("work.example").List(TASKS)
@@ -560,20 +561,19 @@ async def test_a_stored_revocation_is_known_at_once(tmp_path: Path, scripted: Sc
         assert (desk.streams, scripted.service.calls()) == ([], 0)
 
 
-async def test_a_revoked_peer_begins_no_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """The watch of a peer that revoked the grant takes no host and starts no task."""
-    host = Mock(watches=set())
+async def test_a_revoked_peer_starts_no_watch(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """The watch of a peer that revoked the grant starts no task."""
     async with watching(tmp_path, replace(scripted.record(), revoked_at_us=1, revoked_reason="over")) as fed:
         watch = fed.peer("work.example").watch
-        watch.begin(host)
+        watch.start()
+        await asyncio.wrap_future(fed._opened().background.submit(asyncio.sleep(0)))
 
-        assert watch.host is None
-    assert not host.post.called
+        assert not watch.running
     assert desk.streams == []
 
 
-async def test_a_revocation_in_the_store_is_taken_over(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """What another process of this gateway heard ends hits, calls and the watch here too."""
+async def test_a_revocation_in_the_store_is_loaded(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A revocation that another process stored ends hits, calls and the watch here too."""
     source = ListedPeers(scripted.record())
     async with watching(tmp_path, source=source) as fed:
         await until_watch(fed)

@@ -1,4 +1,4 @@
-"""A peer that sends whatever it likes on the watch harms nobody but itself."""
+"""A peer that sends arbitrary messages on the watch harms only itself."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ from tests.support.watching import QUICK, WatchDesk, until_watch, watching
 async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Beyond the bound nothing of the peer is kept, other peers' callers get their turns, and quiet ends it."""
-    settings = replace(QUICK, most_events=20, heartbeat_interval_s=5.0)
+    """Beyond the bound nothing of the peer is cached, other peers' callers are served, and quiet ends it."""
+    settings = replace(QUICK, max_events_per_s=20, heartbeat_interval_s=5.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         for _ in range(60):
@@ -40,8 +40,8 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
         assert await ask(fed) is True
 
 
-async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """A flood delays what stands behind it by no more than its own reading takes."""
+async def test_a_revocation_within_a_flood_is_handled(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+    """A flood delays later events by no more than its own reading takes."""
     async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
         await until_watch(fed)
         for _ in range(150):
@@ -54,8 +54,8 @@ async def test_a_revocation_within_a_flood_is_heard(tmp_path: Path, scripted: Sc
 async def test_a_flood_that_ends_with_its_stream_is_over(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A flood does not outlive the stream that brought it: after the next arming answers are kept again."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, most_events=5)) as fed:
+    """A flood ends with its stream: after the next arming answers are cached again."""
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, max_events_per_s=5)) as fed:
         await until_watch(fed)
         for _ in range(30):
             desk.last.change_rows("tasks")
@@ -68,7 +68,7 @@ async def test_a_flood_that_ends_with_its_stream_is_over(
 
 
 async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """Unknown kinds, ids that repeat or run backwards, a second arming, odd resources: the stream goes on."""
+    """Unknown kinds, repeated or descending ids, a second arming, odd resources: the stream continues."""
     async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
         await until_watch(fed)
         stream = desk.last
@@ -87,7 +87,7 @@ async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, d
         assert len(desk.streams) == 1
 
 
-async def test_what_cannot_be_read_ends_that_stream_alone(
+async def test_an_unreadable_message_ends_that_stream_alone(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """Bytes that are no message lose the stream, as a broken network would; it is redialled."""
@@ -101,7 +101,7 @@ async def test_what_cannot_be_read_ends_that_stream_alone(
         assert fed.peer_state("work.example").state is PeerState.ACTIVE
 
 
-async def test_the_words_of_a_peer_are_made_safe(
+async def test_the_texts_of_a_peer_are_made_safe(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A reason of any size with control characters is short and printable wherever it is shown."""
@@ -125,8 +125,8 @@ async def test_the_words_of_a_peer_are_made_safe(
 async def test_a_peer_that_arms_and_ends_at_once_is_not_dialled_in_a_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """Arming proves nothing unless the stream lasts: the pauses grow all the same."""
-    settings = replace(QUICK, first_pause_s=0.05, longest_pause_s=60.0)
+    """Only a stream that lasts resets the backoff: the pauses grow all the same."""
+    settings = replace(QUICK, first_pause_s=0.05, max_pause_s=60.0)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         seen = 0
         end = asyncio.get_running_loop().time() + 1.0

@@ -1,4 +1,4 @@
-"""The watch beside threads and processes: sync channels, several federations, forks, and what is left at the end."""
+"""The watch beside threads and processes: sync channels, several federations, forks, and leaks at the end."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from federation import Federation
-from federation.client.peer_status import PeerState, standing_of
+from federation.client.peer_status import PeerState, status_of
 from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import DIALS, ClientRuntime
 from federation.clock import SYSTEM_CLOCK
@@ -38,7 +38,7 @@ FORKED = textwrap.dedent(
     import gc, os, sys, time
     from pathlib import Path
     import grpc
-    from federation.client.runtime import Home
+    from federation.client.runtime import ClientRuntime
     from federation.clock import SYSTEM_CLOCK
     from federation.config import ClientConfig
     from federation.store.peers import PeerRecord
@@ -49,12 +49,12 @@ FORKED = textwrap.dedent(
     gc.disable()  # what the parent has for garbage is the child's as well
     record = PeerRecord(**eval(sys.stdin.readline()))
     config = config_of(Path(sys.argv[1]), client=ClientConfig(watch=True))
-    home = Home.share(config, SYSTEM_CLOCK, None)
+    home = ClientRuntime.share(config, SYSTEM_CLOCK, None)
     home.peers.load([record])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.follow(peer, None)
-    while peer.watch.standing.state != "armed":
+    home.watches.watch_peer(peer, None)
+    while peer.watch.status.state != "armed":
         time.sleep(0.01)
     stub = FederationServiceStub(sync_channel_of(home))
     request = pb.ListRequest(resource="tasks")
@@ -66,43 +66,43 @@ FORKED = textwrap.dedent(
             end = "served"
         except grpc.RpcError as e:
             end = e.details()
-        again = Home.share(config, SYSTEM_CLOCK, None)
-        print("child", peer.watch.standing.state, again is not home, end, flush=True)
+        again = ClientRuntime.share(config, SYSTEM_CLOCK, None)
+        print("child", peer.watch.status.state, again is not home, end, flush=True)
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
-    while peer.watch.standing.state != "armed":
+    while peer.watch.status.state != "armed":
         time.sleep(0.01)
     stub.List(request)
-    print("parent", peer.watch.standing.state, stub.List.with_call(request)[1].trailing_metadata()[-1], flush=True)
+    print("parent", peer.watch.status.state, stub.List.with_call(request)[1].trailing_metadata()[-1], flush=True)
     sys.stdin.readline()
-    while peer.watch.standing.state == "armed":
+    while peer.watch.status.state == "armed":
         time.sleep(0.01)
     try:
         stub.List(request)
     except grpc.RpcError as e:
         print("parent", e.details(), flush=True)
     home.release()
-    home.end()
+    home.close()
     """
 )
 
 
 @contextmanager
 def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) -> Iterator[ClientRuntime]:
-    """A home that threads use, which watches its peer in the background thread."""
+    """A runtime used by threads only, which watches its peer in the background thread."""
     home = ClientRuntime.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
     home.watch_settings = QUICK
     home.peers.load([scripted.record()])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.follow(peer, store)
+    home.watches.watch_peer(peer, store)
     try:
-        _wait(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.ARMED)
+        _wait(lambda: peer.watch is not None and peer.watch.status.state is WatchState.ARMED)
         yield home
     finally:
         home.release()
-        home.end()
+        home.close()
 
 
 def _wait(condition: Any) -> None:
@@ -128,11 +128,11 @@ def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPee
         assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
         assert scripted.service.calls("list") == 1
         [peer] = home.peers.all()
-        assert standing_of(peer, home.clock).state is PeerState.REVOKED
+        assert status_of(peer, home.clock).state is PeerState.REVOKED
     assert [(peer_id, reason) for peer_id, _, reason in store.revoked] == [("peer-work.example-ada", "over")]
 
 
-def test_futures_are_cut_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+def test_futures_are_failed_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
     """`.future()` calls end with the event, not with their deadline, and are counted in the ack."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
@@ -152,7 +152,7 @@ def test_futures_are_cut_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: W
 def test_a_blocking_call_is_refused_when_its_answer_arrives(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """The ack does not wait for a thread that blocks; the answer that it gets later is delivered to nobody."""
+    """The ack does not wait for a thread that blocks; its later answer is not delivered."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     ends: list[str] = []
@@ -183,7 +183,7 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
 
 
 async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """Two federations and a sync channel on a directory share the watch; the last one's closing ends it."""
+    """Two federations and a sync channel on a directory share the watch; closing the last one ends it."""
     async with watching(tmp_path, scripted.record()) as first:
         await until_watch(first)
         async with watching(tmp_path, scripted.record()) as second:
@@ -197,7 +197,7 @@ async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: Scri
 
 
 async def test_two_directories_have_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """Two caches are two instances: each has a watch, and each acknowledges for itself."""
+    """Two caches are two instances: each has a watch, and each acknowledges its own events."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     async with (
@@ -215,7 +215,7 @@ async def test_two_directories_have_their_own(tmp_path: Path, scripted: Scripted
 async def test_closing_leaves_neither_task_nor_thread_nor_stream(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A federation that closes, armed or still dialling, leaves nothing behind."""
+    """A federation that closes, armed or still dialling, leaks nothing."""
     threads = client_threads()
     tasks = asyncio.all_tasks()
     async with watching(tmp_path, scripted.record()) as fed:
@@ -239,14 +239,14 @@ def test_closing_threads_leaves_nothing(tmp_path: Path, scripted: ScriptedPeer, 
 
 
 async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
-    """Removing a peer ends its stream; one that is added is watched from then on."""
+    """Removing a peer ends its stream; an added one is watched from then on."""
     async with watching(tmp_path) as fed:
         peer = fed.peers.add(scripted.record())
         await until_watch(fed)
         fed.peers.remove("work.example", "ada")
         await eventually(desk.last.over.is_set)
         assert peer.watch is not None
-        await eventually(lambda: peer.watch is not None and peer.watch.standing.state is WatchState.OFF)
+        await eventually(lambda: peer.watch is not None and peer.watch.status.state is WatchState.OFF)
         await asyncio.sleep(0.2)
         assert len(desk.streams) == 1
 
@@ -254,7 +254,7 @@ async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: Scr
 def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """A program that forgets to close its federation does not take the watch from others of the process."""
+    """A program that does not close its federation does not end the watch of other users in the process."""
     store = ListedPeers(scripted.record())
 
     async def forget() -> Federation:
@@ -275,10 +275,10 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     home = forgotten._opened()
     asyncio.run(later())
     assert home.release()
-    home.end()
+    home.close()
 
 
-async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loop(
+async def test_watches_run_in_the_background_thread_and_fail_calls_of_another_loop(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
     """The event is handled in the background thread while the loop of the call is busy; the call ends with it."""
@@ -296,7 +296,9 @@ async def test_watches_run_in_the_background_thread_and_cut_calls_of_another_loo
         assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
 
 
-async def test_only_so_many_watches_dial_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+async def test_the_number_of_watches_that_dial_at_once_is_limited(
+    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+) -> None:
     """The streams of many peers are opened a few at a time; the next one follows when one is confirmed."""
     desk.arms = False
     records = [scripted.record(user=f"u{number}", grant_id=str(UUID(int=number))) for number in range(DIALS + 2)]
@@ -309,10 +311,10 @@ async def test_only_so_many_watches_dial_at_once(tmp_path: Path, scripted: Scrip
         await eventually(lambda: len(desk.streams) == DIALS + 2)
 
 
-def test_a_forked_child_watches_nothing_and_disturbs_nobody(
+def test_a_forked_child_watches_nothing_and_does_not_disturb_the_parent(
     tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
 ) -> None:
-    """The child refuses calls, has no watch and may collect garbage; the parent arms again and hears what follows."""
+    """The child refuses calls, has no watch and may collect garbage; the parent arms again."""
     environment = os.environ | {"GRPC_VERBOSITY": "NONE", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-c", FORKED, str(tmp_path)],

@@ -93,7 +93,7 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
     assert [(one.instance, one.how, one.failed_in_flight) for one in receipt.instances] == [(A, "acked", 3)]
     assert receipt.begun_at_us <= receipt.instances[0].at_us <= (receipt.effective_at_us or 0)
     assert receipt == await stored(granting, grant)
-    error = await watch.end()
+    error = await watch.stop()
     assert error is not None
     assert error_detail_of(error).reason == "GRANT_REVOKED"
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
@@ -460,7 +460,7 @@ async def test_a_revocation_that_cannot_be_stored_stands_and_is_taken_up_again(s
             await taking.durable()
         with pytest.raises(StoreError):
             await taking.receipt()
-    error = await watch.end()
+    error = await watch.stop()
     assert error is not None
     assert error_detail_of(error).reason == "GRANT_REVOKED"
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"

@@ -22,7 +22,7 @@ QUICK = {"beat_s": 0.15}
 
 async def ended(watch: Watching) -> tuple[grpc.StatusCode, str]:
     """Code and reason with which a stream ends."""
-    error = await watch.end()
+    error = await watch.stop()
     assert error is not None
     code: Any = error.code()
     return (await code if asyncio.iscoroutine(code) else code), error_detail_of(error).reason
@@ -213,7 +213,7 @@ async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Gran
     granting.upkeep.hub.publish(grant.id, Event(EventType.RESOURCE_CHANGED, "later"))
 
     assert [(await watch.next()).resource_changed.resource for _ in names] == names
-    assert await watch.end() is None
+    assert await watch.stop() is None
 
 
 async def test_a_peer_that_closes_its_side_and_does_not_read_is_not_told_that_it_missed_nothing(
@@ -257,7 +257,7 @@ async def test_watches_end_first_when_the_gateway_stops(granting: Granting):
     watch = await granting.watch(grant)
     begun = asyncio.get_running_loop().time()
     stopping = asyncio.create_task(granting.server.stop(5))
-    assert await watch.end() is None
+    assert await watch.stop() is None
     await stopping
     assert asyncio.get_running_loop().time() - begun < 2
 

@@ -215,7 +215,7 @@ async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, 
         scripted.service.script("search", Reply(gate=threading.Event()))
         assert states(await session.search("own"))[WORK] == "offline"
         assert states(await session.list("tasks"))[WORK] == "cached"
-        fed.peer("work.example").revoked("by its operator")
+        fed.peer("work.example").on_revoked("by its operator")
         for result in (await session.list("tasks"), await session.search("own")):
             assert (states(result)[WORK], report(result, WORK).reason) == ("denied", Reason.GRANT_REVOKED)
             assert {row.source for row in result.rows} == {"local"}

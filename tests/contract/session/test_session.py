@@ -199,7 +199,7 @@ async def test_what_the_own_data_cannot_compare_is_the_callers_fault(tmp_path: P
         with pytest.raises(InputError) as caught:
             await session.list("tasks", where={"a-b": "x"})
         assert caught.value.field == "where.a-b"
-        await eventually(lambda: not fed.peer("work.example").runs)
+        await eventually(lambda: not fed.peer("work.example").runners)
 
 
 async def test_own_data_that_break_leave_the_peers_rows(

@@ -116,7 +116,7 @@ async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted:
         await eventually(lambda: scripted.service.cancelled == 1)
         await eventually(lambda: asyncio.all_tasks() <= before)
         peer = fed.peer("work.example")
-        assert not peer.runs
+        assert not peer.runners
         assert provider.finished == 0
         assert peer.circuit is not None
         assert peer.circuit.snapshot(time.monotonic()).consecutive_failures == 0
@@ -153,7 +153,7 @@ async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scri
         answers = session.stream(pb.SearchRequest(query="?"))
         with pytest.raises(InputError, match="no word"):
             await anext(answers)
-        assert not fed.peer("work.example").runs
+        assert not fed.peer("work.example").runners
 
 
 async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: ScriptedPeer) -> None:

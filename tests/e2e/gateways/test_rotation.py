@@ -124,7 +124,7 @@ async def rotations_under_load(home: Running, work: Running, seconds: float, tim
     await enroll(home, work, scope=UNLIMITED)
     first = home.gateway.federation.peer("work.example")
     serials = [(await home.admin.Status(pb.StatusRequest())).peers[0].certificate.serial]
-    await eventually(lambda: first.watch is None or first.watch.standing.state == "armed")
+    await eventually(lambda: first.watch is None or first.watch.status.state == "armed")
     before = partition(home).stats().flushes
     async with under_load(home, work) as load:
         for _ in range(times):
@@ -167,7 +167,7 @@ async def test_a_certificate_is_renewed_by_itself_under_load(work: Running, star
     await enroll(home, work, scope=UNLIMITED)
     peer = home.gateway.federation.peer("work.example")
     old = peer.record
-    await eventually(lambda: peer.watch is None or peer.watch.standing.state == "armed")
+    await eventually(lambda: peer.watch is None or peer.watch.status.state == "armed")
     before = partition(home).stats().flushes
 
     async with under_load(home, work) as load:

@@ -186,7 +186,7 @@ async def test_calls_in_flight_are_counted_in_the_receipt(home_gateway: Running,
 
     work_gateway.gateway.provider.list = slowly  # type: ignore[method-assign]
     call = home_gateway.gateway.federation.stub("work.example", "ada").List(TASKS, timeout=30)
-    await eventually(lambda: bool(peer.runs))
+    await eventually(lambda: bool(peer.runners))
     await asyncio.sleep(0.1)
     receipt = await revoke(work_gateway, grant)
     gate.set()

@@ -26,24 +26,24 @@ ASKING = {InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED}
 
 @dataclass
 class Model:
-    """What a peer's partition should hold: every flush there was, and every answer that none of them dropped."""
+    """The expected state of a peer's partition: every flush, and every answer that no flush removed."""
 
     flushes: list[tuple[InvalidationReason, str, str]] = field(default_factory=list)
     kept: dict[Key, "Kept"] = field(default_factory=dict)
 
     def since(self, sent: "Sent") -> list[InvalidationReason]:
-        """Why the epoch of a call moved since it was sent, and what was final before."""
+        """Return the reasons of the flushes since a call was sent, and of the final ones before."""
         return [
-            cause
-            for n, (cause, grant, resource) in enumerate(self.flushes)
+            reason
+            for n, (reason, grant, resource) in enumerate(self.flushes)
             if grant in {"", sent.key.grant_id}
             and resource in {"", sent.key.resource}
-            and (n >= sent.flushes_before or cause in REFUSING)
+            and (n >= sent.flushes_before or reason in REFUSING)
         ]
 
-    def flush(self, cause: InvalidationReason, grant: str, resource: str) -> None:
-        """Drop what is concerned, one by one."""
-        self.flushes.append((cause, grant, resource))
+    def flush(self, reason: InvalidationReason, grant: str, resource: str) -> None:
+        """Remove the affected answers, one by one."""
+        self.flushes.append((reason, grant, resource))
         for key in list(self.kept):
             if grant in {"", key.grant_id} and resource in {"", key.resource}:
                 del self.kept[key]
@@ -51,12 +51,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Sent:
-    """A call under way, as the model remembers it; peers that come and go under one id are different models."""
+    """A call under way; peers added and removed under one id are different models."""
 
     model: Model
     partition: Partition[object]
     key: Key
-    ticket: FetchToken
+    token: FetchToken
     flushes_before: int
     elapsed: float
     wall: float
@@ -64,7 +64,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer in the model."""
+    """A cached answer of the model."""
 
     body: bytes
     sent: Sent
@@ -84,39 +84,39 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(target=sent, peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
     def send(self, peer: str, grant: str, resource: str) -> Any:
-        """Ask the peer where no answer is kept."""
+        """Send a call if no answer is cached."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
-        found = partition.look(key, lambda _: False, lambda _: object())
+        found = partition.lookup(key, lambda _: False, lambda _: object())
         if isinstance(found, Hit):
             return multiple()
-        partition.forget(found.ticket, found.flight)
+        partition.remove_flight(found.token, found.flight)
         model = self.models[peer]
         model.kept.pop(key, None)
-        return Sent(model, partition, key, found.ticket, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
+        return Sent(model, partition, key, found.token, len(model.flushes), self.time.elapsed_s, self.time.wall_s)
 
     @rule(call=consumes(sent), lease=st.sampled_from([0.0, 5.0, 30.0, 90.0]), body=st.binary(max_size=4))
     def receive(self, call: Sent, lease: float, body: bytes) -> None:
-        """The answer arrives: verdict and insertion are what the flushes since the sending make them."""
+        """The answer arrives: the flushes since the sending determine decision and insertion."""
         causes = call.model.since(call)
         expected = DeliveryDecision.DELIVER
         if REFUSING & set(causes):
             expected = DeliveryDecision.REFUSE
         elif ASKING & set(causes):
-            expected = DeliveryDecision.ASK_AGAIN
-        assert call.partition.verdict(call.ticket) is expected
+            expected = DeliveryDecision.RETRY
+        assert call.partition.decision(call.token) is expected
 
         life = min(lease, TTL_S)
         entry = Kept(body, call, life)
         should_keep = not causes and self.is_alive(entry)
-        assert call.partition.insert(call.ticket, body, lease) == should_keep
+        assert call.partition.insert(call.token, body, lease) == should_keep
         if should_keep:
             call.model.kept[call.key] = entry
 
     @rule(
         peer=st.sampled_from(PEERS),
         grant=st.sampled_from(("", *GRANTS)),
-        cause=st.sampled_from(
+        reason=st.sampled_from(
             [
                 c
                 for c in InvalidationReason
@@ -125,18 +125,18 @@ class CacheMachine(RuleBasedStateMachine):
         ),
         resource=st.sampled_from(RESOURCES),
     )
-    def flush(self, peer: str, grant: str, cause: InvalidationReason, resource: str) -> None:
-        """Something happened to a grant, a resource or the whole peer."""
-        self.do_flush(peer, cause, grant, resource if cause is InvalidationReason.RESOURCE_CHANGED else "")
+    def flush(self, peer: str, grant: str, reason: InvalidationReason, resource: str) -> None:
+        """Flush a grant, a resource or the whole peer."""
+        self.do_flush(peer, reason, grant, resource if reason is InvalidationReason.RESOURCE_CHANGED else "")
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS))
     def revoke(self, peer: str, grant: str) -> None:
-        """A grant is revoked, for good."""
+        """A grant is revoked, finally."""
         self.do_flush(peer, InvalidationReason.GRANT_REVOKED, grant, "")
 
     @rule(peer=st.sampled_from(PEERS))
     def remove(self, peer: str) -> None:
-        """A peer is removed; under the same id a new one begins, while calls of the old are still under way."""
+        """Remove a peer; a new peer gets the same id while calls of the old one are under way."""
         self.cache.remove(peer)
         self.models[peer].flush(InvalidationReason.PEER_REMOVED, "", "")
         self.models[peer] = Model()
@@ -148,37 +148,37 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([-40.0, -3.0, 3.0, 40.0]))
     def set_the_wall_clock(self, seconds: float) -> None:
-        """Wall time is stepped, or a suspend passes that elapsed time did not see."""
+        """Step the wall clock, or let a suspend pass that elapsed time did not count."""
         self.time.wall_s += seconds
 
     @rule(peer=st.sampled_from(PEERS), grant=st.sampled_from(GRANTS), resource=st.sampled_from(RESOURCES))
-    def look(self, peer: str, grant: str, resource: str) -> None:
-        """A look-up finds just what the model holds, with its age."""
+    def lookup(self, peer: str, grant: str, resource: str) -> None:
+        """A lookup finds exactly the model's answer, with its age."""
         key = Key(grant, "list", resource, "hash")
         partition = self.cache.partition(peer)
-        found = partition.look(key, lambda _: False, lambda _: object())
+        found = partition.lookup(key, lambda _: False, lambda _: object())
         kept = self.models[peer].kept.get(key)
         if kept is None or not self.is_alive(kept):
             assert not isinstance(found, Hit)
-            partition.forget(found.ticket, found.flight)
+            partition.remove_flight(found.token, found.flight)
             self.models[peer].kept.pop(key, None)
         else:
             assert found == Hit(kept.body, self.time.elapsed_s - kept.sent.elapsed, "")
 
     @invariant()
     def the_books_are_straight(self) -> None:
-        """No flight is left, just what the model holds is held, and the sum is the sum of the peers."""
+        """No flight is left, the entries are those of the model, and the total is the sum of the peers."""
         for peer, model in self.models.items():
             stats = self.cache.partition(peer).stats()
             assert stats.flights == 0
             assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
         assert self.cache.stats().bytes == self.cache._total
 
-    def do_flush(self, peer: str, cause: InvalidationReason, grant: str, resource: str) -> None:
+    def do_flush(self, peer: str, reason: InvalidationReason, grant: str, resource: str) -> None:
         model = self.models[peer]
         before = len(model.kept)
-        model.flush(cause, grant, resource)
-        flushed = self.cache.partition(peer).flush(cause, grant, resource)
+        model.flush(reason, grant, resource)
+        flushed = self.cache.partition(peer).flush(reason, grant, resource)
         assert flushed.entries <= before - len(model.kept)
 
     def is_alive(self, kept: Kept) -> bool:

@@ -1,4 +1,4 @@
-"""The cache as pure policy: plain values in, plain values out, and two hands of a clock."""
+"""The cache as pure policy: values in, values out, and a manual clock."""
 
 import ast
 import gc
@@ -42,43 +42,43 @@ def key(query: str = "q", *, grant: str = GRANT, resource: str = "tasks", verb: 
 
 
 def join(_: str) -> bool:
-    """Join whatever flight there is."""
+    """Join any flight."""
     return True
 
 
-def look(partition: Partition[str], k: Key) -> Hit | Miss[str]:
+def lookup(partition: Partition[str], k: Key) -> Hit | Miss[str]:
     """Look a key up; a miss launches a flight named after its query."""
-    return partition.look(k, join, lambda ticket: f"flight of {ticket.key.query_hash}")
+    return partition.lookup(k, join, lambda token: f"flight of {token.key.query_hash}")
 
 
 def send(partition: Partition[str], k: Key) -> FetchToken:
-    """Begin a call that the cache knows nothing about, and return its ticket."""
-    found = look(partition, k)
+    """Begin a call that the cache does not register, and return its fetch token."""
+    found = lookup(partition, k)
     assert isinstance(found, Miss)
-    return found.ticket
+    return found.token
 
 
 def fill(partition: Partition[str], k: Key, body: bytes = b"rows", lease_s: float = LEASE_S) -> bool:
-    """Ask and get an answer at once; tell whether it was kept."""
-    found = look(partition, k)
+    """Call and answer at once; tell whether the answer was inserted."""
+    found = lookup(partition, k)
     assert isinstance(found, Miss)
-    kept = partition.insert(found.ticket, body, lease_s, "trace of the filler")
-    partition.forget(found.ticket, found.flight)
+    kept = partition.insert(found.token, body, lease_s, "trace of the filler")
+    partition.remove_flight(found.token, found.flight)
     return kept
 
 
 def is_kept(partition: Partition[str], k: Key) -> bool:
-    """Look up without leaving a flight behind."""
-    found = look(partition, k)
+    """Look up without leaving a flight."""
+    found = lookup(partition, k)
     if isinstance(found, Hit):
         return True
-    partition.forget(found.ticket, found.flight)
+    partition.remove_flight(found.token, found.flight)
     return False
 
 
 @pytest.fixture
 def time() -> ManualClock:
-    """Time that stands still."""
+    """A clock that does not advance by itself."""
     return ManualClock()
 
 
@@ -98,12 +98,12 @@ def partition(cache: ResponseCache[str]) -> Partition[str]:
 
 
 def test_an_answer_is_found_again_with_its_age_and_filler(partition: Partition[str], time: ManualClock) -> None:
-    """A hit has the very bytes that were kept, the seconds since the request was sent, and the trace that filled it."""
+    """A hit has the cached bytes, the seconds since the request was sent, and the trace that filled it."""
     time.elapsed_s = 3.0
     fill(partition, key(), b"rows")
     time.advance(12.5)
 
-    assert look(partition, key()) == Hit(b"rows", 12.5, "trace of the filler")
+    assert lookup(partition, key()) == Hit(b"rows", 12.5, "trace of the filler")
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_peers_share_nothing_even_with_one_grant_id(cache: ResponseCache[str]) -
     send(mine, key("under way"))
 
     assert not is_kept(hostile, key())
-    assert look(hostile, key("under way")).leads  # type: ignore[union-attr]
+    assert lookup(hostile, key("under way")).leads  # type: ignore[union-attr]
     hostile.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     assert is_kept(mine, key())
-    assert mine.verdict(send(mine, key("x"))) is DeliveryDecision.DELIVER
+    assert mine.decision(send(mine, key("x"))) is DeliveryDecision.DELIVER
 
 
 def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
@@ -147,7 +147,7 @@ def test_a_partition_is_one_object_a_peer(cache: ResponseCache[str]) -> None:
 
 @pytest.mark.parametrize(("ttl_s", "lease_s", "life_s"), [(30.0, 60.0, 30.0), (30.0, 7.0, 7.0), (5.0, 30.0, 5.0)])
 def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float, lease_s: float, life_s: float) -> None:
-    """An answer lives for min(ttl, lease), and not one moment longer."""
+    """An answer lives for min(ttl, lease), and no longer."""
     partition: Partition[str] = ResponseCache[str](time.clock, ttl_s=ttl_s).partition("p")
     fill(partition, key(), lease_s=lease_s)
 
@@ -158,35 +158,35 @@ def test_life_is_the_shorter_of_limit_and_lease(time: ManualClock, ttl_s: float,
 
 
 def test_life_counts_from_the_sending_of_the_request(partition: Partition[str], time: ManualClock) -> None:
-    """An answer that was long under way has only the rest of its life left."""
-    ticket = send(partition, key())
+    """An answer that took long has only the rest of its lifetime left."""
+    token = send(partition, key())
     time.advance(20)
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
 
     time.advance(9.999)
-    assert look(partition, key()) == Hit(b"rows", pytest.approx(29.999), "")
+    assert lookup(partition, key()) == Hit(b"rows", pytest.approx(29.999), "")
     time.advance(0.001)
     assert not is_kept(partition, key())
 
 
-def test_an_answer_that_outlived_itself_on_the_way_is_not_kept(partition: Partition[str], time: ManualClock) -> None:
-    """An answer that arrives at the end of its life is dropped."""
-    ticket = send(partition, key())
+def test_an_answer_that_expired_on_the_way_is_not_inserted(partition: Partition[str], time: ManualClock) -> None:
+    """An answer that arrives at the end of its lifetime is not inserted."""
+    token = send(partition, key())
     time.advance(30)
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
     assert partition.stats().entries == 0
 
 
 @pytest.mark.parametrize("lease_s", [0.0, -1.0, float("nan")])
 def test_without_a_lease_nothing_is_kept(partition: Partition[str], lease_s: float) -> None:
-    """A lease of nothing, or of nonsense, keeps nothing."""
+    """A zero or invalid lease inserts nothing."""
     assert not fill(partition, key(), lease_s=lease_s)
     assert partition.stats().entries == 0
 
 
 def test_hits_never_lengthen_a_life(partition: Partition[str], time: ManualClock) -> None:
-    """However often an entry is hit, the peer is asked again after 30 s."""
+    """However often an entry is hit, the peer is called again after 30 s."""
     fill(partition, key())
     for _ in range(29):
         time.advance(1)
@@ -229,7 +229,7 @@ def test_either_clock_ends_a_life(
 def test_clocks_may_differ_a_little(
     partition: Partition[str], time: ManualClock, elapsed_s: float, wall_s: float
 ) -> None:
-    """While both are within the life, a wall clock that is ahead or is being slewed ends nothing."""
+    """Within the lifetime, a wall clock that is ahead or is being slewed ends no entry."""
     fill(partition, key())
     time.elapsed_s += elapsed_s
     time.wall_s += wall_s
@@ -240,22 +240,22 @@ def test_clocks_may_differ_a_little(
 def test_an_answer_whose_wall_clock_ran_backwards_on_the_way_is_not_kept(
     partition: Partition[str], time: ManualClock
 ) -> None:
-    """A fill that sees wall time before its sending is dropped."""
-    ticket = send(partition, key())
+    """A fill that reads a wall time before its sending is not inserted."""
+    token = send(partition, key())
     time.advance(1)
     time.wall_s -= 5
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_newer_answer_takes_the_place_of_an_older(partition: Partition[str], time: ManualClock) -> None:
-    """Two calls for one key: the later answer is kept, counted once, with its own life."""
+    """Of two calls for one key, the later answer is cached, counted once, with its own lifetime."""
     first, second = send(partition, key()), send(partition, key())
     assert partition.insert(first, b"old", LEASE_S)
     time.advance(1)
     assert partition.insert(second._replace(elapsed=time.elapsed_s, wall=time.wall_s), b"newer", LEASE_S)
 
-    assert look(partition, key()) == Hit(b"newer", 0.0, "")
+    assert lookup(partition, key()) == Hit(b"newer", 0.0, "")
     assert partition.stats().entries == 1
 
 
@@ -273,91 +273,91 @@ FLUSHES: dict[str, tuple[InvalidationReason, str, str]] = {
     "rearmed": (InvalidationReason.WATCH_REARMED, "", ""),
 }
 
-VERDICTS = {
+DECISIONS = {
     InvalidationReason.GRANT_REVOKED: DeliveryDecision.REFUSE,
-    InvalidationReason.GRANT_CHANGED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.GRANT_CHANGED: DeliveryDecision.RETRY,
     InvalidationReason.ROTATION: DeliveryDecision.DELIVER,
     InvalidationReason.PEER_REMOVED: DeliveryDecision.REFUSE,
     InvalidationReason.RESOURCE_CHANGED: DeliveryDecision.DELIVER,
-    InvalidationReason.REFUSED: DeliveryDecision.ASK_AGAIN,
+    InvalidationReason.REFUSED: DeliveryDecision.RETRY,
     InvalidationReason.WATCH_REARMED: DeliveryDecision.DELIVER,
 }
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
 def test_every_flush_drops_and_fences(partition: Partition[str], flush: tuple[InvalidationReason, str, str]) -> None:
-    """Each cause drops what is kept, and an answer that was asked for before it is not kept afterwards."""
+    """Each reason removes the entries, and an answer that was requested before is not inserted afterwards."""
     fill(partition, key())
-    ticket = send(partition, key("under way"))
+    token = send(partition, key("under way"))
 
     flushed = partition.flush(*flush)
 
-    assert (flushed.entries, flushed.cause) == (1, flush[0])
+    assert (flushed.entries, flushed.reason) == (1, flush[0])
     assert flushed.bytes == len(b"rows") + sum(map(len, key())) + ENTRY_OVERHEAD
-    assert not partition.insert(ticket, b"late", LEASE_S)
+    assert not partition.insert(token, b"late", LEASE_S)
     assert not is_kept(partition, key())
     assert not is_kept(partition, key("under way"))
     assert (partition.stats().entries, partition.stats().bytes) == (0, 0)
 
 
-@pytest.mark.parametrize("cause", InvalidationReason)
-def test_the_cause_says_what_becomes_of_answers_under_way(partition: Partition[str], cause: InvalidationReason) -> None:
-    """Revoked and removed refuse; a change of scope asks again; everything else delivers."""
-    ticket = send(partition, key())
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
+@pytest.mark.parametrize("reason", InvalidationReason)
+def test_the_reason_decides_on_answers_under_way(partition: Partition[str], reason: InvalidationReason) -> None:
+    """Revoked and removed refuse; a change of scope retries; every other reason delivers."""
+    token = send(partition, key())
+    assert partition.decision(token) is DeliveryDecision.DELIVER
 
-    partition.flush(cause, GRANT, "tasks" if cause is InvalidationReason.RESOURCE_CHANGED else "")
+    partition.flush(reason, GRANT, "tasks" if reason is InvalidationReason.RESOURCE_CHANGED else "")
 
-    assert partition.verdict(ticket) is VERDICTS[cause]
+    assert partition.decision(token) is DECISIONS[reason]
 
 
-@pytest.mark.parametrize("cause", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
-def test_what_is_asked_after_a_change_is_delivered_and_kept(
-    partition: Partition[str], cause: InvalidationReason
+@pytest.mark.parametrize("reason", [InvalidationReason.GRANT_CHANGED, InvalidationReason.REFUSED])
+def test_a_call_sent_after_a_change_is_delivered_and_cached(
+    partition: Partition[str], reason: InvalidationReason
 ) -> None:
-    """Asking again ends: a call that was sent after the flush is good."""
-    partition.flush(cause, GRANT)
-    ticket = send(partition, key())
+    """A call that was sent after the flush is delivered and cached."""
+    partition.flush(reason, GRANT)
+    token = send(partition, key())
 
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.DELIVER
+    assert partition.insert(token, b"rows", LEASE_S)
 
 
 @pytest.mark.parametrize(
     "later",
     [c for c in InvalidationReason if c is not InvalidationReason.RESOURCE_CHANGED],
-    ids=lambda cause: str(cause.value),
+    ids=lambda reason: str(reason.value),
 )
 def test_revoked_is_final(partition: Partition[str], later: InvalidationReason) -> None:
-    """After a revocation nothing is delivered or kept again, whatever follows."""
+    """After a revocation nothing is delivered or inserted, whatever follows."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
     partition.flush(later, GRANT)
-    ticket = send(partition, key())
+    token = send(partition, key())
 
-    assert partition.verdict(ticket) is DeliveryDecision.REFUSE
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.REFUSE
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_change_of_scope_outweighs_a_later_rotation(partition: Partition[str]) -> None:
-    """An answer from before both is still asked for again."""
-    ticket = send(partition, key())
+    """An answer from before both is retried."""
+    token = send(partition, key())
     partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
     partition.flush(InvalidationReason.ROTATION)
 
-    assert partition.verdict(ticket) is DeliveryDecision.ASK_AGAIN
+    assert partition.decision(token) is DeliveryDecision.RETRY
 
 
-def test_a_changed_resource_leaves_the_others_alone(partition: Partition[str]) -> None:
-    """`resource_changed` drops and fences that resource, and nothing else."""
+def test_a_changed_resource_flushes_no_other_resource(partition: Partition[str]) -> None:
+    """`resource_changed` flushes and fences that resource only."""
     fill(partition, key(resource="tasks"))
     fill(partition, key(resource="notes"))
-    ticket = send(partition, key("under way", resource="notes"))
+    token = send(partition, key("under way", resource="notes"))
 
     assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks").entries == 1
 
     assert not is_kept(partition, key(resource="tasks"))
     assert is_kept(partition, key(resource="notes"))
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
     assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "memory").entries == 0
 
 
@@ -365,58 +365,58 @@ def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str])
     """A partition may hold several grants; each is flushed by itself, and all of them without a name."""
     fill(partition, key(grant="grant-1"))
     fill(partition, key(grant="grant-2"))
-    ticket = send(partition, key("under way", grant="grant-2"))
+    token = send(partition, key("under way", grant="grant-2"))
 
     partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
 
     assert is_kept(partition, key(grant="grant-2"))
-    assert partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.decision(token) is DeliveryDecision.DELIVER
+    assert partition.insert(token, b"rows", LEASE_S)
     assert partition.flush(InvalidationReason.ROTATION).entries == 2
 
 
-def test_a_revocation_counts_before_anything_was_asked(partition: Partition[str]) -> None:
+def test_a_revocation_counts_before_the_first_call(partition: Partition[str]) -> None:
     """A grant can be revoked before the first call under it."""
     partition.flush(InvalidationReason.GRANT_REVOKED, GRANT)
 
-    assert partition.verdict(send(partition, key())) is DeliveryDecision.REFUSE
+    assert partition.decision(send(partition, key())) is DeliveryDecision.REFUSE
 
 
-def test_calls_that_are_never_kept_are_judged_alike(partition: Partition[str]) -> None:
-    """A ticket of its own serves calls that neither look up nor share."""
+def test_uncached_calls_have_a_decision_as_well(partition: Partition[str]) -> None:
+    """A fetch token serves calls that neither look up nor share."""
     k = key(verb="search", resource="notes,tasks")
-    before = partition.ticket(k)
-    assert partition.verdict(before) is DeliveryDecision.DELIVER
+    before = partition.fetch_token(k)
+    assert partition.decision(before) is DeliveryDecision.DELIVER
     partition.flush(InvalidationReason.GRANT_CHANGED, GRANT)
 
-    assert partition.verdict(before) is DeliveryDecision.ASK_AGAIN
-    assert partition.verdict(partition.ticket(k)) is DeliveryDecision.DELIVER
-    assert not partition.insert(partition.ticket(k), b"never looked up", LEASE_S)
+    assert partition.decision(before) is DeliveryDecision.RETRY
+    assert partition.decision(partition.fetch_token(k)) is DeliveryDecision.DELIVER
+    assert not partition.insert(partition.fetch_token(k), b"never looked up", LEASE_S)
 
 
 @pytest.mark.parametrize(
-    ("cause", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
+    ("reason", "resource"), [(InvalidationReason.RESOURCE_CHANGED, ""), (InvalidationReason.ROTATION, "tasks")]
 )
-def test_a_resource_is_named_exactly_when_one_changed(
-    partition: Partition[str], cause: InvalidationReason, resource: str
+def test_a_resource_is_given_for_its_own_reason_only(
+    partition: Partition[str], reason: InvalidationReason, resource: str
 ) -> None:
-    """A flush that contradicts itself is the programmer's mistake, and flushes nothing."""
+    """A contradictory flush raises `ValueError` and flushes nothing."""
     fill(partition, key())
     with pytest.raises(ValueError, match="resource"):
-        partition.flush(cause, GRANT, resource)
+        partition.flush(reason, GRANT, resource)
 
     assert is_kept(partition, key())
     assert partition.stats().flushes == 0
 
 
-def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseCache[str]) -> None:
-    """Removing flushes for good; a peer that is added later under the same id has a partition of its own."""
+def test_a_removed_peer_is_empty_and_its_id_may_be_used_again(cache: ResponseCache[str]) -> None:
+    """Removal is final; a peer that is added later under the same id has a partition of its own."""
     old = cache.partition("peer-1")
     fill(old, key())
-    ticket = send(old, key("under way"))
+    token = send(old, key("under way"))
 
     assert cache.remove("peer-1").entries == 1
-    assert old.verdict(ticket) is DeliveryDecision.REFUSE
+    assert old.decision(token) is DeliveryDecision.REFUSE
     assert not fill(old, key("later"))
     assert fill(cache.partition("peer-1"), key("under way"))
     assert cache.remove("never heard of") == Flushed(InvalidationReason.PEER_REMOVED)
@@ -427,79 +427,79 @@ def test_a_removed_peer_keeps_nothing_and_its_id_may_come_again(cache: ResponseC
 
 def test_the_first_leads_and_the_others_join(partition: Partition[str]) -> None:
     """One flight a query: the first miss launches it, later ones get the same."""
-    first, second = look(partition, key()), look(partition, key())
+    first, second = lookup(partition, key()), lookup(partition, key())
 
     assert isinstance(first, Miss)
     assert isinstance(second, Miss)
     assert (first.leads, second.leads) == (True, False)
     assert first.flight is second.flight
-    assert first.ticket.epoch == second.ticket.epoch
+    assert first.token.epoch == second.token.epoch
     assert partition.stats().flights == 1
 
 
-def test_a_flight_that_does_not_take_anybody_is_replaced(partition: Partition[str]) -> None:
-    """A flight that refuses to be joined is given up; its own end does not take the new one away."""
-    first = partition.look(key(), join, lambda _: "first")
-    second = partition.look(key(), lambda flight: flight != "first", lambda _: "second")
+def test_a_flight_that_cannot_be_joined_is_replaced(partition: Partition[str]) -> None:
+    """A flight that cannot be joined is replaced; its end does not remove the new one."""
+    first = partition.lookup(key(), join, lambda _: "first")
+    second = partition.lookup(key(), lambda flight: flight != "first", lambda _: "second")
     assert isinstance(first, Miss)
-    assert second == Miss(first.ticket, "second", True)
+    assert second == Miss(first.token, "second", True)
 
-    partition.forget(first.ticket, "first")
-    assert partition.look(key(), join, lambda _: "third") == Miss(first.ticket, "second", False)
+    partition.remove_flight(first.token, "first")
+    assert partition.lookup(key(), join, lambda _: "third") == Miss(first.token, "second", False)
 
 
-def test_a_flight_that_ended_is_forgotten(partition: Partition[str]) -> None:
-    """After `forget` the next caller launches anew; forgetting twice is harmless."""
-    found = look(partition, key())
+def test_a_flight_that_ended_is_removed(partition: Partition[str]) -> None:
+    """After `remove_flight` the next caller launches a new flight; a second removal is harmless."""
+    found = lookup(partition, key())
     assert isinstance(found, Miss)
-    partition.forget(found.ticket, found.flight)
-    partition.forget(found.ticket, found.flight)
+    partition.remove_flight(found.token, found.flight)
+    partition.remove_flight(found.token, found.flight)
 
     assert partition.stats().flights == 0
-    assert look(partition, key()).leads  # type: ignore[union-attr]
+    assert lookup(partition, key()).leads  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_nobody_joins_a_flight_from_before_a_flush(
+def test_no_caller_joins_a_flight_from_before_a_flush(
     partition: Partition[str], flush: tuple[InvalidationReason, str, str]
 ) -> None:
-    """Flights belong to their epoch: a call after the flush asks anew, and the old flight's end leaves the new one."""
-    old = look(partition, key())
+    """Flights belong to their epoch: a later call starts a new one, which the old one's end leaves in place."""
+    old = lookup(partition, key())
     assert isinstance(old, Miss)
     partition.flush(*flush)
 
-    new = partition.look(key(), join, lambda _: "new")
-    partition.forget(old.ticket, old.flight)
+    new = partition.lookup(key(), join, lambda _: "new")
+    partition.remove_flight(old.token, old.flight)
 
     assert isinstance(new, Miss)
     assert new.leads
-    assert look(partition, key()).flight == "new"  # type: ignore[union-attr]
+    assert lookup(partition, key()).flight == "new"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("flush", FLUSHES.values(), ids=FLUSHES)
-def test_only_flights_that_nobody_may_see_are_cut(
+def test_only_flights_that_must_not_be_delivered_are_failed(
     partition: Partition[str], flush: tuple[InvalidationReason, str, str]
 ) -> None:
-    """Revoked and removed return the flights to fail at once; after any other flush they go on for their waiters."""
+    """Revoked and removed return the flights to fail; after any other flush they run on for their waiters."""
     send(partition, key("a"))
     send(partition, key("b"))
 
-    cut = set(partition.flush(*flush).cut)
+    cut = set(partition.flush(*flush).to_fail)
 
-    assert cut == ({"flight of a", "flight of b"} if VERDICTS[flush[0]] is DeliveryDecision.REFUSE else set())
+    assert cut == ({"flight of a", "flight of b"} if DECISIONS[flush[0]] is DeliveryDecision.REFUSE else set())
     assert partition.stats().flights == 0
 
 
 def test_a_few_flights_may_run_on_alone(partition: Partition[str]) -> None:
-    """At most 8 detached flights a peer, each counted once, and a place is free again when one ends."""
-    tickets = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
+    """At most 8 detached flights a peer, each counted once; the end of one makes room for another."""
+    tokens = [send(partition, key(str(n))) for n in range(MAX_DETACHED + 1)]
     names = [f"flight of {n}" for n in range(MAX_DETACHED + 1)]
 
     assert MAX_DETACHED == 8
     assert [partition.detach(name) for name in names] == [True] * 8 + [False]
     assert not partition.detach(names[0])
     assert partition.stats().detached == MAX_DETACHED
-    partition.forget(tickets[0], names[0])
+    partition.remove_flight(tokens[0], names[0])
     assert partition.detach(names[-1])
 
 
@@ -511,7 +511,7 @@ def test_a_flight_is_detached_once(partition: Partition[str]) -> None:
 
 
 def test_a_removed_peer_detaches_nothing(cache: ResponseCache[str], partition: Partition[str]) -> None:
-    """No flight runs on for a peer that is gone."""
+    """No flight is detached for a removed peer."""
     send(partition, key())
     cache.remove("peer-1")
 
@@ -556,7 +556,7 @@ def test_bytes_count_bodies_keys_and_overhead(partition: Partition[str]) -> None
 
 
 def test_one_peer_may_fill_all_the_room_there_is(time: ManualClock) -> None:
-    """While there is room a peer goes beyond its share; beyond the bound its least recently used entry goes."""
+    """Below the limit a peer may exceed its share; above it, its least recently used entry is evicted."""
     cache, each = small(time, 4)
     partition = cache.partition("p")
     for n in range(4):
@@ -571,8 +571,8 @@ def test_one_peer_may_fill_all_the_room_there_is(time: ManualClock) -> None:
     assert cache.stats().bytes == 4 * each
 
 
-def test_whoever_is_furthest_above_its_share_gives_up(time: ManualClock) -> None:
-    """A greedy peer loses entries to newcomers until the shares are equal; it never takes from one below its share."""
+def test_the_largest_peer_is_evicted_first(time: ManualClock) -> None:
+    """The largest peer loses entries to new peers until the shares are equal; a peer below its share loses none."""
     cache, _ = small(time, 6)
     greedy, modest, late = (cache.partition(name) for name in ("greedy", "modest", "late"))
     for n in range(6):
@@ -588,8 +588,8 @@ def test_whoever_is_furthest_above_its_share_gives_up(time: ManualClock) -> None
     assert [p.stats().entries for p in (greedy, modest, late)] == [2, 2, 2]
 
 
-def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> None:
-    """Who held most is forgotten with what it held: the bound goes on to be kept by those who hold something."""
+def test_a_flushed_peer_is_not_evicted_from(time: ManualClock) -> None:
+    """A flushed peer no longer counts as the largest: the limit is kept by the remaining ones."""
     cache, each = small(time, 4)
     greedy, modest = cache.partition("greedy"), cache.partition("modest")
     for n in range(4):
@@ -602,8 +602,8 @@ def test_a_peer_that_was_flushed_is_not_asked_to_give_up(time: ManualClock) -> N
     assert not greedy.evict()
 
 
-def test_within_a_peer_the_largest_resource_gives_up_first(time: ManualClock) -> None:
-    """A resource that is read much does not push out one that is read little."""
+def test_within_a_peer_the_largest_resource_is_evicted_first(time: ManualClock) -> None:
+    """A resource with many entries does not evict those of one with few."""
     cache, _ = small(time, 5)
     partition = cache.partition("p")
     fill(partition, key("000", resource="notes"), b"x")
@@ -613,8 +613,8 @@ def test_within_a_peer_the_largest_resource_gives_up_first(time: ManualClock) ->
     assert is_kept(partition, key("000", resource="notes"))
 
 
-def test_an_answer_larger_than_everything_is_not_kept(time: ManualClock) -> None:
-    """What could never fit is not tried, and pushes out nothing."""
+def test_an_answer_above_the_limit_is_not_inserted(time: ManualClock) -> None:
+    """An answer above the limit is not inserted, and evicts nothing."""
     cache, each = small(time, 2)
     partition = cache.partition("p")
     fill(partition, key("000"), b"x")
@@ -625,8 +625,8 @@ def test_an_answer_larger_than_everything_is_not_kept(time: ManualClock) -> None
     assert cache.stats().bytes == 2 * each
 
 
-def test_dead_entries_make_room_before_live_ones(time: ManualClock) -> None:
-    """What expired in the fullest partition goes before anything alive."""
+def test_expired_entries_are_evicted_before_live_ones(time: ManualClock) -> None:
+    """Expired entries of the largest partition are evicted before live ones."""
     cache, _ = small(time, 4)
     one, other = cache.partition("one"), cache.partition("other")
     for n in range(2):
@@ -640,8 +640,8 @@ def test_dead_entries_make_room_before_live_ones(time: ManualClock) -> None:
     assert cache.stats().entries == 3
 
 
-def test_a_shelf_that_died_whole_is_dropped_whole(partition: Partition[str], time: ManualClock) -> None:
-    """The first insert after everything expired starts afresh, with exact figures."""
+def test_a_bucket_that_expired_whole_is_dropped_whole(partition: Partition[str], time: ManualClock) -> None:
+    """The first insert after every entry expired uses a new container, with exact figures."""
     for n in range(50):
         fill(partition, key(str(n)))
     time.advance(30)
@@ -652,7 +652,7 @@ def test_a_shelf_that_died_whole_is_dropped_whole(partition: Partition[str], tim
 
 
 def test_a_longer_life_outlives_the_end_of_a_shorter(partition: Partition[str], time: ManualClock) -> None:
-    """An entry that came with a short lease does not take those with a longer one along."""
+    """The expiry of an entry with a short lease does not end those with a longer one."""
     fill(partition, key("long"), lease_s=30)
     fill(partition, key("short"), lease_s=5)
     time.advance(10)
@@ -662,29 +662,29 @@ def test_a_longer_life_outlives_the_end_of_a_shorter(partition: Partition[str], 
     assert not is_kept(partition, key("short"))
 
 
-def test_many_resources_leave_no_empty_shelves(partition: Partition[str], time: ManualClock) -> None:
-    """Names of resources come from callers; what they leave behind is bounded, and what is alive stays."""
+def test_many_resources_leave_no_empty_buckets(partition: Partition[str], time: ManualClock) -> None:
+    """Callers choose the names of resources; the number of empty buckets is bounded, and live entries stay."""
     for n in range(1_000):
         fill(partition, key(resource=f"r{n}"), lease_s=1)
         time.advance(0.5)
     fill(partition, key("q", resource="tasks"))
 
     [grant] = partition._grants.values()
-    assert len(grant.shelves) < 200
+    assert len(grant.buckets) < 200
     assert is_kept(partition, key("q", resource="tasks"))
 
 
-def test_a_flight_keeps_its_shelf(partition: Partition[str]) -> None:
-    """Tidying leaves a shelf alone while a call is under way on it."""
-    ticket = send(partition, key("under way", resource="r"))
+def test_a_bucket_with_a_flight_is_not_compacted(partition: Partition[str]) -> None:
+    """Compaction leaves a bucket with a flight in place."""
+    token = send(partition, key("under way", resource="r"))
     for n in range(500):
         fill(partition, key(resource=f"r{n}"), lease_s=0)
 
-    assert partition.insert(ticket, b"rows", LEASE_S)
+    assert partition.insert(token, b"rows", LEASE_S)
 
 
 def test_a_flush_costs_the_same_for_many_entries() -> None:
-    """Taking the shelves away touches no entry: the entries are freed later, with what the flush returned."""
+    """Removing the buckets touches no entry: the entries are freed later, with the flush's result."""
     partition: Partition[str] = ResponseCache[str]().partition("p")
     for n in range(5_000):
         fill(partition, key(str(n)))
@@ -705,13 +705,13 @@ def test_a_flush_costs_the_same_for_many_entries() -> None:
 
 
 def test_dropped_answers_leave_memory_without_the_collector(partition: Partition[str]) -> None:
-    """No cycle holds a dropped shelf: once the flush's result goes, so do the bodies."""
+    """No cycle holds a removed bucket: freeing the flush's result frees the bodies."""
     fill(partition, key(), b"secret")
     gc.collect()
     gc.disable()
     try:
         flushed = partition.flush(InvalidationReason.ROTATION)
-        container = weakref.ref(flushed.remains[0]._entries)  # type: ignore[attr-defined]
+        container = weakref.ref(flushed.evicted[0]._entries)  # type: ignore[attr-defined]
         assert container() is not None
         del flushed
         assert container() is None
@@ -722,12 +722,12 @@ def test_dropped_answers_leave_memory_without_the_collector(partition: Partition
 # -- figures
 
 
-def test_flushes_are_counted_by_cause() -> None:
-    """A peer's own flushes alone, each under its cause, whatever they dropped."""
+def test_flushes_are_counted_by_reason() -> None:
+    """The flushes of the peer alone, by reason, whatever they removed."""
     cache: ResponseCache[object] = ResponseCache()
     partition = cache.partition("work")
-    for cause in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
-        partition.flush(cause)
+    for reason in (InvalidationReason.ROTATION, InvalidationReason.WATCH_REARMED, InvalidationReason.ROTATION):
+        partition.flush(reason)
     partition.flush(InvalidationReason.RESOURCE_CHANGED, "grant", "tasks")
     cache.partition("lab").flush(InvalidationReason.REFUSED)
 
@@ -742,8 +742,8 @@ def test_flushes_are_counted_by_cause() -> None:
 def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """Entries, bytes, hits, misses and flushes of a peer, and their sum over all."""
     fill(partition, key())
-    look(partition, key())
-    look(partition, key())
+    lookup(partition, key())
+    lookup(partition, key())
     fill(cache.partition("peer-2"), key("other"))
     cache.partition("peer-2").flush(InvalidationReason.ROTATION)
 
@@ -752,8 +752,8 @@ def test_figures_add_up(cache: ResponseCache[str], partition: Partition[str]) ->
     assert cache.stats() == Stats(entries=1, bytes=one.bytes, hits=2, misses=2, flushes=1, flights=0, detached=0)
 
 
-def test_figures_do_not_count_the_dead(partition: Partition[str], time: ManualClock) -> None:
-    """An expired entry is not shown, even if nobody looked since."""
+def test_figures_do_not_count_expired_entries(partition: Partition[str], time: ManualClock) -> None:
+    """An expired entry is not counted, even without a lookup since."""
     fill(partition, key())
     time.advance(30)
 
@@ -766,7 +766,7 @@ def test_figures_do_not_count_the_dead(partition: Partition[str], time: ManualCl
 def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partition: Partition[str]) -> None:
     """A child has another instance id, no entries and no flights, even if a thread of the parent held the lock."""
     fill(partition, key())
-    ticket = send(partition, key("under way"))
+    token = send(partition, key("under way"))
     partition.detach("flight of under way")
     cache._lock.acquire()
     partition._lock.acquire()
@@ -774,7 +774,7 @@ def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partiti
     child = os.fork()
     if child == 0:
         good = (
-            not partition.insert(ticket, b"late", LEASE_S)
+            not partition.insert(token, b"late", LEASE_S)
             and partition.stats().detached == 0
             and cache.stats().bytes == cache._total == 0
             and len(cache.instance_id) == 32
@@ -796,15 +796,15 @@ def test_a_forked_child_is_a_cache_of_its_own(cache: ResponseCache[str], partiti
     assert is_kept(partition, key())
 
 
-def test_a_restart_fences_off_the_calls_that_were_sent_before_it(
+def test_a_fork_fences_off_the_calls_that_were_sent_before_it(
     cache: ResponseCache[str], partition: Partition[str]
 ) -> None:
-    """A forked child keeps no answer to a call of its parent, though it has asked for the same resource itself."""
-    ticket = send(partition, key())
-    cache.restart()
+    """A forked child inserts no answer to a call of its parent, though it has called the same resource itself."""
+    token = send(partition, key())
+    cache.reset_after_fork()
     send(partition, key("another"))
 
-    assert not partition.insert(ticket, b"rows", LEASE_S)
+    assert not partition.insert(token, b"rows", LEASE_S)
 
 
 def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:
@@ -817,7 +817,7 @@ def test_instance_ids_are_128_random_bits(cache: ResponseCache[str]) -> None:
 
 
 def in_threads(*works: Callable[[], None]) -> None:
-    """Run all at the same time with a switch after almost every instruction; fail with what any of them raised."""
+    """Run all at the same time with a switch after almost every instruction; fail with any exception of theirs."""
     errors: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:
@@ -850,10 +850,10 @@ def test_threads_keep_the_books_straight(time: ManualClock) -> None:
             for n in range(300):
                 partition = cache.partition(names[(n + seed) % 3])
                 k = key(f"{(n * seed) % 40:03}", resource=("tasks", "notes")[n % 2])
-                found = look(partition, k)
+                found = lookup(partition, k)
                 if isinstance(found, Miss):
-                    partition.insert(found.ticket, b"x", LEASE_S)
-                    partition.forget(found.ticket, found.flight)
+                    partition.insert(found.token, b"x", LEASE_S)
+                    partition.remove_flight(found.token, found.flight)
                 if n % 50 == seed:
                     partition.flush(InvalidationReason.ROTATION)
 
@@ -876,7 +876,7 @@ def test_only_one_of_many_threads_leads(partition: Partition[str]) -> None:
 
     def work() -> None:
         barrier.wait()
-        found.append(look(partition, key()))
+        found.append(lookup(partition, key()))
 
     in_threads(*[work] * 16)
 
@@ -885,7 +885,7 @@ def test_only_one_of_many_threads_leads(partition: Partition[str]) -> None:
 
 
 def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Partition[str]) -> None:
-    """A look-up that begins after the flush for a change returned never hits an answer from before that change."""
+    """A lookup that begins after a flush returned never hits an answer from before it."""
     stop = threading.Event()
     at_the_peer = told = 0
     stale: list[tuple[int, int]] = []
@@ -893,10 +893,10 @@ def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Parti
     def read() -> None:
         while not stop.is_set():
             known = told
-            found = look(partition, key())
+            found = lookup(partition, key())
             if isinstance(found, Miss):
-                partition.insert(found.ticket, str(at_the_peer).encode(), LEASE_S)
-                partition.forget(found.ticket, found.flight)
+                partition.insert(found.token, str(at_the_peer).encode(), LEASE_S)
+                partition.remove_flight(found.token, found.flight)
             elif int(found.body) < known:
                 stale.append((int(found.body), known))
 
@@ -920,7 +920,7 @@ def test_after_a_flush_returned_no_thread_finds_what_it_dropped(partition: Parti
     "module", [federation.cache.response_cache, federation.cache.entries], ids=lambda module: module.__name__
 )
 def test_the_policy_imports_no_transport(module: Any) -> None:
-    """Cache and shelves know neither gRPC nor asyncio, and of ours only the clock and each other."""
+    """Cache and buckets import neither gRPC nor asyncio, and of the package only the clock and each other."""
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

@@ -1,4 +1,4 @@
-"""What the calls to a peer have shown."""
+"""The statistics of the calls to a peer."""
 
 import threading
 
@@ -9,19 +9,19 @@ from tests.support.clock import ManualClock
 
 
 def test_a_new_peer_has_no_record() -> None:
-    """Nothing is claimed of a peer that was never called."""
+    """A peer that was never called has neither a success nor a failure."""
     health = PeerHealth(ManualClock().clock)
 
     assert (health.last_success_us, health.last_failure, health.latency()) == (None, None, None)
 
 
 def test_the_last_success_and_failure_are_kept_with_their_instants() -> None:
-    """Each has the wall-clock instant of its own end, and neither overwrites the other."""
+    """Each has the wall-clock time of its own end, and neither overwrites the other."""
     clock = ManualClock(wall=1_800_000_000.0)
     health = PeerHealth(clock.clock)
-    health.failed("UNAVAILABLE", "PEER_UNREACHABLE", "refused")
+    health.record_failure("UNAVAILABLE", "PEER_UNREACHABLE", "refused")
     clock.advance(2.5)
-    health.succeeded(0.01)
+    health.record_success(0.01)
     clock.advance(1)
 
     assert health.last_failure == CallFailure(1_800_000_000_000_000, "UNAVAILABLE", "PEER_UNREACHABLE", "refused")
@@ -32,15 +32,15 @@ def test_the_last_success_and_failure_are_kept_with_their_instants() -> None:
 def test_what_the_caller_did_is_no_failure_of_the_peer(code: str) -> None:
     """An unknown row, a malformed request or a cancelled call leaves the record as it is."""
     health = PeerHealth(ManualClock().clock)
-    health.failed(code, "", "")
+    health.record_failure(code, "", "")
 
     assert health.last_failure is None
 
 
 def test_a_peers_message_is_made_printable_and_short() -> None:
-    """Escape sequences and novels of a hostile peer do not get into a status."""
+    """Escape sequences and very long texts of a hostile peer do not reach the status."""
     health = PeerHealth(ManualClock().clock)
-    health.failed("INTERNAL", "", "\x1b[2Jevil\n" + "x" * 10_000)
+    health.record_failure("INTERNAL", "", "\x1b[2Jevil\n" + "x" * 10_000)
 
     assert health.last_failure is not None
     assert health.last_failure.message.startswith("?[2Jevil?xxx")
@@ -51,7 +51,7 @@ def test_latency_is_nearest_rank_in_milliseconds() -> None:
     """Of 1 to 100 ms the median is 50 and the 99th percentile 99, whatever the order."""
     health = PeerHealth(ManualClock().clock)
     for ms in range(100, 0, -1):
-        health.answered(ms / 1e3)
+        health.record_answer(ms / 1e3)
 
     latency = health.latency()
     assert latency is not None
@@ -59,15 +59,15 @@ def test_latency_is_nearest_rank_in_milliseconds() -> None:
 
 
 def test_latency_covers_the_last_512_answers() -> None:
-    """The 513th answer pushes out the first, and the 1024th the 512th."""
+    """The 513th answer replaces the first, and the 1024th the 512th."""
     health = PeerHealth(ManualClock().clock)
     for _ in range(512):
-        health.answered(9.0)
+        health.record_answer(9.0)
     for _ in range(505):
-        health.answered(1.0)
+        health.record_answer(1.0)
     before = health.latency()
-    health.answered(1.0)
-    health.answered(1.0)
+    health.record_answer(1.0)
+    health.record_answer(1.0)
 
     assert before == Latency(1_000.0, 9_000.0)
     after = health.latency()
@@ -99,7 +99,7 @@ def test_threads_may_feed_and_read_at_once() -> None:
 
     def feed() -> None:
         for _ in range(500):
-            health.answered(0.002)
+            health.record_answer(0.002)
             assert health.latency() == Latency(2.0, 2.0)
 
     threads = [threading.Thread(target=feed) for _ in range(8)]

@@ -1,4 +1,4 @@
-"""The chain's order, and its two members that write metadata, by hand."""
+"""The chain's order, and its two members that write metadata, driven by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def finish(flow: Flow, outcome: Outcome = GOOD) -> tuple[Call, Outcome]:
 
 
 def test_order() -> None:
-    """Calls come in by tracing, tagging, caching, breaking, propagation, and go out the other way round."""
+    """Calls pass tracing, tagging, caching, breaking and propagation; outcomes pass them in reverse."""
     log: list[str] = []
     members: Any = {name: Recording(name, log) for name in reversed(ORDER)}
     finish(compose(build_chain(**members))(CALL))
@@ -61,7 +61,7 @@ def test_order() -> None:
 
 
 def test_members_that_are_switched_off_are_left_out() -> None:
-    """Tagging and propagation are always there; the others where they are given."""
+    """Tagging and propagation are always present; the other members only if given."""
     log: list[str] = []
     tagging, propagation = Recording("tagging", log), Recording("propagation", log)
     assert build_chain(tagging=tagging, propagation=propagation) == (tagging, propagation)
@@ -76,11 +76,11 @@ def test_real_chain_of_a_peer(rpc_spans: bool, tmp_path: Path) -> None:
     kinds = [TracingInterceptor, TaggingInterceptor, CachingInterceptor, BreakingInterceptor, PropagationInterceptor]
     peer: Any = type("Peer", (), {"record": record(), "tagging": TaggingInterceptor("work.example")})()
     assert [type(member) for member in home.build_peer(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
-    home.end()
+    home.close()
 
 
 def record() -> PeerRecord:
-    """An enrollment that nobody dials."""
+    """An enrollment that is never dialled."""
     text = dict.fromkeys(("name", "user", "gateway", "endpoint", "grant_id", "subject"), "x")
     return PeerRecord(id="p", certificate_pem="", key_pem="", trust_bundle="", created_at_us=0, **text)
 
@@ -88,7 +88,7 @@ def record() -> PeerRecord:
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("code", [grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND])
 def test_tagging_is_the_only_author_of_tags(cached: bool, code: grpc.StatusCode) -> None:
-    """Hits, live answers and errors get both tags once, appended; what came under these keys is gone."""
+    """Hits, live answers and errors get both tags once, appended; the peer's values of these keys are removed."""
     forged = (("_cached", "true"), ("a", "b"), ("_source", "local"), ("_source", "x"))
     outcome = Outcome(code, initial=forged, trailing=forged, cached=cached)
     _, tagged = finish(compose([TaggingInterceptor("work.example")])(CALL), outcome)
@@ -123,13 +123,13 @@ def test_tagging_is_the_only_author_of_tags(cached: bool, code: grpc.StatusCode)
     ],
 )
 def test_faults_of_callers_metadata(pair: Any, fault: str) -> None:
-    """Each pair that gRPC could not send as it is, is named; good ones pass."""
+    """Each pair that gRPC could not send unchanged is named; valid pairs pass."""
     found = fault_of((("fine", "yes"), pair))
     assert (fault in found) if fault else found == ""
 
 
 def test_propagation_writes_the_span_of_the_call() -> None:
-    """With a span on the call its traceparent goes out, in place of whatever the caller gave."""
+    """With a span on the call its traceparent is sent, in place of the caller's."""
 
     class Trace:
         def traceparent(self) -> str:
@@ -144,7 +144,7 @@ def test_propagation_writes_the_span_of_the_call() -> None:
 
 
 def test_propagation_without_a_tracing_member_takes_the_current_span() -> None:
-    """Without a span on the call the program's current one is the parent; without that there is none."""
+    """Without a span on the call, the program's current span is the parent, if there is one."""
     context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     chain = compose([PropagationInterceptor(lambda: "id")])
     with trace.use_span(NonRecordingSpan(context)):

@@ -1,4 +1,4 @@
-"""A flight is bookkeeping: who waits, who runs it, how it ends."""
+"""The bookkeeping of a flight: its waiters, its driver, its result."""
 
 import grpc
 import pytest
@@ -16,27 +16,27 @@ def a_flow() -> Flow:
 
 
 def flying(waiters: int = 1) -> Flight:
-    """A flight with so many waiters, whose flow has been taken."""
+    """A flight with this many waiters, whose flow has been taken."""
     flight = Flight(10.0, 1)
     for _ in range(waiters):
         assert flight.join(10.0)
-    flight.launch(a_flow())
-    assert flight.take() is not None
+    flight.set_flow(a_flow())
+    assert flight.take_flow() is not None
     return flight
 
 
 def test_only_the_first_driver_gets_the_flow() -> None:
-    """The flow is handed out once."""
+    """The flow is returned once."""
     flight = Flight(10.0, 1)
     flow = a_flow()
-    flight.launch(flow)
+    flight.set_flow(flow)
 
-    assert flight.take() is flow
-    assert flight.take() is None
+    assert flight.take_flow() is flow
+    assert flight.take_flow() is None
 
 
 def test_the_last_waiter_learns_that_it_is_the_last() -> None:
-    """`leave` is true once, for the last one of a flight that has not landed; nobody joins after that."""
+    """`leave` is true once, for the last waiter of a flight under way; after that no waiter can join."""
     flight = flying(2)
 
     assert not flight.leave()
@@ -45,85 +45,85 @@ def test_the_last_waiter_learns_that_it_is_the_last() -> None:
     assert not flight.join(10.0)
 
 
-def test_leaving_a_landed_flight_ends_nothing() -> None:
-    """After the landing nobody has to abort."""
+def test_leaving_a_flight_that_is_done_cancels_nothing() -> None:
+    """`leave` on a flight that is done does not ask for a cancellation."""
     flight = flying()
-    flight.land(OK, None)
+    flight.resolve(OK, None)
 
     assert not flight.leave()
 
 
-def test_the_patient_join_only_what_lasts_as_long() -> None:
-    """A patient waiter refuses a flight with an earlier deadline than its own."""
+def test_full_budget_joins_only_a_flight_that_lasts_as_long() -> None:
+    """With `full_budget`, a waiter does not join a flight with an earlier deadline than its own."""
     flight = flying()
 
     assert flight.join(99.0)
-    assert flight.join(10.0, patient=True)
-    assert not flight.join(10.1, patient=True)
+    assert flight.join(10.0, full_budget=True)
+    assert not flight.join(10.1, full_budget=True)
 
 
-def test_aborting_calls_the_driver_once_it_is_known() -> None:
-    """`abort` cancels the driver's run, at once or when the driver says how; a flow not taken yet is never run."""
+def test_cancel_calls_the_driver_once_it_is_set() -> None:
+    """`cancel` cancels the driver's runner, at once or once it is set; a flow not taken yet is never run."""
     aborted = []
     early = flying()
-    early.on_abort(lambda: aborted.append("early"))
-    early.abort()
+    early.on_cancel(lambda: aborted.append("early"))
+    early.cancel()
     late = flying()
-    late.abort()
-    late.on_abort(lambda: aborted.append("late"))
+    late.cancel()
+    late.on_cancel(lambda: aborted.append("late"))
     untaken = Flight(10.0, 1)
-    untaken.launch(a_flow())
-    untaken.abort()
+    untaken.set_flow(a_flow())
+    untaken.cancel()
 
     assert aborted == ["early", "late"]
-    assert untaken.take() is None
+    assert untaken.take_flow() is None
 
 
-def test_a_flight_lands_once_and_wakes_everybody() -> None:
-    """Subscribers are called once, the latest first; one that comes after the landing is called at once."""
+def test_a_flight_is_resolved_once_and_calls_every_subscriber() -> None:
+    """Subscribers are called once, the latest first; a later subscriber is called at once."""
     flight, woken = flying(), []
     flight.subscribe(lambda: woken.append("first"))
     flight.subscribe(lambda: woken.append("second"))
-    assert not flight.landed
+    assert not flight.done
 
-    flight.land(OK, None)
-    flight.land(CUT, None)
+    flight.resolve(OK, None)
+    flight.resolve(CUT, None)
     flight.subscribe(lambda: woken.append("late"))
 
-    assert flight.landed
+    assert flight.done
     assert woken == ["second", "first", "late"]
     assert flight.result() is OK
 
 
 def test_an_error_is_raised_for_every_waiter() -> None:
-    """A flow that broke lands with its exception."""
+    """The exception of a flow that broke is the result of the flight."""
     flight = flying()
-    flight.land(None, ZeroDivisionError("a bug"))
+    flight.resolve(None, ZeroDivisionError("a bug"))
 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             flight.result()
 
 
-def test_cutting_gives_everybody_the_outcome_and_ends_the_call() -> None:
-    """`cut` lands first, then cancels; what the run says afterwards is ignored, and nobody joins any more."""
+def test_fail_gives_every_waiter_the_outcome_and_cancels_the_call() -> None:
+    """`fail` first resolves, then cancels; a later result is ignored, and no waiter can join."""
     order = []
     flight = flying()
     flight.subscribe(lambda: order.append("told"))
-    flight.on_abort(lambda: order.append("cancelled"))
+    flight.on_cancel(lambda: order.append("cancelled"))
 
-    assert flight.cut(CUT)
-    flight.land(OK, None)
+    assert flight.fail(CUT)
+    flight.resolve(OK, None)
 
     assert order == ["told", "cancelled"]
     assert flight.result() is CUT
     assert not flight.join(10.0)
 
 
-def test_cutting_a_landed_flight_changes_nothing() -> None:
-    """What has landed is looked at on delivery instead."""
+def test_fail_of_a_flight_that_is_done_changes_nothing() -> None:
+    """A flight that is done keeps its result; it is checked on delivery."""
     flight = flying()
-    flight.land(OK, None)
+    flight.resolve(OK, None)
 
-    assert not flight.cut(CUT)
+    assert not flight.fail(CUT)
     assert flight.result() is OK

@@ -84,13 +84,13 @@ def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on():
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
     seen = []
     for _ in range(DEGRADED_AT):
-        plan.failed(failure(now), 0.5)
+        plan.record_failure(failure(now), 0.5)
         assert not plan.is_due(now)
         now = plan.next_at_us(now)
         assert plan.is_due(now)
         seen.append(plan.degraded)
 
-    plan.renewed(Validity(now, now + DAY, "b"), now)
+    plan.record_renewal(Validity(now, now + DAY, "b"), now)
 
     assert seen == [False, False, True]
     assert (plan.degraded, plan.failures, plan.last_failure) == (False, 0, None)
@@ -101,7 +101,7 @@ def test_a_final_refusal_ends_the_attempts():
     """A revoked grant is not asked about again."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
-    plan.failed(failure(now, "GRANT_REVOKED"), 0.5, final=True)
+    plan.record_failure(failure(now, "GRANT_REVOKED"), 0.5, final=True)
 
     assert plan.next_at_us(now) is None
     assert plan.degraded
@@ -111,7 +111,7 @@ def test_the_peer_may_ask_for_patience_within_reason():
     """Its wish counts where it is longer than the own pause, and an hour is the most."""
     for asked, waited in ((1.0, 5), (100.0, 100), (1e9, 3_600)):
         plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
-        plan.failed(failure(now), 0.5, retry_after_s=asked)
+        plan.record_failure(failure(now), 0.5, retry_after_s=asked)
         assert plan.next_at_us(now) == now + waited * MICROSECONDS
 
 
@@ -127,7 +127,7 @@ def test_a_certificate_that_brings_no_time_is_the_last():
     """Where the grant itself ends, renewing over and over would win nothing."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
-    plan.renewed(Validity(now, CERTIFICATE.not_after_us, "b"), now)
+    plan.record_renewal(Validity(now, CERTIFICATE.not_after_us, "b"), now)
 
     assert plan.next_at_us(now) is None
     assert not plan.degraded
@@ -137,7 +137,7 @@ def test_a_rotation_by_hand_soon_after_another_leaves_the_plan_alive():
     """Two certificates of the same second end together; only a renewal that was due tells that the grant ends."""
     plan, now = RenewalPlan(CERTIFICATE), START + MICROSECONDS
 
-    plan.renewed(replace(CERTIFICATE, name="b"), now)
+    plan.record_renewal(replace(CERTIFICATE, name="b"), now)
 
     assert plan.next_at_us(now) == due_at_us(replace(CERTIFICATE, name="b"))
 
@@ -147,7 +147,7 @@ def test_automatic_renewals_keep_a_minute_apart():
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
     short = Validity(now - DAY, CERTIFICATE.not_after_us + MICROSECONDS, "b")
 
-    plan.renewed(short, now)
+    plan.record_renewal(short, now)
 
     assert plan.next_at_us(now) == now + 60 * MICROSECONDS
 

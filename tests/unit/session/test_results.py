@@ -45,7 +45,7 @@ def test_a_kept_answer_is_given_and_counted() -> None:
     """What another call has fetched is a hit like any other, with its age."""
     chain = ManualChain()
     chain.fetch(make_call(), rows("t1"))
-    chain.port.advance(3)
+    chain.driver.advance(3)
     run = chain.start(HIT_ONLY)
     assert run.outcome is not None
     assert (run.outcome.ok, run.outcome.cached, run.outcome.age_s) == (True, True, 3.0)
@@ -76,7 +76,7 @@ def test_an_ended_or_flushed_entry_is_no_hit() -> None:
     chain.fetch(make_call(), rows("t1", lease_ms=1_000))
     key = Key("grant-1", "list", "tasks", query_hash(b"query"))
     assert chain.partition.peek(key) is not None
-    chain.port.advance(2)
+    chain.driver.advance(2)
     assert chain.partition.peek(key) is None
     chain.fetch(make_call(), rows("t1"))
     chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")

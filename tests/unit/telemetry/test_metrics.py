@@ -10,7 +10,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from federation.breaker import CircuitState
 from federation.cache.response_cache import InvalidationReason
 from federation.client.peers.watch_handle import WatchState
-from federation.client.watch.events import KINDS
+from federation.client.watch.events import EVENT_KINDS
 from federation.telemetry.metric_definitions import METRICS
 from federation.telemetry.metrics import (
     CIRCUIT_STATE_VALUE,
@@ -241,7 +241,13 @@ def test_the_document_tells_every_word_of_every_attribute() -> None:
     page = metric_table.PAGE.read_text(encoding="utf-8").split(metric_table.END)[1]
     causes, states = [cause.value for cause in InvalidationReason], [state.value for state in CircuitState]
 
-    for word in (*OutcomeName, *causes, *states, *KINDS, *(name for metric in METRICS for name in metric.attributes)):
+    for word in (
+        *OutcomeName,
+        *causes,
+        *states,
+        *EVENT_KINDS,
+        *(name for metric in METRICS for name in metric.attributes),
+    ):
         assert f"`{word}`" in page
 
 

@@ -1,4 +1,4 @@
-"""The circuit in the chain, stepped by hand."""
+"""The circuit breaker in the chain, stepped by hand."""
 
 import gc
 import logging
@@ -30,7 +30,7 @@ def served(reason: Reason) -> Outcome:
 
 
 class Trace:
-    """The span of a call, as far as the circuit knows it."""
+    """The span of a call, as far as the circuit uses it."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -43,7 +43,7 @@ class Trace:
 
 
 class Circuit:
-    """One peer's circuit with a clock, and what it reported."""
+    """One peer's circuit with a clock, and its reports."""
 
     def __init__(self, metrics: FederationMetrics | None = None) -> None:
         self.clock = ManualClock()
@@ -83,7 +83,7 @@ def test_an_open_circuit_answers_by_itself_with_the_cooldown_left() -> None:
 
 
 def test_only_the_probe_is_marked() -> None:
-    """An ordinary call goes on as it is; the one that half-open lets through says `probe`, and others are refused."""
+    """An ordinary call passes unchanged; the one that half-open admits has `probe`, and others are refused."""
     circuit = Circuit()
     call = circuit.call()
     assert answer([circuit.breaking], call, OK)[1] == [call]
@@ -100,8 +100,8 @@ def test_only_the_probe_is_marked() -> None:
 
 
 @pytest.mark.parametrize("fault", [Cancelled(), KeyboardInterrupt(), ValueError("bug")])
-def test_a_probe_that_is_thrown_out_gives_its_permit_back(fault: BaseException) -> None:
-    """Cancelled, interrupted or broken: the next caller probes, and nothing was counted."""
+def test_a_probe_that_raises_returns_its_permit(fault: BaseException) -> None:
+    """After a cancelled, interrupted or broken probe the next caller probes, and nothing was counted."""
     circuit = Circuit()
     circuit.trip()
     circuit.clock.advance(30)
@@ -116,8 +116,8 @@ def test_a_probe_that_is_thrown_out_gives_its_permit_back(fault: BaseException) 
     assert circuit.state is CircuitState.CLOSED
 
 
-def test_a_probe_that_is_collected_gives_its_permit_back() -> None:
-    """A flow that nobody resumes any more does not wedge half-open."""
+def test_a_probe_that_is_collected_returns_its_permit() -> None:
+    """A flow that is garbage-collected does not block half-open."""
     circuit = Circuit()
     circuit.trip()
     circuit.clock.advance(30)
@@ -139,7 +139,7 @@ def test_a_probe_that_is_collected_gives_its_permit_back() -> None:
     ],
 )
 def test_an_ignored_end_of_a_probe_frees_the_slot(outcome: Outcome, budget_s: float) -> None:
-    """What says nothing of the peer neither closes nor reopens, time after time."""
+    """An ignored result neither closes nor reopens, however often."""
     circuit = Circuit()
     circuit.trip()
     circuit.clock.advance(30)
@@ -200,7 +200,7 @@ def test_failures_trip_it(outcome: Outcome) -> None:
 
 
 def test_a_peer_cannot_pass_for_a_failure_of_this_gateway() -> None:
-    """Forged local errors of the peer count like any failure of its."""
+    """Forged local errors of the peer count like any of its failures."""
     code, details, trailing = refusal_status(Refusal(Reason.CIRCUIT_OPEN, "mine"), local=True)
     circuit = Circuit()
     for _ in range(5):
@@ -210,7 +210,7 @@ def test_a_peer_cannot_pass_for_a_failure_of_this_gateway() -> None:
 
 
 def test_the_watch_goes_only_while_closed_and_counts_for_nothing() -> None:
-    """Its failures do not open the circuit, and it never takes the probe."""
+    """The watch's failures do not open the circuit, and it never takes the probe."""
     circuit = Circuit()
     for _ in range(10):
         answer([circuit.breaking], circuit.call(verb="watch"), DOWN)
@@ -227,7 +227,7 @@ def test_the_watch_goes_only_while_closed_and_counts_for_nothing() -> None:
 
 
 def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, caplog: pytest.LogCaptureFixture) -> None:
-    """Listener, metric, log and the span of the call that caused it hear of open, half-open and closed."""
+    """Listener, metric, log and the span of the causing call receive open, half-open and closed."""
     circuit = Circuit(FederationMetrics(metric_log.provider))
     trace = Trace()
     with caplog.at_level(logging.INFO):
@@ -249,8 +249,8 @@ def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, capl
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
-def test_the_opening_is_told_again_after_a_call_that_was_let_go_before(verb: str) -> None:
-    """Who passed while closed may dial after the opening: the owner hears of it again, until the circuit closes."""
+def test_the_opening_is_reported_again_after_a_call_admitted_before(verb: str) -> None:
+    """A call admitted while closed may dial after the opening, so the opening is reported again while it lasts."""
     circuit = Circuit()
     early, late, last = (parked([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
     circuit.trip()
@@ -269,7 +269,7 @@ def test_the_opening_is_told_again_after_a_call_that_was_let_go_before(verb: str
 
 
 def test_the_listener_may_use_the_circuit() -> None:
-    """It is called outside the lock: asking for the state from within does not deadlock."""
+    """The listener is called outside the lock: reading the state from it does not deadlock."""
     circuit = Circuit()
     seen = []
     circuit.breaking = BreakingInterceptor(
@@ -281,7 +281,7 @@ def test_the_listener_may_use_the_circuit() -> None:
 
 
 def test_a_broken_listener_costs_no_call_its_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """Its fault is logged; permit, probe and answer are as they would be."""
+    """Its exception is logged; permit, probe and answer are unaffected."""
     circuit = Circuit()
 
     def broken(_: Transition) -> None:
@@ -297,7 +297,7 @@ def test_a_broken_listener_costs_no_call_its_answer(caplog: pytest.LogCaptureFix
 
 
 def test_a_slow_peer_counts_where_a_threshold_is_set() -> None:
-    """The time that the wire took is handed to the circuit."""
+    """The circuit receives the time on the wire."""
     circuit = Circuit()
     circuit.breaking = BreakingInterceptor(
         CircuitBreaker(CircuitConfig(slow_call_s=0.5), lambda: 0.5), circuit.health, circuit.clock.clock
@@ -311,8 +311,8 @@ def test_a_slow_peer_counts_where_a_threshold_is_set() -> None:
     assert error_detail(answer([circuit.breaking], circuit.call())[0].trailing).reason == "CIRCUIT_OPEN"
 
 
-def test_health_hears_of_every_wire_call_and_of_no_other() -> None:
-    """Success, failure with its reason, and the time of what was answered; an open circuit adds nothing."""
+def test_health_records_every_wire_call_and_no_other() -> None:
+    """Success, failure with its reason, and the time of answers are recorded; an open circuit adds nothing."""
     circuit = Circuit()
     for outcome, took_s in ((OK, 0.010), (served(Reason.SCOPE_VIOLATION), 0.030), (timed_out(), 2.0)):
         flow, _ = parked([circuit.breaking], circuit.call())
@@ -335,7 +335,7 @@ def test_health_hears_of_every_wire_call_and_of_no_other() -> None:
 
 
 @pytest.mark.parametrize(("budget_s", "state"), [(2.0, CircuitState.OPEN), (0.0, CircuitState.CLOSED)])
-def test_a_timeout_is_judged_by_the_budget_at_the_start_of_the_call(budget_s: float, state: CircuitState) -> None:
+def test_a_timeout_is_classified_by_the_budget_at_the_start_of_the_call(budget_s: float, state: CircuitState) -> None:
     """A call that used up its budget counts as a failure; a call that began without a budget does not."""
     circuit = Circuit()
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The caching interceptor as a flow: the real run steps it, the test is wire, clock and other callers."""
+"""The caching interceptor as a flow: the real runner steps it, the test is wire, clock and other callers."""
 
 from typing import Any
 
@@ -8,7 +8,13 @@ import pytest
 from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key, Miss
 from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compose, refused
 from federation.client.chain.runner import FlowRunner
-from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS, CachingInterceptor, cut, lease_s
+from federation.client.interceptors.caching import (
+    CACHEABLE_VERBS,
+    UNCACHED_VERBS,
+    CachingInterceptor,
+    fail_in_flight,
+    lease_s,
+)
 from federation.errors import Reason, Refusal
 from federation.wire.requests import VERB_OF_METHOD, query_hash
 from federation.wire.status import error_detail, refusal_status
@@ -30,20 +36,20 @@ def reason_of(run: FlowRunner) -> str:
 
 @pytest.fixture
 def chain() -> ManualChain:
-    """One peer's caching, and nobody asking yet."""
+    """One peer's caching, without callers."""
     return ManualChain()
 
 
 def test_every_verb_is_kept_shared_or_not_by_its_entry_in_the_table() -> None:
-    """List and Get are kept; Search and Capabilities never are; Watch is left alone; there is no other verb."""
+    """List and Get are cached; Search and Capabilities never are; Watch passes; there is no other verb."""
     assert set(CACHEABLE_VERBS) == {"list", "get"}
     assert set(VERB_OF_METHOD.values()) - set(CACHEABLE_VERBS) - UNCACHED_VERBS == {"search", "capabilities"}
 
 
-def test_the_second_call_is_a_hit_that_never_gets_to_the_wire(chain: ManualChain) -> None:
+def test_the_second_call_is_a_hit_without_the_wire(chain: ManualChain) -> None:
     """An identical call is answered in its first step, tagged, with the seconds since the first was sent."""
     first = chain.fetch(make_call(), rows("t1"))
-    chain.port.advance(3)
+    chain.driver.advance(3)
     run = chain.start(make_call())
 
     assert run.done
@@ -64,7 +70,7 @@ class Trace:
 
 
 def test_a_hit_names_the_span_that_filled_it(chain: ManualChain) -> None:
-    """`filled_by` is the `traceparent` of the call that went to the wire, not of the one that hits."""
+    """`filled_by` is the `traceparent` of the call on the wire, not of the hit."""
     chain.fetch(make_call(trace=Trace()), rows("t1"))
 
     hit = chain.start(make_call()).outcome
@@ -88,7 +94,7 @@ def test_other_verbs_are_never_kept_nor_shared(chain: ManualChain, verb: str) ->
 
 @pytest.mark.parametrize("lease_ms", [None, 0, "", "-5", "1e9", "30 000", "0x10", "٣٠٠٠٠", "9" * 40, "³"])
 def test_without_a_readable_lease_nothing_is_kept(chain: ManualChain, lease_ms: Any) -> None:
-    """An absent lease, zero, and whatever is not plain digits keep nothing."""
+    """An absent lease, zero, and anything but plain digits caches nothing."""
     chain.fetch(make_call(), rows("t1", lease_ms=lease_ms))
 
     assert not chain.start(make_call()).done
@@ -111,7 +117,7 @@ def test_a_lease_is_read_in_milliseconds() -> None:
     ids=[*(reason.value for reason in Reason), "an error with a lease", "an unreadable answer"],
 )
 def test_nothing_failed_denied_or_unreadable_is_kept(chain: ManualChain, answer: Outcome) -> None:
-    """Whatever is not a good, readable answer is asked for again."""
+    """Only a good, readable answer is cached."""
     assert chain.fetch(make_call(), answer) == answer
 
     assert not chain.start(make_call()).done
@@ -129,11 +135,11 @@ def test_get_is_kept_like_list(chain: ManualChain) -> None:
 def test_an_answer_that_is_long_under_way_lives_from_its_sending(chain: ManualChain) -> None:
     """29 s on the way leave 1 s of life."""
     chain.start(make_call())
-    chain.port.advance(29)
+    chain.driver.advance(29)
     chain.wires[0].answer(rows("t1"))
 
     assert chain.start(make_call()).done
-    chain.port.advance(1)
+    chain.driver.advance(1)
     assert not chain.start(make_call()).done
 
 
@@ -160,8 +166,8 @@ def test_different_calls_do_not_share(chain: ManualChain) -> None:
     assert len(chain.wires) == 4
 
 
-def test_errors_reach_every_waiter_and_nobody_after(chain: ManualChain) -> None:
-    """A failed flight fails all who waited; the next caller asks anew."""
+def test_errors_reach_every_waiter_and_no_later_caller(chain: ManualChain) -> None:
+    """A failed flight fails all its waiters; the next caller starts a new one."""
     runs = [chain.start(make_call()) for _ in range(3)]
     chain.wires[0].answer(from_peer(Reason.RATE_LIMITED))
 
@@ -183,8 +189,8 @@ def test_a_leader_that_leaves_does_not_take_the_others_along(chain: ManualChain)
     assert chain.start(make_call()).done
 
 
-def test_the_last_to_leave_ends_the_call(chain: ManualChain) -> None:
-    """When every waiter is gone the wire call is cancelled, nothing is left, and the next caller asks anew."""
+def test_the_last_waiter_to_leave_cancels_the_call(chain: ManualChain) -> None:
+    """When every waiter has left, the wire call is cancelled, nothing remains, and the next caller starts a new one."""
     runs = [chain.start(make_call()) for _ in range(3)]
     for run in runs:
         assert not chain.wires[0].cancelled
@@ -198,9 +204,9 @@ def test_the_last_to_leave_ends_the_call(chain: ManualChain) -> None:
 
 def test_a_follower_keeps_its_own_shorter_deadline(chain: ManualChain) -> None:
     """A follower with less time ends at its deadline; the leader goes on."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     leader, follower = chain.start(make_call(deadline=now + 2)), chain.start(make_call(deadline=now + 0.5))
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
     assert reason_of(follower) == "PEER_TIMEOUT"
     assert not leader.done
 
@@ -210,12 +216,12 @@ def test_a_follower_keeps_its_own_shorter_deadline(chain: ManualChain) -> None:
 
 def test_followers_with_time_left_ask_again_together(chain: ManualChain) -> None:
     """A leader's short budget ends only the leader: one more call serves all who have more time."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     leader = chain.start(make_call(deadline=now + 0.5))
     patient = [chain.start(make_call(deadline=now + 1.5 + n / 10)) for n in range(5)]
     assert chain.wires[0].call.deadline == now + 0.5
 
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert reason_of(leader) == "PEER_TIMEOUT"
     assert not any(run.done for run in patient)
@@ -224,18 +230,18 @@ def test_followers_with_time_left_ask_again_together(chain: ManualChain) -> None
     assert [ids(run.outcome) for run in patient] == [["t1"]] * 5
 
 
-def test_a_second_leaders_short_budget_cuts_nobody_short(chain: ManualChain) -> None:
-    """Who asks again waits only with those who have as much time; its own deadline stays the one that counts."""
-    now = chain.port.time.monotonic_s
+def test_a_second_leaders_short_budget_ends_no_other_wait(chain: ManualChain) -> None:
+    """A retrying waiter joins only a flight that lasts as long as itself; its own deadline still counts."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     patient = chain.start(make_call(deadline=now + 3))
     middling = chain.start(make_call(deadline=now + 1))
-    chain.port.advance(0.5)
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
+    chain.driver.advance(0.5)
     assert reason_of(middling) == "PEER_TIMEOUT"
     assert not patient.done
 
-    chain.port.advance(2)
+    chain.driver.advance(2)
 
     assert reason_of(patient) == "PEER_TIMEOUT"
     assert chain.partition.stats().flights == 0
@@ -243,7 +249,7 @@ def test_a_second_leaders_short_budget_cuts_nobody_short(chain: ManualChain) -> 
 
 def test_a_follower_asks_again_once_only(chain: ManualChain) -> None:
     """After the second timeout there is no third call."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 2))
     chain.wires[0].answer(from_peer(Reason.PEER_TIMEOUT))
@@ -254,25 +260,25 @@ def test_a_follower_asks_again_once_only(chain: ManualChain) -> None:
 
 
 def test_a_follower_without_time_left_does_not_ask_again(chain: ManualChain) -> None:
-    """A few milliseconds are not worth a call: the timeout is delivered."""
-    now = chain.port.time.monotonic_s
+    """With a few milliseconds left there is no retry: the timeout is delivered."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 0.505))
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert reason_of(follower) == "PEER_TIMEOUT"
     assert len(chain.wires) == 1
 
 
-def test_who_asks_again_may_find_the_answer_kept(chain: ManualChain) -> None:
-    """If somebody else filled the cache meanwhile, asking again is a hit."""
-    now = chain.port.time.monotonic_s
+def test_a_retry_may_find_the_answer_cached(chain: ManualChain) -> None:
+    """If another caller filled the cache meanwhile, the retry is a hit."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 0.5))
     follower = chain.start(make_call(deadline=now + 2))
-    ticket = chain.partition.ticket(make_call_key())
-    chain.partition.insert(ticket, rows("t1").body, 30)
+    token = chain.partition.fetch_token(make_call_key())
+    chain.partition.insert(token, rows("t1").body, 30)
 
-    chain.port.advance(0.5)
+    chain.driver.advance(0.5)
 
     assert follower.outcome is not None
     assert follower.outcome.cached
@@ -285,15 +291,15 @@ def make_call_key() -> Key:
 
 
 def test_an_interrupted_leader_makes_the_others_ask_again(chain: ManualChain) -> None:
-    """Ctrl-C in the thread that sends ends that caller; whoever waited with it makes a call of its own."""
+    """Ctrl-C in the sending thread ends that caller; its followers make a call of their own."""
 
     class Interrupted(BaseException):
         pass
 
     leader, follower = chain.start(make_call()), chain.start(make_call())
     wire = chain.wires[0]
-    assert wire.step.claim()
-    wire.run.resume(wire.run._flow.throw, Interrupted())
+    assert wire.suspension.claim()
+    wire.runner.resume(wire.runner._flow.throw, Interrupted())
 
     assert leader.done
     assert len(chain.wires) == 2
@@ -302,11 +308,11 @@ def test_an_interrupted_leader_makes_the_others_ask_again(chain: ManualChain) ->
 
 
 def test_a_bug_in_the_chain_reaches_every_waiter(chain: ManualChain) -> None:
-    """An exception of an inner interceptor is nobody's secret, and leaves no flight behind."""
+    """An exception of an inner interceptor is raised in each waiter, and leaves no flight behind."""
     runs = [chain.start(make_call()) for _ in range(2)]
     wire = chain.wires[0]
-    assert wire.step.claim()
-    wire.run.resume(wire.run._flow.throw, ZeroDivisionError("a bug"))
+    assert wire.suspension.claim()
+    wire.runner.resume(wire.runner._flow.throw, ZeroDivisionError("a bug"))
 
     assert [type(run.error) for run in runs] == [ZeroDivisionError] * 2
     assert chain.partition.stats().flights == 0
@@ -315,8 +321,8 @@ def test_a_bug_in_the_chain_reaches_every_waiter(chain: ManualChain) -> None:
 # -- what is looked at again on delivery
 
 
-def test_what_comes_after_a_revocation_reaches_nobody(chain: ManualChain) -> None:
-    """Leader and followers of an answer that was under way are refused, and nothing is kept."""
+def test_an_answer_after_a_revocation_is_delivered_to_no_caller(chain: ManualChain) -> None:
+    """Leader and followers of an answer that was under way are refused, and nothing is cached."""
     runs = [chain.start(make_call()) for _ in range(3)]
     chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
     chain.wires[0].answer(rows("t1"))
@@ -327,7 +333,7 @@ def test_what_comes_after_a_revocation_reaches_nobody(chain: ManualChain) -> Non
 
 
 @pytest.mark.parametrize("verb", ["search", "capabilities"])
-def test_calls_that_are_never_kept_are_refused_alike(chain: ManualChain, verb: str) -> None:
+def test_uncached_calls_are_refused_as_well(chain: ManualChain, verb: str) -> None:
     """A search that was under way when the grant was revoked is not delivered."""
     run = chain.start(make_call(verb))
     chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
@@ -336,11 +342,11 @@ def test_calls_that_are_never_kept_are_refused_alike(chain: ManualChain, verb: s
     assert reason_of(run) == "GRANT_REVOKED"
 
 
-def test_a_revocation_cuts_at_once(chain: ManualChain) -> None:
-    """`cut` fails every waiter now and cancels the wire call."""
+def test_a_revocation_fails_flights_at_once(chain: ManualChain) -> None:
+    """`fail_in_flight` fails every waiter now and cancels the wire call."""
     runs = [chain.start(make_call()) for _ in range(3)]
 
-    assert cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
+    assert fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
 
     assert [reason_of(run) for run in runs] == ["GRANT_REVOKED"] * 3
     assert chain.wires[0].cancelled
@@ -348,7 +354,7 @@ def test_a_revocation_cuts_at_once(chain: ManualChain) -> None:
 
 @pytest.mark.parametrize("verb", ["list", "search"])
 def test_a_changed_scope_asks_again_once(chain: ManualChain, verb: str) -> None:
-    """An answer of the old scope is not delivered: the call is made again, and that answer is."""
+    """An answer of the old scope is not delivered: the call is made again, and that answer is delivered."""
     runs = [chain.start(make_call(verb)) for _ in range(2)]
     old = list(chain.wires)
     chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
@@ -363,8 +369,8 @@ def test_a_changed_scope_asks_again_once(chain: ManualChain, verb: str) -> None:
     assert len(new) == (1 if verb in CACHEABLE_VERBS else 2)
 
 
-def test_a_scope_that_changes_twice_is_not_chased(chain: ManualChain) -> None:
-    """After asking again, another change refuses: no answer of an old scope, and no third call."""
+def test_a_scope_that_changes_twice_is_refused(chain: ManualChain) -> None:
+    """A second change during the retry refuses: no answer of an old scope, and no third call."""
     run = chain.start(make_call())
     for n in range(2):
         chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
@@ -379,10 +385,10 @@ def test_a_scope_that_changes_twice_is_not_chased(chain: ManualChain) -> None:
 @pytest.mark.parametrize("late_s", [1, 1.5])
 def test_a_changed_scope_does_not_outlast_the_deadline(chain: ManualChain, late_s: float) -> None:
     """With the budget used up there is no second call, and no answer of the old scope."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     run = chain.start(make_call(deadline=now + 1))
     chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
-    chain.port.time.advance(late_s)
+    chain.driver.time.advance(late_s)
     chain.wires[0].answer(rows("old"))
 
     assert reason_of(run) == "PEER_TIMEOUT"
@@ -401,7 +407,7 @@ def test_a_changed_scope_does_not_outlast_the_deadline(chain: ManualChain, late_
 def test_other_flushes_deliver_but_do_not_keep(
     chain: ManualChain, cause: InvalidationReason, grant: str, resource: str
 ) -> None:
-    """An answer from before a rotation or a change of rows is good for whoever asked then, and for nobody later."""
+    """An answer from before a rotation or a change of rows is delivered to its callers, and not cached."""
     runs = [chain.start(make_call()) for _ in range(2)]
     chain.partition.flush(cause, grant, resource)
     later = chain.start(make_call())
@@ -414,7 +420,7 @@ def test_other_flushes_deliver_but_do_not_keep(
 
 
 def test_errors_are_delivered_whatever_was_flushed(chain: ManualChain) -> None:
-    """An error holds no rows: it says what happened, also after a change of scope or a revocation."""
+    """An error holds no rows: it is delivered also after a change of scope or a revocation."""
     first, second = chain.start(make_call()), chain.start(make_call("search"))
     chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")
     for wire in list(chain.wires):
@@ -424,7 +430,7 @@ def test_errors_are_delivered_whatever_was_flushed(chain: ManualChain) -> None:
 
 
 def test_the_end_of_a_watch_is_passed_on_as_it_is(chain: ManualChain) -> None:
-    """A stream's end is neither judged nor a reason to open it again."""
+    """A stream's end is not checked, and does not reopen the stream."""
     run = chain.start(make_call("watch"))
     chain.partition.flush(InvalidationReason.GRANT_CHANGED, "grant-1")
     chain.wires[0].answer(Outcome(grpc.StatusCode.OK))
@@ -439,7 +445,7 @@ def test_the_end_of_a_watch_is_passed_on_as_it_is(chain: ManualChain) -> None:
 @pytest.mark.parametrize("verb", ["list", "search", "watch"])
 @pytest.mark.parametrize("reason", [Reason.GRANT_REVOKED, Reason.GRANT_INVALID, Reason.CERTIFICATE_INVALID])
 def test_a_peer_that_refuses_the_grant_flushes_it(chain: ManualChain, reason: Reason, verb: str) -> None:
-    """The peer's own word that the grant is not valid ends all that was kept under it, and is delivered as it is."""
+    """The peer's refusal of the grant flushes its entries, and is delivered unchanged."""
     chain.fetch(make_call(), rows("t1"))
     chain.fetch(make_call(grant_id="grant-2"), rows("t2"))
     answer = from_peer(reason)
@@ -462,7 +468,7 @@ def test_a_peer_that_says_revoked_cuts_the_others(chain: ManualChain) -> None:
 
 
 def test_a_peer_that_says_invalid_makes_the_others_ask_again(chain: ManualChain) -> None:
-    """Answers that were sent for before may not hold any more; what the peer says now decides."""
+    """Answers to earlier calls may not be valid any more; the peer's new answer decides."""
     other = chain.start(make_call(request=b"other"))
     chain.start(make_call())
     chain.wires[1].answer(from_peer(Reason.GRANT_INVALID))
@@ -485,7 +491,7 @@ def test_a_peer_that_says_invalid_makes_the_others_ask_again(chain: ManualChain)
     ids=["own certificate", "scope", "not found", "rate", "internal", "open circuit"],
 )
 def test_other_errors_flush_nothing(chain: ManualChain, answer: Outcome) -> None:
-    """What says nothing of the grant, and what this gateway says by itself, leaves the cache alone."""
+    """Errors that do not concern the grant, and local errors, leave the cache unchanged."""
     chain.fetch(make_call(), rows("t1"))
     chain.fetch(make_call(request=b"another"), answer)
 
@@ -497,16 +503,16 @@ def test_other_errors_flush_nothing(chain: ManualChain, answer: Outcome) -> None
 
 
 def test_a_flight_may_run_on_after_its_callers_budget(chain: ManualChain) -> None:
-    """A detachable call ends at its budget; its flight goes on to twice that and fills the cache."""
-    now = chain.port.time.monotonic_s
+    """A detachable call ends at its budget; its flight runs on to twice that and fills the cache."""
+    now = chain.driver.time.monotonic_s
     run = chain.start(make_call(deadline=now + 2, detach=True))
     assert chain.wires[0].call.deadline == now + 4
-    chain.port.advance(2)
+    chain.driver.advance(2)
     assert reason_of(run) == "PEER_TIMEOUT"
     assert not chain.wires[0].cancelled
     assert chain.partition.stats().detached == 1
 
-    chain.port.advance(1)
+    chain.driver.advance(1)
     chain.wires[0].answer(rows("t1"))
 
     assert chain.start(make_call()).done
@@ -514,10 +520,10 @@ def test_a_flight_may_run_on_after_its_callers_budget(chain: ManualChain) -> Non
 
 
 def test_a_detached_flight_may_be_joined(chain: ManualChain) -> None:
-    """Whoever asks while it runs on gets its answer, and leaving does not end it."""
-    now = chain.port.time.monotonic_s
+    """A caller that joins while it runs on gets its answer, and leaving does not end it."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
+    chain.driver.advance(2)
     joined, left = chain.start(make_call()), chain.start(make_call())
     left.cancel()
     assert len(chain.wires) == 1
@@ -527,11 +533,11 @@ def test_a_detached_flight_may_be_joined(chain: ManualChain) -> None:
 
 
 def test_a_detached_flight_ends_at_twice_the_budget(chain: ManualChain) -> None:
-    """It is not kept for ever, and its place is free then."""
-    now = chain.port.time.monotonic_s
+    """The flight ends at that time, and makes room for another."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
-    chain.port.advance(2)
+    chain.driver.advance(2)
+    chain.driver.advance(2)
 
     assert not chain.wires[0].open
     stats = chain.partition.stats()
@@ -539,16 +545,16 @@ def test_a_detached_flight_ends_at_twice_the_budget(chain: ManualChain) -> None:
 
 
 def test_a_caller_that_gives_up_does_not_detach(chain: ManualChain) -> None:
-    """Only a used-up budget detaches; a cancelled call ends its flight."""
-    now = chain.port.time.monotonic_s
+    """Only an exceeded budget detaches; a cancelled call ends its flight."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True)).cancel()
 
     assert chain.wires[0].cancelled
 
 
-def test_a_flight_that_has_landed_does_not_count_as_detached(chain: ManualChain) -> None:
+def test_a_flight_that_is_done_does_not_count_as_detached(chain: ManualChain) -> None:
     """The peer's own DEADLINE_EXCEEDED ends a flight, so its place among the detached flights stays free."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     chain.fetch(make_call(deadline=now + 2, detach=True), Outcome(grpc.StatusCode.DEADLINE_EXCEEDED))
 
     assert chain.partition.stats().detached == 0
@@ -556,20 +562,20 @@ def test_a_flight_that_has_landed_does_not_count_as_detached(chain: ManualChain)
 
 def test_no_more_than_eight_run_on(chain: ManualChain) -> None:
     """The ninth flight ends with its caller."""
-    now = chain.port.time.monotonic_s
+    now = chain.driver.time.monotonic_s
     for n in range(MAX_DETACHED + 1):
         chain.start(make_call(request=bytes([n]), deadline=now + 2, detach=True))
-    chain.port.advance(2)
+    chain.driver.advance(2)
 
     assert [wire.cancelled for wire in chain.wires] == [False] * MAX_DETACHED + [True]
 
 
 def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
-    """Nobody waits for them, and nothing of them is kept."""
-    now = chain.port.time.monotonic_s
+    """They are cancelled, and nothing of them is cached."""
+    now = chain.driver.time.monotonic_s
     chain.start(make_call(deadline=now + 2, detach=True))
-    chain.port.advance(2)
-    cut(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
+    chain.driver.advance(2)
+    fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
 
     assert chain.wires[0].cancelled
     assert chain.partition.stats().detached == 0
@@ -580,7 +586,7 @@ def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
 
 def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
     """A driver that cancels before it takes the flight's flow leaves nothing behind."""
-    flow = compose([CachingInterceptor(chain.partition, chain.port.time.clock)])(make_call())
+    flow = compose([CachingInterceptor(chain.partition, chain.driver.time.clock)])(make_call())
     step = flow.send(None)  # type: ignore[arg-type]
     assert isinstance(step, Join)
     assert isinstance(step.flight, Flight)
@@ -588,7 +594,7 @@ def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
         flow.throw(Cancelled())
 
     assert chain.partition.stats().flights == 0
-    assert step.flight.take() is None
+    assert step.flight.take_flow() is None
 
 
 @pytest.mark.parametrize("hit_only", [False, True])
@@ -596,9 +602,9 @@ def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None
     """A search is not answered from the cache, whatever the cache holds; a cache-only search is refused."""
     call = make_call("search")._replace(hit_only=hit_only)
     key = Key(call.grant_id, call.verb, call.resource, query_hash(call.request))
-    found = chain.partition.look(key, lambda _: False, lambda _: Flight(0.0, 0))
+    found = chain.partition.lookup(key, lambda _: False, lambda _: Flight(0.0, 0))
     assert isinstance(found, Miss)
-    assert chain.partition.insert(found.ticket, b"kept", 30.0)
+    assert chain.partition.insert(found.token, b"kept", 30.0)
 
     run = chain.start(call)
 
@@ -615,7 +621,7 @@ def test_a_caller_that_joins_when_the_lease_of_the_answer_has_ended_asks_again(
 ) -> None:
     """A caller gets the answer of a shared call only if, as a cache entry, it could have had it when it called."""
     first = chain.start(make_call(deadline=1e9))
-    chain.port.advance(late_s)
+    chain.driver.advance(late_s)
     second = chain.start(make_call(deadline=1e9))
     assert len(chain.wires) == 1
 

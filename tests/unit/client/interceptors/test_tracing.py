@@ -1,4 +1,4 @@
-"""The client's span: its words, its moment, its links, and that it always ends."""
+"""The client's span: its attributes, its start, its links, and its end in every case."""
 
 import gc
 import subprocess
@@ -34,7 +34,7 @@ PROPAGATION = PropagationInterceptor(lambda: "0" * 32)
 
 
 class Serve:
-    """An inner member that answers without the wire."""
+    """An inner interceptor that answers without the wire."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
@@ -46,7 +46,7 @@ class Serve:
 
 
 class Link:
-    """What a link says, readable."""
+    """The content of a link, readable."""
 
     def __init__(self, link: Any) -> None:
         self.trace_id = f"{link.context.trace_id:032x}"
@@ -55,7 +55,7 @@ class Link:
 
 
 def tracing(log: SpanLog, clock: ManualClock | None = None, **options: Any) -> TracingInterceptor:
-    """The member under test, on a clock of the test."""
+    """The interceptor under test, on a clock of the test."""
     return TracingInterceptor(log.source, (clock or ManualClock()).clock, **options)
 
 
@@ -87,8 +87,8 @@ WORDS: Mapping[str, str] = {
 }
 
 
-def test_every_code_has_its_word() -> None:
-    """The words of the design, one for each gRPC code; what has none is `error`."""
+def test_every_code_has_its_outcome() -> None:
+    """One outcome for each gRPC code; `error` for the rest."""
     assert {code.name: outcome_word(code.name).value for code in grpc.StatusCode} == WORDS
     assert outcome_word("SOMETHING_NEW") == "error"
     assert {word.value for word in OutcomeName} == {
@@ -141,7 +141,7 @@ def test_the_callers_span_is_the_parent_and_ours_is_never_current(span_log: Span
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_a_refused_call_says_so_without_an_exception_event(span_log: SpanLog, reason: Reason) -> None:
-    """Each reason has its word and status on the span, and no event of 0.25 ms."""
+    """Each reason has its outcome and status on the span, and there is no exception event, which costs 0.25 ms."""
     answer([tracing(span_log), Serve(refused(Refusal(reason, "no")))], CALL)
 
     span = span_log.one(outcome=WORDS[CODE_OF[reason]])
@@ -151,14 +151,14 @@ def test_a_refused_call_says_so_without_an_exception_event(span_log: SpanLog, re
 
 
 def test_a_timeout_after_the_wire_is_timeout(span_log: SpanLog) -> None:
-    """A call that went out and was not answered ends its span with `timeout`."""
+    """A call that was sent and not answered ends its span with `timeout`."""
     answer([tracing(span_log), PROPAGATION], CALL, timed_out())
 
     assert span_log.one(outcome="timeout").status.status_code is StatusCode.ERROR
 
 
-def test_a_hit_is_a_span_made_in_one_go_that_links_to_the_fill(span_log: SpanLog) -> None:
-    """Nothing is started before the answer is there; then all is in it, with the link and the true start."""
+def test_a_hit_is_a_span_started_at_its_end_that_links_to_the_fill(span_log: SpanLog) -> None:
+    """Nothing is started before the answer; then the span has all attributes, the link and the true start."""
     clock = ManualClock()
 
     class LateHit(Serve):
@@ -219,10 +219,8 @@ def test_a_span_does_not_link_to_itself(span_log: SpanLog) -> None:
     [(Cancelled(), "cancelled"), (ValueError("bug"), "error"), (KeyboardInterrupt(), "error")],
 )
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_call_that_is_thrown_out_ends_its_span(
-    span_log: SpanLog, fault: BaseException, word: str, opened: bool
-) -> None:
-    """Cancelled, broken or interrupted, before or after the span was opened: ended once, with its word."""
+def test_a_call_that_raises_ends_its_span(span_log: SpanLog, fault: BaseException, word: str, opened: bool) -> None:
+    """Cancelled, broken or interrupted, before or after the span was started: it ends once, with its outcome."""
     members = [tracing(span_log), PROPAGATION] if opened else [tracing(span_log)]
     flow, _ = parked(members, CALL)
     assert span_log.started == int(opened)
@@ -235,7 +233,7 @@ def test_a_call_that_is_thrown_out_ends_its_span(
 
 
 def test_a_closed_or_collected_flow_ends_its_span(span_log: SpanLog) -> None:
-    """A generator that is closed, or that nobody holds any more, is a cancelled call."""
+    """A generator that is closed or garbage-collected is a cancelled call."""
     flow, _ = parked([tracing(span_log), PROPAGATION], CALL)
     flow.close()
     flow, _ = parked([tracing(span_log), PROPAGATION], CALL)
@@ -246,7 +244,7 @@ def test_a_closed_or_collected_flow_ends_its_span(span_log: SpanLog) -> None:
 
 
 def test_a_shared_call_may_ask_for_the_traceparent_after_its_leader_left(span_log: SpanLog) -> None:
-    """The ended span's id is given, and no second span is opened."""
+    """The ended span's id is returned, and no second span is started."""
     flow, sent = parked([tracing(span_log)], CALL)
     with pytest.raises(Cancelled):
         flow.throw(Cancelled())
@@ -284,7 +282,7 @@ def test_threads_that_ask_at_once_open_one_span(span_log: SpanLog) -> None:
 
 
 def test_events_wait_for_the_span_and_keep_their_instant(span_log: SpanLog) -> None:
-    """What happened before the span was opened is on it, at the time it happened."""
+    """Events from before the start of the span are on it, with their own time."""
     clock = ManualClock()
     flow, sent = parked([tracing(span_log, clock)], CALL)
     assert sent.trace is not None
@@ -299,7 +297,7 @@ def test_events_wait_for_the_span_and_keep_their_instant(span_log: SpanLog) -> N
 
 
 def test_a_watch_has_no_span(span_log: SpanLog, metric_log: MetricLog) -> None:
-    """A stream of hours is no request: it passes through, span and figures alike."""
+    """A stream of hours is no request: it has neither span nor metrics."""
     member = tracing(span_log, metrics=FederationMetrics(metric_log.provider))
     _, sent = answer([member], CALL._replace(verb="watch"), OK)
 
@@ -309,7 +307,7 @@ def test_a_watch_has_no_span(span_log: SpanLog, metric_log: MetricLog) -> None:
 
 
 def test_an_unsampled_trace_is_told_to_the_peer_as_such() -> None:
-    """A sampler that says no still gives the wire a `traceparent`, with the flag off."""
+    """A sampler that drops the span still gives the wire a `traceparent`, with the flag off."""
     log = SpanLog(ALWAYS_OFF)
     _, [sent] = answer([tracing(log), PROPAGATION], CALL, OK)
 
@@ -333,7 +331,7 @@ def test_the_sampled_flag_of_the_current_span_is_passed_on(sampled: bool) -> Non
 
 @pytest.mark.parametrize("provider", [None, NoOpTracerProvider()])
 def test_without_an_sdk_a_call_passes_through_untouched(provider: NoOpTracerProvider | None) -> None:
-    """No tracer, no figures: the very same call goes on, and nothing is made for it."""
+    """Without tracer and metrics the very same call is passed on, and nothing is created for it."""
     member = TracingInterceptor(SpanSource(provider), ManualClock().clock)
 
     _, [sent] = answer([member], CALL, OK)
@@ -342,7 +340,7 @@ def test_without_an_sdk_a_call_passes_through_untouched(provider: NoOpTracerProv
 
 
 def test_an_sdk_that_comes_later_is_used() -> None:
-    """A program may install its provider after the federation was opened."""
+    """A program may install its provider after opening the federation."""
     code = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -357,7 +355,7 @@ print("fine")
 
 
 def test_no_baggage_of_the_caller_is_on_the_span_or_the_wire(span_log: SpanLog) -> None:
-    """What the caller carries for itself does not become part of the call."""
+    """The caller's baggage does not become part of the call."""
     token = otel_context.attach(baggage.set_baggage("customer", "secret"))
     try:
         _, [sent] = answer([tracing(span_log), PROPAGATION], CALL, OK)
@@ -368,8 +366,8 @@ def test_no_baggage_of_the_caller_is_on_the_span_or_the_wire(span_log: SpanLog) 
     assert "secret" not in str(span_log.one().attributes)
 
 
-def test_figures_are_taken_with_and_without_spans(span_log: SpanLog, metric_log: MetricLog) -> None:
-    """Each call counts once under peer, verb, outcome and cached, and its seconds go into the histogram."""
+def test_metrics_are_recorded_with_and_without_spans(span_log: SpanLog, metric_log: MetricLog) -> None:
+    """Each call counts once by peer, verb, outcome and cached, and its seconds are in the histogram."""
     metrics = FederationMetrics(metric_log.provider)
     clock = ManualClock()
     flow, _ = parked([tracing(span_log, clock, metrics=metrics)], CALL)

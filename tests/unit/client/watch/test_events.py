@@ -1,4 +1,4 @@
-"""What each event of a watch does, in which order, with the real cache and no stream."""
+"""The effects of each event of a watch, and their order, with the real cache and without a stream."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ GRANT = "grant-1"
 
 
 class Watched:
-    """A handler over a real partition; what it told others is written down in order."""
+    """A handler over a real partition; its calls to `revoke` and `fail` are recorded in order."""
 
     def __init__(self, most: int = 100) -> None:
         self.time = ManualClock()
@@ -35,19 +35,19 @@ class Watched:
 
     def take(self, **kind: Any) -> pb.WatchAck | None:
         """Handle one event, number 7."""
-        return self.handler.take(pb.WatchResponse(event_id=7, **kind), self.time.monotonic_s)
+        return self.handler.handle(pb.WatchResponse(event_id=7, **kind), self.time.monotonic_s)
 
     def fetch(self, resource: str = "tasks") -> FetchToken:
         """Begin to fetch; its flight is under way."""
-        found = self.partition.look(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9, 0))
+        found = self.partition.lookup(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9, 0))
         assert isinstance(found, Miss)
-        return found.ticket
+        return found.token
 
     def fill(self, *resources: str) -> None:
         """Keep an answer for each resource."""
         for resource in resources:
-            ticket = self.fetch(resource)
-            assert self.partition.insert(ticket, b"rows", 30.0)
+            token = self.fetch(resource)
+            assert self.partition.insert(token, b"rows", 30.0)
 
     def kept(self) -> int:
         """How many answers are kept."""
@@ -56,85 +56,85 @@ class Watched:
     def hits(self, resource: str) -> bool:
         """Whether a list of the resource is a hit."""
         key = Key(GRANT, "list", resource, "q")
-        return isinstance(self.partition.look(key, lambda _: True, lambda _: Flight(1e9, 0)), Hit)
+        return isinstance(self.partition.lookup(key, lambda _: True, lambda _: Flight(1e9, 0)), Hit)
 
 
 @pytest.fixture
 def watched() -> Watched:
-    """A handler with answers for two resources."""
+    """A handler with cached answers for two resources."""
     made = Watched()
     made.fill("tasks", "notes")
     return made
 
 
 def test_a_revocation_refuses_first_then_drops_then_fails_and_then_acknowledges(watched: Watched) -> None:
-    """New calls are refused before the entries go; what is under way fails after; the ack is returned last."""
+    """New calls are refused before the entries are flushed; calls under way fail next; the ack is returned last."""
     ack = watched.take(grant_revoked=pb.WatchGrantRevoked(reason="over"))
 
     assert watched.told == [("refused from here on", "over", 2), ("calls failed", 0)]
     assert ack == pb.WatchAck(event_id=7, failed_in_flight=3)
 
 
-def test_a_revocation_dooms_what_is_under_way(watched: Watched) -> None:
-    """An answer that arrives later is neither kept nor delivered, and whoever waits for a shared call is told."""
-    ticket = watched.fetch("memory")
-    key = ticket.key
-    found = watched.partition.look(key, lambda flight: flight.join(1e9), lambda _: Flight(1e9, 0))
+def test_a_revocation_fails_calls_under_way(watched: Watched) -> None:
+    """An answer that arrives later is neither cached nor delivered; waiters of a shared call get the refusal."""
+    token = watched.fetch("memory")
+    key = token.key
+    found = watched.partition.lookup(key, lambda flight: flight.join(1e9), lambda _: Flight(1e9, 0))
     assert isinstance(found, Miss)
 
     watched.take(grant_revoked=pb.WatchGrantRevoked())
 
     assert error_detail(found.flight.result().trailing).reason == Reason.GRANT_REVOKED
-    assert not watched.partition.insert(ticket, b"rows", 30.0)
-    assert watched.partition.verdict(ticket) is DeliveryDecision.REFUSE
+    assert not watched.partition.insert(token, b"rows", 30.0)
+    assert watched.partition.decision(token) is DeliveryDecision.REFUSE
 
 
 def test_a_changed_grant_drops_everything_and_asks_again(watched: Watched) -> None:
-    """Whatever was asked for before the event is asked for once more; the event is acknowledged."""
-    ticket = watched.fetch("memory")
+    """A call that was sent before the event is made once more; the event is acknowledged."""
+    token = watched.fetch("memory")
 
     assert watched.take(grant_changed=pb.WatchGrantChanged()) == pb.WatchAck(event_id=7)
     assert watched.kept() == 0
-    assert watched.partition.verdict(ticket) is DeliveryDecision.ASK_AGAIN
+    assert watched.partition.decision(token) is DeliveryDecision.RETRY
 
 
 def test_a_changed_resource_drops_its_entries_alone(watched: Watched) -> None:
-    """Others stay; nobody waits for an acknowledgement; an answer under way is delivered and not kept."""
-    found = watched.partition.look(Key(GRANT, "list", "tasks", "other"), lambda _: True, lambda _: Flight(1e9, 0))
+    """Other entries stay; there is no acknowledgement; an answer under way is delivered and not cached."""
+    found = watched.partition.lookup(Key(GRANT, "list", "tasks", "other"), lambda _: True, lambda _: Flight(1e9, 0))
     assert isinstance(found, Miss)
-    ticket = found.ticket
+    token = found.token
 
     assert watched.take(resource_changed=pb.WatchResourceChanged(resource="tasks")) is None
     assert (watched.hits("tasks"), watched.hits("notes")) == (False, True)
-    assert watched.partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert not watched.partition.insert(ticket, b"stale", 30.0)
+    assert watched.partition.decision(token) is DeliveryDecision.DELIVER
+    assert not watched.partition.insert(token, b"stale", 30.0)
 
 
 def test_a_changed_resource_without_a_name_drops_all(watched: Watched) -> None:
-    """When a peer does not say what changed, anything may have."""
+    """If a peer does not name the resource, any resource may have changed."""
     assert watched.take(resource_changed=pb.WatchResourceChanged()) is None
     assert watched.kept() == 0
 
 
 @pytest.mark.parametrize("kind", [{"armed": pb.WatchArmed()}, {"heartbeat": pb.WatchHeartbeat()}, {}])
-def test_what_takes_nothing_back_drops_nothing(watched: Watched, kind: dict[str, Any]) -> None:
-    """Beats, confirmations and kinds of later versions leave everything as it is."""
+def test_events_without_effect_flush_nothing(watched: Watched, kind: dict[str, Any]) -> None:
+    """Heartbeats, confirmations and kinds of later versions flush nothing."""
     assert watched.take(**kind) is None
     assert (watched.kept(), watched.told) == (2, [])
 
 
 def test_rearming_drops_everything(watched: Watched) -> None:
-    """What happened in the gap was not told; an answer that was under way is delivered, but not kept."""
-    ticket = watched.fetch("memory")
-    watched.handler.rearmed()
+    """Events in the gap were missed; an answer that was under way is delivered, but not cached."""
+    token = watched.fetch("memory")
+    watched.handler.on_rearmed()
 
     assert watched.kept() == 0
-    assert watched.partition.verdict(ticket) is DeliveryDecision.DELIVER
-    assert not watched.partition.insert(ticket, b"stale", 30.0)
+    assert watched.partition.decision(token) is DeliveryDecision.DELIVER
+    assert not watched.partition.insert(token, b"stale", 30.0)
 
 
-def test_within_a_flood_nothing_is_kept() -> None:
-    """The flood drops what there is, and nothing new is kept until it is over; then it is again."""
+def test_within_a_flood_nothing_is_cached() -> None:
+    """The flood flushes the cache, and nothing is cached until it is over."""
     watched = Watched(most=4)
     watched.fill("notes")
     for _ in range(5):
@@ -149,8 +149,8 @@ def test_within_a_flood_nothing_is_kept() -> None:
     assert watched.kept() == 1
 
 
-def test_beats_count_as_well() -> None:
-    """A flood of messages that do nothing is a flood."""
+def test_heartbeats_count_as_well() -> None:
+    """A flood of messages without effect is a flood."""
     watched = Watched(most=4)
     watched.fill("notes")
     for _ in range(5):
@@ -159,20 +159,23 @@ def test_beats_count_as_well() -> None:
 
 
 def test_a_revocation_within_a_flood_is_a_revocation() -> None:
-    """No event is passed over because there are many."""
+    """No event is ignored because there are many."""
     watched = Watched(most=1)
     for _ in range(5):
         watched.take(heartbeat=pb.WatchHeartbeat())
     assert watched.take(grant_revoked=pb.WatchGrantRevoked(reason="over")) is not None
-    assert watched.partition.verdict(watched.partition.ticket(Key(GRANT, "list", "t", "q"))) is DeliveryDecision.REFUSE
+    assert (
+        watched.partition.decision(watched.partition.fetch_token(Key(GRANT, "list", "t", "q")))
+        is DeliveryDecision.REFUSE
+    )
 
 
 def test_losing_the_stream_ends_the_flood_and_drops_nothing() -> None:
-    """The bound goes with the stream; what is kept lives as long as its lease."""
+    """The suspension ends with the stream; cached entries live as long as their lease."""
     watched = Watched(most=1)
     for _ in range(5):
         watched.take(heartbeat=pb.WatchHeartbeat())
-    watched.handler.lost()
+    watched.handler.on_lost()
     watched.fill("notes")
-    watched.handler.lost()
+    watched.handler.on_lost()
     assert watched.kept() == 1
