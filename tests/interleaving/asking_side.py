@@ -1,4 +1,4 @@
-"""One cache of a gateway that asks, for one grant: the real cache, flow, run, and handler of the watch's events."""
+"""The real cache, flows, driver and event handler of one asking cache, for one grant."""
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field

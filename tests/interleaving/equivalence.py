@@ -1,11 +1,11 @@
-"""When two states of the explored protocol are alike, and when one order of events stands for another."""
+"""Compares states of the explored protocol, and names the orders of events that lead to the same state."""
 
 from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
 from tests.interleaving.asking_side import Caller, Side
-from tests.interleaving.granting_side import Answer, Grantor, Taken
+from tests.interleaving.granting_side import Answer, GrantingGateway, Taken
 from tests.interleaving.snapshot import Names
 
 B_ALONE = ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
@@ -26,7 +26,7 @@ class Alike:
     """The part of a `ProtocolWorld` that compares it with others."""
 
     protocol: Any
-    grantor: Grantor
+    grantor: GrantingGateway
     sides: list[Side]
     callers: list[Caller]
     replies: dict[tuple[int, int], Any]

@@ -18,7 +18,7 @@ from federation.server.revocation.protocol import revocation_steps
 from tests.interleaving.asking_side import DEADLINE_S, BlockingDriver, Caller, Side, Stream
 from tests.interleaving.equivalence import Alike
 from tests.interleaving.explorer import Violation
-from tests.interleaving.granting_side import LEASE_S, SCOPES, Answer, Grantor, Taken, armed_by, sent_by
+from tests.interleaving.granting_side import LEASE_S, SCOPES, Answer, GrantingGateway, Taken, armed_by, sent_by
 from tests.support.clock import ManualClock
 from tests.support.manual_driver import ids
 
@@ -68,7 +68,7 @@ class ProtocolWorld(Alike):
         self.protocol = protocol
         self.grantor_time = ManualClock()
         grants = sorted({grant for _, grant in protocol.sides})
-        self.grantor = Grantor(self.grantor_time, grants, table=protocol.table, steps=protocol.steps)
+        self.grantor = GrantingGateway(self.grantor_time, grants, table=protocol.table, steps=protocol.steps)
         self.sides = self._make_sides()
         deadlines = protocol.deadlines or [DEADLINE_S] * len(protocol.calls)
         self.callers = [

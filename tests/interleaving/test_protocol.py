@@ -1,4 +1,4 @@
-"""Every order of events between B and the caches that hold its answers, with the real code of both sides."""
+"""Explores every order of events between a granting gateway and the caches that hold its answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
