@@ -35,7 +35,7 @@ demo: $(RUN_STAMP) ## Run two gateways and read the data of one from the other o
 
 test: $(STAMP) ## Run the quick tests: unit and contract tests, two gateways in one process, short explorations
 	@$(if $(COVERAGE),rm -f .coverage .coverage.*)
-	$(TEST) -m "not (e2e or documents or postgres or long)"
+	$(TEST) -m "not (e2e or documents or long) and (smoke or not postgres)"
 
 e2e: $(STAMP) ## Run the tests that start gateways and commands as processes
 	$(TEST) -m "e2e and not long"
@@ -45,7 +45,7 @@ docs-test: $(STAMP) ## Type the commands of the documents and compare their outp
 
 # What `make test` leaves out, for `make check`.
 remaining-tests: $(STAMP)
-	$(TEST) -m "(e2e or documents or postgres) and not long"
+	$(TEST) -m "(e2e or documents or postgres and not smoke) and not long"
 
 long: $(STAMP) ## Run the tests that take minutes: long explorations, races over sockets, the test of the benchmark
 	$(TEST) -m long

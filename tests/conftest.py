@@ -1,18 +1,18 @@
-"""Fixtures for every test, and what a test run must not take from whatever started it."""
+"""Fixtures of all tests, and the settings that a test run must not inherit from its parent process."""
 
 import os
 import signal
 
 from hypothesis import settings
 
-# Whoever starts a run in the background has it ignore SIGINT, and its children with it: no Ctrl-C would reach them.
+# A run in the background inherits an ignored SIGINT and hands it on to its children: no Ctrl-C would reach them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Whoever runs tests side by side tells each the size of a terminal that it has not; commands would believe it.
+# pytest-xdist sets the size of a terminal that its workers do not have; commands would use it.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
-# A machine that is busy elsewhere is no fault of the code; pytest's own time limit holds for hangs.
+# A busy machine must fail no test; pytest's time limit ends tests that hang.
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 

@@ -1,8 +1,10 @@
 """The gateway's database: connections, transactions, migration and error translation."""
 
+import errno
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -107,8 +109,7 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
     try:
         if parsed.drivername == "sqlite+aiosqlite":
             if parsed.database:
-                # SQLite itself would create the file with the mode of the umask.
-                os.close(os.open(parsed.database, os.O_RDWR | (os.O_CREAT if new else 0) | os.O_CLOEXEC, 0o600))
+                _prepare_file(parsed.database, new=new)
             if sqlite3.sqlite_version_info < OLDEST_SQLITE:
                 oldest = ".".join(map(str, OLDEST_SQLITE))
                 raise StoreError(
@@ -128,6 +129,23 @@ def _engine(url: str, *, new: bool) -> "AsyncEngine":
         lost = isinstance(e, FileNotFoundError) and not new
         cure = "; restore it from a backup, or create the gateway again" if lost else ""
         raise StoreError(f"cannot open the database {_masked(url)}: {e.strerror}{cure}") from e
+
+
+def _prepare_file(path: str, *, new: bool) -> None:
+    """Create the file of a database with mode 0600 if there is none (SQLite would apply the umask), or check access.
+
+    An existing file is not opened: closing it would release every POSIX lock that SQLite holds on it in this process.
+    Another process would then take itself for the last user of the database and delete its write-ahead log.
+    See https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    if new:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            return
+    mode = os.stat(path).st_mode  # noqa: PTH116 - as given, for the error of a missing file
+    error = errno.EISDIR if stat.S_ISDIR(mode) else 0 if os.access(path, os.R_OK | os.W_OK) else errno.EACCES
+    if error:
+        raise OSError(error, os.strerror(error), path)
 
 
 def _keep_values_out_of_logs() -> None:

@@ -1,4 +1,4 @@
-"""In here, `home` and `work` are whole gateways."""
+"""Fixtures of the end-to-end tests: `home` and `work` are whole gateways."""
 
 import pytest
 

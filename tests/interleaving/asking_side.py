@@ -1,4 +1,4 @@
-"""One cache of a gateway that asks, for one grant: the real cache, flow, run, and handler of the watch's events."""
+"""The real cache, flows, driver and event handler of one asking cache, for one grant."""
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from federation.client.watch.policy import EventRate
 from federation.errors import Reason, Refusal
 from federation.server.watch.subscriptions import Watcher
 from federation.v1 import federation_pb2 as pb
-from tests.interleaving.granting_side import Answer
+from tests.interleaving.granting_side import Answer, Taken
 from tests.interleaving.snapshot import Names
 from tests.support.clock import ManualClock
 from tests.support.manual_driver import ManualChain, ManualDriver, Wire, ids, make_call
@@ -94,6 +94,8 @@ class Caller:
     detach: bool = False
     run: FlowRunner | None = None
     version_known: int = 0
+    receipts: list[Taken] = field(default_factory=list)
+    """What had been taken back, with its receipt due, when the call began."""
     judged: bool = False
 
 

@@ -1,4 +1,4 @@
-"""What callers saw, on one clock: when each look-up began and how it ended. Many loops write into one history."""
+"""Records the calls of callers on one clock: when each look-up began and how it ended."""
 
 import asyncio
 import time

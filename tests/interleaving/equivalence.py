@@ -1,11 +1,11 @@
-"""When two states of the explored protocol are alike, and when one order of events stands for another."""
+"""Compares states of the explored protocol, and names the orders of events that lead to the same state."""
 
 from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
 from tests.interleaving.asking_side import Caller, Side
-from tests.interleaving.granting_side import Answer, Grantor, Taken
+from tests.interleaving.granting_side import Answer, GrantingGateway, Taken
 from tests.interleaving.snapshot import Names
 
 B_ALONE = ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
@@ -26,7 +26,7 @@ class Alike:
     """The part of a `ProtocolWorld` that compares it with others."""
 
     protocol: Any
-    grantor: Grantor
+    grantor: GrantingGateway
     sides: list[Side]
     callers: list[Caller]
     replies: dict[tuple[int, int], Any]
@@ -106,6 +106,8 @@ class Alike:
     def apart(self, one: str, other: str) -> bool:
         """Tell whether two events touch different things. What is effective decides on what may be delivered."""
         first, second = one.partition(" ")[0], other.partition(" ")[0]
+        if self.protocol.late and "call" in (first, second):
+            return False
         if (first, second) not in APART and (second, first) not in APART:
             return False
         return not self._effective() or not DELIVERING & {first, second}
@@ -128,7 +130,8 @@ class Alike:
         for caller in self._under_way:
             assert caller.run is not None
             version = caller.version_known - known if self._cares(caller) else -1
-            under_way.append((caller.side, caller.verb, version, names[caller.side].flow(caller.run._flow)))
+            flow = names[caller.side].flow(caller.run._flow)
+            under_way.append((caller.side, caller.verb, version, len(caller.receipts), flow))
         self._where = tuple(under_way)
         return waiting, tuple(sorted(under_way, key=hash))
 

@@ -129,11 +129,11 @@ class Working:
     answer: Answer
 
 
-Withdrawing = Any
-"""How something is taken back: `withdraw`, or a mutant of it."""
+RevocationSteps = Any
+"""The steps of a revocation: `revocation_steps`, or a mutant of it."""
 
 
-class Grantor:
+class GrantingGateway:
     """One granting gateway, with what its database holds. `crash` forgets everything else."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Grantor:
         grants: Iterable[str],
         *,
         table: type[LeaseTable] = LeaseTable,
-        steps: Withdrawing = revocation_steps,
+        steps: RevocationSteps = revocation_steps,
     ) -> None:
         self.clock, self._time, self._start_s = time.clock, time, time.elapsed_s
         self._table, self._steps = table, steps

@@ -102,17 +102,17 @@ class FlightsStay(Partition[Flight]):
 class MissesNothing(EventHandler):
     """Keeps what it has when the watch stands again after a gap."""
 
-    def rearmed(self) -> None:
+    def on_rearmed(self) -> None:
         """Drop nothing."""
 
 
 class AcksAtOnce(EventHandler):
     """Acknowledges without having dropped anything."""
 
-    def take(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
+    def handle(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
         if event.WhichOneof("kind") in {"grant_revoked", "grant_changed"}:
             return pb.WatchAck(event_id=event.event_id)
-        return super().take(event, now)
+        return super().handle(event, now)
 
 
 class NotesLate(LeaseTable):

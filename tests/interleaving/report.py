@@ -1,4 +1,4 @@
-"""Tells at the end of a test run what was explored: how many states and orders, and whether that was all of them."""
+"""Reports the number of explored states and orders at the end of a test run, and whether that was all of them."""
 
 from typing import Any
 

@@ -55,7 +55,15 @@ class Names:
     def flights(self) -> Hashable:
         """Return the state of every flight that was met."""
         return tuple(
-            (self.age(f.deadline), f._waiters, f._done, f._abandoned, f._flow is None, len(f._subscribers))
+            (
+                self.age(f.deadline),
+                self.age(f.sent),
+                f._waiters,
+                f._done,
+                f._abandoned,
+                f._flow is None,
+                len(f._subscribers),
+            )
             for f in self._met
         )
 

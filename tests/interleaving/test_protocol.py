@@ -1,4 +1,4 @@
-"""Every order of events between B and the caches that hold its answers, with the real code of both sides."""
+"""Explores every order of events between a granting gateway and the caches that hold its answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +52,11 @@ SCENARIOS = {
     "a search beside lists, calls that block": Protocol(calls=(LIST, SEARCH, LIST), takes=("narrow",), blocking=True),
     "four callers, never watched": Protocol(calls=(LIST,) * 4, armed=False, ticks=(20, 14)),
     "an impatient leader": Protocol(calls=(LIST,) * 3, deadlines=(10, 1e6, 30), cancel=True, ticks=(20, 12)),
-    "flights that continue without callers": Protocol(deadlines=(30, 30), detach=True, cancel=True, ticks=(16, 12, 4)),
+    "flights that continue without callers": Protocol(deadlines=(15, 15), detach=True, cancel=True, ticks=(14, 14, 6)),
+    "calls that outlast the lease": Protocol(deadlines=(60, 60), late=True, cancel=True, ticks=(16, 18)),
+    "flights that outlast the lease": Protocol(
+        deadlines=(30, 30), detach=True, late=True, cancel=True, ticks=(16, 16, 2)
+    ),
 }
 LONG = {
     "two callers, all events": ALL,
@@ -213,6 +217,21 @@ MUTANTS = {
         "P1: rows were delivered after the receipt",
     ),
 }
+
+
+LIMITS = {
+    "a call with a deadline of twice the lease": Protocol(deadlines=(60, 60), ticks=(34,)),
+    "a shared call that continues for twice a deadline of one lease": Protocol(
+        deadlines=(30, 30), detach=True, ticks=(16, 16, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("protocol", LIMITS.values(), ids=LIMITS)
+async def test_a_call_under_way_that_outlasts_the_lease_may_deliver_after_the_receipt(protocol: Protocol) -> None:
+    """The documented limit: such a call began before the receipt, and no watch event has reached its gateway."""
+    result = explore(protocol)
+    assert result.violation == "P1: rows were delivered after the receipt", str(result)
 
 
 @pytest.mark.parametrize(("protocol", "promise"), MUTANTS.values(), ids=MUTANTS)

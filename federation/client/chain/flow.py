@@ -116,7 +116,9 @@ class Flight:
     that broke.
     """
 
-    def __init__(self, deadline: float, epoch: int) -> None:
+    def __init__(self, deadline: float, epoch: int, sent: float = 0.0) -> None:
+        self.sent = sent
+        """The elapsed time when the call was sent."""
         self.deadline = deadline
         self.epoch = epoch
         self._lock = Lock()

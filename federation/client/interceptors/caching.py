@@ -120,7 +120,7 @@ class CachingInterceptor:
         if isinstance(found, Hit):
             return _hit(found), DeliveryDecision.DELIVER
         outcome = yield from self._wait(call, found)
-        if self._ended_for_leader(call, found, outcome):
+        if self._ended_for_leader(call, found, outcome) or _joined_too_late(found, outcome):
             found = self._partition.lookup(key, lambda flight: flight.join(call.deadline, full_budget=True), launch)
             if isinstance(found, Hit):
                 return _hit(found), DeliveryDecision.DELIVER
@@ -147,7 +147,7 @@ class CachingInterceptor:
 
     def _launch(self, proceed: Proceed, call: Call, token: FetchToken) -> Flight:
         deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
-        flight = Flight(deadline, token.epoch)
+        flight = Flight(deadline, token.epoch, token.elapsed)
         flight.join(call.deadline)
         flight.set_flow(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, token, flight))
         return flight
@@ -185,6 +185,18 @@ class CachingInterceptor:
 def fail_in_flight(flushed: Flushed[Flight]) -> int:
     """Fail at once the flights of a flush that must not be delivered; return the number of calls that this ended."""
     return sum(flight.fail(_revoked()) for flight in flushed.to_fail)
+
+
+def _joined_too_late(miss: Miss[Flight], outcome: Outcome) -> bool:
+    """Tell whether a caller joined a shared call after the lease of its answer had ended.
+
+    As a cache entry, the answer would have expired before this caller's look-up, and the peer may have revoked the
+    grant since: see promise 1 of docs/REVOCATION.md. The caller
+    may join the next shared call: that one was sent after the look-up, when this one had ended.
+    """
+    if miss.leads or not outcome.ok:
+        return False
+    return 0 < lease_s(outcome.trailing) <= miss.token.elapsed - miss.flight.sent
 
 
 def lease_s(trailing: Metadata) -> float:

@@ -65,6 +65,7 @@ async def test_references_may_stand_in_the_database(provider: SqlProvider):
     assert await load(provider, MEMBER, ROW) == ImportSummary(0, 0, 1, 1)
 
 
+@pytest.mark.smoke
 async def test_the_same_file_again_is_harmless(provider: SqlProvider):
     """Nothing is duplicated, no instant changes, no change is published."""
     lines = (USER, TEAM, MEMBER, ROW, row(id="2", created_at="2026-10-01T08:00:00Z"))

@@ -46,6 +46,7 @@ def runner(database_url: str) -> Iterator[SimpleNamespace]:
 
 
 @pytest.mark.parametrize("instants", [1, 3])
+@pytest.mark.smoke
 async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, instants: int):
     """A thousand rows of equal instants, owned, shared and both, in pages that do not divide them."""
     ids = [*ODD_IDS, *(f"{n}" for n in range(100, 1_100 - len(ODD_IDS)))]

@@ -187,6 +187,7 @@ async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvid
     assert result[1].score == result[2].score == result[3].score > result[4].score
 
 
+@pytest.mark.smoke
 async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
     """Offsets give every hit once, with the same order and scores as one large page, and `more` until the last."""
     rows = [

@@ -356,6 +356,7 @@ async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: Gra
     assert released(receipt) == {A: "acked"}
 
 
+@pytest.mark.smoke
 async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
     """The next process continues the revocation; it knows no leases, so it waits for the longest lease."""
     hand = real_time()

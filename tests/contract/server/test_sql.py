@@ -138,6 +138,7 @@ async def test_scope_and_rights_narrow_every_verb(gateway: Gateway):
     assert [row.id for row in notes] == ["n1"]
 
 
+@pytest.mark.smoke
 async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Gateway):
     """Rows of the audit are visible within a second; after `revoke` the next call is refused, and that is recorded."""
     call = gateway.stub.List(pb.ListRequest(resource="tasks"), metadata=(("mosaic-instance", INSTANCE),))

@@ -188,6 +188,7 @@ async def test_following_an_empty_trail_begins_with_its_first_row(database: Data
 
 
 @pytest.mark.postgres
+@pytest.mark.smoke
 async def test_numbers_become_visible_in_their_order(postgres_url: str):
     """A batch waits for one that another process has begun, so that no follower passes over the slower one."""
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
@@ -253,6 +254,7 @@ async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, 
     assert f"USING INDEX ix_audit_events_{index} (" in plan[0]
 
 
+@pytest.mark.smoke
 async def test_numbers_and_rows_survive_the_change_of_the_table(database_url: str):
     """An audit of the version before keeps rows and numbers, and goes on counting where it was."""
     await (await Database.open(database_url)).close()

@@ -35,6 +35,7 @@ def certificate(hand: ManualClock, lifetime_s: float = 86_400):
     return replace(PKI.client().issued, not_before_us=now_us, not_after_us=now_us + round(lifetime_s * SECOND))
 
 
+@pytest.mark.smoke
 async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock):
     """Every field, scope and certificates included, is read back as it was."""
     book = await GrantRegistry.load(database, hand.clock)
@@ -201,6 +202,7 @@ async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database)
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
+@pytest.mark.smoke
 async def test_a_revocation_wins_over_a_certificate_under_way(database: Database):
     """A grant revoked while a certificate is being stored stays revoked in memory and in the database."""
     book = await GrantRegistry.load(database)

@@ -167,13 +167,13 @@ async def test_an_enrollment_goes_on_when_its_caller_leaves(
 
 
 def test_a_directory_without_a_gateway_is_told(tmp_path: Path) -> None:
-    """Opening somewhere else names the command that makes one."""
+    """Opening a directory without a gateway says that it must be made one first."""
 
     async def opened() -> None:
         async with Gateway.open(tmp_path):
             pytest.fail("opened nothing")
 
-    with pytest.raises(ConfigError, match="mosaic gateway init"):
+    with pytest.raises(ConfigError, match="is not a gateway's directory; make one"):
         asyncio.run(opened())
     with pytest.raises(ConfigError):
         GatewayConfig.load(tmp_path)

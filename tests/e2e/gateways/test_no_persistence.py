@@ -38,7 +38,7 @@ def set_up(day: Day) -> None:
     day.run("gateway import marked.jsonl --gateway work")
     for name, changes in (
         ("home", {"log_format": '"json"', "rpc_spans": "true"}),
-        ("work", {"max_lease_s": "1.0"}),
+        ("work", {"max_lease_s": "5.0"}),
     ):
         toml = day.directory / name / "gateway.toml"
         text = toml.read_text()

@@ -192,7 +192,8 @@ async def test_a_peer_that_does_not_renew_is_degraded_and_says_why(work: Running
     home = await start("home.example", clock=moved.clock)
     await fill(home)
     await enroll(home, work)
-    renewer = home.gateway.federation._renewer
+    assert home.gateway.federation._home is not None
+    renewer = home.gateway.federation._home.renewer
     peer = home.gateway.federation.peer("work.example")
     work.gateway._parts.renewal_issuer.renew = _refusing
     for _ in range(3):

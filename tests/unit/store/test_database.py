@@ -1,3 +1,8 @@
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -115,3 +120,17 @@ async def test_an_error_of_the_database_does_not_hold_what_was_written(database:
 
     assert "parameters" in str(caught.value)
     assert "'ada'" not in str(caught.value)
+
+
+async def test_opening_a_database_twice_in_a_process_keeps_its_locks(sqlite_url: str, tmp_path: Path) -> None:
+    """Another process that closes the database does not take itself for its last user and delete the log."""
+    program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT 1 FROM grants'); d.close()"
+    path = tmp_path / "gateway.db"
+    first = await Database.open(sqlite_url)
+    second = await Database.open(sqlite_url, new=False)
+    try:
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program, path], check=True)
+        assert path.with_name("gateway.db-wal").exists()
+    finally:
+        await second.close()
+        await first.close()

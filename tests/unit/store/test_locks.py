@@ -68,6 +68,7 @@ async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Datab
 
 
 @pytest.mark.postgres
+@pytest.mark.smoke
 async def test_another_machine_is_kept_out_by_the_database(postgres_url: str, tmp_path: Path) -> None:
     """Two directories with one PostgreSQL database are one gateway."""
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)

@@ -614,3 +614,22 @@ def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None
     else:
         assert not run.done
         assert len(chain.wires) == 1
+
+
+@pytest.mark.parametrize("late_s", [29.9, 30.0])
+def test_a_caller_that_joins_when_the_lease_of_the_answer_has_ended_asks_again(
+    chain: ManualChain, late_s: float
+) -> None:
+    """A caller gets the answer of a shared call only if, as a cache entry, it could have had it when it called."""
+    first = chain.start(make_call(deadline=1e9))
+    chain.driver.advance(late_s)
+    second = chain.start(make_call(deadline=1e9))
+    assert len(chain.wires) == 1
+
+    chain.wires[0].answer(rows("old", lease_ms=30_000))
+
+    assert ids(first.outcome) == ["old"]
+    assert second.done == (late_s < 30)
+    if not second.done:
+        chain.wires[1].answer(rows("new", lease_ms=1))
+        assert ids(second.outcome) == ["new"]
