@@ -460,7 +460,7 @@ async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repe
             await handle.durable()
         with pytest.raises(StoreError):
             await handle.receipt()
-    error = await watch.stop()
+    error = await watch.end()
     assert error is not None
     assert error_detail_of(error).reason == "GRANT_REVOKED"
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
