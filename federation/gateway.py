@@ -91,18 +91,20 @@ class Gateway:
             page_key=parts.page_key,
             clock=parts.clock,
             tracing=ServerTracing(telemetry.spans, parts.clock, telemetry.metrics),
-            leases=parts.upkeep.leases,
-            max_lease_ms=parts.upkeep.max_lease_ms,
-            counters=parts.upkeep.counters,
-            watch=parts.upkeep.watch.serve,
+            leases=parts.coordinator.leases,
+            max_lease_ms=parts.coordinator.max_lease_ms,
+            counters=parts.coordinator.counters,
+            watch=parts.coordinator.watch.serve,
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
             audit=parts.audit.record_enrollment,
-            reissuer=parts.reissuer,
+            reissuer=parts.renewal_issuer,
         )
-        renewal = RenewalService(parts.reissuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock)
+        renewal = RenewalService(
+            parts.renewal_issuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock
+        )
         wanted = config.telemetry.enabled and config.telemetry.rpc_spans
         self._server = GatewayServer(
             listen=config.listen,
@@ -114,7 +116,7 @@ class Gateway:
             interceptors=(RpcSpanServerInterceptor(telemetry.tracer_provider),) if wanted else (),
             max_calls=MAX_CALLS + MAX_STREAMS,
         )
-        self._server.before_stop.append(parts.upkeep.watch.close)
+        self._server.before_stop.append(parts.coordinator.watch.close)
         self._admin = AdminServer(config.socket_path, parts)
         self._chores: tuple[asyncio.Task[None], ...] = ()
 
@@ -203,12 +205,12 @@ class Gateway:
             started_at_us=clock.now_us(),
             grants=grants,
             issuer=_issuer(authority, grants, database, config, clock),
-            reissuer=RenewalIssuer(
+            renewal_issuer=RenewalIssuer(
                 authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
             ),
             server_certificate=certificate,
             provider=provider,
-            upkeep=upkeep,
+            coordinator=upkeep,
             audit=audit,
             audit_store=audit_store,
             federation=federation,
@@ -242,7 +244,7 @@ class Gateway:
             await asyncio.to_thread(self._telemetry.page.start)
         self._parts.audit.start()
         self._admin.claim()
-        await self._parts.upkeep.start()
+        await self._parts.coordinator.start()
         await self._server.start()
         await self._admin.start()
         self._chores = (
@@ -279,7 +281,7 @@ class Gateway:
         """Refuse new calls, let those under way end, and write what waits. Twice is fine."""
         grace_s = self.config.server.graceful_stop_s
         await self._server.stop(grace_s)
-        await self._parts.upkeep.stop()
+        await self._parts.coordinator.stop()
         await self._admin.stop(grace_s)
         chores, self._chores = self._chores, ()
         for chore in chores:

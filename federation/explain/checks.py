@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from federation.errors import Remedy
 
-__all__ = ["BrokenLink", "Link", "State", "Step", "first_broken", "not_reached", "tried"]
+__all__ = ["BrokenLink", "CheckResult", "Link", "LinkState", "first_broken", "not_reached", "run_check"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Link(StrEnum):
     VERB = "verb"
 
 
-class State(StrEnum):
+class LinkState(StrEnum):
     """How a link stands."""
 
     OK = "ok"
@@ -46,35 +46,35 @@ class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What was found of one link. `took_ms` is `None` where nothing was tried; `fault` is set where it is broken."""
+class CheckResult:
+    """What was found of one link. `took_ms` is `None` where nothing was run_check; `fault` is set where it is broken."""
 
     link: Link
-    state: State
+    state: LinkState
     took_ms: float | None = None
     detail: str = ""
     fault: BrokenLink | None = None
 
 
-def tried(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[Step, T | None]:
+def run_check(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[CheckResult, T | None]:
     """Try a link: `work` returns what the next link needs and a detail for people, or raises `BrokenLink`."""
-    began = perf_counter()
+    started = perf_counter()
     try:
         value, detail = work()
     except BrokenLink as fault:
-        return Step(link, State.BROKEN, _since(began), fault.cause, fault), None
-    return Step(link, State.OK, _since(began), detail), value
+        return CheckResult(link, LinkState.BROKEN, _elapsed_ms(started), fault.cause, fault), None
+    return CheckResult(link, LinkState.OK, _elapsed_ms(started), detail), value
 
 
-def not_reached(link: Link, detail: str = "") -> Step:
-    """Return the step of a link of which nothing can be said."""
-    return Step(link, State.NOT_REACHED, None, detail)
+def not_reached(link: Link, detail: str = "") -> CheckResult:
+    """Return the result of a link of which nothing can be said."""
+    return CheckResult(link, LinkState.NOT_REACHED, None, detail)
 
 
-def first_broken(steps: Iterable[Step]) -> Step | None:
-    """Return the first broken step, which is the one to mend, or `None` where none is."""
-    return next((step for step in steps if step.fault is not None), None)
+def first_broken(results: Iterable[CheckResult]) -> CheckResult | None:
+    """Return the first broken result, which is the one to mend, or `None` where none is."""
+    return next((result for result in results if result.fault is not None), None)
 
 
-def _since(began: float) -> float:
-    return (perf_counter() - began) * 1e3
+def _elapsed_ms(started: float) -> float:
+    return (perf_counter() - started) * 1e3

@@ -11,17 +11,17 @@ from typing import Any, Final
 from federation.config import parse_address
 from federation.errors import Action, Actor, ConfigError, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import TO_REPLACE, to_do
+from federation.explain.own_certificate import REPLACE_HINT, remedy_for
 from federation.store.peers import PeerRecord
 
-__all__ = ["Address", "connect", "resolve", "unconnected", "unresolved"]
+__all__ = ["Address", "connect", "connect_failure", "resolve", "resolve_failure"]
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 """What `socket` needs to connect: the family, and the address in its form."""
 
 UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 RESOLVER_FAILS: Final = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
-SILENT: Final = -1
+NO_ANSWER: Final = -1
 """Stands for the error number of an attempt that nothing answered."""
 
 
@@ -31,7 +31,7 @@ def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
         host, port = parse_address(record.endpoint, "endpoint")
     except ConfigError as e:
         cause = f"the stored endpoint is no address: {e}"
-        raise BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record)) from None
+        raise BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record)) from None
     addresses = _addresses(record, host, port, timeout_s)
     if _is_ip(host):
         return addresses, f"{host} is an IP address; there is no name to look up"
@@ -44,7 +44,7 @@ def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> t
     failed: dict[str, int] = {}
     with selectors.DefaultSelector() as selector:
         for family, address in addresses:
-            _begin(selector, family, address, failed)
+            _start_connect(selector, family, address, failed)
         try:
             while (left := deadline - time.monotonic()) > 0 and selector.get_map():
                 for key, _ in selector.select(left):
@@ -54,11 +54,11 @@ def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> t
                         return _connected(key.fileobj, key.data, failed)
                     failed[key.data] = number
                     key.fileobj.close()  # type: ignore[union-attr]
-            failed |= {key.data: SILENT for key in selector.get_map().values()}
+            failed |= {key.data: NO_ANSWER for key in selector.get_map().values()}
         finally:
             for key in list(selector.get_map().values()):
                 key.fileobj.close()  # type: ignore[union-attr]
-    raise unconnected(record, failed, timeout_s)
+    raise connect_failure(record, failed, timeout_s)
 
 
 def _is_ip(host: str) -> bool:
@@ -92,29 +92,29 @@ def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> li
     result = found[0]
     if isinstance(result, list):
         return result
-    raise unresolved(record, host, result)
+    raise resolve_failure(record, host, result)
 
 
-def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
+def resolve_failure(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
     """Return what the failure of a look-up means."""
     if isinstance(error, socket.gaierror) and error.errno in RESOLVER_FAILS:
         return BrokenLink(
             f"the name {host} cannot be looked up now: {error.strerror}",
-            f"check the name servers of this machine (/etc/resolv.conf) and its network; {_other_endpoint(record)}",
-            to_do(Action.REPLACE_PEER, record),
+            f"check the name servers of this machine (/etc/resolv.conf) and its network; {_endpoint_hint(record)}",
+            remedy_for(Action.REPLACE_PEER, record),
         )
     cause = f"there is no machine of the name {host}: {error.strerror or error}"
-    return BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record))
+    return BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record))
 
 
-def _other_endpoint(record: PeerRecord) -> str:
+def _endpoint_hint(record: PeerRecord) -> str:
     return (
         f"ask the operator of {record.gateway} for its address; if {record.endpoint} is wrong, they set `advertise` in "
-        f"gateway.toml and make a new token; then {TO_REPLACE}"
+        f"gateway.toml and make a new token; then {REPLACE_HINT}"
     )
 
 
-def _begin(
+def _start_connect(
     selector: selectors.BaseSelector, family: socket.AddressFamily, address: tuple[Any, ...], failed: dict[str, int]
 ) -> None:
     shown = str(address[0])
@@ -136,29 +136,29 @@ def _begin(
 
 
 def _connected(connection: Any, shown: str, failed: dict[str, int]) -> tuple[socket.socket, str]:
-    others = "".join(f"; {other}: {_word(number)}" for other, number in failed.items())
+    others = "".join(f"; {other}: {_describe_errno(number)}" for other, number in failed.items())
     return connection, f"{shown} port {connection.getpeername()[1]} takes connections{others}"
 
 
-def _word(number: int) -> str:
+def _describe_errno(number: int) -> str:
     if number == errno.ECONNREFUSED:
         return "refused"
-    if number == SILENT:
+    if number == NO_ANSWER:
         return "no answer"
     return errno.errorcode.get(number, str(number)) if number not in UNREACHABLE else "unreachable"
 
 
-def unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
+def connect_failure(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
     """Return the cause that tells most: a refusal comes from the machine itself, silence from anywhere before it."""
     numbers, port = set(failed.values()), record.endpoint.rpartition(":")[2]
-    each = ", ".join(f"{address}: {_word(number)}" for address, number in failed.items())
+    each = ", ".join(f"{address}: {_describe_errno(number)}" for address, number in failed.items())
     if errno.ECONNREFUSED in numbers:
         return BrokenLink(
             f"{record.endpoint} refuses connections ({each}): the machine answers, and nothing listens on port {port}",
             f"ask the operator of {record.gateway} whether its gateway listens on port {port}, and whether it runs",
             Remedy(action=Action.START_GATEWAY, actor=Actor.PEER_OPERATOR),
         )
-    if SILENT in numbers or errno.ETIMEDOUT in numbers:
+    if NO_ANSWER in numbers or errno.ETIMEDOUT in numbers:
         return BrokenLink(
             f"{record.endpoint} does not answer ({each}, {timeout_s:g} s): a firewall drops the packets, "
             "or the machine is off",

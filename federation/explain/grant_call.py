@@ -12,16 +12,16 @@ import grpc
 from federation.client.chain.call_stats import printable
 from federation.client.transport.raw_channels import secure_channel
 from federation.explain.checks import BrokenLink
-from federation.explain.refusals import OutOfScope, fault_of, scope_there, wider
+from federation.explain.refusals import OutOfScope, explain_error, widen_hint, widen_remedy
 from federation.store.peers import PeerRecord
 from federation.suggest import near_matches
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
 
-__all__ = ["list_one", "look_at_grant", "stub_of"]
+__all__ = ["check_grant", "check_verb", "stub_of"]
 
-MOST_NAMES: Final = 20
+MAX_NAMES: Final = 20
 """Names of resources that are shown; a peer may send any number."""
 
 
@@ -35,19 +35,19 @@ def stub_of(record: PeerRecord) -> Iterator[FederationServiceStub]:
         yield FederationServiceStub(channel)
 
 
-def look_at_grant(
+def check_grant(
     stub: FederationServiceStub, record: PeerRecord, timeout_s: float
 ) -> tuple[pb.CapabilitiesResponse, str]:
     """Return what the grant opens; raise `BrokenLink`, a `RateLimited` one where the peer did not look at it."""
     try:
         answer = stub.Capabilities(pb.CapabilitiesRequest(), timeout=timeout_s)
     except grpc.RpcError as e:
-        raise fault_of(record, e, timeout_s) from None
-    opened = _named(answer) or "nothing"
+        raise explain_error(record, e, timeout_s) from None
+    opened = _resource_names(answer) or "nothing"
     return answer, f"{record.grant_id} opens {opened}; at most {answer.max_rows_per_query} rows a query"
 
 
-def list_one(
+def check_verb(
     stub: FederationServiceStub, record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str, timeout_s: float
 ) -> tuple[None, str]:
     """List one row of a resource (the first open one where it is empty), and tell only that there was an answer.
@@ -55,28 +55,30 @@ def list_one(
     Raises `BrokenLink`.
     """
     if not resource and not opened.resources:
-        raise BrokenLink(f"the grant {record.grant_id} opens no resource at all", wider(record), scope_there(record))
+        raise BrokenLink(
+            f"the grant {record.grant_id} opens no resource at all", widen_hint(record), widen_remedy(record)
+        )
     resource = resource or opened.resources[0]
     try:
         answer = stub.List(pb.ListRequest(resource=resource, page_size=1), timeout=timeout_s)
     except grpc.RpcError as e:
-        fault = fault_of(record, e, timeout_s)
-        raise (_closed(record, opened, resource) if isinstance(fault, OutOfScope) else fault) from None
+        fault = explain_error(record, e, timeout_s)
+        raise (_not_opened(record, opened, resource) if isinstance(fault, OutOfScope) else fault) from None
     found = "there is something to read" if answer.rows else "there is nothing that the grant lets through"
     return None, printable(f"list {resource} was answered: {found}")
 
 
-def _closed(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) -> BrokenLink:
+def _not_opened(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) -> BrokenLink:
     """Return why the grant does not open a resource: excluded, or never named."""
     if resource in opened.excluded_resources:
         cause = f"the grant {record.grant_id} excludes the resource {resource}"
     else:
-        near = near_matches(resource, opened.resources[:MOST_NAMES], most=1)
+        near = near_matches(resource, opened.resources[:MAX_NAMES], most=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         cause = f"the grant {record.grant_id} does not name the resource {resource}{hint}"
-    cure = f"ask for what it opens ({_named(opened) or 'nothing'}), or {wider(record)}"
-    return BrokenLink(printable(cause), cure, scope_there(record))
+    cure = f"ask for what it opens ({_resource_names(opened) or 'nothing'}), or {widen_hint(record)}"
+    return BrokenLink(printable(cause), cure, widen_remedy(record))
 
 
-def _named(opened: pb.CapabilitiesResponse) -> str:
-    return printable(", ".join(opened.resources[:MOST_NAMES]))
+def _resource_names(opened: pb.CapabilitiesResponse) -> str:
+    return printable(", ".join(opened.resources[:MAX_NAMES]))

@@ -11,11 +11,11 @@ from federation.client.chain.call_stats import printable
 from federation.client.chain.outcomes import from_wire
 from federation.errors import Action, Actor, Reason, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, TO_REPLACE, instant, re_enroll_hint, to_do
+from federation.explain.own_certificate import COMPARE_CLOCKS, REPLACE_HINT, instant, re_enroll_hint, remedy_for
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 
-__all__ = ["OutOfScope", "RateLimited", "fault_of", "remembered_revocation", "scope_there", "wider"]
+__all__ = ["OutOfScope", "RateLimited", "explain_error", "stored_revocation", "widen_hint", "widen_remedy"]
 
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 """gRPC connects through the first of these that is set, which a plain connection does not."""
@@ -30,7 +30,7 @@ class OutOfScope(BrokenLink):
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
+class _Refusal:
     """A refusal as it came, made safe."""
 
     record: PeerRecord
@@ -39,28 +39,28 @@ class _Refused:
     timeout_s: float
 
     @property
-    def there(self) -> str:
+    def operator(self) -> str:
         return f"the operator of {self.record.gateway}"
 
 
-def fault_of(record: PeerRecord, error: grpc.RpcError, timeout_s: float) -> BrokenLink:
+def explain_error(record: PeerRecord, error: grpc.RpcError, timeout_s: float) -> BrokenLink:
     """Return what the error of a call says of the link: an `OutOfScope`, a `RateLimited`, or any other."""
-    caught: Any = error
-    trailing = tuple((key, value) for key, value in caught.trailing_metadata() or ())
-    outcome = from_wire(caught.code(), b"", caught.details() or "", (), trailing)
+    rpc_error: Any = error
+    trailing = tuple((key, value) for key, value in rpc_error.trailing_metadata() or ())
+    outcome = from_wire(rpc_error.code(), b"", rpc_error.details() or "", (), trailing)
     detail = error_detail(outcome.trailing)
-    refused = _Refused(record, printable(outcome.details), detail.retry_after_s, timeout_s)
+    refused = _Refusal(record, printable(outcome.details), detail.retry_after_s, timeout_s)
     if detail.reason in _MEANINGS:
         return _MEANINGS[Reason(detail.reason)](refused)
     if outcome.code is grpc.StatusCode.UNIMPLEMENTED:
         return BrokenLink(
             f"{record.endpoint} is a gRPC server, and does not serve the federation",
-            f"ask {refused.there} for the address of its federation port (`listen` in gateway.toml, not `enroll`)",
+            f"ask {refused.operator} for the address of its federation port (`listen` in gateway.toml, not `enroll`)",
         )
-    return BrokenLink(f"{record.gateway} answered {outcome.code.name}: {refused.message}", f"tell {refused.there}")
+    return BrokenLink(f"{record.gateway} answered {outcome.code.name}: {refused.message}", f"tell {refused.operator}")
 
 
-def remembered_revocation(record: PeerRecord) -> BrokenLink | None:
+def stored_revocation(record: PeerRecord) -> BrokenLink | None:
     """Return that the peer has said, once, that it revoked the grant: this gateway refuses every call since."""
     if record.revoked_at_us is None:
         return None
@@ -68,97 +68,97 @@ def remembered_revocation(record: PeerRecord) -> BrokenLink | None:
     return BrokenLink(
         f"{record.gateway} revoked the grant {record.grant_id}, as this gateway heard at "
         f"{instant(record.revoked_at_us)}{why}",
-        _new_grant(record),
-        to_do(Action.REPLACE_PEER, record),
+        _new_grant_hint(record),
+        remedy_for(Action.REPLACE_PEER, record),
     )
 
 
-def wider(record: PeerRecord) -> str:
-    """Return how a grant comes to open more; `scope_there` is the act."""
+def widen_hint(record: PeerRecord) -> str:
+    """Return how a grant comes to open more; `widen_remedy` is the act."""
     return f"ask the operator of {record.gateway} to widen the grant"
 
 
-def scope_there(record: PeerRecord) -> Remedy:
+def widen_remedy(record: PeerRecord) -> Remedy:
     """Return the edit of the grant's scope by the peer's operator."""
     return Remedy(action=Action.EDIT_SCOPE, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id)
 
 
-def _new_grant(record: PeerRecord) -> str:
-    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {TO_REPLACE}"
+def _new_grant_hint(record: PeerRecord) -> str:
+    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {REPLACE_HINT}"
 
 
-def _revoked(refused: _Refused) -> BrokenLink:
+def _revoked(refused: _Refusal) -> BrokenLink:
     record = refused.record
     cause = f"{record.gateway} has revoked the grant {record.grant_id}: {refused.message}"
-    return BrokenLink(cause, _new_grant(record), to_do(Action.REPLACE_PEER, record))
+    return BrokenLink(cause, _new_grant_hint(record), remedy_for(Action.REPLACE_PEER, record))
 
 
-def _invalid(refused: _Refused) -> BrokenLink:
+def _invalid(refused: _Refusal) -> BrokenLink:
     record = refused.record
     return BrokenLink(
         f"{record.gateway} does not let the grant {record.grant_id} be used: it awaits its confirmation, has ended, "
         "is not known, or knows another certificate; which one, it tells only its own operator",
-        f"ask {refused.there} to look at the grant and at its audit trail",
+        f"ask {refused.operator} to look at the grant and at its audit trail",
         Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id),
     )
 
 
-def _certificate(refused: _Refused) -> BrokenLink:
+def _certificate(refused: _Refusal) -> BrokenLink:
     record = refused.record
     return BrokenLink(
         f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
         f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {re_enroll_hint(record)}",
-        to_do(Action.ENROLL_AGAIN, record),
+        remedy_for(Action.ENROLL_AGAIN, record),
     )
 
 
-def _limited(refused: _Refused) -> BrokenLink:
+def _limited(refused: _Refusal) -> BrokenLink:
     record, wait = refused.record, refused.retry_after_s
     again = f"wait {max(wait, 0.1):.1f} s" if wait is not None else "wait a minute"
     return RateLimited(
         f"{record.gateway} limits the calls under the grant {record.grant_id}: {refused.message}",
-        f"{again}; if that is too few for its use, ask {refused.there} to raise `rate_limit_per_minute`",
-        scope_there(record),
+        f"{again}; if that is too few for its use, ask {refused.operator} to raise `rate_limit_per_minute`",
+        widen_remedy(record),
     )
 
 
-def _incident(refused: _Refused) -> BrokenLink:
+def _incident(refused: _Refusal) -> BrokenLink:
     return BrokenLink(
         f"{refused.record.gateway} failed in itself: {refused.message}",
-        f"tell {refused.there}: the cause stands in the log of that gateway, under the incident's id",
+        f"tell {refused.operator}: the cause stands in the log of that gateway, under the incident's id",
     )
 
 
-def _malformed(refused: _Refused) -> BrokenLink:
+def _malformed(refused: _Refusal) -> BrokenLink:
     cause = f"{refused.record.gateway} does not understand what was asked for: {refused.message}"
     return BrokenLink(cause, "name no resource, or one that the grant opens", Remedy(action=Action.CHOOSE_RESOURCE))
 
 
-def _late(refused: _Refused) -> BrokenLink:
+def _timeout(refused: _Refusal) -> BrokenLink:
     return BrokenLink(
         f"{refused.record.gateway} did not answer the call within {refused.timeout_s:g} s",
-        f"ask {refused.there} whether its gateway is overloaded, or allow more time",
+        f"ask {refused.operator} whether its gateway is overloaded, or allow more time",
         Remedy(action=Action.ALLOW_MORE_TIME),
     )
 
 
-def _unreachable(refused: _Refused) -> BrokenLink:
+def _unreachable(refused: _Refusal) -> BrokenLink:
     endpoint = refused.record.endpoint
     cause = f"gRPC cannot reach {endpoint}, although a plain connection can: {refused.message}"
     proxy = next((name for name in PROXIES if os.environ.get(name)), None)
     if proxy:
         host = endpoint.rpartition(":")[0].strip("[]")
         return BrokenLink(cause, f"gRPC goes through the proxy in ${proxy}: set no_proxy={host} for the gateway")
-    return BrokenLink(cause, f"try again; ask {refused.there} whether its gateway is just being stopped")
+    return BrokenLink(cause, f"try again; ask {refused.operator} whether its gateway is just being stopped")
 
 
-def _out_of_scope(refused: _Refused) -> BrokenLink:
+def _out_of_scope(refused: _Refusal) -> BrokenLink:
     record = refused.record
     cause = f"the grant {record.grant_id} does not open it: {refused.message}"
-    return OutOfScope(cause, wider(record), scope_there(record))
+    return OutOfScope(cause, widen_hint(record), widen_remedy(record))
 
 
-_MEANINGS: Final[Mapping[str, Callable[[_Refused], BrokenLink]]] = {
+_MEANINGS: Final[Mapping[str, Callable[[_Refusal], BrokenLink]]] = {
     Reason.GRANT_REVOKED: _revoked,
     Reason.GRANT_INVALID: _invalid,
     Reason.CERTIFICATE_INVALID: _certificate,
@@ -166,6 +166,6 @@ _MEANINGS: Final[Mapping[str, Callable[[_Refused], BrokenLink]]] = {
     Reason.RATE_LIMITED: _limited,
     Reason.INVALID_REQUEST: _malformed,
     Reason.INTERNAL: _incident,
-    Reason.PEER_TIMEOUT: _late,
+    Reason.PEER_TIMEOUT: _timeout,
     Reason.PEER_UNREACHABLE: _unreachable,
 }

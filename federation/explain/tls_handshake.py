@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
 from federation.client.chain.call_stats import printable
 from federation.errors import Action
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import re_enroll_hint, to_do
-from federation.explain.tls_alerts import failed, unverified
+from federation.explain.own_certificate import re_enroll_hint, remedy_for
+from federation.explain.tls_alerts import handshake_failure, verification_failure
 from federation.store.peers import PeerRecord
 
 __all__ = ["client_context", "do_handshake", "temp_cert_chain"]
 
 ALPN: Final = "h2"
-GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What an HTTP/2 client says first: the preface and empty settings. A server answers with its own settings."""
 
 
@@ -51,27 +51,27 @@ def do_handshake(
 ) -> tuple[None, str]:
     """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
 
-    Raises `BrokenLink`; it is an `OwnRefused` where that certificate is what the peer minds.
+    Raises `BrokenLink`; it is an `OwnCertificateRefused` where that certificate is what the peer minds.
     """
     deadline = time.monotonic() + timeout_s
     try:
         context.load_verify_locations(cadata=record.trust_bundle)
     except (ssl.SSLError, ValueError):
         cause = f"the stored authority of {record.gateway} cannot be read"
-        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:
         tls = context.wrap_socket(connection, server_hostname=record.gateway, do_handshake_on_connect=False)
     except (OSError, ValueError) as e:
-        raise failed(record, e, timeout_s, handshake_done=False) from None
+        raise handshake_failure(record, e, timeout_s, handshake_done=False) from None
     with tls:
         try:
             tls.do_handshake()
         except ssl.SSLCertVerificationError as e:
-            raise unverified(record, e, _shown(address, record, deadline)) from None
+            raise verification_failure(record, e, _presented_certificate(address, record, deadline)) from None
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, handshake_done=_is_judged(tls)) from None
+            raise handshake_failure(record, e, timeout_s, handshake_done=_client_certificate_checked(tls)) from None
         if tls.selected_alpn_protocol() != ALPN:
             raise BrokenLink(
                 f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
@@ -79,10 +79,10 @@ def do_handshake(
                 "on as it is (TCP, without ending TLS)",
             )
         try:
-            _hear(tls, deadline)
+            _await_first_byte(tls, deadline)
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, handshake_done=True) from None
-        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_end(tls)}"
+            raise handshake_failure(record, e, timeout_s, handshake_done=True) from None
+        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_not_after(tls)}"
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, b
         yield file.name, password
 
 
-def _is_judged(tls: ssl.SSLSocket) -> bool:
+def _client_certificate_checked(tls: ssl.SSLSocket) -> bool:
     """Tell whether a handshake got as far as the peer's judgement of the own certificate, as it does before TLS 1.3.
 
     The peer's part of it comes in one piece and is verified at once: where a cipher is agreed on, the own part is out.
@@ -109,7 +109,7 @@ def _is_judged(tls: ssl.SSLSocket) -> bool:
     return agreed is not None and agreed[1] != "TLSv1.3"
 
 
-def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
+def _await_first_byte(tls: ssl.SSLSocket, deadline: float) -> None:
     """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises.
 
     A peer that says nothing by itself is greeted after half of the time. Not sooner: it might have ended the
@@ -120,18 +120,18 @@ def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
         first = tls.recv(1)
     except TimeoutError:
         tls.settimeout(max(deadline - time.monotonic(), 0.001))
-        tls.sendall(GREETING)
+        tls.sendall(HTTP2_PREFACE)
         first = tls.recv(1)
     if not first:
         raise ssl.SSLEOFError
 
 
-def _end(tls: ssl.SSLSocket) -> str:
+def _not_after(tls: ssl.SSLSocket) -> str:
     der = tls.getpeercert(binary_form=True) or b""
     return f"{x509.load_der_x509_certificate(der).not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _shown(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
+def _presented_certificate(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
     """Return, for people, whose certificate is shown at an address where none can be trusted. Best effort."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

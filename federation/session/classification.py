@@ -6,9 +6,9 @@ from federation.errors import Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
-__all__ = ["LEAST_PROOF_S", "Classification", "NextStep", "gone", "next_step", "verdict_of"]
+__all__ = ["MIN_CONCLUSIVE_S", "Classification", "NextStep", "classify", "next_step", "peer_removed"]
 
-LEAST_PROOF_S: Final = 1.0
+MIN_CONCLUSIVE_S: Final = 1.0
 """A peer that had at least so long and did not answer counts as away, even where its budget was larger."""
 _OWN_FAULTS: Final = frozenset(
     {Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT, Reason.CIRCUIT_OPEN, Reason.CERTIFICATE_INVALID}
@@ -36,10 +36,10 @@ class Classification(NamedTuple):
 
     state: SourceState
     reason: str = ""
-    away: bool = False
+    unreachable: bool = False
 
 
-def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) -> Classification:
+def classify(code: str, reason: str, *, local: bool, verb: str, conclusive: bool) -> Classification:
     """Judge the end of a call.
 
     `code` is the canonical gRPC name, `reason` that of the rich error, `local` whether this gateway made it itself.
@@ -59,10 +59,10 @@ def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) 
         return Classification(SourceState.DENIED, reason)
     else:
         return Classification(SourceState.FAILED, reason)
-    return Classification(SourceState.OFFLINE, reason, away=proven or reason != Reason.PEER_TIMEOUT)
+    return Classification(SourceState.OFFLINE, reason, unreachable=conclusive or reason != Reason.PEER_TIMEOUT)
 
 
-def gone(source: str) -> SourceReport:
+def peer_removed(source: str) -> SourceReport:
     """Return what became of a source that is no peer of the user any more."""
     text = f"{name_of(source)} is no peer of this user any more"
     return SourceReport(source=source, state=SourceState.SKIPPED, message=text)

@@ -10,7 +10,7 @@ from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.session.availability.probes import Probes
 from federation.session.local import LocalData
-from federation.session.paging.cursors import PlaceTokens
+from federation.session.paging.cursors import CursorTokens
 from federation.session.peer_request import method_for
 from federation.v1 import federation_pb2 as pb
 
@@ -31,7 +31,7 @@ class SessionContext:
         token_key: bytes,
     ) -> None:
         self.config, self.clock = config, clock
-        self.local, self.tokens = local, PlaceTokens(token_key)
+        self.local, self.tokens = local, CursorTokens(token_key)
         self.probes = Probes(self._probe, clock, config.circuit.cooldown_s)
         self._peers, self._dial = peers, dial
         self._channels: dict[tuple[str, str], AioChannel] = {}

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.trace import get_current_span
 
 from federation.errors import Reason, Refusal
-from federation.session.classification import gone
-from federation.session.paging.cursors import Place
-from federation.session.paging.merge import Page, merge, remaining_places
+from federation.session.classification import peer_removed
+from federation.session.paging.cursors import Cursor
+from federation.session.paging.merge import Page, merge, remaining_cursors
 from federation.session.paging.query_plans import OrderViolationError, QueryPlan, Tags, unmerged
 from federation.session.peer_request import PeerRequest, RequestContext
 from federation.session.results import Answer, Result, SourceReport, SourceState
@@ -40,28 +40,28 @@ class FanOut:
     def __init__(
         self,
         reach: "SessionContext",
-        outlook: "PeerAvailability",
+        availability: "PeerAvailability",
         user: str,
-        course: QueryPlan,
-        places: Mapping[str, Place],
+        plan: QueryPlan,
+        cursors: Mapping[str, Cursor],
         peers: Mapping[str, "Peer"],
         *,
         peer_budget_s: float,
         request_budget_s: float | None,
     ) -> None:
-        self._reach, self._outlook, self._user, self._course = reach, outlook, user, course
-        self._places, self._peers = dict(places), peers
+        self._reach, self._availability, self._user, self._plan = reach, availability, user, plan
+        self._cursors, self._peers = dict(cursors), peers
         self._whole_s = request_budget_s
         self._loop = asyncio.get_running_loop()
         self._began = reach.clock.monotonic()
         budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
-        self._occasion = RequestContext(course.verb, self._began + budget_s, reach.clock, span=get_current_span())
+        self._context = RequestContext(plan.verb, self._began + budget_s, reach.clock, span=get_current_span())
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}
         self._capabilities: dict[str, pb.CapabilitiesResponse] = {}
         self._signals: tuple[PeerSignal, ...] = ()
-        self._left = len(self._places)
+        self._left = len(self._cursors)
         self._asks: list[PeerRequest] = []
         self._local: asyncio.Task[None] | None = None
         self._starting: asyncio.Handle | None = None
@@ -97,7 +97,7 @@ class FanOut:
         self._asks.clear()
         self._news.set()
 
-    async def rest(self) -> None:
+    async def wait_local(self) -> None:
         """Wait until a cancelled read of the own data has let go of them."""
         if self._local is not None:
             await asyncio.wait([self._local])
@@ -110,39 +110,39 @@ class FanOut:
 
     def merged(self) -> Result:
         """Return the answers in the order of all, up to the limit, and the token that goes on behind them."""
-        rows, taken = merge(self._pages.values(), self._course.limit)
+        rows, used = merge(self._pages.values(), self._plan.limit)
         after = {
-            source: self._course.behind(page, taken[source], self._places[source])
+            source: self._plan.next_cursor(page, used[source], self._cursors[source])
             for source, page in self._pages.items()
         }
         return replace(self._result(after), rows=rows)
 
     def unmerged(self) -> Result:
         """Return everything but the rows, and the token that goes on behind all of them."""
-        return self._result(unmerged(self._course, tuple(self._pages.values()), self._places))
+        return self._result(unmerged(self._plan, tuple(self._pages.values()), self._cursors))
 
     def _result(self, after: Mapping[str, Any]) -> Result:
-        self._signals += self._outlook.news()
-        places = remaining_places(self._places, after, self._pages) if self._course.verb in {"list", "search"} else {}
+        self._signals += self._availability.unreported()
+        cursors = remaining_cursors(self._cursors, after, self._pages) if self._plan.verb in {"list", "search"} else {}
         return Result(
-            sources=tuple(self._reports[source] for source in self._places if source in self._reports),
+            sources=tuple(self._reports[source] for source in self._cursors if source in self._reports),
             signals=self._signals,
-            next_page_token=self._reach.tokens.seal(self._course.context, places),
+            next_page_token=self._reach.tokens.seal(self._plan.context, cursors),
             capabilities=dict(self._capabilities),
         )
 
     def _start(self) -> None:
-        if LOCAL in self._places:
+        if LOCAL in self._cursors:
             self._local = self._loop.create_task(self._read_local())
-        self._ask(deque(source for source in self._places if source != LOCAL), rest=self._local is not None)
+        self._ask(deque(source for source in self._cursors if source != LOCAL), defer=self._local is not None)
 
-    def _ask(self, sources: deque[str], *, rest: bool = False) -> None:
+    def _ask(self, sources: deque[str], *, defer: bool = False) -> None:
         self._starting, self._deferred = None, deque()
         until = self._reach.clock.monotonic() + TURN_S
         while sources and self._left:
             self._ask_peer(sources.popleft())
             if sources and self._reach.clock.monotonic() >= until:
-                if rest:
+                if defer:
                     self._deferred = sources
                     self._starting = self._loop.call_later(HEAD_START_S, self._ask, sources)
                 else:
@@ -152,20 +152,20 @@ class FanOut:
     def _ask_peer(self, source: str) -> None:
         peer = self._peers.get(source)
         if peer is None:
-            self._deliver(source, gone(source), None)
+            self._deliver(source, peer_removed(source), None)
             return
-        request, channel = self._course.request(self._places[source]), self._reach.channel(peer)
-        ask = PeerRequest(self._occasion, peer, channel, self._outlook, request, partial(self._deliver, source))
+        request, channel = self._plan.request(self._cursors[source]), self._reach.channel(peer)
+        ask = PeerRequest(self._context, peer, channel, self._availability, request, partial(self._deliver, source))
         self._asks.append(ask)
         ask.start()
 
     async def _read_local(self) -> None:
-        course = self._course
+        plan = self._plan
         message, report = None, SourceReport(source=LOCAL, state=SourceState.OK)
         try:
             async with asyncio.timeout(self._whole_s):
-                request = course.request(self._places[LOCAL])
-                message = await self._reach.local.read(self._user, course.verb, request)
+                request = plan.request(self._cursors[LOCAL])
+                message = await self._reach.local.read(self._user, plan.verb, request)
         except Refusal as refusal:
             absent = refusal.reason is Reason.ROW_NOT_FOUND
             state = SourceState.OK if absent else SourceState.FAILED
@@ -190,7 +190,7 @@ class FanOut:
         page = None
         if message is not None:
             try:
-                page = self._course.page(message, self._places[source], Tags(source, cached, age_s))
+                page = self._plan.page(message, self._cursors[source], Tags(source, cached, age_s))
             except OrderViolationError as e:
                 report = replace(report, state=SourceState.FAILED, reason=str(Reason.INTERNAL), message=str(e))
         elif report.state.answered:  # a row that is not there

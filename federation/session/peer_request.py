@@ -19,7 +19,7 @@ from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
 from federation.session.availability.availability import PeerAvailability
-from federation.session.classification import LEAST_PROOF_S, NextStep, next_step, verdict_of
+from federation.session.classification import MIN_CONCLUSIVE_S, NextStep, classify, next_step
 from federation.session.results import SourceReport, SourceState
 from federation.session.signals import Outage
 from federation.session.sources import source_of
@@ -29,12 +29,12 @@ from federation.wire.status import error_detail
 __all__ = ["PeerRequest", "RequestContext", "method_for"]
 
 LOGGER: Final = logging.getLogger(__name__)
-LEAST_WAIT_S: Final = 0.05
+MIN_RETRY_WAIT_S: Final = 0.05
 """Between two tries at a peer that asks for patience without saying how much."""
-LEAST_LEFT_S: Final = 0.01
+MIN_REMAINING_S: Final = 0.01
 """What must be left of the budget after the wait for one more try to make sense."""
 Deliver = Callable[[SourceReport, Any, bool, float], None]
-"""Takes the report, and with an answer the message, whether it was kept, and its age in seconds."""
+"""Takes the report, and with an answer the message, whether it was hit, and its age in seconds."""
 
 
 def method_for(verb: str) -> Method:
@@ -57,44 +57,44 @@ class PeerRequest:
 
     def __init__(
         self,
-        occasion: RequestContext,
+        context: RequestContext,
         peer: Peer,
         channel: AioChannel,
-        outlook: PeerAvailability,
+        availability: PeerAvailability,
         request: Message,
         deliver: Deliver,
     ) -> None:
-        self._peer, self._channel, self._outlook = peer, channel, outlook
-        self._request, self._verb, self._method = request, occasion.verb, method_for(occasion.verb)
-        self._now, self._now_us = occasion.clock.monotonic, occasion.clock.now_us
-        self._began, self._deadline = self._now(), occasion.deadline
-        self._span, self._deliver = occasion.span, deliver
+        self._peer, self._channel, self._availability = peer, channel, availability
+        self._request, self._verb, self._method = request, context.verb, method_for(context.verb)
+        self._now, self._now_us = context.clock.monotonic, context.clock.now_us
+        self._began, self._deadline = self._now(), context.deadline
+        self._span, self._deliver = context.span, deliver
         self._loop = asyncio.get_running_loop()
         self._call: FlowCall | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._turn = 0
-        self._whole = True
-        self._given_s = 0.0
-        self._over = False
+        self._returns = 0
+        self._full_budget = True
+        self._budget_s = 0.0
+        self._finished = False
 
     def start(self) -> None:
         """Answer at once where that can be; otherwise the answer comes by the loop."""
-        absence = self._outlook.absence(self._peer, self._span)
-        patience_s = self._outlook.patience_s(self._peer)
-        if absence is None and not patience_s:
+        outage = self._availability.outage(self._peer, self._span)
+        deferred_s = self._availability.deferred_s(self._peer)
+        if outage is None and not deferred_s:
             self._send()
             return
-        kept = self._channel.start(self._method, self._request, None, None, hit_only=True)
-        if kept.outcome.cached or error_detail(kept.outcome.trailing).reason == Reason.GRANT_REVOKED:
-            self._settle(kept)
-        elif absence is not None:
-            self._skip(absence)
-        elif not self._wait(patience_s):
-            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "asked to be asked later", patience_s)
+        hit = self._channel.start(self._method, self._request, None, None, hit_only=True)
+        if hit.outcome.cached or error_detail(hit.outcome.trailing).reason == Reason.GRANT_REVOKED:
+            self._settle(hit)
+        elif outage is not None:
+            self._skip(outage)
+        elif not self._wait(deferred_s):
+            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "asked to be asked later", deferred_s)
 
     def cancel(self) -> None:
         """End the call under way; nothing is delivered any more."""
-        self._over = True
+        self._finished = True
         if self._timer is not None:
             self._timer.cancel()
         if self._call is not None:
@@ -102,10 +102,10 @@ class PeerRequest:
 
     def _send(self) -> None:
         self._timer = None
-        self._turn = self._outlook.turn(self._peer)
-        self._given_s = max(self._deadline - self._now(), 0.0)
+        self._returns = self._availability.returns(self._peer)
+        self._budget_s = max(self._deadline - self._now(), 0.0)
         call = self._channel.start(
-            self._method, self._request, self._given_s, None, detach=self._verb in {"list", "get"}
+            self._method, self._request, self._budget_s, None, detach=self._verb in {"list", "get"}
         )
         self._call = call
         if call.done():
@@ -115,23 +115,23 @@ class PeerRequest:
 
     def _wait(self, seconds: float) -> bool:
         """Try again after a while, if the budget lasts that long."""
-        seconds = max(seconds, LEAST_WAIT_S)
-        if self._now() + seconds + LEAST_LEFT_S >= self._deadline:
+        seconds = max(seconds, MIN_RETRY_WAIT_S)
+        if self._now() + seconds + MIN_REMAINING_S >= self._deadline:
             return False
-        self._whole = False
+        self._full_budget = False
         self._timer = self._loop.call_later(seconds, self._send)
         return True
 
     def _settle(self, call: FlowCall) -> None:
-        if self._over:
+        if self._finished:
             return
         try:
-            self._judge(call)
+            self._classify(call)
         except Exception as e:  # noqa: BLE001 - one source's fault; its words may hold rows, so the log has the kind alone
             LOGGER.error("the answer of %s could not be taken: %s", self._peer.name, type(e).__name__)  # noqa: TRY400
             self._finish(SourceState.FAILED, Reason.INTERNAL, "the answer could not be taken; the log says more")
 
-    def _judge(self, call: FlowCall) -> None:
+    def _classify(self, call: FlowCall) -> None:
         message: Any = None
         if call.outcome.ok:
             try:
@@ -141,28 +141,28 @@ class PeerRequest:
         outcome = call.outcome
         detail = error_detail(outcome.trailing)
         code = outcome.code.name
-        proven = self._whole or self._given_s >= LEAST_PROOF_S
-        verdict = verdict_of(code, detail.reason, local=detail.local, verb=self._verb, proven=proven)
-        if verdict.state is SourceState.RATE_LIMITED and detail.retry_after_s is not None:
-            self._outlook.be_patient(self._peer, detail.retry_after_s)
+        conclusive = self._full_budget or self._budget_s >= MIN_CONCLUSIVE_S
+        classification = classify(code, detail.reason, local=detail.local, verb=self._verb, conclusive=conclusive)
+        if classification.state is SourceState.RATE_LIMITED and detail.retry_after_s is not None:
+            self._availability.defer(self._peer, detail.retry_after_s)
             if self._wait(detail.retry_after_s):
                 return
-        text = "" if outcome.ok else _words(outcome, verdict.reason)
-        step = next_step(verdict.reason, verdict.state, self._peer.name, self._peer.user)
+        text = "" if outcome.ok else _message_text(outcome, classification.reason)
+        step = next_step(classification.reason, classification.state, self._peer.name, self._peer.user)
         if detail.local and detail.remedy is not None:
             step = step._replace(remedy=detail.remedy)
-        if verdict.away:
-            absence = Outage(reason=verdict.reason, message=text, next_step=step.text, remedy=step.remedy)
-            self._outlook.failed(self._peer, self._turn, absence, self._span)
-        state = SourceState.CACHED if outcome.cached else verdict.state
-        self._finish(state, verdict.reason, text, detail.retry_after_s, message, outcome, step=step)
+        if classification.unreachable:
+            outage = Outage(reason=classification.reason, message=text, next_step=step.text, remedy=step.remedy)
+            self._availability.failed(self._peer, self._returns, outage, self._span)
+        state = SourceState.CACHED if outcome.cached else classification.state
+        self._finish(state, classification.reason, text, detail.retry_after_s, message, outcome, step=step)
 
-    def _skip(self, absence: Outage) -> None:
+    def _skip(self, outage: Outage) -> None:
         retry_s = None
-        if absence.retry_at_us is not None:
-            retry_s = max(absence.retry_at_us - self._now_us(), 0) / MICROSECONDS
-        step = NextStep(absence.next_step, absence.remedy)
-        self._finish(SourceState.SKIPPED, absence.reason, absence.message, retry_s, step=step)
+        if outage.retry_at_us is not None:
+            retry_s = max(outage.retry_at_us - self._now_us(), 0) / MICROSECONDS
+        step = NextStep(outage.next_step, outage.remedy)
+        self._finish(SourceState.SKIPPED, outage.reason, outage.message, retry_s, step=step)
 
     def _finish(
         self,
@@ -175,7 +175,7 @@ class PeerRequest:
         *,
         step: NextStep | None = None,
     ) -> None:
-        self._over = True
+        self._finished = True
         self._call = None
         if step is None:
             step = next_step(reason, state, self._peer.name, self._peer.user)
@@ -193,6 +193,6 @@ class PeerRequest:
         self._deliver(report, message, cached, age_s)
 
 
-def _words(outcome: Outcome, reason: str) -> str:
+def _message_text(outcome: Outcome, reason: str) -> str:
     text = printable(outcome.details or "no details")
     return text if reason else f"{text} ({outcome.code.name})"

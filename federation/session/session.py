@@ -9,19 +9,27 @@ from weakref import WeakSet
 from federation.config import SessionConfig
 from federation.errors import FederationError, InputError, NotFoundError
 from federation.session.availability.availability import PeerAvailability
-from federation.session.classification import gone
+from federation.session.classification import peer_removed
 from federation.session.context import SessionContext
 from federation.session.fanout import FanOut
 from federation.session.results import Result, SourceReport
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL, choose, source_of
 from federation.session.stream import AnswerStream
-from federation.session.validation import Request, built, checked, course_of, page_token_of, plain_user, several
+from federation.session.validation import (
+    Request,
+    build_request,
+    page_token_of,
+    plain_user,
+    plan_of,
+    require_list,
+    validate,
+)
 from federation.session.warmup import WarmReport, warm
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from federation.session.paging.cursors import Place
+    from federation.session.paging.cursors import Cursor
 
 __all__ = ["Session"]
 
@@ -45,7 +53,7 @@ class Session:
             raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
         self._reach = reach
-        self._outlook = PeerAvailability(
+        self._availability = PeerAvailability(
             reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored
         )
         self._under_way: WeakSet[FanOut] = WeakSet()
@@ -62,13 +70,13 @@ class Session:
         source: str = ALL,
     ) -> Result:
         """Return rows of a resource, newest first; `where` compares fields, a page size of 0 means 50."""
-        place = {"page_token": page_token} if page_token else {}  # the field is one of two: empty, it would be set
-        request = built(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size, **place)
+        cursor = {"page_token": page_token} if page_token else {}  # the field is one of two: empty, it would be set
+        request = build_request(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size, **cursor)
         return await self.ask(request, source=source)
 
     async def get(self, resource: str, row_id: str, *, source: str = ALL) -> Result:
         """Return one row, from each source that has it."""
-        return await self.ask(built(pb.GetRequest, resource=resource, id=row_id), source=source)
+        return await self.ask(build_request(pb.GetRequest, resource=resource, id=row_id), source=source)
 
     async def search(
         self,
@@ -80,8 +88,10 @@ class Session:
         source: str = ALL,
     ) -> Result:
         """Return hits by score, which is relative to the best of each source."""
-        names = several("resources", resources)
-        request = built(pb.SearchRequest, query=query, resources=names, page_size=page_size, page_token=page_token)
+        names = require_list("resources", resources)
+        request = build_request(
+            pb.SearchRequest, query=query, resources=names, page_size=page_size, page_token=page_token
+        )
         return await self.ask(request, source=source)
 
     async def capabilities(self, *, source: str = ALL) -> Result:
@@ -103,18 +113,18 @@ class Session:
             raise InputError("budget_s", "must be a positive number of seconds")
         peers = {source_of(peer.name): peer for peer in self._reach.peers(self.user)}
         chosen = choose(source, [peer.record for peer in peers.values()])
-        course = course_of(request, self.user, chosen.argument)
-        checked(request, here=LOCAL in chosen.names)
+        plan = plan_of(request, self.user, chosen.argument)
+        validate(request, local=LOCAL in chosen.names)
         token = page_token_of(request)
-        places: dict[str, Place] = dict.fromkeys(chosen.names)
+        cursors: dict[str, Cursor] = dict.fromkeys(chosen.names)
         if token:
-            places = self._reach.tokens.open(course.context, token)
+            cursors = self._reach.tokens.open(plan.context, token)
         fan_out = FanOut(
             self._reach,
-            self._outlook,
+            self._availability,
             self.user,
-            course,
-            places,
+            plan,
+            cursors,
             peers,
             peer_budget_s=budget_s or self.config.peer_budget_s,
             request_budget_s=self.config.request_budget_s,
@@ -124,7 +134,7 @@ class Session:
 
     def signals(self) -> AsyncIterator[PeerSignal]:
         """Return every signal of this session, those given before first; the iterator ends when the session closes."""
-        return self._outlook.listen()
+        return self._availability.listen()
 
     def warm(self, resources: Iterable[str], *, page_size: int = 0) -> "asyncio.Task[WarmReport]":
         """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time.
@@ -134,10 +144,11 @@ class Session:
         if self._closed:
             raise FederationError("the session is closed")
         requests = [
-            built(pb.ListRequest, resource=name, page_size=page_size) for name in several("resources", resources)
+            build_request(pb.ListRequest, resource=name, page_size=page_size)
+            for name in require_list("resources", resources)
         ]
         for request in requests:
-            checked(request, here=False)
+            validate(request, local=False)
         sources = [source_of(peer.name) for peer in self._reach.peers(self.user)]
         task = asyncio.create_task(warm(self._first_page, requests, sources, self.config.warm_concurrency))
         self._warming.add(task)
@@ -149,7 +160,7 @@ class Session:
             async with self.stream(request, source=source) as answers:
                 return (await anext(answers)).report
         except NotFoundError:
-            return gone(source)
+            return peer_removed(source)
 
     async def close(self) -> None:
         """End what is under way, and give no signal any more. Twice is fine."""
@@ -157,11 +168,11 @@ class Session:
         under_way = list(self._under_way)
         for fan_out in under_way:
             fan_out.cancel(FederationError("the session is closed"))
-        self._outlook.close()
+        self._availability.close()
         warming = list(self._warming)
         for task in warming:
             task.cancel()
-        await asyncio.gather(*(fan_out.rest() for fan_out in under_way), *warming, return_exceptions=True)
+        await asyncio.gather(*(fan_out.wait_local() for fan_out in under_way), *warming, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.errors import InputError, Refusal
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
-from federation.session.paging.query_plans import CapabilitiesCourse, GetCourse, ListCourse, QueryPlan, SearchCourse
+from federation.session.paging.query_plans import CapabilitiesPlan, GetPlan, ListPlan, QueryPlan, SearchPlan
 from federation.suggest import near_matches
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import (
@@ -22,12 +22,12 @@ __all__ = [
     "RESOURCES",
     "Request",
     "as_input_error",
-    "built",
-    "checked",
-    "course_of",
+    "build_request",
     "page_token_of",
     "plain_user",
-    "several",
+    "plan_of",
+    "require_list",
+    "validate",
 ]
 
 R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
@@ -37,7 +37,7 @@ RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOU
 """What this gateway's own data may hold."""
 
 
-def built(kind: type[R], **fields: Any) -> R:
+def build_request(kind: type[R], **fields: Any) -> R:
     """Return a request with these fields. Raises `InputError` that names the one that no message can hold."""
     try:
         return kind(**fields)
@@ -50,7 +50,7 @@ def built(kind: type[R], **fields: Any) -> R:
         raise
 
 
-def several(field: str, words: Iterable[str]) -> tuple[str, ...]:
+def require_list(field: str, words: Iterable[str]) -> tuple[str, ...]:
     """Return words as they are. Raises `InputError` for a single one, which would be taken for its letters."""
     if isinstance(words, str):
         raise InputError(field, f"takes a list of words, such as [{words[:40]!r}]")
@@ -68,13 +68,13 @@ def plain_user(user: str) -> str:
     return user
 
 
-def checked(request: Request, *, here: bool) -> None:
+def validate(request: Request, *, local: bool) -> None:
     """Raise `InputError` unless the request keeps its bounds; `here` tells that local data are among the sources."""
     try:
         _check(request)
     except Refusal as refusal:
         raise as_input_error(refusal) from None
-    if here:
+    if local:
         match request:
             case pb.ListRequest() | pb.GetRequest():
                 _check_known("resource", request.resource)
@@ -83,17 +83,17 @@ def checked(request: Request, *, here: bool) -> None:
                     _check_known("resources", resource)
 
 
-def course_of(request: Request, user: str, source: str) -> QueryPlan:
-    """Return the course of a request as it is now. Raises `TypeError` for a message that is none."""
+def plan_of(request: Request, user: str, source: str) -> QueryPlan:
+    """Return the plan of a request as it is now. Raises `TypeError` for a message that is none."""
     match request:
         case pb.ListRequest():
-            return ListCourse(_copied(request), user, source)
+            return ListPlan(_copy(request), user, source)
         case pb.GetRequest():
-            return GetCourse(_copied(request), user, source)
+            return GetPlan(_copy(request), user, source)
         case pb.SearchRequest():
-            return SearchCourse(_copied(request), user, source)
+            return SearchPlan(_copy(request), user, source)
         case pb.CapabilitiesRequest():
-            return CapabilitiesCourse(request, user, source)
+            return CapabilitiesPlan(request, user, source)
     raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
 
 
@@ -108,7 +108,7 @@ def as_input_error(refusal: Refusal) -> InputError:
     return InputError(field, problem) if problem else InputError("request", refusal.message)
 
 
-def _copied(request: R) -> R:
+def _copy(request: R) -> R:
     copy = type(request)()
     copy.CopyFrom(request)
     return copy
@@ -121,7 +121,7 @@ def _check(request: Request) -> None:
             checked_page_size(request.page_size)
             checked_where(request.where)
             if request.HasField("after"):
-                raise InputError("after", "a session goes on by its own page_token, which knows every source's place")
+                raise InputError("after", "a session goes on by its own page_token, which knows every source's cursor")
         case pb.GetRequest():
             bounded_text("resource", request.resource, MAX_RESOURCE)
             bounded_text("id", request.id, MAX_ID)

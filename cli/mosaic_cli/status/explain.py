@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from federation.config import GatewayConfig
-    from federation.explain.checks import Step
+    from federation.explain.checks import CheckResult
     from federation.store.peers import PeerRecord
     from federation.v1 import admin_pb2 as pb
 
@@ -34,7 +34,7 @@ def explain(
     """
     from federation.explain.checks import first_broken
     from federation.explain.peer_lookup import choose, read
-    from federation.explain.run import walk
+    from federation.explain.run import run_checks
     from mosaic_cli.output import console as render
     from mosaic_cli.output import shapes
 
@@ -45,7 +45,7 @@ def explain(
         render.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
         render.out("")
     steps = []
-    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=told.running):
+    for step in run_checks(record, resource=resource, timeout_s=timeout_s, serving=told.running):
         steps.append(step)
         if not as_json:
             _show(step, first=first_broken(steps) is step)
@@ -78,7 +78,7 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
     return _Told(running, reply)
 
 
-def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
+def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "CheckResult | None") -> list[str]:
     """Return what else the operator should know, as sentences."""
     from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
@@ -99,7 +99,7 @@ def _notes(record: "PeerRecord", seen: "pb.StatusResponse | None", broken: "Step
     return notes
 
 
-def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[str]) -> dict[str, Any]:
+def _shape(record: "PeerRecord", steps: "list[CheckResult]", told: _Told, notes: list[str]) -> dict[str, Any]:
     from federation.explain.checks import first_broken
     from mosaic_cli.output import shapes
     from mosaic_cli.output.errors import advised
@@ -132,7 +132,7 @@ def _shape(record: "PeerRecord", steps: "list[Step]", told: _Told, notes: list[s
     }
 
 
-def _show(step: "Step", *, first: bool) -> None:
+def _show(step: "CheckResult", *, first: bool) -> None:
     """Print one line, as soon as the step is known: a silent network lets the next one wait."""
     from rich.text import Text
 
@@ -147,7 +147,7 @@ def _show(step: "Step", *, first: bool) -> None:
     render.flush()
 
 
-def _sum_up(broken: "Step | None", told: _Told, notes: list[str]) -> None:
+def _sum_up(broken: "CheckResult | None", told: _Told, notes: list[str]) -> None:
     from mosaic_cli.output import console as render
     from mosaic_cli.output.errors import advised
 

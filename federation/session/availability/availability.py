@@ -23,7 +23,7 @@ class PeerAvailability:
     """The board of a session with what moves it: calls that fail, calls of others that succeed, and probes."""
 
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
-        self._board = AvailabilitySignals(announce_restored=announce_restored)
+        self._signals = AvailabilitySignals(announce_restored=announce_restored)
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
         self._given: list[PeerSignal] = []
         self._untold: list[PeerSignal] = []
@@ -31,19 +31,19 @@ class PeerAvailability:
         self._patience: dict[str, float] = {}
         self._closed = False
 
-    def turn(self, peer: Peer) -> int:
+    def returns(self, peer: Peer) -> int:
         """Return what `failed` must be told: how often the peer came back before the call."""
-        return self._board.turn(peer.record.id)
+        return self._signals.turn(peer.record.id)
 
-    def absence(self, peer: Peer, span: Span) -> Outage | None:
+    def outage(self, peer: Peer, span: Span) -> Outage | None:
         """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
-        absence = self._board.absence(peer.record.id)
+        absence = self._signals.absence(peer.record.id)
         if absence is None:
             return None
         health = peer.health
         if health is None or (health.last_success_us or 0) <= absence.since_us:
             return absence
-        self._give(self._board.back(peer.record.id, peer.name, self._clock.now_us()), span)
+        self._give(self._signals.back(peer.record.id, peer.name, self._clock.now_us()), span)
         return None
 
     def failed(self, peer: Peer, turn: int, absence: Outage, span: Span) -> None:
@@ -51,17 +51,17 @@ class PeerAvailability:
 
         `since_us` and `retry_at_us` of the absence are set here.
         """
-        if self._closed or turn != self._board.turn(peer.record.id) or self._board.absence(peer.record.id):
+        if self._closed or turn != self._signals.turn(peer.record.id) or self._signals.absence(peer.record.id):
             return
         retry_at_us = self._probes.wait(peer, self)
         absence = replace(absence, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
-        self._give(self._board.lost(peer.record.id, peer.name, absence, turn), span)
+        self._give(self._signals.lost(peer.record.id, peer.name, absence, turn), span)
 
-    def be_patient(self, peer: Peer, seconds: float) -> None:
+    def defer(self, peer: Peer, seconds: float) -> None:
         """Note for how long a peer asked not to be asked."""
         self._patience[peer.record.id] = self._clock.monotonic() + seconds
 
-    def patience_s(self, peer: Peer) -> float:
+    def deferred_s(self, peer: Peer) -> float:
         """Return for how long a peer is not to be asked; 0 where it may be."""
         until = self._patience.get(peer.record.id)
         left = until - self._clock.monotonic() if until is not None else 0.0
@@ -71,14 +71,14 @@ class PeerAvailability:
 
     def reached(self, peer: Peer, *, well: bool) -> None:
         """Hear from a probe that a peer answers again."""
-        back = self._board.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
+        back = self._signals.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
         self._give(back, get_current_span())
 
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
         """Hear from a probe that a peer is still away."""
-        self._board.postpone(peer.record.id, retry_at_us)
+        self._signals.postpone(peer.record.id, retry_at_us)
 
-    def news(self) -> tuple[PeerSignal, ...]:
+    def unreported(self) -> tuple[PeerSignal, ...]:
         """Return the signals that no result has told yet; the caller's does now."""
         untold, self._untold = self._untold, []
         return tuple(untold)

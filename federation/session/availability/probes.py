@@ -10,7 +10,7 @@ from federation.client.aio.call import FlowCall
 from federation.client.chain.flow import Outcome
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
-from federation.session.classification import verdict_of
+from federation.session.classification import classify
 from federation.session.results import SourceState
 from federation.wire.status import error_detail
 
@@ -142,4 +142,4 @@ class _Probe:
 
 def _state(outcome: Outcome) -> SourceState:
     detail = error_detail(outcome.trailing)
-    return verdict_of(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", proven=True).state
+    return classify(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", conclusive=True).state

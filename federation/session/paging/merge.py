@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from federation.session.paging.cursors import Place
+from federation.session.paging.cursors import Cursor
 from federation.session.results import SessionRow
 
-__all__ = ["DONE", "Done", "Page", "merge", "remaining_places"]
+__all__ = ["DONE", "Done", "Page", "merge", "remaining_cursors"]
 
 
 class Done:
-    """What stands for the place of a source that has nothing more."""
+    """What stands for the cursor of a source that has nothing more."""
 
 
 DONE: Final = Done()
@@ -40,33 +40,33 @@ class Page:
 def merge(pages: Iterable[Page], limit: int) -> tuple[tuple[SessionRow, ...], dict[str, int]]:
     """Return at most `limit` rows in the order of all, and how many each source gave."""
     pages = tuple(pages)
-    taken = {page.source: 0 for page in pages}
+    used = {page.source: 0 for page in pages}
     rows: list[SessionRow] = []
     for _, _, row, is_horizon in heapq.merge(*(_keyed(number, page) for number, page in enumerate(pages))):
         if len(rows) == limit:
             break
         rows.append(row)
-        taken[row.source] += 1
+        used[row.source] += 1
         if is_horizon:
             break
-    return tuple(rows), taken
+    return tuple(rows), used
 
 
-def remaining_places(
-    before: Mapping[str, Place], after: Mapping[str, Place | Done], answered: Iterable[str]
-) -> dict[str, Place]:
-    """Return where each source goes on: those that did not answer keep their place.
+def remaining_cursors(
+    before: Mapping[str, Cursor], after: Mapping[str, Cursor | Done], answered: Iterable[str]
+) -> dict[str, Cursor]:
+    """Return where each source goes on: those that did not answer keep their cursor.
 
-    When only sources that did not answer have more, there is nothing to go on with: no place is left, and whoever
+    When only sources that did not answer have more, there is nothing to go on with: no cursor is left, and whoever
     wants their rest asks anew when they are back.
     """
     answered = set(answered)
-    places: dict[str, Place] = {}
-    for source, place in before.items():
-        now = after.get(source, place)
+    cursors: dict[str, Cursor] = {}
+    for source, cursor in before.items():
+        now = after.get(source, cursor)
         if not isinstance(now, Done):
-            places[source] = now
-    return places if answered & places.keys() else {}
+            cursors[source] = now
+    return cursors if answered & cursors.keys() else {}
 
 
 def _keyed(number: int, page: Page) -> Iterator[tuple[Any, tuple[int, int], SessionRow, bool]]:

@@ -16,9 +16,9 @@ import grpc
 import pytest
 
 from federation.errors import Reason, Refusal
-from federation.explain.checks import Link, State, Step, first_broken
+from federation.explain.checks import CheckResult, Link, LinkState, first_broken
 from federation.explain.dns_tcp import connect
-from federation.explain.run import walk
+from federation.explain.run import run_checks
 from federation.explain.tls_handshake import client_context, temp_cert_chain
 from federation.store.peers import PeerRecord
 from federation.v1 import federation_pb2 as pb
@@ -36,10 +36,10 @@ class Walked:
     """A walk to its end."""
 
     def __init__(self, record: PeerRecord, **options: Any) -> None:
-        self.steps = list(walk(record, **options))
+        self.steps = list(run_checks(record, **options))
         assert [step.link for step in self.steps] == list(Link)
 
-    def __getitem__(self, link: Link) -> Step:
+    def __getitem__(self, link: Link) -> CheckResult:
         return next(step for step in self.steps if step.link is link)
 
     @property
@@ -254,7 +254,7 @@ def test_a_peer_that_waits_to_be_greeted_is_greeted(scripted: ScriptedPeer) -> N
     with tls_server(scripted.pki.server("work.example"), answer=b"settings", handshake_done=True) as endpoint:
         walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.4)
 
-    assert walked[Link.TLS].state is State.OK
+    assert walked[Link.TLS].state is LinkState.OK
 
 
 def test_a_plain_port_is_named(scripted: ScriptedPeer) -> None:
@@ -311,7 +311,7 @@ def test_an_older_peer_that_takes_everything_holds(scripted: ScriptedPeer) -> No
     with tls_server(leaf, roots, answer=b"settings", newest=ssl.TLSVersion.TLSv1_2) as endpoint:
         walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.5)
 
-    assert walked[Link.TLS].state is State.OK
+    assert walked[Link.TLS].state is LinkState.OK
     assert walked[Link.TLS].detail.startswith("TLSv1.2, the certificate is work.example's")
 
 
@@ -563,7 +563,7 @@ def test_a_revocation_that_this_gateway_remembers_is_final(scripted: ScriptedPee
     assert (reached.states, away.states) == ("oooobn", "obnobn")
     assert (reached.named[0], away.named[0]) == ("grant", "tcp")
     assert "as this gateway heard at 2027-01-15 08:00:00 UTC: project over" in reached.named[1]
-    assert away[Link.GRANT].state is State.BROKEN
+    assert away[Link.GRANT].state is LinkState.BROKEN
     assert scripted.service.calls("list") == 0
 
 

@@ -17,7 +17,7 @@ from federation.client.peers.store import PeerRepository
 from federation.config import GatewayConfig
 from federation.explain.checks import first_broken
 from federation.explain.peer_lookup import read
-from federation.explain.run import walk
+from federation.explain.run import run_checks
 from federation.gateway import Gateway
 from federation.store.peers import PeerRecord
 from federation.v1 import admin_pb2 as pb
@@ -216,7 +216,8 @@ async def test_the_wrong_authority_is_named_in_both_directions(home: Running, wo
     unknown_here = replace(record, trust_bundle=stranger.trust_bundle)
 
     found = [
-        first_broken(await asyncio.to_thread(lambda it=it: list(walk(it)))) for it in (unknown_there, unknown_here)
+        first_broken(await asyncio.to_thread(lambda it=it: list(run_checks(it))))
+        for it in (unknown_there, unknown_here)
     ]
 
     assert [step.link.value for step in found if step] == ["tls", "tls"]

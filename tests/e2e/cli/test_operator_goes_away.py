@@ -36,7 +36,7 @@ async def test_a_scope_edit_whose_command_is_gone_is_applied_and_recorded(home: 
     async with work.gateway.grants._lock:
         call = work.admin.UpdateGrantScope(pb.UpdateGrantScopeRequest(id=grant, scope=WIDER))
         reading = asyncio.ensure_future(call.read())
-        await eventually(lambda: bool(work.gateway._parts.upkeep.revocations._unstored))
+        await eventually(lambda: bool(work.gateway._parts.coordinator.revocations._unstored))
         call.cancel()
         await asyncio.wait({reading})
     await on_record(work, "grant.scope")
@@ -77,7 +77,7 @@ async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(
 async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, work: Running) -> None:
     """It is told that the revocation goes on at the next start, and the stop does not wait for it."""
     grant = await enroll(home, work)
-    upkeep = work.gateway._parts.upkeep
+    upkeep = work.gateway._parts.coordinator
     upkeep.leases.grant_lease(grant, "f" * 32, 30_000)  # a cache object that never comes back
     call = work.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant))
     first = await call.read()

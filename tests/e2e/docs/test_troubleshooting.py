@@ -26,7 +26,7 @@ LONG = "x" * 120
 HARD_TO_HAVE = frozenset(
     {
         "this user may not open the admin socket …; run the command as the gateway's user",
-        "the gateway does not offer this yet; is it of another version than this command?",
+        "the gateway does not offer this operation; is it of another version than this command?",
         "the database of … is served already, by another process; stop that one first",
         "the database ended the connection that held the right to serve; start the gateway again",
         "this enrollment token expired at …; ask for a new one",

@@ -139,7 +139,7 @@ async def test_a_renewal_by_itself_is_on_record_at_the_asking_gateway_too(work: 
     async def refuse(*_: object, **__: object) -> None:
         raise Refusal(Reason.GRANT_INVALID, "not today")
 
-    work.gateway._parts.reissuer.renew = refuse  # type: ignore[method-assign]
+    work.gateway._parts.renewal_issuer.renew = refuse  # type: ignore[method-assign]
     hands.ahead_s = 22 * HOUR_S
     (failed,) = await recorded(home, "peer.renew", timeout_s=15, outcome="error")
 

@@ -194,7 +194,7 @@ async def test_a_peer_that_does_not_renew_is_degraded_and_says_why(work: Running
     await enroll(home, work)
     renewer = home.gateway.federation._renewer
     peer = home.gateway.federation.peer("work.example")
-    work.gateway._parts.reissuer.renew = _refusing
+    work.gateway._parts.renewal_issuer.renew = _refusing
     for _ in range(3):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rotate(home)

@@ -104,7 +104,7 @@ async def test_from_commit_to_acknowledgement(
 ) -> None:
     """An armed watch brings a revocation, and its acknowledgement back, within a round trip."""
     took: list[float] = []
-    hub = work_gateway.gateway._parts.upkeep.hub
+    hub = work_gateway.gateway._parts.coordinator.hub
     publish = hub.publish
 
     def timed(grant_id: str, event: Event) -> int:

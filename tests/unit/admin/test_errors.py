@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from federation import errors
-from federation.admin.errors import error_of, status_of, status_of_fault
+from federation.admin.errors import error_of, status_of, status_of_exception
 from federation.errors import (
     Action,
     Actor,
@@ -158,7 +158,7 @@ def test_junk_in_place_of_a_status_is_survived(junk: bytes) -> None:
 
 def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFixture):
     """The operator learns the id of the incident and where to look; the text of the exception is in the log alone."""
-    code, message, trailing = status_of_fault(ValueError("secret words"), "/federation.v1.AdminService/Status")
+    code, message, trailing = status_of_exception(ValueError("secret words"), "/federation.v1.AdminService/Status")
 
     incident = message.removeprefix("incident ").removesuffix("; the gateway's log says more")
     assert (code, trailing) == (grpc.StatusCode.INTERNAL, ())
@@ -171,5 +171,5 @@ def test_an_error_of_the_package_is_no_incident(caplog: pytest.LogCaptureFixture
     """It keeps its own status, and the log stays empty."""
     error = NotFoundError("peer", "wrok.example", ("work.example",))
 
-    assert status_of_fault(error, "/federation.v1.AdminService/GetPeer") == status_of(error)
+    assert status_of_exception(error, "/federation.v1.AdminService/GetPeer") == status_of(error)
     assert caplog.messages == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from federation.admin import grant_preview as module
-from federation.admin.grant_preview import COUNTED, NEWEST, has_rows, preview
+from federation.admin.grant_preview import MAX_COUNTED_ROWS, MAX_NEWEST_IDS, has_rows, preview
 from federation.resources.provider import ListQuery, Page, Row
 from federation.scope.model import RowFilter, Scope
 from tests.support.provider import ListedProvider, row
@@ -28,7 +28,7 @@ async def test_rows_are_counted_to_a_bound(rows: int, counted: int, more: bool) 
     (shown,) = await preview(provider, "ada", scope("tasks"))
 
     assert (shown.rows, shown.more) == (counted, more)
-    assert list(shown.newest_ids) == [f"t{n:04}" for n in range(min(NEWEST, rows))]
+    assert list(shown.newest_ids) == [f"t{n:04}" for n in range(min(MAX_NEWEST_IDS, rows))]
     assert max(query.limit for _, _, query in provider.calls) <= 200
 
 
@@ -70,7 +70,7 @@ async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogC
 
 async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was counted until then is told as a lower bound."""
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
 
     class Stalls(ListedProvider):
         async def list(self, subject: str, query: ListQuery) -> Page[Row]:
@@ -95,8 +95,8 @@ async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, 
 
     (shown,) = await preview(Lies(), "ada", scope("tasks"))
 
-    assert shown.rows <= COUNTED
-    assert len(shown.newest_ids) <= NEWEST
+    assert shown.rows <= MAX_COUNTED_ROWS
+    assert len(shown.newest_ids) <= MAX_NEWEST_IDS
 
 
 async def test_whether_a_filter_lets_anything_through_costs_one_row() -> None:

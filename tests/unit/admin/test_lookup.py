@@ -47,17 +47,17 @@ def test_a_beginning_that_several_have_names_them() -> None:
         find_grant(book("6f1c0000", "6f1c1111", "a9e0b7d4"), "6f1c")
 
     assert str(caught.value) == (
-        f"grant: '6f1c' begins 2 of them: 6f1c1111{REST} (p1.example as ada), 6f1c0000{REST} (p0.example as ada); "
-        "give more of it"
+        f"grant: '6f1c' matches 2: 6f1c1111{REST} (p1.example as ada), 6f1c0000{REST} (p0.example as ada); "
+        "give more characters"
     )
-    with pytest.raises(InputError, match=r"begins 9 of them: .* and 5 more; give more of it"):
+    with pytest.raises(InputError, match=r"matches 9: .* and 5 more; give more characters"):
         find_grant(book(*(f"6f1c000{number}" for number in range(9))), "6f1c")
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("6f1", "give 4 characters of its id or more"),
+        ("6f1", "give at least 4 characters of the id; list the grants to find it"),
         ("", "list the grants to find its id"),
         ("2f0e", "list the grants to find its id"),
         ("6f1d", f"did you mean 6f1c2f0e{REST}?"),

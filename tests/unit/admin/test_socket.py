@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.admin.socket import answers, claimed, prepare_directory, target
+from federation.admin.socket import claim_socket, is_listening, prepare_directory, target
 from federation.errors import ConfigError, LockedError
 
 
@@ -77,21 +77,21 @@ def test_a_missing_parent_is_named(run: Path) -> None:
 def test_a_second_claim_is_refused_while_the_first_is_held(run: Path) -> None:
     """One gateway a socket: the lock decides before anything is bound."""
     with (
-        claimed(run / "admin.sock"),
+        claim_socket(run / "admin.sock"),
         pytest.raises(LockedError, match=str(os.getpid())),
-        claimed(run / "admin.sock"),
+        claim_socket(run / "admin.sock"),
     ):
         pytest.fail("claimed twice")
 
 
 def test_a_claim_can_be_made_again_once_it_was_given_up(run: Path) -> None:
     """Leaving the context frees the lock and removes the socket."""
-    with claimed(run / "admin.sock"):
+    with claim_socket(run / "admin.sock"):
         server = listener(run / "admin.sock")
     server.close()
 
     assert not (run / "admin.sock").exists()
-    with claimed(run / "admin.sock"):
+    with claim_socket(run / "admin.sock"):
         pass
 
 
@@ -100,7 +100,7 @@ def test_a_stale_socket_is_replaced(run: Path) -> None:
     run.mkdir(mode=0o700)
     listener(run / "admin.sock").close()
 
-    with claimed(run / "admin.sock"):
+    with claim_socket(run / "admin.sock"):
         assert not (run / "admin.sock").exists()
 
 
@@ -108,7 +108,7 @@ def test_a_socket_that_somebody_serves_is_refused(run: Path) -> None:
     """Left alone, gRPC would take a live socket over in silence; the claim does not."""
     run.mkdir(mode=0o700)
     with listener(run / "admin.sock"), pytest.raises(LockedError, match="another process serves"):  # noqa: SIM117
-        with claimed(run / "admin.sock"):
+        with claim_socket(run / "admin.sock"):
             pytest.fail("claimed a live socket")
 
     assert (run / "admin.sock").exists()
@@ -119,7 +119,7 @@ def test_a_file_at_the_sockets_path_is_not_removed(run: Path) -> None:
     run.mkdir(mode=0o700)
     (run / "admin.sock").write_text("precious")
 
-    with pytest.raises(ConfigError, match="is not a socket"), claimed(run / "admin.sock"):
+    with pytest.raises(ConfigError, match="is not a socket"), claim_socket(run / "admin.sock"):
         pytest.fail("claimed a file")
     assert (run / "admin.sock").read_text() == "precious"
 
@@ -128,12 +128,12 @@ def test_a_refused_claim_leaves_the_lock_free(run: Path) -> None:
     """After the cure the same process can claim."""
     run.mkdir(mode=0o700)
     (run / "admin.sock").write_text("in the way")
-    with pytest.raises(ConfigError), claimed(run / "admin.sock"):
+    with pytest.raises(ConfigError), claim_socket(run / "admin.sock"):
         pass
 
     (run / "admin.sock").unlink()
 
-    with claimed(run / "admin.sock"):
+    with claim_socket(run / "admin.sock"):
         pass
 
 
@@ -141,11 +141,11 @@ def test_nobody_answers_where_nothing_is(run: Path) -> None:
     """Neither a missing path nor a stale socket answers; a live one does."""
     run.mkdir(mode=0o700)
 
-    assert not answers(run / "admin.sock")
+    assert not is_listening(run / "admin.sock")
     listener(run / "stale.sock").close()
-    assert not answers(run / "stale.sock")
+    assert not is_listening(run / "stale.sock")
     with listener(run / "live.sock"):
-        assert answers(run / "live.sock")
+        assert is_listening(run / "live.sock")
 
 
 def test_odd_characters_of_a_path_are_encoded_for_grpc() -> None:

@@ -11,10 +11,10 @@ import pytest
 from federation.clock import to_micros
 from federation.errors import Action, InputError, NotFoundError, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.dns_tcp import connect, unconnected, unresolved
-from federation.explain.own_certificate import judge, to_do
+from federation.explain.dns_tcp import connect, connect_failure, resolve_failure
+from federation.explain.own_certificate import check_own_certificate, remedy_for
 from federation.explain.peer_lookup import choose
-from federation.explain.refusals import remembered_revocation
+from federation.explain.refusals import stored_revocation
 from federation.pki.certificates import fingerprint_of
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.store.peers import PeerRecord
@@ -51,7 +51,7 @@ def record(leaf: Leaf) -> PeerRecord:
 
 def judged(record: PeerRecord, at: datetime, *, serving: bool = False) -> str:
     """Return the detail of a certificate that holds at an instant."""
-    _, detail = judge(record, ManualClock(at.timestamp()).clock, serving=serving)
+    _, detail = check_own_certificate(record, ManualClock(at.timestamp()).clock, serving=serving)
     return detail
 
 
@@ -89,7 +89,7 @@ def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
 )
 def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, words: str) -> None:
     """A name that does not exist is the peer's matter, a resolver that fails this machine's."""
-    fault = unresolved(record, "h.example", error)
+    fault = resolve_failure(record, "h.example", error)
 
     assert words in fault.cause
     assert ("/etc/resolv.conf" in fault.cure) == (getattr(error, "errno", 0) == socket.EAI_AGAIN)
@@ -110,7 +110,7 @@ def test_of_several_addresses_the_one_that_tells_most_counts(
     record: PeerRecord, failed: dict[str, int], words: str
 ) -> None:
     """A refusal is better evidence than silence, and silence than a missing route; each address is told."""
-    fault = unconnected(record, failed, 2.0)
+    fault = connect_failure(record, failed, 2.0)
 
     assert words in fault.cause
     assert all(address in fault.cause for address in failed)
@@ -145,9 +145,13 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
 def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
     """A user's name may hold blanks and quotes: each command names the enrollment in one word of the shell."""
     odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
-    revoked = remembered_revocation(odd)
+    revoked = stored_revocation(odd)
     assert revoked is not None
-    remedies = [unresolved(odd, "x.example", OSError()).remedy, revoked.remedy, to_do(Action.ENROLL_AGAIN, odd)]
+    remedies = [
+        resolve_failure(odd, "x.example", OSError()).remedy,
+        revoked.remedy,
+        remedy_for(Action.ENROLL_AGAIN, odd),
+    ]
 
     for remedy in remedies:
         assert remedy is not None

@@ -7,30 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import InputError
-from federation.session.paging.cursors import ListPlace, Place, PlaceTokens, SearchPlace
-from federation.session.paging.query_plans import ListCourse, SearchCourse
+from federation.session.paging.cursors import Cursor, CursorTokens, ListCursor, SearchCursor
+from federation.session.paging.query_plans import ListPlan, SearchPlan
 from federation.v1 import federation_pb2 as pb
 from federation.wire.signed_tokens import context_of
 
-TOKENS = PlaceTokens(b"k" * 32)
+TOKENS = CursorTokens(b"k" * 32)
 CONTEXT = context_of("list", "ada", "all", "tasks")
-PLACES: dict[str, Place] = {
-    "local": ListPlace(1_750_000_000_000_000_000, "t1"),
+PLACES: dict[str, Cursor] = {
+    "local": ListCursor(1_750_000_000_000_000_000, "t1"),
     "federated:work": None,
-    "federated:lab": SearchPlace("own", 3, 50, 0.5),
+    "federated:lab": SearchCursor("own", 3, 50, 0.5),
 }
 
 
-places = st.one_of(
+cursors = st.one_of(
     st.none(),
-    st.builds(ListPlace, st.integers(-(10**20), 10**20), st.text()),
-    st.builds(SearchPlace, st.text(), st.integers(0, 1_000), st.integers(0, 1_000), st.floats(1e-9, 1.0)),
+    st.builds(ListCursor, st.integers(-(10**20), 10**20), st.text()),
+    st.builds(SearchCursor, st.text(), st.integers(0, 1_000), st.integers(0, 1_000), st.floats(1e-9, 1.0)),
 )
 
 
-@given(st.dictionaries(st.text(min_size=1), places, min_size=1))
-def test_a_token_brings_back_what_it_was_made_of(given_places: dict[str, Place]) -> None:
-    """Any place of any source, in the same order; far dates and odd names too."""
+@given(st.dictionaries(st.text(min_size=1), cursors, min_size=1))
+def test_a_token_brings_back_what_it_was_made_of(given_places: dict[str, Cursor]) -> None:
+    """Any cursor of any source, in the same order; far dates and odd names too."""
     opened = TOKENS.open(CONTEXT, TOKENS.seal(CONTEXT, given_places))
     assert list(opened.items()) == list(given_places.items())
 
@@ -43,9 +43,9 @@ def test_no_place_is_no_token() -> None:
 def test_a_token_survives_a_restart_and_no_other_gateway_takes_it() -> None:
     """The same key reads it again; another key does not."""
     token = TOKENS.seal(CONTEXT, PLACES)
-    assert PlaceTokens(b"k" * 32).open(CONTEXT, token) == PLACES
+    assert CursorTokens(b"k" * 32).open(CONTEXT, token) == PLACES
     with pytest.raises(InputError, match="page_token"):
-        PlaceTokens(b"x" * 32).open(CONTEXT, token)
+        CursorTokens(b"x" * 32).open(CONTEXT, token)
 
 
 @pytest.mark.parametrize(
@@ -77,41 +77,41 @@ SEARCH = pb.SearchRequest(query="report", resources=["tasks", "notes"])
 @pytest.mark.parametrize(
     "other",
     [
-        ListCourse(LIST, "bob", "all"),
-        ListCourse(LIST, "ada", "local"),
-        ListCourse(pb.ListRequest(resource="notes", where={"status": "open"}), "ada", "all"),
-        ListCourse(pb.ListRequest(resource="tasks", where={"status": "done"}), "ada", "all"),
-        ListCourse(pb.ListRequest(resource="tasks"), "ada", "all"),
-        SearchCourse(SEARCH, "ada", "all"),
+        ListPlan(LIST, "bob", "all"),
+        ListPlan(LIST, "ada", "local"),
+        ListPlan(pb.ListRequest(resource="notes", where={"status": "open"}), "ada", "all"),
+        ListPlan(pb.ListRequest(resource="tasks", where={"status": "done"}), "ada", "all"),
+        ListPlan(pb.ListRequest(resource="tasks"), "ada", "all"),
+        SearchPlan(SEARCH, "ada", "all"),
     ],
 )
-def test_a_token_is_bound_to_user_source_and_query(other: ListCourse | SearchCourse) -> None:
+def test_a_token_is_bound_to_user_source_and_query(other: ListPlan | SearchPlan) -> None:
     """Another user, source, resource, filter or verb does not take it; another page size does."""
-    token = TOKENS.seal(ListCourse(LIST, "ada", "all").context, PLACES)
+    token = TOKENS.seal(ListPlan(LIST, "ada", "all").context, PLACES)
 
     with pytest.raises(InputError):
         TOKENS.open(other.context, token)
     larger = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=50)
-    assert TOKENS.open(ListCourse(larger, "ada", "all").context, token) == PLACES
+    assert TOKENS.open(ListPlan(larger, "ada", "all").context, token) == PLACES
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        SearchCourse(SEARCH, "bob", "all"),
-        SearchCourse(SEARCH, "ada", "federated:work"),
-        SearchCourse(pb.SearchRequest(query="reports", resources=["tasks", "notes"]), "ada", "all"),
-        SearchCourse(pb.SearchRequest(query="report", resources=["tasks"]), "ada", "all"),
+        SearchPlan(SEARCH, "bob", "all"),
+        SearchPlan(SEARCH, "ada", "federated:work"),
+        SearchPlan(pb.SearchRequest(query="reports", resources=["tasks", "notes"]), "ada", "all"),
+        SearchPlan(pb.SearchRequest(query="report", resources=["tasks"]), "ada", "all"),
     ],
 )
-def test_a_token_of_a_search_is_bound_likewise(other: SearchCourse) -> None:
+def test_a_token_of_a_search_is_bound_likewise(other: SearchPlan) -> None:
     """Another user, source, text or choice of resources does not take it; another order of resources does."""
-    token = TOKENS.seal(SearchCourse(SEARCH, "ada", "all").context, PLACES)
+    token = TOKENS.seal(SearchPlan(SEARCH, "ada", "all").context, PLACES)
 
     with pytest.raises(InputError):
         TOKENS.open(other.context, token)
     turned = pb.SearchRequest(query="report", resources=["notes", "tasks"])
-    assert TOKENS.open(SearchCourse(turned, "ada", "all").context, token) == PLACES
+    assert TOKENS.open(SearchPlan(turned, "ada", "all").context, token) == PLACES
 
 
 def test_parts_of_a_context_do_not_run_into_each_other() -> None:

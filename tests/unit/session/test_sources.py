@@ -7,10 +7,10 @@ import pytest
 
 from federation.config import SessionConfig
 from federation.errors import ConfigError, InputError, NotFoundError, Reason, Refusal
-from federation.session.classification import Classification, NextStep, next_step, verdict_of
+from federation.session.classification import Classification, NextStep, classify, next_step
 from federation.session.results import Result, SourceReport, SourceState
 from federation.session.sources import Chosen, choose
-from federation.session.validation import RESOURCES, as_input_error, built, checked, course_of, plain_user
+from federation.session.validation import RESOURCES, as_input_error, build_request, plain_user, plan_of, validate
 from federation.v1 import federation_pb2 as pb
 
 
@@ -89,9 +89,9 @@ def test_another_word_is_a_fault_of_its_field(source: str) -> None:
         (pb.ListRequest(resource="x" * 65), "resource"),
         (pb.ListRequest(resource="taks"), "resource"),
         (pb.ListRequest(resource="tasks", page_size=-1), "page_size"),
-        (pb.ListRequest(resource="tasks", where={"": "x"}), "where"),
-        (pb.ListRequest(resource="tasks", where={"a": "x" * 2_000}), "where.a"),
-        (pb.ListRequest(resource="tasks", where={str(n): "" for n in range(20)}), "where"),
+        (pb.ListRequest(resource="tasks", wlocal={"": "x"}), "where"),
+        (pb.ListRequest(resource="tasks", wlocal={"a": "x" * 2_000}), "where.a"),
+        (pb.ListRequest(resource="tasks", wlocal={str(n): "" for n in range(20)}), "where"),
         (pb.ListRequest(resource="tasks", after=pb.ListPosition(id="a")), "after"),
         (pb.GetRequest(resource="tasks"), "id"),
         (pb.GetRequest(resource="", id="x"), "resource"),
@@ -105,17 +105,17 @@ def test_another_word_is_a_fault_of_its_field(source: str) -> None:
 def test_invalid_input_names_its_field(request_: Any, field: str) -> None:
     """A request out of its bounds never reaches a source."""
     with pytest.raises(InputError) as caught:
-        checked(request_, here=True)
+        validate(request_, local=True)
     assert caught.value.field == field
 
 
 def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
     """Without local data among the sources, an unknown resource goes to the peer; with them, near matches help."""
-    checked(pb.ListRequest(resource="calendars"), here=False)
+    validate(pb.ListRequest(resource="calendars"), local=False)
     with pytest.raises(InputError, match=r"known are .*; did you mean tasks\?"):
-        checked(pb.ListRequest(resource="task"), here=True)
+        validate(pb.ListRequest(resource="task"), local=True)
     for resource in RESOURCES:
-        checked(pb.ListRequest(resource=resource), here=True)
+        validate(pb.ListRequest(resource=resource), local=True)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
 def test_a_value_that_no_message_can_hold_names_its_field(fields: dict[str, Any], field: str) -> None:
     """Numbers too large, text that is none and values of another type are faults of their field."""
     with pytest.raises(InputError) as caught:
-        built(pb.ListRequest, **fields)
+        build_request(pb.ListRequest, **fields)
     assert caught.value.field == field
 
 
@@ -140,7 +140,7 @@ def test_odd_users_and_requests_are_refused() -> None:
         with pytest.raises(InputError, match="user"):
             plain_user(user)
     with pytest.raises(TypeError, match="WatchRequest"):
-        course_of(pb.WatchRequest(), "ada", "all")  # type: ignore[arg-type]
+        plan_of(pb.WatchRequest(), "ada", "all")  # type: ignore[arg-type]
 
 
 def test_a_refusal_becomes_the_fault_of_a_field() -> None:
@@ -150,7 +150,7 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "local", "state", "away"),
+    ("code", "reason", "local", "state", "unreachable"),
     [
         ("OK", "", False, SourceState.OK, False),
         ("UNAVAILABLE", "PEER_UNREACHABLE", True, SourceState.OFFLINE, True),
@@ -171,28 +171,32 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
         ("CANCELLED", "", False, SourceState.FAILED, False),
     ],
 )
-def test_what_the_end_of_a_call_means(code: str, reason: str, local: bool, state: SourceState, away: bool) -> None:
+def test_what_the_end_of_a_call_means(
+    code: str, reason: str, local: bool, state: SourceState, unreachable: bool
+) -> None:
     """Each outcome has its state; only unreachable, timeout, open circuit and an ended own certificate mean away."""
-    assert verdict_of(code, reason, local=local, verb="list", proven=True) == Classification(state, reason, away)
+    assert classify(code, reason, local=local, verb="list", conclusive=True) == Classification(
+        state, reason, unreachable
+    )
 
 
 def test_only_a_fair_chance_counts() -> None:
     """A timeout after less than the budget leaves the peer in the session; an unreachable one is away at once."""
-    assert verdict_of("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", proven=False) == Classification(
+    assert classify("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", conclusive=False) == Classification(
         SourceState.OFFLINE, "PEER_TIMEOUT"
     )
-    assert verdict_of("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", proven=False).away
+    assert classify("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", conclusive=False).unreachable
 
 
 @pytest.mark.parametrize(("code", "word"), [("UNAVAILABLE", "PEER_UNREACHABLE"), ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")])
 def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
     """Whatever reason a peer sends with these codes, the session's own word stands."""
-    assert verdict_of(code, "INTERNAL", local=False, verb="list", proven=True).reason == word
+    assert classify(code, "INTERNAL", local=False, verb="list", conclusive=True).reason == word
 
 
 def test_an_absent_row_is_an_answer() -> None:
     """`get` of a row that a source does not have is `ok`, and says so by the reason."""
-    verdict = verdict_of("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", proven=True)
+    verdict = classify("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", conclusive=True)
     assert verdict == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
 
 
