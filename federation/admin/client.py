@@ -18,7 +18,7 @@ OPTIONS: Final = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_r
 
 
 def is_serving(config: GatewayConfig) -> bool:
-    """Tell whether the gateway's admin socket answers. Raises `GatewayUnavailableError` without permission to open it."""
+    """Tell whether the admin socket answers. Raises `GatewayUnavailableError` without permission to open the socket."""
     try:
         return is_listening(config.socket_path)
     except PermissionError:

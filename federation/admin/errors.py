@@ -85,7 +85,7 @@ def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
 
 
 def status_of_exception(exception: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
-    """Return the status of an exception raised by an admin call. Any but a `FederationError` is logged as an incident."""
+    """Return the status of an exception of an admin call. Any but a `FederationError` is logged as an incident."""
     if isinstance(exception, FederationError):
         return status_of(exception)
     incident = log_incident(LOGGER, exception, method)

@@ -38,9 +38,7 @@ async def preview(provider: ResourceProvider, subject: str, scope: Scope) -> Seq
                     LOGGER.exception("could not count the rows of %s that a grant opens", resource)
                     previews.remove(counted)
     except TimeoutError:
-        LOGGER.warning(
-            "counting the rows that a grant opens took longer than %s s; the counts are lower bounds", TIMEOUT_S
-        )
+        LOGGER.warning("counting the rows that a grant opens took over %s s; the counts are lower bounds", TIMEOUT_S)
     return previews
 
 

@@ -63,7 +63,7 @@ async def _team_warnings(context: AdminContext, subject: str, scope: Scope) -> A
             near = near_matches(team, known_teams, most=1)
             yield f"{field}: there is no team {team!r} here{f'; did you mean {near[0]}?' if near else ''}"
         elif subject_teams is not None and team not in subject_teams:
-            yield f"{field}: {subject} is not in team {team!r}, so only rows of that team that {subject} owns are opened"
+            yield f"{field}: {subject} is not in team {team!r}, so only rows in it that {subject} owns are opened"
         elif not await has_rows(provider, subject, resource, RowFilter(frozenset({team}), include_personal=False)):
             yield f"{field}: team {team!r} currently has no {resource}"
 

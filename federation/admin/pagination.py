@@ -24,9 +24,9 @@ Position = tuple[int | str, str]
 def page_of(items: Sequence[T], position: Callable[[T], Position], request: Any) -> tuple[Sequence[T], str]:
     """Return one page and the token of the next page, which is empty on the last page.
 
-    `items` must be sorted by `position`. A token holds the position of the last item, so items that are added or removed
-    between two pages make no other item appear twice or not at all. A token is valid only with the filters of its
-    `request`. Raises `InputError` that names the field.
+    `items` must be sorted by `position`. A token holds the position of the last item, so adding or removing items
+    between two pages neither repeats nor skips another item. A token is valid only with the filters of its `request`.
+    Raises `InputError` that names the field.
     """
     if not 0 <= request.page_size <= MAX_PAGE_SIZE:
         raise InputError("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")

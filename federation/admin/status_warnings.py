@@ -18,6 +18,6 @@ def status_warnings(context: AdminContext) -> tuple[str, ...]:
 def _renewed_late(grant: Grant) -> str:
     ends = f"{from_micros(grant.newest.not_after_us):%Y-%m-%d %H:%M} UTC" if grant.newest else ""
     return (
-        f"{grant.peer} renewed its certificate under grant {grant.id} only after it had expired, with a signature of its "
+        f"{grant.peer} renewed its certificate under grant {grant.id} only after it had expired, signed with its "
         f"old key (the new certificate ends at {ends}); if that gateway was not down meanwhile, revoke the grant"
     )

@@ -1,4 +1,4 @@
-"""The links of the way to a peer as plain values: how each stands, and what to do about a broken one."""
+"""The links of a call to a peer, and the result of checking one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ T = TypeVar("T")
 
 
 class Link(StrEnum):
-    """The links in the order in which a call needs them."""
+    """The links of a call, in the order in which the call needs them."""
 
     DNS = "dns"
     TCP = "tcp"
     TLS = "tls"
     CERTIFICATE = "certificate"
-    """This gateway's own, which it shows to the peer."""
+    """This gateway's own client certificate."""
     GRANT = "grant"
     VERB = "verb"
 
 
 class LinkState(StrEnum):
-    """How a link stands."""
+    """The outcome of a check."""
 
     OK = "ok"
     BROKEN = "broken"
     NOT_REACHED = "not_reached"
-    """Nothing can be said, because an earlier link is broken."""
+    """Not checked, because an earlier link is broken."""
 
 
-class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
-    """A link does not hold: why, and what to do or whom to ask, in plain words.
+class BrokenLink(Exception):  # noqa: N818 - a finding, not an error of the program
+    """A check failed. `cause` says why, `cure` what to do or which operator to ask.
 
-    `remedy` is the act that completes the last clause of the cure; `None` where the cure names none.
+    `remedy` is the operator's act that completes the last clause of `cure`, `None` if there is none.
     """
 
     def __init__(self, cause: str, cure: str, remedy: Remedy | None = None) -> None:
@@ -47,7 +47,7 @@ class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found of one link. `took_ms` is `None` where nothing was run_check; `fault` is set where it is broken."""
+    """The result of checking one link. `took_ms` is `None` if no check ran; `fault` is set if the link is broken."""
 
     link: Link
     state: LinkState
@@ -57,7 +57,7 @@ class CheckResult:
 
 
 def run_check(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[CheckResult, T | None]:
-    """Try a link: `work` returns what the next link needs and a detail for people, or raises `BrokenLink`."""
+    """Check a link: `work` returns a value for the next check and a detail to display, or raises `BrokenLink`."""
     started = perf_counter()
     try:
         value, detail = work()
@@ -67,12 +67,12 @@ def run_check(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[CheckResul
 
 
 def not_reached(link: Link, detail: str = "") -> CheckResult:
-    """Return the result of a link of which nothing can be said."""
+    """Return the result of a link that was not checked."""
     return CheckResult(link, LinkState.NOT_REACHED, None, detail)
 
 
 def first_broken(results: Iterable[CheckResult]) -> CheckResult | None:
-    """Return the first broken result, which is the one to mend, or `None` where none is."""
+    """Return the first result with a broken link, or `None` if every link holds."""
     return next((result for result in results if result.fault is not None), None)
 
 

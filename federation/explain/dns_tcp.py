@@ -1,4 +1,4 @@
-"""The name of the peer's machine, and a connection to it: DNS and TCP."""
+"""Checks of DNS and TCP: resolves the peer's host name and connects to the peer."""
 
 import errno
 import ipaddress
@@ -17,20 +17,20 @@ from federation.store.peers import PeerRecord
 __all__ = ["Address", "connect", "connect_failure", "resolve", "resolve_failure"]
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
-"""What `socket` needs to connect: the family, and the address in its form."""
+"""An address family, and an address as `socket` takes it."""
 
 UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 RESOLVER_FAILS: Final = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
 NO_ANSWER: Final = -1
-"""Stands for the error number of an attempt that nothing answered."""
+"""The pseudo error number of a connection attempt without an answer."""
 
 
 def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
-    """Return the addresses of the endpoint's host; raise `BrokenLink` where there is none."""
+    """Return the addresses of the endpoint's host, and a detail. Raises `BrokenLink` if there is no address."""
     try:
         host, port = parse_address(record.endpoint, "endpoint")
     except ConfigError as e:
-        cause = f"the stored endpoint is no address: {e}"
+        cause = f"the stored endpoint is not an address: {e}"
         raise BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record)) from None
     addresses = _addresses(record, host, port, timeout_s)
     if _is_ip(host):
@@ -39,7 +39,7 @@ def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
 
 
 def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> tuple[socket.socket, str]:
-    """Return a connection to the first address that takes one, all being tried at once; raise `BrokenLink`."""
+    """Connect to all addresses in parallel; return the first connection, and a detail. Raises `BrokenLink`."""
     deadline = time.monotonic() + timeout_s
     failed: dict[str, int] = {}
     with selectors.DefaultSelector() as selector:
@@ -70,12 +70,12 @@ def _is_ip(host: str) -> bool:
 
 
 def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> list[Address]:
-    """Look a name up in a thread of its own: the system's resolver takes its time, and cannot be told to stop."""
+    """Look up a name in a separate thread, because a call of the system's resolver cannot be cancelled."""
     found: list[list[Address] | OSError] = []
 
     def look_up() -> None:
         try:
-            # As bytes: for text, Python would load its tables of international names, and their time would count.
+            # As bytes: for text, Python first loads its IDNA tables, which would count as time of the look-up.
             entries = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
             found.append(list(dict.fromkeys((family, address) for family, _, _, _, address in entries)))
         except OSError as e:
@@ -96,14 +96,14 @@ def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> li
 
 
 def resolve_failure(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
-    """Return what the failure of a look-up means."""
+    """Return the cause and the remedy of a failed look-up."""
     if isinstance(error, socket.gaierror) and error.errno in RESOLVER_FAILS:
         return BrokenLink(
-            f"the name {host} cannot be looked up now: {error.strerror}",
+            f"the name {host} cannot be looked up at present: {error.strerror}",
             f"check the name servers of this machine (/etc/resolv.conf) and its network; {_endpoint_hint(record)}",
             remedy_for(Action.REPLACE_PEER, record),
         )
-    cause = f"there is no machine of the name {host}: {error.strerror or error}"
+    cause = f"no machine has the name {host}: {error.strerror or error}"
     return BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record))
 
 
@@ -120,13 +120,13 @@ def _start_connect(
     shown = str(address[0])
     try:
         connection = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as e:  # such as IPv6 on a machine without it
+    except OSError as e:  # such as IPv6 on a machine without IPv6
         failed[shown] = e.errno or errno.EAFNOSUPPORT
         return
     connection.setblocking(False)
     try:
         number = connection.connect_ex(address)
-    except OSError:  # an address that does not fit the family
+    except OSError:  # the address does not match the family
         number = errno.EADDRNOTAVAIL
     if number not in {0, errno.EINPROGRESS}:
         connection.close()
@@ -137,7 +137,7 @@ def _start_connect(
 
 def _connected(connection: Any, shown: str, failed: dict[str, int]) -> tuple[socket.socket, str]:
     others = "".join(f"; {other}: {_describe_errno(number)}" for other, number in failed.items())
-    return connection, f"{shown} port {connection.getpeername()[1]} takes connections{others}"
+    return connection, f"{shown} port {connection.getpeername()[1]} accepts connections{others}"
 
 
 def _describe_errno(number: int) -> str:
@@ -149,12 +149,15 @@ def _describe_errno(number: int) -> str:
 
 
 def connect_failure(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
-    """Return the cause that tells most: a refusal comes from the machine itself, silence from anywhere before it."""
+    """Return the most informative cause among the failed addresses.
+
+    A refusal comes from the peer's machine; a timeout may come from any firewall before it.
+    """
     numbers, port = set(failed.values()), record.endpoint.rpartition(":")[2]
     each = ", ".join(f"{address}: {_describe_errno(number)}" for address, number in failed.items())
     if errno.ECONNREFUSED in numbers:
         return BrokenLink(
-            f"{record.endpoint} refuses connections ({each}): the machine answers, and nothing listens on port {port}",
+            f"{record.endpoint} refuses connections ({each}): the machine answers, but nothing listens on port {port}",
             f"ask the operator of {record.gateway} whether its gateway listens on port {port}, and whether it runs",
             Remedy(action=Action.START_GATEWAY, actor=Actor.PEER_OPERATOR),
         )
@@ -162,14 +165,14 @@ def connect_failure(record: PeerRecord, failed: dict[str, int], timeout_s: float
         return BrokenLink(
             f"{record.endpoint} does not answer ({each}, {timeout_s:g} s): a firewall drops the packets, "
             "or the machine is off",
-            f"check the firewalls and the VPN between here and there for port {port}, "
+            f"check the firewalls and the VPN between this machine and {record.gateway} for port {port}, "
             f"and ask the operator of {record.gateway} whether the machine is up",
         )
     if numbers & UNREACHABLE:
         return BrokenLink(
-            f"this machine has no way to {record.endpoint} ({each})", "check this machine's network, VPN and routes"
+            f"this machine has no route to {record.endpoint} ({each})", "check this machine's network, VPN and routes"
         )
     return BrokenLink(
-        f"no connection to {record.endpoint} can be made ({each})",
+        f"cannot connect to {record.endpoint} ({each})",
         "check this machine's network and its firewall for outgoing connections",
     )

@@ -1,4 +1,4 @@
-"""The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
+"""Check of this gateway's own client certificate, by this machine's clock."""
 
 from typing import Final
 
@@ -23,15 +23,15 @@ __all__ = [
     "remedy_for",
 ]
 
-COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
+COMPARE_CLOCKS: Final = "compare `date -u` on both machines, and set the clock that is wrong"
 REPLACE_HINT: Final = "remove the enrollment and enroll with that token"
-"""What `REPLACE_PEER` does, for the end of a sentence that speaks of a token."""
+"""The act of `REPLACE_PEER`, as the end of a sentence that mentions a token."""
 
 
 def check_own_certificate(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
-    """Return how long the own certificate holds; raise `BrokenLink` where it cannot serve.
+    """Return how long the own certificate is valid. Raises `BrokenLink` if the certificate cannot be used.
 
-    `serving` tells whether the gateway runs, which is what renews certificates.
+    `serving` tells whether the gateway is running: only a running gateway renews its certificates.
     """
     certificate = _read(record)
     validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
@@ -40,8 +40,8 @@ def check_own_certificate(record: PeerRecord, clock: Clock, *, serving: bool) ->
         raise BrokenLink(
             f"this gateway's own certificate is valid from {instant(validity.not_before_us)} on, "
             f"and this machine's clock says {instant(now_us)}",
-            f"the clock here is behind, or that of {record.gateway} was ahead: compare `date -u` on both machines, "
-            "set the one that is wrong, then rotate the certificate",
+            f"this machine's clock is slow, or that of {record.gateway} was fast: compare `date -u` on both machines, "
+            "set the clock that is wrong, then rotate the certificate",
             remedy_for(Action.ROTATE_PEER, record),
         )
     if now_us >= validity.not_after_us:
@@ -59,7 +59,7 @@ def check_own_certificate(record: PeerRecord, clock: Clock, *, serving: bool) ->
 
 
 def is_issued_by_peer(record: PeerRecord) -> bool:
-    """Tell whether the own certificate was issued by an authority of the peer, as this gateway knows them."""
+    """Tell whether an authority in the stored trust bundle of the peer issued the own certificate."""
     try:
         certificate = x509.load_pem_x509_certificate(record.certificate_pem.encode())
         authorities = certificates_of(record.trust_bundle)
@@ -69,17 +69,17 @@ def is_issued_by_peer(record: PeerRecord) -> bool:
 
 
 def re_enroll_hint(record: PeerRecord) -> str:
-    """Return how to begin again with a peer; `ENROLL_AGAIN` is its act."""
+    """Return the instruction to enroll at a peer again; its act is `ENROLL_AGAIN`."""
     return f"ask the operator of {record.gateway} for a new token, then {REPLACE_HINT}"
 
 
 def remedy_for(action: Action, record: PeerRecord) -> Remedy:
-    """Return an act of this gateway's operator on an enrollment."""
+    """Return a remedy of this gateway's operator for an enrollment."""
     return Remedy(action=action, peer=record.name, user=record.user)
 
 
 def instant(micros: int) -> str:
-    """Return an instant for people."""
+    """Format an instant (Unix microseconds) for display."""
     return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -91,7 +91,7 @@ def _read(record: PeerRecord) -> x509.Certificate:
         cause = "this gateway's own certificate or its key cannot be read"
         raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
     if certificate.public_key() != key.public_key():
-        cause = "this gateway's own certificate does not fit the stored key"
+        cause = "this gateway's own certificate does not match the stored key"
         raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record))
     return certificate
 

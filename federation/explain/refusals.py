@@ -1,4 +1,4 @@
-"""What the refusal of a call means to the operator of the asking gateway, reason by reason."""
+"""The cause and the remedy of a refused call, by its reason, for the operator of the calling gateway."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,20 +18,20 @@ from federation.wire.status import error_detail
 __all__ = ["OutOfScope", "RateLimited", "explain_error", "stored_revocation", "widen_hint", "widen_remedy"]
 
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
-"""gRPC connects through the first of these that is set, which a plain connection does not."""
+"""gRPC connects through the proxy in the first of these variables that is set; a plain TCP connection does not."""
 
 
 class RateLimited(BrokenLink):
-    """The peer counts too many calls under the grant. It counts before it looks at the grant."""
+    """The peer limits the calls under the grant. It applies the limit before it checks the grant."""
 
 
 class OutOfScope(BrokenLink):
-    """The grant is good, and does not open the resource."""
+    """The grant is valid, but does not open the resource."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A refusal as it came, made safe."""
+    """A received refusal, with its message made printable."""
 
     record: PeerRecord
     message: str
@@ -44,7 +44,7 @@ class _Refusal:
 
 
 def explain_error(record: PeerRecord, error: grpc.RpcError, timeout_s: float) -> BrokenLink:
-    """Return what the error of a call says of the link: an `OutOfScope`, a `RateLimited`, or any other."""
+    """Return the cause and the remedy of a failed call: an `OutOfScope`, a `RateLimited`, or another `BrokenLink`."""
     rpc_error: Any = error
     trailing = tuple((key, value) for key, value in rpc_error.trailing_metadata() or ())
     outcome = from_wire(rpc_error.code(), b"", rpc_error.details() or "", (), trailing)
@@ -54,37 +54,36 @@ def explain_error(record: PeerRecord, error: grpc.RpcError, timeout_s: float) ->
         return _MEANINGS[Reason(detail.reason)](refused)
     if outcome.code is grpc.StatusCode.UNIMPLEMENTED:
         return BrokenLink(
-            f"{record.endpoint} is a gRPC server, and does not serve the federation",
+            f"{record.endpoint} is a gRPC server, but does not serve the federation",
             f"ask {refused.operator} for the address of its federation port (`listen` in gateway.toml, not `enroll`)",
         )
     return BrokenLink(f"{record.gateway} answered {outcome.code.name}: {refused.message}", f"tell {refused.operator}")
 
 
 def stored_revocation(record: PeerRecord) -> BrokenLink | None:
-    """Return that the peer has said, once, that it revoked the grant: this gateway refuses every call since."""
+    """Return the stored revocation of the grant, if any. A revoked peer gets no more calls from this gateway."""
     if record.revoked_at_us is None:
         return None
     why = f": {record.revoked_reason}" if record.revoked_reason else ""
     return BrokenLink(
-        f"{record.gateway} revoked the grant {record.grant_id}, as this gateway heard at "
-        f"{instant(record.revoked_at_us)}{why}",
+        f"{record.gateway} revoked the grant {record.grant_id} (received at {instant(record.revoked_at_us)}){why}",
         _new_grant_hint(record),
         remedy_for(Action.REPLACE_PEER, record),
     )
 
 
 def widen_hint(record: PeerRecord) -> str:
-    """Return how a grant comes to open more; `widen_remedy` is the act."""
+    """Return the instruction to widen a grant; its act is `widen_remedy`."""
     return f"ask the operator of {record.gateway} to widen the grant"
 
 
 def widen_remedy(record: PeerRecord) -> Remedy:
-    """Return the edit of the grant's scope by the peer's operator."""
+    """Return the remedy that the peer's operator edits the scope of the grant."""
     return Remedy(action=Action.EDIT_SCOPE, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id)
 
 
 def _new_grant_hint(record: PeerRecord) -> str:
-    return f"this is final; ask the operator of {record.gateway} for a new grant and its token, then {REPLACE_HINT}"
+    return f"the revocation is final; ask the operator of {record.gateway} for a new grant and its token, then {REPLACE_HINT}"
 
 
 def _revoked(refused: _Refusal) -> BrokenLink:
@@ -96,8 +95,8 @@ def _revoked(refused: _Refusal) -> BrokenLink:
 def _invalid(refused: _Refusal) -> BrokenLink:
     record = refused.record
     return BrokenLink(
-        f"{record.gateway} does not let the grant {record.grant_id} be used: it awaits its confirmation, has ended, "
-        "is not known, or knows another certificate; which one, it tells only its own operator",
+        f"{record.gateway} does not accept the grant {record.grant_id}: the grant awaits its confirmation, has ended, "
+        "is unknown, or belongs to another certificate; only the operator there can see which",
         f"ask {refused.operator} to look at the grant and at its audit trail",
         Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=record.grant_id),
     )
@@ -107,7 +106,7 @@ def _certificate(refused: _Refusal) -> BrokenLink:
     record = refused.record
     return BrokenLink(
         f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
-        f"by the clock here it is valid: {COMPARE_CLOCKS}; if both are right, {re_enroll_hint(record)}",
+        f"by this machine's clock it is valid: {COMPARE_CLOCKS}; if both are right, {re_enroll_hint(record)}",
         remedy_for(Action.ENROLL_AGAIN, record),
     )
 
@@ -117,20 +116,20 @@ def _limited(refused: _Refusal) -> BrokenLink:
     again = f"wait {max(wait, 0.1):.1f} s" if wait is not None else "wait a minute"
     return RateLimited(
         f"{record.gateway} limits the calls under the grant {record.grant_id}: {refused.message}",
-        f"{again}; if that is too few for its use, ask {refused.operator} to raise `rate_limit_per_minute`",
+        f"{again}; if the limit is too low, ask {refused.operator} to raise `rate_limit_per_minute`",
         widen_remedy(record),
     )
 
 
 def _incident(refused: _Refusal) -> BrokenLink:
     return BrokenLink(
-        f"{refused.record.gateway} failed in itself: {refused.message}",
-        f"tell {refused.operator}: the cause stands in the log of that gateway, under the incident's id",
+        f"{refused.record.gateway} had an internal error: {refused.message}",
+        f"tell {refused.operator}: the log of that gateway has the cause, under the incident's id",
     )
 
 
 def _malformed(refused: _Refusal) -> BrokenLink:
-    cause = f"{refused.record.gateway} does not understand what was asked for: {refused.message}"
+    cause = f"{refused.record.gateway} rejects the request as malformed: {refused.message}"
     return BrokenLink(cause, "name no resource, or one that the grant opens", Remedy(action=Action.CHOOSE_RESOURCE))
 
 
@@ -149,12 +148,12 @@ def _unreachable(refused: _Refusal) -> BrokenLink:
     if proxy:
         host = endpoint.rpartition(":")[0].strip("[]")
         return BrokenLink(cause, f"gRPC goes through the proxy in ${proxy}: set no_proxy={host} for the gateway")
-    return BrokenLink(cause, f"try again; ask {refused.operator} whether its gateway is just being stopped")
+    return BrokenLink(cause, f"try again; ask {refused.operator} whether its gateway is being stopped")
 
 
 def _out_of_scope(refused: _Refusal) -> BrokenLink:
     record = refused.record
-    cause = f"the grant {record.grant_id} does not open it: {refused.message}"
+    cause = f"the grant {record.grant_id} does not open the resource: {refused.message}"
     return OutOfScope(cause, widen_hint(record), widen_remedy(record))
 
 

@@ -1,4 +1,4 @@
-"""The walk: every link of the way to a peer in the order in which a call needs them, each with its time."""
+"""Runs the checks of a peer: every link, in the order in which a call needs them, with its time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -28,10 +28,10 @@ def run_checks(
     serving: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Iterator[CheckResult]:
-    """Yield one result a link, each as soon as it is known. It blocks, for at most `timeout_s` a result.
+    """Yield one result per link, each as soon as it is known. Blocks for at most `timeout_s` per link.
 
-    `resource` is what the verb asks for, the first that the grant opens where it is empty. `serving` tells whether
-    this gateway runs.
+    `resource` is listed as the check of the verb, by default the first resource that the grant opens. `serving` tells
+    whether this gateway is running.
     """
     own, _ = run_check(Link.CERTIFICATE, lambda: check_own_certificate(record, clock, serving=serving))
     with ExitStack() as stack:
@@ -64,8 +64,10 @@ def _check_connection(
     stack.enter_context(closing(connection))
     tls, _ = run_check(Link.TLS, lambda: do_handshake(connection, record, context, timeout_s))
     if isinstance(tls.fault, OwnCertificateRefused) and own.state is LinkState.BROKEN:
-        # The peer's side holds; what it minds is the next link, which this machine finds broken as well.
-        detail = f"{record.gateway} shows its certificate, and ends the connection because of this gateway's own"
+        # The peer's TLS works: the peer rejects the own certificate, which is the next link and broken here as well.
+        detail = (
+            f"{record.gateway} shows its certificate, but closes the connection because of this gateway's certificate"
+        )
         tls = replace(tls, state=LinkState.OK, detail=detail, fault=None)
     yield tls
 
@@ -75,7 +77,7 @@ def _check_call(record: PeerRecord, resource: str, timeout_s: float) -> Iterator
         grant, opened = run_check(Link.GRANT, lambda: check_grant(stub, record, timeout_s))
         if isinstance(grant.fault, RateLimited):
             yield _stored_revocation(record) or not_reached(
-                Link.GRANT, "the peer counts calls before it looks at the grant"
+                Link.GRANT, "the peer applies its rate limit before it checks the grant"
             )
             yield replace(grant, link=Link.VERB)
             return
@@ -88,6 +90,6 @@ def _check_call(record: PeerRecord, resource: str, timeout_s: float) -> Iterator
 
 
 def _stored_revocation(record: PeerRecord) -> CheckResult | None:
-    """Return the result of a grant of which this gateway has heard the end, however the peer is now."""
+    """Return the broken grant link if this gateway has stored a revocation, `None` otherwise."""
     fault = stored_revocation(record)
     return None if fault is None else CheckResult(Link.GRANT, LinkState.BROKEN, None, fault.cause, fault)

@@ -1,4 +1,4 @@
-"""The encrypted connection, by the standard library: it tells what gRPC hides behind "socket closed"."""
+"""Check of the TLS handshake with the standard library, which reports causes that gRPC shows as "socket closed"."""
 
 import contextlib
 import secrets
@@ -29,15 +29,15 @@ __all__ = ["client_context", "do_handshake", "temp_cert_chain"]
 
 ALPN: Final = "h2"
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What an HTTP/2 client says first: the preface and empty settings. A server answers with its own settings."""
+"""The preface of an HTTP/2 client (RFC 9113, section 3.4) with empty SETTINGS. A server answers with its SETTINGS."""
 
 
 def client_context(record: PeerRecord) -> ssl.SSLContext:
-    """Return a context that shows the own certificate, where key and certificate can be used, and trusts nobody."""
+    """Return a TLS context without a trusted authority, with the own certificate if it and its key are usable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
-    # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
+    # The own certificate has a check of its own; without a usable one, the peer's side can still be checked.
     with (
         contextlib.suppress(ValueError, TypeError, ssl.SSLError),
         temp_cert_chain(record.certificate_pem, record.key_pem) as (path, password),
@@ -49,9 +49,9 @@ def client_context(record: PeerRecord) -> ssl.SSLContext:
 def do_handshake(
     connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float
 ) -> tuple[None, str]:
-    """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
+    """Do the handshake as gRPC channels do, and wait until the peer has verified the own certificate.
 
-    Raises `BrokenLink`; it is an `OwnCertificateRefused` where that certificate is what the peer minds.
+    Raises `BrokenLink`, or `OwnCertificateRefused` if the peer rejects the own certificate.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -74,9 +74,9 @@ def do_handshake(
             raise handshake_failure(record, e, timeout_s, handshake_done=_client_certificate_checked(tls)) from None
         if tls.selected_alpn_protocol() != ALPN:
             raise BrokenLink(
-                f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
-                f"something stands before the gateway: ask the operator of {record.gateway} for a port that is passed "
-                "on as it is (TCP, without ending TLS)",
+                f"{record.endpoint} speaks TLS under the name {record.gateway}, but not HTTP/2, which gRPC needs",
+                f"a proxy is before the gateway: ask the operator of {record.gateway} for a port that is "
+                "forwarded unchanged (TCP, without TLS termination)",
             )
         try:
             _await_first_byte(tls, deadline)
@@ -87,7 +87,7 @@ def do_handshake(
 
 @contextmanager
 def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
-    """Lend certificate and key as a file, the only form `ssl` takes: its path, and the password for this once.
+    """Yield the path and the one-time password of a temporary file with certificate and key, since `ssl` needs a file.
 
     Raises `ValueError` or `TypeError` for a key that cannot be read.
     """
@@ -101,19 +101,19 @@ def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, b
 
 
 def _client_certificate_checked(tls: ssl.SSLSocket) -> bool:
-    """Tell whether a handshake got as far as the peer's judgement of the own certificate, as it does before TLS 1.3.
+    """Tell whether the peer had received the own certificate when a handshake before TLS 1.3 failed.
 
-    The peer's part of it comes in one piece and is verified at once: where a cipher is agreed on, the own part is out.
+    The peer's messages arrive and are verified together: once a cipher is agreed on, the own certificate was sent.
     """
     agreed = tls.cipher()
     return agreed is not None and agreed[1] != "TLSv1.3"
 
 
 def _await_first_byte(tls: ssl.SSLSocket, deadline: float) -> None:
-    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises.
+    """Wait for the peer's first byte, which in TLS 1.3 follows its check of the own certificate.
 
-    A peer that says nothing by itself is greeted after half of the time. Not sooner: it might have ended the
-    connection meanwhile, and what arrives at its closed end would cost the alert that is on its way here.
+    Raises `ssl.SSLEOFError` if the connection ends first. A peer that sends nothing gets the preface after half of the
+    time. Not sooner: data sent to a connection that the peer has closed would discard its alert in transit.
     """
     tls.settimeout(max((deadline - time.monotonic()) / 2, 0.001))
     try:
@@ -132,10 +132,10 @@ def _not_after(tls: ssl.SSLSocket) -> str:
 
 
 def _presented_certificate(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
-    """Return, for people, whose certificate is shown at an address where none can be trusted. Best effort."""
+    """Describe the untrusted certificate presented at an address; empty if it cannot be fetched. Best effort."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent, and nothing believed
+    context.verify_mode = ssl.CERT_NONE  # only describes the certificate: nothing is sent or trusted
     context.set_alpn_protocols([ALPN])
     try:
         with (
@@ -151,4 +151,4 @@ def _presented_certificate(address: tuple[str, int], record: PeerRecord, deadlin
             names = [certificate.subject.rfc4514_string()]
     except (OSError, ValueError):
         return ""
-    return printable(f"; it shows one for {', '.join(names)} of {issuer}")
+    return printable(f"; it shows a certificate for {', '.join(names)}, issued by {issuer}")

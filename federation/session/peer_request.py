@@ -1,4 +1,4 @@
-"""One peer asked within one request: by the cache, the chain, or not at all. No task: gRPC's own callbacks drive it."""
+"""One request to one peer: answered from the cache, sent through the chain, or skipped. Uses callbacks, no task."""
 
 import asyncio
 import logging
@@ -30,11 +30,11 @@ __all__ = ["PeerRequest", "RequestContext", "method_for"]
 
 LOGGER: Final = logging.getLogger(__name__)
 MIN_RETRY_WAIT_S: Final = 0.05
-"""Between two tries at a peer that asks for patience without saying how much."""
+"""Shortest wait before a retry at a rate-limiting peer, in seconds."""
 MIN_REMAINING_S: Final = 0.01
-"""What must be left of the budget after the wait for one more try to make sense."""
+"""Smallest remaining budget in seconds with which a retry after the wait makes sense."""
 Deliver = Callable[[SourceReport, Any, bool, float], None]
-"""Takes the report, and with an answer the message, whether it was hit, and its age in seconds."""
+"""Called with the report, and for an answer with its message, whether it was cached, and its age in seconds."""
 
 
 def method_for(verb: str) -> Method:
@@ -44,7 +44,7 @@ def method_for(verb: str) -> Method:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What all sources of one request share. `deadline` is that of the peers, monotonic."""
+    """The part of a request that is the same for all peers. `deadline` is in seconds of the monotonic clock."""
 
     verb: str
     deadline: float
@@ -53,7 +53,7 @@ class RequestContext:
 
 
 class PeerRequest:
-    """Asks one peer and delivers exactly once, unless it is cancelled before."""
+    """Requests one peer, and calls `deliver` exactly once unless cancelled before."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class PeerRequest:
         self._peer, self._channel, self._availability = peer, channel, availability
         self._request, self._verb, self._method = request, context.verb, method_for(context.verb)
         self._now, self._now_us = context.clock.monotonic, context.clock.now_us
-        self._began, self._deadline = self._now(), context.deadline
+        self._started, self._deadline = self._now(), context.deadline
         self._span, self._deliver = context.span, deliver
         self._loop = asyncio.get_running_loop()
         self._call: FlowCall | None = None
@@ -78,7 +78,7 @@ class PeerRequest:
         self._finished = False
 
     def start(self) -> None:
-        """Answer at once where that can be; otherwise the answer comes by the loop."""
+        """Start the request. Delivers at once if possible, otherwise in a later iteration of the loop."""
         outage = self._availability.outage(self._peer, self._span)
         deferred_s = self._availability.deferred_s(self._peer)
         if outage is None and not deferred_s:
@@ -86,14 +86,14 @@ class PeerRequest:
             return
         hit = self._channel.start(self._method, self._request, None, None, hit_only=True)
         if hit.outcome.cached or error_detail(hit.outcome.trailing).reason == Reason.GRANT_REVOKED:
-            self._settle(hit)
+            self._on_done(hit)
         elif outage is not None:
             self._skip(outage)
         elif not self._wait(deferred_s):
-            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "asked to be asked later", deferred_s)
+            self._finish(SourceState.RATE_LIMITED, Reason.RATE_LIMITED, "the peer limits the rate of calls", deferred_s)
 
     def cancel(self) -> None:
-        """End the call under way; nothing is delivered any more."""
+        """Cancel the call. Nothing is delivered afterwards."""
         self._finished = True
         if self._timer is not None:
             self._timer.cancel()
@@ -109,12 +109,12 @@ class PeerRequest:
         )
         self._call = call
         if call.done():
-            self._settle(call)
+            self._on_done(call)
         else:
-            call.add_done_callback(self._settle)
+            call.add_done_callback(self._on_done)
 
     def _wait(self, seconds: float) -> bool:
-        """Try again after a while, if the budget lasts that long."""
+        """Schedule a retry after a wait. Returns false if the budget is too short for it."""
         seconds = max(seconds, MIN_RETRY_WAIT_S)
         if self._now() + seconds + MIN_REMAINING_S >= self._deadline:
             return False
@@ -122,21 +122,21 @@ class PeerRequest:
         self._timer = self._loop.call_later(seconds, self._send)
         return True
 
-    def _settle(self, call: FlowCall) -> None:
+    def _on_done(self, call: FlowCall) -> None:
         if self._finished:
             return
         try:
             self._classify(call)
-        except Exception as e:  # noqa: BLE001 - one source's fault; its words may hold rows, so the log has the kind alone
-            LOGGER.error("the answer of %s could not be taken: %s", self._peer.name, type(e).__name__)  # noqa: TRY400
-            self._finish(SourceState.FAILED, Reason.INTERNAL, "the answer could not be taken; the log says more")
+        except Exception as e:  # noqa: BLE001 - its message may hold rows, so only its type is logged
+            LOGGER.error("could not process the answer of %s: %s", self._peer.name, type(e).__name__)  # noqa: TRY400
+            self._finish(SourceState.FAILED, Reason.INTERNAL, "could not process the answer; the log has the cause")
 
     def _classify(self, call: FlowCall) -> None:
         message: Any = None
         if call.outcome.ok:
             try:
                 message = call.message()
-            except AioRpcError:  # unreadable: the outcome says so from here on
+            except AioRpcError:  # not decodable: the outcome is now an error
                 message = None
         outcome = call.outcome
         detail = error_detail(outcome.trailing)
@@ -186,7 +186,7 @@ class PeerRequest:
             message=text,
             next_step=step.text,
             remedy=step.remedy,
-            latency_ms=(self._now() - self._began) * 1e3,
+            latency_ms=(self._now() - self._started) * 1e3,
             retry_after_s=retry_after_s,
         )
         cached, age_s = (outcome.cached, outcome.age_s) if outcome is not None else (False, 0.0)

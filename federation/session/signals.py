@@ -1,4 +1,4 @@
-"""What a session is told about its peers: each sentence once. Pure; the caller brings the time."""
+"""Signals of a session about the availability of its peers, each given once. Pure; the caller passes the time."""
 
 import threading
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ __all__ = ["AvailabilitySignals", "Outage", "PeerSignal", "SignalKind"]
 
 
 class SignalKind(StrEnum):
-    """Which way it went."""
+    """The change of availability."""
 
     OFFLINE = "offline"
     RESTORED = "restored"
@@ -18,12 +18,11 @@ class SignalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSignal:
-    """A peer went away, or came back. Exactly one of each kind a session and peer at most.
+    """A peer became unreachable, or answers again. A session gives at most one signal of each kind per peer.
 
-    `reason` is `PEER_UNREACHABLE`, `PEER_TIMEOUT`, `CIRCUIT_OPEN` or `CERTIFICATE_INVALID` (this gateway's own one has
-    ended), and empty when it came back. `next_step` says what a person can do, and `remedy` is that step as a value.
-    `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is when the session asks the peer again by itself,
-    `None` where it never will.
+    `reason` is `PEER_UNREACHABLE`, `PEER_TIMEOUT`, `CIRCUIT_OPEN` or `CERTIFICATE_INVALID` (this gateway's own has
+    expired), and empty for `restored`. `next_step` is a step for the user, and `remedy` the same step as a value.
+    `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is the time of the next probe, `None` without one.
     """
 
     kind: SignalKind
@@ -37,7 +36,7 @@ class PeerSignal:
 
     @property
     def text(self) -> str:
-        """The sentence: `federation offline for <peer>`."""
+        """The text: `federation offline for <peer>` or `federation restored for <peer>`."""
         return f"federation {self.kind} for {self.peer}"
 
 
@@ -54,11 +53,11 @@ class Outage:
 
 
 class AvailabilitySignals:
-    """Which peers a session knows to be away, and what it has said about each. Safe in any thread.
+    """The outages of a session's peers, and the signals given about each peer. Thread-safe.
 
-    A peer is known by its enrollment: a name that is enrolled anew is another peer, of which nothing is known yet.
-    A *turn* counts how often a peer came back. Whoever asks a peer notes the turn before; a failure of an earlier turn
-    says nothing of the present, and is not taken.
+    A peer is identified by its enrollment: a peer that is enrolled again is a new peer without an outage. A *turn*
+    counts how often a peer returned from an outage. A caller reads the turn before its call; a failure with an earlier
+    turn is ignored.
     """
 
     def __init__(self, *, announce_restored: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What a session may be asked: each fault is an `InputError` that names the field. Pure."""
+"""Validation of the requests of a session: an invalid field raises an `InputError` that names it. Pure."""
 
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias, TypeVar
@@ -34,11 +34,11 @@ R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
 
 Request: TypeAlias = pb.ListRequest | pb.GetRequest | pb.SearchRequest | pb.CapabilitiesRequest
 RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOURCES))
-"""What this gateway's own data may hold."""
+"""The resources that this gateway's own data may hold."""
 
 
 def build_request(kind: type[R], **fields: Any) -> R:
-    """Return a request with these fields. Raises `InputError` that names the one that no message can hold."""
+    """Build a request message. Raises `InputError` that names the field with an unsuitable value."""
     try:
         return kind(**fields)
     except (TypeError, ValueError):
@@ -50,15 +50,15 @@ def build_request(kind: type[R], **fields: Any) -> R:
         raise
 
 
-def require_list(field: str, words: Iterable[str]) -> tuple[str, ...]:
-    """Return words as they are. Raises `InputError` for a single one, which would be taken for its letters."""
-    if isinstance(words, str):
-        raise InputError(field, f"takes a list of words, such as [{words[:40]!r}]")
-    return tuple(words)
+def require_list(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Return the strings as a tuple. Raises `InputError` for a single string, which would iterate by letter."""
+    if isinstance(values, str):
+        raise InputError(field, f"must be a list of strings, such as [{values[:40]!r}]")
+    return tuple(values)
 
 
 def plain_user(user: str) -> str:
-    """Return the name of a local user. Raises `InputError` for one that nobody can have."""
+    """Return the name of a local user. Raises `InputError` for an empty name or one that is not Unicode text."""
     try:
         user.encode()
     except UnicodeEncodeError:
@@ -69,7 +69,7 @@ def plain_user(user: str) -> str:
 
 
 def validate(request: Request, *, local: bool) -> None:
-    """Raise `InputError` unless the request keeps its bounds; `here` tells that local data are among the sources."""
+    """Raise `InputError` if a field is out of bounds, or with `local` if a resource is unknown to the local data."""
     try:
         _check(request)
     except Refusal as refusal:
@@ -84,7 +84,7 @@ def validate(request: Request, *, local: bool) -> None:
 
 
 def plan_of(request: Request, user: str, source: str) -> QueryPlan:
-    """Return the plan of a request as it is now. Raises `TypeError` for a message that is none."""
+    """Return the query plan of a copy of the request. Raises `TypeError` for another kind of message."""
     match request:
         case pb.ListRequest():
             return ListPlan(_copy(request), user, source)
@@ -98,12 +98,12 @@ def plan_of(request: Request, user: str, source: str) -> QueryPlan:
 
 
 def page_token_of(request: Request) -> str:
-    """Return the composite token of a request, which may be empty."""
+    """Return the page token of a request, empty for the first page."""
     return request.page_token if isinstance(request, pb.ListRequest | pb.SearchRequest) else ""
 
 
 def as_input_error(refusal: Refusal) -> InputError:
-    """Return an INVALID_REQUEST of this gateway's own as the fault of a field."""
+    """Convert an INVALID_REQUEST refusal of this gateway to an `InputError` of the field."""
     field, _, problem = refusal.message.partition(": ")
     return InputError(field, problem) if problem else InputError("request", refusal.message)
 
@@ -121,7 +121,9 @@ def _check(request: Request) -> None:
             checked_page_size(request.page_size)
             checked_where(request.where)
             if request.HasField("after"):
-                raise InputError("after", "a session goes on by its own page_token, which knows every source's cursor")
+                raise InputError(
+                    "after", "a session continues by its own page_token, which holds the cursor of every source"
+                )
         case pb.GetRequest():
             bounded_text("resource", request.resource, MAX_RESOURCE)
             bounded_text("id", request.id, MAX_ID)

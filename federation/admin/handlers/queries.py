@@ -33,8 +33,7 @@ class QueryHandlers:
     async def answer(self, request: pb.QueryRequest) -> AsyncIterator[pb.QueryResponse]:
         """Run the verb that the request holds.
 
-        Raises `InputError` or `NotFoundError`, and if the query names a single source that did not answer, the `Refusal`
-        with its reason.
+        Raises `InputError` or `NotFoundError`, and the `Refusal` of the source if the query names a single one.
         """
         verb = request.WhichOneof("verb")
         if verb is None:

@@ -126,7 +126,7 @@ class RevocationHandlers:
         user_grants = [
             grant for grant in self._context.grants.all() if grant.subject == user and grant.id not in excluding
         ]
-        # Grants not revoked yet come first: their refusal takes effect without the database, which a retry may find failing.
+        # Grants not revoked yet come first: they are refused without the database, and retries may fail in it.
         for grant in sorted(user_grants, key=lambda grant: grant.status is GrantStatus.REVOKED):
             if revocations.is_open(grant.id):
                 handles.append(await revocations.revoke(grant.id, reason))

@@ -1,4 +1,4 @@
-"""What one session knows of its peers, and how it says so: once, in every way that somebody may listen."""
+"""The availability of a session's peers, and the signals about it, each given once to every kind of listener."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ Listener = Callable[[PeerSignal], object]
 
 
 class PeerAvailability:
-    """The board of a session with what moves it: calls that fail, calls of others that succeed, and probes."""
+    """Updates the signals of a session from failed calls, from successful calls of other sessions, and from probes."""
 
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
         self._signals = AvailabilitySignals(announce_restored=announce_restored)
@@ -32,11 +32,11 @@ class PeerAvailability:
         self._closed = False
 
     def returns(self, peer: Peer) -> int:
-        """Return what `failed` must be told: how often the peer came back before the call."""
+        """Return how often the peer returned from an outage; a caller reads it before its call, for `failed`."""
         return self._signals.turn(peer.record.id)
 
     def outage(self, peer: Peer, span: Span) -> Outage | None:
-        """Return why a peer is not to be asked; a call of somebody else may have shown that it is back."""
+        """Return the outage of a peer, if any. A later success of another session's call ends the outage."""
         absence = self._signals.absence(peer.record.id)
         if absence is None:
             return None
@@ -47,7 +47,7 @@ class PeerAvailability:
         return None
 
     def failed(self, peer: Peer, turn: int, absence: Outage, span: Span) -> None:
-        """Note that a peer is away; give the signal the first time, and have the peer probed.
+        """Record the outage of a peer, start probing it, and give the signal the first time.
 
         `since_us` and `retry_at_us` of the absence are set here.
         """
@@ -58,11 +58,11 @@ class PeerAvailability:
         self._give(self._signals.lost(peer.record.id, peer.name, absence, turn), span)
 
     def defer(self, peer: Peer, seconds: float) -> None:
-        """Note for how long a peer asked not to be asked."""
+        """Record for how many seconds a rate-limiting peer asked for no call."""
         self._patience[peer.record.id] = self._clock.monotonic() + seconds
 
     def deferred_s(self, peer: Peer) -> float:
-        """Return for how long a peer is not to be asked; 0 where it may be."""
+        """Return for how many more seconds a rate-limiting peer gets no call; 0 if it may be called."""
         until = self._patience.get(peer.record.id)
         left = until - self._clock.monotonic() if until is not None else 0.0
         if until is not None and left <= 0:
@@ -70,21 +70,21 @@ class PeerAvailability:
         return max(left, 0.0)
 
     def reached(self, peer: Peer, *, well: bool) -> None:
-        """Hear from a probe that a peer answers again."""
+        """Handle that a probe was answered."""
         back = self._signals.back(peer.record.id, peer.name, self._clock.now_us(), well=well)
         self._give(back, get_current_span())
 
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
-        """Hear from a probe that a peer is still away."""
+        """Handle that a probe failed."""
         self._signals.postpone(peer.record.id, retry_at_us)
 
     def unreported(self) -> tuple[PeerSignal, ...]:
-        """Return the signals that no result has told yet; the caller's does now."""
+        """Return the signals that no result holds yet. The caller adds them to its result."""
         untold, self._untold = self._untold, []
         return tuple(untold)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
-        """Yield every signal, those given before first; end when the session is closed."""
+        """Yield every signal, earlier ones first, until the session is closed."""
         heard = 0
         while True:
             while heard < len(self._given):
@@ -100,7 +100,7 @@ class PeerAvailability:
                 self._listeners.discard(told)
 
     def close(self) -> None:
-        """Give no signal any more, and end those who listen."""
+        """Give no more signals, and end the iterators of `listen`."""
         self._closed = True
         self._probes.leave(self)
         self._wake()

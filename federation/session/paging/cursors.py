@@ -1,4 +1,4 @@
-"""Where a session's next page begins at every source, and the opaque token that says it. Pure."""
+"""Page cursors: where each source continues, encoded as an opaque signed token. Pure."""
 
 import json
 import zlib
@@ -16,7 +16,7 @@ MAX_TOKEN: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ListCursor:
-    """Behind a row of a list: `created_ns` is nanoseconds since the Unix epoch."""
+    """The position after a row of a list. `created_ns` is in nanoseconds since the Unix epoch."""
 
     created_ns: int
     id: str
@@ -24,7 +24,10 @@ class ListCursor:
 
 @dataclass(frozen=True, slots=True)
 class SearchCursor:
-    """Behind `skip` hits of the page that a source's own `token` and `size` bring; `top` is its very best score."""
+    """The position after `skip` hits of the page that a source returns for its own `token` and `size`.
+
+    `top` is the best score of the source's first page.
+    """
 
     token: str
     skip: int
@@ -33,24 +36,24 @@ class SearchCursor:
 
 
 Cursor: TypeAlias = ListCursor | SearchCursor | None
-"""`None` is the beginning."""
+"""`None` is the beginning of the list."""
 
 
 class CursorTokens:
-    """Makes and reads page tokens under one secret key; a token belongs to the context that it was made for."""
+    """Encodes and decodes page tokens under one secret key. A token is valid only in the context it was made for."""
 
     def __init__(self, key: bytes) -> None:
         self._seal = TokenSeal(key)
 
     def seal(self, context: bytes, cursors: Mapping[str, Cursor]) -> str:
-        """Return the token of these cursors; the empty one where there is none."""
+        """Return the token of these cursors, empty without cursors."""
         if not cursors:
             return ""
         packed = json.dumps([[source, *_pack(cursor)] for source, cursor in cursors.items()])
         return self._seal.seal(context, zlib.compress(packed.encode()))
 
     def open(self, context: bytes, token: str) -> dict[str, Cursor]:
-        """Return the cursors of a token. Raises `InputError` for one that was not made here for this context."""
+        """Return the cursors of a token. Raises `InputError` unless `seal` made the token for this context."""
         payload = self._seal.open(context, token) if len(token) <= MAX_TOKEN else None
         if payload is None:
             raise InputError("page_token", "not a token of this very query, user and source; ask again without it")

@@ -1,7 +1,7 @@
-"""One order over the pages of several sources, and how far of each it got. Pure.
+"""Merges the pages of several sources into one order, and counts the rows used of each source. Pure.
 
-A source that has more than its page holds back everything behind its last row, because what comes next there may
-belong in between. So a page of the whole is exact, if sometimes short, and every row comes exactly once.
+The merge stops after the last row of a page that has a successor, because the next rows of that source may sort
+before the rest. A merged page is therefore exact, if sometimes short, and every row appears exactly once.
 """
 
 import heapq
@@ -16,7 +16,7 @@ __all__ = ["DONE", "Done", "Page", "merge", "remaining_cursors"]
 
 
 class Done:
-    """What stands for the cursor of a source that has nothing more."""
+    """The type of `DONE`, which replaces the cursor of a source without further rows."""
 
 
 DONE: Final = Done()
@@ -24,9 +24,10 @@ DONE: Final = Done()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one source in its own order. `keys` rises with the rows, and orders those of all sources.
+    """Rows of one source in its own order. `keys` ascend with the rows, and order the rows of all sources.
 
-    `more` tells that rows stand behind these. `next_token` is a search's own.
+    `more` tells that further rows follow. For a search, `next_token` is the source's own page token, `top` its best
+    score.
     """
 
     source: str
@@ -38,16 +39,16 @@ class Page:
 
 
 def merge(pages: Iterable[Page], limit: int) -> tuple[tuple[SessionRow, ...], dict[str, int]]:
-    """Return at most `limit` rows in the order of all, and how many each source gave."""
+    """Return at most `limit` rows in merged order, and the number of rows used of each source."""
     pages = tuple(pages)
     used = {page.source: 0 for page in pages}
     rows: list[SessionRow] = []
-    for _, _, row, is_horizon in heapq.merge(*(_keyed(number, page) for number, page in enumerate(pages))):
+    for _, _, row, is_last in heapq.merge(*(_keyed(number, page) for number, page in enumerate(pages))):
         if len(rows) == limit:
             break
         rows.append(row)
         used[row.source] += 1
-        if is_horizon:
+        if is_last:
             break
     return tuple(rows), used
 
@@ -55,10 +56,10 @@ def merge(pages: Iterable[Page], limit: int) -> tuple[tuple[SessionRow, ...], di
 def remaining_cursors(
     before: Mapping[str, Cursor], after: Mapping[str, Cursor | Done], answered: Iterable[str]
 ) -> dict[str, Cursor]:
-    """Return where each source goes on: those that did not answer keep their cursor.
+    """Return the cursor of each source for the next page. Sources that did not answer keep their cursor.
 
-    When only sources that did not answer have more, there is nothing to go on with: no cursor is left, and whoever
-    wants their rest asks anew when they are back.
+    If only sources that did not answer have further rows, no cursor is left: the caller repeats the request when they
+    are available.
     """
     answered = set(answered)
     cursors: dict[str, Cursor] = {}

@@ -1,4 +1,4 @@
-"""What each verb asks of a source, how its answer becomes a page, and where that source goes on. Pure."""
+"""Query plans: for each verb, the request to a source, the page made from its answer, and the next cursor. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ MIN_SCORE: Final = 1e-9
 
 
 class OrderViolationError(Exception):
-    """A source's answer is not what the contract says. The message is for people, and holds nothing of the answer."""
+    """A source's answer violates the wire contract. The message holds no content of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Where an answer came from."""
+    """The tags of an answer: its source, and whether and how old it was in the cache."""
 
     source: str
     cached: bool = False
@@ -42,27 +42,27 @@ class Tags:
 
 
 class QueryPlan(Protocol):
-    """One verb's way through its pages. `limit` is how many rows a page of the whole has at most."""
+    """The paging plan of one request. `limit` is the largest number of rows of a merged page."""
 
     verb: str
     context: bytes
     limit: int
 
     def request(self, cursor: Cursor) -> Message:
-        """Return what a source is query for the page that begins at `cursor`."""
+        """Return the request to a source for the page that begins at `cursor`."""
         ...
 
     def page(self, reply: Any, cursor: Cursor, tags: Tags) -> Page:
-        """Return a source's answer as a page. Raises `OrderViolationError`."""
+        """Convert a source's answer to a page. Raises `OrderViolationError`."""
         ...
 
     def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
-        """Return where a source goes on after `used` rows of a page that began at `cursor`."""
+        """Return the cursor after `used` rows of a page that began at `cursor`, or `DONE`."""
         ...
 
 
 class ListPlan:
-    """A list: newest first, then by source, then by id."""
+    """The plan of `list`: newest first, then by source, then by id."""
 
     verb = "list"
 
@@ -73,7 +73,10 @@ class ListPlan:
         self.context = context_of("list", user, source, request.resource, *pairs)
 
     def request(self, cursor: Cursor) -> pb.ListRequest:
-        """Return the list behind a row. The first page names no cursor: it shares its cache entry with any stub's."""
+        """Return the request for the rows after the cursor.
+
+        The first request names no position, so it shares its cache entry with calls of a stub.
+        """
         query = self._request
         request = pb.ListRequest(resource=query.resource, where=query.where, page_size=query.page_size)
         if isinstance(cursor, ListCursor):
@@ -82,12 +85,12 @@ class ListPlan:
         return request
 
     def page(self, reply: pb.ListResponse, cursor: Cursor, tags: Tags) -> Page:
-        """Return the rows, which must stand in order behind `cursor`: a list that went round would never end."""
+        """Return the rows. Raises `OrderViolationError` unless they ascend after `cursor`: a cycle would never end."""
         orders = [(-_nanoseconds(row.created_at), row.id) for row in reply.rows]
         before = (-cursor.created_ns, cursor.id) if isinstance(cursor, ListCursor) else None
         for order in orders:
             if not 0 < len(order[1].encode()) <= MAX_ID:
-                raise OrderViolationError("a row's id is out of its bounds")
+                raise OrderViolationError("the id of a row is empty or too long")
             if before is not None and order <= before:
                 raise OrderViolationError("the rows are not in the order of a list")
             before = order
@@ -95,7 +98,7 @@ class ListPlan:
         return Page(tags.source, tuple(map(tags.row, reply.rows)), keys, bool(reply.next_page_token and orders))
 
     def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
-        """Return the cursor behind the last row that was used."""
+        """Return the cursor after the last used row, or `DONE`."""
         if used == len(page.rows) and not page.more:
             return DONE
         if not used:
@@ -105,7 +108,7 @@ class ListPlan:
 
 
 class SearchPlan:
-    """A search: by score relative to each source's best, then by source, then as the source ranks."""
+    """The plan of `search`: by score relative to the best of each source, then by source, then by the source's rank."""
 
     verb = "search"
 
@@ -115,7 +118,7 @@ class SearchPlan:
         self.context = context_of("search", user, source, request.query, *sorted(request.resources))
 
     def request(self, cursor: Cursor) -> pb.SearchRequest:
-        """Return the search for a source's own page; one that was used in part is query for again as it was."""
+        """Return the request for a page of the source. A page that was used in part is requested again unchanged."""
         query = self._request
         request = pb.SearchRequest(query=query.query, resources=query.resources, page_size=query.page_size)
         if isinstance(cursor, SearchCursor):
@@ -123,7 +126,7 @@ class SearchPlan:
         return request
 
     def page(self, reply: pb.SearchResponse, cursor: Cursor, tags: Tags) -> Page:
-        """Return the hits behind those that were used, with scores in (0, 1] that never rise, whatever was sent."""
+        """Return the hits that are not used yet. Their scores are normalised to (0, 1] and made non-increasing."""
         if len(reply.next_page_token) > MAX_SOURCE_TOKEN:
             raise OrderViolationError("the page token is too long")
         start = cursor if isinstance(cursor, SearchCursor) else None
@@ -141,7 +144,7 @@ class SearchPlan:
         return Page(tags.source, rows, keys, more, reply.next_page_token, top)
 
     def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
-        """Return the source's next page once this one is used up; nobody is query for one before."""
+        """Return a cursor within the same page until all of its hits are used, then one of the source's next page."""
         start = cursor if isinstance(cursor, SearchCursor) else SearchCursor("", 0, self._request.page_size, page.top)
         if used < len(page.rows):
             return SearchCursor(start.token, start.skip + used, start.size, page.top)
@@ -149,7 +152,7 @@ class SearchPlan:
 
 
 class GetPlan:
-    """One row, at each source that has it."""
+    """The plan of `get`: one row of each source that has the row."""
 
     verb = "get"
 
@@ -159,23 +162,23 @@ class GetPlan:
         self.context = context_of("get", user, source, request.resource, request.id)
 
     def request(self, _cursor: Cursor) -> pb.GetRequest:
-        """Return the request as it is."""
+        """Return the request unchanged."""
         return self._request
 
     def page(self, reply: pb.GetResponse, _cursor: Cursor, tags: Tags) -> Page:
         """Return the row as a page."""
         row = reply.row
         if (row.resource, row.id) != (self._request.resource, self._request.id):
-            raise OrderViolationError("the row is not the one that was query for")
+            raise OrderViolationError("the row is not the requested row")
         return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
 
     def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
-        """Return that nothing follows."""
+        """Return `DONE`: there is one page only."""
         return DONE
 
 
 class CapabilitiesPlan:
-    """What each source opens: no rows."""
+    """The plan of `capabilities`: no rows."""
 
     verb = "capabilities"
 
@@ -185,7 +188,7 @@ class CapabilitiesPlan:
         self.context = context_of("capabilities", user, source)
 
     def request(self, _cursor: Cursor) -> pb.CapabilitiesRequest:
-        """Return the request as it is."""
+        """Return the request unchanged."""
         return self._request
 
     def page(self, _reply: pb.CapabilitiesResponse, _cursor: Cursor, tags: Tags) -> Page:
@@ -193,18 +196,18 @@ class CapabilitiesPlan:
         return Page(tags.source)
 
     def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
-        """Return that nothing follows."""
+        """Return `DONE`: there is one page only."""
         return DONE
 
 
 def unmerged(plan: QueryPlan, pages: Sequence[Page], cursors: Mapping[str, Cursor]) -> dict[str, Cursor | Done]:
-    """Return where each source goes on when all of its page was used."""
+    """Return the next cursor of each source if all rows of its page are used."""
     return {page.source: plan.next_cursor(page, len(page.rows), cursors[page.source]) for page in pages}
 
 
 def _nanoseconds(instant: Timestamp) -> int:
     if not (0 <= instant.nanos < NANOSECONDS and MIN_SECONDS <= instant.seconds <= MAX_SECONDS):
-        raise OrderViolationError("a row's created_at is no instant")
+        raise OrderViolationError("the created_at of a row is not a valid timestamp")
     return int(instant.seconds * NANOSECONDS + instant.nanos)
 
 

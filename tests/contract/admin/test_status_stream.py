@@ -10,7 +10,7 @@ import pytest
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.status.command import healthy
-from mosaic_cli.status.health import judge
+from mosaic_cli.status.health import assess_health
 from tests.support.gateway_pair import Running, Start, enroll, fill
 
 LONG_MS = 60_000
@@ -217,5 +217,5 @@ async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
 
     assert shut.peers[0].state == opened.peers[0].state == pb.PEER_STATE_ACTIVE
     assert (shut.peers[0].circuit.consecutive_failures, shut.peers[0].last_failure.reason) == (0, "GRANT_INVALID")
-    assert (judge(shut.peers[0], shut.gateway).word, healthy(shut)) == ("failing", False)
-    assert (judge(opened.peers[0], opened.gateway).word, healthy(opened)) == ("active", True)
+    assert (assess_health(shut.peers[0], shut.gateway).word, healthy(shut)) == ("failing", False)
+    assert (assess_health(opened.peers[0], opened.gateway).word, healthy(opened)) == ("active", True)

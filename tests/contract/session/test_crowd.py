@@ -118,8 +118,8 @@ async def test_the_asking_of_many_rests_while_local_data_are_read(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a first turn of asking, the other peers are asked as soon as local data are there."""
-    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
-    monkeypatch.setattr("federation.session.fanout.HEAD_START_S", 3_600.0)
+    monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
+    monkeypatch.setattr("federation.session.fanout.LOCAL_HEAD_START_S", 3_600.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
     peers = enrollments(scripted, [scripted.endpoint] * 4)
     async with (
@@ -142,7 +142,7 @@ async def test_the_asking_of_many_waits_for_no_slow_local_data(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest is short: every peer is asked, and has answered, before local data that take their time."""
-    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
+    monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
     peers = enrollments(scripted, [scripted.endpoint] * 4)
     async with (

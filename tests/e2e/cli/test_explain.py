@@ -123,7 +123,7 @@ async def test_an_excluded_and_an_unnamed_resource_are_told_apart(
     assert (excluded.code, unnamed.code) == (3, 3)
     assert f"the grant {grant} excludes the resource credentials" in excluded.out
     assert "does not name the resource note; did you mean notes?" in unnamed.out
-    assert "ask for what it opens (tasks, notes)" in excluded.out
+    assert "request a resource that it opens (tasks, notes)" in excluded.out
 
 
 async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running, explain: Explain) -> None:
@@ -260,9 +260,9 @@ async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
 
     SCHEMA.validate(shape)
     assert (ran.code, plain) == (0, 4)
-    assert "gateway the gateway runs and does not answer in time" in ran.squeezed
+    assert "gateway the gateway is running but does not answer in time" in ran.squeezed
     assert shape["gateway"]["running"] is True
-    assert shape["gateway"]["detail"].startswith("the gateway runs and does not answer in time")
+    assert shape["gateway"]["detail"].startswith("the gateway is running but does not answer in time")
 
 
 @pytest.mark.parametrize("more", [("--resource", "tasks"), ("--timeout", "1")], ids=["resource", "timeout"])
@@ -357,7 +357,7 @@ async def test_nothing_is_said_where_the_store_cannot_be_read(
     code = await asyncio.to_thread(main, ["federation", "status", "-g", str(directory), "--explain", "work.example"])
 
     assert code == 4
-    assert "error: nothing can be said of any peer: " in capsys.readouterr().err
+    assert "error: cannot read the peers of the gateway: " in capsys.readouterr().err
     assert not (directory / missing).exists()
 
 

@@ -95,7 +95,7 @@ def test_a_team_that_the_subject_is_not_in_is_told(cli: Cli) -> None:
     tried = cli("federation grant create -g work --dry-run --peer b.example --subject bob --json --scope", TEAM_ONE)
 
     assert tried.json["warnings"][0] == (
-        "scope.filters.tasks.include_teams: bob is not in team 'T1', so that only rows there that bob owns are opened"
+        "scope.filters.tasks.include_teams: bob is not in team 'T1', so only rows in it that bob owns are opened"
     )
     assert tried.json["opens"] == [{"resource": "tasks", "rows": 0, "more": False, "newest_ids": []}]
 

@@ -81,9 +81,9 @@ def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no machine of the name h.example: Name or"),
-        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "cannot be looked up now: Temporary failure"),
-        (OSError("odd"), "no machine of the name h.example: odd"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no machine has the name h.example: Name or"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "cannot be looked up at present: Temporary failure"),
+        (OSError("odd"), "no machine has the name h.example: odd"),
     ],
     ids=["unknown", "no name server", "anything else"],
 )
@@ -101,8 +101,8 @@ def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, word
         ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ECONNREFUSED, "192.0.2.2": -1}, "refuses connections"),
         ({"::1": errno.ENETUNREACH, "192.0.2.1": -1}, "does not answer"),
         ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ETIMEDOUT}, "does not answer"),
-        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.EPERM}, "no way to"),
-        ({"192.0.2.1": errno.EPERM}, "no connection to work.example:7443 can be made (192.0.2.1: EPERM)"),
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.EPERM}, "no route to"),
+        ({"192.0.2.1": errno.EPERM}, "cannot connect to work.example:7443 (192.0.2.1: EPERM)"),
     ],
     ids=["refused", "silent", "given up", "unreachable", "forbidden"],
 )

@@ -289,7 +289,7 @@ def test_a_search_ends_where_nothing_new_comes() -> None:
     ],
 )
 def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
-    """Rows that do not stand newest first by id, or have no position, would be lost or doubled: the source is at fault."""
+    """Rows that are not newest first, then by id, or have no position, would be lost or repeated."""
     plan = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
     with pytest.raises(OrderViolationError):
         plan.page(pb.ListResponse(rows=rows), None, Tags("local"))

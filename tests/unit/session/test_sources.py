@@ -89,9 +89,9 @@ def test_another_word_is_a_fault_of_its_field(source: str) -> None:
         (pb.ListRequest(resource="x" * 65), "resource"),
         (pb.ListRequest(resource="taks"), "resource"),
         (pb.ListRequest(resource="tasks", page_size=-1), "page_size"),
-        (pb.ListRequest(resource="tasks", wlocal={"": "x"}), "where"),
-        (pb.ListRequest(resource="tasks", wlocal={"a": "x" * 2_000}), "where.a"),
-        (pb.ListRequest(resource="tasks", wlocal={str(n): "" for n in range(20)}), "where"),
+        (pb.ListRequest(resource="tasks", where={"": "x"}), "where"),
+        (pb.ListRequest(resource="tasks", where={"a": "x" * 2_000}), "where.a"),
+        (pb.ListRequest(resource="tasks", where={str(n): "" for n in range(20)}), "where"),
         (pb.ListRequest(resource="tasks", after=pb.ListPosition(id="a")), "after"),
         (pb.GetRequest(resource="tasks"), "id"),
         (pb.GetRequest(resource="", id="x"), "resource"),
@@ -215,7 +215,7 @@ def test_every_state_of_away_has_a_next_step() -> None:
     assert next_step("", SourceState.FAILED, "work.example", "ada") == NextStep()
     assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == NextStep()
     asked = next_step("GRANT_INVALID", SourceState.DENIED, "work.example", "ada")
-    assert asked == NextStep("ask the operator of work.example whether the grant stands")
+    assert asked == NextStep("ask the operator of work.example whether the grant is valid")
 
 
 def test_partial_is_when_a_source_is_missing() -> None:
