@@ -83,7 +83,8 @@ def widen_remedy(record: PeerRecord) -> Remedy:
 
 
 def _new_grant_hint(record: PeerRecord) -> str:
-    return f"the revocation is final; ask the operator of {record.gateway} for a new grant and its token, then {REPLACE_HINT}"
+    ask = f"ask the operator of {record.gateway} for a new grant and its token"
+    return f"the revocation is final; {ask}, then {REPLACE_HINT}"
 
 
 def _revoked(refused: _Refusal) -> BrokenLink:

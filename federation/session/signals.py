@@ -42,7 +42,7 @@ class PeerSignal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """Why a session does not ask a peer for now. Instants are Unix microseconds."""
+    """The reason why a session skips a peer for now. Instants are Unix microseconds."""
 
     reason: str
     message: str = ""

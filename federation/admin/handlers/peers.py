@@ -114,9 +114,8 @@ class PeerHandlers:
             raise
         peer = context.federation.peers.add(enrolled.record)
         self._record("peer.add", peer)
-        if (
-            peer.watch is not None
-        ):  # arming drops what before fetched before it, which would puzzle whoever asks at once
+        # Arming invalidates earlier answers, so a call made before it would fill the cache in vain.
+        if peer.watch is not None:
             await peer.watch.tried(ARMING_TIMEOUT_S)
         return enrolled, peer
 

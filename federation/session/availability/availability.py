@@ -85,19 +85,19 @@ class PeerAvailability:
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
         """Yield every signal, earlier ones first, until the session is closed."""
-        heard = 0
+        sent = 0
         while True:
-            while heard < len(self._given):
-                heard += 1
-                yield self._given[heard - 1]
+            while sent < len(self._given):
+                sent += 1
+                yield self._given[sent - 1]
             if self._closed:
                 return
-            told = asyncio.get_running_loop().create_future()
-            self._listeners.add(told)
+            woken = asyncio.get_running_loop().create_future()
+            self._listeners.add(woken)
             try:
-                await told
+                await woken
             finally:
-                self._listeners.discard(told)
+                self._listeners.discard(woken)
 
     def close(self) -> None:
         """Give no more signals, and end the iterators of `listen`."""
@@ -121,6 +121,6 @@ class PeerAvailability:
                 LOGGER.exception("the listener to the signals of a session broke")
 
     def _wake(self) -> None:
-        for told in self._listeners:
-            if not told.done():
-                told.set_result(None)
+        for woken in self._listeners:
+            if not woken.done():
+                woken.set_result(None)

@@ -33,7 +33,7 @@ TO_COME = {"begins_in": timedelta(hours=1), "ends_in": timedelta(hours=25)}
 
 
 class Walked:
-    """A walk to its end."""
+    """All results of the checks of a peer."""
 
     def __init__(self, record: PeerRecord, **options: Any) -> None:
         self.steps = list(run_checks(record, **options))
@@ -134,7 +134,7 @@ def full_port() -> Iterator[int]:
 
 
 def test_a_good_way_holds_in_every_link(scripted: ScriptedPeer) -> None:
-    """Each link has its time, nothing of a row is told, and the calls leave no lease behind."""
+    """Each link has its time, no row content is shown, and the calls leave no lease."""
     walked = Walked(scripted.record())
 
     assert walked.states == "oooooo"
@@ -160,7 +160,7 @@ def test_a_name_is_looked_up(scripted: ScriptedPeer) -> None:
 
 
 def test_a_wrong_host_is_named(scripted: ScriptedPeer) -> None:
-    """Of everything behind the name nothing is said, but of the own certificate, which needs no network."""
+    """Links after DNS are not checked, except the own certificate, which needs no network."""
     walked = Walked(replace(scripted.record(), endpoint="no-such-machine.invalid:7443"), timeout_s=20)
 
     link, cause, cure = walked.named
@@ -179,7 +179,7 @@ def test_an_endpoint_that_is_no_address_is_named(scripted: ScriptedPeer, endpoin
 def test_a_resolver_that_says_nothing_is_waited_for_once(
     scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system's look-up cannot be stopped; the walk goes on without it after its time."""
+    """The system's look-up cannot be cancelled; the checks continue after the timeout."""
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
     began = time.monotonic()
@@ -202,7 +202,7 @@ def test_a_closed_port_is_named(scripted: ScriptedPeer) -> None:
 
 
 def test_a_black_hole_is_named_and_not_mistaken_for_a_closed_port(scripted: ScriptedPeer) -> None:
-    """Where packets vanish, the walk waits its time once and sends the operator to the firewall."""
+    """If packets are dropped, the check waits one timeout and names the firewall."""
     with full_port() as port:
         began = time.monotonic()
         walked = Walked(replace(scripted.record(), endpoint=f"127.0.0.1:{port}"), timeout_s=0.4)
@@ -213,7 +213,7 @@ def test_a_black_hole_is_named_and_not_mistaken_for_a_closed_port(scripted: Scri
 
 
 def test_a_machine_without_a_way_there_is_named(scripted: ScriptedPeer) -> None:
-    """No route is this machine's own matter."""
+    """A missing route is a fault of this machine."""
     link, cause, _ = Walked(replace(scripted.record(), endpoint="255.255.255.255:7443")).named
 
     assert (link, "no route to" in cause) == ("tcp", True)
@@ -242,7 +242,7 @@ def test_a_port_that_accepts_and_is_silent_is_named(scripted: ScriptedPeer, sile
 
 
 def test_silence_after_the_handshake_is_named(scripted: ScriptedPeer) -> None:
-    """A peer that encrypts and never says a word of HTTP/2 is not taken for a good one."""
+    """A peer that completes TLS but sends no HTTP/2 does not pass."""
     with tls_server(scripted.pki.server("work.example")) as endpoint:
         link, cause, _ = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.3).named
 
@@ -250,7 +250,7 @@ def test_silence_after_the_handshake_is_named(scripted: ScriptedPeer) -> None:
 
 
 def test_a_peer_that_waits_to_be_greeted_is_greeted(scripted: ScriptedPeer) -> None:
-    """A server may say its first word after the client's; its handshake holds."""
+    """A server may send its first bytes after the client's; its handshake passes."""
     with tls_server(scripted.pki.server("work.example"), answer=b"settings", handshake_done=True) as endpoint:
         walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.4)
 
@@ -266,7 +266,7 @@ def test_a_plain_port_is_named(scripted: ScriptedPeer) -> None:
 
 
 def test_a_server_that_is_not_http2_is_named(scripted: ScriptedPeer) -> None:
-    """What ends TLS before the gateway and speaks something else cannot carry gRPC."""
+    """A proxy that terminates TLS and speaks another protocol cannot carry gRPC."""
     with tls_server(scripted.pki.server("work.example"), alpn=False, answer=b"hello") as endpoint:
         link, cause, _ = Walked(replace(scripted.record(), endpoint=endpoint)).named
 
@@ -275,7 +275,7 @@ def test_a_server_that_is_not_http2_is_named(scripted: ScriptedPeer) -> None:
 
 @pytest.mark.parametrize("other", [Pki(), Pki("another.example")], ids=["of the same name", "of another name"])
 def test_an_authority_that_is_not_the_peers_is_named(scripted: ScriptedPeer, other: Pki) -> None:
-    """The server's chain does not end where it should; whose certificate is shown is told."""
+    """The server's chain ends at another authority; the cause describes the certificate."""
     walked = Walked(replace(scripted.record(), trust_bundle=other.trust_bundle))
 
     link, cause, cure = walked.named
@@ -306,7 +306,7 @@ def test_the_peers_alert_is_told(scripted: ScriptedPeer, newest: ssl.TLSVersion)
 
 
 def test_an_older_peer_that_takes_everything_holds(scripted: ScriptedPeer) -> None:
-    """With TLS 1.2 the certificate is judged before the handshake ends; its version is told."""
+    """In TLS 1.2 the server checks the certificate before the handshake ends; the detail names the version."""
     leaf, roots = scripted.pki.server("work.example"), scripted.pki.trust_bundle
     with tls_server(leaf, roots, answer=b"settings", newest=ssl.TLSVersion.TLSv1_2) as endpoint:
         walked = Walked(replace(scripted.record(), endpoint=endpoint), timeout_s=0.5)
@@ -316,7 +316,7 @@ def test_an_older_peer_that_takes_everything_holds(scripted: ScriptedPeer) -> No
 
 
 def test_an_older_peer_does_not_hide_an_expired_own_certificate(scripted: ScriptedPeer) -> None:
-    """What it minds is the next link."""
+    """The broken link is the own certificate."""
     leaf, roots = scripted.pki.server("work.example"), scripted.pki.trust_bundle
     with tls_server(leaf, roots, newest=ssl.TLSVersion.TLSv1_2) as endpoint:
         record = replace(scripted.record(identity=scripted.pki.client(**ENDED)), endpoint=endpoint)
@@ -485,7 +485,7 @@ def test_a_refused_grant_is_named(scripted: ScriptedPeer, reason: Reason, cause:
 
 
 def test_a_peer_cannot_steer_the_terminal(scripted: ScriptedPeer) -> None:
-    """Its words are made printable and short."""
+    """The peer's message is made printable and short."""
     scripted.service.script("capabilities", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "\x1b[2J" + "x" * 900)))
     cause = Walked(scripted.record()).named[1]
 
@@ -494,7 +494,7 @@ def test_a_peer_cannot_steer_the_terminal(scripted: ScriptedPeer) -> None:
 
 
 def test_a_call_that_hangs_is_given_up(scripted: ScriptedPeer) -> None:
-    """The connection is good and the gateway does not answer: the time of one step, then the cause."""
+    """If the gateway does not answer a call, the check ends after one timeout with the cause."""
     scripted.service.script("capabilities", Reply(delay_s=30))
     began = time.monotonic()
     link, cause, _ = Walked(scripted.record(), timeout_s=0.5).named
@@ -513,7 +513,7 @@ def test_a_proxy_that_only_grpc_uses_is_named(scripted: ScriptedPeer, monkeypatc
 
 
 def test_a_rate_limit_is_the_verbs_even_where_the_grants_call_meets_it(scripted: ScriptedPeer) -> None:
-    """The peer counts before it looks at the grant, so of the grant nothing can be said."""
+    """The peer applies its rate limit before it checks the grant, so the grant is not checked."""
     limited = Refusal(Reason.RATE_LIMITED, "more than 2 calls a minute", retry_after_s=12.5)
     scripted.service.script("capabilities", Reply(refusal=limited))
     walked = Walked(scripted.record())
@@ -536,7 +536,7 @@ def test_a_rate_limit_is_the_verbs_even_where_the_grants_call_meets_it(scripted:
     ids=lambda value: value.reason.value if isinstance(value, Refusal) else "",
 )
 def test_a_refused_verb_is_named(scripted: ScriptedPeer, refusal: Refusal, cause: str) -> None:
-    """The grant holds, and what the peer says of the read is told."""
+    """The grant passes, and the cause quotes the peer's refusal of the read."""
     scripted.service.script("list", Reply(refusal=refusal))
     walked = Walked(scripted.record(), resource="task")
 
@@ -546,7 +546,7 @@ def test_a_refused_verb_is_named(scripted: ScriptedPeer, refusal: Refusal, cause
 
 
 def test_a_grant_that_opens_nothing_is_named(scripted: ScriptedPeer) -> None:
-    """There is no resource to ask for."""
+    """A grant that opens no resource breaks the verb link."""
     scripted.service.script("capabilities", Reply(message=pb.CapabilitiesResponse(gateway="work.example")))
     link, cause, _ = Walked(scripted.record()).named
 
@@ -555,7 +555,7 @@ def test_a_grant_that_opens_nothing_is_named(scripted: ScriptedPeer) -> None:
 
 
 def test_a_revocation_that_this_gateway_remembers_is_final(scripted: ScriptedPeer) -> None:
-    """It refuses every call, whatever the peer says now; and it is shown where the peer cannot be reached."""
+    """A stored revocation breaks the grant link, also if the peer cannot be reached."""
     record = replace(scripted.record(), revoked_at_us=1_800_000_000_000_000, revoked_reason="project over")
     reached = Walked(record)
     away = Walked(replace(record, endpoint=f"127.0.0.1:{closed_port()}"))
@@ -568,7 +568,7 @@ def test_a_revocation_that_this_gateway_remembers_is_final(scripted: ScriptedPee
 
 
 def test_the_key_is_never_on_disk_in_the_clear(scripted: ScriptedPeer) -> None:
-    """What the standard library needs as a file is encrypted for this once, and gone afterwards."""
+    """The temporary key file is encrypted with a one-time password and removed afterwards."""
     record = scripted.record()
     with temp_cert_chain(record.certificate_pem, record.key_pem) as (path, _):
         text = Path(path).read_text()

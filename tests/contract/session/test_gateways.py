@@ -261,7 +261,7 @@ class Made:
 
 
 async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> None:
-    """The same name is the same session for its user alone; one without a name lives for its query."""
+    """A name is one session per user; a query without a name has a session of its own."""
     async with with_data(tmp_path, provider=own_rows()) as fed:
         made, clock = Made(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
@@ -275,7 +275,7 @@ async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> No
 
 
 async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the one that was idle longest ends, at once or after the query that uses it."""
+    """Beyond the bound the least recently used session is closed, at once or after its last query."""
     monkeypatch.setattr("federation.admin.named_sessions.MAX_SESSIONS", 2)
     async with with_data(tmp_path) as fed:
         made, clock = Made(fed.session), ManualClock()

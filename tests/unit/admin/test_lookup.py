@@ -15,7 +15,7 @@ UNUSED: Any = None
 
 
 def book(*beginnings: str) -> GrantRegistry:
-    """Grants whose ids begin so, oldest first."""
+    """Grants with these id prefixes, oldest first."""
     grants = [
         Grant(
             id=f"{beginning}{REST}",
@@ -31,18 +31,18 @@ def book(*beginnings: str) -> GrantRegistry:
 
 
 def test_a_whole_id_is_itself() -> None:
-    """Also where another id, made by hand, goes on behind it."""
+    """A full id selects its grant."""
     assert find_grant(book("6f1c2f0e", "a9e0b7d4"), f"6f1c2f0e{REST}").id == f"6f1c2f0e{REST}"
 
 
 @pytest.mark.parametrize("given", ["6f1c", "6F1C", " 6f1c2f ", f"6f1c2f0e{REST[:-1]}"])
 def test_a_beginning_that_one_id_has_is_that_id(given: str) -> None:
-    """Four characters are enough; case and blanks do not matter."""
+    """A prefix of four characters is enough; case and blanks are ignored."""
     assert find_grant(book("6f1c2f0e", "a9e0b7d4"), given).peer == "p0.example"
 
 
 def test_a_beginning_that_several_have_names_them() -> None:
-    """The newest first, each with peer and subject, and how many more there are."""
+    """The error lists the newest candidates first, with peer and subject, and the number of further ones."""
     with pytest.raises(InputError) as caught:
         find_grant(book("6f1c0000", "6f1c1111", "a9e0b7d4"), "6f1c")
 
@@ -66,7 +66,7 @@ def test_a_beginning_that_several_have_names_them() -> None:
     ],
 )
 def test_what_no_id_begins_with_is_not_found(given: str, words: str) -> None:
-    """Too short, elsewhere within an id, a slip, and nonsense: one short line each."""
+    """A short prefix, a part from the middle, a typo and nonsense each give one short line."""
     with pytest.raises(NotFoundError, match=r"^no grant ") as caught:
         find_grant(book("6f1c2f0e", "a9e0b7d4"), given)
 

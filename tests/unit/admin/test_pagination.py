@@ -14,17 +14,17 @@ Thing = tuple[int, str]
 
 
 def asked(token: str = "", size: int = 3, peer: str = "", subject: str = "") -> pb.ListGrantsRequest:
-    """A question."""
+    """A request."""
     return pb.ListGrantsRequest(page_size=size, page_token=token, peer=peer, subject=subject)
 
 
 def page(things: Sequence[Thing], request: pb.ListGrantsRequest) -> tuple[Sequence[Thing], str]:
-    """One page of things that are sorted as they are."""
+    """One page of sorted items."""
     return page_of(sorted(things), lambda thing: thing, request)
 
 
 def test_pages_are_the_whole_list_in_its_order() -> None:
-    """Each item once, also where several stand at one place; no token behind the last."""
+    """Each item appears once, also items with equal sort values; the last page has no token."""
     things = [(number // 2, f"{number:02}") for number in range(10)]
     found: list[Thing] = []
     token = ""
@@ -37,7 +37,7 @@ def test_pages_are_the_whole_list_in_its_order() -> None:
 
 
 def test_what_comes_and_goes_between_two_pages_moves_nothing_else() -> None:
-    """A newer item before the place is not shown any more, one that is gone shifts nothing: no other is lost."""
+    """An item added before the position is not shown, and a removed item shifts no other item."""
     things = [(number, "x") for number in range(10, 20)]
     first, token = page(things, asked())
 
@@ -51,7 +51,7 @@ def test_what_comes_and_goes_between_two_pages_moves_nothing_else() -> None:
 
 
 def forged(place: object) -> str:
-    """A token that somebody wrote for the question without filters."""
+    """A forged token for the request without filters."""
     raw = base64.urlsafe_b64decode(page([(1, "a"), (2, "b")], asked(size=1))[1] + "===")
     return base64.urlsafe_b64encode(orjson.dumps([orjson.loads(raw)[0], place, "a"])).decode().rstrip("=")
 
@@ -60,13 +60,13 @@ def forged(place: object) -> str:
     "token", ["x", "2", "\N{PILE OF POO}", "W10", "====", forged("text"), forged(None), forged(1.5), forged([1])]
 )
 def test_what_is_no_token_is_refused(token: str) -> None:
-    """In one sentence that names the field, whatever it is."""
+    """The error is one sentence that names the field."""
     with pytest.raises(InputError, match="page_token: is not a token of an earlier page"):
         page([(1, "a"), (2, "b")], asked(token))
 
 
 def test_a_token_belongs_to_its_filters_and_its_list() -> None:
-    """Another page size goes on at the place; another filter, or another list, does not."""
+    """A token is valid with another page size, but not with another filter or another list."""
     things = [(number, "x") for number in range(10)]
     token = page(things, asked(peer="a"))[1]
 
@@ -80,6 +80,6 @@ def test_a_token_belongs_to_its_filters_and_its_list() -> None:
 
 @pytest.mark.parametrize("size", [-1, 1_001])
 def test_a_size_out_of_range_is_refused(size: int) -> None:
-    """It names the field and the range."""
+    """The error names the field and the range."""
     with pytest.raises(InputError, match="page_size: must be from 0 to 1000"):
         page([], asked(size=size))

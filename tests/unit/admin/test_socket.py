@@ -31,7 +31,7 @@ def listener(path: Path) -> socket.socket:
 
 
 def test_the_directory_is_made_for_its_user_alone(run: Path) -> None:
-    """A directory that was not there gets mode 0700, whatever the umask says."""
+    """A new directory has mode 0700, whatever the umask."""
     before = os.umask(0)
     try:
         prepare_directory(run)
@@ -43,7 +43,7 @@ def test_the_directory_is_made_for_its_user_alone(run: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o701, 0o710, 0o750, 0o755, 0o777, 0o707])
 def test_a_directory_that_others_may_enter_is_refused(run: Path, mode: int) -> None:
-    """The directory is the authentication, so any bit for others is a fault, with its cure."""
+    """Any permission for other users is refused, with its remedy."""
     run.mkdir()
     run.chmod(mode)
 
@@ -52,7 +52,7 @@ def test_a_directory_that_others_may_enter_is_refused(run: Path, mode: int) -> N
 
 
 def test_a_directory_of_another_user_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever owns the directory could let others in later."""
+    """The owner of the directory could later admit other users."""
     run.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: run.stat().st_uid + 1)
 
@@ -69,7 +69,7 @@ def test_a_link_in_place_of_the_directory_is_refused(run: Path, tmp_path: Path) 
 
 
 def test_a_missing_parent_is_named(run: Path) -> None:
-    """A directory that cannot be made is an error in words."""
+    """A directory that cannot be created gives a readable error."""
     with pytest.raises(ConfigError, match="cannot use the directory"):
         prepare_directory(run / "deeper" / "still")
 
@@ -96,7 +96,7 @@ def test_a_claim_can_be_made_again_once_it_was_given_up(run: Path) -> None:
 
 
 def test_a_stale_socket_is_replaced(run: Path) -> None:
-    """What a killed gateway left does not stop the next one."""
+    """The socket file of a killed gateway does not stop the next gateway."""
     run.mkdir(mode=0o700)
     listener(run / "admin.sock").close()
 
@@ -105,7 +105,7 @@ def test_a_stale_socket_is_replaced(run: Path) -> None:
 
 
 def test_a_socket_that_somebody_serves_is_refused(run: Path) -> None:
-    """Left alone, gRPC would take a live socket over in silence; the claim does not."""
+    """GRPC alone would silently replace a live socket; the claim refuses it."""
     run.mkdir(mode=0o700)
     with listener(run / "admin.sock"), pytest.raises(LockedError, match="another process serves"):  # noqa: SIM117
         with claim_socket(run / "admin.sock"):
@@ -125,7 +125,7 @@ def test_a_file_at_the_sockets_path_is_not_removed(run: Path) -> None:
 
 
 def test_a_refused_claim_leaves_the_lock_free(run: Path) -> None:
-    """After the cure the same process can claim."""
+    """After the remedy the same process can claim the socket."""
     run.mkdir(mode=0o700)
     (run / "admin.sock").write_text("in the way")
     with pytest.raises(ConfigError), claim_socket(run / "admin.sock"):

@@ -33,7 +33,7 @@ def leaf() -> Leaf:
 
 @pytest.fixture
 def record(leaf: Leaf) -> PeerRecord:
-    """An enrollment of ada at work.example with it."""
+    """An enrollment of ada at work.example with the certificate."""
     return PeerRecord(
         id="p1",
         name="work",
@@ -50,13 +50,13 @@ def record(leaf: Leaf) -> PeerRecord:
 
 
 def judged(record: PeerRecord, at: datetime, *, serving: bool = False) -> str:
-    """Return the detail of a certificate that holds at an instant."""
+    """Return the detail for a certificate that is valid at an instant."""
     _, detail = check_own_certificate(record, ManualClock(at.timestamp()).clock, serving=serving)
     return detail
 
 
 def test_an_own_certificate_holds_from_its_first_instant_to_its_last(record: PeerRecord) -> None:
-    """As the channels see it: the end itself is too late."""
+    """As for gRPC channels, the certificate is invalid at the instant of its end."""
     end = NOON + timedelta(hours=24)
 
     assert "valid until 2026-06-02 12:00:00 UTC, renewed at 2026-06-02 " in judged(record, NOON)
@@ -68,7 +68,7 @@ def test_an_own_certificate_holds_from_its_first_instant_to_its_last(record: Pee
 
 
 def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
-    """It may be under way; where the gateway does not run, nobody renews."""
+    """The detail says since when; if the gateway is not running, it says so."""
     validity = Validity(to_micros(NOON), to_micros(NOON + timedelta(hours=24)), fingerprint_of(leaf.certificate))
     due = datetime.fromtimestamp(due_at_us(validity) / 1e6, UTC)
 
@@ -88,7 +88,7 @@ def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
     ids=["unknown", "no name server", "anything else"],
 )
 def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, words: str) -> None:
-    """A name that does not exist is the peer's matter, a resolver that fails this machine's."""
+    """An unknown name is the peer's fault, a failing resolver this machine's."""
     fault = resolve_failure(record, "h.example", error)
 
     assert words in fault.cause
@@ -109,7 +109,7 @@ def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, word
 def test_of_several_addresses_the_one_that_tells_most_counts(
     record: PeerRecord, failed: dict[str, int], words: str
 ) -> None:
-    """A refusal is better evidence than silence, and silence than a missing route; each address is told."""
+    """A refusal tells more than a timeout, and a timeout more than a missing route; every address is listed."""
     fault = connect_failure(record, failed, 2.0)
 
     assert words in fault.cause
@@ -123,7 +123,7 @@ def test_a_family_that_the_machine_lacks_is_no_trace(record: PeerRecord) -> None
 
 
 def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRecord) -> None:
-    """One user needs no name; several need it; a wrong word is answered with near ones."""
+    """`user` is needed only with several users; an unknown name gives near matches."""
     other = replace(record, user="bob")
 
     assert choose([record], "work") is record
@@ -143,7 +143,7 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
 
 
 def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
-    """A user's name may hold blanks and quotes: each command names the enrollment in one word of the shell."""
+    """Commands quote a user's name with blanks and quotes for the shell."""
     odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
     revoked = stored_revocation(odd)
     assert revoked is not None

@@ -30,7 +30,7 @@ cursors = st.one_of(
 
 @given(st.dictionaries(st.text(min_size=1), cursors, min_size=1))
 def test_a_token_brings_back_what_it_was_made_of(given_places: dict[str, Cursor]) -> None:
-    """Any cursor of any source, in the same order; far dates and odd names too."""
+    """Cursors of every kind survive encoding in order, also with extreme dates and odd names."""
     opened = TOKENS.open(CONTEXT, TOKENS.seal(CONTEXT, given_places))
     assert list(opened.items()) == list(given_places.items())
 
@@ -41,7 +41,7 @@ def test_no_place_is_no_token() -> None:
 
 
 def test_a_token_survives_a_restart_and_no_other_gateway_takes_it() -> None:
-    """The same key reads it again; another key does not."""
+    """The same key decodes the token; another key does not."""
     token = TOKENS.seal(CONTEXT, PLACES)
     assert CursorTokens(b"k" * 32).open(CONTEXT, token) == PLACES
     with pytest.raises(InputError, match="page_token"):
@@ -53,14 +53,14 @@ def test_a_token_survives_a_restart_and_no_other_gateway_takes_it() -> None:
     ["forged", "", "=", "a" * 40, "\udcff", "ä", "A" * (1 << 21), base64.urlsafe_b64encode(b"\0" * 64).decode()],
 )
 def test_a_forged_token_is_a_fault_of_its_field(token: str) -> None:
-    """Whatever was not made here is refused by the name of the field, and never by a trace."""
+    """A forged token raises an `InputError` that names the field."""
     with pytest.raises(InputError) as caught:
         TOKENS.open(CONTEXT, token)
     assert caught.value.field == "page_token"
 
 
 def test_every_changed_character_is_found() -> None:
-    """No part of a token may be altered, not even to another spelling of the same bytes."""
+    """Every altered character is detected, even one that decodes to the same bytes."""
     token = TOKENS.seal(CONTEXT, PLACES)
     for index, character in enumerate(token):
         changed = token[:index] + ("A" if character != "A" else "B") + token[index + 1 :]
@@ -86,7 +86,7 @@ SEARCH = pb.SearchRequest(query="report", resources=["tasks", "notes"])
     ],
 )
 def test_a_token_is_bound_to_user_source_and_query(other: ListPlan | SearchPlan) -> None:
-    """Another user, source, resource, filter or verb does not take it; another page size does."""
+    """A token is invalid for another user, source, resource, filter or verb, but valid for another page size."""
     token = TOKENS.seal(ListPlan(LIST, "ada", "all").context, PLACES)
 
     with pytest.raises(InputError):
@@ -105,7 +105,7 @@ def test_a_token_is_bound_to_user_source_and_query(other: ListPlan | SearchPlan)
     ],
 )
 def test_a_token_of_a_search_is_bound_likewise(other: SearchPlan) -> None:
-    """Another user, source, text or choice of resources does not take it; another order of resources does."""
+    """A token is invalid for another user, source, text or set of resources, but valid for another order of resources."""
     token = TOKENS.seal(SearchPlan(SEARCH, "ada", "all").context, PLACES)
 
     with pytest.raises(InputError):

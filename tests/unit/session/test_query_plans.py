@@ -36,7 +36,7 @@ def message(row_id: str, created: int, nanos: int = 0) -> pb.Row:
 
 @dataclass
 class Kept:
-    """A source that pages as the contract says, at most `cap` rows a page."""
+    """A source that pages as the wire contract says, with at most `cap` rows per page."""
 
     rows: list[pb.Row]
     cap: int
@@ -66,7 +66,7 @@ class Kept:
 
 @dataclass
 class Reader:
-    """Pages through sources as a session does, but for the wire."""
+    """Pages through sources as a session does, without the wire."""
 
     sources: dict[str, Kept]
     plan: QueryPlan
@@ -78,7 +78,7 @@ class Reader:
         self.cursors = dict.fromkeys(self.sources)
 
     def page(self, away: Sequence[str] = ()) -> list[SessionRow]:
-        """Read one page while some sources are away, and go through the token."""
+        """Read one page while some sources are unavailable, and continue by the token."""
         pages = []
         for source, cursor in self.cursors.items():
             if source not in away:
@@ -121,7 +121,7 @@ def everything(sources: dict[str, Kept]) -> list[tuple[str, str]]:
 @settings(max_examples=150)
 @given(worlds, st.integers(1, 7))
 def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
-    """With every source there, the pages laid end to end are all rows in the one order, each exactly once."""
+    """If every source answers, the concatenated pages are all rows in merged order, each exactly once."""
     sources = kept(world)
     reader = Reader(sources, ListPlan(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
     rows = reader.page()
@@ -175,7 +175,7 @@ def test_sources_that_come_and_go_lose_and_double_nothing(
 @settings(max_examples=100)
 @given(worlds, st.integers(1, 7))
 def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
-    """Hits come by falling score over all pages, each source's own order kept, each hit once."""
+    """Hits come by descending score over all pages, in each source's own order, each exactly once."""
     sources = kept(world)
     reader = Reader(sources, SearchPlan(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
     rows = reader.page()
@@ -202,7 +202,7 @@ def test_the_first_page_is_asked_for_as_any_stub_asks() -> None:
 
 
 def test_a_capped_source_holds_back_what_may_stand_behind_its_rows() -> None:
-    """A source that shows two of many keeps older rows of the others for the next page."""
+    """After the two rows of a capped source, older rows of the other sources wait for the next page."""
     lab = Kept([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
     local = Kept([message("new", 200), message("old", 1)], cap=50)
     reader = Reader({"federated:lab": lab, "local": local}, ListPlan(pb.ListRequest(resource="tasks"), "ada", "all"))
@@ -229,7 +229,7 @@ def test_rows_of_one_instant_stand_by_source_then_id() -> None:
 
 
 def test_a_search_asks_for_a_page_used_in_part_as_it_was() -> None:
-    """Until a source's page is used up, the same token and size are asked for, whatever size the caller wants now."""
+    """Until a source's page is used up, the same token and size are requested, whatever the caller's page size."""
     lab = Kept([message(f"l{n}", n) for n in range(9)], cap=4)
     local = Kept([message(f"h{n}", n) for n in range(9)], cap=4)
     first = SearchPlan(pb.SearchRequest(query="x", page_size=3), "ada", "all")
@@ -244,7 +244,7 @@ def test_a_search_asks_for_a_page_used_in_part_as_it_was() -> None:
 
 
 def test_scores_are_relative_to_each_sources_best() -> None:
-    """A source whose best is 0.5 stands beside one whose best is 1; later pages are measured by the same best."""
+    """Sources with best scores of 0.5 and 1 rank equally; later pages are scaled by the same best score."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     hits = [pb.SearchHit(row=message("a", 1), score=0.5), pb.SearchHit(row=message("b", 1), score=0.25)]
     page = plan.page(pb.SearchResponse(hits=hits, next_page_token="2"), None, Tags("local"))
@@ -258,7 +258,7 @@ def test_scores_are_relative_to_each_sources_best() -> None:
 
 @pytest.mark.parametrize("scores", [[float("nan"), 1.0], [0.5, 7.0], [0.0, -1.0], [float("inf"), 1.0]])
 def test_a_peers_odd_scores_stay_within_bounds(scores: list[float]) -> None:
-    """Whatever a peer sends, scores lie in (0, 1] and never rise, so that a merge keeps the peer's own order."""
+    """Scores are clamped to (0, 1] and never increase, so a merge preserves the peer's order."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     hits = [pb.SearchHit(row=message(str(n), 1), score=score) for n, score in enumerate(scores)]
     page = plan.page(pb.SearchResponse(hits=hits), None, Tags("local"))
@@ -269,7 +269,7 @@ def test_a_peers_odd_scores_stay_within_bounds(scores: list[float]) -> None:
 
 
 def test_a_search_ends_where_nothing_new_comes() -> None:
-    """An empty page that claims to have more is the end: paging it would never end."""
+    """An empty page with a next token is the last page: otherwise paging would never end."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     page = plan.page(pb.SearchResponse(next_page_token="7"), SearchCursor("6", 0, 0, 1.0), Tags("local"))
     assert plan.next_cursor(page, 0, SearchCursor("6", 0, 0, 1.0)) is DONE
@@ -296,7 +296,7 @@ def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
 
 
 def test_a_list_that_goes_round_is_refused() -> None:
-    """A page that begins at or before the cursor asked for would be read for ever."""
+    """A page that begins at or before the requested cursor would make paging endless."""
     plan = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
     page = plan.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
     cursor = plan.next_cursor(page, 1, None)
@@ -306,14 +306,14 @@ def test_a_list_that_goes_round_is_refused() -> None:
 
 
 def test_a_peers_endless_token_is_refused() -> None:
-    """A search's own token is carried in ours, so it must be short."""
+    """The token of a search is part of the session's token, so its length is bounded."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     with pytest.raises(OrderViolationError):
         plan.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
 
 
 def test_only_sources_that_are_away_leave_no_token() -> None:
-    """With nobody there who has more, paging on would bring nothing: the token ends."""
+    """If no source that answered has more rows, there is no next token."""
     before: dict[str, Cursor] = {"local": None, "federated:work": None}
     assert remaining_cursors(before, {"local": DONE}, ["local"]) == {}
     assert remaining_cursors(before, {"local": None}, ["local"]) == before

@@ -42,12 +42,12 @@ def test_local_and_all() -> None:
     ],
 )
 def test_a_peer_is_found_by_name_then_by_host(source: str, peer: str) -> None:
-    """However a peer was named, the source is bound and shown by its name."""
+    """A peer selected by host or endpoint is shown by its name."""
     assert choose(source, PEERS) == Chosen(f"federated:{peer}", (f"federated:{peer}",))
 
 
 def test_a_name_wins_over_a_host() -> None:
-    """A peer whose host is the name of another one does not take its place."""
+    """A peer's name takes precedence over another peer's host."""
     peers = [At("a.example", "b.example:1"), At("b.example", "10.0.0.2:1")]
     assert choose("federated:b.example", peers).argument == "federated:b.example"
 
@@ -59,7 +59,7 @@ def test_a_host_of_several_peers_is_no_choice() -> None:
 
 
 def test_an_error_names_few_of_many() -> None:
-    """A thousand peers at one host do not make a page of an error."""
+    """With a thousand peers at one host, the error lists a few."""
     peers = [At(f"p{number}.example", "lab-host:7443") for number in range(1_000)]
     with pytest.raises(InputError, match=r"p4\.example and 995 more") as caught:
         choose("federated:lab-host", peers)
@@ -67,7 +67,7 @@ def test_an_error_names_few_of_many() -> None:
 
 
 def test_an_unknown_peer_gets_near_matches() -> None:
-    """The error names what may have been meant, among this user's peers alone."""
+    """The error suggests near matches among this user's peers only."""
     with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
         choose("federated:wrok.example", PEERS)
     with pytest.raises(NotFoundError, match="enroll this gateway at it with a token"):
@@ -76,7 +76,7 @@ def test_an_unknown_peer_gets_near_matches() -> None:
 
 @pytest.mark.parametrize("source", ["", "federated:", "Local", "peers", "work.example"])
 def test_another_word_is_a_fault_of_its_field(source: str) -> None:
-    """Anything else is refused by the name of the field, with what would do."""
+    """Any other argument is refused with the field's name and the valid values."""
     with pytest.raises(InputError, match="federated:PEER") as caught:
         choose(source, PEERS)
     assert caught.value.field == "source"
@@ -181,7 +181,7 @@ def test_what_the_end_of_a_call_means(
 
 
 def test_only_a_fair_chance_counts() -> None:
-    """A timeout after less than the budget leaves the peer in the session; an unreachable one is away at once."""
+    """A timeout after less than the budget does not make the peer unreachable; a failed connection does."""
     assert classify("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", conclusive=False) == Classification(
         SourceState.OFFLINE, "PEER_TIMEOUT"
     )
@@ -190,7 +190,7 @@ def test_only_a_fair_chance_counts() -> None:
 
 @pytest.mark.parametrize(("code", "word"), [("UNAVAILABLE", "PEER_UNREACHABLE"), ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")])
 def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
-    """Whatever reason a peer sends with these codes, the session's own word stands."""
+    """With these codes the session's own reason replaces the peer's."""
     assert classify(code, "INTERNAL", local=False, verb="list", conclusive=True).reason == word
 
 
@@ -201,7 +201,7 @@ def test_an_absent_row_is_an_answer() -> None:
 
 
 def test_every_state_of_away_has_a_next_step() -> None:
-    """Refused, timeout, open circuit and own certificate are told apart by the step that a person can take."""
+    """A refused connection, a timeout, an open circuit and an expired own certificate have different next steps."""
     steps = {
         next_step(reason, SourceState.OFFLINE, "work.example", "ada")
         for reason in ("PEER_UNREACHABLE", "PEER_TIMEOUT", "CIRCUIT_OPEN", "CERTIFICATE_INVALID")
@@ -219,7 +219,7 @@ def test_every_state_of_away_has_a_next_step() -> None:
 
 
 def test_partial_is_when_a_source_is_missing() -> None:
-    """Answered live or from memory is whole; every other state leaves something out."""
+    """Live and cached answers are complete; every other state makes the result partial."""
     for state in SourceState:
         result = Result(sources=(SourceReport(source="local", state=state),))
         assert result.partial is (state not in {SourceState.OK, SourceState.CACHED})
@@ -228,6 +228,6 @@ def test_partial_is_when_a_source_is_missing() -> None:
 
 @pytest.mark.parametrize("setting", ["peer_budget_s", "request_budget_s", "warm_concurrency"])
 def test_a_sessions_settings_are_checked(setting: str) -> None:
-    """A budget or bound of nothing is refused by its name."""
+    """A zero budget or bound is refused with its name."""
     with pytest.raises(ConfigError, match=rf"session\.{setting}"):
         SessionConfig(**{setting: 0})
