@@ -37,7 +37,7 @@ class Answer(grpc.RpcError):
         return self._trailing
 
 
-def crossed(error: FederationError) -> FederationError:
+def converted(error: FederationError) -> FederationError:
     """Convert an error to a status and back."""
     return error_of(Answer(*status_of(error)))
 
@@ -58,9 +58,9 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
-def test_an_error_crosses_the_socket_with_its_kind_and_words(error: FederationError) -> None:
+def test_an_error_crosses_the_socket_with_its_type_and_message(error: FederationError) -> None:
     """The operator's side raises the error that the gateway raised."""
-    back = crossed(error)
+    back = converted(error)
 
     assert type(back) is type(error)
     assert str(back) == str(error)
@@ -77,7 +77,7 @@ def test_every_error_of_the_package_has_a_sample_here() -> None:
 
 def test_fields_cross_the_socket() -> None:
     """The client's error has the field and the name of the gateway's error."""
-    field, missing = crossed(InputError("user", "is missing")), crossed(NotFoundError("user", "adda"))
+    field, missing = converted(InputError("user", "is missing")), converted(NotFoundError("user", "adda"))
 
     assert isinstance(field, InputError)
     assert field.field == "user"
@@ -85,9 +85,9 @@ def test_fields_cross_the_socket() -> None:
     assert (missing.what, missing.name) == ("user", "adda")
 
 
-def test_a_refusal_crosses_with_reason_and_patience() -> None:
+def test_a_refusal_crosses_with_reason_and_retry_delay() -> None:
     """The client's error has the reason, the message and the retry delay of the refusal."""
-    back = crossed(Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=2.5))
+    back = converted(Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=2.5))
 
     assert isinstance(back, Refusal)
     assert (back.reason, back.message, back.retry_after_s) == (Reason.RATE_LIMITED, "too many", 2.5)
@@ -103,7 +103,7 @@ REMEDY = Remedy(
 )
 def test_a_remedy_crosses_the_socket_as_a_value(error: FederationError) -> None:
     """The client's error has the action and every parameter, and its message has no command."""
-    back = crossed(error)
+    back = converted(error)
 
     assert back.remedy == REMEDY
     assert str(back) == "no"
@@ -111,7 +111,7 @@ def test_a_remedy_crosses_the_socket_as_a_value(error: FederationError) -> None:
 
 def test_a_remedy_whose_parameter_is_too_long_is_left_out() -> None:
     """A truncated parameter would name another user."""
-    assert crossed(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
+    assert converted(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_a_long_message_is_cut_below_what_grpc_carries(letter: str) -> None:
     assert sum(len(value) for _, value in trailing) < 4_000
 
 
-def test_a_socket_that_falls_silent_is_a_gateway_that_is_not_reachable() -> None:
+def test_unavailable_is_a_gateway_that_is_not_reachable() -> None:
     """UNAVAILABLE from gRPC itself becomes a `GatewayUnavailableError`, which has an exit code of its own."""
     back = error_of(Answer(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
 
     assert isinstance(back, errors.GatewayUnavailableError)
 
 
-def test_what_is_not_offered_says_so() -> None:
+def test_unimplemented_is_readable() -> None:
     """UNIMPLEMENTED becomes a readable message."""
     back = error_of(Answer(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
 

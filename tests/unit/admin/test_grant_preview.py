@@ -68,7 +68,7 @@ async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogC
     assert "no notes today" in caplog.text
 
 
-async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_stalls_is_cut_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows counted before the time limit are a lower bound."""
     monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
 
@@ -86,7 +86,7 @@ async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("items", [(), tuple(row(f"x{n}", age=n) for n in range(300))])
-async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, ...]) -> None:
+async def test_a_provider_that_violates_its_contract_ends_the_count(items: tuple[Any, ...]) -> None:
     """`more` with an empty page, or a page that is too long, causes neither a loop nor a larger count."""
 
     class Lies(ListedProvider):
@@ -99,7 +99,7 @@ async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, 
     assert len(shown.newest_ids) <= MAX_NEWEST_IDS
 
 
-async def test_whether_a_filter_lets_anything_through_costs_one_row() -> None:
+async def test_has_rows_requests_one_row() -> None:
     """Only one row is requested."""
     provider = ListedProvider([row("t", team="T1"), row("u", team="T1", age=1)], {"ada": {"T1"}})
 

@@ -84,7 +84,7 @@ def test_a_second_claim_is_refused_while_the_first_is_held(run: Path) -> None:
         pytest.fail("claimed twice")
 
 
-def test_a_claim_can_be_made_again_once_it_was_given_up(run: Path) -> None:
+def test_a_released_socket_can_be_claimed_again(run: Path) -> None:
     """Leaving the context frees the lock and removes the socket."""
     with claim_socket(run / "admin.sock"):
         server = listener(run / "admin.sock")
@@ -104,7 +104,7 @@ def test_a_stale_socket_is_replaced(run: Path) -> None:
         assert not (run / "admin.sock").exists()
 
 
-def test_a_socket_that_somebody_serves_is_refused(run: Path) -> None:
+def test_a_socket_that_another_process_serves_is_refused(run: Path) -> None:
     """GRPC alone would silently replace a live socket; the claim refuses it."""
     run.mkdir(mode=0o700)
     with listener(run / "admin.sock"), pytest.raises(LockedError, match="another process serves"):  # noqa: SIM117
@@ -137,7 +137,7 @@ def test_a_refused_claim_leaves_the_lock_free(run: Path) -> None:
         pass
 
 
-def test_nobody_answers_where_nothing_is(run: Path) -> None:
+def test_only_a_live_socket_is_listening(run: Path) -> None:
     """Neither a missing path nor a stale socket answers; a live one does."""
     run.mkdir(mode=0o700)
 

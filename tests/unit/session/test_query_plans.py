@@ -35,7 +35,7 @@ def message(row_id: str, created: int, nanos: int = 0) -> pb.Row:
 
 
 @dataclass
-class Kept:
+class PagedSource:
     """A source that pages as the wire contract says, with at most `cap` rows per page."""
 
     rows: list[pb.Row]
@@ -68,7 +68,7 @@ class Kept:
 class Reader:
     """Pages through sources as a session does, without the wire."""
 
-    sources: dict[str, Kept]
+    sources: dict[str, PagedSource]
     plan: QueryPlan
     streamed: bool = False
     token: str = ""
@@ -105,24 +105,24 @@ def list_order(row: SessionRow) -> tuple[int, str, str]:
 stocks = st.lists(
     st.tuples(st.integers(0, 8), st.text("abc", min_size=1, max_size=2)), max_size=25, unique_by=lambda row: row[1]
 )
-worlds = st.fixed_dictionaries({source: st.tuples(stocks, st.integers(1, 6)) for source in SOURCES})
+drawn_sources = st.fixed_dictionaries({source: st.tuples(stocks, st.integers(1, 6)) for source in SOURCES})
 
 
-def kept(world: dict[str, tuple[list[tuple[int, str]], int]]) -> dict[str, Kept]:
+def paged_sources(world: dict[str, tuple[list[tuple[int, str]], int]]) -> dict[str, PagedSource]:
     """The sources of a drawn world."""
-    return {source: Kept([message(i, at) for at, i in rows], cap) for source, (rows, cap) in world.items()}
+    return {source: PagedSource([message(i, at) for at, i in rows], cap) for source, (rows, cap) in world.items()}
 
 
-def everything(sources: dict[str, Kept]) -> list[tuple[str, str]]:
+def everything(sources: dict[str, PagedSource]) -> list[tuple[str, str]]:
     """Each row as (source, id)."""
     return sorted((source, row.id) for source, each in sources.items() for row in each.rows)
 
 
 @settings(max_examples=150)
-@given(worlds, st.integers(1, 7))
+@given(drawn_sources, st.integers(1, 7))
 def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
     """If every source answers, the concatenated pages are all rows in merged order, each exactly once."""
-    sources = kept(world)
+    sources = paged_sources(world)
     reader = Reader(sources, ListPlan(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
     rows = reader.page()
     for _ in range(100):
@@ -137,15 +137,15 @@ def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
 
 
 @settings(max_examples=150)
-@given(worlds, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
-def test_sources_that_come_and_go_lose_and_double_nothing(
+@given(drawn_sources, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
+def test_unavailable_sources_neither_lose_nor_repeat_rows(
     world: Any, size: int, data: st.DataObject, streamed: bool, verb: str
 ) -> None:
     """Sources are away at random pages: each page is in order, and all pages hold every row once.
 
     Only what a source has left when all others have ended is missing; its page told so, and ended the token.
     """
-    sources = kept(world)
+    sources = paged_sources(world)
     plan: QueryPlan = (
         ListPlan(pb.ListRequest(resource="tasks", page_size=size), "ada", "all")
         if verb == "list"
@@ -173,10 +173,10 @@ def test_sources_that_come_and_go_lose_and_double_nothing(
 
 
 @settings(max_examples=100)
-@given(worlds, st.integers(1, 7))
+@given(drawn_sources, st.integers(1, 7))
 def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
     """Hits come by descending score over all pages, in each source's own order, each exactly once."""
-    sources = kept(world)
+    sources = paged_sources(world)
     reader = Reader(sources, SearchPlan(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
     rows = reader.page()
     for _ in range(100):
@@ -190,7 +190,7 @@ def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
         assert [row.id for row in rows if row.source == source] == [row.id for row in each.rows]
 
 
-def test_the_first_page_is_asked_for_as_any_stub_asks() -> None:
+def test_the_first_page_has_the_request_of_a_stub() -> None:
     """Without a cursor the request has the caller's fields and no others: it shares a cache entry with plain calls."""
     asked = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7, page_token="composite")
     plain = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7)
@@ -201,17 +201,17 @@ def test_the_first_page_is_asked_for_as_any_stub_asks() -> None:
     )
 
 
-def test_a_capped_source_holds_back_what_may_stand_behind_its_rows() -> None:
+def test_a_capped_source_delays_rows_that_sort_after_its_page() -> None:
     """After the two rows of a capped source, older rows of the other sources wait for the next page."""
-    lab = Kept([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
-    local = Kept([message("new", 200), message("old", 1)], cap=50)
+    lab = PagedSource([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
+    local = PagedSource([message("new", 200), message("old", 1)], cap=50)
     reader = Reader({"federated:lab": lab, "local": local}, ListPlan(pb.ListRequest(resource="tasks"), "ada", "all"))
     assert [row.id for row in reader.page()] == ["new", "l0", "l1"]
     assert [row.id for row in reader.page()] == ["l2", "l3", "old"]
     assert reader.token == ""
 
 
-def test_rows_of_one_instant_stand_by_source_then_id() -> None:
+def test_rows_of_one_instant_are_ordered_by_source_then_id() -> None:
     """Ties are broken by the source's name, then by the row's id; the same id at two sources is two rows."""
     pages = [
         ListPlan(pb.ListRequest(resource="tasks"), "ada", "all").page(
@@ -228,10 +228,10 @@ def test_rows_of_one_instant_stand_by_source_then_id() -> None:
     ]
 
 
-def test_a_search_asks_for_a_page_used_in_part_as_it_was() -> None:
+def test_a_search_repeats_the_request_of_a_page_used_in_part() -> None:
     """Until a source's page is used up, the same token and size are requested, whatever the caller's page size."""
-    lab = Kept([message(f"l{n}", n) for n in range(9)], cap=4)
-    local = Kept([message(f"h{n}", n) for n in range(9)], cap=4)
+    lab = PagedSource([message(f"l{n}", n) for n in range(9)], cap=4)
+    local = PagedSource([message(f"h{n}", n) for n in range(9)], cap=4)
     first = SearchPlan(pb.SearchRequest(query="x", page_size=3), "ada", "all")
     reader = Reader({"federated:lab": lab, "local": local}, first)
     assert [row.id for row in reader.page()] == ["l0", "h0", "l1"]
@@ -268,7 +268,7 @@ def test_a_peers_odd_scores_stay_within_bounds(scores: list[float]) -> None:
     assert list(page.keys) == sorted(page.keys)
 
 
-def test_a_search_ends_where_nothing_new_comes() -> None:
+def test_a_search_ends_with_an_empty_page() -> None:
     """An empty page with a next token is the last page: otherwise paging would never end."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     page = plan.page(pb.SearchResponse(next_page_token="7"), SearchCursor("6", 0, 0, 1.0), Tags("local"))
@@ -295,7 +295,7 @@ def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
         plan.page(pb.ListResponse(rows=rows), None, Tags("local"))
 
 
-def test_a_list_that_goes_round_is_refused() -> None:
+def test_a_cyclic_list_is_refused() -> None:
     """A page that begins at or before the requested cursor would make paging endless."""
     plan = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
     page = plan.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
@@ -305,14 +305,14 @@ def test_a_list_that_goes_round_is_refused() -> None:
         plan.page(pb.ListResponse(rows=[message("a", 5)]), cursor, Tags("local"))
 
 
-def test_a_peers_endless_token_is_refused() -> None:
+def test_a_peers_overlong_token_is_refused() -> None:
     """The token of a search is part of the session's token, so its length is bounded."""
     plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     with pytest.raises(OrderViolationError):
         plan.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
 
 
-def test_only_sources_that_are_away_leave_no_token() -> None:
+def test_only_unavailable_sources_leave_no_token() -> None:
     """If no source that answered has more rows, there is no next token."""
     before: dict[str, Cursor] = {"local": None, "federated:work": None}
     assert remaining_cursors(before, {"local": DONE}, ["local"]) == {}

@@ -41,7 +41,7 @@ class Serve:
         yield
 
 
-def test_a_kept_answer_is_given_and_counted() -> None:
+def test_a_cached_answer_is_returned_and_counted() -> None:
     """An answer that another call fetched is a hit with its age."""
     chain = ManualChain()
     chain.fetch(make_call(), rows("t1"))
@@ -84,7 +84,7 @@ def test_an_ended_or_flushed_entry_is_no_hit() -> None:
     assert chain.partition.peek(key._replace(grant_id="other")) is None
 
 
-def test_what_was_never_asked_has_no_span_and_no_figure(span_log: SpanLog, metric_log: MetricLog) -> None:
+def test_a_cache_only_miss_has_no_span_and_no_metric(span_log: SpanLog, metric_log: MetricLog) -> None:
     """A cache-only look-up without a hit records nothing; a hit has a span."""
     metrics = FederationMetrics(metric_log.provider)
     member = TracingInterceptor(span_log.source, ManualClock().clock, metrics)

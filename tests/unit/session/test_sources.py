@@ -52,7 +52,7 @@ def test_a_name_wins_over_a_host() -> None:
     assert choose("federated:b.example", peers).argument == "federated:b.example"
 
 
-def test_a_host_of_several_peers_is_no_choice() -> None:
+def test_a_host_of_several_peers_is_ambiguous() -> None:
     """Two peers at one host: the error names both."""
     with pytest.raises(InputError, match=r"lab\.example and twin\.example"):
         choose("federated:lab-host", PEERS)
@@ -75,7 +75,7 @@ def test_an_unknown_peer_gets_near_matches() -> None:
 
 
 @pytest.mark.parametrize("source", ["", "federated:", "Local", "peers", "work.example"])
-def test_another_word_is_a_fault_of_its_field(source: str) -> None:
+def test_an_invalid_source_is_refused_by_its_field(source: str) -> None:
     """Any other argument is refused with the field's name and the valid values."""
     with pytest.raises(InputError, match="federated:PEER") as caught:
         choose(source, PEERS)
@@ -171,16 +171,14 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
         ("CANCELLED", "", False, SourceState.FAILED, False),
     ],
 )
-def test_what_the_end_of_a_call_means(
-    code: str, reason: str, local: bool, state: SourceState, unreachable: bool
-) -> None:
+def test_outcomes_are_classified(code: str, reason: str, local: bool, state: SourceState, unreachable: bool) -> None:
     """Each outcome has its state; only unreachable, timeout, open circuit and an ended own certificate mean away."""
     assert classify(code, reason, local=local, verb="list", conclusive=True) == Classification(
         state, reason, unreachable
     )
 
 
-def test_only_a_fair_chance_counts() -> None:
+def test_a_timeout_after_a_short_budget_is_inconclusive() -> None:
     """A timeout after less than the budget does not make the peer unreachable; a failed connection does."""
     assert classify("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", conclusive=False) == Classification(
         SourceState.OFFLINE, "PEER_TIMEOUT"
@@ -189,7 +187,7 @@ def test_only_a_fair_chance_counts() -> None:
 
 
 @pytest.mark.parametrize(("code", "word"), [("UNAVAILABLE", "PEER_UNREACHABLE"), ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")])
-def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
+def test_a_peer_cannot_choose_why_it_is_unreachable(code: str, word: str) -> None:
     """With these codes the session's own reason replaces the peer's."""
     assert classify(code, "INTERNAL", local=False, verb="list", conclusive=True).reason == word
 
@@ -200,7 +198,7 @@ def test_an_absent_row_is_an_answer() -> None:
     assert verdict == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
 
 
-def test_every_state_of_away_has_a_next_step() -> None:
+def test_every_unreachable_reason_has_a_next_step() -> None:
     """A refused connection, a timeout, an open circuit and an expired own certificate have different next steps."""
     steps = {
         next_step(reason, SourceState.OFFLINE, "work.example", "ada")
