@@ -54,10 +54,10 @@ def _grant_warnings(context: AdminContext, grant: Grant, opens: Sequence[pb.Reso
 
 async def _team_warnings(context: AdminContext, subject: str, scope: Scope) -> AsyncIterator[str]:
     provider = context.provider
-    named = [(resource, team) for resource in scope.open_resources for team in _teams(scope.check(resource))]
-    known_teams = await _known_teams(context) if named else None
-    subject_teams = await provider.teams_of(subject) if named and isinstance(provider, KnowsTeams) else None
-    for resource, team in named[:MAX_TEAMS]:
+    scope_teams = [(resource, team) for resource in scope.open_resources for team in _teams(scope.check(resource))]
+    known_teams = await _known_teams(context) if scope_teams else None
+    subject_teams = await provider.teams_of(subject) if scope_teams and isinstance(provider, KnowsTeams) else None
+    for resource, team in scope_teams[:MAX_TEAMS]:
         field = f"scope.filters.{resource}.include_teams"
         if known_teams is not None and team not in known_teams:
             near = near_matches(team, known_teams, most=1)

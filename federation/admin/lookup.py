@@ -24,16 +24,16 @@ def find_grant(registry: GrantRegistry, text: str) -> Grant:
 
     Raises `InputError` with the candidates if several ids match, `NotFoundError` with a near match if none does.
     """
-    wanted = text.strip().lower()
-    if (grant := registry.get(wanted)) is not None:
+    prefix = text.strip().lower()
+    if (grant := registry.get(prefix)) is not None:
         return grant
-    grants = [grant for grant in registry.all() if wanted and grant.id.startswith(wanted)]
-    if grants and len(wanted) < LEAST_BEGINNING:
+    grants = [grant for grant in registry.all() if prefix and grant.id.startswith(prefix)]
+    if grants and len(prefix) < LEAST_BEGINNING:
         cure = f"give at least {LEAST_BEGINNING} characters of the id; list the grants to find it"
         raise NotFoundError("grant", text, cure=cure, remedy=Remedy(action=Action.LIST_GRANTS))
     if len(grants) > 1:
-        named = [f"{grant.id} ({grant.peer} as {grant.subject})" for grant in reversed(grants)]
-        raise InputError("grant", _ambiguous(text, named))
+        candidates = [f"{grant.id} ({grant.peer} as {grant.subject})" for grant in reversed(grants)]
+        raise InputError("grant", _ambiguous(text, candidates))
     if grants:
         return grants[0]
     raise unknown_grant(text[:MAX_TEXT_SHOWN], near_ids(text, (grant.id for grant in registry.all())))

@@ -39,7 +39,7 @@ class FanOut:
 
     def __init__(
         self,
-        reach: "SessionContext",
+        context: "SessionContext",
         availability: "PeerAvailability",
         user: str,
         plan: QueryPlan,
@@ -49,13 +49,13 @@ class FanOut:
         peer_budget_s: float,
         request_budget_s: float | None,
     ) -> None:
-        self._reach, self._availability, self._user, self._plan = reach, availability, user, plan
+        self._session_context, self._availability, self._user, self._plan = context, availability, user, plan
         self._cursors, self._peers = dict(cursors), peers
         self._request_budget_s = request_budget_s
         self._loop = asyncio.get_running_loop()
-        self._started_at = reach.clock.monotonic()
+        self._started_at = context.clock.monotonic()
         budget_s = min(peer_budget_s, request_budget_s or peer_budget_s)
-        self._context = RequestContext(plan.verb, self._started_at + budget_s, reach.clock, span=get_current_span())
+        self._context = RequestContext(plan.verb, self._started_at + budget_s, context.clock, span=get_current_span())
         self.answers: deque[Answer] = deque()
         self._reports: dict[str, SourceReport] = {}
         self._pages: dict[str, Page] = {}
@@ -127,7 +127,7 @@ class FanOut:
         return Result(
             sources=tuple(self._reports[source] for source in self._cursors if source in self._reports),
             signals=self._signals,
-            next_page_token=self._reach.tokens.seal(self._plan.context, cursors),
+            next_page_token=self._session_context.tokens.seal(self._plan.context, cursors),
             capabilities=dict(self._capabilities),
         )
 
@@ -138,10 +138,10 @@ class FanOut:
 
     def _request_peers(self, sources: deque[str], *, defer: bool = False) -> None:
         self._starting, self._deferred = None, deque()
-        until = self._reach.clock.monotonic() + BATCH_S
+        until = self._session_context.clock.monotonic() + BATCH_S
         while sources and self._pending:
             self._request_peer(sources.popleft())
-            if sources and self._reach.clock.monotonic() >= until:
+            if sources and self._session_context.clock.monotonic() >= until:
                 if defer:
                     self._deferred = sources
                     self._starting = self._loop.call_later(LOCAL_HEAD_START_S, self._request_peers, sources)
@@ -154,7 +154,7 @@ class FanOut:
         if peer is None:
             self._deliver(source, peer_removed(source), None)
             return
-        request, channel = self._plan.request(self._cursors[source]), self._reach.channel(peer)
+        request, channel = self._plan.request(self._cursors[source]), self._session_context.channel(peer)
         peer_request = PeerRequest(
             self._context, peer, channel, self._availability, request, partial(self._deliver, source)
         )
@@ -167,7 +167,7 @@ class FanOut:
         try:
             async with asyncio.timeout(self._request_budget_s):
                 request = plan.request(self._cursors[LOCAL])
-                message = await self._reach.local.read(self._user, plan.verb, request)
+                message = await self._session_context.local.read(self._user, plan.verb, request)
         except Refusal as refusal:
             absent = refusal.reason is Reason.ROW_NOT_FOUND
             state = SourceState.OK if absent else SourceState.FAILED
@@ -178,7 +178,7 @@ class FanOut:
         except Exception as e:  # noqa: BLE001 - an invalid request or a bug: `next` raises it
             self.cancel(e)
             return
-        took_s = self._reach.clock.monotonic() - self._started_at
+        took_s = self._session_context.clock.monotonic() - self._started_at
         self._deliver(LOCAL, replace(report, latency_ms=took_s * 1e3), message)
         if self._deferred and self._starting is not None:
             self._starting.cancel()

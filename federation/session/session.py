@@ -44,7 +44,7 @@ class Session:
 
     def __init__(
         self,
-        reach: SessionContext,
+        context: SessionContext,
         user: str,
         config: SessionConfig,
         on_signal: Callable[[PeerSignal], object] | None = None,
@@ -52,9 +52,9 @@ class Session:
         if iscoroutinefunction(on_signal):
             raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
-        self._reach = reach
+        self._context = context
         self._availability = PeerAvailability(
-            reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored
+            context.probes, context.clock, on_signal, announce_restored=config.announce_restored
         )
         self._running: WeakSet[FanOut] = WeakSet()
         self._warming: set[asyncio.Task[WarmReport]] = set()
@@ -111,16 +111,16 @@ class Session:
             raise FederationError("the session is closed")
         if budget_s is not None and not budget_s > 0:
             raise InputError("budget_s", "must be a positive number of seconds")
-        peers = {source_of(peer.name): peer for peer in self._reach.peers(self.user)}
+        peers = {source_of(peer.name): peer for peer in self._context.peers(self.user)}
         chosen = choose(source, [peer.record for peer in peers.values()])
         plan = plan_of(request, self.user, chosen.argument)
         validate(request, local=LOCAL in chosen.names)
         token = page_token_of(request)
         cursors: dict[str, Cursor] = dict.fromkeys(chosen.names)
         if token:
-            cursors = self._reach.tokens.open(plan.context, token)
+            cursors = self._context.tokens.open(plan.context, token)
         fan_out = FanOut(
-            self._reach,
+            self._context,
             self._availability,
             self.user,
             plan,
@@ -149,7 +149,7 @@ class Session:
         ]
         for request in requests:
             validate(request, local=False)
-        sources = [source_of(peer.name) for peer in self._reach.peers(self.user)]
+        sources = [source_of(peer.name) for peer in self._context.peers(self.user)]
         task = asyncio.create_task(warm(self._first_page, requests, sources, self.config.warm_concurrency))
         self._warming.add(task)
         task.add_done_callback(self._warming.discard)

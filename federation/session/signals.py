@@ -55,59 +55,59 @@ class Outage:
 class AvailabilitySignals:
     """The outages of a session's peers, and the signals given about each peer. Thread-safe.
 
-    A peer is identified by its enrollment: a peer that is enrolled again is a new peer without an outage. A *turn*
-    counts how often a peer returned from an outage. A caller reads the turn before its call; a failure with an earlier
-    turn is ignored.
+    A peer is identified by its enrollment: a peer that is enrolled again is a new peer without an outage. `returns`
+    counts how often a peer returned from an outage. A caller reads the count before its call; a failure with an older
+    count says nothing about the present, and is ignored.
     """
 
     def __init__(self, *, announce_restored: bool = True) -> None:
         self._announce_restored = announce_restored
         self._lock = threading.Lock()
-        self._away: dict[str, Outage] = {}
-        self._turns: dict[str, int] = {}
-        self._said: set[tuple[SignalKind, str]] = set()
+        self._outages: dict[str, Outage] = {}
+        self._returns: dict[str, int] = {}
+        self._announced: set[tuple[SignalKind, str]] = set()
 
-    def turn(self, peer: str) -> int:
-        """Return how often the peer came back so far."""
-        return self._turns.get(peer, 0)
+    def returns(self, peer: str) -> int:
+        """Return how often the peer returned from an outage."""
+        return self._returns.get(peer, 0)
 
-    def absence(self, peer: str) -> Outage | None:
-        """Return why the peer is not asked, `None` where it is."""
-        return self._away.get(peer)
+    def outage(self, peer: str) -> Outage | None:
+        """Return the outage of the peer, `None` without one."""
+        return self._outages.get(peer)
 
-    def lost(self, peer: str, name: str, absence: Outage, turn: int) -> PeerSignal | None:
-        """Note that a call to the peer failed. Return the signal to give, if this session has not given it yet."""
+    def lost(self, peer: str, name: str, outage: Outage, returns: int) -> PeerSignal | None:
+        """Begin an outage after a failed call. Returns the signal, unless the session has given it before."""
         with self._lock:
-            if turn != self._turns.get(peer, 0) or peer in self._away:
+            if returns != self._returns.get(peer, 0) or peer in self._outages:
                 return None
-            self._away[peer] = absence
-            if (SignalKind.OFFLINE, peer) in self._said:
+            self._outages[peer] = outage
+            if (SignalKind.OFFLINE, peer) in self._announced:
                 return None
-            self._said.add((SignalKind.OFFLINE, peer))
+            self._announced.add((SignalKind.OFFLINE, peer))
         return PeerSignal(
             kind=SignalKind.OFFLINE,
             peer=name,
-            reason=absence.reason,
-            message=absence.message,
-            next_step=absence.next_step,
-            remedy=absence.remedy,
-            since_us=absence.since_us,
-            retry_at_us=absence.retry_at_us,
+            reason=outage.reason,
+            message=outage.message,
+            next_step=outage.next_step,
+            remedy=outage.remedy,
+            since_us=outage.since_us,
+            retry_at_us=outage.retry_at_us,
         )
 
     def postpone(self, peer: str, retry_at_us: int) -> None:
-        """Note when the peer is asked again: the probe before has failed."""
+        """Set the time of the next probe after a failed one."""
         with self._lock:
-            if peer in self._away:
-                self._away[peer] = replace(self._away[peer], retry_at_us=retry_at_us)
+            if peer in self._outages:
+                self._outages[peer] = replace(self._outages[peer], retry_at_us=retry_at_us)
 
     def back(self, peer: str, name: str, now_us: int, *, well: bool = True) -> PeerSignal | None:
-        """Ask the peer again from here on. Return the signal to give; none for a peer that answers, but not `well`."""
+        """End the outage of the peer. Returns the signal, but none if the peer answers with a refusal (not `well`)."""
         with self._lock:
-            if self._away.pop(peer, None) is None:
+            if self._outages.pop(peer, None) is None:
                 return None
-            self._turns[peer] = self._turns.get(peer, 0) + 1
-            if not (well and self._announce_restored) or (SignalKind.RESTORED, peer) in self._said:
+            self._returns[peer] = self._returns.get(peer, 0) + 1
+            if not (well and self._announce_restored) or (SignalKind.RESTORED, peer) in self._announced:
                 return None
-            self._said.add((SignalKind.RESTORED, peer))
+            self._announced.add((SignalKind.RESTORED, peer))
         return PeerSignal(kind=SignalKind.RESTORED, peer=name, message=f"{name} answers again", since_us=now_us)

@@ -23,21 +23,21 @@ async def suggest(context: AdminContext, request: pb.SuggestNamesRequest) -> pb.
     peers = context.federation.peers.all(request.user or None)
     match request.kind:
         case pb.NAME_KIND_PEER:
-            named = _peers(peers)
+            suggestions = _peers(peers)
         case pb.NAME_KIND_GRANT:
-            named = _grants(context)
+            suggestions = _grants(context)
         case pb.NAME_KIND_USER:
-            named = ((name, "") for name in await _users(context))
+            suggestions = ((name, "") for name in await _users(context))
         case pb.NAME_KIND_RESOURCE:
-            named = _resources()
+            suggestions = _resources()
         case pb.NAME_KIND_SOURCE:
             fixed = [("local", "this gateway's own rows"), ("all", "local and every peer")]
-            named = [*fixed, *((f"federated:{name}", about) for name, about in _peers(peers))]
+            suggestions = [*fixed, *((f"federated:{name}", about) for name, about in _peers(peers))]
         case pb.NAME_KIND_GATEWAY:
-            named = ((grant.peer, "") for grant in context.grants.all())
+            suggestions = ((grant.peer, "") for grant in context.grants.all())
         case _:
-            named = ()
-    found = {name: about for name, about in named if name.startswith(request.prefix)}
+            suggestions = ()
+    found = {name: about for name, about in suggestions if name.startswith(request.prefix)}
     return pb.SuggestNamesResponse(
         names=[pb.SuggestedName(name=name, about=about) for name, about in sorted(found.items())[:MAX_SUGGESTIONS]]
     )

@@ -57,19 +57,21 @@ class StatusHandlers:
     async def watch(self, request: pb.WatchStatusRequest) -> AsyncIterator[pb.WatchStatusResponse]:
         """Yield the status at once, after each interval, and soon after a change, until the gateway stops."""
         interval_s = max(request.interval_ms / 1_000, MIN_INTERVAL_S) if request.interval_ms else INTERVAL_S
-        wanted, loop = pb.StatusRequest(peer=request.peer, user=request.user), asyncio.get_running_loop()
+        selection, loop = pb.StatusRequest(peer=request.peer, user=request.user), asyncio.get_running_loop()
         while True:
-            started, fingerprint = loop.time(), await self._fingerprint(wanted)
-            yield pb.WatchStatusResponse(status=await self.status(wanted))
+            started, fingerprint = loop.time(), await self._fingerprint(selection)
+            yield pb.WatchStatusResponse(status=await self.status(selection))
             took_s = loop.time() - started
-            if await self._wait_for_change(wanted, fingerprint, max(interval_s, took_s * MIN_PAUSE_RATIO)):
+            if await self._wait_for_change(selection, fingerprint, max(interval_s, took_s * MIN_PAUSE_RATIO)):
                 return
 
     def close(self) -> None:
         """End every stream."""
         self._stopping.set()
 
-    async def _wait_for_change(self, wanted: pb.StatusRequest, fingerprint: Sequence[Any], interval_s: float) -> bool:
+    async def _wait_for_change(
+        self, selection: pb.StatusRequest, fingerprint: Sequence[Any], interval_s: float
+    ) -> bool:
         """Wait for a change for at most `interval_s`. Returns whether the gateway is stopping."""
         loop = asyncio.get_running_loop()
         until, poll_s = loop.time() + interval_s, POLL_S
@@ -79,7 +81,7 @@ class StatusHandlers:
                     await self._stopping.wait()
             except TimeoutError:
                 started = loop.time()
-                if await self._fingerprint(wanted) != fingerprint:
+                if await self._fingerprint(selection) != fingerprint:
                     break
                 poll_s = max(POLL_S, (loop.time() - started) * MIN_PAUSE_RATIO)
             else:
@@ -99,10 +101,10 @@ class StatusHandlers:
                 await require_user(self._context, user)
         return peers, sorted(grants, key=lambda grant: (grant.peer, grant.subject, grant.id))
 
-    async def _fingerprint(self, wanted: pb.StatusRequest) -> list[Any]:
+    async def _fingerprint(self, selection: pb.StatusRequest) -> list[Any]:
         """Return a value that changes with every change of state, but not with the counters of calls."""
         try:
-            peers, grants = await self._select(wanted.peer, wanted.user)
+            peers, grants = await self._select(selection.peer, selection.user)
         except NotFoundError:
             return []
         now_us, hub = self._context.clock.now_us(), self._context.coordinator.hub

@@ -26,36 +26,36 @@ class PeerAvailability:
         self._signals = AvailabilitySignals(announce_restored=announce_restored)
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
         self._given: list[PeerSignal] = []
-        self._untold: list[PeerSignal] = []
+        self._unreported: list[PeerSignal] = []
         self._listeners: set[asyncio.Future[None]] = set()
         self._patience: dict[str, float] = {}
         self._closed = False
 
     def returns(self, peer: Peer) -> int:
         """Return how often the peer returned from an outage; a caller reads it before its call, for `failed`."""
-        return self._signals.turn(peer.record.id)
+        return self._signals.returns(peer.record.id)
 
     def outage(self, peer: Peer, span: Span) -> Outage | None:
         """Return the outage of a peer, if any. A later success of another session's call ends the outage."""
-        absence = self._signals.absence(peer.record.id)
-        if absence is None:
+        outage = self._signals.outage(peer.record.id)
+        if outage is None:
             return None
         health = peer.health
-        if health is None or (health.last_success_us or 0) <= absence.since_us:
-            return absence
+        if health is None or (health.last_success_us or 0) <= outage.since_us:
+            return outage
         self._give(self._signals.back(peer.record.id, peer.name, self._clock.now_us()), span)
         return None
 
-    def failed(self, peer: Peer, turn: int, absence: Outage, span: Span) -> None:
+    def failed(self, peer: Peer, returns: int, outage: Outage, span: Span) -> None:
         """Record the outage of a peer, start probing it, and give the signal the first time.
 
-        `since_us` and `retry_at_us` of the absence are set here.
+        `since_us` and `retry_at_us` of the outage are set here.
         """
-        if self._closed or turn != self._signals.turn(peer.record.id) or self._signals.absence(peer.record.id):
+        if self._closed or returns != self._signals.returns(peer.record.id) or self._signals.outage(peer.record.id):
             return
         retry_at_us = self._probes.wait(peer, self)
-        absence = replace(absence, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
-        self._give(self._signals.lost(peer.record.id, peer.name, absence, turn), span)
+        outage = replace(outage, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
+        self._give(self._signals.lost(peer.record.id, peer.name, outage, returns), span)
 
     def defer(self, peer: Peer, seconds: float) -> None:
         """Record for how many seconds a rate-limiting peer asked for no call."""
@@ -80,8 +80,8 @@ class PeerAvailability:
 
     def unreported(self) -> tuple[PeerSignal, ...]:
         """Return the signals that no result holds yet. The caller adds them to its result."""
-        untold, self._untold = self._untold, []
-        return tuple(untold)
+        unreported, self._unreported = self._unreported, []
+        return tuple(unreported)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
         """Yield every signal, earlier ones first, until the session is closed."""
@@ -109,7 +109,7 @@ class PeerAvailability:
         if signal is None:
             return
         self._given.append(signal)
-        self._untold.append(signal)
+        self._unreported.append(signal)
         level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
         LOGGER.log(level, "%s: %s", signal.text, signal.message)
         span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})

@@ -59,7 +59,7 @@ async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: Script
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with with_data(tmp_path, gone, circuit=SOON) as fed, fed.session("ada") as session:
         await session.list("tasks")
-        reach = session._reach
+        reach = session._context
         assert len(reach.probes) == 1
         fed.peers.remove("work.example", "ada")
         await eventually(lambda: len(reach.probes) == 0)

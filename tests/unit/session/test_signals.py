@@ -1,4 +1,4 @@
-"""The board of a session: each sentence once, whoever comes at the same time."""
+"""The signals of a session: each sentence once, whoever comes at the same time."""
 
 import threading
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def together(count: int, work: Callable[[int], PeerSignal | None]) -> list[PeerS
 
 def test_the_first_failure_alone_gives_the_signal() -> None:
     """The signal says what the failure said; a later failure gives none, and leaves the first reason standing."""
-    board = AvailabilitySignals()
-    signal = board.lost("e1", "work", GONE, 0)
+    signals = AvailabilitySignals()
+    signal = signals.lost("e1", "work", GONE, 0)
 
     assert signal == PeerSignal(
         kind=SignalKind.OFFLINE,
@@ -46,18 +46,18 @@ def test_the_first_failure_alone_gives_the_signal() -> None:
         retry_at_us=35,
     )
     assert signal.text == "federation offline for work"
-    assert board.lost("e1", "work", Outage(reason="PEER_TIMEOUT"), 0) is None
-    assert board.absence("e1") == GONE
-    assert board.absence("lab") is None
+    assert signals.lost("e1", "work", Outage(reason="PEER_TIMEOUT"), 0) is None
+    assert signals.outage("e1") == GONE
+    assert signals.outage("lab") is None
 
 
 @pytest.mark.parametrize("attempt", range(20))
 def test_threads_that_fail_at_once_give_one_signal(attempt: int) -> None:
     """Thirty-two threads lose four peers together: each peer's sentence comes once; so does its return."""
-    board = AvailabilitySignals()
+    signals = AvailabilitySignals()
 
-    lost = together(32, lambda index: board.lost(f"e{index % 4}", f"peer-{index % 4}", GONE, 0))
-    back = together(32, lambda index: board.back(f"e{index % 4}", f"peer-{index % 4}", 9))
+    lost = together(32, lambda index: signals.lost(f"e{index % 4}", f"peer-{index % 4}", GONE, 0))
+    back = together(32, lambda index: signals.back(f"e{index % 4}", f"peer-{index % 4}", 9))
 
     names = [f"peer-{number}" for number in range(4)]
     assert sorted(signal.peer for signal in lost) == names
@@ -66,53 +66,53 @@ def test_threads_that_fail_at_once_give_one_signal(attempt: int) -> None:
 
 def test_a_second_outage_is_skipped_in_silence() -> None:
     """After it came back a peer may go again: it is not asked, and nothing is said a second time."""
-    board = AvailabilitySignals()
-    board.lost("e1", "work", GONE, board.turn("e1"))
-    restored = board.back("e1", "work", 40)
+    signals = AvailabilitySignals()
+    signals.lost("e1", "work", GONE, signals.returns("e1"))
+    restored = signals.back("e1", "work", 40)
 
     assert restored is not None
     assert (restored.text, restored.since_us) == ("federation restored for work", 40)
-    assert board.lost("e1", "work", GONE, board.turn("e1")) is None
-    assert board.absence("e1") == GONE
-    assert board.back("e1", "work", 50) is None
-    assert board.absence("e1") is None
+    assert signals.lost("e1", "work", GONE, signals.returns("e1")) is None
+    assert signals.outage("e1") == GONE
+    assert signals.back("e1", "work", 50) is None
+    assert signals.outage("e1") is None
 
 
 def test_a_late_failure_of_an_earlier_turn_is_not_taken() -> None:
     """A call that began before the peer came back says nothing of a peer that answers now."""
-    board = AvailabilitySignals()
-    before = board.turn("e1")
-    board.lost("e1", "work", GONE, before)
-    board.back("e1", "work", 40)
+    signals = AvailabilitySignals()
+    before = signals.returns("e1")
+    signals.lost("e1", "work", GONE, before)
+    signals.back("e1", "work", 40)
 
-    assert board.lost("e1", "work", GONE, before) is None
-    assert board.absence("e1") is None
+    assert signals.lost("e1", "work", GONE, before) is None
+    assert signals.outage("e1") is None
 
 
 def test_nothing_is_restored_that_was_not_away() -> None:
     """A peer that never failed gives no signal, and its turn does not move."""
-    board = AvailabilitySignals()
-    assert board.back("e1", "work", 1) is None
-    assert board.turn("e1") == 0
+    signals = AvailabilitySignals()
+    assert signals.back("e1", "work", 1) is None
+    assert signals.returns("e1") == 0
 
 
 @pytest.mark.parametrize(("announce", "well"), [(False, True), (True, False)])
 def test_a_return_may_be_silent(announce: bool, well: bool) -> None:
     """Opted out, or answering with a refusal alone: the peer is asked again, and no signal says so."""
-    board = AvailabilitySignals(announce_restored=announce)
-    board.lost("e1", "work", GONE, 0)
-    assert board.back("e1", "work", 40, well=well) is None
-    assert board.absence("e1") is None
+    signals = AvailabilitySignals(announce_restored=announce)
+    signals.lost("e1", "work", GONE, 0)
+    assert signals.back("e1", "work", 40, well=well) is None
+    assert signals.outage("e1") is None
 
 
 def test_a_failed_probe_moves_the_next_try() -> None:
     """`retry_at_us` follows the probe; nobody who is not away gets one."""
-    board = AvailabilitySignals()
-    board.lost("e1", "work", GONE, 0)
-    board.postpone("e1", 95)
-    board.postpone("lab", 95)
+    signals = AvailabilitySignals()
+    signals.lost("e1", "work", GONE, 0)
+    signals.postpone("e1", 95)
+    signals.postpone("lab", 95)
 
-    absence = board.absence("e1")
+    absence = signals.outage("e1")
     assert absence is not None
     assert (absence.retry_at_us, absence.since_us) == (95, 5)
-    assert board.absence("lab") is None
+    assert signals.outage("lab") is None
