@@ -6,22 +6,22 @@ import socket
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["answers", "target"]
+__all__ = ["is_listening", "target"]
 
 
 def target(path: Path) -> str:
-    """Return the gRPC target of a socket path. gRPC reads it as a URI, so odd characters are percent-encoded."""
+    """Return the gRPC target of a socket path: a URI, with special characters percent-encoded."""
     return f"unix:{quote(str(path))}"
 
 
-def answers(path: Path) -> bool:
-    """Tell whether something listens on the socket. Raises `PermissionError` where this user may not ask."""
+def is_listening(path: Path) -> bool:
+    """Tell whether a process listens on the socket. Raises `PermissionError` without permission to connect."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2.0)
         try:
             probe.connect(os.fspath(path))
         except TimeoutError:
-            return True  # its backlog is full: alive
+            return True  # a full backlog: the process is alive
         except PermissionError:
             raise
         except OSError as e:

@@ -1,4 +1,4 @@
-"""The operator's side of the admin socket: a generated stub whose errors are the package's own."""
+"""The client of the admin socket: a generated stub whose RPC errors become errors of this package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from federation.admin.address import answers, target
+from federation.admin.address import is_listening, target
 from federation.config import GatewayConfig
 from federation.errors import Action, GatewayUnavailableError, Remedy
 from federation.v1.admin_pb2_grpc import AdminServiceStub
@@ -18,9 +18,9 @@ OPTIONS: Final = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_r
 
 
 def is_serving(config: GatewayConfig) -> bool:
-    """Tell whether the gateway's admin socket answers. Raises `GatewayUnavailableError` where this user may not ask."""
+    """Tell whether the admin socket answers. Raises `GatewayUnavailableError` without permission to open the socket."""
     try:
-        return answers(config.socket_path)
+        return is_listening(config.socket_path)
     except PermissionError:
         raise GatewayUnavailableError(
             f"this user may not open the admin socket {config.socket_path}; run the command as the gateway's user"
@@ -28,7 +28,7 @@ def is_serving(config: GatewayConfig) -> bool:
 
 
 def require_serving(config: GatewayConfig, directory: Path) -> None:
-    """Raise `GatewayUnavailableError` unless the gateway in `directory` runs."""
+    """Raise `GatewayUnavailableError` unless the gateway in `directory` is running."""
     if not is_serving(config):
         raise GatewayUnavailableError(
             f"the gateway {config.name} does not run; start it",
@@ -38,9 +38,9 @@ def require_serving(config: GatewayConfig, directory: Path) -> None:
 
 @contextmanager
 def connect(directory: Path) -> Iterator[AdminServiceStub]:
-    """Yield the stub of the gateway in `directory`; RPC errors inside leave as errors of this package.
+    """Yield a stub of the gateway in `directory`. RPC errors in the body are raised as errors of this package.
 
-    Raises `ConfigError` where `directory` holds no gateway, `GatewayUnavailableError` where it does not run.
+    Raises `ConfigError` if `directory` holds no gateway, `GatewayUnavailableError` if the gateway is not running.
     """
     config = GatewayConfig.load(directory)
     require_serving(config, directory)
@@ -48,6 +48,6 @@ def connect(directory: Path) -> Iterator[AdminServiceStub]:
         try:
             yield AdminServiceStub(channel)
         except grpc.RpcError as e:
-            from federation.admin.errors import error_of  # noqa: PLC0415 - its 15 ms are for those who need it
+            from federation.admin.errors import error_of  # noqa: PLC0415 - importing it takes 15 ms
 
             raise error_of(e) from None

@@ -1,4 +1,4 @@
-"""What the admin service acts upon: the parts of one running gateway."""
+"""The components of one running gateway that the admin handlers use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,32 +22,32 @@ from federation.store.peers import PeerStore
 from federation.telemetry.metrics import FederationMetrics
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["AdminContext", "Federating"]
+__all__ = ["AdminContext", "FederationClient"]
 
 
-class Federating(Protocol):
-    """The client side of the gateway; `federation.Federation` is one."""
+class FederationClient(Protocol):
+    """The client side of the gateway, implemented by `federation.Federation`."""
 
     @property
     def peers(self) -> PeerRegistry:
-        """Every peer by name and local user."""
+        """Every peer, by name and local user."""
         ...
 
     async def rotate(self, peer: str, user: str | None = None) -> Peer:
-        """Replace the certificate for a peer now."""
+        """Renew the certificate for a peer now."""
         ...
 
     def session(self, user: str) -> Session:
-        """Return a session of one of the gateway's users."""
+        """Return a session of a local user."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdminContext:
-    """The parts of a gateway, made by whoever assembles it and shared with its servers.
+    """The components of one gateway, shared by its admin handlers and its servers.
 
-    `page_key` is the secret of local page tokens; `metrics` is `None` where telemetry is switched off. `addresses`
-    returns the federation and the enrollment address (host:port) as bound.
+    `page_key` is the secret key of local page tokens. `metrics` is `None` if telemetry is switched off. `addresses`
+    returns the bound federation address and the bound enrollment address, each as host:port.
     """
 
     config: GatewayConfig
@@ -62,14 +62,14 @@ class AdminContext:
     coordinator: InvalidationCoordinator
     audit: AuditTrail
     audit_store: AuditStore
-    federation: Federating
+    federation: FederationClient
     peer_store: PeerStore
     metrics: FederationMetrics | None
     page_key: bytes
     addresses: Callable[[], tuple[str, str]]
 
     def grant_info(self, grant: Grant) -> pb.GrantInfo:
-        """Return a grant with what is known of its use at this moment."""
+        """Return a grant as a message, with its current leases, watches and call counts."""
         coordinator = self.coordinator
         leases, watches = coordinator.leases.count(grant.id), coordinator.subscriptions.count(grant.id)
         use = coordinator.counters.of(grant.id)

@@ -1,4 +1,4 @@
-"""The errors of the package as gRPC statuses on the admin socket, and back again, message and kind intact."""
+"""Conversion of this package's errors to gRPC statuses on the admin socket and back. Type and message are preserved."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -29,13 +29,14 @@ from federation.errors import (
 from federation.wire.metadata import Metadata
 from federation.wire.status import error_detail, pack_remedy, refusal_status, unpack_remedy
 
-__all__ = ["ADMIN_DOMAIN", "error_of", "status_of", "status_of_fault"]
+__all__ = ["ADMIN_DOMAIN", "error_of", "status_of", "status_of_exception"]
 
 LOGGER: Final = logging.getLogger(__name__)
 ADMIN_DOMAIN: Final = "admin.federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_ENCODED: Final = 2_400
-"""Bytes of a percent-encoded message: it travels twice, and gRPC drops answers whose metadata passes 16 kB."""
+"""Largest percent-encoded message, in bytes. A status holds it twice, and gRPC drops responses with more than 16 kB
+of metadata."""
 
 _CODES: Final[Mapping[type[FederationError], grpc.StatusCode]] = {
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -63,18 +64,18 @@ _BUILD: Final[Mapping[str, Callable[[str, Mapping[str, str]], FederationError]]]
     "ImportFailedError": lambda _, info: ImportFailedError((), int(info.get("total", "0"))),
     "FederationError": lambda message, _: FederationError(message),
 }
-_CARRIED: Final = ("field", "what", "name", "total")
-"""Attributes that cross the socket beside the message."""
+_ATTRIBUTES: Final = ("field", "what", "name", "total")
+"""Attributes of an error that its status carries beside the message."""
 
 
 def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
-    """Return code, details and trailing metadata that say `error` on the admin socket."""
+    """Return the code, the message and the trailing metadata that carry `error` over the admin socket."""
     if isinstance(error, Refusal):
         return refusal_status(error)
     kind = next(kind for kind in type(error).__mro__ if kind in _CODES)
-    code, message = _CODES[kind], _cut(str(error))
+    code, message = _CODES[kind], _truncate(str(error))
     info = ErrorInfo(reason=kind.__name__, domain=ADMIN_DOMAIN)
-    for key in _CARRIED:
+    for key in _ATTRIBUTES:
         if (value := getattr(error, key, None)) is not None:
             info.metadata[key] = str(value)[:200]
     pack_remedy(error.remedy, info)
@@ -83,20 +84,20 @@ def status_of(error: FederationError) -> tuple[grpc.StatusCode, str, Metadata]:
     return code, message, ((STATUS_KEY, status.SerializeToString()),)
 
 
-def status_of_fault(fault: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
-    """Return the status of any exception of an admin call. One that is no error of the package becomes an incident."""
-    if isinstance(fault, FederationError):
-        return status_of(fault)
-    incident = log_incident(LOGGER, fault, method)
+def status_of_exception(exception: Exception, method: str) -> tuple[grpc.StatusCode, str, Metadata]:
+    """Return the status of an exception of an admin call. Any but a `FederationError` is logged as an incident."""
+    if isinstance(exception, FederationError):
+        return status_of(exception)
+    incident = log_incident(LOGGER, exception, method)
     return grpc.StatusCode.INTERNAL, f"incident {incident}; the gateway's log says more", ()
 
 
 def error_of(error: grpc.RpcError) -> FederationError:
-    """Return the error that the gateway meant; one that this package cannot have made becomes plain words."""
-    caught: Any = error
-    code, message = caught.code(), caught.details() or ""
-    trailing = tuple((key, value) for key, value in caught.trailing_metadata() or ())
-    rebuilt = _rebuilt(message, trailing)
+    """Rebuild the error that the gateway raised. A status that this package did not make becomes a readable error."""
+    rpc_error: Any = error
+    code, message = rpc_error.code(), rpc_error.details() or ""
+    trailing = tuple((key, value) for key, value in rpc_error.trailing_metadata() or ())
+    rebuilt = _rebuild(message, trailing)
     if rebuilt is not None:
         return rebuilt
     detail = error_detail(trailing)
@@ -105,13 +106,13 @@ def error_of(error: grpc.RpcError) -> FederationError:
     if code is grpc.StatusCode.UNAVAILABLE:
         return GatewayUnavailableError(f"the gateway does not answer: {message}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return GatewayUnavailableError("the gateway runs and does not answer in time: it hangs, or is overloaded")
+        return GatewayUnavailableError("the gateway is running but does not answer in time: it hangs or is overloaded")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return FederationError("the gateway does not offer this yet; is it of another version than this command?")
+        return FederationError("the gateway does not offer this operation; is it of another version than this command?")
     return FederationError(f"{code.name if code else 'UNKNOWN'}: {message}")
 
 
-def _rebuilt(message: str, trailing: Metadata) -> FederationError | None:
+def _rebuild(message: str, trailing: Metadata) -> FederationError | None:
     for key, value in trailing:
         if key != STATUS_KEY or not isinstance(value, bytes):
             continue
@@ -129,7 +130,7 @@ def _rebuilt(message: str, trailing: Metadata) -> FederationError | None:
     return None
 
 
-def _cut(message: str) -> str:
+def _truncate(message: str) -> str:
     if len(quote(message)) <= MAX_ENCODED:
         return message
     low, high = 0, len(message)

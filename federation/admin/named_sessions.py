@@ -1,4 +1,4 @@
-"""Sessions that queries share by name: each belongs to its user, few are kept, and idle ones end by themselves."""
+"""Named sessions that the queries of a user share. Their number is bounded, and idle sessions are closed."""
 
 import asyncio
 from collections import OrderedDict
@@ -13,78 +13,82 @@ from federation.session.session import Session
 
 __all__ = ["NamedSessions"]
 
-MOST: Final = 256
+MAX_SESSIONS: Final = 256
 IDLE_S: Final = 3_600.0
 MAX_NAME: Final = 128
 
 
 @dataclass
-class _Kept:
+class _Entry:
     session: Session
     used_at: float
     users: int = 0
 
 
 class NamedSessions:
-    """At most 256 sessions. The least recently used one ends for a new one; one that is in use ends after its use."""
+    """A pool of at most `MAX_SESSIONS` sessions by user and name.
+
+    A new session evicts the least recently used one, and an idle session is evicted after `IDLE_S`. An evicted session
+    that is in use is closed after its last use.
+    """
 
     def __init__(self, make: Callable[[str], Session], clock: Clock) -> None:
         self._make, self._now = make, clock.monotonic
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def lease(self, user: str, name: str) -> AsyncIterator[Session]:
-        """Yield the session of this name, which is made at its first use; an empty name is a session of its own."""
+    async def use(self, user: str, name: str) -> AsyncIterator[Session]:
+        """Yield the session with this name, created on first use. An empty name yields a new session for one use."""
         if not name:
             async with self._make(user) as session:
                 yield session
             return
         if len(name) > MAX_NAME or not name.isprintable():
             raise InputError("session", f"must be at most {MAX_NAME} printable characters")
-        kept = self._take((user, name))
-        kept.users += 1
+        entry = self._acquire((user, name))
+        entry.users += 1
         try:
-            yield kept.session
+            yield entry.session
         finally:
-            kept.users -= 1
-            kept.used_at = self._now()
-            if not kept.users and self._kept.get((user, name)) is not kept:
-                await kept.session.close()
+            entry.users -= 1
+            entry.used_at = self._now()
+            if not entry.users and self._entries.get((user, name)) is not entry:
+                await entry.session.close()
 
     async def close(self) -> None:
-        """End them all."""
+        """Close every session."""
         if self._timer is not None:
             self._timer.cancel()
-        kept, self._kept = list(self._kept.values()), OrderedDict()
-        for each in kept:
-            await each.session.close()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        entries, self._entries = list(self._entries.values()), OrderedDict()
+        for entry in entries:
+            await entry.session.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _take(self, key: tuple[str, str]) -> _Kept:
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._kept[key] = _Kept(self._make(key[0]), self._now())
-            while len(self._kept) > MOST:
-                self._drop(next(iter(self._kept)))
-        self._kept.move_to_end(key)
-        kept.used_at = self._now()
+    def _acquire(self, key: tuple[str, str]) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(self._make(key[0]), self._now())
+            while len(self._entries) > MAX_SESSIONS:
+                self._evict(next(iter(self._entries)))
+        self._entries.move_to_end(key)
+        entry.used_at = self._now()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(IDLE_S, self._sweep)
-        return kept
+        return entry
 
     def _sweep(self) -> None:
         self._timer, now = None, self._now()
-        for key in [key for key, kept in self._kept.items() if not kept.users and now - kept.used_at >= IDLE_S]:
-            self._drop(key)
-        if self._kept:
-            left = IDLE_S - (now - min(kept.used_at for kept in self._kept.values()))
+        for key in [key for key, entry in self._entries.items() if not entry.users and now - entry.used_at >= IDLE_S]:
+            self._evict(key)
+        if self._entries:
+            left = IDLE_S - (now - min(entry.used_at for entry in self._entries.values()))
             self._timer = asyncio.get_running_loop().call_later(max(left, 1.0), self._sweep)
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        kept = self._kept.pop(key)
-        if not kept.users:
-            task = asyncio.get_running_loop().create_task(kept.session.close())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+    def _evict(self, key: tuple[str, str]) -> None:
+        entry = self._entries.pop(key)
+        if not entry.users:
+            task = asyncio.get_running_loop().create_task(entry.session.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

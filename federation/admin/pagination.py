@@ -1,4 +1,4 @@
-"""Pages of what is held in memory."""
+"""Keyset pagination of lists in memory."""
 
 import hashlib
 from bisect import bisect_right
@@ -14,57 +14,57 @@ from federation.errors import InputError
 __all__ = ["page_of"]
 
 T = TypeVar("T")
-DEFAULT: Final = 100
-LARGEST: Final = 1_000
-Place = tuple[int | str, str]
-"""Where an item stands: what it is sorted by, and what tells it from others there."""
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 1_000
+Position = tuple[int | str, str]
+"""The sort key of an item: a value, and an id that makes the key unique."""
 
 
-def page_of(items: Sequence[T], place: Callable[[T], Place], request: Any) -> tuple[Sequence[T], str]:
-    """Return one page and the token of the next one, empty on the last.
+def page_of(items: Sequence[T], position: Callable[[T], Position], request: Any) -> tuple[Sequence[T], str]:
+    """Return one page and the token of the next page, which is empty on the last page.
 
-    `items` are sorted by their `place`, where a token goes on: whatever comes or goes between two pages, no other item
-    is shown twice or left out. A token belongs to the filters of its `request`. Raises `InputError` that names the
-    field.
+    `items` must be sorted by `position`. A token holds the position of the last item, so adding or removing items
+    between two pages neither repeats nor skips another item. A token is valid only with the filters of its `request`.
+    Raises `InputError` that names the field.
     """
-    if not 0 <= request.page_size <= LARGEST:
-        raise InputError("page_size", f"must be from 0 to {LARGEST}")
+    if not 0 <= request.page_size <= MAX_PAGE_SIZE:
+        raise InputError("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
     filters = _filters(request)
     start = 0
     if request.page_token:
-        behind = _place_of(request.page_token, filters)
+        after = _decode_token(request.page_token, filters)
         try:
-            start = bisect_right(items, behind, key=place)
+            start = bisect_right(items, after, key=position)
         except TypeError:
-            raise _foreign() from None
-    end = start + (request.page_size or DEFAULT)
+            raise _invalid_token() from None
+    end = start + (request.page_size or DEFAULT_PAGE_SIZE)
     page = items[start:end]
-    return page, _token(place(page[-1]), filters) if end < len(items) else ""
+    return page, _encode_token(position(page[-1]), filters) if end < len(items) else ""
 
 
 def _filters(request: Message) -> str:
-    """Return what tells a question from another one: all of it but which page is wanted."""
-    question = type(request)()
-    question.CopyFrom(request)
+    """Return a hash of every field of the request but `page_size` and `page_token`."""
+    query = type(request)()
+    query.CopyFrom(request)
     for name in ("page_size", "page_token"):
-        question.ClearField(name)
-    named = question.DESCRIPTOR.full_name.encode() + question.SerializeToString(deterministic=True)
-    return hashlib.sha256(named).hexdigest()[:16]
+        query.ClearField(name)
+    canonical = query.DESCRIPTOR.full_name.encode() + query.SerializeToString(deterministic=True)
+    return hashlib.sha256(canonical).hexdigest()[:16]
 
 
-def _token(place: Place, filters: str) -> str:
-    return base64url.encode(orjson.dumps([filters, *place]))
+def _encode_token(position: Position, filters: str) -> str:
+    return base64url.encode(orjson.dumps([filters, *position]))
 
 
-def _place_of(token: str, filters: str) -> Place:
+def _decode_token(token: str, filters: str) -> Position:
     try:
-        bound, first, second = orjson.loads(base64url.decode(token))
+        token_filters, first, second = orjson.loads(base64url.decode(token))
     except (ValueError, TypeError):
-        bound = first = second = None
-    if bound != filters or not isinstance(first, int | str) or not isinstance(second, str):
-        raise _foreign()
+        token_filters = first = second = None
+    if token_filters != filters or not isinstance(first, int | str) or not isinstance(second, str):
+        raise _invalid_token()
     return first, second
 
 
-def _foreign() -> InputError:
+def _invalid_token() -> InputError:
     return InputError("page_token", "is not a token of an earlier page with these filters; ask again without it")

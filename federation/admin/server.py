@@ -1,4 +1,4 @@
-"""The admin socket served: claimed first, bound with nobody else let in, removed at the end."""
+"""The server of the admin socket: locks the socket, binds it for the gateway's user alone, removes it at the end."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,9 +8,9 @@ import grpc
 
 from federation.admin.address import target
 from federation.admin.context import AdminContext
-from federation.admin.errors import status_of_fault
+from federation.admin.errors import status_of_exception
 from federation.admin.service import AdminService
-from federation.admin.socket import claimed, private_umask
+from federation.admin.socket import claim_socket, private_umask
 from federation.errors import ConfigError
 from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
@@ -21,22 +21,22 @@ OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_messag
 
 
 class AdminServer:
-    """Serves one socket. `claim` may be refused while nothing has begun; `stop` twice is fine."""
+    """Serves one admin socket. Call `claim` before any other part of the gateway starts. `stop` may be called twice."""
 
-    def __init__(self, path: Path, parts: AdminContext) -> None:
-        self._path, self._parts = path, parts
-        self._held = ExitStack()
+    def __init__(self, path: Path, context: AdminContext) -> None:
+        self._path, self._context = path, context
+        self._lock_stack = ExitStack()
         self._server: grpc.aio.Server | None = None
         self._service: AdminService | None = None
 
     def claim(self) -> None:
-        """Take the socket's lock. Raises `LockedError` or `ConfigError`."""
-        self._held.enter_context(claimed(self._path))
+        """Acquire the lock of the socket. Raises `LockedError` or `ConfigError`."""
+        self._lock_stack.enter_context(claim_socket(self._path))
 
     async def start(self) -> None:
-        """Bind and serve."""
-        self._service = AdminService(self._parts)
-        server = grpc.aio.server(interceptors=(IncidentGuard(status_of_fault),), options=OPTIONS)
+        """Bind the socket and serve it. Raises `ConfigError` if the socket cannot be bound."""
+        self._service = AdminService(self._context)
+        server = grpc.aio.server(interceptors=(IncidentGuard(status_of_exception),), options=OPTIONS)
         add_AdminServiceServicer_to_server(cast("AdminServiceServicer", self._service), server)
         with private_umask():
             try:
@@ -47,7 +47,7 @@ class AdminServer:
         await server.start()
 
     async def stop(self, grace_s: float = 5.0) -> None:
-        """Let acts under way end, then give the socket up."""
+        """Stop serving, wait for operations in progress, then release the socket and its lock."""
         server, self._server = self._server, None
         if self._service is not None:
             self._service.end_streams()
@@ -55,4 +55,4 @@ class AdminServer:
             await server.stop(grace_s)
         if self._service is not None:
             await self._service.close()
-        self._held.close()
+        self._lock_stack.close()

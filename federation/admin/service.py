@@ -1,29 +1,33 @@
-"""`AdminService`: each RPC of the operator, bound to the method of a handler object that answers it."""
+"""`AdminService`: binds each RPC to the method of a handler object."""
 
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import Any
 
 from federation.admin.context import AdminContext
-from federation.admin.handlers.audit import AuditDesk
+from federation.admin.handlers.audit import AuditHandlers
 from federation.admin.handlers.completion import suggest
-from federation.admin.handlers.grants import GrantDesk
+from federation.admin.handlers.grants import GrantHandlers
 from federation.admin.handlers.import_rows import import_rows
-from federation.admin.handlers.peers import PeerDesk
-from federation.admin.handlers.queries import QueryDesk
-from federation.admin.handlers.revocations import RevocationDesk
-from federation.admin.handlers.status import StatusDesk
+from federation.admin.handlers.peers import PeerHandlers
+from federation.admin.handlers.queries import QueryHandlers
+from federation.admin.handlers.revocations import RevocationHandlers
+from federation.admin.handlers.status import StatusHandlers
 
 __all__ = ["AdminService"]
 
 
 class AdminService:
-    """The methods that gRPC registers, behind `IncidentGuard`, which awaits or iterates what they return."""
+    """The methods that gRPC registers. `IncidentGuard` awaits or iterates their results."""
 
-    def __init__(self, parts: AdminContext) -> None:
-        grants, audit = GrantDesk(parts), AuditDesk(parts)
-        self._peers, self._queries, self._status = PeerDesk(parts), QueryDesk(parts), StatusDesk(parts)
-        self._revocations = RevocationDesk(parts)
+    def __init__(self, context: AdminContext) -> None:
+        grants, audit = GrantHandlers(context), AuditHandlers(context)
+        self._peers, self._queries, self._status = (
+            PeerHandlers(context),
+            QueryHandlers(context),
+            StatusHandlers(context),
+        )
+        self._revocations = RevocationHandlers(context)
         handlers: Mapping[str, Callable[[Any], Any]] = {
             "Status": self._status.status,
             "WatchStatus": self._status.watch,
@@ -43,18 +47,18 @@ class AdminService:
             "ResetCircuit": self._peers.reset,
             "Query": self._queries.answer,
             "ListAuditEvents": audit.list,
-            "SuggestNames": partial(suggest, parts),
-            "ImportRows": partial(import_rows, parts),
+            "SuggestNames": partial(suggest, context),
+            "ImportRows": partial(import_rows, context),
         }
         for rpc, handler in handlers.items():
             setattr(self, rpc, _without_context(handler))
 
     def end_streams(self) -> None:
-        """End the status streams, which otherwise last as long as their callers listen."""
+        """End the status streams, which otherwise last until their callers cancel them."""
         self._status.close()
 
     async def close(self) -> None:
-        """Wait for acts that have begun."""
+        """Wait for operations in progress, and close the named sessions."""
         await self._peers.close()
         await self._revocations.close()
         await self._queries.close()

@@ -1,6 +1,7 @@
-"""The serving side's rules for the admin socket: a directory for its user alone, one gateway, no stale file.
+"""The rules for serving the admin socket: a directory with mode 0700, one gateway per socket, no stale socket file.
 
-Whoever can open the socket is the operator; gRPC cannot tell who that is, so the directory is the authentication.
+Every process that can open the socket acts as the operator. gRPC does not identify the caller, so the permissions of
+the directory are the only authentication.
 """
 
 import os
@@ -10,21 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from federation.admin.address import answers
+from federation.admin.address import is_listening
 from federation.errors import ConfigError, LockedError
 from federation.store.locks import FileLock
 
-__all__ = ["claimed", "prepare_directory", "private_umask"]
+__all__ = ["claim_socket", "prepare_directory", "private_umask"]
 
 
 LOCK_FILE: Final = "admin.lock"
-_OTHERS: Final = 0o077
+_GROUP_AND_OTHERS: Final = 0o077
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the socket's directory, mode 0700, or check that the one that exists keeps everybody else out.
+    """Create the socket's directory with mode 0700, or check that an existing one excludes every other user.
 
-    Raises `ConfigError` that names the cure.
+    Raises `ConfigError` that names the remedy.
     """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -32,26 +33,26 @@ def prepare_directory(directory: Path) -> None:
     except OSError as e:
         raise ConfigError("admin_socket", f"cannot use the directory {directory}: {e.strerror}") from e
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError("admin_socket", f"{directory} is not a directory; remove it, or name another path")
+        raise ConfigError("admin_socket", f"{directory} is not a directory; remove it or set another path")
     if found.st_uid != os.geteuid():
         raise ConfigError(
             "admin_socket",
-            f"the directory {directory} belongs to user {found.st_uid}, not to {os.geteuid()} who runs the gateway; "
-            f"use a directory of your own",
+            f"the directory {directory} belongs to user {found.st_uid}, not to user {os.geteuid()}, which runs the "
+            f"gateway; set a path in a directory of user {os.geteuid()}",
         )
-    if found.st_mode & _OTHERS:
+    if found.st_mode & _GROUP_AND_OTHERS:
         raise ConfigError(
             "admin_socket",
-            f"others may enter the directory {directory} (mode {stat.S_IMODE(found.st_mode):04o}); "
+            f"other users may enter the directory {directory} (mode {stat.S_IMODE(found.st_mode):04o}); "
             f"run: chmod 700 {directory}",
         )
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Hold the right to bind `path`: its directory checked, its lock taken, a stale socket removed.
+def claim_socket(path: Path) -> Iterator[None]:
+    """Hold the lock that allows binding `path`, after checking its directory and removing a stale socket.
 
-    Raises `LockedError` where another process holds it, `ConfigError` where the path cannot serve.
+    Raises `LockedError` if another process holds the lock, `ConfigError` if the path cannot be used.
     """
     prepare_directory(path.parent)
     lock = FileLock(path.parent / LOCK_FILE, f"the admin socket {path} is held")
@@ -66,7 +67,10 @@ def claimed(path: Path) -> Iterator[None]:
 
 @contextmanager
 def private_umask() -> Iterator[None]:
-    """Let files made inside be the user's alone. The umask is the process's: keep the body short, without `await`."""
+    """Create files inside the body with access for the user alone.
+
+    The umask applies to the whole process: keep the body short and without `await`.
+    """
     before = os.umask(0o177)
     try:
         yield
@@ -75,13 +79,13 @@ def private_umask() -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what an ended gateway left. gRPC itself would also replace a socket that another process serves."""
+    """Remove the socket of a stopped gateway. gRPC alone would also replace a socket that another process serves."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError("admin_socket", f"{path} exists and is not a socket; remove it, or name another path")
-    if answers(path):
+        raise ConfigError("admin_socket", f"{path} exists and is not a socket; remove it or set another path")
+    if is_listening(path):
         raise LockedError(f"another process serves the admin socket {path}; stop that process first")
     path.unlink()

@@ -1,1 +1,1 @@
-"""Why a peer cannot be read: the way to it walked link by link, and the first broken one named with its cure."""
+"""Diagnosis of a peer: checks every link of a call to the peer, and names the first broken link with its remedy."""

@@ -1,4 +1,4 @@
-"""The links of the way to a peer as plain values: how each stands, and what to do about a broken one."""
+"""The links of a call to a peer, and the result of checking one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,36 +8,36 @@ from typing import TypeVar
 
 from federation.errors import Remedy
 
-__all__ = ["BrokenLink", "Link", "State", "Step", "first_broken", "not_reached", "tried"]
+__all__ = ["BrokenLink", "CheckResult", "Link", "LinkState", "first_broken", "not_reached", "run_check"]
 
 T = TypeVar("T")
 
 
 class Link(StrEnum):
-    """The links in the order in which a call needs them."""
+    """The links of a call, in the order in which the call needs them."""
 
     DNS = "dns"
     TCP = "tcp"
     TLS = "tls"
     CERTIFICATE = "certificate"
-    """This gateway's own, which it shows to the peer."""
+    """This gateway's own client certificate."""
     GRANT = "grant"
     VERB = "verb"
 
 
-class State(StrEnum):
-    """How a link stands."""
+class LinkState(StrEnum):
+    """The outcome of a check."""
 
     OK = "ok"
     BROKEN = "broken"
     NOT_REACHED = "not_reached"
-    """Nothing can be said, because an earlier link is broken."""
+    """Not checked, because an earlier link is broken."""
 
 
-class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
-    """A link does not hold: why, and what to do or whom to ask, in plain words.
+class BrokenLink(Exception):  # noqa: N818 - a finding, not an error of the program
+    """A check failed. `cause` says why, `cure` what to do or which operator to ask.
 
-    `remedy` is the act that completes the last clause of the cure; `None` where the cure names none.
+    `remedy` is the operator's act that completes the last clause of `cure`, `None` if there is none.
     """
 
     def __init__(self, cause: str, cure: str, remedy: Remedy | None = None) -> None:
@@ -46,35 +46,35 @@ class BrokenLink(Exception):  # noqa: N818 - it is a finding, not a malfunction
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What was found of one link. `took_ms` is `None` where nothing was tried; `fault` is set where it is broken."""
+class CheckResult:
+    """The result of checking one link. `took_ms` is `None` if no check ran; `fault` is set if the link is broken."""
 
     link: Link
-    state: State
+    state: LinkState
     took_ms: float | None = None
     detail: str = ""
     fault: BrokenLink | None = None
 
 
-def tried(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[Step, T | None]:
-    """Try a link: `work` returns what the next link needs and a detail for people, or raises `BrokenLink`."""
-    began = perf_counter()
+def run_check(link: Link, work: Callable[[], tuple[T, str]]) -> tuple[CheckResult, T | None]:
+    """Check a link: `work` returns a value for the next check and a detail to display, or raises `BrokenLink`."""
+    started = perf_counter()
     try:
         value, detail = work()
     except BrokenLink as fault:
-        return Step(link, State.BROKEN, _since(began), fault.cause, fault), None
-    return Step(link, State.OK, _since(began), detail), value
+        return CheckResult(link, LinkState.BROKEN, _elapsed_ms(started), fault.cause, fault), None
+    return CheckResult(link, LinkState.OK, _elapsed_ms(started), detail), value
 
 
-def not_reached(link: Link, detail: str = "") -> Step:
-    """Return the step of a link of which nothing can be said."""
-    return Step(link, State.NOT_REACHED, None, detail)
+def not_reached(link: Link, detail: str = "") -> CheckResult:
+    """Return the result of a link that was not checked."""
+    return CheckResult(link, LinkState.NOT_REACHED, None, detail)
 
 
-def first_broken(steps: Iterable[Step]) -> Step | None:
-    """Return the first broken step, which is the one to mend, or `None` where none is."""
-    return next((step for step in steps if step.fault is not None), None)
+def first_broken(results: Iterable[CheckResult]) -> CheckResult | None:
+    """Return the first result with a broken link, or `None` if every link holds."""
+    return next((result for result in results if result.fault is not None), None)
 
 
-def _since(began: float) -> float:
-    return (perf_counter() - began) * 1e3
+def _elapsed_ms(started: float) -> float:
+    return (perf_counter() - started) * 1e3

@@ -1,4 +1,4 @@
-"""The name of the peer's machine, and a connection to it: DNS and TCP."""
+"""Checks of DNS and TCP: resolves the peer's host name and connects to the peer."""
 
 import errno
 import ipaddress
@@ -11,27 +11,27 @@ from typing import Any, Final
 from federation.config import parse_address
 from federation.errors import Action, Actor, ConfigError, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import TO_REPLACE, to_do
+from federation.explain.own_certificate import REPLACE_HINT, remedy_for
 from federation.store.peers import PeerRecord
 
-__all__ = ["Address", "connect", "resolve", "unconnected", "unresolved"]
+__all__ = ["Address", "connect", "connect_failure", "resolve", "resolve_failure"]
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
-"""What `socket` needs to connect: the family, and the address in its form."""
+"""An address family, and an address as `socket` takes it."""
 
 UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 RESOLVER_FAILS: Final = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
-SILENT: Final = -1
-"""Stands for the error number of an attempt that nothing answered."""
+NO_ANSWER: Final = -1
+"""The pseudo error number of a connection attempt without an answer."""
 
 
 def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
-    """Return the addresses of the endpoint's host; raise `BrokenLink` where there is none."""
+    """Return the addresses of the endpoint's host, and a detail. Raises `BrokenLink` if there is no address."""
     try:
         host, port = parse_address(record.endpoint, "endpoint")
     except ConfigError as e:
-        cause = f"the stored endpoint is no address: {e}"
-        raise BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record)) from None
+        cause = f"the stored endpoint is not an address: {e}"
+        raise BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record)) from None
     addresses = _addresses(record, host, port, timeout_s)
     if _is_ip(host):
         return addresses, f"{host} is an IP address; there is no name to look up"
@@ -39,12 +39,12 @@ def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
 
 
 def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> tuple[socket.socket, str]:
-    """Return a connection to the first address that takes one, all being tried at once; raise `BrokenLink`."""
+    """Connect to all addresses in parallel; return the first connection, and a detail. Raises `BrokenLink`."""
     deadline = time.monotonic() + timeout_s
     failed: dict[str, int] = {}
     with selectors.DefaultSelector() as selector:
         for family, address in addresses:
-            _begin(selector, family, address, failed)
+            _start_connect(selector, family, address, failed)
         try:
             while (left := deadline - time.monotonic()) > 0 and selector.get_map():
                 for key, _ in selector.select(left):
@@ -54,11 +54,11 @@ def connect(record: PeerRecord, addresses: list[Address], timeout_s: float) -> t
                         return _connected(key.fileobj, key.data, failed)
                     failed[key.data] = number
                     key.fileobj.close()  # type: ignore[union-attr]
-            failed |= {key.data: SILENT for key in selector.get_map().values()}
+            failed |= {key.data: NO_ANSWER for key in selector.get_map().values()}
         finally:
             for key in list(selector.get_map().values()):
                 key.fileobj.close()  # type: ignore[union-attr]
-    raise unconnected(record, failed, timeout_s)
+    raise connect_failure(record, failed, timeout_s)
 
 
 def _is_ip(host: str) -> bool:
@@ -70,12 +70,12 @@ def _is_ip(host: str) -> bool:
 
 
 def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> list[Address]:
-    """Look a name up in a thread of its own: the system's resolver takes its time, and cannot be told to stop."""
+    """Look up a name in a separate thread, because a call of the system's resolver cannot be cancelled."""
     found: list[list[Address] | OSError] = []
 
     def look_up() -> None:
         try:
-            # As bytes: for text, Python would load its tables of international names, and their time would count.
+            # As bytes: for text, Python first loads its IDNA tables, which would count as time of the look-up.
             entries = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
             found.append(list(dict.fromkeys((family, address) for family, _, _, _, address in entries)))
         except OSError as e:
@@ -92,41 +92,41 @@ def _addresses(record: PeerRecord, host: str, port: int, timeout_s: float) -> li
     result = found[0]
     if isinstance(result, list):
         return result
-    raise unresolved(record, host, result)
+    raise resolve_failure(record, host, result)
 
 
-def unresolved(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
-    """Return what the failure of a look-up means."""
+def resolve_failure(record: PeerRecord, host: str, error: OSError) -> BrokenLink:
+    """Return the cause and the remedy of a failed look-up."""
     if isinstance(error, socket.gaierror) and error.errno in RESOLVER_FAILS:
         return BrokenLink(
-            f"the name {host} cannot be looked up now: {error.strerror}",
-            f"check the name servers of this machine (/etc/resolv.conf) and its network; {_other_endpoint(record)}",
-            to_do(Action.REPLACE_PEER, record),
+            f"the name {host} cannot be looked up at present: {error.strerror}",
+            f"check the name servers of this machine (/etc/resolv.conf) and its network; {_endpoint_hint(record)}",
+            remedy_for(Action.REPLACE_PEER, record),
         )
-    cause = f"there is no machine of the name {host}: {error.strerror or error}"
-    return BrokenLink(cause, _other_endpoint(record), to_do(Action.REPLACE_PEER, record))
+    cause = f"no machine has the name {host}: {error.strerror or error}"
+    return BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record))
 
 
-def _other_endpoint(record: PeerRecord) -> str:
+def _endpoint_hint(record: PeerRecord) -> str:
     return (
         f"ask the operator of {record.gateway} for its address; if {record.endpoint} is wrong, they set `advertise` in "
-        f"gateway.toml and make a new token; then {TO_REPLACE}"
+        f"gateway.toml and make a new token; then {REPLACE_HINT}"
     )
 
 
-def _begin(
+def _start_connect(
     selector: selectors.BaseSelector, family: socket.AddressFamily, address: tuple[Any, ...], failed: dict[str, int]
 ) -> None:
     shown = str(address[0])
     try:
         connection = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as e:  # such as IPv6 on a machine without it
+    except OSError as e:  # such as IPv6 on a machine without IPv6
         failed[shown] = e.errno or errno.EAFNOSUPPORT
         return
     connection.setblocking(False)
     try:
         number = connection.connect_ex(address)
-    except OSError:  # an address that does not fit the family
+    except OSError:  # the address does not match the family
         number = errno.EADDRNOTAVAIL
     if number not in {0, errno.EINPROGRESS}:
         connection.close()
@@ -136,40 +136,43 @@ def _begin(
 
 
 def _connected(connection: Any, shown: str, failed: dict[str, int]) -> tuple[socket.socket, str]:
-    others = "".join(f"; {other}: {_word(number)}" for other, number in failed.items())
-    return connection, f"{shown} port {connection.getpeername()[1]} takes connections{others}"
+    others = "".join(f"; {other}: {_describe_errno(number)}" for other, number in failed.items())
+    return connection, f"{shown} port {connection.getpeername()[1]} accepts connections{others}"
 
 
-def _word(number: int) -> str:
+def _describe_errno(number: int) -> str:
     if number == errno.ECONNREFUSED:
         return "refused"
-    if number == SILENT:
+    if number == NO_ANSWER:
         return "no answer"
     return errno.errorcode.get(number, str(number)) if number not in UNREACHABLE else "unreachable"
 
 
-def unconnected(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
-    """Return the cause that tells most: a refusal comes from the machine itself, silence from anywhere before it."""
+def connect_failure(record: PeerRecord, failed: dict[str, int], timeout_s: float) -> BrokenLink:
+    """Return the most informative cause among the failed addresses.
+
+    A refusal comes from the peer's machine; a timeout may come from any firewall before it.
+    """
     numbers, port = set(failed.values()), record.endpoint.rpartition(":")[2]
-    each = ", ".join(f"{address}: {_word(number)}" for address, number in failed.items())
+    each = ", ".join(f"{address}: {_describe_errno(number)}" for address, number in failed.items())
     if errno.ECONNREFUSED in numbers:
         return BrokenLink(
-            f"{record.endpoint} refuses connections ({each}): the machine answers, and nothing listens on port {port}",
+            f"{record.endpoint} refuses connections ({each}): the machine answers, but nothing listens on port {port}",
             f"ask the operator of {record.gateway} whether its gateway listens on port {port}, and whether it runs",
             Remedy(action=Action.START_GATEWAY, actor=Actor.PEER_OPERATOR),
         )
-    if SILENT in numbers or errno.ETIMEDOUT in numbers:
+    if NO_ANSWER in numbers or errno.ETIMEDOUT in numbers:
         return BrokenLink(
             f"{record.endpoint} does not answer ({each}, {timeout_s:g} s): a firewall drops the packets, "
             "or the machine is off",
-            f"check the firewalls and the VPN between here and there for port {port}, "
+            f"check the firewalls and the VPN between this machine and {record.gateway} for port {port}, "
             f"and ask the operator of {record.gateway} whether the machine is up",
         )
     if numbers & UNREACHABLE:
         return BrokenLink(
-            f"this machine has no way to {record.endpoint} ({each})", "check this machine's network, VPN and routes"
+            f"this machine has no route to {record.endpoint} ({each})", "check this machine's network, VPN and routes"
         )
     return BrokenLink(
-        f"no connection to {record.endpoint} can be made ({each})",
+        f"cannot connect to {record.endpoint} ({each})",
         "check this machine's network and its firewall for outgoing connections",
     )

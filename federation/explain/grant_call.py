@@ -1,6 +1,6 @@
-"""The grant and the verb, asked for by real calls over a channel of its own, which leaves the gateway's circuit alone.
+"""Checks of the grant and the verb by real calls, on a separate channel that does not affect the gateway's circuit.
 
-To the peer these are ordinary reads: they count for its rate limit and stand in its audit.
+For the peer the calls are ordinary reads: they count for its rate limit and appear in its audit trail.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import grpc
 
 from federation.client.transport.raw_channels import secure_channel
 from federation.explain.checks import BrokenLink
-from federation.explain.refusals import OutOfScope, fault_of, scope_there, wider
+from federation.explain.refusals import OutOfScope, explain_error, widen_hint, widen_remedy
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.suggest import hint
@@ -19,15 +19,15 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
 
-__all__ = ["list_one", "look_at_grant", "stub_of"]
+__all__ = ["check_grant", "check_verb", "stub_of"]
 
-MOST_NAMES: Final = 20
-"""Names of resources that are shown; a peer may send any number."""
+MAX_NAMES: Final = 20
+"""Resource names that are displayed. A peer may send any number."""
 
 
 @contextmanager
 def stub_of(record: PeerRecord) -> Iterator[FederationServiceStub]:
-    """Yield the generated stub on a fresh channel with the enrollment's credentials."""
+    """Yield a generated stub on a new channel with the credentials of the enrollment."""
     credentials = grpc.ssl_channel_credentials(
         record.trust_bundle.encode(), record.key_pem.encode(), record.certificate_pem.encode()
     )
@@ -35,47 +35,47 @@ def stub_of(record: PeerRecord) -> Iterator[FederationServiceStub]:
         yield FederationServiceStub(channel)
 
 
-def look_at_grant(
+def check_grant(
     stub: FederationServiceStub, record: PeerRecord, timeout_s: float
 ) -> tuple[pb.CapabilitiesResponse, str]:
-    """Return what the grant opens; raise `BrokenLink`, a `RateLimited` one where the peer did not look at it."""
+    """Return what the grant opens, and a detail. Raises `BrokenLink`, or `RateLimited` if the grant was not checked."""
     try:
         answer = stub.Capabilities(pb.CapabilitiesRequest(), timeout=timeout_s)
     except grpc.RpcError as e:
-        raise fault_of(record, e, timeout_s) from None
-    opened = _named(answer) or "nothing"
+        raise explain_error(record, e, timeout_s) from None
+    opened = _resource_names(answer) or "nothing"
     return answer, f"{record.grant_id} opens {opened}; at most {answer.max_rows_per_query} rows a query"
 
 
-def list_one(
+def check_verb(
     stub: FederationServiceStub, record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str, timeout_s: float
 ) -> tuple[None, str]:
-    """List one row of a resource (the first open one where it is empty), and tell only that there was an answer.
+    """List one row of a resource, by default the first that the grant opens; the row itself is discarded.
 
     Raises `BrokenLink`.
     """
     if not resource and not opened.resources:
-        raise BrokenLink(f"the grant {record.grant_id} opens no resource at all", wider(record), scope_there(record))
+        raise BrokenLink(f"the grant {record.grant_id} opens no resource", widen_hint(record), widen_remedy(record))
     resource = resource or opened.resources[0]
     try:
         answer = stub.List(pb.ListRequest(resource=resource, page_size=1), timeout=timeout_s)
     except grpc.RpcError as e:
-        fault = fault_of(record, e, timeout_s)
-        raise (_closed(record, opened, resource) if isinstance(fault, OutOfScope) else fault) from None
-    found = "there is something to read" if answer.rows else "there is nothing that the grant lets through"
+        fault = explain_error(record, e, timeout_s)
+        raise (_not_opened(record, opened, resource) if isinstance(fault, OutOfScope) else fault) from None
+    found = "there are rows to read" if answer.rows else "the grant opens no row of it"
     return None, printable(f"list {resource} was answered: {found}")
 
 
-def _closed(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) -> BrokenLink:
-    """Return why the grant does not open a resource: excluded, or never named."""
+def _not_opened(record: PeerRecord, opened: pb.CapabilitiesResponse, resource: str) -> BrokenLink:
+    """Return why the grant does not open a resource: excluded, or not named."""
     if resource in opened.excluded_resources:
         cause = f"the grant {record.grant_id} excludes the resource {resource}"
     else:
-        meant = hint(resource, opened.resources[:MOST_NAMES])
+        meant = hint(resource, opened.resources[:MAX_NAMES])
         cause = f"the grant {record.grant_id} does not name the resource {resource}{f'; {meant}' if meant else ''}"
-    cure = f"ask for what it opens ({_named(opened) or 'nothing'}), or {wider(record)}"
-    return BrokenLink(printable(cause), cure, scope_there(record))
+    cure = f"request a resource that it opens ({_resource_names(opened) or 'nothing'}), or {widen_hint(record)}"
+    return BrokenLink(printable(cause), cure, widen_remedy(record))
 
 
-def _named(opened: pb.CapabilitiesResponse) -> str:
-    return printable(", ".join(opened.resources[:MOST_NAMES]))
+def _resource_names(opened: pb.CapabilitiesResponse) -> str:
+    return printable(", ".join(opened.resources[:MAX_NAMES]))

@@ -1,4 +1,4 @@
-"""The certificate that this gateway shows to a peer, judged by this machine's clock alone."""
+"""Check of this gateway's own client certificate, by this machine's clock."""
 
 from typing import Final
 
@@ -15,23 +15,23 @@ from federation.store.peers import PeerRecord
 
 __all__ = [
     "COMPARE_CLOCKS",
-    "TO_REPLACE",
+    "REPLACE_HINT",
+    "check_own_certificate",
     "instant",
-    "is_of_bundle",
-    "judge",
+    "is_issued_by_peer",
     "re_enroll_hint",
-    "to_do",
+    "remedy_for",
 ]
 
-COMPARE_CLOCKS: Final = "compare `date -u` here and there, and set the clock that is wrong"
-TO_REPLACE: Final = "remove the enrollment and enroll with that token"
-"""What `REPLACE_PEER` does, for the end of a sentence that speaks of a token."""
+COMPARE_CLOCKS: Final = "compare `date -u` on both machines, and set the clock that is wrong"
+REPLACE_HINT: Final = "remove the enrollment and enroll with that token"
+"""The act of `REPLACE_PEER`, as the end of a sentence that mentions a token."""
 
 
-def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
-    """Return how long the own certificate holds; raise `BrokenLink` where it cannot serve.
+def check_own_certificate(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str]:
+    """Return how long the own certificate is valid. Raises `BrokenLink` if the certificate cannot be used.
 
-    `serving` tells whether the gateway runs, which is what renews certificates.
+    `serving` tells whether the gateway is running: only a running gateway renews its certificates.
     """
     certificate = _read(record)
     validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
@@ -40,9 +40,9 @@ def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str
         raise BrokenLink(
             f"this gateway's own certificate is valid from {instant(validity.not_before_us)} on, "
             f"and this machine's clock says {instant(now_us)}",
-            f"the clock here is behind, or that of {record.gateway} was ahead: compare `date -u` on both machines, "
-            "set the one that is wrong, then rotate the certificate",
-            to_do(Action.ROTATE_PEER, record),
+            f"this machine's clock is slow, or that of {record.gateway} was fast: compare `date -u` on both machines, "
+            "set the clock that is wrong, then rotate the certificate",
+            remedy_for(Action.ROTATE_PEER, record),
         )
     if now_us >= validity.not_after_us:
         raise BrokenLink(
@@ -58,8 +58,8 @@ def judge(record: PeerRecord, clock: Clock, *, serving: bool) -> tuple[None, str
     return None, f"serial {serial_of(certificate)}, valid until {instant(validity.not_after_us)}, {renewed}"
 
 
-def is_of_bundle(record: PeerRecord) -> bool:
-    """Tell whether the own certificate was issued by an authority of the peer, as this gateway knows them."""
+def is_issued_by_peer(record: PeerRecord) -> bool:
+    """Tell whether an authority in the stored trust bundle of the peer issued the own certificate."""
     try:
         certificate = parsed(record.certificate_pem)
         authorities = certificates_of(record.trust_bundle)
@@ -69,17 +69,17 @@ def is_of_bundle(record: PeerRecord) -> bool:
 
 
 def re_enroll_hint(record: PeerRecord) -> str:
-    """Return how to begin again with a peer; `ENROLL_AGAIN` is its act."""
-    return f"ask the operator of {record.gateway} for a new token, then {TO_REPLACE}"
+    """Return the instruction to enroll at a peer again; its act is `ENROLL_AGAIN`."""
+    return f"ask the operator of {record.gateway} for a new token, then {REPLACE_HINT}"
 
 
-def to_do(action: Action, record: PeerRecord) -> Remedy:
-    """Return an act of this gateway's operator on an enrollment."""
+def remedy_for(action: Action, record: PeerRecord) -> Remedy:
+    """Return a remedy of this gateway's operator for an enrollment."""
     return Remedy(action=action, peer=record.name, user=record.user)
 
 
 def instant(micros: int) -> str:
-    """Return an instant for people."""
+    """Format an instant (Unix microseconds) for display."""
     return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -89,10 +89,10 @@ def _read(record: PeerRecord) -> x509.Certificate:
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
         cause = "this gateway's own certificate or its key cannot be read"
-        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
     if certificate.public_key() != key.public_key():
-        cause = "this gateway's own certificate does not fit the stored key"
-        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record))
+        cause = "this gateway's own certificate does not match the stored key"
+        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record))
     return certificate
 
 
@@ -107,9 +107,9 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
 def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:
     if now_us > validity.not_after_us + AFTER_EXPIRY_US:
         ended = "it ended more than 7 days ago and cannot be renewed any more"
-        return f"{ended}; {re_enroll_hint(record)}", to_do(Action.ENROLL_AGAIN, record)
+        return f"{ended}; {re_enroll_hint(record)}", remedy_for(Action.ENROLL_AGAIN, record)
     until = instant(validity.not_after_us + AFTER_EXPIRY_US)
     if serving:
-        return f"it can be renewed until {until}; rotate it to try at once", to_do(Action.ROTATE_PEER, record)
+        return f"it can be renewed until {until}; rotate it to try at once", remedy_for(Action.ROTATE_PEER, record)
     start = Remedy(action=Action.START_GATEWAY)
     return f"it can be renewed until {until}; the gateway renews it by itself once you start it", start

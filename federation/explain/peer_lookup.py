@@ -1,4 +1,4 @@
-"""Which enrollment an operator means, read straight from the gateway's store, whether the gateway runs or not."""
+"""Look-up of an enrollment in the gateway's store, whether the gateway is running or not."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ __all__ = ["choose", "read"]
 
 
 def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
-    """Return a gateway's settings and its peers with their keys. Do not call it on a running loop.
+    """Return a gateway's configuration and its peers with their keys. Do not call it in a running event loop.
 
-    Raises `GatewayUnavailableError`, which says why, where nothing can be read.
+    Raises `GatewayUnavailableError` with the cause if the configuration or the store cannot be read.
     """
     try:
         config = GatewayConfig.load(directory)
         return config, asyncio.run(PeerRepository(config).all())
     except (ConfigError, StoreError, SealError) as e:
-        raise GatewayUnavailableError(f"nothing can be said of any peer: {e}", remedy=e.remedy) from e
+        raise GatewayUnavailableError(f"cannot read the peers of the gateway: {e}", remedy=e.remedy) from e
 
 
 def choose(records: Sequence[PeerRecord], name: str, user: str = "") -> PeerRecord:
-    """Return one enrollment. `user` may be empty where only one is enrolled there.
+    """Return one enrollment. `user` may be empty if only one local user is enrolled at the peer.
 
-    Raises `NotFoundError` with near matches, and `InputError` where `user` is needed.
+    Raises `NotFoundError` with near matches, and `InputError` if `user` is required.
     """
     users = {record.user: record for record in records if record.name == name}
     if not users:

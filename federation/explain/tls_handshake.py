@@ -1,4 +1,4 @@
-"""The encrypted connection, by the standard library: it tells what gRPC hides behind "socket closed"."""
+"""Check of the TLS handshake with the standard library, which reports causes that gRPC shows as "socket closed"."""
 
 import contextlib
 import secrets
@@ -20,24 +20,24 @@ from cryptography.hazmat.primitives.serialization import (
 
 from federation.errors import Action
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import re_enroll_hint, to_do
-from federation.explain.tls_alerts import failed, unverified
+from federation.explain.own_certificate import re_enroll_hint, remedy_for
+from federation.explain.tls_alerts import handshake_failure, verification_failure
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 
 __all__ = ["client_context", "do_handshake", "temp_cert_chain"]
 
 ALPN: Final = "h2"
-GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What an HTTP/2 client says first: the preface and empty settings. A server answers with its own settings."""
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The preface of an HTTP/2 client (RFC 9113, section 3.4) with empty SETTINGS. A server answers with its SETTINGS."""
 
 
 def client_context(record: PeerRecord) -> ssl.SSLContext:
-    """Return a context that shows the own certificate, where key and certificate can be used, and trusts nobody."""
+    """Return a TLS context without a trusted authority, with the own certificate if it and its key are usable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
-    # Whether the pair is any good is judged by itself; without one, the peer's side can still be looked at.
+    # The own certificate has a check of its own; without a usable one, the peer's side can still be checked.
     with (
         contextlib.suppress(ValueError, TypeError, ssl.SSLError),
         temp_cert_chain(record.certificate_pem, record.key_pem) as (path, password),
@@ -49,45 +49,45 @@ def client_context(record: PeerRecord) -> ssl.SSLContext:
 def do_handshake(
     connection: socket.socket, record: PeerRecord, context: ssl.SSLContext, timeout_s: float
 ) -> tuple[None, str]:
-    """Shake hands as the channels do, and hear the peer out: it judges the own certificate after its own part.
+    """Do the handshake as gRPC channels do, and wait until the peer has verified the own certificate.
 
-    Raises `BrokenLink`; it is an `OwnRefused` where that certificate is what the peer minds.
+    Raises `BrokenLink`, or `OwnCertificateRefused` if the peer rejects the own certificate.
     """
     deadline = time.monotonic() + timeout_s
     try:
         context.load_verify_locations(cadata=record.trust_bundle)
     except (ssl.SSLError, ValueError):
         cause = f"the stored authority of {record.gateway} cannot be read"
-        raise BrokenLink(cause, re_enroll_hint(record), to_do(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:
         tls = context.wrap_socket(connection, server_hostname=record.gateway, do_handshake_on_connect=False)
     except (OSError, ValueError) as e:
-        raise failed(record, e, timeout_s, handshake_done=False) from None
+        raise handshake_failure(record, e, timeout_s, handshake_done=False) from None
     with tls:
         try:
             tls.do_handshake()
         except ssl.SSLCertVerificationError as e:
-            raise unverified(record, e, _shown(address, record, deadline)) from None
+            raise verification_failure(record, e, _presented_certificate(address, record, deadline)) from None
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, handshake_done=_is_judged(tls)) from None
+            raise handshake_failure(record, e, timeout_s, handshake_done=_client_certificate_checked(tls)) from None
         if tls.selected_alpn_protocol() != ALPN:
             raise BrokenLink(
-                f"{record.endpoint} speaks TLS under the name {record.gateway}, and not HTTP/2, which gRPC needs",
-                f"something stands before the gateway: ask the operator of {record.gateway} for a port that is passed "
-                "on as it is (TCP, without ending TLS)",
+                f"{record.endpoint} speaks TLS under the name {record.gateway}, but not HTTP/2, which gRPC needs",
+                f"a proxy is before the gateway: ask the operator of {record.gateway} for a port that is "
+                "forwarded unchanged (TCP, without TLS termination)",
             )
         try:
-            _hear(tls, deadline)
+            _await_first_byte(tls, deadline)
         except (OSError, ValueError) as e:
-            raise failed(record, e, timeout_s, handshake_done=True) from None
-        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_end(tls)}"
+            raise handshake_failure(record, e, timeout_s, handshake_done=True) from None
+        return None, f"{tls.version()}, the certificate is {record.gateway}'s, valid until {_not_after(tls)}"
 
 
 @contextmanager
 def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, bytes]]:
-    """Lend certificate and key as a file, the only form `ssl` takes: its path, and the password for this once.
+    """Yield the path and the one-time password of a temporary file with certificate and key, since `ssl` needs a file.
 
     Raises `ValueError` or `TypeError` for a key that cannot be read.
     """
@@ -100,42 +100,42 @@ def temp_cert_chain(certificate_pem: str, key_pem: str) -> Iterator[tuple[str, b
         yield file.name, password
 
 
-def _is_judged(tls: ssl.SSLSocket) -> bool:
-    """Tell whether a handshake got as far as the peer's judgement of the own certificate, as it does before TLS 1.3.
+def _client_certificate_checked(tls: ssl.SSLSocket) -> bool:
+    """Tell whether the peer had received the own certificate when a handshake before TLS 1.3 failed.
 
-    The peer's part of it comes in one piece and is verified at once: where a cipher is agreed on, the own part is out.
+    The peer's messages arrive and are verified together: once a cipher is agreed on, the own certificate was sent.
     """
     agreed = tls.cipher()
     return agreed is not None and agreed[1] != "TLSv1.3"
 
 
-def _hear(tls: ssl.SSLSocket, deadline: float) -> None:
-    """Wait for the peer's first word, which with TLS 1.3 also brings its judgement. An end without one raises.
+def _await_first_byte(tls: ssl.SSLSocket, deadline: float) -> None:
+    """Wait for the peer's first byte, which in TLS 1.3 follows its check of the own certificate.
 
-    A peer that says nothing by itself is greeted after half of the time. Not sooner: it might have ended the
-    connection meanwhile, and what arrives at its closed end would cost the alert that is on its way here.
+    Raises `ssl.SSLEOFError` if the connection ends first. A peer that sends nothing gets the preface after half of the
+    time. Not sooner: data sent to a connection that the peer has closed would discard its alert in transit.
     """
     tls.settimeout(max((deadline - time.monotonic()) / 2, 0.001))
     try:
         first = tls.recv(1)
     except TimeoutError:
         tls.settimeout(max(deadline - time.monotonic(), 0.001))
-        tls.sendall(GREETING)
+        tls.sendall(HTTP2_PREFACE)
         first = tls.recv(1)
     if not first:
         raise ssl.SSLEOFError
 
 
-def _end(tls: ssl.SSLSocket) -> str:
+def _not_after(tls: ssl.SSLSocket) -> str:
     der = tls.getpeercert(binary_form=True) or b""
     return f"{x509.load_der_x509_certificate(der).not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _shown(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
-    """Return, for people, whose certificate is shown at an address where none can be trusted. Best effort."""
+def _presented_certificate(address: tuple[str, int], record: PeerRecord, deadline: float) -> str:
+    """Describe the untrusted certificate presented at an address; empty if it cannot be fetched. Best effort."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent, and nothing believed
+    context.verify_mode = ssl.CERT_NONE  # only describes the certificate: nothing is sent or trusted
     context.set_alpn_protocols([ALPN])
     try:
         with (
@@ -151,4 +151,4 @@ def _shown(address: tuple[str, int], record: PeerRecord, deadline: float) -> str
             names = [certificate.subject.rfc4514_string()]
     except (OSError, ValueError):
         return ""
-    return printable(f"; it shows one for {', '.join(names)} of {issuer}")
+    return printable(f"; it shows a certificate for {', '.join(names)}, issued by {issuer}")

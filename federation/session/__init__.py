@@ -1,1 +1,1 @@
-"""What an agent sees of local and remote data together."""
+"""Sessions: requests of one user to local data and peers together."""

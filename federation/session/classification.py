@@ -1,4 +1,4 @@
-"""What the end of a call to a peer means to a session, in words for a person. Pure."""
+"""Classification of the outcome of a call to a peer, and the next step for the user. Pure."""
 
 from typing import Final, NamedTuple
 
@@ -6,44 +6,45 @@ from federation.errors import Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
-__all__ = ["LEAST_PROOF_S", "Classification", "NextStep", "gone", "next_step", "verdict_of"]
+__all__ = ["MIN_CONCLUSIVE_S", "Classification", "NextStep", "classify", "next_step", "peer_removed"]
 
-LEAST_PROOF_S: Final = 1.0
-"""A peer that had at least so long and did not answer counts as away, even where its budget was larger."""
+MIN_CONCLUSIVE_S: Final = 1.0
+"""A peer that does not answer within this many seconds counts as unreachable, even if the budget was longer."""
 _OWN_FAULTS: Final = frozenset(
     {Reason.PEER_UNREACHABLE, Reason.PEER_TIMEOUT, Reason.CIRCUIT_OPEN, Reason.CERTIFICATE_INVALID}
 )
 _BARE: Final = {"UNAVAILABLE": Reason.PEER_UNREACHABLE, "DEADLINE_EXCEEDED": Reason.PEER_TIMEOUT}
 
 _LOCAL_STEPS: Final = {
-    Reason.PEER_UNREACHABLE: ("find the link that is broken", Action.EXPLAIN_PEER),
-    Reason.PEER_TIMEOUT: ("it answers too slowly or not at all; find the link that is slow", Action.EXPLAIN_PEER),
-    Reason.CIRCUIT_OPEN: ("it is tried again by itself; reset its circuit to try now", Action.RESET_CIRCUIT),
-    Reason.SCOPE_VIOLATION: ("ask what the grant opens", Action.SHOW_CAPABILITIES),
+    Reason.PEER_UNREACHABLE: ("find the broken link", Action.EXPLAIN_PEER),
+    Reason.PEER_TIMEOUT: ("the peer answers too slowly or not at all; find the slow link", Action.EXPLAIN_PEER),
+    Reason.CIRCUIT_OPEN: ("the peer is tried again automatically; reset its circuit to try now", Action.RESET_CIRCUIT),
+    Reason.SCOPE_VIOLATION: ("list what the grant opens", Action.SHOW_CAPABILITIES),
 }
-"""The steps that the operator of this gateway takes, each with its act."""
+"""The steps of this gateway's operator, each with its act."""
 _OTHER_STEPS: Final = {
-    Reason.GRANT_REVOKED: "this is final; ask the operator of {peer} for a new grant and its token",
-    Reason.GRANT_INVALID: "ask the operator of {peer} whether the grant stands",
-    Reason.RATE_LIMITED: "ask again later, or less often",
-    Reason.INTERNAL: "the operator of {peer} finds the cause in its log",
+    Reason.GRANT_REVOKED: "the revocation is final; ask the operator of {peer} for a new grant and its token",
+    Reason.GRANT_INVALID: "ask the operator of {peer} whether the grant is valid",
+    Reason.RATE_LIMITED: "repeat the request later, or less often",
+    Reason.INTERNAL: "the operator of {peer} finds the cause in the log there",
 }
 """The steps of the user and of the peer's operator."""
 
 
 class Classification(NamedTuple):
-    """The state that a source gets, and why. `away` tells that the session should not ask this peer for now."""
+    """The state of a source, and its reason. If `unreachable`, the session skips the peer for now."""
 
     state: SourceState
     reason: str = ""
-    away: bool = False
+    unreachable: bool = False
 
 
-def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) -> Classification:
-    """Judge the end of a call.
+def classify(code: str, reason: str, *, local: bool, verb: str, conclusive: bool) -> Classification:
+    """Classify the outcome of a call.
 
-    `code` is the canonical gRPC name, `reason` that of the rich error, `local` whether this gateway made it itself.
-    `proven` tells that the peer had its whole budget, or long enough: a shorter timeout says nothing about it.
+    `code` is the canonical name of the gRPC code, `reason` that of the rich error, `local` whether this gateway made
+    the error. `conclusive` tells that the peer had its full budget, or at least `MIN_CONCLUSIVE_S`: a timeout after
+    less does not make the peer unreachable.
     """
     if code == "OK":
         return Classification(SourceState.OK)
@@ -59,24 +60,24 @@ def verdict_of(code: str, reason: str, *, local: bool, verb: str, proven: bool) 
         return Classification(SourceState.DENIED, reason)
     else:
         return Classification(SourceState.FAILED, reason)
-    return Classification(SourceState.OFFLINE, reason, away=proven or reason != Reason.PEER_TIMEOUT)
+    return Classification(SourceState.OFFLINE, reason, unreachable=conclusive or reason != Reason.PEER_TIMEOUT)
 
 
-def gone(source: str) -> SourceReport:
-    """Return what became of a source that is no peer of the user any more."""
-    text = f"{name_of(source)} is no peer of this user any more"
+def peer_removed(source: str) -> SourceReport:
+    """Return the report of a source that is not a peer of the user any more."""
+    text = f"{name_of(source)} is not a peer of this user any more"
     return SourceReport(source=source, state=SourceState.SKIPPED, message=text)
 
 
 class NextStep(NamedTuple):
-    """The step that a person can take, in words; `remedy` is the act of an operator that it names."""
+    """The next step of the user or an operator, as text. `remedy` is the operator's act that the text names."""
 
     text: str = ""
     remedy: Remedy | None = None
 
 
 def next_step(reason: str, state: SourceState, peer: str, user: str) -> NextStep:
-    """Return what a person can do; the text is empty where there is nothing."""
+    """Return the next step after a failure; the text is empty if there is none."""
     if reason == Reason.CERTIFICATE_INVALID:
         if state is SourceState.DENIED:
             return NextStep(f"enroll at {peer} again")

@@ -1,4 +1,4 @@
-"""What the sessions of one federation share: its peers and channels, its own data, its probes, its token key."""
+"""The state that the sessions of one federation share: peers, channels, local data, probes, and the token key."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from federation.clock import Clock
 from federation.config import GatewayConfig
 from federation.session.availability.probes import Probes
 from federation.session.local import LocalData
-from federation.session.paging.cursors import PlaceTokens
+from federation.session.paging.cursors import CursorTokens
 from federation.session.peer_request import method_for
 from federation.v1 import federation_pb2 as pb
 
@@ -18,7 +18,7 @@ __all__ = ["SessionContext"]
 
 
 class SessionContext:
-    """Made once a federation. `peers` and `dial` raise `FederationError` where it is not open."""
+    """One instance per federation. `peers` and `dial` raise `FederationError` if the federation is not open."""
 
     def __init__(
         self,
@@ -31,22 +31,22 @@ class SessionContext:
         token_key: bytes,
     ) -> None:
         self.config, self.clock = config, clock
-        self.local, self.tokens = local, PlaceTokens(token_key)
+        self.local, self.tokens = local, CursorTokens(token_key)
         self.probes = Probes(self._probe, clock, config.circuit.cooldown_s)
         self._peers, self._dial = peers, dial
         self._channels: dict[tuple[str, str], AioChannel] = {}
 
     def peers(self, user: str) -> tuple[Peer, ...]:
-        """Return the peers that are enrolled for a user: a session sees no other."""
+        """Return the peers enrolled for a user. A session of the user sees no other peer."""
         return self._peers().all(user)
 
     def channel(self, peer: Peer) -> AioChannel:
-        """Return the channel to a peer that all sessions use."""
+        """Return the channel to a peer, which all sessions share."""
         key = (peer.name, peer.user)
         channel = self._channels.get(key)
         if channel is None or channel.peer is not peer:
-            known = {(each.name, each.user): each for each in self._peers().all()}
-            self._channels = {k: kept for k, kept in self._channels.items() if kept.peer is known.get(k)}
+            current = {(each.name, each.user): each for each in self._peers().all()}
+            self._channels = {k: cached for k, cached in self._channels.items() if cached.peer is current.get(k)}
             channel = self._channels[key] = self._dial(peer)
         return channel
 

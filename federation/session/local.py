@@ -1,4 +1,4 @@
-"""The gateway's own data as a source: the provider and the rights that peers meet, without a grant's narrowing."""
+"""The gateway's own data as a source, read through the provider with the user's rights, not narrowed by a grant."""
 
 import importlib.metadata
 import logging
@@ -23,13 +23,13 @@ SCOPE: Final = Scope(resources=RESOURCES, max_rows_per_query=MAX_ROWS_LIMIT)
 
 
 class LocalData:
-    """Reads as one of the gateway's users. `provider` is asked at every read, so that it may open its data late."""
+    """Reads local data as a local user. `provider` is called at every read, so it may open the data on first use."""
 
     def __init__(self, provider: Callable[[], Awaitable[ResourceProvider]], gateway: str, page_key: bytes) -> None:
         self._provider, self._gateway, self._tokens = provider, gateway, PageTokens(page_key)
 
     async def read(self, user: str, verb: str, request: Message) -> Message:
-        """Run a verb. Raises `InputError` for what no data can answer, else a `Refusal` that tells nothing inner."""
+        """Run a verb. Raises `InputError` for an invalid request, otherwise a `Refusal` without internal details."""
         try:
             verbs = Verbs(self._gateway, _version(), await self._provider(), self._tokens)
             handler: Any = getattr(verbs, verb)
@@ -54,7 +54,7 @@ def _grant(gateway: str, user: str) -> Grant:
 
 
 def _as_local(refusal: Refusal) -> FederationError:
-    """Return a refusal in words that fit a gateway's own user: no grant stands between them and their data."""
+    """Reword a refusal for a local user, whose access does not depend on a grant."""
     if refusal.reason is Reason.SCOPE_VIOLATION:
         return InputError("resource", f"unknown here; known are {', '.join(RESOURCES)}")
     if refusal.reason is Reason.ROW_NOT_FOUND:

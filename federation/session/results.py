@@ -1,4 +1,4 @@
-"""What a session answers: rows that say where they came from, and what became of every source."""
+"""Results of a session: rows tagged with their source, and a report on every source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,34 +15,34 @@ __all__ = ["Answer", "Result", "SessionRow", "SourceReport", "SourceState"]
 
 
 class SourceState(StrEnum):
-    """What became of one source."""
+    """The outcome of one source."""
 
     OK = "ok"
     CACHED = "cached"
-    """Answered from memory: no call was made."""
+    """Answered from the cache, without a call."""
     OFFLINE = "offline"
-    """Unreachable, too slow, or resting behind its circuit; also this gateway's own certificate that has ended."""
+    """Unreachable, too slow, or behind an open circuit; also if this gateway's own certificate has expired."""
     DENIED = "denied"
-    """The peer refuses: its grant does not open this, or is revoked or not valid."""
+    """Refused by the peer: the grant does not open this, or is revoked or not valid."""
     RATE_LIMITED = "rate_limited"
-    """The peer asks for patience, for longer than the budget lasts."""
+    """Refused by the rate limit of the peer, with a wait longer than the budget."""
     SKIPPED = "skipped"
-    """Not asked: the session knows that the peer is away, or the peer is gone since the first page."""
+    """Not requested: the session knows that the peer is unreachable, or the peer was removed since the first page."""
     FAILED = "failed"
-    """The peer answered with something that is none of these: a fault of its own, or of the request."""
+    """Any other failure, such as an internal error of the peer or an invalid request."""
 
     @property
     def answered(self) -> bool:
-        """Whether the source's rows are in the result."""
+        """Whether the result holds the source's rows."""
         return self in {SourceState.OK, SourceState.CACHED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReport:
-    """One source of a result. `source` is `local` or `federated:<peer>`; `reason` is a `Reason` word or empty.
+    """The report on one source. `source` is `local` or `federated:<peer>`; `reason` is a `Reason` value or empty.
 
-    `next_step` says what a person can do, and `remedy` is that step as a value where an operator can take it.
-    `retry_after_s` is when it makes sense to ask again, `None` if unknown.
+    `next_step` is a step for the user, and `remedy` the same step as a value if it is an operator's act.
+    `retry_after_s` is the time after which a retry may succeed, `None` if unknown.
     """
 
     source: str
@@ -58,9 +58,9 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class SessionRow:
-    """A row with its tags. `age_s` is how long ago it was asked for: 0 for a live answer. Rows are kept in memory only.
+    """A row with its tags. `age_s` is the time since a cached answer was requested, 0 for a live answer.
 
-    `score` (in (0, 1], larger is better) and `snippet` are set by searches.
+    `score` (in (0, 1], larger is better) and `snippet` are set by searches. Rows are never written to disk.
     """
 
     row: pb.Row
@@ -82,13 +82,13 @@ class SessionRow:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """The row's own fields, decoded on first use. Raises `InputError` where the peer sent no JSON object."""
+        """The row's fields, decoded on first use. Raises `InputError` if the peer did not send a JSON object."""
         return fields(self.row)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one source answered, as `Session.stream` yields it. `capabilities` is set for that verb alone."""
+    """The answer of one source, as `Session.stream` yields it. `capabilities` is set for that verb alone."""
 
     report: SourceReport
     rows: tuple[SessionRow, ...] = ()
@@ -96,7 +96,7 @@ class Answer:
 
     @property
     def source(self) -> str:
-        """Whose answer this is."""
+        """The source of the answer: `local` or `federated:<peer>`."""
         return self.report.source
 
 
@@ -104,8 +104,8 @@ class Answer:
 class Result:
     """The answers of all sources in one order.
 
-    Lists run by `created_at` descending, then source, then id; searches by score. `partial` tells that a source is
-    missing. `signals` are those that no result of the session has told before. An empty `next_page_token` is the end.
+    Lists are ordered by `created_at` descending, then source, then id; searches by score. `signals` holds the signals
+    that no earlier result of the session held. An empty `next_page_token` marks the last page.
     """
 
     rows: tuple[SessionRow, ...] = ()
@@ -116,10 +116,10 @@ class Result:
 
     @property
     def partial(self) -> bool:
-        """Whether a source that was asked for is missing."""
+        """Whether a requested source did not answer."""
         return any(not report.state.answered for report in self.sources)
 
     @property
     def row(self) -> SessionRow | None:
-        """The first row, such as the one that `get` asked for; `None` where no source has it."""
+        """The first row, such as the row requested by `get`; `None` if no source has a row."""
         return self.rows[0] if self.rows else None

@@ -1,4 +1,4 @@
-"""A session: what one user asks of local data and peers together."""
+"""A session: sends the requests of one user to local data and peers together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -9,34 +9,42 @@ from weakref import WeakSet
 from federation.config import SessionConfig
 from federation.errors import FederationError, InputError, NotFoundError
 from federation.session.availability.availability import PeerAvailability
-from federation.session.classification import gone
+from federation.session.classification import peer_removed
 from federation.session.context import SessionContext
 from federation.session.fanout import FanOut
 from federation.session.results import Result, SourceReport
 from federation.session.signals import PeerSignal
 from federation.session.sources import ALL, LOCAL, choose, source_of
 from federation.session.stream import AnswerStream
-from federation.session.validation import Request, built, checked, course_of, page_token_of, plain_user, several
+from federation.session.validation import (
+    Request,
+    build_request,
+    page_token_of,
+    plain_user,
+    plan_of,
+    require_list,
+    validate,
+)
 from federation.session.warmup import WarmReport, warm
 from federation.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from federation.session.paging.cursors import Place
+    from federation.session.paging.cursors import Cursor
 
 __all__ = ["Session"]
 
 
 class Session:
-    """Asks as one user, on one loop. Made by `Federation.session`; `close` it, or use it by `async with`.
+    """A session of one user in one event loop, created by `Federation.session`. `close` it, or use `async with`.
 
-    `source` is `local`, `federated:<peer>` or `all`. Rows tell where they came from; a peer that is away is told once,
-    and from then on not waited for. Invalid input raises `InputError`, an unknown peer `NotFoundError`; whatever a
-    source does wrong is in the result.
+    `source` is `local`, `federated:<peer>` or `all`. Each row is tagged with its source. For an unreachable peer the
+    session gives one signal, and then skips the peer. Invalid input raises `InputError`, an unknown peer
+    `NotFoundError`; a failure of a source is reported in the result.
     """
 
     def __init__(
         self,
-        reach: SessionContext,
+        context: SessionContext,
         user: str,
         config: SessionConfig,
         on_signal: Callable[[PeerSignal], object] | None = None,
@@ -44,11 +52,11 @@ class Session:
         if iscoroutinefunction(on_signal):
             raise InputError("on_signal", "must be a plain function; it may start a task of its own")
         self.user, self.config = plain_user(user), config
-        self._reach = reach
+        self._context = context
         self._availability = PeerAvailability(
-            reach.probes, reach.clock, on_signal, announce_restored=config.announce_restored
+            context.probes, context.clock, on_signal, announce_restored=config.announce_restored
         )
-        self._under_way: WeakSet[FanOut] = WeakSet()
+        self._running: WeakSet[FanOut] = WeakSet()
         self._warming: set[asyncio.Task[WarmReport]] = set()
         self._closed = False
 
@@ -61,14 +69,14 @@ class Session:
         page_token: str = "",
         source: str = ALL,
     ) -> Result:
-        """Return rows of a resource, newest first; `where` compares fields, a page size of 0 means 50."""
-        place = {"page_token": page_token} if page_token else {}  # the field is one of two: empty, it would be set
-        request = built(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size, **place)
+        """Return rows of a resource, newest first. `where` compares fields for equality; a page size of 0 means 50."""
+        token = {"page_token": page_token} if page_token else {}  # in a oneof, even an empty value would count as set
+        request = build_request(pb.ListRequest, resource=resource, where=where or {}, page_size=page_size, **token)
         return await self.ask(request, source=source)
 
     async def get(self, resource: str, row_id: str, *, source: str = ALL) -> Result:
-        """Return one row, from each source that has it."""
-        return await self.ask(built(pb.GetRequest, resource=resource, id=row_id), source=source)
+        """Return one row from each source that has the row."""
+        return await self.ask(build_request(pb.GetRequest, resource=resource, id=row_id), source=source)
 
     async def search(
         self,
@@ -79,66 +87,69 @@ class Session:
         page_token: str = "",
         source: str = ALL,
     ) -> Result:
-        """Return hits by score, which is relative to the best of each source."""
-        names = several("resources", resources)
-        request = built(pb.SearchRequest, query=query, resources=names, page_size=page_size, page_token=page_token)
+        """Return hits by score. A score is relative to the best hit of its source."""
+        names = require_list("resources", resources)
+        request = build_request(
+            pb.SearchRequest, query=query, resources=names, page_size=page_size, page_token=page_token
+        )
         return await self.ask(request, source=source)
 
     async def capabilities(self, *, source: str = ALL) -> Result:
-        """Return what each source opens to this user."""
+        """Return the capabilities of each source for this user."""
         return await self.ask(pb.CapabilitiesRequest(), source=source)
 
     async def ask(self, request: Request, *, source: str = ALL, budget_s: float | None = None) -> Result:
-        """Return the answers of all sources in one order. `budget_s` overrides what each peer may take."""
+        """Return the answers of all sources, merged. `budget_s` overrides the budget of each peer, in seconds."""
         async with self.stream(request, source=source, budget_s=budget_s) as answers:
             async for _ in answers:
                 pass
             return answers.merged()
 
     def stream(self, request: Request, *, source: str = ALL, budget_s: float | None = None) -> AnswerStream:
-        """Ask, and return the answers as they come; raise for invalid input at once, or from the stream."""
+        """Send the request, and return a stream of answers. Invalid input raises here or from the stream."""
         if self._closed:
             raise FederationError("the session is closed")
         if budget_s is not None and not budget_s > 0:
             raise InputError("budget_s", "must be a positive number of seconds")
-        peers = {source_of(peer.name): peer for peer in self._reach.peers(self.user)}
+        peers = {source_of(peer.name): peer for peer in self._context.peers(self.user)}
         chosen = choose(source, [peer.record for peer in peers.values()])
-        course = course_of(request, self.user, chosen.argument)
-        checked(request, here=LOCAL in chosen.names)
+        plan = plan_of(request, self.user, chosen.argument)
+        validate(request, local=LOCAL in chosen.names)
         token = page_token_of(request)
-        places: dict[str, Place] = dict.fromkeys(chosen.names)
+        cursors: dict[str, Cursor] = dict.fromkeys(chosen.names)
         if token:
-            places = self._reach.tokens.open(course.context, token)
+            cursors = self._context.tokens.open(plan.context, token)
         fan_out = FanOut(
-            self._reach,
+            self._context,
             self._availability,
             self.user,
-            course,
-            places,
+            plan,
+            cursors,
             peers,
             peer_budget_s=budget_s or self.config.peer_budget_s,
             request_budget_s=self.config.request_budget_s,
         )
-        self._under_way.add(fan_out)
+        self._running.add(fan_out)
         return AnswerStream(fan_out)
 
     def signals(self) -> AsyncIterator[PeerSignal]:
-        """Return every signal of this session, those given before first; the iterator ends when the session closes."""
+        """Return an iterator of all signals of this session, earlier ones first. It ends when the session closes."""
         return self._availability.listen()
 
     def warm(self, resources: Iterable[str], *, page_size: int = 0) -> "asyncio.Task[WarmReport]":
-        """Fetch in the background what `list` of these resources asks of each peer first; few calls at a time.
+        """Fetch the first page of these resources from each peer in the background, with bounded concurrency.
 
-        Invalid input is raised here; a peer that goes meanwhile is `skipped` in the report.
+        Invalid input raises here. A peer removed meanwhile is `skipped` in the report.
         """
         if self._closed:
             raise FederationError("the session is closed")
         requests = [
-            built(pb.ListRequest, resource=name, page_size=page_size) for name in several("resources", resources)
+            build_request(pb.ListRequest, resource=name, page_size=page_size)
+            for name in require_list("resources", resources)
         ]
         for request in requests:
-            checked(request, here=False)
-        sources = [source_of(peer.name) for peer in self._reach.peers(self.user)]
+            validate(request, local=False)
+        sources = [source_of(peer.name) for peer in self._context.peers(self.user)]
         task = asyncio.create_task(warm(self._first_page, requests, sources, self.config.warm_concurrency))
         self._warming.add(task)
         task.add_done_callback(self._warming.discard)
@@ -149,19 +160,19 @@ class Session:
             async with self.stream(request, source=source) as answers:
                 return (await anext(answers)).report
         except NotFoundError:
-            return gone(source)
+            return peer_removed(source)
 
     async def close(self) -> None:
-        """End what is under way, and give no signal any more. Twice is fine."""
+        """Cancel requests in progress, and end the signals. May be called twice."""
         self._closed = True
-        under_way = list(self._under_way)
-        for fan_out in under_way:
+        running = list(self._running)
+        for fan_out in running:
             fan_out.cancel(FederationError("the session is closed"))
         self._availability.close()
         warming = list(self._warming)
         for task in warming:
             task.cancel()
-        await asyncio.gather(*(fan_out.rest() for fan_out in under_way), *warming, return_exceptions=True)
+        await asyncio.gather(*(fan_out.wait_local() for fan_out in running), *warming, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The signals of a session: a peer went away, or came back."""
+"""The signals of a session about the availability of its peers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ __all__ = ["PeerSignal", "SignalKind"]
 
 
 class SignalKind(StrEnum):
-    """The direction of a change of a peer's availability."""
+    """The change of availability."""
 
     OFFLINE = "offline"
     RESTORED = "restored"
@@ -17,12 +17,11 @@ class SignalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSignal:
-    """A peer went away, or came back. Exactly one of each kind a session and peer at most.
+    """A peer became unreachable, or answers again. A session gives at most one signal of each kind per peer.
 
-    `reason` is `PEER_UNREACHABLE`, `PEER_TIMEOUT`, `CIRCUIT_OPEN` or `CERTIFICATE_INVALID` (this gateway's own one has
-    ended), and empty when it came back. `next_step` says what a person can do, and `remedy` is that step as a value.
-    `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is when the session asks the peer again by itself,
-    `None` where it never will.
+    `reason` is `PEER_UNREACHABLE`, `PEER_TIMEOUT`, `CIRCUIT_OPEN` or `CERTIFICATE_INVALID` (this gateway's own has
+    expired), and empty for `restored`. `next_step` is a step for the user, and `remedy` the same step as a value.
+    `since_us` and `retry_at_us` are Unix microseconds; `retry_at_us` is the time of the next probe, `None` without one.
     """
 
     kind: SignalKind
@@ -36,5 +35,5 @@ class PeerSignal:
 
     @property
     def text(self) -> str:
-        """The sentence: `federation offline for <peer>`."""
+        """The text: `federation offline for <peer>` or `federation restored for <peer>`."""
         return f"federation {self.kind} for {self.peer}"

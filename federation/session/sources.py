@@ -1,4 +1,4 @@
-"""Which sources a request names: `local`, `federated:<peer>` or `all`. Pure."""
+"""The sources that a request selects: `local`, `federated:<peer>` or `all`. Pure."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -12,11 +12,11 @@ LOCAL: Final = "local"
 ALL: Final = "all"
 FEDERATED: Final = "federated:"
 MOST_NAMED: Final = 5
-"""Peers of one host that an error names."""
+"""Peers of one host that an error lists."""
 
 
 class Reachable(Protocol):
-    """A peer, as far as choosing goes."""
+    """The part of a peer that the selection needs."""
 
     @property
     def name(self) -> str: ...
@@ -28,27 +28,27 @@ P = TypeVar("P", bound=Reachable)
 
 
 class Chosen(NamedTuple):
-    """`argument` is the source as it is bound into tokens: a peer by its name, however it was given."""
+    """The selected sources. `argument` is the normalised source for page tokens: a peer always by its name."""
 
     argument: str
     names: tuple[str, ...]
-    """Every source that is asked."""
+    """Every selected source."""
 
 
 def source_of(peer: str) -> str:
-    """Return how a peer is named as a source."""
+    """Return the source of a peer: `federated:<peer>`."""
     return FEDERATED + peer
 
 
 def name_of(source: str) -> str:
-    """Return the peer of a source, empty for `local`."""
+    """Return the name of the peer of a source, empty for `local`."""
     return source.removeprefix(FEDERATED) if source.startswith(FEDERATED) else ""
 
 
 def choose(source: str, peers: Sequence[Reachable]) -> Chosen:
-    """Return the sources that an argument means to a user with these peers.
+    """Return the sources that an argument selects among these peers. A peer may also be named by its host or endpoint.
 
-    Raises `InputError` for a word that is none, `NotFoundError` with near matches for a peer that is not there.
+    Raises `InputError` for an invalid argument, `NotFoundError` with near matches for an unknown peer.
     """
     if source == LOCAL:
         return Chosen(LOCAL, (LOCAL,))

@@ -1,4 +1,4 @@
-"""The answers of one request as they come."""
+"""The stream of the answers to one request."""
 
 from typing import Self
 
@@ -10,9 +10,9 @@ __all__ = ["AnswerStream"]
 
 
 class AnswerStream:
-    """An async iterator of `Answer`, one a source, and after its end a `result`.
+    """An async iterator of one `Answer` per source, with a `result` after its end.
 
-    Leaving early, by `async with` or by dropping the stream, cancels what is under way.
+    Leaving the `async with` block early, or dropping the stream, cancels the requests in progress.
     """
 
     def __init__(self, fan_out: FanOut) -> None:
@@ -21,21 +21,21 @@ class AnswerStream:
 
     @property
     def result(self) -> Result:
-        """The summary of a stream that has ended: its page token goes on behind every row that was yielded."""
+        """The summary of an ended stream. Its page token continues after every row that was yielded."""
         self._require_end()
         return self._fan_out.unmerged()
 
     def merged(self) -> Result:
-        """Return the answers of a stream that has ended in one order, with the page token that goes on behind that."""
+        """Return the merged answers of an ended stream, with a page token that continues after the merged rows."""
         self._require_end()
         return self._fan_out.merged()
 
     def close(self) -> None:
-        """Cancel what is under way. Twice is fine."""
+        """Cancel the requests in progress. May be called twice."""
         self._fan_out.cancel()
 
     async def aclose(self) -> None:
-        """Cancel what is under way, as for any asynchronous iterator."""
+        """Cancel the requests in progress, like `aclose` of an asynchronous generator."""
         self.close()
 
     def __aiter__(self) -> Self:
@@ -61,4 +61,4 @@ class AnswerStream:
 
     def _require_end(self) -> None:
         if not self._ended:
-            raise FederationError("the stream has not come to its end yet")
+            raise FederationError("the stream has not ended yet; iterate over it to its end first")

@@ -1,11 +1,11 @@
-"""What a session may be asked: each fault is an `InputError` that names the field. Pure."""
+"""Validation of the requests of a session: an invalid field raises an `InputError` that names it. Pure."""
 
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.errors import InputError, Refusal
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
-from federation.session.paging.query_plans import CapabilitiesCourse, GetCourse, ListCourse, QueryPlan, SearchCourse
+from federation.session.paging.query_plans import CapabilitiesPlan, GetPlan, ListPlan, QueryPlan, SearchPlan
 from federation.suggest import hint
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import (
@@ -22,23 +22,23 @@ __all__ = [
     "RESOURCES",
     "Request",
     "as_input_error",
-    "built",
-    "checked",
-    "course_of",
+    "build_request",
     "page_token_of",
     "plain_user",
-    "several",
+    "plan_of",
+    "require_list",
+    "validate",
 ]
 
 R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
 
 Request: TypeAlias = pb.ListRequest | pb.GetRequest | pb.SearchRequest | pb.CapabilitiesRequest
 RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOURCES))
-"""What this gateway's own data may hold."""
+"""The resources that this gateway's own data may hold."""
 
 
-def built(kind: type[R], **fields: Any) -> R:
-    """Return a request with these fields. Raises `InputError` that names the one that no message can hold."""
+def build_request(kind: type[R], **fields: Any) -> R:
+    """Build a request message. Raises `InputError` that names the field with an unsuitable value."""
     try:
         return kind(**fields)
     except (TypeError, ValueError):
@@ -50,15 +50,15 @@ def built(kind: type[R], **fields: Any) -> R:
         raise
 
 
-def several(field: str, words: Iterable[str]) -> tuple[str, ...]:
-    """Return words as they are. Raises `InputError` for a single one, which would be taken for its letters."""
-    if isinstance(words, str):
-        raise InputError(field, f"takes a list of words, such as [{words[:40]!r}]")
-    return tuple(words)
+def require_list(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Return the strings as a tuple. Raises `InputError` for a single string, which would iterate by letter."""
+    if isinstance(values, str):
+        raise InputError(field, f"must be a list of strings, such as [{values[:40]!r}]")
+    return tuple(values)
 
 
 def plain_user(user: str) -> str:
-    """Return the name of a local user. Raises `InputError` for one that nobody can have."""
+    """Return the name of a local user. Raises `InputError` for an empty name or one that is not Unicode text."""
     try:
         user.encode()
     except UnicodeEncodeError:
@@ -68,13 +68,13 @@ def plain_user(user: str) -> str:
     return user
 
 
-def checked(request: Request, *, here: bool) -> None:
-    """Raise `InputError` unless the request keeps its bounds; `here` tells that local data are among the sources."""
+def validate(request: Request, *, local: bool) -> None:
+    """Raise `InputError` if a field is out of bounds, or with `local` if a resource is unknown to the local data."""
     try:
         _check(request)
     except Refusal as refusal:
         raise as_input_error(refusal) from None
-    if here:
+    if local:
         match request:
             case pb.ListRequest() | pb.GetRequest():
                 _check_known("resource", request.resource)
@@ -83,32 +83,32 @@ def checked(request: Request, *, here: bool) -> None:
                     _check_known("resources", resource)
 
 
-def course_of(request: Request, user: str, source: str) -> QueryPlan:
-    """Return the course of a request as it is now. Raises `TypeError` for a message that is none."""
+def plan_of(request: Request, user: str, source: str) -> QueryPlan:
+    """Return the query plan of a copy of the request. Raises `TypeError` for another kind of message."""
     match request:
         case pb.ListRequest():
-            return ListCourse(_copied(request), user, source)
+            return ListPlan(_copy(request), user, source)
         case pb.GetRequest():
-            return GetCourse(_copied(request), user, source)
+            return GetPlan(_copy(request), user, source)
         case pb.SearchRequest():
-            return SearchCourse(_copied(request), user, source)
+            return SearchPlan(_copy(request), user, source)
         case pb.CapabilitiesRequest():
-            return CapabilitiesCourse(request, user, source)
+            return CapabilitiesPlan(request, user, source)
     raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
 
 
 def page_token_of(request: Request) -> str:
-    """Return the composite token of a request, which may be empty."""
+    """Return the page token of a request, empty for the first page."""
     return request.page_token if isinstance(request, pb.ListRequest | pb.SearchRequest) else ""
 
 
 def as_input_error(refusal: Refusal) -> InputError:
-    """Return an INVALID_REQUEST of this gateway's own as the fault of a field."""
+    """Convert an INVALID_REQUEST refusal of this gateway to an `InputError` of the field."""
     field, _, problem = refusal.message.partition(": ")
     return InputError(field, problem) if problem else InputError("request", refusal.message)
 
 
-def _copied(request: R) -> R:
+def _copy(request: R) -> R:
     copy = type(request)()
     copy.CopyFrom(request)
     return copy
@@ -121,7 +121,9 @@ def _check(request: Request) -> None:
             checked_page_size(request.page_size)
             checked_where(request.where)
             if request.HasField("after"):
-                raise InputError("after", "a session goes on by its own page_token, which knows every source's place")
+                raise InputError(
+                    "after", "a session continues by its own page_token, which holds the cursor of every source"
+                )
         case pb.GetRequest():
             bounded_text("resource", request.resource, MAX_RESOURCE)
             bounded_text("id", request.id, MAX_ID)

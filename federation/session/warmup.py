@@ -1,4 +1,4 @@
-"""Filling the cache ahead of the first question."""
+"""Fills the cache before the first request."""
 
 import asyncio
 from collections import Counter
@@ -13,12 +13,12 @@ __all__ = ["WarmReport", "warm"]
 
 @dataclass(frozen=True, slots=True)
 class WarmReport:
-    """What became of each list that was asked for ahead of time, by resource and source."""
+    """The outcome of each prefetched list, by resource and source."""
 
     reports: tuple[tuple[str, SourceReport], ...] = ()
 
     def count(self, state: SourceState) -> int:
-        """Return how many lists ended in a state: `ok` were fetched, `cached` were there already."""
+        """Return the number of lists with a state: `ok` were fetched, `cached` were in the cache before."""
         return Counter(report.state for _, report in self.reports)[state]
 
 
@@ -26,13 +26,16 @@ async def warm(
     ask: Callable[[pb.ListRequest, str], Awaitable[SourceReport]],
     requests: Sequence[pb.ListRequest],
     sources: Sequence[str],
-    at_once: int,
+    max_concurrency: int,
 ) -> WarmReport:
-    """Ask each source each request, so many at a time. `ask` takes no signal: those are for who asks a question."""
-    gate = asyncio.Semaphore(at_once)
+    """Send each request to each source, at most `max_concurrency` at a time.
+
+    `ask` must take no signal from the session: signals belong to the results of later requests.
+    """
+    slots = asyncio.Semaphore(max_concurrency)
 
     async def fetch(request: pb.ListRequest, source: str) -> tuple[str, SourceReport]:
-        async with gate:
+        async with slots:
             return request.resource, await ask(request, source)
 
     async with asyncio.TaskGroup() as group:

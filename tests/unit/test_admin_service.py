@@ -20,7 +20,7 @@ def test_each_rpc_of_the_contract_has_a_handler_of_its_messages(name: str):
     bound = handler.func if isinstance(handler, partial) else handler
     hints = get_type_hints(bound)
     response = hints.pop("return")
-    request = next(hint for name, hint in hints.items() if name != "parts")
+    request = next(hint for name, hint in hints.items() if name != "context")
 
     method = METHODS[name]
     sent, answered = [get_args(hint)[0] if get_args(hint) else hint for hint in (request, response)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from federation.config import GatewayConfig
-    from federation.explain.checks import Step
+    from federation.explain.checks import CheckResult
     from federation.store.peers import PeerRecord
     from federation.v1 import admin_pb2 as pb
 
@@ -34,7 +34,7 @@ def explain_peer(
     """
     from federation.explain.checks import first_broken
     from federation.explain.peer_lookup import choose, read
-    from federation.explain.run import walk
+    from federation.explain.run import run_checks
     from mosaic_cli.output import console, shapes
 
     config, records = read(directory)
@@ -44,7 +44,7 @@ def explain_peer(
         console.facts((("peer", f"{record.name} for {record.user}"), ("endpoint", record.endpoint)))
         console.write("")
     steps = []
-    for step in walk(record, resource=resource, timeout_s=timeout_s, serving=live.running):
+    for step in run_checks(record, resource=resource, timeout_s=timeout_s, serving=live.running):
         steps.append(step)
         if not as_json:
             _show(step, first=first_broken(steps) is step)
@@ -77,7 +77,7 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
     return _LiveStatus(running, reply)
 
 
-def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "Step | None") -> list[str]:
+def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "CheckResult | None") -> list[str]:
     """Return further information for the operator, as sentences."""
     from federation.errors import Action, Remedy
     from federation.v1 import admin_pb2 as pb
@@ -98,7 +98,7 @@ def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "Ste
     return notes
 
 
-def _shape(record: "PeerRecord", steps: "list[Step]", live: _LiveStatus, notes: list[str]) -> dict[str, Any]:
+def _shape(record: "PeerRecord", steps: "list[CheckResult]", live: _LiveStatus, notes: list[str]) -> dict[str, Any]:
     from federation.explain.checks import first_broken
     from mosaic_cli.output import shapes
     from mosaic_cli.output.errors import advised
@@ -131,7 +131,7 @@ def _shape(record: "PeerRecord", steps: "list[Step]", live: _LiveStatus, notes: 
     }
 
 
-def _show(step: "Step", *, first: bool) -> None:
+def _show(step: "CheckResult", *, first: bool) -> None:
     """Print one line for a step as soon as it is known, since the next step may wait for its time limit."""
     from rich.text import Text
 
@@ -146,7 +146,7 @@ def _show(step: "Step", *, first: bool) -> None:
     console.flush()
 
 
-def _sum_up(broken: "Step | None", live: _LiveStatus, notes: list[str]) -> None:
+def _sum_up(broken: "CheckResult | None", live: _LiveStatus, notes: list[str]) -> None:
     from mosaic_cli.output import console
     from mosaic_cli.output.errors import advised
 

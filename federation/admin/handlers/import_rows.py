@@ -1,4 +1,4 @@
-"""Rows imported through the running gateway, so that its caches hear of them."""
+"""Handler of `ImportRows`: imports rows in the running gateway, so that its watches report the changes."""
 
 from collections.abc import AsyncIterator
 
@@ -14,21 +14,22 @@ IMPORT_ACT = "rows.import"
 
 
 async def import_rows(
-    parts: AdminContext, requests: AsyncIterator[pb.ImportRowsRequest]
+    context: AdminContext, requests: AsyncIterator[pb.ImportRowsRequest]
 ) -> AsyncIterator[pb.ImportRowsResponse]:
-    """Read every chunk, then load all of it; yield the lines read after each, and the summary at the end.
+    """Read every chunk, then load all rows. Yields the number of lines read after each chunk, and a final summary.
 
-    Raises `ImportFailedError` with the faults, `ConflictError` where the rows are not the embedded provider's.
+    Raises `ImportFailedError` with the faulty lines, `ConflictError` if the gateway has another provider than the
+    embedded one.
     """
-    provider = parts.provider
+    provider = context.provider
     if not isinstance(provider, SqlProvider):
-        raise ConflictError("this gateway's rows come from a program of its own, so there is nothing to import into")
+        raise ConflictError("this gateway's rows come from a provider of its own, which cannot import rows")
     importer = Importer()
     async for request in requests:
         importer.feed(request.lines)
         yield pb.ImportRowsResponse(lines_read=importer.lines_read)
     summary = await importer.commit(provider)
-    parts.audit.record_act(IMPORT_ACT, source="admin")
+    context.audit.record_act(IMPORT_ACT, source="admin")
     yield pb.ImportRowsResponse(lines_read=importer.lines_read, summary=_message(summary))
 
 

@@ -1,4 +1,4 @@
-"""The operator's acts on peers: what this gateway may read elsewhere."""
+"""Handlers of the RPCs on peers: enrolling, showing, renewing and removing them."""
 
 import contextlib
 from collections.abc import Sequence
@@ -16,68 +16,68 @@ from federation.errors import ConflictError, FederationError, NotFoundError, Ref
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["PeerDesk"]
+__all__ = ["PeerHandlers"]
 
-ARMING_S: Final = 1.0
-"""How long an enrollment waits for the watch to stand; without it everything works, if less promptly."""
+ARMING_TIMEOUT_S: Final = 1.0
+"""Longest wait of an enrollment for the watch to be armed. Calls work without it; changes arrive later."""
 
 
-class PeerDesk:
-    """Enrolls at other gateways, shows peers and forgets them, and records each act in the audit trail.
+class PeerHandlers:
+    """Enrolls at other gateways, shows and removes peers, and records each act in the audit trail.
 
-    An act that has begun goes on to its end when its caller leaves, so that memory and database agree.
+    An operation completes even if its caller cancels the RPC, so that memory and database agree.
     """
 
-    def __init__(self, parts: AdminContext) -> None:
-        self._parts = parts
+    def __init__(self, context: AdminContext) -> None:
+        self._context = context
         self._under_way = ShieldedTasks()
 
     async def add(self, request: pb.AddPeerRequest) -> pb.AddPeerResponse:
-        """Redeem a token for a local user. Raises what `enroll` raises, and `NotFoundError` for the user."""
+        """Redeem a token for a local user. Raises what `enroll` raises, and `NotFoundError` for an unknown user."""
         token = EnrollmentToken.decode(request.token)
-        await require_user(self._parts, request.user)
+        await require_user(self._context, request.user)
         enrolled, peer = await self._under_way.run(self._enroll(token, request.user, request.name))
         return pb.AddPeerResponse(peer=self._message(peer), awaiting_confirmation=enrolled.awaiting_confirmation)
 
     async def get(self, request: pb.GetPeerRequest) -> pb.GetPeerResponse:
-        """Return one peer, also by the beginning of its name. Raises what `find_peer` raises."""
+        """Return one peer, by its name or an unambiguous prefix. Raises what `find_peer` raises."""
         return pb.GetPeerResponse(
-            peer=self._message(find_peer(self._parts.federation.peers, request.name, request.user))
+            peer=self._message(find_peer(self._context.federation.peers, request.name, request.user))
         )
 
     async def list(self, request: pb.ListPeersRequest) -> pb.ListPeersResponse:
-        """Return peers that pass every filter, by name and user.
+        """Return the peers that match every filter, sorted by name and user.
 
-        Raises `NotFoundError` with near matches for a user that nothing is known of.
+        Raises `NotFoundError` with near matches for an unknown user.
         """
-        peers = self._parts.federation.peers.all(request.user or None)
+        peers = self._context.federation.peers.all(request.user or None)
         if request.user and not peers:
-            await require_user(self._parts, request.user)
-        wanted = [peer for peer in peers if not request.state or self._message(peer).state == request.state]
-        page, token = page_of(wanted, lambda peer: (peer.name, peer.user), request)
+            await require_user(self._context, request.user)
+        matching = [peer for peer in peers if not request.state or self._message(peer).state == request.state]
+        page, token = page_of(matching, lambda peer: (peer.name, peer.user), request)
         return pb.ListPeersResponse(peers=map(self._message, page), next_page_token=token)
 
     async def remove(self, request: pb.RemovePeerRequest) -> pb.RemovePeerResponse:
-        """Forget a peer, its key and everything that was cached from it; return it as it was."""
-        peer = self._parts.federation.peers.get(request.name, request.user or None)
-        was = self._message(peer)
+        """Remove a peer with its key and its cached answers. Returns the peer's last status."""
+        peer = self._context.federation.peers.get(request.name, request.user or None)
+        before = self._message(peer)
         await self._under_way.run(self._remove(peer))
-        return pb.RemovePeerResponse(peer=was)
+        return pb.RemovePeerResponse(peer=before)
 
     async def rotate(self, request: pb.RotatePeerRequest) -> pb.RotatePeerResponse:
-        """Replace a peer's certificate now. Raises what `Federation.rotate` raises."""
-        peer = self._parts.federation.peers.get(request.name, request.user or None)
+        """Renew a peer's certificate now. Raises what `Federation.rotate` raises."""
+        peer = self._context.federation.peers.get(request.name, request.user or None)
         await self._under_way.run(self._rotate(peer))
         return pb.RotatePeerResponse(peer=self._message(peer))
 
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
-        """Close a peer's circuit by hand, and have the next call dial at once, whatever gRPC waits for."""
-        peer = self._parts.federation.peers.get(request.name, request.user or None)
+        """Close a peer's circuit, and let the next call connect at once in spite of gRPC's connection backoff."""
+        peer = self._context.federation.peers.get(request.name, request.user or None)
         if peer.circuit is None:
-            raise ConflictError(f"no circuit is kept for {peer.name}; it is switched off")
+            raise ConflictError(f"{peer.name} has no circuit: the circuit breaker is switched off")
         transition = peer.circuit.reset()
         if transition is not None:
-            report(transition, peer.name, peer.user, self._parts.metrics)
+            report(transition, peer.name, peer.user, self._context.metrics)
         peer.channel.disconnect()
         if peer.watch is not None:
             peer.watch.wake()
@@ -85,43 +85,44 @@ class PeerDesk:
         return pb.ResetCircuitResponse(peer=self._message(peer))
 
     def messages(self, name: str = "") -> Sequence[pb.PeerStatus]:
-        """Return every peer, or those of one name, for the status. Raises `NotFoundError` with near matches."""
-        peers = self._parts.federation.peers
+        """Return every peer, or those with one name, for the status. Raises `NotFoundError` with near matches."""
+        peers = self._context.federation.peers
         if name and all(peer.name != name for peer in peers.all()):
             peers.get(name)
         return [self._message(peer) for peer in peers.all() if name in {"", peer.name}]
 
     async def close(self) -> None:
-        """Wait for the acts under way."""
+        """Wait for operations in progress."""
         await self._under_way.join()
 
     async def _enroll(self, token: EnrollmentToken, user: str, name: str) -> tuple[EnrolledPeer, Peer]:
-        parts = self._parts
+        context = self._context
         try:
             enrolled = await enroll(
                 token,
-                gateway_name=parts.config.name,
+                gateway_name=context.config.name,
                 user=user,
                 name=name,
-                peers=parts.peer_store,
-                clock=parts.clock,
+                peers=context.peer_store,
+                clock=context.clock,
             )
         except FederationError as e:
-            parts.audit.record_act(
+            context.audit.record_act(
                 "peer.add", "error", peer=name or token.gateway, subject=user, source="admin", reason=type(e).__name__
             )
             raise
-        peer = parts.federation.peers.add(enrolled.record)
+        peer = context.federation.peers.add(enrolled.record)
         self._record("peer.add", peer)
-        if peer.watch is not None:  # arming drops what was fetched before it, which would puzzle whoever asks at once
-            await peer.watch.first_attempt_done(ARMING_S)
+        # Arming invalidates earlier answers, so a call made before it would fill the cache in vain.
+        if peer.watch is not None:
+            await peer.watch.first_attempt_done(ARMING_TIMEOUT_S)
         return enrolled, peer
 
     async def _rotate(self, peer: Peer) -> None:
         try:
-            await self._parts.federation.rotate(peer.name, peer.user)
+            await self._context.federation.rotate(peer.name, peer.user)
         except FederationError as e:
-            self._parts.audit.record_act(
+            self._context.audit.record_act(
                 "peer.rotate",
                 "error",
                 grant_id=peer.grant_id,
@@ -134,13 +135,13 @@ class PeerDesk:
         self._record("peer.rotate", peer)
 
     async def _remove(self, peer: Peer) -> None:
-        await self._parts.peer_store.remove(peer.record.id)
-        with contextlib.suppress(NotFoundError):  # whoever follows the store has seen it before
-            self._parts.federation.peers.remove(peer.name, peer.user)
+        await self._context.peer_store.remove(peer.record.id)
+        with contextlib.suppress(NotFoundError):  # a task that follows the store may have removed it
+            self._context.federation.peers.remove(peer.name, peer.user)
         self._record("peer.remove", peer)
 
     def _message(self, peer: Peer) -> pb.PeerStatus:
-        return peer_message(peer, self._parts.clock)
+        return peer_message(peer, self._context.clock)
 
     def _record(self, verb: str, peer: Peer) -> None:
-        self._parts.audit.record_act(verb, grant_id=peer.grant_id, peer=peer.name, subject=peer.user, source="admin")
+        self._context.audit.record_act(verb, grant_id=peer.grant_id, peer=peer.name, subject=peer.user, source="admin")

@@ -1,4 +1,4 @@
-"""A verb run inside the gateway for one of its users: a session's answers, as messages of the admin socket."""
+"""Handler of `Query`: runs a verb in a session of a local user, and streams the answers as messages."""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -17,76 +17,76 @@ from federation.v1 import admin_pb2 as pb
 from federation.wire.channel_args import MEBIBYTE
 from federation.wire.timestamps import timestamp
 
-__all__ = ["QueryDesk"]
+__all__ = ["QueryHandlers"]
 
-MESSAGE_BYTES: Final = MEBIBYTE
-"""Serialized rows of one message; a message holds at least one row, however large."""
+MAX_MESSAGE_BYTES: Final = MEBIBYTE
+"""Largest size of the serialized rows in one message. A larger row has a message of its own."""
 
 
-class QueryDesk:
-    """Answers the operator's queries. A local one sees what the user sees, without any grant's narrowing."""
+class QueryHandlers:
+    """Answers the operator's queries. Local data are read with the rights of the user, not narrowed by a grant."""
 
-    def __init__(self, parts: AdminContext) -> None:
-        self._parts = parts
-        self._sessions = NamedSessions(parts.federation.session, parts.clock)
+    def __init__(self, context: AdminContext) -> None:
+        self._context = context
+        self._sessions = NamedSessions(context.federation.session, context.clock)
 
     async def answer(self, request: pb.QueryRequest) -> AsyncIterator[pb.QueryResponse]:
         """Run the verb that the request holds.
 
-        Raises `InputError`, `NotFoundError`, or for a single source that did not answer the `Refusal` that says why.
+        Raises `InputError` or `NotFoundError`, and the `Refusal` of the source if the query names a single one.
         """
         verb = request.WhichOneof("verb")
         if verb is None:
-            raise InputError("verb", "name one: list, get, search or capabilities")
-        await require_user(self._parts, request.user)
-        async with self._sessions.lease(request.user, request.session) as session:
+            raise InputError("verb", "is missing; use list, get, search or capabilities")
+        await require_user(self._context, request.user)
+        async with self._sessions.use(request.user, request.session) as session:
             async for message in _answers(session, request, getattr(request, verb)):
                 yield message
 
     async def close(self) -> None:
-        """End the named sessions."""
+        """Close the named sessions."""
         await self._sessions.close()
 
 
-async def _answers(session: Session, asked: pb.QueryRequest, request: Request) -> AsyncIterator[pb.QueryResponse]:
+async def _answers(session: Session, query: pb.QueryRequest, request: Request) -> AsyncIterator[pb.QueryResponse]:
     began = time.perf_counter()
     async with session.stream(
-        request, source=asked.source, budget_s=asked.budget_ms / 1_000 if asked.budget_ms else None
+        request, source=query.source, budget_s=query.budget_ms / 1_000 if query.budget_ms else None
     ) as answers:
         refusal: FederationError | None = None
         async for answer in answers:
-            refusal = _refusal(answer, asked)
-            if refusal is None and (asked.stream or answer.capabilities is not None):
-                for message in _of_source(answer, streamed=asked.stream):
+            refusal = _refusal(answer, query)
+            if refusal is None and (query.stream or answer.capabilities is not None):
+                for message in _source_messages(answer, streamed=query.stream):
                     yield message
-        result = answers.result if asked.stream else answers.merged()
+        result = answers.result if query.stream else answers.merged()
     for message in _chunks(result.rows):
         yield message
-    if refusal is None or result.signals:  # a session tells its signals once, also beside a refusal
+    if refusal is None or result.signals:  # a session gives each signal once: send it even with a refusal
         yield _last(result, time.perf_counter() - began)
     if refusal is not None:
         raise refusal
 
 
-def _refusal(answer: Answer, asked: pb.QueryRequest) -> FederationError | None:
-    """Return what a source that was named has to say instead of an answer."""
+def _refusal(answer: Answer, query: pb.QueryRequest) -> FederationError | None:
+    """Return the error of a source that the query names and that did not answer, `None` otherwise."""
     report = answer.report
-    absent = asked.WhichOneof("verb") == "get" and not answer.rows
-    if asked.source == ALL or (report.state.answered and not absent):
+    absent = query.WhichOneof("verb") == "get" and not answer.rows
+    if query.source == ALL or (report.state.answered and not absent):
         return None
     text = f"{report.source}: {report.message}" if report.source != LOCAL else report.message
     if report.reason in Reason.__members__:
-        # A report of this reason has a remedy only where this gateway wrote the message, which the remedy completes.
-        # Other remedies complete the next step, which a refusal does not have.
+        # With this reason, a remedy completes the message, which this gateway wrote. Other remedies complete the next
+        # step of the report, which a refusal does not have.
         remedy = report.remedy if report.reason == Reason.CERTIFICATE_INVALID else None
         return Refusal(Reason(report.reason), text, retry_after_s=report.retry_after_s, remedy=remedy)
     return FederationError(text)
 
 
-def _of_source(answer: Answer, *, streamed: bool) -> Iterable[pb.QueryResponse]:
-    """Yield a source's rows in as many messages as it takes; the last has the report."""
-    *before, last = list(_chunks(answer.rows)) or [pb.QueryResponse()]
-    for message in before:
+def _source_messages(answer: Answer, *, streamed: bool) -> Iterable[pb.QueryResponse]:
+    """Yield a source's rows in one or more messages. The last message has the latency and the report."""
+    *earlier, last = list(_chunks(answer.rows)) or [pb.QueryResponse()]
+    for message in earlier:
         message.source = answer.source
         yield message
     last.source, last.latency_ms = answer.source, answer.report.latency_ms
@@ -100,14 +100,14 @@ def _of_source(answer: Answer, *, streamed: bool) -> Iterable[pb.QueryResponse]:
 def _chunks(rows: Iterable[SessionRow]) -> Iterable[pb.QueryResponse]:
     message, size = pb.QueryResponse(), 0
     for row in rows:
-        filled = pb.QueryRow(
+        query_row = pb.QueryRow(
             row=row.row, source=row.source, cached=row.cached, age_s=row.age_s, score=row.score, snippet=row.snippet
         )
-        size += filled.ByteSize()
-        if size > MESSAGE_BYTES and message.rows:
+        size += query_row.ByteSize()
+        if size > MAX_MESSAGE_BYTES and message.rows:
             yield message
-            message, size = pb.QueryResponse(), filled.ByteSize()
-        message.rows.append(filled)
+            message, size = pb.QueryResponse(), query_row.ByteSize()
+        message.rows.append(query_row)
     if message.rows:
         yield message
 

@@ -1,6 +1,6 @@
-"""The operator's acts that take something back: revoking grants, editing scopes, removing users.
+"""Handlers of the RPCs that withdraw rights: revoking grants, editing scopes, removing users.
 
-Each goes on to its end when the operator's command goes away; asking again joins it, or shows its receipt.
+An operation completes even if the operator's command ends. A repeated request joins it, or returns its receipt.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
-from federation.admin.grant_warnings import scope_advice
+from federation.admin.grant_warnings import scope_warnings
 from federation.admin.lookup import require_user
 from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
@@ -22,63 +22,66 @@ from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp, timestamp
 
-__all__ = ["RevocationDesk", "receipt_message", "release_message"]
+__all__ = ["RevocationHandlers", "receipt_message", "release_message"]
 
-News = pb.RevocationProgress | pb.RevocationReceipt
+ProgressMessage = pb.RevocationProgress | pb.RevocationReceipt
 USER_REMOVED = "the user was removed"
-MOST_COUNTED: Final = 2**32 - 1
-"""The largest number that a receipt can carry. Peers say how many calls they failed, and may say anything."""
+MAX_COUNT: Final = 2**32 - 1
+"""The largest number that a receipt can hold. Peers report how many calls they failed, possibly with a false number."""
 
 
-class RevocationDesk:
-    """Takes back, streams what is awaited, and records each act in the audit trail."""
+class RevocationHandlers:
+    """Revokes and narrows grants, streams the progress, and records each act in the audit trail."""
 
-    def __init__(self, parts: AdminContext) -> None:
-        self._parts = parts
+    def __init__(self, context: AdminContext) -> None:
+        self._context = context
         self._under_way = ShieldedTasks()
 
     async def revoke(self, request: pb.RevokeGrantRequest) -> AsyncIterator[pb.RevokeGrantResponse]:
-        """Revoke a grant. The last message is the receipt; with `no_wait` it may be what is still awaited."""
-        before = self._parts.grants.require(request.id)
-        handle = await self._parts.coordinator.revocations.revoke(request.id, request.reason)
+        """Revoke a grant. The last message is the receipt, or with `no_wait` possibly the progress so far."""
+        before = self._context.grants.require(request.id)
+        handle = await self._context.coordinator.revocations.revoke(request.id, request.reason)
         if before.status is not GrantStatus.REVOKED:
-            self._record("grant.revoke", self._parts.grants.require(request.id))
-        async for news in self._told(handle, wait=not request.no_wait):
-            if isinstance(news, pb.RevocationProgress):
-                yield pb.RevokeGrantResponse(progress=news)
+            self._record("grant.revoke", self._context.grants.require(request.id))
+        async for message in self._stream_progress(handle, wait=not request.no_wait):
+            if isinstance(message, pb.RevocationProgress):
+                yield pb.RevokeGrantResponse(progress=message)
             else:
-                yield pb.RevokeGrantResponse(receipt=news)
+                yield pb.RevokeGrantResponse(receipt=message)
 
     async def edit_scope(self, request: pb.UpdateGrantScopeRequest) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
-        """Put a scope in force, or only say what that would change. Of a narrowing, the last message is the receipt."""
+        """Replace a scope, or with `validate_only` only preview the change.
+
+        If the new scope is narrower, the last message is the receipt, or with `no_wait` possibly the progress so far.
+        """
         scope = Scope.parse(request.scope)
         if request.validate_only:
-            yield await self._tried(self._parts.grants.require_unrevoked(request.id), scope)
+            yield await self._preview_edit(self._context.grants.require_unrevoked(request.id), scope)
             return
         edit = await self._under_way.run(self._edit(request.id, scope))
-        yield await self._first(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
+        yield await self._scope_response(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
         if edit.handle is None:
             return
-        async for news in self._told(edit.handle, wait=not request.no_wait):
-            if isinstance(news, pb.RevocationProgress):
-                yield pb.UpdateGrantScopeResponse(progress=news)
+        async for message in self._stream_progress(edit.handle, wait=not request.no_wait):
+            if isinstance(message, pb.RevocationProgress):
+                yield pb.UpdateGrantScopeResponse(progress=message)
             else:
-                yield pb.UpdateGrantScopeResponse(receipt=news)
+                yield pb.UpdateGrantScopeResponse(receipt=message)
 
     async def remove_user(self, request: pb.RemoveUserRequest) -> AsyncIterator[pb.RemoveUserResponse]:
-        """Revoke every grant of a user, then take the user out of the gateway's own data, then wait for the receipts.
+        """Revoke every grant of a user, then remove the user from the gateway's own data, then wait for the receipts.
 
-        Raises `NotFoundError` for a user that the gateway neither knows nor granted anything as.
+        Raises `NotFoundError` for a user that occurs neither in the gateway's data nor as the subject of a grant.
         """
-        if all(grant.subject != request.user for grant in self._parts.grants.all()):
-            await require_user(self._parts, request.user)
+        if all(grant.subject != request.user for grant in self._context.grants.all()):
+            await require_user(self._context, request.user)
         handles, removal = await self._under_way.run(self._remove(request.user, request.reason or USER_REMOVED))
-        peers = [peer.name for peer in self._parts.federation.peers.all() if peer.user == request.user]
+        peers = [peer.name for peer in self._context.federation.peers.all() if peer.user == request.user]
         yield pb.RemoveUserResponse(
             removal=pb.UserRemoval(
                 user=request.user,
                 grants=[
-                    self._parts.grant_info(self._parts.grants.require(handle.begun.grant_id)) for handle in handles
+                    self._context.grant_info(self._context.grants.require(handle.begun.grant_id)) for handle in handles
                 ],
                 teams=removal.teams if removal else (),
                 owned_rows=removal.owned_rows if removal else 0,
@@ -87,18 +90,18 @@ class RevocationDesk:
             )
         )
         for handle in handles:
-            async for news in self._told(handle, wait=not request.no_wait):
-                if isinstance(news, pb.RevocationProgress):
-                    yield pb.RemoveUserResponse(progress=news)
+            async for message in self._stream_progress(handle, wait=not request.no_wait):
+                if isinstance(message, pb.RevocationProgress):
+                    yield pb.RemoveUserResponse(progress=message)
                 else:
-                    yield pb.RemoveUserResponse(receipt=news)
+                    yield pb.RemoveUserResponse(receipt=message)
 
     async def close(self) -> None:
-        """Wait for the acts under way."""
+        """Wait for operations in progress."""
         await self._under_way.join()
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
-        edit = await self._parts.coordinator.revocations.edit_scope(grant_id, scope)
+        edit = await self._context.coordinator.revocations.edit_scope(grant_id, scope)
         if edit.applied:
             self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
         return edit
@@ -106,57 +109,59 @@ class RevocationDesk:
     async def _remove(self, user: str, reason: str) -> tuple[list[RevocationHandle], Removal | None]:
         handles = await self._revoke_all(user, reason)
         faults = await asyncio.gather(*(handle.durable() for handle in handles), return_exceptions=True)
-        provider = self._parts.provider
+        provider = self._context.provider
         removal = await provider.remove_user(user) if isinstance(provider, RemovesUsers) else None
-        # A grant that was being made while the user still was there.
-        late = await self._revoke_all(user, reason, but={handle.begun.grant_id for handle in handles})
-        faults += await asyncio.gather(*(handle.durable() for handle in late), return_exceptions=True)
-        self._parts.audit.record_act("user.remove", subject=user, source="admin")
+        # A grant may have been created before the user was removed.
+        late_handles = await self._revoke_all(user, reason, excluding={handle.begun.grant_id for handle in handles})
+        faults += await asyncio.gather(*(handle.durable() for handle in late_handles), return_exceptions=True)
+        self._context.audit.record_act("user.remove", subject=user, source="admin")
         for fault in faults:
             if isinstance(fault, BaseException):
                 raise fault
-        return handles + late, removal
+        return handles + late_handles, removal
 
-    async def _revoke_all(self, user: str, reason: str, but: Collection[str] = ()) -> list[RevocationHandle]:
-        """Revoke what is not revoked yet, and again where an earlier revocation could not be stored."""
-        revocations, handles = self._parts.coordinator.revocations, []
-        mine = [grant for grant in self._parts.grants.all() if grant.subject == user and grant.id not in but]
-        # A first revocation refuses without a look at the database; that comes before what may fail.
-        for grant in sorted(mine, key=lambda grant: grant.status is GrantStatus.REVOKED):
+    async def _revoke_all(self, user: str, reason: str, excluding: Collection[str] = ()) -> list[RevocationHandle]:
+        """Revoke a user's grants that are not revoked, and retry revocations that could not be stored."""
+        revocations, handles = self._context.coordinator.revocations, []
+        user_grants = [
+            grant for grant in self._context.grants.all() if grant.subject == user and grant.id not in excluding
+        ]
+        # Grants not revoked yet come first: they are refused without the database, and retries may fail in it.
+        for grant in sorted(user_grants, key=lambda grant: grant.status is GrantStatus.REVOKED):
             if revocations.is_open(grant.id):
                 handles.append(await revocations.revoke(grant.id, reason))
                 if grant.status is not GrantStatus.REVOKED:
-                    self._record("grant.revoke", self._parts.grants.require(grant.id))
+                    self._record("grant.revoke", self._context.grants.require(grant.id))
         return handles
 
-    async def _told(self, handle: RevocationHandle, *, wait: bool) -> AsyncIterator[News]:
+    async def _stream_progress(self, handle: RevocationHandle, *, wait: bool) -> AsyncIterator[ProgressMessage]:
         await handle.durable()
         grant_id = handle.begun.grant_id
         async for instances in handle.follow():
-            grant = self._parts.grant_info(self._parts.grants.require(grant_id))
+            grant = self._context.grant_info(self._context.grants.require(grant_id))
             yield pb.RevocationProgress(grant=grant, awaited=map(release_message, instances))
             if not wait:
                 return
         yield receipt_message(await handle.receipt())
 
-    async def _first(
+    async def _scope_response(
         self, grant: Grant, scope: Scope, gains: tuple[str, ...], losses: tuple[str, ...], *, applied: bool
     ) -> pb.UpdateGrantScopeResponse:
-        warnings = await scope_advice(self._parts, grant.subject, scope)
+        warnings = await scope_warnings(self._context, grant.subject, scope)
         return pb.UpdateGrantScopeResponse(
-            grant=self._parts.grant_info(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
+            grant=self._context.grant_info(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
         )
 
-    async def _tried(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
+    async def _preview_edit(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
         change = compare_scopes(grant.scope, scope)
-        reply = await self._first(grant, scope, change.gains, change.losses, applied=False)
-        provider = self._parts.provider
+        reply = await self._scope_response(grant, scope, change.gains, change.losses, applied=False)
+        provider = self._context.provider
         reply.opened.extend(await preview(provider, grant.subject, grant.scope))
         reply.opens.extend(await preview(provider, grant.subject, scope))
         return reply
 
     def _record(self, verb: str, grant: Grant, reason: str = "") -> None:
-        self._parts.audit.record_act(
+        self._context.audit.record_act(
             verb,
             grant_id=grant.id,
             peer=grant.peer,
@@ -167,7 +172,7 @@ class RevocationDesk:
 
 
 def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
-    """Return a finished receipt."""
+    """Return a receipt as a message."""
     return pb.RevocationReceipt(
         grant_id=receipt.grant_id,
         kind=receipt.kind.value,
@@ -176,16 +181,19 @@ def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
         reason=receipt.reason,
         instances=(
             pb.LeaseRelease(
-                instance_id=one.instance, how=one.how, at=timestamp(one.at_us), failed_in_flight=one.failed_in_flight
+                instance_id=release.instance,
+                how=release.how,
+                at=timestamp(release.at_us),
+                failed_in_flight=release.failed_in_flight,
             )
-            for one in receipt.instances
+            for release in receipt.instances
         ),
-        failed_in_flight=min(MOST_COUNTED, sum(one.failed_in_flight for one in receipt.instances)),
+        failed_in_flight=min(MAX_COUNT, sum(release.failed_in_flight for release in receipt.instances)),
     )
 
 
 def release_message(release: Release) -> pb.LeaseRelease:
-    """Return how one cache object stands."""
+    """Return the state of the release of one cache object's leases as a message."""
     return pb.LeaseRelease(
         instance_id=release.instance,
         how=release.how.value,

@@ -1,4 +1,4 @@
-"""`Status` and `WatchStatus`: this gateway, its peers and its grants at one instant, and again whenever they turn."""
+"""Handlers of `Status` and `WatchStatus`: this gateway, its peers and its grants, once or as a stream of snapshots."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final
 from federation.admin.context import AdminContext
 from federation.admin.lookup import require_user
 from federation.admin.messages.peers import own_certificate, peer_message
-from federation.admin.status_warnings import warnings_of
+from federation.admin.status_warnings import status_warnings
 from federation.client.peer_status import state_of
 from federation.client.peers.peer import Peer
 from federation.errors import NotFoundError, unknown_peer
@@ -16,107 +16,109 @@ from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp
 
-__all__ = ["StatusDesk"]
+__all__ = ["StatusHandlers"]
 
 CHUNK: Final = 32
-"""Peers or grants that are looked at before other work of the gateway has its turn."""
+"""Peers or grants that are processed before control returns to the event loop."""
 INTERVAL_S: Final = 1.0
-LEAST_INTERVAL_S: Final = 0.1
-LOOK_S: Final = 0.1
-"""How often a watched gateway is looked at for a change."""
-SHARE: Final = 20
-"""Of the time, at most one part in so many goes into looking, and as much into telling."""
+MIN_INTERVAL_S: Final = 0.1
+POLL_S: Final = 0.1
+"""Interval in seconds at which a stream checks for a change."""
+MIN_PAUSE_RATIO: Final = 20
+"""A pause lasts at least so many times the work before it: checks use at most 1/20 of the time, messages too."""
 
 
-class StatusDesk:
-    """Answers how things stand. `close` ends the streams; those that begin later end after one message."""
+class StatusHandlers:
+    """Answers status requests. `close` ends the streams; a stream opened later ends after one message."""
 
-    def __init__(self, parts: AdminContext) -> None:
-        self._parts = parts
-        self._ending = asyncio.Event()
+    def __init__(self, context: AdminContext) -> None:
+        self._context = context
+        self._stopping = asyncio.Event()
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
-        """Return how things stand; with `peer` what concerns that gateway, with `user` what concerns that local user.
+        """Return the current status, limited to one gateway by `peer` and to one local user by `user`.
 
-        Raises `NotFoundError` with near matches for a peer or user of whom nothing is known.
+        Raises `NotFoundError` with near matches for an unknown peer or user.
         """
-        peers, grants = await self._chosen(request.peer, request.user)
+        peers, grants = await self._select(request.peer, request.user)
         response = pb.StatusResponse(gateway=self._gateway())
-        for at, peer in enumerate(peers):
-            await _give_way(at)
-            response.peers.append(peer_message(peer, self._parts.clock))
-        for at, grant in enumerate(grants):
-            await _give_way(at)
-            response.grants.append(self._parts.grant_info(grant))
+        for index, peer in enumerate(peers):
+            await _yield_to_loop(index)
+            response.peers.append(peer_message(peer, self._context.clock))
+        for index, grant in enumerate(grants):
+            await _yield_to_loop(index)
+            response.grants.append(self._context.grant_info(grant))
         if not request.peer:
-            response.warnings.extend(warnings_of(self._parts))
+            response.warnings.extend(status_warnings(self._context))
             response.serving.CopyFrom(self._serving())
-        response.gateway.now.CopyFrom(optional_timestamp(self._parts.clock.now_us()))  # type: ignore[arg-type]
+        response.gateway.now.CopyFrom(optional_timestamp(self._context.clock.now_us()))  # type: ignore[arg-type]
         return response
 
     async def watch(self, request: pb.WatchStatusRequest) -> AsyncIterator[pb.WatchStatusResponse]:
-        """Yield the status at once, after each interval, and soon after a change; end when the gateway stops."""
-        interval_s = max(request.interval_ms / 1_000, LEAST_INTERVAL_S) if request.interval_ms else INTERVAL_S
-        wanted, loop = pb.StatusRequest(peer=request.peer, user=request.user), asyncio.get_running_loop()
+        """Yield the status at once, after each interval, and soon after a change, until the gateway stops."""
+        interval_s = max(request.interval_ms / 1_000, MIN_INTERVAL_S) if request.interval_ms else INTERVAL_S
+        selection, loop = pb.StatusRequest(peer=request.peer, user=request.user), asyncio.get_running_loop()
         while True:
-            begun, marks = loop.time(), await self._fingerprint(wanted)
-            yield pb.WatchStatusResponse(status=await self.status(wanted))
-            took_s = loop.time() - begun
-            if await self._stand_by(wanted, marks, max(interval_s, took_s * SHARE)):
+            started, fingerprint = loop.time(), await self._fingerprint(selection)
+            yield pb.WatchStatusResponse(status=await self.status(selection))
+            took_s = loop.time() - started
+            if await self._wait_for_change(selection, fingerprint, max(interval_s, took_s * MIN_PAUSE_RATIO)):
                 return
 
     def close(self) -> None:
         """End every stream."""
-        self._ending.set()
+        self._stopping.set()
 
-    async def _stand_by(self, wanted: pb.StatusRequest, marks: Sequence[Any], interval_s: float) -> bool:
-        """Wait for a change, but no longer than an interval; true once the gateway stops."""
+    async def _wait_for_change(
+        self, selection: pb.StatusRequest, fingerprint: Sequence[Any], interval_s: float
+    ) -> bool:
+        """Wait for a change for at most `interval_s`. Returns whether the gateway is stopping."""
         loop = asyncio.get_running_loop()
-        until, look_s = loop.time() + interval_s, LOOK_S
+        until, poll_s = loop.time() + interval_s, POLL_S
         while (left_s := until - loop.time()) > 0:
             try:
-                async with asyncio.timeout(min(look_s, left_s)):
-                    await self._ending.wait()
+                async with asyncio.timeout(min(poll_s, left_s)):
+                    await self._stopping.wait()
             except TimeoutError:
-                begun = loop.time()
-                if await self._fingerprint(wanted) != marks:
+                started = loop.time()
+                if await self._fingerprint(selection) != fingerprint:
                     break
-                look_s = max(LOOK_S, (loop.time() - begun) * SHARE)
+                poll_s = max(POLL_S, (loop.time() - started) * MIN_PAUSE_RATIO)
             else:
                 break
-        return self._ending.is_set()
+        return self._stopping.is_set()
 
-    async def _chosen(self, name: str, user: str) -> tuple[list[Peer], list[Grant]]:
-        peers = [one for one in self._parts.federation.peers.all() if name in {"", one.name}]
-        grants = [one for one in self._parts.grants.all() if name in {"", one.peer}]
+    async def _select(self, name: str, user: str) -> tuple[list[Peer], list[Grant]]:
+        peers = [one for one in self._context.federation.peers.all() if name in {"", one.name}]
+        grants = [one for one in self._context.grants.all() if name in {"", one.peer}]
         if name and not peers and not grants:
-            known = {peer.name for peer in self._parts.federation.peers.all()}
-            known.update(grant.peer for grant in self._parts.grants.all())
+            known = {peer.name for peer in self._context.federation.peers.all()}
+            known.update(grant.peer for grant in self._context.grants.all())
             raise unknown_peer(name, near_matches(name, known))
         if user:
             peers, grants = [one for one in peers if one.user == user], [one for one in grants if one.subject == user]
             if not peers and not grants:
-                await require_user(self._parts, user)
+                await require_user(self._context, user)
         return peers, sorted(grants, key=lambda grant: (grant.peer, grant.subject, grant.id))
 
-    async def _fingerprint(self, wanted: pb.StatusRequest) -> list[Any]:
-        """Return what tells a change of state; figures that change with every call are not in it."""
+    async def _fingerprint(self, selection: pb.StatusRequest) -> list[Any]:
+        """Return a value that changes with every change of state, but not with the counters of calls."""
         try:
-            peers, grants = await self._chosen(wanted.peer, wanted.user)
+            peers, grants = await self._select(selection.peer, selection.user)
         except NotFoundError:
             return []
-        now_us, subscriptions = self._parts.clock.now_us(), self._parts.coordinator.subscriptions
-        marks: list[Any] = []
-        for at, peer in enumerate(peers):
-            await _give_way(at)
-            marks.append(self._mark(peer, now_us))
-        for at, grant in enumerate(grants):
-            await _give_way(at)
-            marks.append((grant.id, grant.status_at(now_us), grant.scope, subscriptions.count(grant.id)))
-        return marks
+        now_us, subscriptions = self._context.clock.now_us(), self._context.coordinator.subscriptions
+        fingerprint: list[Any] = []
+        for index, peer in enumerate(peers):
+            await _yield_to_loop(index)
+            fingerprint.append(self._peer_fingerprint(peer, now_us))
+        for index, grant in enumerate(grants):
+            await _yield_to_loop(index)
+            fingerprint.append((grant.id, grant.status_at(now_us), grant.scope, subscriptions.count(grant.id)))
+        return fingerprint
 
-    def _mark(self, peer: Peer, now_us: int) -> tuple[Any, ...]:
-        circuit = peer.circuit.snapshot(self._parts.clock.monotonic()) if peer.circuit is not None else None
+    def _peer_fingerprint(self, peer: Peer, now_us: int) -> tuple[Any, ...]:
+        circuit = peer.circuit.snapshot(self._context.clock.monotonic()) if peer.circuit is not None else None
         return (
             peer.record.id,
             peer.record.certificate_pem,
@@ -128,19 +130,19 @@ class StatusDesk:
         )
 
     def _gateway(self) -> pb.GatewayInfo:
-        parts = self._parts
-        federation, enrollment = parts.addresses()
+        context = self._context
+        federation, enrollment = context.addresses()
         return pb.GatewayInfo(
-            name=parts.config.name,
-            version=parts.version,
-            started_at=optional_timestamp(parts.started_at_us),
+            name=context.config.name,
+            version=context.version,
+            started_at=optional_timestamp(context.started_at_us),
             federation_address=federation,
             enrollment_address=enrollment,
-            server_certificate=own_certificate(parts.server_certificate.authority.server_certificate_pem),
+            server_certificate=own_certificate(context.server_certificate.authority.server_certificate_pem),
         )
 
     def _serving(self) -> pb.ServingStatus:
-        coordinator, audit = self._parts.coordinator, self._parts.audit
+        coordinator, audit = self._context.coordinator, self._context.audit
         totals = coordinator.counters.totals()
         return pb.ServingStatus(
             watches=sum(map(coordinator.subscriptions.count, coordinator.subscriptions.grants)),
@@ -154,6 +156,6 @@ class StatusDesk:
         )
 
 
-async def _give_way(at: int) -> None:
-    if at % CHUNK == CHUNK - 1:
+async def _yield_to_loop(index: int) -> None:
+    if index % CHUNK == CHUNK - 1:
         await asyncio.sleep(0)

@@ -1,1 +1,1 @@
-"""Messages of the Admin RPCs, built from the records of the gateway."""
+"""Conversion of the gateway's records to messages of the Admin RPCs."""

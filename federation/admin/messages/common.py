@@ -21,7 +21,7 @@ _STATUS: Final = {
 
 
 def advertised(config: GatewayConfig, bound: str, name: str) -> str:
-    """Return host:port by which others reach an address that this gateway has bound."""
+    """Return the advertised host:port of an address that this gateway has bound."""
     _, port = parse_address(bound, name)
     host = config.advertised_host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -30,7 +30,7 @@ def advertised(config: GatewayConfig, bound: str, name: str) -> str:
 def grant_message(
     grant: Grant, now_us: int, *, leases: int = 0, watches: int = 0, use: GrantUse = UNUSED
 ) -> pb.GrantInfo:
-    """Return a grant as it stands at an instant, with the number of its leases and armed watches, and its calls."""
+    """Return a grant with its status at an instant, its number of leases and armed watches, and its call counts."""
     return pb.GrantInfo(
         id=grant.id,
         peer=grant.peer,
@@ -64,7 +64,7 @@ def _issued(certificate: CertificateRecord | None) -> pb.CertificateInfo | None:
         certificate.serial,
         certificate.fingerprint,
         (certificate.not_before_us, certificate.not_after_us),
-        # The peer renews it; exactly when, only the peer knows.
+        # An estimate: the peer chooses the exact instant of its renewal.
         renewal_point_us(certificate.not_before_us, certificate.not_after_us),
     )
     message.after_expiry = certificate.after_expiry
@@ -74,7 +74,7 @@ def _issued(certificate: CertificateRecord | None) -> pb.CertificateInfo | None:
 def certificate_message(
     serial: str, fingerprint: str, validity_us: tuple[int, int], renews_at_us: int
 ) -> pb.CertificateInfo:
-    """Return a certificate, with the instant at which it is due for renewal."""
+    """Return a certificate as a message, with the instant at which its renewal is due."""
     not_before_us, not_after_us = validity_us
     return pb.CertificateInfo(
         serial=serial,
@@ -86,7 +86,7 @@ def certificate_message(
 
 
 def audit_message(event: AuditEvent) -> pb.AuditEvent:
-    """Return one audit event."""
+    """Return one audit event as a message."""
     return pb.AuditEvent(
         id=event.id,
         at=optional_timestamp(event.at_us),

@@ -1,4 +1,4 @@
-"""One peer as a message: its state, and everything that its chain keeps."""
+"""The status of one peer as a message: its state, certificate, circuit, cache, watch and renewal."""
 
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ _STATE: Final = {
 
 
 def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
-    """Return a peer as it stands now. What its chain does not keep stays absent."""
+    """Return the current status of a peer. Fields of an interceptor that is switched off stay absent."""
     certificate = own_certificate(peer.record.certificate_pem)
     message = pb.PeerStatus(
         name=peer.name,
@@ -45,24 +45,24 @@ def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
     _add_circuit(message, peer.circuit, clock)
     _add_cache(message, peer.cache)
     _add_renewal(message, peer, clock)
-    _add_standing(message, status_of(peer, clock))
+    _add_status(message, status_of(peer, clock))
     return message
 
 
-def _add_standing(message: pb.PeerStatus, standing: PeerStatus) -> None:
-    message.state = _STATE[standing.state]
-    message.watch.state = standing.watch.value
-    if standing.watch_since_us is not None:
-        message.watch.since.CopyFrom(timestamp(standing.watch_since_us))
-    if (revocation := standing.revocation) is not None:
+def _add_status(message: pb.PeerStatus, status: PeerStatus) -> None:
+    message.state = _STATE[status.state]
+    message.watch.state = status.watch.value
+    if status.watch_since_us is not None:
+        message.watch.since.CopyFrom(timestamp(status.watch_since_us))
+    if (revocation := status.revocation) is not None:
         message.revocation.CopyFrom(pb.PeerRevocation(at=timestamp(revocation.at_us), reason=revocation.reason))
 
 
 def own_certificate(pem: str) -> pb.CertificateInfo:
-    """Return a certificate that this gateway holds, and renews by itself."""
+    """Return a certificate that this gateway holds and renews."""
     try:
         certificate = parsed(pem)
-    except ValueError:  # the store was tampered with; the peer shows as expired
+    except ValueError:  # a corrupt record: the peer is shown as expired
         return pb.CertificateInfo()
     validity = Validity(*validity_us(certificate), fingerprint_of(certificate))
     return certificate_message(
@@ -104,13 +104,13 @@ def _add_health(message: pb.PeerStatus, health: Any) -> None:
 def _add_circuit(message: pb.PeerStatus, circuit: Any, clock: Clock) -> None:
     if circuit is None:
         return
-    seen, now_us = circuit.snapshot(clock.monotonic()), clock.now_us()
-    message.circuit.state = _CIRCUIT[seen.state]
-    message.circuit.consecutive_failures = seen.consecutive_failures
-    if seen.opened_ago_s is not None:
-        message.circuit.opened_at.CopyFrom(timestamp(now_us - round(seen.opened_ago_s * MICROSECONDS)))
-    if seen.retry_in_s is not None:
-        message.circuit.retry_at.CopyFrom(timestamp(now_us + round(seen.retry_in_s * MICROSECONDS)))
+    snapshot, now_us = circuit.snapshot(clock.monotonic()), clock.now_us()
+    message.circuit.state = _CIRCUIT[snapshot.state]
+    message.circuit.consecutive_failures = snapshot.consecutive_failures
+    if snapshot.opened_ago_s is not None:
+        message.circuit.opened_at.CopyFrom(timestamp(now_us - round(snapshot.opened_ago_s * MICROSECONDS)))
+    if snapshot.retry_in_s is not None:
+        message.circuit.retry_at.CopyFrom(timestamp(now_us + round(snapshot.retry_in_s * MICROSECONDS)))
 
 
 def _add_cache(message: pb.PeerStatus, cache: Any) -> None:

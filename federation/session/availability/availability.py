@@ -1,4 +1,4 @@
-"""The availability of a session's peers: which peers are not asked for now, and the signals that tell of a change."""
+"""The availability of a session's peers, and the signals about it, each given once to every kind of listener."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ Listener = Callable[[PeerSignal], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """The reason why a session does not ask a peer for now. Instants are Unix microseconds."""
+    """The reason why a session skips a peer for now. Instants are Unix microseconds."""
 
     reason: str
     message: str = ""
@@ -33,10 +33,10 @@ class Outage:
 
 
 class PeerAvailability:
-    """Decides which peers a session asks, from failed calls, calls of others that succeed, and probes.
+    """Decides which peers a session asks, from failed calls, successful calls of other sessions, and probes.
 
-    A peer is known by its enrollment: a name that is enrolled again is another peer, of which nothing is known yet. A
-    session gives each signal at most once for a peer. One event loop uses an instance, so it needs no lock.
+    A peer is identified by its enrollment: a peer that is enrolled again is a new peer without an outage. A session
+    gives each signal at most once per peer. One event loop uses an instance, so it needs no lock.
     """
 
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
@@ -53,11 +53,11 @@ class PeerAvailability:
         self._closed = False
 
     def returns(self, peer: Peer) -> int:
-        """Return how often the peer came back. A caller notes the number before its call, and gives it to `failed`."""
+        """Return how often the peer returned from an outage; a caller reads it before its call, for `failed`."""
         return self._returns.get(peer.record.id, 0)
 
     def outage(self, peer: Peer, span: Span) -> Outage | None:
-        """Return why a peer is not asked, `None` where it is. A newer success of any other call ends an outage."""
+        """Return the outage of a peer, if any. A later success of another session's call ends the outage."""
         outage = self._outages.get(peer.record.id)
         if outage is None:
             return None
@@ -68,10 +68,10 @@ class PeerAvailability:
         return None
 
     def failed(self, peer: Peer, returns: int, outage: Outage, span: Span) -> None:
-        """Begin an outage after a failed call, and have the peer probed; give the signal the first time.
+        """Record the outage of a peer, start probing it, and give the signal the first time.
 
-        `since_us` and `retry_at_us` of the outage are set here. A call that began before the peer came back (`returns`
-        is too small) does not count.
+        `since_us` and `retry_at_us` of the outage are set here. A failure with an older `returns` says nothing
+        about the present, and is ignored.
         """
         if self._closed or returns != self.returns(peer) or peer.record.id in self._outages:
             return
@@ -91,11 +91,11 @@ class PeerAvailability:
         self._give(peer, signal, span)
 
     def defer(self, peer: Peer, seconds: float) -> None:
-        """Note for how long a peer that limits its rate asked for no call."""
+        """Record for how many seconds a rate-limiting peer asked for no call."""
         self._retry_at[peer.record.id] = self._clock.monotonic() + seconds
 
     def deferred_s(self, peer: Peer) -> float:
-        """Return for how many seconds a peer that limits its rate is not asked; 0 where it is asked."""
+        """Return for how many more seconds a rate-limiting peer gets no call; 0 if it may be called."""
         until = self._retry_at.get(peer.record.id)
         left_s = until - self._clock.monotonic() if until is not None else 0.0
         if until is not None and left_s <= 0:
@@ -103,27 +103,27 @@ class PeerAvailability:
         return max(left_s, 0.0)
 
     def reached(self, peer: Peer, *, well: bool) -> None:
-        """End an outage after a probe that was answered. A refusal for an answer (not `well`) gives no signal."""
+        """End an outage after an answered probe. Gives no signal if the peer answers with a refusal (not `well`)."""
         self._end_outage(peer, get_current_span(), announce=well)
 
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
-        """Note when a peer is probed next, after a probe that failed."""
+        """Set the time of the next probe after a failed one."""
         outage = self._outages.get(peer.record.id)
         if outage is not None:
             self._outages[peer.record.id] = replace(outage, retry_at_us=retry_at_us)
 
     def unreported(self) -> tuple[PeerSignal, ...]:
-        """Return the signals that no result holds yet; the caller's result holds them from now on."""
+        """Return the signals that no result holds yet. The caller adds them to its result."""
         signals, self._unreported = self._unreported, []
         return tuple(signals)
 
     async def listen(self) -> AsyncIterator[PeerSignal]:
-        """Yield every signal, the earlier ones first; end when the session is closed."""
-        heard = 0
+        """Yield every signal, earlier ones first, until the session is closed."""
+        sent = 0
         while True:
-            while heard < len(self._given):
-                heard += 1
-                yield self._given[heard - 1]
+            while sent < len(self._given):
+                sent += 1
+                yield self._given[sent - 1]
             if self._closed:
                 return
             woken = asyncio.get_running_loop().create_future()

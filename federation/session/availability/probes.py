@@ -1,4 +1,4 @@
-"""Finding out that a peer is back: one probe a peer for all sessions that wait, and nothing while nobody does."""
+"""Probes of unreachable peers: one probe per peer for all waiting sessions, and none without a waiting session."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from federation.client.aio.call import FlowCall
 from federation.client.chain.flow import Outcome
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
-from federation.session.classification import verdict_of
+from federation.session.classification import classify
 from federation.session.results import SourceState
 from federation.wire.status import error_detail
 
@@ -20,14 +20,14 @@ LOGGER: Final = logging.getLogger(__name__)
 
 
 class Waiter(Protocol):
-    """Who waits for a peer."""
+    """A session that waits until a peer answers again."""
 
     def reached(self, peer: Peer, *, well: bool) -> None:
-        """Hear that the peer answers again; `well` unless what it answered is a refusal."""
+        """Handle that the peer answers again; `well` is false if the answer is a refusal."""
         ...
 
     def postponed(self, peer: Peer, retry_at_us: int) -> None:
-        """Hear that the peer is still away, and when it is tried next."""
+        """Handle that the peer is still unreachable, and when the next probe is sent (Unix microseconds)."""
         ...
 
 
@@ -39,20 +39,20 @@ class Probes:
         self._probes: dict[tuple[Peer, asyncio.AbstractEventLoop], _Probe] = {}
 
     def wait(self, peer: Peer, waiter: Waiter) -> int:
-        """Tell `waiter` when the peer answers again; return when it is tried next, in Unix microseconds."""
+        """Call `waiter` when the peer answers again. Returns the time of the next probe in Unix microseconds."""
         loop = asyncio.get_running_loop()
         for key in [key for key in self._probes if key[1].is_closed()]:
             del self._probes[key]
         probe = self._probes.get((peer, loop))
         if probe is None:
-            forget = self._probes.pop
-            probe = _Probe(peer, self._call, self._clock, self._cooldown_s, lambda: forget((peer, loop), None))
+            remove = self._probes.pop
+            probe = _Probe(peer, self._call, self._clock, self._cooldown_s, lambda: remove((peer, loop), None))
             self._probes[peer, loop] = probe
         probe.waiters.add(waiter)
         return probe.due_us
 
     def leave(self, waiter: Waiter) -> None:
-        """Let `waiter` hear no more; a probe that nobody waits for ends."""
+        """Remove `waiter` from all probes, and end probes without a waiter."""
         for probe in list(self._probes.values()):
             probe.waiters.discard(waiter)
             if not probe.waiters:
@@ -74,54 +74,54 @@ class _Probe:
         call: Callable[[Peer], FlowCall],
         clock: Clock,
         cooldown_s: float,
-        forget: Callable[[], object],
+        remove: Callable[[], object],
     ) -> None:
         self.waiters: WeakSet[Waiter] = WeakSet()
         self.due_us = 0
         self._peer, self._start, self._clock = peer, call, clock
-        self._cooldown_s, self._forget = cooldown_s, forget
+        self._cooldown_s, self._remove = cooldown_s, remove
         self._loop = asyncio.get_running_loop()
         self._since_us = clock.now_us()
         self._call: FlowCall | None = None
-        self._schedule(max(cooldown_s, self._circuit_rests_s()))
+        self._schedule(max(cooldown_s, self._circuit_retry_s()))
 
     def end(self) -> None:
-        """Try no more."""
+        """Cancel the probe."""
         if not self._loop.is_closed():
             self._handle.cancel()
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-        self._forget()
+        self._remove()
 
     def _schedule(self, delay_s: float) -> None:
         self.due_us = self._clock.now_us() + int(delay_s * MICROSECONDS)
-        self._handle = self._loop.call_later(delay_s, self._fire)
+        self._handle = self._loop.call_later(delay_s, self._send)
 
-    def _circuit_rests_s(self) -> float:
+    def _circuit_retry_s(self) -> float:
         circuit = self._peer.circuit
         return (circuit.snapshot(self._clock.monotonic()).retry_in_s or 0.0) if circuit is not None else 0.0
 
-    def _fire(self) -> None:
+    def _send(self) -> None:
         if not self.waiters:
             self.end()
-        elif self._answered_somebody():
+        elif self._answered_another_call():
             self._reached(well=True)
         else:
             self._call = self._start(self._peer)
-            self._call.add_done_callback(self._arrived)
+            self._call.add_done_callback(self._on_done)
 
-    def _answered_somebody(self) -> bool:
+    def _answered_another_call(self) -> bool:
         health = self._peer.health
         return health is not None and (health.last_success_us or 0) > self._since_us
 
-    def _arrived(self, call: FlowCall) -> None:
+    def _on_done(self, call: FlowCall) -> None:
         if self._call is None:  # ended
             return
         self._call = None
         state = _state(call.outcome)
         if state is SourceState.OFFLINE:
-            self._postpone(max(self._cooldown_s, self._circuit_rests_s()))
+            self._postpone(max(self._cooldown_s, self._circuit_retry_s()))
         else:
             self._reached(well=state in {SourceState.OK, SourceState.RATE_LIMITED})
 
@@ -137,9 +137,9 @@ class _Probe:
             try:
                 waiter.reached(self._peer, well=well)
             except Exception:
-                LOGGER.exception("a listener to the return of %s broke", self._peer.name)
+                LOGGER.exception("a callback for the return of %s failed", self._peer.name)
 
 
 def _state(outcome: Outcome) -> SourceState:
     detail = error_detail(outcome.trailing)
-    return verdict_of(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", proven=True).state
+    return classify(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", conclusive=True).state

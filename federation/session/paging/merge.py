@@ -1,7 +1,7 @@
-"""One order over the pages of several sources, and how far of each it got. Pure.
+"""Merges the pages of several sources into one order, and counts the rows used of each source. Pure.
 
-A source that has more than its page holds back everything behind its last row, because what comes next there may
-belong in between. So a page of the whole is exact, if sometimes short, and every row comes exactly once.
+The merge stops after the last row of a page that has a successor, because the next rows of that source may sort
+before the rest. A merged page is therefore exact, if sometimes short, and every row appears exactly once.
 """
 
 import heapq
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from federation.session.paging.cursors import Place
+from federation.session.paging.cursors import Cursor
 from federation.session.results import SessionRow
 
-__all__ = ["DONE", "Done", "Page", "merge", "remaining_places"]
+__all__ = ["DONE", "Done", "Page", "merge", "remaining_cursors"]
 
 
 class Done:
-    """What stands for the place of a source that has nothing more."""
+    """The type of `DONE`, which replaces the cursor of a source without further rows."""
 
 
 DONE: Final = Done()
@@ -24,9 +24,10 @@ DONE: Final = Done()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one source in its own order. `keys` rises with the rows, and orders those of all sources.
+    """Rows of one source in its own order. `keys` ascend with the rows, and order the rows of all sources.
 
-    `more` tells that rows stand behind these. `next_token` is a search's own.
+    `more` tells that further rows follow. For a search, `next_token` is the source's own page token, `top` its best
+    score.
     """
 
     source: str
@@ -38,35 +39,35 @@ class Page:
 
 
 def merge(pages: Iterable[Page], limit: int) -> tuple[tuple[SessionRow, ...], dict[str, int]]:
-    """Return at most `limit` rows in the order of all, and how many each source gave."""
+    """Return at most `limit` rows in merged order, and the number of rows used of each source."""
     pages = tuple(pages)
-    taken = {page.source: 0 for page in pages}
+    used = {page.source: 0 for page in pages}
     rows: list[SessionRow] = []
-    for _, _, row, is_horizon in heapq.merge(*(_keyed(number, page) for number, page in enumerate(pages))):
+    for _, _, row, is_last in heapq.merge(*(_keyed(number, page) for number, page in enumerate(pages))):
         if len(rows) == limit:
             break
         rows.append(row)
-        taken[row.source] += 1
-        if is_horizon:
+        used[row.source] += 1
+        if is_last:
             break
-    return tuple(rows), taken
+    return tuple(rows), used
 
 
-def remaining_places(
-    before: Mapping[str, Place], after: Mapping[str, Place | Done], answered: Iterable[str]
-) -> dict[str, Place]:
-    """Return where each source goes on: those that did not answer keep their place.
+def remaining_cursors(
+    before: Mapping[str, Cursor], after: Mapping[str, Cursor | Done], answered: Iterable[str]
+) -> dict[str, Cursor]:
+    """Return the cursor of each source for the next page. Sources that did not answer keep their cursor.
 
-    When only sources that did not answer have more, there is nothing to go on with: no place is left, and whoever
-    wants their rest asks anew when they are back.
+    If only sources that did not answer have further rows, no cursor is left: the caller repeats the request when they
+    are available.
     """
     answered = set(answered)
-    places: dict[str, Place] = {}
-    for source, place in before.items():
-        now = after.get(source, place)
+    cursors: dict[str, Cursor] = {}
+    for source, cursor in before.items():
+        now = after.get(source, cursor)
         if not isinstance(now, Done):
-            places[source] = now
-    return places if answered & places.keys() else {}
+            cursors[source] = now
+    return cursors if answered & cursors.keys() else {}
 
 
 def _keyed(number: int, page: Page) -> Iterator[tuple[Any, tuple[int, int], SessionRow, bool]]:

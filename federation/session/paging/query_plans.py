@@ -1,4 +1,4 @@
-"""What each verb asks of a source, how its answer becomes a page, and where that source goes on. Pure."""
+"""Query plans: for each verb, the request to a source, the page made from its answer, and the next cursor. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.scope.model import DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT
-from federation.session.paging.cursors import ListPlace, Place, SearchPlace
+from federation.session.paging.cursors import Cursor, ListCursor, SearchCursor
 from federation.session.paging.merge import DONE, Done, Page
 from federation.session.results import SessionRow
 from federation.v1 import federation_pb2 as pb
@@ -17,20 +17,20 @@ from federation.verbs.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.verbs.validation import MAX_ID
 from federation.wire.signed_tokens import context_of
 
-__all__ = ["CapabilitiesCourse", "GetCourse", "ListCourse", "OrderViolationError", "QueryPlan", "SearchCourse", "Tags"]
+__all__ = ["CapabilitiesPlan", "GetPlan", "ListPlan", "OrderViolationError", "QueryPlan", "SearchPlan", "Tags"]
 
 NANOSECONDS: Final = 1_000_000_000
-MAX_OWN_TOKEN: Final = 4_096
-LEAST_SCORE: Final = 1e-9
+MAX_SOURCE_TOKEN: Final = 4_096
+MIN_SCORE: Final = 1e-9
 
 
 class OrderViolationError(Exception):
-    """A source's answer is not what the contract says. The message is for people, and holds nothing of the answer."""
+    """A source's answer violates the wire contract. The message holds no content of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Where an answer came from."""
+    """The tags of an answer: its source, and whether and how old it was in the cache."""
 
     source: str
     cached: bool = False
@@ -42,27 +42,27 @@ class Tags:
 
 
 class QueryPlan(Protocol):
-    """One verb's way through its pages. `limit` is how many rows a page of the whole has at most."""
+    """The paging plan of one request. `limit` is the largest number of rows of a merged page."""
 
     verb: str
     context: bytes
     limit: int
 
-    def request(self, place: Place) -> Message:
-        """Return what a source is asked for the page that begins at `place`."""
+    def request(self, cursor: Cursor) -> Message:
+        """Return the request to a source for the page that begins at `cursor`."""
         ...
 
-    def page(self, reply: Any, place: Place, tags: Tags) -> Page:
-        """Return a source's answer as a page. Raises `OrderViolationError`."""
+    def page(self, reply: Any, cursor: Cursor, tags: Tags) -> Page:
+        """Convert a source's answer to a page. Raises `OrderViolationError`."""
         ...
 
-    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
-        """Return where a source goes on after `taken` rows of a page that began at `place`."""
+    def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
+        """Return the cursor after `used` rows of a page that began at `cursor`, or `DONE`."""
         ...
 
 
-class ListCourse:
-    """A list: newest first, then by source, then by id."""
+class ListPlan:
+    """The plan of `list`: newest first, then by source, then by id."""
 
     verb = "list"
 
@@ -72,40 +72,43 @@ class ListCourse:
         pairs = (part for pair in sorted(request.where.items()) for part in pair)
         self.context = context_of("list", user, source, request.resource, *pairs)
 
-    def request(self, place: Place) -> pb.ListRequest:
-        """Return the list behind a row. The first page names no place: it shares its cache entry with any stub's."""
-        asked = self._request
-        request = pb.ListRequest(resource=asked.resource, where=asked.where, page_size=asked.page_size)
-        if isinstance(place, ListPlace):
-            request.after.id = place.id
-            request.after.created_at.seconds, request.after.created_at.nanos = divmod(place.created_ns, NANOSECONDS)
+    def request(self, cursor: Cursor) -> pb.ListRequest:
+        """Return the request for the rows after the cursor.
+
+        The first request names no position, so it shares its cache entry with calls of a stub.
+        """
+        query = self._request
+        request = pb.ListRequest(resource=query.resource, where=query.where, page_size=query.page_size)
+        if isinstance(cursor, ListCursor):
+            request.after.id = cursor.id
+            request.after.created_at.seconds, request.after.created_at.nanos = divmod(cursor.created_ns, NANOSECONDS)
         return request
 
-    def page(self, reply: pb.ListResponse, place: Place, tags: Tags) -> Page:
-        """Return the rows, which must stand in order behind `place`: a list that went round would never end."""
+    def page(self, reply: pb.ListResponse, cursor: Cursor, tags: Tags) -> Page:
+        """Return the rows. Raises `OrderViolationError` unless they ascend after `cursor`: a cycle would never end."""
         orders = [(-_nanoseconds(row.created_at), row.id) for row in reply.rows]
-        before = (-place.created_ns, place.id) if isinstance(place, ListPlace) else None
+        before = (-cursor.created_ns, cursor.id) if isinstance(cursor, ListCursor) else None
         for order in orders:
             if not 0 < len(order[1].encode()) <= MAX_ID:
-                raise OrderViolationError("a row's id is out of its bounds")
+                raise OrderViolationError("the id of a row is empty or too long")
             if before is not None and order <= before:
                 raise OrderViolationError("the rows are not in the order of a list")
             before = order
         keys = tuple((created, tags.source, row_id) for created, row_id in orders)
         return Page(tags.source, tuple(map(tags.row, reply.rows)), keys, bool(reply.next_page_token and orders))
 
-    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
-        """Return the place behind the last row that was taken."""
-        if taken == len(page.rows) and not page.more:
+    def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
+        """Return the cursor after the last used row, or `DONE`."""
+        if used == len(page.rows) and not page.more:
             return DONE
-        if not taken:
-            return place
-        created, _, row_id = page.keys[taken - 1]
-        return ListPlace(-created, row_id)
+        if not used:
+            return cursor
+        created, _, row_id = page.keys[used - 1]
+        return ListCursor(-created, row_id)
 
 
-class SearchCourse:
-    """A search: by score relative to each source's best, then by source, then as the source ranks."""
+class SearchPlan:
+    """The plan of `search`: by score relative to the best of each source, then by source, then by the source's rank."""
 
     verb = "search"
 
@@ -114,23 +117,23 @@ class SearchCourse:
         self.limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
         self.context = context_of("search", user, source, request.query, *sorted(request.resources))
 
-    def request(self, place: Place) -> pb.SearchRequest:
-        """Return the search for a source's own page; one that was used in part is asked for again as it was."""
-        asked = self._request
-        request = pb.SearchRequest(query=asked.query, resources=asked.resources, page_size=asked.page_size)
-        if isinstance(place, SearchPlace):
-            request.page_token, request.page_size = place.token, place.size
+    def request(self, cursor: Cursor) -> pb.SearchRequest:
+        """Return the request for a page of the source. A page that was used in part is requested again unchanged."""
+        query = self._request
+        request = pb.SearchRequest(query=query.query, resources=query.resources, page_size=query.page_size)
+        if isinstance(cursor, SearchCursor):
+            request.page_token, request.page_size = cursor.token, cursor.size
         return request
 
-    def page(self, reply: pb.SearchResponse, place: Place, tags: Tags) -> Page:
-        """Return the hits behind those that were used, with scores in (0, 1] that never rise, whatever was sent."""
-        if len(reply.next_page_token) > MAX_OWN_TOKEN:
+    def page(self, reply: pb.SearchResponse, cursor: Cursor, tags: Tags) -> Page:
+        """Return the hits that are not used yet. Their scores are normalised to (0, 1] and made non-increasing."""
+        if len(reply.next_page_token) > MAX_SOURCE_TOKEN:
             raise OrderViolationError("the page token is too long")
-        start = place if isinstance(place, SearchPlace) else None
-        top = start.top if start else _sound(reply.hits[0].score) if reply.hits else 1.0
+        start = cursor if isinstance(cursor, SearchCursor) else None
+        top = start.top if start else _clamp_score(reply.hits[0].score) if reply.hits else 1.0
         scores, least = [], 1.0
         for hit in reply.hits:
-            least = min(least, max(_sound(hit.score) / top, LEAST_SCORE))
+            least = min(least, max(_clamp_score(hit.score) / top, MIN_SCORE))
             scores.append(least)
         skip = start.skip if start else 0
         rows = tuple(
@@ -140,16 +143,16 @@ class SearchCourse:
         more = bool(reply.next_page_token and rows)
         return Page(tags.source, rows, keys, more, reply.next_page_token, top)
 
-    def behind(self, page: Page, taken: int, place: Place) -> Place | Done:
-        """Return the source's next page once this one is used up; nobody is asked for one before."""
-        start = place if isinstance(place, SearchPlace) else SearchPlace("", 0, self._request.page_size, page.top)
-        if taken < len(page.rows):
-            return SearchPlace(start.token, start.skip + taken, start.size, page.top)
-        return SearchPlace(page.next_token, 0, self._request.page_size, page.top) if page.more else DONE
+    def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
+        """Return a cursor within the same page until all of its hits are used, then one of the source's next page."""
+        start = cursor if isinstance(cursor, SearchCursor) else SearchCursor("", 0, self._request.page_size, page.top)
+        if used < len(page.rows):
+            return SearchCursor(start.token, start.skip + used, start.size, page.top)
+        return SearchCursor(page.next_token, 0, self._request.page_size, page.top) if page.more else DONE
 
 
-class GetCourse:
-    """One row, at each source that has it."""
+class GetPlan:
+    """The plan of `get`: one row of each source that has the row."""
 
     verb = "get"
 
@@ -158,24 +161,24 @@ class GetCourse:
         self.limit = MAX_ROWS_LIMIT
         self.context = context_of("get", user, source, request.resource, request.id)
 
-    def request(self, _place: Place) -> pb.GetRequest:
-        """Return the request as it is."""
+    def request(self, _cursor: Cursor) -> pb.GetRequest:
+        """Return the request unchanged."""
         return self._request
 
-    def page(self, reply: pb.GetResponse, _place: Place, tags: Tags) -> Page:
+    def page(self, reply: pb.GetResponse, _cursor: Cursor, tags: Tags) -> Page:
         """Return the row as a page."""
         row = reply.row
         if (row.resource, row.id) != (self._request.resource, self._request.id):
-            raise OrderViolationError("the row is not the one that was asked for")
+            raise OrderViolationError("the row is not the requested row")
         return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
 
-    def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:
-        """Return that nothing follows."""
+    def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
+        """Return `DONE`: there is one page only."""
         return DONE
 
 
-class CapabilitiesCourse:
-    """What each source opens: no rows."""
+class CapabilitiesPlan:
+    """The plan of `capabilities`: no rows."""
 
     verb = "capabilities"
 
@@ -184,29 +187,29 @@ class CapabilitiesCourse:
         self.limit = 0
         self.context = context_of("capabilities", user, source)
 
-    def request(self, _place: Place) -> pb.CapabilitiesRequest:
-        """Return the request as it is."""
+    def request(self, _cursor: Cursor) -> pb.CapabilitiesRequest:
+        """Return the request unchanged."""
         return self._request
 
-    def page(self, _reply: pb.CapabilitiesResponse, _place: Place, tags: Tags) -> Page:
+    def page(self, _reply: pb.CapabilitiesResponse, _cursor: Cursor, tags: Tags) -> Page:
         """Return a page without rows."""
         return Page(tags.source)
 
-    def behind(self, _page: Page, _taken: int, _place: Place) -> Place | Done:
-        """Return that nothing follows."""
+    def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
+        """Return `DONE`: there is one page only."""
         return DONE
 
 
-def unmerged(course: QueryPlan, pages: Sequence[Page], places: Mapping[str, Place]) -> dict[str, Place | Done]:
-    """Return where each source goes on when all of its page was used."""
-    return {page.source: course.behind(page, len(page.rows), places[page.source]) for page in pages}
+def unmerged(plan: QueryPlan, pages: Sequence[Page], cursors: Mapping[str, Cursor]) -> dict[str, Cursor | Done]:
+    """Return the next cursor of each source if all rows of its page are used."""
+    return {page.source: plan.next_cursor(page, len(page.rows), cursors[page.source]) for page in pages}
 
 
 def _nanoseconds(instant: Timestamp) -> int:
     if not (0 <= instant.nanos < NANOSECONDS and MIN_SECONDS <= instant.seconds <= MAX_SECONDS):
-        raise OrderViolationError("a row's created_at is no instant")
+        raise OrderViolationError("the created_at of a row is not a valid timestamp")
     return int(instant.seconds * NANOSECONDS + instant.nanos)
 
 
-def _sound(score: float) -> float:
-    return min(max(score, LEAST_SCORE), 1.0) if isfinite(score) else LEAST_SCORE
+def _clamp_score(score: float) -> float:
+    return min(max(score, MIN_SCORE), 1.0) if isfinite(score) else MIN_SCORE

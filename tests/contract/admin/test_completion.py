@@ -5,7 +5,7 @@ from tests.support.gateway_pair import Running, enroll, fill
 
 
 async def names(running: Running, kind: "pb.NameKind", prefix: str = "", user: str = "") -> dict[str, str]:
-    """What a gateway suggests: each name with what tells it from others."""
+    """The names that a gateway suggests, with their descriptions."""
     request = pb.SuggestNamesRequest(kind=kind, prefix=prefix, user=user)
     reply = await running.admin.SuggestNames(request)
     assert [one.name for one in reply.names] == sorted(one.name for one in reply.names)
@@ -29,7 +29,7 @@ async def test_each_kind_has_its_names(home_gateway: Running, work_gateway: Runn
 
 
 async def test_names_begin_as_typed_and_are_few(home_gateway: Running) -> None:
-    """A prefix narrows; however many there are, a hundred are told."""
+    """Only names with the prefix are returned, at most a hundred."""
     users = b"".join(b'{"kind": "user", "id": "u%04d"}\n' % number for number in range(150))
     await fill(home_gateway, users)
 

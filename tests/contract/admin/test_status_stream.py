@@ -151,7 +151,7 @@ async def test_a_change_is_told_long_before_the_interval_is_over(home_gateway: R
 
 
 async def test_a_stream_about_a_peer_ends_with_the_peer(home_gateway: Running, work_gateway: Running) -> None:
-    """What nothing is known of any more is an error that names it."""
+    """A stream about a removed peer ends with an error that names the peer."""
     await enroll(home_gateway, work_gateway)
     stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(peer="work.example", interval_ms=LONG_MS))
     await following(stream)
@@ -163,7 +163,7 @@ async def test_a_stream_about_a_peer_ends_with_the_peer(home_gateway: Running, w
 
 
 async def test_a_stopping_gateway_does_not_wait_for_its_streams(home_gateway: Running) -> None:
-    """They end in good order, at once, however long their interval is."""
+    """The streams end at once without an error, whatever their interval."""
     streams = [home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=LONG_MS)) for _ in range(3)]
     for stream in streams:
         await following(stream)

@@ -24,7 +24,7 @@ SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
 
 async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Of many peers, one that goes before its turn is skipped, and so is told; every other source answers."""
+    """A peer removed before its request starts is reported as skipped; every other source answers."""
     records = [
         replace(scripted.record(), id=f"p{n}", name=f"p{n:03}.example", grant_id=f"{GRANT_ID[:-3]}{n:03}")
         for n in range(60)
@@ -43,7 +43,7 @@ async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, s
 
 
 async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that was away, was removed and enrolled anew is asked by the very next request."""
+    """A peer that was unreachable, removed and enrolled again gets the next request."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
     async with with_data(tmp_path, gone) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "offline"
@@ -53,13 +53,13 @@ async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scri
 
 
 async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The probe of a peer that is gone ends quietly, and leaves nothing behind."""
+    """The probe of a removed peer ends without an error or a leftover."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with with_data(tmp_path, gone, circuit=SOON) as fed, fed.session("ada") as session:
         await session.list("tasks")
-        reach = session._reach
+        reach = session._context
         assert len(reach.probes) == 1
         fed.peers.remove("work.example", "ada")
         await eventually(lambda: len(reach.probes) == 0)
@@ -67,7 +67,7 @@ async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: Script
 
 
 async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Who reads results alone hears of every signal once, also of one that no request of theirs met."""
+    """A caller that reads results alone gets every signal once, also one from a probe."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed, fed.session("ada") as session:
         assert [signal.kind for signal in (await session.list("tasks")).signals] == [SignalKind.OFFLINE]
@@ -83,7 +83,7 @@ async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: 
 
 @pytest.mark.parametrize("how", ["warm", "left"])
 async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
-    """What warming met, or a stream that was left, is in the next answer."""
+    """A signal from warming, or from a stream left early, is in the next result."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         if how == "warm":
@@ -127,7 +127,7 @@ async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path,
 
 
 async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A message may be changed and sent again at once: each stream keeps to what it was given."""
+    """A message may be changed after a call: each stream uses a copy."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         request = pb.GetRequest(resource="tasks", id="own-1")
         answers = session.stream(request, source="local")
@@ -137,7 +137,7 @@ async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, script
 
 
 async def test_two_readers_of_one_stream_share_its_answers(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Each answer goes to one of them, and both hear of the end."""
+    """Each answer goes to one reader, and both see the end."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     provider = own_rows()
@@ -223,7 +223,7 @@ async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, 
 
 
 async def test_a_federation_that_closes_lets_go_of_its_data(tmp_path: Path) -> None:
-    """Whatever moment it is closed at, no read goes on and no connection of the database is left behind."""
+    """Whenever the federation is closed, no read continues and no database connection stays open."""
     home = tmp_path / "home"
     await init_gateway(config_of(home))
     before = set(threading.enumerate())

@@ -20,9 +20,9 @@ from tests.support.provider import ListedProvider, row
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 from tests.support.sessions import peer_rows, with_data
 
-CROWD = 200
+PEERS = 200
 REFUSED = "127.0.0.1:9"
-ASKED = pb.ListRequest(resource="tasks")
+REQUEST = pb.ListRequest(resource="tasks")
 SLACK = 256 * 1024
 """Bytes by which Python's own memory may move between two requests without growing with their number."""
 
@@ -56,7 +56,7 @@ async def answered(answers: AnswerStream, silent: socket.socket) -> Counter[str]
     states: Counter[str] = Counter()
     async for answer in answers:
         states[answer.report.state] += 1
-        if states.total() == CROWD * 3 // 4 + 1:
+        if states.total() == PEERS * 3 // 4 + 1:
             silent.close()
     return states
 
@@ -68,21 +68,21 @@ async def again(session: Session, times: int = 1) -> Counter[str]:
     return states
 
 
-async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_half_of_many_peers_may_be_unreachable(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Of 200 peers 50 refuse and 50 are silent: tasks are bounded by the calls under way, memory by nothing that grows.
 
     What is not asked any more costs no task.
     """
     scripted.service.script("list", Reply(message=peer_rows("t1", "t2")))
-    silent = socket.create_server(("127.0.0.1", 0), backlog=CROWD)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=PEERS)
     black_hole = f"127.0.0.1:{silent.getsockname()[1]}"
-    half, quarter = CROWD // 2, CROWD // 4
+    half, quarter = PEERS // 2, PEERS // 4
     records = enrollments(scripted, [scripted.endpoint] * half + [REFUSED] * quarter + [black_hole] * quarter)
     with silent:
         async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
             before = len(asyncio.all_tasks())
-            asking = asyncio.create_task(answered(session.stream(ASKED, budget_s=60.0), silent))
-            assert await most_tasks(asking) <= before + 2 * CROWD
+            asking = asyncio.create_task(answered(session.stream(REQUEST, budget_s=60.0), silent))
+            assert await most_tasks(asking) <= before + 2 * PEERS
             assert await asking == {"ok": half + 1, "offline": half}
             await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
@@ -114,18 +114,18 @@ async def test_half_of_a_crowd_may_be_dead(tmp_path: Path, scripted: ScriptedPee
             assert client_threads() <= threads
 
 
-async def test_the_asking_of_many_rests_while_local_data_are_read(
+async def test_further_peer_requests_are_deferred_while_local_data_are_read(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a first turn of asking, the other peers are asked as soon as local data are there."""
-    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
-    monkeypatch.setattr("federation.session.fanout.HEAD_START_S", 3_600.0)
+    monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
+    monkeypatch.setattr("federation.session.fanout.LOCAL_HEAD_START_S", 3_600.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
     peers = enrollments(scripted, [scripted.endpoint] * 4)
     async with (
         with_data(tmp_path, *peers, provider=own) as fed,
         fed.session("ada") as session,
-        session.stream(ASKED) as answers,
+        session.stream(REQUEST) as answers,
     ):
         await eventually(lambda: scripted.service.finished == 1)
         assert (await anext(answers)).source == "federated:peer-000.example"
@@ -138,17 +138,17 @@ async def test_the_asking_of_many_rests_while_local_data_are_read(
     assert len(rest) == 4
 
 
-async def test_the_asking_of_many_waits_for_no_slow_local_data(
+async def test_peer_requests_do_not_wait_for_slow_local_data(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest is short: every peer is asked, and has answered, before local data that take their time."""
-    monkeypatch.setattr("federation.session.fanout.TURN_S", 0.0)
+    monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
     peers = enrollments(scripted, [scripted.endpoint] * 4)
     async with (
         with_data(tmp_path, *peers, provider=own) as fed,
         fed.session("ada") as session,
-        session.stream(ASKED) as answers,
+        session.stream(REQUEST) as answers,
     ):
         first = [(await anext(answers)).source for _ in range(4)]
         assert own.gate is not None

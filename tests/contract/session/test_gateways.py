@@ -261,12 +261,12 @@ class Made:
 
 
 async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> None:
-    """The same name is the same session for its user alone; one without a name lives for its query."""
+    """A name is one session per user; a query without a name has a session of its own."""
     async with with_data(tmp_path, provider=own_rows()) as fed:
         made, clock = Made(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
         for user, name in (("ada", "x"), ("ada", "x"), ("bob", "x"), ("ada", ""), ("ada", "")):
-            async with named.lease(user, name) as session:
+            async with named.use(user, name) as session:
                 assert session.user == user
                 assert ids(await session.list("tasks", page_size=1)) == (["own-0"] if user == "ada" else [])
         assert made.closed == [False, False, True, True]
@@ -275,17 +275,17 @@ async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> No
 
 
 async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the one that was idle longest ends, at once or after the query that uses it."""
-    monkeypatch.setattr("federation.admin.named_sessions.MOST", 2)
+    """Beyond the bound the least recently used session is closed, at once or after its last query."""
+    monkeypatch.setattr("federation.admin.named_sessions.MAX_SESSIONS", 2)
     async with with_data(tmp_path) as fed:
         made, clock = Made(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
-        async with named.lease("ada", "a"):
-            async with named.lease("ada", "b"), named.lease("ada", "c"):
+        async with named.use("ada", "a"):
+            async with named.use("ada", "b"), named.use("ada", "c"):
                 pass
             assert made.closed == [False, False, False]
         assert made.closed == [True, False, False]
-        async with named.lease("ada", "b"), named.lease("ada", "d"):
+        async with named.use("ada", "b"), named.use("ada", "d"):
             pass
         await asyncio.sleep(0)
         await named.close()
@@ -298,9 +298,9 @@ async def test_an_idle_session_ends_by_itself(tmp_path: Any) -> None:
     async with with_data(tmp_path) as fed:
         made, clock = Made(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
-        async with named.lease("ada", "idle"):
+        async with named.use("ada", "idle"):
             pass
-        async with named.lease("ada", "used"):
+        async with named.use("ada", "used"):
             clock.advance(IDLE_S + 1)
             named._sweep()
             await asyncio.sleep(0)

@@ -297,7 +297,7 @@ async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripte
         rest = await session.list("tasks", page_token=first.next_page_token)
         assert (ids(first), ids(rest)) == (["own-0", "w0"], ["own-1", "own-2"])
         assert states(rest) == {"local": "ok", WORK: "skipped"}
-        assert "no peer" in report(rest, WORK).message
+        assert "is not a peer" in report(rest, WORK).message
         assert (rest.partial, rest.next_page_token) == (True, "")
         assert set(states(await session.list("tasks"))) == {"local"}
 

@@ -17,7 +17,7 @@ from federation.client.peers.store import PeerRepository
 from federation.config import GatewayConfig
 from federation.explain.checks import first_broken
 from federation.explain.peer_lookup import read
-from federation.explain.run import walk
+from federation.explain.run import run_checks
 from federation.gateway import Gateway
 from federation.store.peers import PeerRecord
 from federation.v1 import admin_pb2 as pb
@@ -123,7 +123,7 @@ async def test_an_excluded_and_an_unnamed_resource_are_told_apart(
     assert (excluded.code, unnamed.code) == (3, 3)
     assert f"the grant {grant} excludes the resource credentials" in excluded.out
     assert "does not name the resource note; did you mean notes?" in unnamed.out
-    assert "ask for what it opens (tasks, notes)" in excluded.out
+    assert "request a resource that it opens (tasks, notes)" in excluded.out
 
 
 async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running, explain: Explain) -> None:
@@ -216,7 +216,8 @@ async def test_the_wrong_authority_is_named_in_both_directions(home: Running, wo
     unknown_here = replace(record, trust_bundle=stranger.trust_bundle)
 
     found = [
-        first_broken(await asyncio.to_thread(lambda it=it: list(walk(it)))) for it in (unknown_there, unknown_here)
+        first_broken(await asyncio.to_thread(lambda it=it: list(run_checks(it))))
+        for it in (unknown_there, unknown_here)
     ]
 
     assert [step.link.value for step in found if step] == ["tls", "tls"]
@@ -259,9 +260,9 @@ async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
 
     SCHEMA.validate(shape)
     assert (ran.code, plain) == (0, 4)
-    assert "gateway the gateway runs and does not answer in time" in ran.squeezed
+    assert "gateway the gateway is running but does not answer in time" in ran.squeezed
     assert shape["gateway"]["running"] is True
-    assert shape["gateway"]["detail"].startswith("the gateway runs and does not answer in time")
+    assert shape["gateway"]["detail"].startswith("the gateway is running but does not answer in time")
 
 
 @pytest.mark.parametrize("more", [("--resource", "tasks"), ("--timeout", "1")], ids=["resource", "timeout"])
@@ -356,7 +357,7 @@ async def test_nothing_is_said_where_the_store_cannot_be_read(
     code = await asyncio.to_thread(main, ["federation", "status", "-g", str(directory), "--explain", "work.example"])
 
     assert code == 4
-    assert "error: nothing can be said of any peer: " in capsys.readouterr().err
+    assert "error: cannot read the peers of the gateway: " in capsys.readouterr().err
     assert not (directory / missing).exists()
 
 

@@ -71,10 +71,10 @@ def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
         ('{"resources":["tasks"],"filters":{"tasks":{"include_teams":["t1"]}}}', "w1.example",
          "scope.filters.tasks.include_teams: there is no team 't1' here; did you mean T1?"),
         ('{"resources":["notes"],"filters":{"notes":{"include_teams":["T2"]}}}', "w2.example",
-         "scope.filters.notes.include_teams: team 'T2' has no notes at this moment"),
+         "scope.filters.notes.include_teams: team 'T2' currently has no notes"),
         ('{"resources":["tasks"],"filters":{"tasks":{"include_teams":[]}}}', "w3.example",
          "scope.filters.tasks lets no row through: it names no team, and leaves personal rows out"),
-        ('{"resources":["memory"]}', "w4.example", "at this moment it opens no row: ada has none here"),
+        ('{"resources":["memory"]}', "w4.example", "the grant currently opens no row: ada has no row here"),
         ('{"resources":["credentials"]}', "w5.example", "scope.resources opens credentials, which hold secrets"),
         ('{"resources":["tasks"]}', "work.example", "peer: work.example is this gateway's own name"),
         ('{"resources":["tasks"]}', "hoem.example", "peer: no other grant names hoem.example; did you mean home.ex"),
@@ -95,7 +95,7 @@ def test_a_team_that_the_subject_is_not_in_is_told(cli: Cli) -> None:
     tried = cli("federation grant create -g work --dry-run --peer b.example --subject bob --json --scope", TEAM_ONE)
 
     assert tried.json["warnings"][0] == (
-        "scope.filters.tasks.include_teams: bob is not in team 'T1', so that only rows there that bob owns are opened"
+        "scope.filters.tasks.include_teams: bob is not in team 'T1', so only rows in it that bob owns are opened"
     )
     assert tried.json["opens"] == [{"resource": "tasks", "rows": 0, "more": False, "newest_ids": []}]
 
@@ -211,7 +211,7 @@ def test_an_id_may_be_given_by_its_beginning(cli: Cli) -> None:
     assert cli(f"federation grant show {grant[:length]} -g work --json").json["grant"]["id"] == grant
     assert cli(f"federation grant show {grant[:length].upper()} -g work --json").json["grant"]["id"] == grant
     short = cli(f"federation grant show {grant[:3]} -g work", code=1)
-    assert "give 4 characters of its id or more" in short.words
+    assert "give at least 4 characters of the id" in short.words
     wrong = cli(f"federation grant show {grant[:-2]}zz -g work", code=1)
     assert wrong.words == f"error: no grant '{grant[:-2]}zz'; did you mean {grant}?\n"
 

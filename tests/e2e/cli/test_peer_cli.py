@@ -218,6 +218,6 @@ def test_an_ambiguous_beginning_names_the_peers(cli: Cli, peer: str) -> None:
 
     ran = cli("federation peer remove adas -g home", code=1)
 
-    assert ran.words == "error: peer: 'adas' begins 2 of them: adas-home, adas-work; give more of it\n"
+    assert ran.words == "error: peer: 'adas' matches 2: adas-home, adas-work; give more characters\n"
     assert len(cli("federation peer list -g home --json").json["peers"]) == 2
     cli("federation peer remove adas-home -g home")

@@ -26,7 +26,7 @@ LONG = "x" * 120
 HARD_TO_HAVE = frozenset(
     {
         "this user may not open the admin socket …; run the command as the gateway's user",
-        "the gateway does not offer this yet; is it of another version than this command?",
+        "the gateway does not offer this operation; is it of another version than this command?",
         "the database of … is already served by another process; stop that process first",
         "the database closed the connection that held the serving lock; start the gateway again",
         "this enrollment token expired at …; ask for a new one",

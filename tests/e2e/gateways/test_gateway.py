@@ -68,7 +68,7 @@ async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> Non
         await fill(almanac)
     error = error_of(caught.value)
     assert isinstance(error, ConflictError)
-    assert "a program of its own" in str(error)
+    assert "a provider of its own" in str(error)
 
 
 async def test_only_the_gateways_user_may_open_its_socket(home: Running) -> None:

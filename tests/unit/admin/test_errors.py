@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from federation import errors
-from federation.admin.errors import error_of, status_of, status_of_fault
+from federation.admin.errors import error_of, status_of, status_of_exception
 from federation.errors import (
     Action,
     Actor,
@@ -22,7 +22,7 @@ from federation.errors import (
 
 
 class Answer(grpc.RpcError):
-    """What a stub raises."""
+    """An error as a stub raises it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, trailing: Sequence[tuple[str, str | bytes]] = ()) -> None:
         self._code, self._details, self._trailing = code, details, trailing
@@ -37,8 +37,8 @@ class Answer(grpc.RpcError):
         return self._trailing
 
 
-def crossed(error: FederationError) -> FederationError:
-    """Send an error through the socket's form and back."""
+def converted(error: FederationError) -> FederationError:
+    """Convert an error to a status and back."""
     return error_of(Answer(*status_of(error)))
 
 
@@ -58,9 +58,9 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize("error", SAMPLES, ids=lambda e: type(e).__name__)
-def test_an_error_crosses_the_socket_with_its_kind_and_words(error: FederationError) -> None:
+def test_an_error_crosses_the_socket_with_its_type_and_message(error: FederationError) -> None:
     """The operator's side raises the error that the gateway raised."""
-    back = crossed(error)
+    back = converted(error)
 
     assert type(back) is type(error)
     assert str(back) == str(error)
@@ -68,7 +68,7 @@ def test_an_error_crosses_the_socket_with_its_kind_and_words(error: FederationEr
 
 
 def test_every_error_of_the_package_has_a_sample_here() -> None:
-    """A new error cannot be forgotten in the table."""
+    """Every error class has a sample, so a new class cannot be forgotten."""
     internal = {errors.ChangesLostError, errors.UnknownReferencesError}
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FederationError)}
 
@@ -76,8 +76,8 @@ def test_every_error_of_the_package_has_a_sample_here() -> None:
 
 
 def test_fields_cross_the_socket() -> None:
-    """The field and the name that an error carries are there on the other side."""
-    field, missing = crossed(InputError("user", "is missing")), crossed(NotFoundError("user", "adda"))
+    """The client's error has the field and the name of the gateway's error."""
+    field, missing = converted(InputError("user", "is missing")), converted(NotFoundError("user", "adda"))
 
     assert isinstance(field, InputError)
     assert field.field == "user"
@@ -85,9 +85,9 @@ def test_fields_cross_the_socket() -> None:
     assert (missing.what, missing.name) == ("user", "adda")
 
 
-def test_a_refusal_crosses_with_reason_and_patience() -> None:
-    """What a peer refused reaches the operator as the peer said it."""
-    back = crossed(Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=2.5))
+def test_a_refusal_crosses_with_reason_and_retry_delay() -> None:
+    """The client's error has the reason, the message and the retry delay of the refusal."""
+    back = converted(Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=2.5))
 
     assert isinstance(back, Refusal)
     assert (back.reason, back.message, back.retry_after_s) == (Reason.RATE_LIMITED, "too many", 2.5)
@@ -102,16 +102,16 @@ REMEDY = Remedy(
     "error", [errors.ConflictError("no", remedy=REMEDY), Refusal(Reason.INTERNAL, "no", remedy=REMEDY)]
 )
 def test_a_remedy_crosses_the_socket_as_a_value(error: FederationError) -> None:
-    """The action and every parameter are there on the other side, and the message has no command."""
-    back = crossed(error)
+    """The client's error has the action and every parameter, and its message has no command."""
+    back = converted(error)
 
     assert back.remedy == REMEDY
     assert str(back) == "no"
 
 
 def test_a_remedy_whose_parameter_is_too_long_is_left_out() -> None:
-    """A parameter that was cut would name another user."""
-    assert crossed(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
+    """A truncated parameter would name another user."""
+    assert converted(errors.ConflictError("no", remedy=replace(REMEDY, user="u" * 201))).remedy is None
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_a_remedy_whose_parameter_is_too_long_is_left_out() -> None:
     ids=["none", "action", "actor"],
 )
 def test_a_remedy_of_another_version_is_none(action: str, parameters: dict[str, str]) -> None:
-    """What this version does not know is left out; the sentence says it in words."""
+    """An unknown action or actor yields no remedy; the message still describes the step."""
     assert Remedy.parse(action, parameters) is None
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "🙂"])
 def test_a_long_message_is_cut_below_what_grpc_carries(letter: str) -> None:
-    """No message, in whatever script, makes gRPC drop the status for its size."""
+    """No message, in any script, exceeds the metadata size at which gRPC drops the status."""
     code, details, trailing = status_of(InputError("scope", letter * 20_000))
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -134,15 +134,15 @@ def test_a_long_message_is_cut_below_what_grpc_carries(letter: str) -> None:
     assert sum(len(value) for _, value in trailing) < 4_000
 
 
-def test_a_socket_that_falls_silent_is_a_gateway_that_is_not_reachable() -> None:
-    """A bare UNAVAILABLE of gRPC itself becomes the error with its own exit code."""
+def test_unavailable_is_a_gateway_that_is_not_reachable() -> None:
+    """UNAVAILABLE from gRPC itself becomes a `GatewayUnavailableError`, which has an exit code of its own."""
     back = error_of(Answer(grpc.StatusCode.UNAVAILABLE, "Socket closed"))
 
     assert isinstance(back, errors.GatewayUnavailableError)
 
 
-def test_what_is_not_offered_says_so() -> None:
-    """UNIMPLEMENTED is told in words, not as a code."""
+def test_unimplemented_is_readable() -> None:
+    """UNIMPLEMENTED becomes a readable message."""
     back = error_of(Answer(grpc.StatusCode.UNIMPLEMENTED, "Method not found!"))
 
     assert "does not offer this" in str(back)
@@ -150,15 +150,15 @@ def test_what_is_not_offered_says_so() -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"\xff\xff", b"\x08\x05"])
 def test_junk_in_place_of_a_status_is_survived(junk: bytes) -> None:
-    """An answer that is no status of ours becomes plain words."""
+    """A status that is not from this package becomes a readable error."""
     back = error_of(Answer(grpc.StatusCode.UNKNOWN, "odd", (("grpc-status-details-bin", junk),)))
 
     assert str(back) == "UNKNOWN: odd"
 
 
 def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFixture):
-    """The operator learns the id of the incident and where to look; the text of the exception is in the log alone."""
-    code, message, trailing = status_of_fault(ValueError("secret words"), "/federation.v1.AdminService/Status")
+    """The message has the incident id; only the log has the text of the exception."""
+    code, message, trailing = status_of_exception(ValueError("secret words"), "/federation.v1.AdminService/Status")
 
     incident = message.removeprefix("incident ").removesuffix("; the gateway's log says more")
     assert (code, trailing) == (grpc.StatusCode.INTERNAL, ())
@@ -168,8 +168,8 @@ def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFi
 
 
 def test_an_error_of_the_package_is_no_incident(caplog: pytest.LogCaptureFixture):
-    """It keeps its own status, and the log stays empty."""
+    """A `FederationError` has its own status and is not logged."""
     error = NotFoundError("peer", "wrok.example", ("work.example",))
 
-    assert status_of_fault(error, "/federation.v1.AdminService/GetPeer") == status_of(error)
+    assert status_of_exception(error, "/federation.v1.AdminService/GetPeer") == status_of(error)
     assert caplog.messages == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from federation.admin import grant_preview as module
-from federation.admin.grant_preview import COUNTED, NEWEST, has_rows, preview
+from federation.admin.grant_preview import MAX_COUNTED_ROWS, MAX_NEWEST_IDS, has_rows, preview
 from federation.resources.provider import ListQuery, Page, Row
 from federation.scope.model import RowFilter, Scope
 from tests.support.provider import ListedProvider, row
@@ -22,18 +22,18 @@ def scope(*resources: str, **filters: RowFilter) -> Scope:
                                   (1_001, 1_000, True), (1_300, 1_000, True)]
 )  # fmt: skip
 async def test_rows_are_counted_to_a_bound(rows: int, counted: int, more: bool) -> None:
-    """Up to a thousand the number is exact; beyond it says that there are more. Never more than 200 are held."""
+    """The count is exact up to 1,000 rows, and `more` beyond. At most 200 rows are in memory."""
     provider = ListedProvider([row(f"t{n:04}", age=n) for n in range(rows)], {"ada": set()})
 
     (shown,) = await preview(provider, "ada", scope("tasks"))
 
     assert (shown.rows, shown.more) == (counted, more)
-    assert list(shown.newest_ids) == [f"t{n:04}" for n in range(min(NEWEST, rows))]
+    assert list(shown.newest_ids) == [f"t{n:04}" for n in range(min(MAX_NEWEST_IDS, rows))]
     assert max(query.limit for _, _, query in provider.calls) <= 200
 
 
 async def test_rows_are_those_that_the_peer_would_read() -> None:
-    """As the subject, through the scope's filter, of open resources alone, in their order."""
+    """Rows are read as the subject, through the scope's filters, of open resources only."""
     provider = ListedProvider(
         [row("mine"), row("t1", team="T1", age=1), row("t2", team="T2", age=2), row("bobs", owner="bob"),
          row("secret", resource="credentials"), row("note", resource="notes")],
@@ -52,7 +52,7 @@ async def test_rows_are_those_that_the_peer_would_read() -> None:
 
 
 async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogCaptureFixture) -> None:
-    """The other resources are counted, the fault is in the log, and nothing is raised."""
+    """The other resources are counted, the failure is logged, and nothing is raised."""
 
     class HalfBroken(ListedProvider):
         async def list(self, subject: str, query: ListQuery) -> Page[Row]:
@@ -68,9 +68,9 @@ async def test_a_provider_that_fails_leaves_its_resource_out(caplog: pytest.LogC
     assert "no notes today" in caplog.text
 
 
-async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was counted until then is told as a lower bound."""
-    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+async def test_a_provider_that_stalls_is_cut_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows counted before the time limit are a lower bound."""
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
 
     class Stalls(ListedProvider):
         async def list(self, subject: str, query: ListQuery) -> Page[Row]:
@@ -86,8 +86,8 @@ async def test_a_provider_that_stalls_is_not_waited_for(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("items", [(), tuple(row(f"x{n}", age=n) for n in range(300))])
-async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, ...]) -> None:
-    """`more` without a row behind it, or more rows than were asked for, neither loops nor grows."""
+async def test_a_provider_that_violates_its_contract_ends_the_count(items: tuple[Any, ...]) -> None:
+    """`more` with an empty page, or a page that is too long, causes neither a loop nor a larger count."""
 
     class Lies(ListedProvider):
         async def list(self, subject: str, query: ListQuery) -> Page[Row]:
@@ -95,12 +95,12 @@ async def test_a_provider_that_breaks_its_word_ends_the_count(items: tuple[Any, 
 
     (shown,) = await preview(Lies(), "ada", scope("tasks"))
 
-    assert shown.rows <= COUNTED
-    assert len(shown.newest_ids) <= NEWEST
+    assert shown.rows <= MAX_COUNTED_ROWS
+    assert len(shown.newest_ids) <= MAX_NEWEST_IDS
 
 
-async def test_whether_a_filter_lets_anything_through_costs_one_row() -> None:
-    """One row is asked for, however many there are."""
+async def test_has_rows_requests_one_row() -> None:
+    """Only one row is requested."""
     provider = ListedProvider([row("t", team="T1"), row("u", team="T1", age=1)], {"ada": {"T1"}})
 
     assert await has_rows(provider, "ada", "tasks", RowFilter(frozenset({"T1"}), include_personal=False))

@@ -14,8 +14,8 @@ REST = "-0d5c-4b8e-9f43-8c1d6c0f1a2b"
 UNUSED: Any = None
 
 
-def book(*beginnings: str) -> GrantRegistry:
-    """Grants whose ids begin so, oldest first."""
+def registry(*beginnings: str) -> GrantRegistry:
+    """Grants with these id prefixes, oldest first."""
     grants = [
         Grant(
             id=f"{beginning}{REST}",
@@ -30,34 +30,34 @@ def book(*beginnings: str) -> GrantRegistry:
     return GrantRegistry(UNUSED, SYSTEM_CLOCK, grants)
 
 
-def test_a_whole_id_is_itself() -> None:
-    """Also where another id, made by hand, goes on behind it."""
-    assert find_grant(book("6f1c2f0e", "a9e0b7d4"), f"6f1c2f0e{REST}").id == f"6f1c2f0e{REST}"
+def test_a_full_id_is_found() -> None:
+    """A full id selects its grant."""
+    assert find_grant(registry("6f1c2f0e", "a9e0b7d4"), f"6f1c2f0e{REST}").id == f"6f1c2f0e{REST}"
 
 
 @pytest.mark.parametrize("given", ["6f1c", "6F1C", " 6f1c2f ", f"6f1c2f0e{REST[:-1]}"])
-def test_a_beginning_that_one_id_has_is_that_id(given: str) -> None:
-    """Four characters are enough; case and blanks do not matter."""
-    assert find_grant(book("6f1c2f0e", "a9e0b7d4"), given).peer == "p0.example"
+def test_a_unique_prefix_is_found(given: str) -> None:
+    """A prefix of four characters is enough; case and blanks are ignored."""
+    assert find_grant(registry("6f1c2f0e", "a9e0b7d4"), given).peer == "p0.example"
 
 
-def test_a_beginning_that_several_have_names_them() -> None:
-    """The newest first, each with peer and subject, and how many more there are."""
+def test_an_ambiguous_prefix_lists_the_candidates() -> None:
+    """The error lists the newest candidates first, with peer and subject, and the number of further ones."""
     with pytest.raises(InputError) as caught:
-        find_grant(book("6f1c0000", "6f1c1111", "a9e0b7d4"), "6f1c")
+        find_grant(registry("6f1c0000", "6f1c1111", "a9e0b7d4"), "6f1c")
 
     assert str(caught.value) == (
-        f"grant: '6f1c' begins 2 of them: 6f1c1111{REST} (p1.example as ada), 6f1c0000{REST} (p0.example as ada); "
-        "give more of it"
+        f"grant: '6f1c' matches 2: 6f1c1111{REST} (p1.example as ada), 6f1c0000{REST} (p0.example as ada); "
+        "give more characters"
     )
-    with pytest.raises(InputError, match=r"begins 9 of them: .* and 5 more; give more of it"):
-        find_grant(book(*(f"6f1c000{number}" for number in range(9))), "6f1c")
+    with pytest.raises(InputError, match=r"matches 9: .* and 5 more; give more characters"):
+        find_grant(registry(*(f"6f1c000{number}" for number in range(9))), "6f1c")
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
-        ("6f1", "give 4 characters of its id or more"),
+        ("6f1", "give at least 4 characters of the id; list the grants to find it"),
         ("", "list the grants to find its id"),
         ("2f0e", "list the grants to find its id"),
         ("6f1d", f"did you mean 6f1c2f0e{REST}?"),
@@ -65,11 +65,11 @@ def test_a_beginning_that_several_have_names_them() -> None:
         ("\x1b[2J", "list the grants to find its id"),
     ],
 )
-def test_what_no_id_begins_with_is_not_found(given: str, words: str) -> None:
-    """Too short, elsewhere within an id, a slip, and nonsense: one short line each."""
+def test_an_unknown_prefix_is_not_found(given: str, message: str) -> None:
+    """A short prefix, a part from the middle, a typo and nonsense each give one short line."""
     with pytest.raises(NotFoundError, match=r"^no grant ") as caught:
-        find_grant(book("6f1c2f0e", "a9e0b7d4"), given)
+        find_grant(registry("6f1c2f0e", "a9e0b7d4"), given)
 
-    assert str(caught.value).endswith(words) or words in str(caught.value)
+    assert str(caught.value).endswith(message) or message in str(caught.value)
     assert len(str(caught.value)) < 200
     assert str(caught.value).isprintable()

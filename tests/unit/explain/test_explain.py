@@ -11,10 +11,10 @@ import pytest
 from federation.clock import to_micros
 from federation.errors import Action, InputError, NotFoundError, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.dns_tcp import connect, unconnected, unresolved
-from federation.explain.own_certificate import judge, to_do
+from federation.explain.dns_tcp import connect, connect_failure, resolve_failure
+from federation.explain.own_certificate import check_own_certificate, remedy_for
 from federation.explain.peer_lookup import choose
-from federation.explain.refusals import remembered_revocation
+from federation.explain.refusals import stored_revocation
 from federation.pki.certificates import fingerprint_of
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.store.peers import PeerRecord
@@ -33,7 +33,7 @@ def leaf() -> Leaf:
 
 @pytest.fixture
 def record(leaf: Leaf) -> PeerRecord:
-    """An enrollment of ada at work.example with it."""
+    """An enrollment of ada at work.example with the certificate."""
     return PeerRecord(
         id="p1",
         name="work",
@@ -49,81 +49,81 @@ def record(leaf: Leaf) -> PeerRecord:
     )
 
 
-def judged(record: PeerRecord, at: datetime, *, serving: bool = False) -> str:
-    """Return the detail of a certificate that holds at an instant."""
-    _, detail = judge(record, ManualClock(at.timestamp()).clock, serving=serving)
+def certificate_detail(record: PeerRecord, at: datetime, *, serving: bool = False) -> str:
+    """Return the detail for a certificate that is valid at an instant."""
+    _, detail = check_own_certificate(record, ManualClock(at.timestamp()).clock, serving=serving)
     return detail
 
 
 def test_an_own_certificate_holds_from_its_first_instant_to_its_last(record: PeerRecord) -> None:
-    """As the channels see it: the end itself is too late."""
+    """As for gRPC channels, the certificate is invalid at the instant of its end."""
     end = NOON + timedelta(hours=24)
 
-    assert "valid until 2026-06-02 12:00:00 UTC, renewed at 2026-06-02 " in judged(record, NOON)
-    assert "valid until" in judged(record, end - timedelta(seconds=1))
+    assert "valid until 2026-06-02 12:00:00 UTC, renewed at 2026-06-02 " in certificate_detail(record, NOON)
+    assert "valid until" in certificate_detail(record, end - timedelta(seconds=1))
     with pytest.raises(BrokenLink, match="ended at 2026-06-02 12:00:00 UTC, and this machine's clock says 2026-06"):
-        judged(record, end)
+        certificate_detail(record, end)
     with pytest.raises(BrokenLink, match="is valid from 2026-06-01 12:00:00 UTC on"):
-        judged(record, NOON - timedelta(seconds=1))
+        certificate_detail(record, NOON - timedelta(seconds=1))
 
 
-def test_a_renewal_that_is_due_is_told(record: PeerRecord, leaf: Leaf) -> None:
-    """It may be under way; where the gateway does not run, nobody renews."""
+def test_a_due_renewal_is_reported(record: PeerRecord, leaf: Leaf) -> None:
+    """The detail says since when; if the gateway is not running, it says so."""
     validity = Validity(to_micros(NOON), to_micros(NOON + timedelta(hours=24)), fingerprint_of(leaf.certificate))
     due = datetime.fromtimestamp(due_at_us(validity) / 1e6, UTC)
 
     before, after = due - timedelta(seconds=2), due + timedelta(seconds=2)
-    assert "renewed at" in judged(record, before)
-    assert judged(record, after, serving=True).endswith(f"its renewal is due since {due:%Y-%m-%d %H:%M:%S} UTC")
-    assert judged(record, after).endswith("and the gateway does not run")
+    assert "renewed at" in certificate_detail(record, before)
+    assert certificate_detail(record, after, serving=True).endswith(
+        f"its renewal is due since {due:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    assert certificate_detail(record, after).endswith("and the gateway does not run")
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no machine of the name h.example: Name or"),
-        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "cannot be looked up now: Temporary failure"),
-        (OSError("odd"), "no machine of the name h.example: odd"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "no machine has the name h.example: Name or"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "cannot be looked up at present: Temporary failure"),
+        (OSError("odd"), "no machine has the name h.example: odd"),
     ],
     ids=["unknown", "no name server", "anything else"],
 )
-def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, words: str) -> None:
-    """A name that does not exist is the peer's matter, a resolver that fails this machine's."""
-    fault = unresolved(record, "h.example", error)
+def test_failed_look_ups_are_told_apart(record: PeerRecord, error: OSError, message: str) -> None:
+    """An unknown name is the peer's fault, a failing resolver this machine's."""
+    fault = resolve_failure(record, "h.example", error)
 
-    assert words in fault.cause
+    assert message in fault.cause
     assert ("/etc/resolv.conf" in fault.cure) == (getattr(error, "errno", 0) == socket.EAI_AGAIN)
 
 
 @pytest.mark.parametrize(
-    ("failed", "words"),
+    ("failed", "message"),
     [
         ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ECONNREFUSED, "192.0.2.2": -1}, "refuses connections"),
         ({"::1": errno.ENETUNREACH, "192.0.2.1": -1}, "does not answer"),
         ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.ETIMEDOUT}, "does not answer"),
-        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.EPERM}, "no way to"),
-        ({"192.0.2.1": errno.EPERM}, "no connection to work.example:7443 can be made (192.0.2.1: EPERM)"),
+        ({"::1": errno.ENETUNREACH, "192.0.2.1": errno.EPERM}, "no route to"),
+        ({"192.0.2.1": errno.EPERM}, "cannot connect to work.example:7443 (192.0.2.1: EPERM)"),
     ],
     ids=["refused", "silent", "given up", "unreachable", "forbidden"],
 )
-def test_of_several_addresses_the_one_that_tells_most_counts(
-    record: PeerRecord, failed: dict[str, int], words: str
-) -> None:
-    """A refusal is better evidence than silence, and silence than a missing route; each address is told."""
-    fault = unconnected(record, failed, 2.0)
+def test_the_most_informative_address_decides(record: PeerRecord, failed: dict[str, int], message: str) -> None:
+    """A refusal tells more than a timeout, and a timeout more than a missing route; every address is listed."""
+    fault = connect_failure(record, failed, 2.0)
 
-    assert words in fault.cause
+    assert message in fault.cause
     assert all(address in fault.cause for address in failed)
 
 
-def test_a_family_that_the_machine_lacks_is_no_trace(record: PeerRecord) -> None:
+def test_an_unsupported_address_family_is_a_broken_link(record: PeerRecord) -> None:
     """An address of a family without sockets counts as one that cannot be reached."""
     with pytest.raises(BrokenLink, match=r"work\.example:7443"):
         connect(record, [(socket.AddressFamily.AF_APPLETALK, ("x", 1))], 1.0)
 
 
 def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRecord) -> None:
-    """One user needs no name; several need it; a wrong word is answered with near ones."""
+    """`user` is needed only with several users; an unknown name gives near matches."""
     other = replace(record, user="bob")
 
     assert choose([record], "work") is record
@@ -142,12 +142,16 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
     assert unknown.value.remedy == Remedy(action=Action.ADD_PEER)
 
 
-def test_a_cure_can_be_typed_whatever_the_user_is_called(record: PeerRecord) -> None:
-    """A user's name may hold blanks and quotes: each command names the enrollment in one word of the shell."""
+def test_commands_quote_the_users_name(record: PeerRecord) -> None:
+    """Commands quote a user's name with blanks and quotes for the shell."""
     odd = replace(record, user="ada o'lace; true", revoked_at_us=1)
-    revoked = remembered_revocation(odd)
+    revoked = stored_revocation(odd)
     assert revoked is not None
-    remedies = [unresolved(odd, "x.example", OSError()).remedy, revoked.remedy, to_do(Action.ENROLL_AGAIN, odd)]
+    remedies = [
+        resolve_failure(odd, "x.example", OSError()).remedy,
+        revoked.remedy,
+        remedy_for(Action.ENROLL_AGAIN, odd),
+    ]
 
     for remedy in remedies:
         assert remedy is not None

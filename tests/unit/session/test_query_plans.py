@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.session.paging.cursors import Place, PlaceTokens, SearchPlace
-from federation.session.paging.merge import DONE, Page, merge, remaining_places
+from federation.session.paging.cursors import Cursor, CursorTokens, SearchCursor
+from federation.session.paging.merge import DONE, Page, merge, remaining_cursors
 from federation.session.paging.query_plans import (
-    CapabilitiesCourse,
-    GetCourse,
-    ListCourse,
+    CapabilitiesPlan,
+    GetPlan,
+    ListPlan,
     OrderViolationError,
     QueryPlan,
-    SearchCourse,
+    SearchPlan,
     Tags,
     unmerged,
 )
 from federation.session.results import SessionRow
 from federation.v1 import federation_pb2 as pb
 
-TOKENS = PlaceTokens(b"k" * 32)
+TOKENS = CursorTokens(b"k" * 32)
 SOURCES = ("federated:lab", "federated:work", "local")
 
 
@@ -35,8 +35,8 @@ def message(row_id: str, created: int, nanos: int = 0) -> pb.Row:
 
 
 @dataclass
-class Kept:
-    """A source that pages as the contract says, at most `cap` rows a page."""
+class PagedSource:
+    """A source that pages as the wire contract says, with at most `cap` rows per page."""
 
     rows: list[pb.Row]
     cap: int
@@ -47,8 +47,8 @@ class Kept:
         rows = sorted(self.rows, key=self._order)
         if request.HasField("after"):
             after = request.after
-            place = (-after.created_at.seconds, after.id)
-            rows = [row for row in rows if self._order(row) > place]
+            cursor = (-after.created_at.seconds, after.id)
+            rows = [row for row in rows if self._order(row) > cursor]
         size = min(request.page_size or 50, self.cap)
         return pb.ListResponse(rows=rows[:size], next_page_token="more" if len(rows) > size else "")
 
@@ -66,34 +66,34 @@ class Kept:
 
 @dataclass
 class Reader:
-    """Pages through sources as a session does, but for the wire."""
+    """Pages through sources as a session does, without the wire."""
 
-    sources: dict[str, Kept]
-    course: QueryPlan
+    sources: dict[str, PagedSource]
+    plan: QueryPlan
     streamed: bool = False
     token: str = ""
-    places: dict[str, Place] = field(default_factory=dict)
+    cursors: dict[str, Cursor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places = dict.fromkeys(self.sources)
+        self.cursors = dict.fromkeys(self.sources)
 
     def page(self, away: Sequence[str] = ()) -> list[SessionRow]:
-        """Read one page while some sources are away, and go through the token."""
+        """Read one page while some sources are unavailable, and continue by the token."""
         pages = []
-        for source, place in self.places.items():
+        for source, cursor in self.cursors.items():
             if source not in away:
-                reply = getattr(self.sources[source], self.course.verb)(self.course.request(place))
-                pages.append(self.course.page(reply, place, Tags(source)))
+                reply = getattr(self.sources[source], self.plan.verb)(self.plan.request(cursor))
+                pages.append(self.plan.page(reply, cursor, Tags(source)))
         if self.streamed:
             rows = [row for page in pages for row in page.rows]
-            after: Any = unmerged(self.course, pages, self.places)
+            after: Any = unmerged(self.plan, pages, self.cursors)
         else:
-            merged, taken = merge(pages, self.course.limit)
+            merged, used = merge(pages, self.plan.limit)
             rows = list(merged)
-            after = {p.source: self.course.behind(p, taken[p.source], self.places[p.source]) for p in pages}
-        left = remaining_places(self.places, after, [page.source for page in pages])
-        self.token = TOKENS.seal(self.course.context, left)
-        self.places = TOKENS.open(self.course.context, self.token) if self.token else {}
+            after = {p.source: self.plan.next_cursor(p, used[p.source], self.cursors[p.source]) for p in pages}
+        left = remaining_cursors(self.cursors, after, [page.source for page in pages])
+        self.token = TOKENS.seal(self.plan.context, left)
+        self.cursors = TOKENS.open(self.plan.context, self.token) if self.token else {}
         return rows
 
 
@@ -105,25 +105,25 @@ def list_order(row: SessionRow) -> tuple[int, str, str]:
 stocks = st.lists(
     st.tuples(st.integers(0, 8), st.text("abc", min_size=1, max_size=2)), max_size=25, unique_by=lambda row: row[1]
 )
-worlds = st.fixed_dictionaries({source: st.tuples(stocks, st.integers(1, 6)) for source in SOURCES})
+drawn_sources = st.fixed_dictionaries({source: st.tuples(stocks, st.integers(1, 6)) for source in SOURCES})
 
 
-def kept(world: dict[str, tuple[list[tuple[int, str]], int]]) -> dict[str, Kept]:
+def paged_sources(world: dict[str, tuple[list[tuple[int, str]], int]]) -> dict[str, PagedSource]:
     """The sources of a drawn world."""
-    return {source: Kept([message(i, at) for at, i in rows], cap) for source, (rows, cap) in world.items()}
+    return {source: PagedSource([message(i, at) for at, i in rows], cap) for source, (rows, cap) in world.items()}
 
 
-def everything(sources: dict[str, Kept]) -> list[tuple[str, str]]:
+def everything(sources: dict[str, PagedSource]) -> list[tuple[str, str]]:
     """Each row as (source, id)."""
     return sorted((source, row.id) for source, each in sources.items() for row in each.rows)
 
 
 @settings(max_examples=150)
-@given(worlds, st.integers(1, 7))
+@given(drawn_sources, st.integers(1, 7))
 def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
-    """With every source there, the pages laid end to end are all rows in the one order, each exactly once."""
-    sources = kept(world)
-    reader = Reader(sources, ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
+    """If every source answers, the concatenated pages are all rows in merged order, each exactly once."""
+    sources = paged_sources(world)
+    reader = Reader(sources, ListPlan(pb.ListRequest(resource="tasks", page_size=size), "ada", "all"))
     rows = reader.page()
     for _ in range(100):
         if reader.token:
@@ -137,24 +137,24 @@ def test_a_list_over_sources_is_one_list(world: Any, size: int) -> None:
 
 
 @settings(max_examples=150)
-@given(worlds, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
-def test_sources_that_come_and_go_lose_and_double_nothing(
+@given(drawn_sources, st.integers(1, 7), st.data(), st.booleans(), st.sampled_from(["list", "search"]))
+def test_unavailable_sources_neither_lose_nor_repeat_rows(
     world: Any, size: int, data: st.DataObject, streamed: bool, verb: str
 ) -> None:
     """Sources are away at random pages: each page is in order, and all pages hold every row once.
 
     Only what a source has left when all others have ended is missing; its page told so, and ended the token.
     """
-    sources = kept(world)
-    course: QueryPlan = (
-        ListCourse(pb.ListRequest(resource="tasks", page_size=size), "ada", "all")
+    sources = paged_sources(world)
+    plan: QueryPlan = (
+        ListPlan(pb.ListRequest(resource="tasks", page_size=size), "ada", "all")
         if verb == "list"
-        else SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all")
+        else SearchPlan(pb.SearchRequest(query="x", page_size=size), "ada", "all")
     )
-    reader = Reader(sources, course, streamed)
+    reader = Reader(sources, plan, streamed)
     rows: list[SessionRow] = []
     for _ in range(400):
-        before = dict(reader.places)
+        before = dict(reader.cursors)
         away = data.draw(st.sets(st.sampled_from(SOURCES), max_size=2)) & before.keys()
         page = reader.page(tuple(away))
         if not streamed and verb == "list":
@@ -173,11 +173,11 @@ def test_sources_that_come_and_go_lose_and_double_nothing(
 
 
 @settings(max_examples=100)
-@given(worlds, st.integers(1, 7))
+@given(drawn_sources, st.integers(1, 7))
 def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
-    """Hits come by falling score over all pages, each source's own order kept, each hit once."""
-    sources = kept(world)
-    reader = Reader(sources, SearchCourse(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
+    """Hits come by descending score over all pages, in each source's own order, each exactly once."""
+    sources = paged_sources(world)
+    reader = Reader(sources, SearchPlan(pb.SearchRequest(query="x", page_size=size), "ada", "all"))
     rows = reader.page()
     for _ in range(100):
         if reader.token:
@@ -190,31 +190,31 @@ def test_a_search_over_sources_is_one_ranking(world: Any, size: int) -> None:
         assert [row.id for row in rows if row.source == source] == [row.id for row in each.rows]
 
 
-def test_the_first_page_is_asked_for_as_any_stub_asks() -> None:
-    """Without a place the request has the caller's fields and no others: it shares a cache entry with plain calls."""
+def test_the_first_page_has_the_request_of_a_stub() -> None:
+    """Without a cursor the request has the caller's fields and no others: it shares a cache entry with plain calls."""
     asked = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7, page_token="composite")
     plain = pb.ListRequest(resource="tasks", where={"status": "open"}, page_size=7)
-    assert ListCourse(asked, "ada", "all").request(None) == plain
+    assert ListPlan(asked, "ada", "all").request(None) == plain
     search = pb.SearchRequest(query="x", resources=["tasks"], page_size=7, page_token="composite")
-    assert SearchCourse(search, "ada", "all").request(None) == pb.SearchRequest(
+    assert SearchPlan(search, "ada", "all").request(None) == pb.SearchRequest(
         query="x", resources=["tasks"], page_size=7
     )
 
 
-def test_a_capped_source_holds_back_what_may_stand_behind_its_rows() -> None:
-    """A source that shows two of many keeps older rows of the others for the next page."""
-    lab = Kept([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
-    local = Kept([message("new", 200), message("old", 1)], cap=50)
-    reader = Reader({"federated:lab": lab, "local": local}, ListCourse(pb.ListRequest(resource="tasks"), "ada", "all"))
+def test_a_capped_source_delays_rows_that_sort_after_its_page() -> None:
+    """After the two rows of a capped source, older rows of the other sources wait for the next page."""
+    lab = PagedSource([message(f"l{n}", 100 - n) for n in range(4)], cap=2)
+    local = PagedSource([message("new", 200), message("old", 1)], cap=50)
+    reader = Reader({"federated:lab": lab, "local": local}, ListPlan(pb.ListRequest(resource="tasks"), "ada", "all"))
     assert [row.id for row in reader.page()] == ["new", "l0", "l1"]
     assert [row.id for row in reader.page()] == ["l2", "l3", "old"]
     assert reader.token == ""
 
 
-def test_rows_of_one_instant_stand_by_source_then_id() -> None:
+def test_rows_of_one_instant_are_ordered_by_source_then_id() -> None:
     """Ties are broken by the source's name, then by the row's id; the same id at two sources is two rows."""
     pages = [
-        ListCourse(pb.ListRequest(resource="tasks"), "ada", "all").page(
+        ListPlan(pb.ListRequest(resource="tasks"), "ada", "all").page(
             pb.ListResponse(rows=[message("a", 5), message("b", 5)]), None, Tags(source)
         )
         for source in ("local", "federated:work")
@@ -228,53 +228,53 @@ def test_rows_of_one_instant_stand_by_source_then_id() -> None:
     ]
 
 
-def test_a_search_asks_for_a_page_used_in_part_as_it_was() -> None:
-    """Until a source's page is used up, the same token and size are asked for, whatever size the caller wants now."""
-    lab = Kept([message(f"l{n}", n) for n in range(9)], cap=4)
-    local = Kept([message(f"h{n}", n) for n in range(9)], cap=4)
-    first = SearchCourse(pb.SearchRequest(query="x", page_size=3), "ada", "all")
+def test_a_search_repeats_the_request_of_a_page_used_in_part() -> None:
+    """Until a source's page is used up, the same token and size are requested, whatever the caller's page size."""
+    lab = PagedSource([message(f"l{n}", n) for n in range(9)], cap=4)
+    local = PagedSource([message(f"h{n}", n) for n in range(9)], cap=4)
+    first = SearchPlan(pb.SearchRequest(query="x", page_size=3), "ada", "all")
     reader = Reader({"federated:lab": lab, "local": local}, first)
     assert [row.id for row in reader.page()] == ["l0", "h0", "l1"]
-    assert reader.places["local"] == SearchPlace("", 1, 3, 1.0)
+    assert reader.cursors["local"] == SearchCursor("", 1, 3, 1.0)
 
-    reader.course = SearchCourse(pb.SearchRequest(query="x", page_size=40), "ada", "all")
+    reader.plan = SearchPlan(pb.SearchRequest(query="x", page_size=40), "ada", "all")
     assert [row.id for row in reader.page()] == ["h1", "l2"]
     assert (local.asked[1].page_token, local.asked[1].page_size) == ("", 3)
-    assert reader.places["federated:lab"] == SearchPlace("3", 0, 40, 1.0)
+    assert reader.cursors["federated:lab"] == SearchCursor("3", 0, 40, 1.0)
 
 
 def test_scores_are_relative_to_each_sources_best() -> None:
-    """A source whose best is 0.5 stands beside one whose best is 1; later pages are measured by the same best."""
-    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    """Sources with best scores of 0.5 and 1 rank equally; later pages are scaled by the same best score."""
+    plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     hits = [pb.SearchHit(row=message("a", 1), score=0.5), pb.SearchHit(row=message("b", 1), score=0.25)]
-    page = course.page(pb.SearchResponse(hits=hits, next_page_token="2"), None, Tags("local"))
+    page = plan.page(pb.SearchResponse(hits=hits, next_page_token="2"), None, Tags("local"))
     assert [row.score for row in page.rows] == [1.0, 0.5]
 
-    place = course.behind(page, 2, None)
-    assert not isinstance(place, type(DONE))
-    later = course.page(pb.SearchResponse(hits=[pb.SearchHit(score=0.125)]), place, Tags("local"))
+    cursor = plan.next_cursor(page, 2, None)
+    assert not isinstance(cursor, type(DONE))
+    later = plan.page(pb.SearchResponse(hits=[pb.SearchHit(score=0.125)]), cursor, Tags("local"))
     assert [row.score for row in later.rows] == [0.25]
 
 
 @pytest.mark.parametrize("scores", [[float("nan"), 1.0], [0.5, 7.0], [0.0, -1.0], [float("inf"), 1.0]])
 def test_a_peers_odd_scores_stay_within_bounds(scores: list[float]) -> None:
-    """Whatever a peer sends, scores lie in (0, 1] and never rise, so that a merge keeps the peer's own order."""
-    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+    """Scores are clamped to (0, 1] and never increase, so a merge preserves the peer's order."""
+    plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     hits = [pb.SearchHit(row=message(str(n), 1), score=score) for n, score in enumerate(scores)]
-    page = course.page(pb.SearchResponse(hits=hits), None, Tags("local"))
+    page = plan.page(pb.SearchResponse(hits=hits), None, Tags("local"))
     got = [row.score for row in page.rows]
     assert all(0 < score <= 1 for score in got)
     assert got == sorted(got, reverse=True)
     assert list(page.keys) == sorted(page.keys)
 
 
-def test_a_search_ends_where_nothing_new_comes() -> None:
-    """An empty page that claims to have more is the end: paging it would never end."""
-    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
-    page = course.page(pb.SearchResponse(next_page_token="7"), SearchPlace("6", 0, 0, 1.0), Tags("local"))
-    assert course.behind(page, 0, SearchPlace("6", 0, 0, 1.0)) is DONE
-    listed = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
-    assert listed.behind(listed.page(pb.ListResponse(next_page_token="7"), None, Tags("local")), 0, None) is DONE
+def test_a_search_ends_with_an_empty_page() -> None:
+    """An empty page with a next token is the last page: otherwise paging would never end."""
+    plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
+    page = plan.page(pb.SearchResponse(next_page_token="7"), SearchCursor("6", 0, 0, 1.0), Tags("local"))
+    assert plan.next_cursor(page, 0, SearchCursor("6", 0, 0, 1.0)) is DONE
+    listed = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
+    assert listed.next_cursor(listed.page(pb.ListResponse(next_page_token="7"), None, Tags("local")), 0, None) is DONE
 
 
 @pytest.mark.parametrize(
@@ -289,43 +289,43 @@ def test_a_search_ends_where_nothing_new_comes() -> None:
     ],
 )
 def test_a_list_out_of_order_is_refused(rows: list[pb.Row]) -> None:
-    """Rows that do not stand newest first by id, or have no place, would be lost or doubled: the source is at fault."""
-    course = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
+    """Rows that are not newest first, then by id, or have no position, would be lost or repeated."""
+    plan = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
     with pytest.raises(OrderViolationError):
-        course.page(pb.ListResponse(rows=rows), None, Tags("local"))
+        plan.page(pb.ListResponse(rows=rows), None, Tags("local"))
 
 
-def test_a_list_that_goes_round_is_refused() -> None:
-    """A page that begins at or before the place asked for would be read for ever."""
-    course = ListCourse(pb.ListRequest(resource="tasks"), "ada", "all")
-    page = course.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
-    place = course.behind(page, 1, None)
-    assert not isinstance(place, type(DONE))
+def test_a_cyclic_list_is_refused() -> None:
+    """A page that begins at or before the requested cursor would make paging endless."""
+    plan = ListPlan(pb.ListRequest(resource="tasks"), "ada", "all")
+    page = plan.page(pb.ListResponse(rows=[message("a", 5)], next_page_token="1"), None, Tags("local"))
+    cursor = plan.next_cursor(page, 1, None)
+    assert not isinstance(cursor, type(DONE))
     with pytest.raises(OrderViolationError):
-        course.page(pb.ListResponse(rows=[message("a", 5)]), place, Tags("local"))
+        plan.page(pb.ListResponse(rows=[message("a", 5)]), cursor, Tags("local"))
 
 
-def test_a_peers_endless_token_is_refused() -> None:
-    """A search's own token is carried in ours, so it must be short."""
-    course = SearchCourse(pb.SearchRequest(query="x"), "ada", "all")
+def test_a_peers_overlong_token_is_refused() -> None:
+    """The token of a search is part of the session's token, so its length is bounded."""
+    plan = SearchPlan(pb.SearchRequest(query="x"), "ada", "all")
     with pytest.raises(OrderViolationError):
-        course.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
+        plan.page(pb.SearchResponse(next_page_token="x" * 5_000), None, Tags("local"))
 
 
-def test_only_sources_that_are_away_leave_no_token() -> None:
-    """With nobody there who has more, paging on would bring nothing: the token ends."""
-    before: dict[str, Place] = {"local": None, "federated:work": None}
-    assert remaining_places(before, {"local": DONE}, ["local"]) == {}
-    assert remaining_places(before, {"local": None}, ["local"]) == before
-    assert remaining_places(before, {}, []) == {}
+def test_only_unavailable_sources_leave_no_token() -> None:
+    """If no source that answered has more rows, there is no next token."""
+    before: dict[str, Cursor] = {"local": None, "federated:work": None}
+    assert remaining_cursors(before, {"local": DONE}, ["local"]) == {}
+    assert remaining_cursors(before, {"local": None}, ["local"]) == before
+    assert remaining_cursors(before, {}, []) == {}
 
 
 def test_a_row_and_capabilities_have_no_second_page() -> None:
     """Get and capabilities end with their first answer."""
-    got = GetCourse(pb.GetRequest(resource="tasks", id="a"), "ada", "all")
+    got = GetPlan(pb.GetRequest(resource="tasks", id="a"), "ada", "all")
     page = got.page(pb.GetResponse(row=message("a", 5)), None, Tags("local", cached=True, age_s=2.0))
     assert [(row.id, row.cached, row.age_s) for row in page.rows] == [("a", True, 2.0)]
-    assert got.behind(page, 1, None) is DONE
-    opened = CapabilitiesCourse(pb.CapabilitiesRequest(), "ada", "all")
+    assert got.next_cursor(page, 1, None) is DONE
+    opened = CapabilitiesPlan(pb.CapabilitiesRequest(), "ada", "all")
     assert opened.page(pb.CapabilitiesResponse(), None, Tags("local")) == Page("local")
-    assert opened.behind(Page("local"), 0, None) is DONE
+    assert opened.next_cursor(Page("local"), 0, None) is DONE

@@ -42,8 +42,8 @@ class Serve:
         yield
 
 
-def test_a_kept_answer_is_given_and_counted() -> None:
-    """What another call has fetched is a hit like any other, with its age."""
+def test_a_cached_answer_is_returned_and_counted() -> None:
+    """An answer that another call fetched is a hit with its age."""
     chain = ManualChain()
     chain.fetch(make_call(), rows("t1"))
     chain.driver.advance(3)
@@ -72,7 +72,7 @@ def test_nothing_is_sent_joined_or_counted_for_a_miss() -> None:
 
 
 def test_an_ended_or_flushed_entry_is_no_hit() -> None:
-    """The look has the rules of every other: lifetime and flush count."""
+    """A cache-only look-up respects lifetime and flushes."""
     chain = ManualChain()
     chain.fetch(make_call(), rows("t1", lease_ms=1_000))
     key = Key("grant-1", "list", "tasks", query_hash(b"query"))
@@ -85,8 +85,8 @@ def test_an_ended_or_flushed_entry_is_no_hit() -> None:
     assert chain.partition.peek(key._replace(grant_id="other")) is None
 
 
-def test_what_was_never_asked_has_no_span_and_no_figure(span_log: SpanLog, metric_log: MetricLog) -> None:
-    """A look that found nothing is no request; one that did is a hit with its span."""
+def test_a_cache_only_miss_has_no_span_and_no_metric(span_log: SpanLog, metric_log: MetricLog) -> None:
+    """A cache-only look-up without a hit records nothing; a hit has a span."""
     metrics = FederationMetrics(metric_log.provider)
     member = TracingInterceptor(span_log.source, ManualClock().clock, metrics)
     missed = refused(Refusal(Reason.PEER_UNREACHABLE, "not kept"))

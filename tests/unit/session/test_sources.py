@@ -7,10 +7,10 @@ import pytest
 
 from federation.config import SessionConfig
 from federation.errors import ConfigError, InputError, NotFoundError, Reason, Refusal
-from federation.session.classification import Classification, NextStep, next_step, verdict_of
+from federation.session.classification import Classification, NextStep, classify, next_step
 from federation.session.results import Result, SourceReport, SourceState
 from federation.session.sources import Chosen, choose
-from federation.session.validation import RESOURCES, as_input_error, built, checked, course_of, plain_user
+from federation.session.validation import RESOURCES, as_input_error, build_request, plain_user, plan_of, validate
 from federation.v1 import federation_pb2 as pb
 
 
@@ -42,24 +42,24 @@ def test_local_and_all() -> None:
     ],
 )
 def test_a_peer_is_found_by_name_then_by_host(source: str, peer: str) -> None:
-    """However a peer was named, the source is bound and shown by its name."""
+    """A peer selected by host or endpoint is shown by its name."""
     assert choose(source, PEERS) == Chosen(f"federated:{peer}", (f"federated:{peer}",))
 
 
 def test_a_name_wins_over_a_host() -> None:
-    """A peer whose host is the name of another one does not take its place."""
+    """A peer's name takes precedence over another peer's host."""
     peers = [At("a.example", "b.example:1"), At("b.example", "10.0.0.2:1")]
     assert choose("federated:b.example", peers).argument == "federated:b.example"
 
 
-def test_a_host_of_several_peers_is_no_choice() -> None:
+def test_a_host_of_several_peers_is_ambiguous() -> None:
     """Two peers at one host: the error names both."""
     with pytest.raises(InputError, match=r"lab\.example and twin\.example"):
         choose("federated:lab-host", PEERS)
 
 
 def test_an_error_names_few_of_many() -> None:
-    """A thousand peers at one host do not make a page of an error."""
+    """With a thousand peers at one host, the error lists a few."""
     peers = [At(f"p{number}.example", "lab-host:7443") for number in range(1_000)]
     with pytest.raises(InputError, match=r"p4\.example and 995 more") as caught:
         choose("federated:lab-host", peers)
@@ -67,7 +67,7 @@ def test_an_error_names_few_of_many() -> None:
 
 
 def test_an_unknown_peer_gets_near_matches() -> None:
-    """The error names what may have been meant, among this user's peers alone."""
+    """The error suggests near matches among this user's peers only."""
     with pytest.raises(NotFoundError, match=r"did you mean work\.example"):
         choose("federated:wrok.example", PEERS)
     with pytest.raises(NotFoundError, match="enroll this gateway at it with a token"):
@@ -75,8 +75,8 @@ def test_an_unknown_peer_gets_near_matches() -> None:
 
 
 @pytest.mark.parametrize("source", ["", "federated:", "Local", "peers", "work.example"])
-def test_another_word_is_a_fault_of_its_field(source: str) -> None:
-    """Anything else is refused by the name of the field, with what would do."""
+def test_an_invalid_source_is_refused_by_its_field(source: str) -> None:
+    """Any other argument is refused with the field's name and the valid values."""
     with pytest.raises(InputError, match="federated:PEER") as caught:
         choose(source, PEERS)
     assert caught.value.field == "source"
@@ -105,17 +105,17 @@ def test_another_word_is_a_fault_of_its_field(source: str) -> None:
 def test_invalid_input_names_its_field(request_: Any, field: str) -> None:
     """A request out of its bounds never reaches a source."""
     with pytest.raises(InputError) as caught:
-        checked(request_, here=True)
+        validate(request_, local=True)
     assert caught.value.field == field
 
 
 def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
     """Without local data among the sources, an unknown resource goes to the peer; with them, near matches help."""
-    checked(pb.ListRequest(resource="calendars"), here=False)
+    validate(pb.ListRequest(resource="calendars"), local=False)
     with pytest.raises(InputError, match=r"known are .*; did you mean tasks\?"):
-        checked(pb.ListRequest(resource="task"), here=True)
+        validate(pb.ListRequest(resource="task"), local=True)
     for resource in RESOURCES:
-        checked(pb.ListRequest(resource=resource), here=True)
+        validate(pb.ListRequest(resource=resource), local=True)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
 def test_a_value_that_no_message_can_hold_names_its_field(fields: dict[str, Any], field: str) -> None:
     """Numbers too large, text that is none and values of another type are faults of their field."""
     with pytest.raises(InputError) as caught:
-        built(pb.ListRequest, **fields)
+        build_request(pb.ListRequest, **fields)
     assert caught.value.field == field
 
 
@@ -140,7 +140,7 @@ def test_odd_users_and_requests_are_refused() -> None:
         with pytest.raises(InputError, match="user"):
             plain_user(user)
     with pytest.raises(TypeError, match="WatchRequest"):
-        course_of(pb.WatchRequest(), "ada", "all")  # type: ignore[arg-type]
+        plan_of(pb.WatchRequest(), "ada", "all")  # type: ignore[arg-type]
 
 
 def test_a_refusal_becomes_the_fault_of_a_field() -> None:
@@ -150,7 +150,7 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "local", "state", "away"),
+    ("code", "reason", "local", "state", "unreachable"),
     [
         ("OK", "", False, SourceState.OK, False),
         ("UNAVAILABLE", "PEER_UNREACHABLE", True, SourceState.OFFLINE, True),
@@ -171,33 +171,35 @@ def test_a_refusal_becomes_the_fault_of_a_field() -> None:
         ("CANCELLED", "", False, SourceState.FAILED, False),
     ],
 )
-def test_what_the_end_of_a_call_means(code: str, reason: str, local: bool, state: SourceState, away: bool) -> None:
+def test_outcomes_are_classified(code: str, reason: str, local: bool, state: SourceState, unreachable: bool) -> None:
     """Each outcome has its state; only unreachable, timeout, open circuit and an ended own certificate mean away."""
-    assert verdict_of(code, reason, local=local, verb="list", proven=True) == Classification(state, reason, away)
+    assert classify(code, reason, local=local, verb="list", conclusive=True) == Classification(
+        state, reason, unreachable
+    )
 
 
-def test_only_a_fair_chance_counts() -> None:
-    """A timeout after less than the budget leaves the peer in the session; an unreachable one is away at once."""
-    assert verdict_of("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", proven=False) == Classification(
+def test_a_timeout_after_a_short_budget_is_inconclusive() -> None:
+    """A timeout after less than the budget does not make the peer unreachable; a failed connection does."""
+    assert classify("DEADLINE_EXCEEDED", "PEER_TIMEOUT", local=True, verb="list", conclusive=False) == Classification(
         SourceState.OFFLINE, "PEER_TIMEOUT"
     )
-    assert verdict_of("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", proven=False).away
+    assert classify("UNAVAILABLE", "PEER_UNREACHABLE", local=True, verb="list", conclusive=False).unreachable
 
 
 @pytest.mark.parametrize(("code", "word"), [("UNAVAILABLE", "PEER_UNREACHABLE"), ("DEADLINE_EXCEEDED", "PEER_TIMEOUT")])
-def test_a_peer_cannot_choose_why_it_is_away(code: str, word: str) -> None:
-    """Whatever reason a peer sends with these codes, the session's own word stands."""
-    assert verdict_of(code, "INTERNAL", local=False, verb="list", proven=True).reason == word
+def test_a_peer_cannot_choose_why_it_is_unreachable(code: str, word: str) -> None:
+    """With these codes the session's own reason replaces the peer's."""
+    assert classify(code, "INTERNAL", local=False, verb="list", conclusive=True).reason == word
 
 
 def test_an_absent_row_is_an_answer() -> None:
     """`get` of a row that a source does not have is `ok`, and says so by the reason."""
-    verdict = verdict_of("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", proven=True)
+    verdict = classify("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", conclusive=True)
     assert verdict == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
 
 
-def test_every_state_of_away_has_a_next_step() -> None:
-    """Refused, timeout, open circuit and own certificate are told apart by the step that a person can take."""
+def test_every_unreachable_reason_has_a_next_step() -> None:
+    """A refused connection, a timeout, an open circuit and an expired own certificate have different next steps."""
     steps = {
         next_step(reason, SourceState.OFFLINE, "work.example", "ada")
         for reason in ("PEER_UNREACHABLE", "PEER_TIMEOUT", "CIRCUIT_OPEN", "CERTIFICATE_INVALID")
@@ -211,11 +213,11 @@ def test_every_state_of_away_has_a_next_step() -> None:
     assert next_step("", SourceState.FAILED, "work.example", "ada") == NextStep()
     assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == NextStep()
     asked = next_step("GRANT_INVALID", SourceState.DENIED, "work.example", "ada")
-    assert asked == NextStep("ask the operator of work.example whether the grant stands")
+    assert asked == NextStep("ask the operator of work.example whether the grant is valid")
 
 
 def test_partial_is_when_a_source_is_missing() -> None:
-    """Answered live or from memory is whole; every other state leaves something out."""
+    """Live and cached answers are complete; every other state makes the result partial."""
     for state in SourceState:
         result = Result(sources=(SourceReport(source="local", state=state),))
         assert result.partial is (state not in {SourceState.OK, SourceState.CACHED})
@@ -224,6 +226,6 @@ def test_partial_is_when_a_source_is_missing() -> None:
 
 @pytest.mark.parametrize("setting", ["peer_budget_s", "request_budget_s", "warm_concurrency"])
 def test_a_sessions_settings_are_checked(setting: str) -> None:
-    """A budget or bound of nothing is refused by its name."""
+    """A zero budget or bound is refused with its name."""
     with pytest.raises(ConfigError, match=rf"session\.{setting}"):
         SessionConfig(**{setting: 0})
