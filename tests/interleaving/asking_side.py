@@ -46,7 +46,7 @@ class BlockingDriver(ManualDriver):
             self.late.pop(0)()
 
 
-class Fate:
+class ScriptedSink:
     """What became of the grant, as a `Peer` keeps it."""
 
     def __init__(self) -> None:
@@ -117,10 +117,10 @@ class Side:
         self.grant, self.instance, self.time = grant, instance, time
         self._start_s = time.monotonic_s
         self.partition = partition(cache)
-        self.fate = Fate()
+        self.sink = ScriptedSink()
         self.driver = BlockingDriver(time) if blocking else ManualDriver(time)
         self.chain = ManualChain(
-            self.driver, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.fate)
+            self.driver, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.sink)
         )
         self.blocking = blocking
         self.runs: list[FlowRunner] = []
@@ -139,7 +139,7 @@ class Side:
         self.owes = False
         """Whether B may await an acknowledgement: the watch stood, and was never told of a revocation."""
         self.handler = handler(
-            grant, self.partition, revoke=self.fate.on_revoked, fail=self._fail, rate=EventRate(1_000_000)
+            grant, self.partition, revoke=self.sink.on_revoked, fail=self._fail, rate=EventRate(1_000_000)
         )
 
     def call(self, caller: Caller) -> None:
@@ -188,8 +188,8 @@ class Side:
     def _fail(self) -> int:
         under_way = [run for run in self.runs if not run.done]
         for run in under_way:
-            assert self.fate.refusal is not None
-            run.resolve_threadsafe(self.fate.refusal)
+            assert self.sink.refusal is not None
+            run.resolve_threadsafe(self.sink.refusal)
         return len(under_way)
 
     @property
@@ -208,7 +208,7 @@ class Side:
 
     def digest(self, names: Names, known: int) -> Hashable:
         """Everything of the cache and its watch that bears on the future. Who knows of the end has nothing to lose."""
-        told = () if self.fate.refusal is not None else (self.version - known, self.scope, self.kept_scope)
+        told = () if self.sink.refusal is not None else (self.version - known, self.scope, self.kept_scope)
         return (
             (told, self.owes, self.arming is not None),
             tuple((grant.revoked, names.buckets(grant.buckets)) for grant in self.partition._grants.values()),
@@ -219,7 +219,7 @@ class Side:
 
     def versions(self) -> Iterator[int]:
         """The versions of the rows that this side, its watch and what it keeps speak of."""
-        if self.fate.refusal is None:
+        if self.sink.refusal is None:
             yield self.version
         for bucket in self.partition._buckets():
             yield from (Answer.of(entry.body).version for entry in bucket._entries.values())

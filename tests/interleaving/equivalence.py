@@ -8,13 +8,13 @@ from tests.interleaving.asking_side import Caller, Side
 from tests.interleaving.granting_side import Answer, GrantingGateway, Taken
 from tests.interleaving.snapshot import Names
 
-B_ALONE = ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
+B_ALONE = ("admit", "finish", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
 """Events that touch no cache of A."""
 APART = frozenset(
     [(a, b) for a in ("call", "receive", "cancel", "rotate") for b in B_ALONE]
-    + [("hear", b) for b in ("admit", "dismiss", "change", "begin", "go", "ack", "acked", "drop")]
-    + [("admit", b) for b in ("admit", "dismiss", "go", "ack", "acked", "drop", "cut", "arm")]
-    + [("dismiss", b) for b in ("dismiss", "change", "go", "ack", "acked", "drop", "cut", "arm")]
+    + [("hear", b) for b in ("admit", "finish", "change", "begin", "go", "ack", "acked", "drop")]
+    + [("admit", b) for b in ("admit", "finish", "go", "ack", "acked", "drop", "cut", "arm")]
+    + [("finish", b) for b in ("finish", "change", "go", "ack", "acked", "drop", "cut", "arm")]
     + [("change", b) for b in ("ack", "acked", "drop", "cut")]
     + [("cut", b) for b in ("go", "acked", "drop")]
 )
@@ -85,7 +85,7 @@ class Alike:
         return [caller for caller in self.callers if caller.run is not None and not caller.run.done]
 
     def _cares(self, caller: Caller) -> bool:
-        return self.sides[caller.side].fate.refusal is None
+        return self.sides[caller.side].sink.refusal is None
 
     def budget(self) -> tuple[int, ...]:
         """How often time may pass, a stream may be cut and armed again, and so on."""

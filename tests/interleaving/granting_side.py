@@ -192,7 +192,7 @@ class GrantingGateway:
         self.working[number] = Working(arrival, answer)
         return None
 
-    def dismiss(self, number: int) -> Outcome:
+    def finish(self, number: int) -> Outcome:
         """Let the answer leave, by the service's own last look; return what leaves."""
         work = self.working.pop(number)
         resource = "tasks" if work.arrival.verb == "list" else ""

@@ -136,11 +136,11 @@ class ProtocolWorld(Alike):
     def _urgent(self) -> str:
         """Return an event that nothing to come can change, and that changes nothing to come but its own call."""
         waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
-        if waiting and self.sides[self.callers[waiting[0]].side].fate.refusal is not None:
+        if waiting and self.sides[self.callers[waiting[0]].side].sink.refusal is not None:
             return f"call {waiting[0]}"
         if self._may_begin() or self._may_crash() or hasattr(self.grantor.leases, "late"):
             return ""
-        names = ("dismiss",) if self.grantor.version < self.protocol.changes else ("admit", "dismiss")
+        names = ("finish",) if self.grantor.version < self.protocol.changes else ("admit", "finish")
         events = (event for n, side in enumerate(self.sides) for event in self._of_wires(n, side))
         return next((event for event in events if event.startswith(names)), "")
 
@@ -186,7 +186,7 @@ class ProtocolWorld(Alike):
             elif at not in self.admitted:
                 events.append(f"admit {n} {number}")
             elif self._name(at) in self.grantor.working:
-                events.append(f"dismiss {n} {number}")
+                events.append(f"finish {n} {number}")
         return events
 
     def _of_watch(self, n: int, side: Side) -> list[str]:
@@ -198,7 +198,7 @@ class ProtocolWorld(Alike):
             events += [f"cut {n}"] if self.cuts < self.protocol.cuts else []
         elif side.arming is not None:
             events.append(f"refused {n}")
-        elif self.arms < self.protocol.arms and (side.fate.refusal is None or side.owes):
+        elif self.arms < self.protocol.arms and (side.sink.refusal is None or side.owes):
             events.append(f"arm {n}")
         for number, old in enumerate(side.old if self._awaits() else ()):
             events += [f"acked {n} {number}"] if old.acks else []
@@ -248,8 +248,8 @@ class ProtocolWorld(Alike):
         if refusal is not None:
             self.replies[at] = refusal
 
-    def _dismiss(self, n: int, number: int) -> None:
-        self.replies[n, number] = self.grantor.dismiss(self._name((n, number)))
+    def _finish(self, n: int, number: int) -> None:
+        self.replies[n, number] = self.grantor.finish(self._name((n, number)))
 
     def _receive(self, n: int, number: int) -> None:
         self.sides[n].wires[number].answer(self.replies[n, number])
@@ -364,7 +364,7 @@ class ProtocolWorld(Alike):
             raise Violation(f"P3: a {caller.verb} was answered from the cache")
         if outcome.cached and age >= LEASE_S:
             raise Violation(f"P3: a hit was {age:g} s old")
-        if side.fate.refusal is not None:
+        if side.sink.refusal is not None:
             raise Violation("P1: rows were delivered by a gateway that knew of the revocation")
         if answer.version < caller.version_known:
             raise Violation("freshness: rows from before a change that was known when the call began")
@@ -383,7 +383,7 @@ class ProtocolWorld(Alike):
     def _judge_kept(self, side: Side, answer: Answer) -> None:
         if answer.grant != side.grant:
             raise Violation("P2: an answer is kept under another grant")
-        if side.fate.refusal is not None:
+        if side.sink.refusal is not None:
             raise Violation("P1: an entry is left at a gateway that knew of the revocation")
         if answer.version < side.version or answer.scope < side.kept_scope:
             raise Violation("an entry is kept from before a change that A was told of")

@@ -49,9 +49,9 @@ def _create_gateways(env: DemoEnvironment) -> None:
     env.say("Two gateways run on this machine: Ada's own at home, and that of the company she works for.")
     work_listen, work_enroll, home_listen, home_enroll = _free_ports()
     at_work = f"--listen 127.0.0.1:{work_listen} --enroll 127.0.0.1:{work_enroll}"
-    at_home = f"--listen 127.0.0.1:{home_listen} --enroll 127.0.0.1:{home_enroll}"
+    home_ports = f"--listen 127.0.0.1:{home_listen} --enroll 127.0.0.1:{home_enroll}"
     env.run(f"mosaic gateway init work --name work.example {at_work}")
-    env.run(f"mosaic gateway init home --name home.example {at_home}")
+    env.run(f"mosaic gateway init home --name home.example {home_ports}")
     env.say("Each gateway has its own data: users, teams, tasks, notes. The demo imports them from files.")
     env.write_file("work.jsonl", WORK.read_bytes())
     env.write_file("home.jsonl", HOME.read_bytes())

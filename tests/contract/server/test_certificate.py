@@ -27,7 +27,7 @@ DAY_S = 86_400
 NAME = "work.example"
 
 
-class Shelf:
+class CertificateSink:
     """What was saved, and what was shown, in order."""
 
     def __init__(self) -> None:
@@ -46,27 +46,27 @@ class Shelf:
         self.acts.append(("shown", authority.server_certificate_pem))
 
 
-def kept(hands: ManualClock, shelf: Shelf, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S):
+def kept(hands: ManualClock, sink: CertificateSink, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S):
     """A certificate of a day, made now."""
     authority = Authority.create(NAME, ("127.0.0.1",), hands.clock, life_s)
-    return ServerCertificate(authority, hosts, lifetime_s=life_s, save=shelf.save, clock=hands.clock)
+    return ServerCertificate(authority, hosts, lifetime_s=life_s, save=sink.save, clock=hands.clock)
 
 
 async def test_it_is_renewed_at_two_thirds_of_its_life():
     """A new key and certificate of the same authority, stored before it is published."""
-    hands, shelf = ManualClock(), Shelf()
-    certificate = kept(hands, shelf)
+    hands, sink = ManualClock(), CertificateSink()
+    certificate = kept(hands, sink)
     old = certificate.authority
     hands.advance(DAY_S * 0.6)
-    await certificate.run_renewal(shelf.publish)
-    assert shelf.acts == []
+    await certificate.run_renewal(sink.publish)
+    assert sink.acts == []
 
     hands.advance(DAY_S * 0.15)
-    await certificate.run_renewal(shelf.publish)
-    await certificate.run_renewal(shelf.publish)
+    await certificate.run_renewal(sink.publish)
+    await certificate.run_renewal(sink.publish)
 
     new = certificate.authority
-    assert shelf.acts == [("saved", new.server_certificate_pem), ("shown", new.server_certificate_pem)]
+    assert sink.acts == [("saved", new.server_certificate_pem), ("shown", new.server_certificate_pem)]
     assert new.server_key_pem != old.server_key_pem
     assert new.ca_certificate_pem == old.ca_certificate_pem
     assert certificate.warnings == ()
@@ -74,18 +74,18 @@ async def test_it_is_renewed_at_two_thirds_of_its_life():
 
 async def test_the_life_can_be_five_minutes():
     """The shortest that can be configured; a check every 30 s renews it in time."""
-    hands, shelf = ManualClock(), Shelf()
-    certificate = kept(hands, shelf, life_s=300)
+    hands, sink = ManualClock(), CertificateSink()
+    certificate = kept(hands, sink, life_s=300)
     for _ in range(20):
         hands.advance(30)
-        await certificate.run_renewal(shelf.publish)
+        await certificate.run_renewal(sink.publish)
         assert certificate.validity.not_after_us > hands.clock.now_us() + 30_000_000
 
 
 async def test_names_that_changed_bring_a_new_certificate():
     """Another advertised host is carried from the next start on; the gateway's own name always is."""
-    hands, shelf = ManualClock(), Shelf()
-    certificate = kept(hands, shelf, hosts=("gateway.example.org",))
+    hands, sink = ManualClock(), CertificateSink()
+    certificate = kept(hands, sink, hosts=("gateway.example.org",))
 
     assert await certificate.refresh()
     assert not await certificate.refresh()
@@ -99,29 +99,29 @@ async def test_names_that_changed_bring_a_new_certificate():
 async def test_a_failure_keeps_the_old_one_and_is_logged_once(fault: Exception, caplog: pytest.LogCaptureFixture):
     """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
     caplog.set_level(logging.WARNING)
-    hands, shelf = ManualClock(), Shelf()
-    certificate = kept(hands, shelf)
+    hands, sink = ManualClock(), CertificateSink()
+    certificate = kept(hands, sink)
     old = certificate.authority
     hands.advance(DAY_S * 0.75)
-    shelf.fault, shelf.unfit = (fault, None) if isinstance(fault, StoreError) else (None, fault)
+    sink.fault, sink.unfit = (fault, None) if isinstance(fault, StoreError) else (None, fault)
     for _ in range(3):
-        await certificate.run_renewal(shelf.publish)
+        await certificate.run_renewal(sink.publish)
 
     assert certificate.authority is old
     assert str(fault) in certificate.warnings[0]
     assert caplog.text.count(str(fault)) == 1
-    assert [act for act, _ in shelf.acts if act == "shown"] == []
+    assert [act for act, _ in sink.acts if act == "shown"] == []
 
-    shelf.fault = shelf.unfit = None
-    await certificate.run_renewal(shelf.publish)
+    sink.fault = sink.unfit = None
+    await certificate.run_renewal(sink.publish)
     assert certificate.warnings == ()
     assert certificate.authority is not old
 
 
 async def test_no_certificate_outlives_the_authority():
     """Near the authority's end the operator is warned; renewing over and over would win nothing."""
-    hands, shelf = ManualClock(), Shelf()
-    certificate = kept(hands, shelf)
+    hands, sink = ManualClock(), CertificateSink()
+    certificate = kept(hands, sink)
     hands.advance(CA_LIFETIME.total_seconds() - 3_600)
     assert await certificate.refresh()
     hands.advance(3_000)
