@@ -117,12 +117,12 @@ def test_a_failed_step_ends_the_demo_with_1(
     """What went wrong is on stderr with the gateways' logs, and the directory goes all the same."""
     from mosaic_cli.main import main  # noqa: PLC0415
 
-    def breaks(stage: DemoEnvironment) -> None:
-        stage.put("work.log", b"something happened")
+    def breaks(env: DemoEnvironment) -> None:
+        env.write_file("work.log", b"something happened")
         raise StepError("the sky fell")
 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr("mosaic_cli.demo.script.tell", breaks)
+    monkeypatch.setattr("mosaic_cli.demo.script.run_script", breaks)
 
     assert main(["demo"]) == 1
     assert "error: the demo failed: the sky fell\n--- work.log\nsomething happened\n" in capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_the_directory_can_be_kept(
     from mosaic_cli.main import main  # noqa: PLC0415
 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr("mosaic_cli.demo.script.tell", lambda stage: stage.put("file", b""))
+    monkeypatch.setattr("mosaic_cli.demo.script.run_script", lambda env: env.write_file("file", b""))
 
     assert main(["demo", "--keep"]) == 0
     (kept,) = temporary.iterdir()
