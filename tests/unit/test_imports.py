@@ -1,6 +1,7 @@
 """Which heavy packages a fresh interpreter may hold after the imports and commands that users wait for."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,14 @@ CASES: Final = {
 def imported(code: str) -> set[str]:
     """The modules of a fresh interpreter after some code."""
     last = "import sys, json; sys.stderr.write(json.dumps(sorted(sys.modules)))"
+    unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     run = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{last}"], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", f"{code}\n{last}"],
+        env=unmeasured,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return set(json.loads(run.stderr.splitlines()[-1]))
 
