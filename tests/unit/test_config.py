@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from federation.config import GatewayConfig, parse_address
-from federation.errors import ConfigError
+from federation.errors import Action, ConfigError, Remedy
 
 
 def write(directory: Path, text: str) -> Path:
@@ -62,9 +62,11 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str):
 
 
 def test_a_directory_without_settings_is_reported_with_the_remedy(tmp_path: Path):
-    """A directory without settings names the command that makes a gateway."""
-    with pytest.raises(ConfigError, match="is not a gateway's directory; make one"):
+    """The remedy of a directory without settings is to make a gateway in that directory."""
+    with pytest.raises(ConfigError, match="is not a gateway's directory; make one") as caught:
         GatewayConfig.load(tmp_path)
+
+    assert caught.value.remedy == Remedy(action=Action.INIT_GATEWAY, directory=str(tmp_path))
 
 
 def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):

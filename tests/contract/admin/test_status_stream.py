@@ -9,6 +9,7 @@ import pytest
 
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
+from mosaic_cli.main import main
 from mosaic_cli.status.command import healthy
 from mosaic_cli.status.health import assess_health
 from tests.support.gateway_pair import Running, Start, enroll, fill
@@ -219,3 +220,20 @@ async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
     assert (shut.peers[0].circuit.consecutive_failures, shut.peers[0].last_failure.reason) == (0, "GRANT_INVALID")
     assert (assess_health(shut.peers[0], shut.gateway).label, healthy(shut)) == ("failing", False)
     assert (assess_health(opened.peers[0], opened.gateway).label, healthy(opened)) == ("active", True)
+
+
+async def test_an_unhealthy_peer_decides_the_exit_code(home_gateway: Running, work_gateway: Running) -> None:
+    """`status`, and `status --explain`, exit with 0 for a peer that answers, and with 3 once it revoked the grant."""
+    stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=100))
+    grant_id = await enroll(home_gateway, work_gateway)
+    await until(stream, lambda status: any(peer.watch.state == "armed" for peer in status.peers))
+    status = ["federation", "status", "--gateway", str(home_gateway.gateway.config.directory)]
+    explain = [*status, "--explain", "work.example"]
+    codes = [await asyncio.to_thread(main, status), await asyncio.to_thread(main, explain)]
+    async for _ in work_gateway.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant_id)):
+        pass
+    await until(stream, lambda status: status.peers[0].state == pb.PEER_STATE_REVOKED)
+    codes += [await asyncio.to_thread(main, status), await asyncio.to_thread(main, explain)]
+    stream.cancel()
+
+    assert codes == [0, 0, 3, 3]

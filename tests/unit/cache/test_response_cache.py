@@ -361,6 +361,14 @@ def test_a_changed_resource_flushes_no_other_resource(partition: Partition[str])
     assert partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "memory").entries == 0
 
 
+def test_a_call_sent_after_another_resource_changed_is_cached(partition: Partition[str]) -> None:
+    """A changed resource does not stop the caching of later calls of a resource that has answers already."""
+    fill(partition, key(resource="notes"))
+    partition.flush(InvalidationReason.RESOURCE_CHANGED, GRANT, "tasks")
+
+    assert fill(partition, key("later", resource="notes"))
+
+
 def test_a_flush_of_one_grant_leaves_the_others_alone(partition: Partition[str]) -> None:
     """A partition may hold several grants; each is flushed by itself, and all of them without a name."""
     fill(partition, key(grant="grant-1"))

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 GROUPS = dict(groups(command_tree()))
 COMMANDS = dict(leaves(command_tree()))
 WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
+SOCKET = "/nowhere/admin.sock"
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -104,3 +106,14 @@ def test_a_bare_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFi
     """`mosaic` alone, and a group alone, exit with 2."""
     for words in ([], ["federation"], ["federation", "grant"]):
         assert main(words) == 2
+
+
+def test_a_gateway_that_does_not_run_has_an_exit_code_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command exits with 4 if the gateway does not run, and with 1 for another failure, as without a gateway."""
+    (tmp_path / "gateway.toml").write_text(f'name = "home.example"\nadmin_socket = "{SOCKET}"\n', encoding="utf-8")
+
+    assert main(["federation", "status", "--gateway", str(tmp_path)]) == 4
+    assert "start it: mosaic gateway serve" in capsys.readouterr().err
+    assert main(["federation", "status", "--gateway", str(tmp_path / "none")]) == 1

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from federation.clock import to_micros
-from federation.errors import Action, InputError, NotFoundError, Remedy
+from federation.errors import Action, Actor, InputError, NotFoundError, Remedy
 from federation.explain.checks import BrokenLink
 from federation.explain.dns_tcp import connect, connect_failure, resolve_failure
 from federation.explain.own_certificate import check_own_certificate, remedy_for
 from federation.explain.peer_lookup import choose
-from federation.explain.refusals import stored_revocation
+from federation.explain.refusals import stored_revocation, widen_remedy
 from federation.pki.certificates import fingerprint_of
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.store.peers import PeerRecord
@@ -140,6 +140,19 @@ def test_an_enrollment_is_chosen_by_name_and_where_needed_by_user(record: PeerRe
     with pytest.raises(NotFoundError, match="enroll this gateway at it with a token") as unknown:
         choose([], "work")
     assert unknown.value.remedy == Remedy(action=Action.ADD_PEER)
+
+
+def test_the_remedy_of_a_stored_revocation_replaces_the_peer(record: PeerRecord) -> None:
+    """The operator of this gateway replaces the peer by a token that the peer's operator has given already."""
+    revoked = stored_revocation(replace(record, revoked_at_us=1))
+
+    assert revoked is not None
+    assert revoked.remedy == Remedy(action=Action.REPLACE_PEER, peer="work", user="ada")
+
+
+def test_the_peers_operator_widens_a_grant(record: PeerRecord) -> None:
+    """The remedy is for the operator who can edit the scope, and names the grant."""
+    assert widen_remedy(record) == Remedy(action=Action.EDIT_SCOPE, actor=Actor.PEER_OPERATOR, grant_id="g1")
 
 
 def test_commands_quote_the_users_name(record: PeerRecord) -> None:

@@ -1,7 +1,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
@@ -11,6 +11,17 @@ from federation.errors import Reason, Refusal
 from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
 from federation.store.audit.table import AuditEvent
 from tests.support.server_in_memory import ScriptedWriter
+
+
+class Renewed(NamedTuple):
+    """What the trail reads of a peer whose certificate was renewed."""
+
+    name: str
+    user: str
+    grant_id: str
+
+
+RENEWED = Renewed("work.example", "ada", "g")
 
 
 def read(number: int = 0, **changes: Any) -> AuditEvent:
@@ -323,6 +334,19 @@ async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter
 
     assert (done.grant_id, done.peer, done.subject, done.source) == ("g", "home.example", "ada", "10.0.0.9")
     assert (refused.grant_id, refused.reason, refused.source) == (None, "unknown token", "::1")
+
+
+async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, writer: ScriptedWriter):
+    """The row names grant, peer and local user, and a failed renewal the reason of the peer."""
+    trail.record_renewal(RENEWED, None)
+    trail.record_renewal(RENEWED, Refusal(Reason.GRANT_INVALID, "no"))
+
+    done, failed = await writer.seen(2)
+
+    assert (done.verb, done.outcome, done.reason) == ("peer.renew", "ok", "")
+    assert (failed.verb, failed.outcome, failed.reason) == ("peer.renew", "error", "GRANT_INVALID")
+    for event in (done, failed):
+        assert (event.grant_id, event.peer, event.subject, event.source) == ("g", "work.example", "ada", "gateway")
 
 
 @pytest.mark.parametrize(
