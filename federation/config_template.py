@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Final, get_args, get_type_hints
 
 from federation.config import GatewayConfig
+from federation.errors import ConfigError
 
 __all__ = ["Section", "Setting", "render_config", "sections"]
 
@@ -22,6 +23,8 @@ _HEADER: Final = """\
 _ALWAYS_SET: Final = frozenset({"listen", "enroll"})
 """Settings that the template never comments out, because operators edit them most often."""
 _WIDTH: Final = 118
+_LAST_SHORT: Final = 0xFFFF
+"""The last code point of the escape `\\uXXXX` of TOML; later ones take `\\UXXXXXXXX`."""
 _NOT_SETTINGS: Final = frozenset({"directory"})
 
 
@@ -99,6 +102,8 @@ def _comment(text: str) -> list[str]:
 
 
 def _line(setting: Setting, value: object) -> str:
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ConfigError(setting.name, "contains bytes that are not UTF-8")
     if value != setting.default or setting.name in _ALWAYS_SET:
         return f"{setting.name} = {_toml(value)}"
     if value is None:
@@ -120,4 +125,6 @@ def _toml(value: object) -> str:
 def _escape(character: str) -> str:
     if character in {'"', "\\"}:
         return f"\\{character}"
-    return character if character.isprintable() else f"\\u{ord(character):04x}"
+    if character.isprintable():
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) <= _LAST_SHORT else f"\\U{ord(character):08x}"

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from federation.config import CircuitConfig, GatewayConfig, StoreConfig, TelemetryConfig
 from federation.config_template import render_config, sections
+from federation.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,3 +84,19 @@ def test_only_the_name_must_be_given() -> None:
     """Every other setting has a default, so that a file of one line is a complete `gateway.toml`."""
     required = [setting.name for section in sections() for setting in section.settings if setting.default is MISSING]
     assert required == ["name"]
+
+
+@given(st.text())
+def test_any_text_reads_back_as_it_was_given(text: str) -> None:
+    """A string setting of any Unicode text, also beyond the basic plane, is TOML that reads back as the same text."""
+    config = GatewayConfig(directory=Path("/x"), name="work.example", admin_socket=f"run/{text}")
+
+    assert tomllib.loads(render_config(config))["admin_socket"] == f"run/{text}"
+
+
+def test_a_text_that_is_not_unicode_is_refused_by_name() -> None:
+    """A path with bytes that are not UTF-8 cannot stand in TOML; the error names the setting."""
+    config = GatewayConfig(directory=Path("/x"), name="work.example", admin_socket="run/a\udcff.sock")
+
+    with pytest.raises(ConfigError, match="admin_socket: contains bytes that are not UTF-8"):
+        render_config(config)

@@ -1,7 +1,9 @@
 """The serving side with nothing scripted: grants, audit and rows in a real database, SQLite and PostgreSQL."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from federation.pki.csr import make_request
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.documents import Document
 from federation.resources.sql.provider import SqlProvider
+from federation.resources.sql.writes import write_batch
 from federation.scope.model import RowFilter, Scope
 from federation.server.audit.trail import AuditTrail
 from federation.server.pipeline.service import FederationService
@@ -58,9 +61,9 @@ def rows() -> list[NewRow]:
     return shared + others
 
 
-@pytest_asyncio.fixture
-async def gateway(database: Database) -> AsyncIterator[Gateway]:
-    """A server over the database, and a peer that was issued a certificate by its authority."""
+@asynccontextmanager
+async def serving_gateway(database: Database) -> AsyncIterator[Gateway]:
+    """Serve the rows over the database to a peer that was issued a certificate by its authority."""
     provider, grants, audit = SqlProvider(database), await GrantRegistry.load(database), AuditStore(database)
     members = [Member("ada", "T1"), Member("ada", "T2"), Member("eve", "T1")]
     await provider.apply(Batch(("ada", "eve"), ("T1", "T2"), members, rows()))
@@ -93,6 +96,13 @@ async def gateway(database: Database) -> AsyncIterator[Gateway]:
     await server.stop(0.1)
     await trail.stop()
     await grants.close()
+
+
+@pytest_asyncio.fixture
+async def gateway(database: Database) -> AsyncIterator[Gateway]:
+    """A serving gateway with an enrolled peer."""
+    async with serving_gateway(database) as served:
+        yield served
 
 
 async def error_of(call: Any) -> grpc.aio.AioRpcError:
@@ -136,6 +146,27 @@ async def test_scope_and_rights_narrow_every_verb(gateway: Gateway):
     assert len(hits) == 4
     assert {hit.row.team for hit in hits} == {"T1"}
     assert [row.id for row in notes] == ["n1"]
+
+
+@pytest.mark.smoke
+@pytest.mark.postgres
+async def test_an_import_in_progress_delays_no_read(postgres_url: str):
+    """A gateway answers reads, and records them, while another connection holds the transaction of a long import."""
+    database, other = await Database.open(postgres_url), await Database.open(postgres_url)
+    async with serving_gateway(database) as gateway, other.write() as importing:
+        await write_batch(importing, Batch(("ada",), rows=[task(f"new{i}", "ada") for i in range(100)]), START_US)
+        before = time.monotonic()
+        listed = (await gateway.stub.List(pb.ListRequest(resource="tasks"), timeout=5)).rows
+        got = (await gateway.stub.Get(pb.GetRequest(resource="tasks", id="t0"), timeout=5)).row
+        elapsed_s = time.monotonic() - before
+        async with asyncio.timeout(5):
+            while await gateway.audit.count(AuditFilter(grant_id=gateway.grant_id)) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    assert (len(listed), got.id) == (4, "t0")
+    assert elapsed_s < 2
+    await other.close()
+    await database.close()
 
 
 @pytest.mark.smoke
