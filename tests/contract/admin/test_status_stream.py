@@ -7,12 +7,14 @@ from typing import Any
 import grpc
 import pytest
 
+from federation.client.peers.watch_handle import WatchState
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.main import main
 from mosaic_cli.status.command import healthy
 from mosaic_cli.status.health import assess_health
 from tests.support.gateway_pair import Running, Start, enroll, fill
+from tests.support.scripted import eventually
 
 LONG_MS = 60_000
 
@@ -82,6 +84,9 @@ async def test_an_answer_and_a_watch_message_are_signs_of_life(start: Start, wor
     home = await start("home.example")
     await fill(home)
     await enroll(home, work_gateway)
+    watch = home.gateway.federation.peer("work.example").watch
+    assert watch is not None
+    await eventually(lambda: watch.status.state is WatchState.ARMED)
     armed = (await home.admin.Status(pb.StatusRequest())).peers[0]
     assert armed.HasField("seen_at")
     assert not armed.HasField("last_success")
