@@ -152,8 +152,8 @@ class Flight:
             self._waiters += 1
             return True
 
-    def leave(self) -> bool:
-        """Remove a waiter; `True` if it was the last one of a shared call in flight, which the caller must then `cancel`."""
+    def remove_waiter(self) -> bool:
+        """Remove a waiter; `True` for the last one of a call in flight, which the caller must then `cancel`."""
         with self._lock:
             self._waiters -= 1
             last = self._waiters == 0 and not self._done
