@@ -28,7 +28,7 @@ class ShieldedTasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`. A cancelled caller leaves at once, and `work` goes on."""
+        """Return the result of `work`. Cancelling the caller does not cancel `work`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

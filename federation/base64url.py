@@ -1,4 +1,4 @@
-"""base64url without padding (RFC 4648, section 5), as tokens spell their bytes."""
+"""base64url without padding (RFC 4648, section 5): the encoding of tokens."""
 
 import base64
 
@@ -11,9 +11,9 @@ def encode(raw: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Return the bytes of a text; raise `ValueError` unless `encode` makes just this text of them.
+    """Return the bytes of a text; raise `ValueError` if the text is not the canonical encoding.
 
-    base64 has several texts for the same bytes. A checksum or MAC of the bytes does not tell them apart.
+    base64 has several texts for the same bytes. A checksum or MAC of the bytes does not distinguish the texts.
     """
     raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     if encode(raw) != text:

@@ -87,7 +87,7 @@ def _place(staged: Path, directory: Path) -> None:
 
 
 def _move_up(staged: Path) -> None:
-    """Move all files one directory up, the settings last: a directory without them is no gateway."""
+    """Move all files one directory up, the settings last: a directory counts as a gateway once it has settings."""
     directory = staged.parent
     (staged / "run").rmdir()
     (directory / "run").mkdir(mode=0o700)  # of two concurrent calls, one fails here

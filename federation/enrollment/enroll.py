@@ -67,7 +67,7 @@ async def enroll(
             await peers.remove_pending(secret_hash)
         raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {_error_text(e, gateway_name)}") from e
     try:
-        checked = check_answer(answer, token, key.public_key(), clock.now_us())
+        verified = check_answer(answer, token, key.public_key(), clock.now_us())
     except ValueError as e:
         problem = f"its answer was refused, because {e}; ask the operator of {token.gateway}, and for a new token"
         raise EnrollmentError(f"enrolling at {token.gateway} ({token.endpoint}): {problem}") from e
@@ -76,17 +76,17 @@ async def enroll(
         name=name,
         user=user,
         gateway=token.gateway,
-        endpoint=checked.endpoint,
-        grant_id=checked.grant_id,
-        subject=checked.subject,
-        certificate_pem=checked.certificate_pem,
+        endpoint=verified.endpoint,
+        grant_id=verified.grant_id,
+        subject=verified.subject,
+        certificate_pem=verified.certificate_pem,
         key_pem=key_pem,
-        trust_bundle=checked.trust_bundle,
+        trust_bundle=verified.trust_bundle,
         created_at_us=clock.now_us(),
         enrollment_endpoint=token.endpoint,
     )
     await peers.add(record, completes=secret_hash)
-    return EnrolledPeer(record, checked.fingerprint, answer.awaiting_confirmation)
+    return EnrolledPeer(record, verified.fingerprint, answer.awaiting_confirmation)
 
 
 async def _call(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: float) -> pb.EnrollResponse:

@@ -114,8 +114,8 @@ class Issuer:
             raise _expired(claimed, grant)
         if claimed.claimed_key_hash != key:
             message = (
-                "this enrollment token was used already, with another key; if you did not use it, another party has "
-                f"the token: ask the operator of {self.authority.name} to revoke the grant"
+                "this enrollment token was used already, with another key; if you did not use it, the token has "
+                f"leaked: ask the operator of {self.authority.name} to revoke the grant"
             )
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token used by another key", grant=grant)
         return claimed

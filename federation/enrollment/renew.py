@@ -87,15 +87,15 @@ async def renew(
     except grpc.RpcError as e:
         raise _refusal(e, record) from e
     try:
-        checked = check_renewal(answer, record, key.public_key(), clock.now_us())
+        verified = check_renewal(answer, record, key.public_key(), clock.now_us())
     except ValueError as e:
         problem = f"its answer was refused, because {e}; ask the operator of {record.gateway}"
         raise EnrollmentError(f"renewing the certificate for {record.name}: {problem}") from e
     renewed = replace(
         record,
-        certificate_pem=checked.certificate_pem,
+        certificate_pem=verified.certificate_pem,
         key_pem=pending.key_pem,
-        trust_bundle=checked.trust_bundle,
+        trust_bundle=verified.trust_bundle,
     )
     await peers.renew(renewed, replaces=record.certificate_pem)
     return renewed

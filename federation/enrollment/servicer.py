@@ -84,7 +84,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
             )
         return renewal_response(self._renewal_issuer.authority, issued)
 
-    async def _audited(self, verb: str, work: Awaitable[Issued], source: str, note: str = "") -> Issued:
+    async def _audited(self, verb: str, work: Awaitable[Issued], source: str, audit_reason: str = "") -> Issued:
         try:
             issued = await work
         except EnrollmentRefusal as refusal:
@@ -95,7 +95,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
                 )
             await self._audit(_event(verb, outcome, refusal.detail, source, refusal.grant))
             raise
-        reason = "same certificate again" if issued.repeated else note
+        reason = "same certificate again" if issued.repeated else audit_reason
         await self._audit(_event(verb, "ok", reason, source, issued.grant))
         return issued
 

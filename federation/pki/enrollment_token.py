@@ -58,7 +58,7 @@ class EnrollmentToken:
         text = "".join(text.split())
         if not text.startswith(PREFIX):
             raise InputError("token", f"is not an enrollment token: one begins with {PREFIX}")
-        body = _checked(text)
+        body = _validate(text)
         head, _, der = body.partition(b"\n")
         try:
             fields: Any = json.loads(head)
@@ -76,7 +76,7 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(b"mosaic enrollment token\0" + body).digest()[:CHECKSUM_BYTES]
 
 
-def _checked(text: str) -> bytes:
+def _validate(text: str) -> bytes:
     encoded = text[len(PREFIX) :]
     try:
         data = base64url.decode(encoded)

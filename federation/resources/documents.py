@@ -32,7 +32,7 @@ class Document:
     @classmethod
     def parse(cls, text: str) -> "Document":
         """Check the JSON text of one object and store it unchanged. Raises `InputError` that names the field."""
-        return cls(text, index_text(_checked(decode(text, "data"))))
+        return cls(text, index_text(_validate(decode(text, "data"))))
 
     @classmethod
     def of(cls, value: object) -> "Document":
@@ -40,7 +40,7 @@ class Document:
 
         Raises `InputError` that names the field.
         """
-        terms = index_text(_checked(value))
+        terms = index_text(_validate(value))
         return cls(orjson.dumps(value).decode(), terms)
 
 
@@ -105,7 +105,7 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
-def _checked(value: object) -> list[str]:
+def _validate(value: object) -> list[str]:
     if not isinstance(value, dict):
         raise InputError("data", "must be a JSON object")
     found: list[str] = []

@@ -73,11 +73,11 @@ def snippet(strings: Iterable[str], wanted: frozenset[str]) -> str:
         first = first or line
         for match in _WRITTEN_WORD.finditer(line):
             if not wanted.isdisjoint(tokens(match.group())):
-                return _cut(line, match.start(), wanted)
-    return _cut(first, 0, frozenset())
+                return _truncate(line, match.start(), wanted)
+    return _truncate(first, 0, frozenset())
 
 
-def _cut(line: str, at: int, wanted: frozenset[str]) -> str:
+def _truncate(line: str, at: int, wanted: frozenset[str]) -> str:
     start = max(0, at - _LEAD)
     if start:
         blank = line.find(" ", start, at)

@@ -84,9 +84,9 @@ class Scope:
         return cls(
             resources=resources,
             excluded_resources=excluded,
-            max_rows_per_query=_whole(document, "max_rows_per_query", DEFAULT_MAX_ROWS, MAX_ROWS_LIMIT),
+            max_rows_per_query=_integer(document, "max_rows_per_query", DEFAULT_MAX_ROWS, MAX_ROWS_LIMIT),
             filters={name: _filter(value, f"scope.filters.{name}") for name, value in filters.items()},
-            rate_limit_per_minute=_whole(document, "rate_limit_per_minute", DEFAULT_RATE_PER_MINUTE, RATE_LIMIT),
+            rate_limit_per_minute=_integer(document, "rate_limit_per_minute", DEFAULT_RATE_PER_MINUTE, RATE_LIMIT),
         )
 
     def to_json(self) -> str:
@@ -164,7 +164,7 @@ def _names(value: object, name: str, such_as: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _whole(document: dict[str, Any], key: str, default: int, most: int) -> int:
+def _integer(document: dict[str, Any], key: str, default: int, most: int) -> int:
     value = document.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise InputError(f"scope.{key}", f"must be a whole number from 1 to {most}")

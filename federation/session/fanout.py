@@ -103,7 +103,7 @@ class FanOut:
         if self._local is not None:
             await asyncio.wait([self._local])
 
-    def drop(self) -> None:
+    def cancel_threadsafe(self) -> None:
         """Cancel in a later iteration of the loop. Finalizers call this anywhere, even while a call holds a lock."""
         if self._pending:
             with suppress(RuntimeError):  # the loop is closed, which ended all requests

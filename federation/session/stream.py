@@ -57,7 +57,7 @@ class AnswerStream:
     def __del__(self) -> None:
         fan_out: FanOut | None = getattr(self, "_fan_out", None)
         if fan_out is not None:
-            fan_out.drop()
+            fan_out.cancel_threadsafe()
 
     def _require_end(self) -> None:
         if not self._ended:

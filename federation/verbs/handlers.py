@@ -61,9 +61,9 @@ class Verbs:
         query = ListQuery(resource, grant.scope.check(resource), grant.scope.cap(size), where, after)
         page = await self._provider.list(grant.subject, query)
         response = pb.ListResponse()
-        taken = _fill(response.rows, page.items[: query.limit], lambda row: add_row(response, row))
-        if taken and (page.more or taken < len(page.items)):
-            response.next_page_token = self._tokens.of_position(context, page.items[taken - 1].position)
+        filled = _fill(response.rows, page.items[: query.limit], lambda row: add_row(response, row))
+        if filled and (page.more or filled < len(page.items)):
+            response.next_page_token = self._tokens.of_position(context, page.items[filled - 1].position)
         return Reply(response, resource)
 
     async def get(self, grant: Grant, request: pb.GetRequest) -> Reply:
@@ -92,9 +92,9 @@ class Verbs:
             return Reply(response)
         query = SearchQuery(text, filters, grant.scope.cap(size), offset)
         page = await self._provider.search(grant.subject, query)
-        taken = _fill(response.hits, page.items[: query.limit], lambda hit: add_hit(response, hit))
-        if taken and (page.more or taken < len(page.items)):
-            response.next_page_token = self._tokens.of_offset(context, offset + taken)
+        filled = _fill(response.hits, page.items[: query.limit], lambda hit: add_hit(response, hit))
+        if filled and (page.more or filled < len(page.items)):
+            response.next_page_token = self._tokens.of_offset(context, offset + filled)
         return Reply(response)
 
     async def capabilities(self, grant: Grant, _request: pb.CapabilitiesRequest) -> Reply:

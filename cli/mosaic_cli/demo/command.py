@@ -20,18 +20,18 @@ Examples:
 
 def demo(
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Do not remove the directory.")] = False,
+    keep_directory: Annotated[bool, typer.Option("--keep", help="Do not remove the directory.")] = False,
 ) -> int:
     """Run the demo. Returns 1 if the result of a step differs from the narration."""
     from mosaic_cli.demo.environment import DemoEnvironment, StepError
     from mosaic_cli.demo.script import run_script
 
-    with DemoEnvironment(keep=keep) as environment:
+    with DemoEnvironment(keep_directory=keep_directory) as environment:
         try:
             run_script(environment)
         except StepError as e:
             environment.fail(str(e))
             return 1
-    if keep:
+    if keep_directory:
         typer.echo(f"kept: {environment.directory}", err=True)
     return 0

@@ -43,8 +43,8 @@ class Ran:
 class DemoEnvironment:
     """A context manager that runs gateways, and stops all of them on exit."""
 
-    def __init__(self, *, keep: bool = False) -> None:
-        self._keep = keep
+    def __init__(self, *, keep_directory: bool = False) -> None:
+        self._keep_directory = keep_directory
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._handlers: dict[int, Any] = {}
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -64,7 +64,7 @@ class DemoEnvironment:
         with _ignore_signals():
             for name in tuple(self._processes):
                 self._terminate(name)
-            if not self._keep:
+            if not self._keep_directory:
                 shutil.rmtree(self.directory, ignore_errors=True)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

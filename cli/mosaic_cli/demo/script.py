@@ -117,7 +117,7 @@ def _query_all(env: DemoEnvironment) -> None:
 
 def _stop_work(env: DemoEnvironment, task: str) -> None:
     env.say("Now the gateway at work stops.")
-    get = f"mosaic federation query get notes {_note(env)} {ASK}"
+    get = f"mosaic federation query get notes {_note_id(env)} {ASK}"
     env.run(get, quiet=True)
     env.stop("work")
     env.say("Rows that Ada has just read stay in the cache for at most 30 seconds.")
@@ -148,7 +148,7 @@ def _restart_work(env: DemoEnvironment) -> None:
     env.run(f"mosaic federation query search budget {ALL}", expect=["from 2 of 2 sources", RESTORED])
 
 
-def _note(env: DemoEnvironment) -> str:
+def _note_id(env: DemoEnvironment) -> str:
     rows = json.loads(env.run(f"mosaic federation query list notes {ASK} --json", quiet=True).out)["rows"]
     return str(rows[0]["id"])
 

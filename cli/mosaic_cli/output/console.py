@@ -67,7 +67,7 @@ def table(
     screen = stdout_console()
     cells = [[Text(clean(cell)) if isinstance(cell, str) else cell for cell in line] for line in lines]
     if shrink:
-        _cut(columns, cells, shrink, screen.width)
+        _truncate(columns, cells, shrink, screen.width)
     grid = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for name in columns:
         grid.add_column(name.upper(), overflow="fold" if name in fold else "ellipsis", no_wrap=name not in fold)
@@ -86,7 +86,7 @@ def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
     _print(stdout_console(), grid)
 
 
-def _cut(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:
+def _truncate(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:
     """Truncate the cells of one column to the width that the other columns leave."""
     at = columns.index(shrink)
     others = [index for index in range(len(columns)) if index != at]

@@ -11,8 +11,8 @@ from mosaic_cli.output.errors import clean
 
 __all__ = [
     "GAP",
-    "Line",
     "Span",
+    "TextLine",
     "cells",
     "columns",
     "labelled",
@@ -54,7 +54,7 @@ class Span(NamedTuple):
     style: str = ""
 
 
-Line = tuple[Span, ...]
+TextLine = tuple[Span, ...]
 
 
 def span(text: str, style: str = "") -> Span:
@@ -77,7 +77,7 @@ def summary(noun: str, names: Sequence[str], order: Iterable[str]) -> list[Span]
     return parts
 
 
-def plain(line: Line) -> str:
+def plain(line: TextLine) -> str:
     """Return a line without its styles."""
     return "".join(part.text for part in line).rstrip()
 
@@ -95,7 +95,7 @@ def _cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[Line]:
+def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[TextLine]:
     """Return a text wrapped to a width, with every line indented. Nothing is truncated."""
     text = span(text).text
     # Wide characters take two columns. Counting every character as two is simple and never exceeds the width.
@@ -106,7 +106,7 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
     return [(blank, Span(part, style)) for part in textwrap.wrap(text, room, break_on_hyphens=False)]
 
 
-def labelled(label: Span, text: str, width: int, style: str = "") -> list[Line]:
+def labelled(label: Span, text: str, width: int, style: str = "") -> list[TextLine]:
     """Return a text wrapped to the right of its label; no lines for an empty text."""
     lines = wrapped(text, width, indent=cells(label.text), style=style)
     return [(label, *lines[0][1:]), *lines[1:]] if lines else []
@@ -117,20 +117,20 @@ def plural(count: int, noun: str, many: str = "") -> str:
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
-def columns(rows: Sequence[Sequence[Span]], *, indent: int = 0) -> list[Line]:
+def columns(rows: Sequence[Sequence[Span]], *, indent: int = 0) -> list[TextLine]:
     """Return rows as lines with aligned columns, all left-aligned."""
     widths = [max(cells(row[at].text) for row in rows) for at in range(len(rows[0]))] if rows else []
     return [_padded(row, widths, indent) for row in rows]
 
 
-def _padded(row: Sequence[Span], widths: Sequence[int], indent: int) -> Line:
+def _padded(row: Sequence[Span], widths: Sequence[int], indent: int) -> TextLine:
     parts = [Span(" " * indent)] if indent else []
     for part, width in zip(row, widths, strict=True):
         parts += [part, Span(" " * (width - cells(part.text) + GAP))]
     return tuple(parts)
 
 
-def print_lines(lines: Iterable[Line]) -> None:
+def print_lines(lines: Iterable[TextLine]) -> None:
     """Print lines to standard output, with styles on a terminal and as plain text otherwise."""
     if not sys.stdout.isatty():
         sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))

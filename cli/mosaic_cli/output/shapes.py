@@ -70,7 +70,7 @@ def row(message: pb.QueryRow, *, search: bool = False) -> Shape:
 
 
 def json_value(text: str) -> Any:
-    """Return the value of JSON text, or the text itself if it is no JSON or nests deeper than `DEEPEST`."""
+    """Return the value of JSON text, or the text itself if it is not valid JSON or nests deeper than `DEEPEST`."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:  # a peer may send anything

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.layout import Line, Span, cells, columns, plain, plural, span, state, summary, wrapped
+from mosaic_cli.output.layout import Span, TextLine, cells, columns, plain, plural, span, state, summary, wrapped
 from mosaic_cli.output.times import distance, moment, seconds
 from mosaic_cli.status.health import ENDED
 
@@ -22,7 +22,7 @@ LISTED: Final = 10
 NOTE: Final = 4
 
 
-def grant_summary(reply: pb.StatusResponse, now: float) -> Line:
+def grant_summary(reply: pb.StatusResponse, now: float) -> TextLine:
     """Return `2 grants: 1 active, 1 revoked; 1 watch, 3 leases; 120 requests, the last 3 s ago`."""
     parts = summary("grant", [STATES.get(grant.status, "") for grant in reply.grants], STATES.values())
     if reply.HasField("serving"):
@@ -32,7 +32,7 @@ def grant_summary(reply: pb.StatusResponse, now: float) -> Line:
     return tuple(parts)
 
 
-def requests_line(serving: pb.ServingStatus, width: int) -> list[Line]:
+def requests_line(serving: pb.ServingStatus, width: int) -> list[TextLine]:
     """Return lines on the requests by verb and outcome since the start; no lines without requests."""
     verbs: dict[str, list[str]] = defaultdict(list)
     for one in serving.requests:
@@ -52,7 +52,7 @@ def shown_grants(grants: Sequence[pb.GrantInfo]) -> list[pb.GrantInfo]:
     return [one for one in grants if one.status not in ENDED or one.requests or one.leases or one.watches]
 
 
-def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[Line]:
+def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[TextLine]:
     """Return a heading, and for each grant its row, id and last denial."""
     if not grants:
         return []
@@ -82,7 +82,7 @@ def _row(grant: pb.GrantInfo, now: float) -> list[Span]:
     ]
 
 
-def _notes(grant: pb.GrantInfo, now: float, width: int) -> list[Line]:
+def _notes(grant: pb.GrantInfo, now: float, width: int) -> list[TextLine]:
     if not grant.HasField("last_denied_at"):
         return []
     return wrapped(f"last denied {moment(grant.last_denied_at, now)}: {grant.last_denied_reason}", width, indent=NOTE)

@@ -144,7 +144,7 @@ def _offline(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
 
 def _revoked(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     reason = clean(peer.revocation.reason) or "no reason given"
-    step = f"ask its operator for a new grant; to remove this peer: {_command(Action.REMOVE_PEER, peer)}"
+    step = f"ask the peer's operator for a new grant; to remove this peer: {_command(Action.REMOVE_PEER, peer)}"
     return f"the peer revoked the grant {moment(peer.revocation.at, now)}: {reason}", step
 
 
@@ -152,11 +152,11 @@ def _expired(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
     why = f"this gateway's certificate for it expired {moment(peer.certificate.not_after, now)}"
     if peer.renewal.last_failure.reason in _REFUSED:
         grant = Remedy(action=Action.SHOW_GRANT, actor=Actor.PEER_OPERATOR, grant_id=peer.grant_id)
-        ask = f"ask its operator to look at the grant, {command(grant)}"
+        ask = f"ask the peer's operator to look at the grant, {command(grant)}"
         return why, f"the peer refuses to renew it: {ask}; {_explain_step(peer)}"
     if peer.renewal.HasField("next_at"):
         return why, f"it renews automatically once the peer is reachable; {_explain_step(peer)}"
-    return why, f"ask its operator for a token, and enroll again: {command(Remedy(action=Action.ADD_PEER))}"
+    return why, f"ask the peer's operator for a token, and enroll again: {command(Remedy(action=Action.ADD_PEER))}"
 
 
 def _degraded(peer: pb.PeerStatus, now: float) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean
-from mosaic_cli.output.layout import Line, Span, wrapped
+from mosaic_cli.output.layout import Span, TextLine, wrapped
 from mosaic_cli.output.times import duration
 from mosaic_cli.status.page import screen
 from mosaic_cli.status.stream import Feed, StatusSnapshot
@@ -29,7 +29,7 @@ __all__ = ["frame", "watch"]
 TICK_S: Final = 0.5
 SILENT_S: Final = 4.0
 """The gateway sends a status every second. After this time without one it is reported as silent."""
-FOOT: Final[Line] = (Span("q quits", "dim"),)
+FOOT: Final[TextLine] = (Span("q quits", "dim"),)
 QUIT: Final = frozenset(b"qQ\x03\x04")
 
 
@@ -46,12 +46,12 @@ def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
     return 0
 
 
-def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[Line]:
+def frame(snapshot: StatusSnapshot, now: float, today: datetime, width: int, height: int) -> list[TextLine]:
     """Return the lines of the screen, the last of which is the footer.
 
     `now` is monotonic time in seconds, as `StatusSnapshot.at`; `today` is the time in UTC.
     """
-    head: list[Line] = []
+    head: list[TextLine] = []
     if snapshot.lost_at is not None:
         ago = duration((today - snapshot.lost_at).total_seconds())
         text = f"✕ gateway not reachable since {snapshot.lost_at:%H:%M:%S} UTC ({ago} ago): {clean(snapshot.problem)}"

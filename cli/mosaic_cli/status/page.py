@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.layout import Line, Span, labelled, span, wrapped
+from mosaic_cli.output.layout import Span, TextLine, labelled, span, wrapped
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
 from mosaic_cli.status.health import ORDER, expires_soon
@@ -14,16 +14,16 @@ __all__ = ["page", "screen"]
 
 CARDS: Final = 3
 """Up to this number, each peer has a card with all its facts; more peers have one row each."""
-BLANK: Final[Line] = ()
+BLANK: Final[TextLine] = ()
 
 
 class _Peer(NamedTuple):
-    row: list[Line]
-    notes: list[Line]
+    row: list[TextLine]
+    notes: list[TextLine]
     label: str
 
 
-def page(reply: pb.StatusResponse, width: int) -> list[Line]:
+def page(reply: pb.StatusResponse, width: int) -> list[TextLine]:
     """Return the complete status. Nothing is omitted or truncated."""
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     lines = _gateway(reply.gateway, now, width)
@@ -42,7 +42,7 @@ def page(reply: pb.StatusResponse, width: int) -> list[Line]:
     return lines
 
 
-def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
+def screen(reply: pb.StatusResponse, width: int, height: int) -> list[TextLine]:
     """Return at most `height` lines: the most urgent first, and the number of hidden peers."""
     whole = page(reply, width)
     whole += [line for text in reply.warnings for line in (BLANK, *wrapped(f"warning: {text}", width, style="yellow"))]
@@ -50,7 +50,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
         return whole
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
-    lines: list[Line] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
+    lines: list[TextLine] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
     if reply.grants and height > 4:  # noqa: PLR2004 - fewer lines have room only for peers
         lines.append(grant_summary(reply, now))
     if not peers:
@@ -60,7 +60,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[Line]:
     return [*lines, *_bounded(heading, rows, height - len(lines))][:height]
 
 
-def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
+def _bounded(heading: TextLine, rows: list[_Peer], room: int) -> list[TextLine]:
     """Return rows in order. Notes are added if all rows fit; otherwise hidden rows are counted in one line."""
     if room <= 1:
         return []
@@ -83,21 +83,21 @@ def _bounded(heading: Line, rows: list[_Peer], room: int) -> list[Line]:
     return lines
 
 
-def _rows(peers: list[PeerHealth], now: float, width: int) -> tuple[Line, list[_Peer]]:
+def _rows(peers: list[PeerHealth], now: float, width: int) -> tuple[TextLine, list[_Peer]]:
     heading, rows = peer_rows(peers, now, width)
     return heading, [_Peer(row, notes(one, now, width), one.health.label) for one, row in zip(peers, rows, strict=True)]
 
 
-def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[Line]:
+def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[TextLine]:
     certificate = gateway.server_certificate
     due = seconds(certificate.renews_at) - now
     renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
-    soon = "yellow" if expires_soon(certificate, now) else ""
+    ends_soon_style = "yellow" if expires_soon(certificate, now) else ""
     facts = (
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
         ("as of", _clock(gateway, now), ""),
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
-        ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", soon),
+        ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", ends_soon_style),
     )
     return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 

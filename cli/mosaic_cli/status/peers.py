@@ -5,7 +5,19 @@ from typing import Final, NamedTuple
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import simplify_grpc_error
-from mosaic_cli.output.layout import Line, Span, cells, columns, labelled, plain, plural, span, state, summary, wrapped
+from mosaic_cli.output.layout import (
+    Span,
+    TextLine,
+    cells,
+    columns,
+    labelled,
+    plain,
+    plural,
+    span,
+    state,
+    summary,
+    wrapped,
+)
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, expires_soon, last_seen, meaning
 
@@ -30,12 +42,12 @@ def assess_peers(reply: pb.StatusResponse) -> list[PeerHealth]:
     return sorted(found, key=lambda one: (_RANK[one.health.healthy], one.peer.name, one.peer.user))
 
 
-def peer_summary(peers: Sequence[PeerHealth]) -> Line:
+def peer_summary(peers: Sequence[PeerHealth]) -> TextLine:
     """Return `50 peers: 47 active, 2 offline, 1 revoked`."""
     return tuple(summary("peer", [one.health.label for one in peers], ORDER))
 
 
-def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Line, list[list[Line]]]:
+def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[TextLine, list[list[TextLine]]]:
     """Return a heading, and for each peer its row with as many columns as fit.
 
     If state, name and user do not fit on one line, every row takes several lines, and nothing is truncated.
@@ -54,7 +66,7 @@ def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Line
     return heading, [[row] for row in rows]
 
 
-def _stacked(one: PeerHealth, now: float, width: int) -> list[Line]:
+def _stacked(one: PeerHealth, now: float, width: int) -> list[TextLine]:
     first = state(one.health.label)
     name, *more = wrapped(one.peer.name, width, indent=cells(first.text) + 2)
     text = f"for {one.peer.user}, seen {last_seen(one.peer, now)}"
@@ -65,7 +77,7 @@ def _width(grid: Sequence[Sequence[Span]]) -> int:
     return sum(max(cells(row[at].text) for row in grid) + 2 for at in range(len(grid[0]))) - 2
 
 
-def notes(one: PeerHealth, now: float, width: int) -> list[Line]:
+def notes(one: PeerHealth, now: float, width: int) -> list[TextLine]:
     """Return notes on an unhealthy peer: why, the last failure, the next step. Also notes on overdue renewals."""
     peer, health = one
     lines = []
@@ -79,11 +91,11 @@ def notes(one: PeerHealth, now: float, width: int) -> list[Line]:
     return lines
 
 
-def card(one: PeerHealth, now: float, width: int) -> list[Line]:
+def card(one: PeerHealth, now: float, width: int) -> list[TextLine]:
     """Return all facts of a peer as lines."""
     peer, health = one
     when = f"seen {last_seen(peer, now)}" if peer.HasField("seen_at") else "not seen yet"
-    title: Line = (state(health.label), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
+    title: TextLine = (state(health.label), Span("  "), span(peer.name, "bold"), span(f" for {peer.user}, {when}"))
     lines = [title] if cells(plain(title)) <= width else _stacked(one, now, width)
     lines += _labelled("why", health.why, width)
     lines += [line for name, text in facts(peer, now).items() for line in _labelled(name, text, width)]
@@ -96,7 +108,7 @@ def facts(peer: pb.PeerStatus, now: float) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-def _labelled(name: str, text: str, width: int) -> list[Line]:
+def _labelled(name: str, text: str, width: int) -> list[TextLine]:
     return labelled(Span(f"  {name.ljust(LABEL)}", "dim"), text, width)
 
 

@@ -71,7 +71,7 @@ class PeerHandlers:
         return pb.RotatePeerResponse(peer=self._message(peer))
 
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
-        """Close a peer's circuit, and let the next call connect at once in spite of gRPC's connection backoff."""
+        """Close a peer's circuit, and reset gRPC's connection backoff."""
         peer = self._context.federation.peers.get(request.name, request.user or None)
         if peer.circuit is None:
             raise ConflictError(f"{peer.name} has no circuit: the circuit breaker is switched off")

@@ -25,7 +25,7 @@ MIN_INTERVAL_S: Final = 0.1
 POLL_S: Final = 0.1
 """Interval in seconds at which a stream checks for a change."""
 MIN_PAUSE_RATIO: Final = 20
-"""A pause lasts at least so many times the work before it: checks use at most 1/20 of the time, messages too."""
+"""Minimum ratio of a pause to the preceding check, so that checks use at most 1/20 of the time."""
 
 
 class StatusHandlers:

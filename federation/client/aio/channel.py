@@ -82,7 +82,7 @@ class AioChannel(grpc.aio.Channel):
         return FlowCall(runner, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
 
     async def close(self, grace: float | None = None) -> None:
-        """Accept no more calls, wait up to `grace` seconds for those under way, and end the rest with UNAVAILABLE."""
+        """Accept no more calls, wait up to `grace` seconds for those in flight, and end the rest with UNAVAILABLE."""
         self._closed = True
         own = [runner for runner in self.peer.runners.copy() if runner.owner is self]
         if grace and own:

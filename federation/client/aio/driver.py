@@ -32,7 +32,7 @@ class AioDriver:
         self.now = clock.monotonic
 
     def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Have `function` called on the loop; at once in the loop's own thread. A closed loop calls nothing."""
+        """Have `function` called on the loop; at once in the loop's own thread. Does nothing if the loop is closed."""
 
         def call() -> None:
             if threading.get_ident() == self._thread:

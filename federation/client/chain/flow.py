@@ -1,6 +1,6 @@
 """The types of the chain: calls and outcomes as values, and interceptors as generators.
 
-A flow yields a `Call`, which the driver sends, or a `Join`, which waits for an identical call under way; the driver
+A flow yields a `Call`, which the driver sends, or a `Join`, which waits for an identical call in flight; the driver
 sends an `Outcome` back into it. The flow returns the outcome for its caller. A failed RPC is an `Outcome`; only
 `Cancelled` and bugs raise. Nothing here does I/O, so a test can drive a flow by hand. A `Flight` is a call that
 several flows wait for: bookkeeping under one lock, whose results the drivers act on.
@@ -152,8 +152,8 @@ class Flight:
             self._waiters += 1
             return True
 
-    def leave(self) -> bool:
-        """Remove a waiter; `True` if it was the last one of a flight under way, which the caller must then `cancel`."""
+    def remove_waiter(self) -> bool:
+        """Remove a waiter; `True` for the last one of a call in flight, which the caller must then `cancel`."""
         with self._lock:
             self._waiters -= 1
             last = self._waiters == 0 and not self._done
@@ -213,7 +213,7 @@ class Flight:
                 return False
             self._outcome, self._error, self._done = outcome, error, True
             subscribers, self._subscribers = self._subscribers, []
-        # The last waiter has the most time left, as a rule: if all call again, it leads, and the rest join its call.
+        # In reverse order, so that the waiter with the latest deadline becomes leader if all retry.
         for callback in reversed(subscribers):
             callback()
         return True

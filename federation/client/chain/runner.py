@@ -11,14 +11,14 @@ __all__ = ["Driver", "FlowRunner", "Suspension"]
 
 Resume = Callable[[Any], Call | Join]
 _GRACE_S: Final = 0.25
-"""How long after its deadline a flight of another driver is awaited, in case that driver died."""
+"""How long after its deadline a flight of another driver is awaited, in case the driver's thread or loop has ended."""
 
 
 class Suspension:
     """The point at which a flow is suspended.
 
-    Whoever claims the suspension may resume the flow, so an answer, a timer, a cancellation and a flight that arrive
-    together cannot resume it twice.
+    The caller that claims the suspension may resume the flow, so an answer, a timer, a cancellation and a flight that
+    arrive together cannot resume it twice.
     """
 
     __slots__ = ("_claims", "_undo")

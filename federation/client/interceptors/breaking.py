@@ -42,7 +42,7 @@ def report(transition: Transition, peer: str, user: str, metrics: FederationMetr
 
 
 class BreakingInterceptor:
-    """One peer's circuit and statistics. No lock is held while a call is under way.
+    """One peer's circuit and statistics. No lock is held while a call is in flight.
 
     `on_transition` receives each change of state, outside the circuit's lock, in the thread of the call that caused
     it; `Transition.generation` shows a late report as outdated. A call that was admitted before the circuit opened may

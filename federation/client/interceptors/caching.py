@@ -133,7 +133,7 @@ class CachingInterceptor:
             outcome = yield Join(flight, call.deadline)
             detached = self._may_detach(call, flight, outcome) and self._partition.detach(flight)
         finally:
-            if not detached and flight.leave():  # a detached flight still counts this waiter
+            if not detached and flight.remove_waiter():  # a detached flight still counts this waiter
                 self._partition.remove_flight(miss.token, flight)
                 flight.cancel()
         return outcome

@@ -68,7 +68,7 @@ class _Info(NamedTuple):
 
 
 class _SpanFuture(grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
-    """The future of one wire call, as far as the instrumentation uses it."""
+    """The future of one wire call, with the members that the instrumentation uses."""
 
     def __init__(self) -> None:
         self.traceparent = ""
@@ -76,7 +76,7 @@ class _SpanFuture(grpc.Future):  # type: ignore[type-arg] # generic in its stubs
         self._callbacks: list[Callable[[Any], object]] = []
 
     def start(self, _request: object, _metadata: object) -> "_SpanFuture":
-        """Stand in for the sending; the RPC span is current while this runs."""
+        """Replace the send; the RPC span is current while this runs."""
         self.traceparent = traceparent_of(trace.get_current_span().get_span_context())
         return self
 

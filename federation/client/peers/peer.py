@@ -1,4 +1,4 @@
-"""One peer of this gateway: its enrollment with its connections, chain, circuit and calls under way."""
+"""One peer of this gateway: its enrollment with its connections, chain, circuit and calls in flight."""
 
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -66,7 +66,7 @@ class Peer:
 
     `circuit`, `cache` and `health` are the chain's state for this peer; each is `None` in a chain without that member.
     `watch` receives revocations and changes; `renewal` schedules the replacement of the certificate. `runners` are the
-    calls under way. Once `revocation` is set, `refusal` answers every call.
+    calls in flight. Once `revocation` is set, `refusal` answers every call.
     """
 
     def __init__(self, record: PeerRecord, factory: PeerFactory, channel: PeerChannel) -> None:
@@ -112,13 +112,13 @@ class Peer:
         return _answered(self.tagging.tag(outcome))
 
     def track(self, runner: FlowRunner) -> None:
-        """Add a call under way to `runners` until it ends."""
+        """Add a call in flight to `runners` until it ends."""
         if not runner.done:
             self.runners.add(runner)
             runner.when_done(lambda: self.runners.discard(runner))
 
     def fail_calls(self, outcome: Outcome, owner: object = None) -> int:
-        """End the calls under way (of one owner) with this outcome; return how many. Any thread may call this."""
+        """End the calls in flight (of one owner) with this outcome; return how many. Any thread may call this."""
         chosen = [runner for runner in self.runners.copy() if owner is None or runner.owner is owner]
         for runner in chosen:
             runner.resolve_threadsafe(outcome)
@@ -129,11 +129,11 @@ class Peer:
         self._factory.on_revoked(self, reason)
 
     def apply_revocation(self) -> None:
-        """Flush the cache and fail the calls under way after a revocation that no watch event announced."""
+        """Flush the cache and fail the calls in flight after a revocation that no watch event announced."""
         self._factory.apply_revocation(self)
 
     def mark_revoked(self, revocation: Revocation) -> bool:
-        """Refuse every call from now on; `False` if that is so already. Does not touch entries or calls under way."""
+        """Refuse every call from now on; `False` if that is so already. Does not touch entries or calls in flight."""
         with self._revoking:
             if self.revocation is not None:
                 return False
@@ -142,7 +142,7 @@ class Peer:
         return True
 
     def close(self, outcome: Outcome) -> None:
-        """Answer every call with this outcome from now on, fail the calls under way and disconnect."""
+        """Answer every call with this outcome from now on, fail the calls in flight and disconnect."""
         self._ended = outcome
         self.fail_calls(outcome)
         self.channel.disconnect()

@@ -69,7 +69,7 @@ class PeerRegistry:
         return peer
 
     def remove(self, name: str, user: str) -> Peer:
-        """Remove a peer: its calls under way fail, its connections and state are dropped."""
+        """Remove a peer: its calls in flight fail, its connections and state are dropped."""
         with self._lock:
             peer = self.get(name, user)
             del self._peers[name, user]

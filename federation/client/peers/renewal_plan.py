@@ -30,7 +30,7 @@ class RenewalPlan:
 
     @property
     def degraded(self) -> bool:
-        """Whether so many of the last attempts failed that the operator should act."""
+        """Whether enough consecutive attempts failed that the operator should act."""
         return self.failures >= DEGRADED_AT or (self.final and self.failures > 0)
 
     def next_at_us(self, now_us: int) -> int | None:

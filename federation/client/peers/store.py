@@ -43,7 +43,7 @@ class PeerRepository:
         await self._do(lambda store: store.revoke(peer_id, at_us, reason))
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
-        """Return the key and request of a renewal under way; create and store them if there are none."""
+        """Return the key and request of a renewal in progress; create and store them if there are none."""
         return await self._do(lambda store: store.pending_renewal(peer_id, make))
 
     async def renew(self, record: PeerRecord, *, replaces: str) -> None:

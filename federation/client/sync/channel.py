@@ -76,7 +76,7 @@ class SyncChannel(grpc.Channel):
             channel.unsubscribe(known)
 
     def close(self) -> None:
-        """Accept no more calls, and end the futures under way with UNAVAILABLE. May be called twice."""
+        """Accept no more calls, and end the futures in flight with UNAVAILABLE. May be called twice."""
         if self._closed:
             return
         self._closed = True

@@ -80,7 +80,7 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Close at once; calls under way fail."""
+        """Close at once; calls in flight fail."""
         with self._lock:
             closed, self._closed = self._closed, True
         if not closed:
@@ -140,7 +140,7 @@ class PeerChannel:
         return self._connections.get(key)
 
     def swap(self, dialer: Dialer) -> None:
-        """Use other credentials from the next call on; calls under way end on the old connections."""
+        """Use other credentials from the next call on; calls in flight end on the old connections."""
         with self._lock:
             self._dialer = dialer
         self.disconnect()

@@ -21,7 +21,7 @@ EVENT_KINDS: Final = frozenset({"armed", "grant_revoked", "grant_changed", "reso
 class EventHandler:
     """Handles the events of one peer's grant.
 
-    `revoke` receives the peer's reason; once it returns, new calls are refused. `fail` fails the calls under way and
+    `revoke` receives the peer's reason; once it returns, new calls are refused. `fail` fails the calls in flight and
     returns their number; it marks those that block a thread, whose answers are refused on arrival.
     """
 

@@ -111,7 +111,7 @@ class _StreamDriver:
 
 
 class WatchStream:
-    """A stream with a task of its own on the running loop. `ended` is done when all of it has ended."""
+    """A stream with a task of its own on the running loop. `ended` resolves when task and stream have ended."""
 
     def __init__(
         self,

@@ -98,8 +98,8 @@ class Importer:
         self._progress = progress
         self._found = _Collection()
         self._faults = _Faults()
-        self._rest = bytearray()
-        self._rest_is_skipped = False
+        self._partial_line = bytearray()
+        self._skipping_line = False
         self._bytes = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -108,21 +108,21 @@ class Importer:
         if self._bytes > MAX_BYTES:
             self._faults.add(self.lines_read + 1, "file", f"is longer than {MAX_BYTES >> 20} MiB; import it in parts")
             self._faults.raise_any()
-        self._rest += chunk
+        self._partial_line += chunk
         if b"\n" in chunk:
-            *whole, rest = bytes(self._rest).split(b"\n")
+            *whole, partial = bytes(self._partial_line).split(b"\n")
             for line in whole:
                 self._line(line)
-            self._rest = bytearray(rest)
-        self._bound_rest()
+            self._partial_line = bytearray(partial)
+        self._bound_partial_line()
         if self._progress:
             self._progress(self.lines_read)
 
     def finish(self) -> Batch:
         """Return the batch of all lines. Raises `ImportFailedError`. References are checked when it is written."""
-        if self._rest or self._rest_is_skipped:
-            self._line(bytes(self._rest))
-            self._rest.clear()
+        if self._partial_line or self._skipping_line:
+            self._line(bytes(self._partial_line))
+            self._partial_line.clear()
         self._faults.raise_any()
         return self._found.batch()
 
@@ -142,17 +142,17 @@ class Importer:
             raise
         return ImportSummary(len(batch.users), len(batch.teams), len(batch.members), len(batch.rows))
 
-    def _bound_rest(self) -> None:
-        if len(self._rest) > MAX_LINE and not self._rest_is_skipped:
+    def _bound_partial_line(self) -> None:
+        if len(self._partial_line) > MAX_LINE and not self._skipping_line:
             self._faults.add(self.lines_read + 1, "line", _TOO_LONG)
-            self._rest_is_skipped = True
-        if self._rest_is_skipped:
-            self._rest.clear()
+            self._skipping_line = True
+        if self._skipping_line:
+            self._partial_line.clear()
 
     def _line(self, line: bytes) -> None:
         self.lines_read += 1
-        if self._rest_is_skipped:
-            self._rest_is_skipped = False
+        if self._skipping_line:
+            self._skipping_line = False
             return
         if self.lines_read == 1:
             line = line.removeprefix(_BOM)

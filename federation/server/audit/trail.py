@@ -233,9 +233,9 @@ class AuditTrail:
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
                 continue
             self._report(None)
-            self._forget(len(acts), len(reads))
+            self._remove_written(len(acts), len(reads))
 
-    def _forget(self, acts: int, reads: int) -> None:
+    def _remove_written(self, acts: int, reads: int) -> None:
         for _ in range(acts):
             self._acts.popleft()
         for _ in range(reads):

@@ -40,7 +40,7 @@ MAX_RESOURCE: Final = 256
 class ServerTracing:
     """Makes the SERVER span `federation.request` of each call, and counts the call.
 
-    Without an SDK there is no span. A watch has neither span nor count: it lasts for hours and is no request.
+    Without an SDK there is no span. A watch has neither span nor count: it lasts for hours and is not a request.
     """
 
     def __init__(self, spans: SpanSource, clock: Clock, metrics: FederationMetrics | None = None) -> None:

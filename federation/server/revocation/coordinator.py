@@ -24,15 +24,15 @@ __all__ = ["InvalidationCoordinator"]
 
 LOGGER: Final = logging.getLogger(__name__)
 HANDOVER_S: Final = 20.0
-"""Seconds for which a process on another machine may answer calls after it lost the lock to serve: it checks the lock
+"""Seconds for which a process on another machine may answer calls after it lost the serving lock: it checks the lock
 in the database every few seconds, and then completes its calls.
 """
 
 
 class InvalidationCoordinator:
-    """Assembles and runs what invalidates the copies at peers.
+    """Creates and runs the components that invalidate peers' caches.
 
-    `open` it once the process holds the lock to serve, `start` it before serving, `stop` it afterwards. `watch` serves
+    `open` it once the process holds the serving lock, `start` it before serving, `stop` it afterwards. `watch` serves
     the watch streams, the pipeline records leases in `leases` with at most `max_lease_ms`, and `counters` counts calls.
     """
 

@@ -33,11 +33,11 @@ class ReleaseReason(StrEnum):
     """The reason why a revocation does not wait for a cache object any more, or `AWAITED`."""
 
     ACKED = "acked"
-    """It acknowledged on its watch that it dropped everything."""
+    """The cache object acknowledged on its watch that it dropped everything."""
     LEASE_ENDED = "lease_ended"
-    """Its lease, with the margin, has ended."""
+    """The lease of the cache object, with the margin, has ended."""
     DISCONNECTED = "disconnected"
-    """It held no lease, and its last watch ended."""
+    """The cache object held no lease, and its last watch ended."""
     AWAITED = "awaited"
 
 

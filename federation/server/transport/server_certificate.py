@@ -45,9 +45,9 @@ class ServerCertificate:
     def warnings(self) -> tuple[str, ...]:
         """Warnings for the operator: a failing renewal, an authority that ends within a year."""
         end = self._authority_ends_us
-        soon = self._clock.now_us() > end - AUTHORITY_ENDS_SOON_US
+        ends_soon = self._clock.now_us() > end - AUTHORITY_ENDS_SOON_US
         ending = (f"this gateway's authority ends on {from_micros(end):%Y-%m-%d}; no certificate outlives it",)
-        return (ending if soon else ()) + ((self._fault,) if self._fault else ())
+        return (ending if ends_soon else ()) + ((self._fault,) if self._fault else ())
 
     @property
     def _authority_ends_us(self) -> int:

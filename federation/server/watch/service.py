@@ -131,7 +131,10 @@ class WatchService:
         self._admit(caller)
 
     def _admit(self, caller: CallerIdentity) -> Grant:
-        """Return the caller's grant. One that is being revoked may be watched: its revocation waits for the ack."""
+        """Return the caller's grant.
+
+        A grant that is being revoked may still be watched: its revocation waits for the ack.
+        """
         try:
             return self._authorized(caller)
         except Refusal as refusal:

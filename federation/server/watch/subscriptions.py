@@ -81,7 +81,10 @@ class Watcher:
         return self._last_id
 
     def ack(self, event_id: int, failed_in_flight: int) -> None:
-        """Hear an acknowledgement. Raises `Refusal` INVALID_REQUEST for an event that this stream has not sent."""
+        """Process an acknowledgement of the watcher.
+
+        Raises `Refusal` INVALID_REQUEST for an event that this stream has not sent.
+        """
         if not 1 <= event_id <= self._last_id:
             raise Refusal(Reason.INVALID_REQUEST, "ack.event_id: no event of this stream")
         event = self._unacked.pop(event_id, None)

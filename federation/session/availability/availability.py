@@ -136,7 +136,7 @@ class PeerAvailability:
     def close(self) -> None:
         """Give no more signals, and end the iterators of `listen`."""
         self._closed = True
-        self._probes.leave(self)
+        self._probes.unregister(self)
         self._wake()
 
     def _end_outage(self, peer: Peer, span: Span, *, announce: bool) -> None:

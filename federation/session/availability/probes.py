@@ -51,7 +51,7 @@ class Probes:
         probe.waiters.add(waiter)
         return probe.due_us
 
-    def leave(self, waiter: Waiter) -> None:
+    def unregister(self, waiter: Waiter) -> None:
         """Remove `waiter` from all probes, and end probes without a waiter."""
         for probe in list(self._probes.values()):
             probe.waiters.discard(waiter)

@@ -142,12 +142,12 @@ def _bound(wanted: AuditFilter) -> bytes:
     return digest.digest()[:8]
 
 
-def _read(shape: struct.Struct, mark: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:
+def _read(shape: struct.Struct, kind: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:
     try:
-        read_mark, bound, *numbers = shape.unpack(base64url.decode(token))
+        read_kind, bound, *numbers = shape.unpack(base64url.decode(token))
     except (ValueError, struct.error):
         raise _foreign() from None
-    if (read_mark, bound) != (mark, _bound(wanted)):
+    if (read_kind, bound) != (kind, _bound(wanted)):
         raise _foreign()
     return tuple(numbers)
 

@@ -157,7 +157,7 @@ async def test_a_second_gateway_with_the_same_token_is_refused(
 
     assert told == (
         f"enrolling at work.example ({address}): refused: this enrollment token was used already, with another key; if "
-        "you did not use it, another party has the token: ask the operator of work.example to revoke the grant"
+        "you did not use it, the token has leaked: ask the operator of work.example to revoke the grant"
     )
     last = work.events[-1]
     assert (last.outcome, last.reason, last.grant_id) == ("denied", "token used by another key", token.grant_id)

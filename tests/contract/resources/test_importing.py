@@ -219,7 +219,7 @@ def test_a_line_without_end_is_not_held_in_memory():
     importer.feed(b"\n")
     for _ in range(40):
         importer.feed(b"x" * 100_000)
-        assert len(importer._rest) <= MAX_LINE + 100_000
+        assert len(importer._partial_line) <= MAX_LINE + 100_000
     importer.feed(b"x\n{}\n" + b"y" * (MAX_LINE + 1))
 
     with pytest.raises(ImportFailedError) as caught:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from mosaic_cli.main import main
+from tests.support.cli_runner import Cli, Ran
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
 from tests.support.schemas import validator
@@ -22,39 +23,13 @@ pytestmark = pytest.mark.e2e
 SOURCE = "federated:work.example"
 
 
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    words: str
-
-    @property
-    def json(self) -> Any:
-        """The JSON that it printed."""
-        assert self.out, self.words
-        return json.loads(self.out)
-
-
-class Cli:
-    """Runs commands in this process, in the directory of the gateways."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, line: str, *more: str) -> Ran:
-        self._capsys.readouterr()
-        code = main([*line.split(), *more])
-        return Ran(code, *self._capsys.readouterr())
-
-
 @pytest.fixture
 def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in process."""
     monkeypatch.chdir(served.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    return Cli(capsys)
+    return Cli(capsys, any_code=True)
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """`mosaic federation query` over several sources, against two gateways in processes of their own."""
 
-import json
 import os
 import pty
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import pytest
 
 from mosaic_cli.main import main
+from tests.support.cli_runner import Ran
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
 
@@ -20,20 +19,6 @@ pytestmark = pytest.mark.e2e
 WORK = "federated:work.example"
 REPORT = {"source", "state", "reason", "message", "next_step", "latency_ms", "rows", "retry_after_s"}
 SIGNAL = {"kind", "peer", "text", "reason", "message", "next_step", "since", "retry_at"}
-
-
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    words: str
-
-    @property
-    def json(self) -> Any:
-        """The JSON that it printed."""
-        return json.loads(self.out)
-
 
 Query = Callable[..., Ran]
 

@@ -247,7 +247,10 @@ def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
     assert (title, summary(told)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
     assert facts["why"] == ["the peer revoked the grant N ago (AT): project over"]
     assert facts["next step"] == [
-        "ask its operator for a new grant; to remove this peer: mosaic federation peer remove work.example --user ada"
+        (
+            "ask the peer's operator for a new grant; "
+            "to remove this peer: mosaic federation peer remove work.example --user ada"
+        )
     ]
     assert peer(told)["revocation"]["reason"] == "project over"
 

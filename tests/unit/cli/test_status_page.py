@@ -159,7 +159,8 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
         renewal = pb.RenewalStatus(consecutive_failures=1, last_failure=failure(reason), next_at=at(60))
         return assess_health(peer(state=pb.PEER_STATE_EXPIRED, renewal=renewal), gateway()).next_step
 
-    assert step("GRANT_INVALID").startswith("the peer refuses to renew it: ask its operator to look at the grant, ")
+    ask = "the peer refuses to renew it: ask the peer's operator to look at the grant, "
+    assert step("GRANT_INVALID").startswith(ask)
     assert "grant show g-1" in step("GRANT_INVALID")
     assert step("PEER_UNREACHABLE").startswith("it renews automatically once the peer is reachable")
 

@@ -36,21 +36,21 @@ def test_only_the_first_driver_gets_the_flow() -> None:
 
 
 def test_the_last_waiter_learns_that_it_is_the_last() -> None:
-    """`leave` is true once, for the last waiter of a flight under way; after that no waiter can join."""
+    """`remove_waiter` is true once, for the last waiter of a call in flight; after that no waiter can join."""
     flight = flying(2)
 
-    assert not flight.leave()
+    assert not flight.remove_waiter()
     assert flight.join(10.0)
-    assert [flight.leave(), flight.leave()] == [False, True]
+    assert [flight.remove_waiter(), flight.remove_waiter()] == [False, True]
     assert not flight.join(10.0)
 
 
 def test_leaving_a_flight_that_is_done_cancels_nothing() -> None:
-    """`leave` on a flight that is done does not ask for a cancellation."""
+    """`remove_waiter` on a flight that is done does not ask for a cancellation."""
     flight = flying()
     flight.resolve(OK, None)
 
-    assert not flight.leave()
+    assert not flight.remove_waiter()
 
 
 def test_full_budget_joins_only_a_flight_that_lasts_as_long() -> None:

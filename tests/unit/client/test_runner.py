@@ -265,7 +265,7 @@ class Shared:
             try:
                 return (yield Join(self.flight, deadline))
             finally:
-                if self.flight.leave():
+                if self.flight.remove_waiter():
                     self.flight.cancel()
 
         return started(self.driver, flow())

@@ -25,7 +25,7 @@ class NoProbes:
     def wait(self, peer: Peer, waiter: object) -> int:
         return 35
 
-    def leave(self, waiter: object) -> None:
+    def unregister(self, waiter: object) -> None:
         return None
 
 

@@ -1,4 +1,4 @@
-"""What was taken back from peers, until when they may hold what they had; and what replaces a certificate in use."""
+"""Adds receipts of revocations, lease bounds, and successors of certificates in use."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -31,7 +31,7 @@ def downgrade() -> None:
 
 
 def _numbered(*, autoincrement: bool) -> None:
-    """Let SQLite remember its last number; it would begin anew behind the newest row that is left."""
+    """Switch AUTOINCREMENT. Without AUTOINCREMENT, SQLite reuses the ids of deleted newest rows."""
     if op.get_bind().dialect.name == "sqlite":
         options = {"sqlite_autoincrement": autoincrement}
         with op.batch_alter_table("audit_events", recreate="always", table_kwargs=options):

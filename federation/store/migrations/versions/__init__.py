@@ -1,1 +1,1 @@
-"""One file a step."""
+"""Schema revisions, one file each."""
