@@ -1,10 +1,11 @@
-"""asyncio helpers for work that must not stop halfway when its caller is cancelled."""
+"""asyncio helpers: work that does not stop halfway when its caller is cancelled, and work that is repeated."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
 
-__all__ = ["ShieldedTasks", "run_to_completion"]
+__all__ = ["ShieldedTasks", "run_periodically", "run_to_completion"]
 
 T = TypeVar("T")
 
@@ -19,6 +20,34 @@ async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not log it as lost
         raise
+
+
+async def run_periodically(
+    interval_s: float,
+    work: Callable[[], Awaitable[object]],
+    *,
+    expected: type[Exception],
+    logger: logging.Logger,
+    failing: str,
+) -> NoReturn:
+    """Do `work` now and after each interval, until cancelled, whatever it raises.
+
+    An `expected` error is logged as a warning, once while it stays the same; any other one with its traceback, each
+    time. `failing` begins both messages and says what cannot be done.
+    """
+    logged = ""
+    while True:
+        try:
+            await work()
+        except expected as e:
+            if str(e) != logged:
+                logger.warning("%s: %s; retrying", failing, e)
+            logged = str(e)
+        except Exception:
+            logger.exception("%s: unexpected error; retrying", failing)
+        else:
+            logged = ""
+        await asyncio.sleep(interval_s)
 
 
 class ShieldedTasks:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from federation.aio import run_periodically
 from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
@@ -80,7 +81,6 @@ class Renewer:
         self._on_renewal = on_renewal or (lambda _peer, _last_error: None)
         self._versions: Versions | None = None
         self._polled_at = float("-inf")
-        self._last_error = ""
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,18 +97,8 @@ class Renewer:
 
     async def run(self) -> None:
         """Follow the store and renew what is due, without end. Errors are logged once and retried."""
-        while True:
-            try:
-                await self.step()
-            except FederationError as e:
-                if str(e) != self._last_error:
-                    LOGGER.warning("the peers cannot be reloaded from the store: %s; this is retried", e)
-                self._last_error = str(e)
-            except Exception:
-                LOGGER.exception("the renewal of certificates failed unexpectedly; it is retried")
-            else:
-                self._last_error = ""
-            await asyncio.sleep(min(TICK_S, self._poll_s))
+        interval_s, failing = min(TICK_S, self._poll_s), "due certificates cannot be renewed"
+        await run_periodically(interval_s, self.step, expected=FederationError, logger=LOGGER, failing=failing)
 
     async def step(self) -> None:
         """Do once what is due now."""

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+from federation.backoff import pause_after
 from federation.clock import MICROSECONDS
 
 __all__ = ["AFTER_EXPIRY_US", "DEGRADED_AT", "Validity", "due_at_us", "is_urgent", "renewal_point_us", "retry_delay_s"]
@@ -65,7 +66,7 @@ def retry_delay_s(failures: int, left_s: float, chance: float) -> float:
     The delay doubles from 5 s up to 15 min, and is at most a quarter of `left_s`, but not below 5 s. `chance` (0 to 1)
     makes it up to a fifth shorter or longer, so that peers do not retry in step.
     """
-    delay = min(FIRST_RETRY_S * 2.0 ** min(failures - 1, 32), LAST_RETRY_S)
+    delay = pause_after(failures, FIRST_RETRY_S, LAST_RETRY_S)
     if left_s > 0:
         delay = min(delay, max(FIRST_RETRY_S, left_s / 4))
     return delay * (1 + RETRY_SPREAD * (2 * chance - 1))

@@ -1,11 +1,12 @@
-"""Work that goes on to its end when its caller is cancelled."""
+"""Work that goes on to its end when its caller is cancelled, and work that is repeated until then."""
 
 import asyncio
+import logging
 from contextlib import suppress
 
 import pytest
 
-from federation.aio import ShieldedTasks, run_to_completion
+from federation.aio import ShieldedTasks, run_periodically, run_to_completion
 
 
 async def finish(gate: asyncio.Event, ended: list[str]) -> str:
@@ -61,3 +62,23 @@ async def test_shielded_tasks_end_before_join_returns() -> None:
     await tasks.join()
 
     assert ended == ["ended"]
+
+
+async def test_periodic_work_goes_on_after_errors_and_logs_the_same_one_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An expected error is logged again once it differs or the work succeeded between; any other one each time."""
+    results = iter(
+        [OSError("full"), OSError("full"), OSError("gone"), None, OSError("gone"), ValueError(), ValueError()]
+    )
+
+    async def work() -> None:
+        fault = next(results, asyncio.CancelledError())
+        if fault is not None:
+            raise fault
+
+    with pytest.raises(asyncio.CancelledError):
+        await run_periodically(0.0, work, expected=OSError, logger=logging.getLogger("test"), failing="no copy")
+
+    unexpected = "no copy: unexpected error; retrying"
+    expected = [f"no copy: {text}; retrying" for text in ("full", "gone", "gone")]
+    assert caplog.messages == [*expected, unexpected, unexpected]
+    assert [bool(record.exc_info) for record in caplog.records] == [False, False, False, True, True]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from federation import backoff
+
 __all__ = ["Backoff", "EventRate", "WatchSettings"]
 
 _WINDOW_S: Final = 1.0
@@ -49,28 +51,25 @@ class WatchSettings:
 
 
 class Backoff:
-    """The pause before the next attempt: growing, with jitter."""
+    """The pause before the next attempt of a watch: growing, with jitter."""
 
     def __init__(self, settings: WatchSettings, chance: Callable[[], float]) -> None:
         self._settings, self._chance = settings, chance
-        self._failures = 0
+        self._redials = backoff.Backoff(settings.first_pause_s, settings.max_pause_s, chance=chance)
 
     def after_stream(self, armed_for_s: float) -> float:
         """Return the pause after a stream that was armed this long; one that lasted a heartbeat resets the backoff."""
         if armed_for_s >= self._settings.heartbeat_interval_s:
-            self._failures = 0
+            self._redials.reset()
         return self.after_failure()
 
     def after_failure(self) -> float:
         """Return the pause after an attempt that was not confirmed."""
-        settings = self._settings
-        whole = min(settings.first_pause_s * 2.0 ** min(self._failures, 32), settings.max_pause_s)
-        self._failures += 1
-        return whole * (0.5 + 0.5 * self._chance())
+        return self._redials.failed()
 
     def after_unsupported(self) -> float:
         """Return the pause after a peer answered UNIMPLEMENTED."""
-        return self._settings.unsupported_pause_s * (0.5 + 0.5 * self._chance())
+        return backoff.shortened(self._settings.unsupported_pause_s, self._chance())
 
 
 class EventRate:

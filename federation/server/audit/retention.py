@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from federation.aio import run_to_completion
+from federation.aio import run_periodically, run_to_completion
 from federation.clock import Clock
 from federation.errors import FederationError
 from federation.store.audit.archive import DAY_US, AuditFiles, DayWriter, day_of, day_window
@@ -35,22 +35,12 @@ class AuditRetention:
 
     def __init__(self, store: AuditStore, files: AuditFiles, clock: Clock, *, retention_days: int) -> None:
         self._store, self._files, self._clock, self._days = store, files, clock, retention_days
-        self._fault = ""
 
     async def run(self) -> None:
         """Move due days periodically, until cancelled. A fault is logged once, and the move is retried."""
-        while self._days:
-            try:
-                await self.step()
-            except FederationError as e:
-                if str(e) != self._fault:
-                    LOGGER.warning("old audit events cannot be moved out of the database: %s; retrying", e)
-                self._fault = str(e)
-            except Exception:
-                LOGGER.exception("moving old audit events out of the database failed unexpectedly; retrying")
-            else:
-                self._fault = ""
-            await asyncio.sleep(EVERY_S)
+        if self._days:
+            failing = "old audit events cannot be moved out of the database"
+            await run_periodically(EVERY_S, self.step, expected=FederationError, logger=LOGGER, failing=failing)
 
     async def step(self) -> int:
         """Move every day that is older than the retention time; return the number of events moved.

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Final, Protocol
 from urllib.parse import unquote
 
+from federation.backoff import Backoff
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
@@ -218,7 +219,7 @@ class AuditTrail:
             await self._drain()
 
     async def _drain(self) -> None:
-        retry_s = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         while self.waiting:
             acts, reads = list(islice(self._acts, BATCH)), list(islice(self._reads, BATCH))
             refusals, self._refusals = self._refusals, {}
@@ -229,8 +230,8 @@ class AuditTrail:
                 if not isinstance(e, Exception):
                     raise
                 self._report(e)
-                await (asyncio.sleep(FIRST_RETRY_S) if self._stopping.is_set() else _wait(self._stopping, retry_s))
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                pause_s = backoff.failed()
+                await (asyncio.sleep(FIRST_RETRY_S) if self._stopping.is_set() else _wait(self._stopping, pause_s))
                 continue
             self._report(None)
             self._remove_written(len(acts), len(reads))

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
+from federation.backoff import Backoff
 from federation.errors import ChangesLostError
 from federation.resources.provider import Change, KnowsTeams, ResourceProvider
 from federation.scope.model import EVERYTHING
@@ -34,7 +35,7 @@ class ChangeNotifier:
 
     async def run(self) -> None:
         """Follow the changes until cancelled, or until the provider ends them because it reports none."""
-        retry_s, failing = FIRST_RETRY_S, False
+        backoff, failing = Backoff(FIRST_RETRY_S, LAST_RETRY_S), False
         while True:
             changes = self._provider.changes()
             if failing:
@@ -43,12 +44,12 @@ class ChangeNotifier:
                 await self._follow(changes)
             except ChangesLostError as e:
                 LOGGER.warning("%s; the caches of all watching peers are invalidated", e)
-                failing, retry_s = True, FIRST_RETRY_S
-            except Exception:
-                LOGGER.exception("the provider's changes cannot be followed; retrying in %.1f s", retry_s)
                 failing = True
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                backoff.reset()
+            except Exception:
+                failing, pause_s = True, backoff.failed()
+                LOGGER.exception("the provider's changes cannot be followed; retrying in %.1f s", pause_s)
+                await asyncio.sleep(pause_s)
             else:
                 return
 
