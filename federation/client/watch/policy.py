@@ -11,7 +11,7 @@ from typing import Final
 
 from federation import backoff
 
-__all__ = ["Backoff", "EventRate", "WatchSettings"]
+__all__ = ["EventRate", "RedialBackoff", "WatchSettings"]
 
 _WINDOW_S: Final = 1.0
 
@@ -50,7 +50,7 @@ class WatchSettings:
         return self.max_stream_age_s * (1.0 - 0.15 * chance)
 
 
-class Backoff:
+class RedialBackoff:
     """The pause before the next attempt of a watch: growing, with jitter."""
 
     def __init__(self, settings: WatchSettings, chance: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ import grpc
 from federation.client.peers.peer import Peer
 from federation.client.peers.watch_handle import WatchState, WatchStatus
 from federation.client.watch.events import EVENT_KINDS, EventHandler
-from federation.client.watch.policy import Backoff, EventRate, WatchSettings
+from federation.client.watch.policy import EventRate, RedialBackoff, WatchSettings
 from federation.client.watch.stream import StreamEnd, WatchStream
 from federation.clock import Clock
 from federation.errors import Reason
@@ -51,7 +51,7 @@ class PeerWatch:
         self._events = EventHandler(
             peer.grant_id, peer.cache, revoke=peer.on_revoked, fail=self._fail_calls, rate=self._rate
         )
-        self._backoff = Backoff(settings, chance)
+        self._backoff = RedialBackoff(settings, chance)
         self._status = WatchStatus(WatchState.OFF, clock.now_us())
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None

@@ -2,14 +2,14 @@
 
 import pytest
 
-from federation.client.watch.policy import Backoff, EventRate, WatchSettings
+from federation.client.watch.policy import EventRate, RedialBackoff, WatchSettings
 
 SETTINGS = WatchSettings()
 
 
 def pauses(chance: float, count: int = 12) -> list[float]:
     """The pauses of attempts that all fail."""
-    backoff = Backoff(SETTINGS, lambda: chance)
+    backoff = RedialBackoff(SETTINGS, lambda: chance)
     return [backoff.after_failure() for _ in range(count)]
 
 
@@ -22,7 +22,7 @@ def test_pauses_double_up_to_a_bound_and_differ_by_chance() -> None:
 
 def test_only_a_stream_that_lasted_resets_the_backoff() -> None:
     """A peer that arms and ends at once is not dialled in a loop."""
-    backoff = Backoff(SETTINGS, lambda: 1.0)
+    backoff = RedialBackoff(SETTINGS, lambda: 1.0)
     assert [backoff.after_stream(0.1) for _ in range(3)] == [0.5, 1.0, 2.0]
     assert backoff.after_stream(SETTINGS.heartbeat_interval_s) == 0.5
 
@@ -34,7 +34,7 @@ def test_many_failures_do_not_overflow() -> None:
 
 def test_a_peer_without_watches_is_retried_rarely() -> None:
     """The peer's next version may offer them."""
-    assert 150.0 <= Backoff(SETTINGS, lambda: 0.0).after_unsupported() <= 300.0
+    assert 150.0 <= RedialBackoff(SETTINGS, lambda: 0.0).after_unsupported() <= 300.0
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
