@@ -57,12 +57,12 @@ class DayReader:
     def __iter__(self) -> Iterator[AuditEvent]:
         """Yield the valid events."""
         if not self.file.path.is_file():
-            return self._record("is not a file")
+            return self._log_problem("is not a file")
         try:
             with gzip.open(self.file.path, "rb") as lines:
                 yield from self._events(lines)
         except (OSError, EOFError, zlib.error) as e:
-            self._record(f"cannot be read to its end: {getattr(e, 'strerror', None) or e}")
+            self._log_problem(f"cannot be read to its end: {getattr(e, 'strerror', None) or e}")
 
     def _events(self, lines: Any) -> Iterator[AuditEvent]:
         last: Position | None = None
@@ -72,17 +72,17 @@ class DayReader:
             try:
                 event = decode_event(line)
             except ValueError as e:
-                self._record(f"line {number}: {e}")
+                self._log_problem(f"line {number}: {e}")
                 if not line.endswith(b"\n"):
                     return
                 continue
             if day_of(event.at_us) != self.file.day or (last is not None and event.position >= last):
-                self._record(f"line {number}: is out of order")
+                self._log_problem(f"line {number}: is out of order")
                 continue
             last = event.position
             yield event
 
-    def _record(self, fault: str) -> None:
+    def _log_problem(self, fault: str) -> None:
         self.fault = self.fault or fault
 
 
