@@ -159,8 +159,6 @@ class AuditTrail:
         subject: str = "",
         reason: str = "",
         source: str = "",
-        resource: str = "",
-        trace_id: str = "",
     ) -> None:
         """Queue an act other than a read: enroll, renew, revoke, and the acts of the operator.
 
@@ -176,8 +174,6 @@ class AuditTrail:
             subject=subject,
             reason=reason,
             source=source_of(source),
-            resource=resource,
-            trace_id=trace_id,
         )
         if outcome == "ok" or source in OWN:
             self._acts.append(event)
