@@ -197,7 +197,10 @@ async def test_numbers_become_visible_in_their_order(postgres_url: str):
         await slow.execute(insert(audit_events).values(at=1, verb="list", outcome="ok"))
         quick = asyncio.create_task(AuditStore(second).insert_many([event(2)]))
         async with first.read() as watching:
-            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            waits = (
+                "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+                " WHERE l.locktype = 'advisory' AND d.datname = current_database() AND NOT l.granted"
+            )
             while not await watching.scalar(text(waits)):
                 assert not quick.done()
                 await watching.rollback()

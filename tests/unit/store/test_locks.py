@@ -108,11 +108,12 @@ async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_pa
 
 
 async def cut(postgres_url: str) -> None:
-    """End the connection that holds the advisory lock, at the server."""
+    """End the connection that holds the advisory lock, at the server; other tests use other databases of the server."""
     url = make_url(postgres_url)
     killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
     await killer.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+        "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+        " WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.pid <> pg_backend_pid()"
     )
     await killer.close()
 
