@@ -55,7 +55,7 @@ class Ask:
     """One query as it was drawn.
 
     `token` picks a page token that somebody was given before. `taken` says how much of that query comes with it:
-    nothing, what is asked, or its source too.
+    nothing, what is asked, its source too, or its source and its user too.
     """
 
     who: Employee
@@ -169,5 +169,5 @@ ASKS: Final = st.builds(
     size=st.sampled_from((0, 1, 2, 5, 50, 1_000)),
     source=st.sampled_from(SOURCES),
     token=st.sampled_from((*(None,) * 40, *range(40))),
-    taken=st.sampled_from(("source", "source", "source", "question", "nothing")),
+    taken=st.sampled_from(("user", "user", "source", "question", "nothing")),
 )

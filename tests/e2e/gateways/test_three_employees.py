@@ -46,8 +46,9 @@ async def put(trial: Trial, ask: Ask, held: list[Held]) -> None:
     trial.tally["asked"] += 1
     page = held[ask.token % len(held)] if ask.token is not None and held and ask.verb in {"list", "search"} else None
     if page is not None and ask.taken != "nothing":
-        source = page.ask.source if ask.taken == "source" else ask.source
-        ask = replace(page.ask, who=ask.who, session=ask.session, by_socket=ask.by_socket, size=ask.size, source=source)
+        who = page.ask.who if ask.taken == "user" else ask.who
+        source = ask.source if ask.taken == "question" else page.ask.source
+        ask = replace(page.ask, who=who, session=ask.session, by_socket=ask.by_socket, size=ask.size, source=source)
     sources = meant(ask.who, ask.source)
     asking = trial.offices.ask(
         ask.who, ask.session, request_of(ask, page.token if page else ""), ask.source, by_socket=ask.by_socket
