@@ -5,8 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-__all__ = ["ShieldedTasks", "run_periodically", "run_to_completion"]
-
 T = TypeVar("T")
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Backoff", "pause_after", "shortened"]
-
 MAX_STEPS: Final = 32
 """Number of failures after which the pause grows no more, so that the power does not overflow."""
 

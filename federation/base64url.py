@@ -2,8 +2,6 @@
 
 import base64
 
-__all__ = ["decode", "encode"]
-
 
 def encode(raw: bytes) -> str:
     """Return the text of some bytes."""

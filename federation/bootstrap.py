@@ -16,8 +16,6 @@ from federation.store.database import Database
 from federation.store.identity import save_identity
 from federation.store.schema import gateway_identity
 
-__all__ = ["init_gateway"]
-
 
 async def init_gateway(config: GatewayConfig, *, clock: Clock = SYSTEM_CLOCK) -> Authority:
     """Create the directory of `config` (mode 0700) with all that a gateway needs. Returns its certificate authority.

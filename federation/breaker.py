@@ -19,20 +19,6 @@ from typing import Final, NamedTuple, Protocol
 
 from federation.errors import Reason
 
-__all__ = [
-    "MIN_WIRE_BUDGET_S",
-    "PROBE_WAIT_S",
-    "CallResult",
-    "CircuitBreaker",
-    "CircuitSettings",
-    "CircuitSnapshot",
-    "CircuitState",
-    "Denied",
-    "Permit",
-    "Transition",
-    "classify",
-]
-
 MIN_WIRE_BUDGET_S: Final = 1.0
 """A timeout counts as a failure only if the peer had at least this long to answer."""
 PROBE_WAIT_S: Final = 1.0

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["MICROSECONDS", "SYSTEM_CLOCK", "Clock", "from_micros", "to_micros"]
-
 MICROSECONDS: Final = 1_000_000
 """Microseconds in a second. Stored and transmitted instants are in microseconds."""
 

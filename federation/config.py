@@ -16,22 +16,6 @@ from typing import Any, Final, get_args, get_type_hints
 from federation.errors import Action, ConfigError, Remedy
 from federation.suggest import near_matches
 
-__all__ = [
-    "CONFIG_FILE",
-    "AuditConfig",
-    "CacheConfig",
-    "CertificateConfig",
-    "CircuitConfig",
-    "ClientConfig",
-    "GatewayConfig",
-    "ServerConfig",
-    "SessionConfig",
-    "StoreConfig",
-    "TelemetryConfig",
-    "is_gateway_name",
-    "parse_address",
-]
-
 CONFIG_FILE: Final = "gateway.toml"
 MAX_LEASE_S: Final = 30
 MAX_SOCKET_PATH: Final = 107

@@ -15,8 +15,6 @@ from typing import Any, Final, get_args, get_type_hints
 from federation.config import GatewayConfig
 from federation.errors import ConfigError
 
-__all__ = ["Section", "Setting", "render_config", "sections"]
-
 _HEADER: Final = """\
 # Settings of this gateway. A setting that is commented out shows its default. Restart the gateway to apply changes.
 """

@@ -29,32 +29,6 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-__all__ = [
-    "CODE_OF",
-    "Action",
-    "Actor",
-    "ChangesLostError",
-    "ConfigError",
-    "ConflictError",
-    "EnrollmentError",
-    "FederationError",
-    "GatewayUnavailableError",
-    "ImportFailedError",
-    "InputError",
-    "LineFault",
-    "LockedError",
-    "NotFoundError",
-    "Reason",
-    "Refusal",
-    "Remedy",
-    "SealError",
-    "StoreError",
-    "UnknownReferencesError",
-    "log_incident",
-    "unknown_grant",
-    "unknown_peer",
-]
-
 
 class Action(StrEnum):
     """An operator action that resolves an error."""

@@ -43,9 +43,8 @@ from federation.store.grants.registry import GrantRegistry
 from federation.store.identity import load_identity, save_server_certificate
 from federation.store.locks import ServingLock
 from federation.store.peers import PeerStore
-from federation.telemetry.setup import Telemetry, setup_telemetry
-
-__all__ = ["Gateway", "version"]
+from federation.telemetry.setup import setup_telemetry
+from federation.telemetry.telemetry import Telemetry
 
 LOGGER: Final = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0

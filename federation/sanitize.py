@@ -2,8 +2,6 @@
 
 from typing import Final
 
-__all__ = ["MAX_MESSAGE", "escaped", "printable"]
-
 MAX_MESSAGE: Final = 300
 """Characters of another party's message that are shown or kept."""
 MAX_NAME: Final = 64

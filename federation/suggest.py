@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["MIN_PREFIX", "hint", "is_typo", "near_ids", "near_matches"]
-
 MIN_PREFIX: Final = 4
 """Minimum length of an id prefix that may identify the id."""
 LONG_ID: Final = 16

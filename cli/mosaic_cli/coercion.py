@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["avoid_pydantic"]
-
 
 def avoid_pydantic(command: Any) -> None:
     """Make the parameters of a command, and of all commands of a group, accept plain values without pydantic.

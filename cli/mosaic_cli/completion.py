@@ -13,9 +13,6 @@ import typer
 
 from mosaic_cli.options import named_gateway
 
-__all__ = ["GrantId", "PeerName", "gateways", "grants", "outcomes", "peers", "resources", "run", "sources", "users"]
-__all__ += ["verbs"]
-
 VARIABLE: Final = "_MOSAIC_COMPLETE"
 ANSWER_S: Final = 0.3
 """Time limit of the gateway's answer. The operator waits for it after pressing TAB."""

@@ -7,8 +7,6 @@ if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["resolve_grant_id", "resolve_peer"]
-
 _FULL_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 

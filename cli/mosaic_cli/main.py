@@ -19,8 +19,6 @@ from mosaic_cli import completion
 from mosaic_cli.coercion import avoid_pydantic
 from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
 
-__all__ = ["command_tree", "main"]
-
 FAILED: Final = 1
 USAGE: Final = 2
 NOT_REACHABLE: Final = 4

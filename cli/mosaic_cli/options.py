@@ -8,20 +8,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-__all__ = [
-    "GRANT_STATUSES",
-    "PEER_STATES",
-    "UNSET_GATEWAY",
-    "Gateway",
-    "GroupGateway",
-    "Json",
-    "complete_from",
-    "named_gateway",
-    "parse_choice",
-    "read_argument",
-]
-
-
 GRANT_STATUSES: Final = ("pending", "active", "revoked", "expired")
 PEER_STATES: Final = ("active", "offline", "degraded", "revoked", "expired")
 

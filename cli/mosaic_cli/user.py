@@ -11,8 +11,6 @@ from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Remove a user, and every grant that reads as that user.",
     no_args_is_help=True,

@@ -6,8 +6,6 @@ import socket
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["is_listening", "target"]
-
 
 def target(path: Path) -> str:
     """Return the gRPC target of a socket path: a URI, with special characters percent-encoded."""

@@ -12,8 +12,6 @@ from federation.config import GatewayConfig
 from federation.errors import Action, GatewayUnavailableError, Remedy
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["OPTIONS", "connect", "is_serving", "require_serving"]
-
 OPTIONS: Final = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_retries", 0)]
 
 

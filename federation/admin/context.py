@@ -17,12 +17,11 @@ from federation.server.revocation.coordinator import InvalidationCoordinator
 from federation.server.transport.server_certificate import ServerCertificate
 from federation.session.session import Session
 from federation.store.audit.table import AuditStore
-from federation.store.grants.registry import Grant, GrantRegistry
+from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.store.peers import PeerStore
 from federation.telemetry.metrics import FederationMetrics
 from federation.v1 import admin_pb2 as pb
-
-__all__ = ["AdminContext", "FederationClient"]
 
 
 class FederationClient(Protocol):

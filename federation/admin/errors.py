@@ -29,8 +29,6 @@ from federation.errors import (
 from federation.wire.metadata import Metadata
 from federation.wire.status import error_detail, pack_remedy, refusal_status, unpack_remedy
 
-__all__ = ["ADMIN_DOMAIN", "error_of", "status_of", "status_of_exception"]
-
 LOGGER: Final = logging.getLogger(__name__)
 ADMIN_DOMAIN: Final = "admin.federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"

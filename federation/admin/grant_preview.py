@@ -9,8 +9,6 @@ from federation.resources.provider import ListQuery, ResourceProvider
 from federation.scope.model import RowFilter, Scope
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["has_rows", "preview"]
-
 LOGGER: Final = logging.getLogger(__name__)
 MAX_COUNTED_ROWS: Final = 1_000
 """The count of a resource stops at this number of rows."""

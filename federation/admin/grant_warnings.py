@@ -9,11 +9,9 @@ from federation.admin.grant_preview import has_rows
 from federation.admin.lookup import KnowsNames
 from federation.resources.provider import KnowsTeams
 from federation.scope.model import RowFilter, Scope
-from federation.store.grants.registry import Grant, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
 from federation.suggest import hint, is_typo
 from federation.v1 import admin_pb2 as pb
-
-__all__ = ["grant_warnings", "scope_warnings"]
 
 LOGGER: Final = logging.getLogger(__name__)
 MAX_TEAMS: Final = 20

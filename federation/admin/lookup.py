@@ -7,11 +7,9 @@ from federation.admin.context import AdminContext
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.errors import Action, InputError, NotFoundError, Remedy, unknown_grant
-from federation.store.grants.registry import Grant, GrantRegistry
+from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.suggest import MIN_PREFIX, near_ids, near_matches
-
-__all__ = ["find_grant", "find_peer", "require_user"]
-
 
 MAX_CANDIDATES_SHOWN: Final = 4
 """Candidates that an error lists."""

@@ -11,8 +11,6 @@ from federation.clock import Clock
 from federation.errors import InputError
 from federation.session.session import Session
 
-__all__ = ["NamedSessions"]
-
 MAX_SESSIONS: Final = 256
 IDLE_S: Final = 3_600.0
 MAX_NAME: Final = 128

@@ -11,8 +11,6 @@ from google.protobuf.message import Message
 from federation import base64url
 from federation.errors import InputError
 
-__all__ = ["page_of"]
-
 T = TypeVar("T")
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000

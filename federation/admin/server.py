@@ -15,8 +15,6 @@ from federation.errors import ConfigError
 from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 
-__all__ = ["AdminServer"]
-
 OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
 
 

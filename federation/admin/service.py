@@ -14,8 +14,6 @@ from federation.admin.handlers.queries import QueryHandlers
 from federation.admin.handlers.revocations import RevocationHandlers
 from federation.admin.handlers.status import StatusHandlers
 
-__all__ = ["AdminService"]
-
 
 class AdminService:
     """The methods that gRPC registers. `IncidentGuard` awaits or iterates their results."""

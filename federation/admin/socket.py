@@ -15,9 +15,6 @@ from federation.admin.address import is_listening
 from federation.errors import ConfigError, LockedError
 from federation.store.locks import FileLock
 
-__all__ = ["claim_socket", "prepare_directory", "private_umask"]
-
-
 LOCK_FILE: Final = "admin.lock"
 _GROUP_AND_OTHERS: Final = 0o077
 

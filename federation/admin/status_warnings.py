@@ -2,9 +2,7 @@
 
 from federation.admin.context import AdminContext
 from federation.clock import from_micros
-from federation.store.grants.registry import Grant, GrantStatus
-
-__all__ = ["status_warnings"]
+from federation.store.grants.model import Grant, GrantStatus
 
 
 def status_warnings(context: AdminContext) -> tuple[str, ...]:

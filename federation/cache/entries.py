@@ -10,18 +10,6 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from cachetools import TLRUCache
 
-__all__ = [
-    "ENTRY_OVERHEAD",
-    "CacheBucket",
-    "DeliveryDecision",
-    "Entry",
-    "FetchToken",
-    "GrantEntries",
-    "InvalidationReason",
-    "Key",
-    "decision_of",
-]
-
 F = TypeVar("F")
 """A call under way that identical callers share; the cache registers it and never calls it."""
 

@@ -20,7 +20,6 @@ from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from federation.cache.entries import (
-    ENTRY_OVERHEAD,
     CacheBucket,
     DeliveryDecision,
     Entry,
@@ -31,21 +30,6 @@ from federation.cache.entries import (
     decision_of,
 )
 from federation.clock import SYSTEM_CLOCK, Clock
-
-__all__ = [
-    "ENTRY_OVERHEAD",
-    "MAX_DETACHED",
-    "DeliveryDecision",
-    "FetchToken",
-    "Flushed",
-    "Hit",
-    "InvalidationReason",
-    "Key",
-    "Miss",
-    "Partition",
-    "ResponseCache",
-    "Stats",
-]
 
 F = TypeVar("F")
 

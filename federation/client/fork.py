@@ -9,8 +9,6 @@ import os
 from typing import Final, Protocol
 from weakref import WeakSet
 
-__all__ = ["ForkAware", "register"]
-
 
 class ForkAware(Protocol):
     """An object with work to do around a fork."""

@@ -10,8 +10,6 @@ from federation.client.peers.watch_handle import WatchState
 from federation.clock import Clock, to_micros
 from federation.pki.certificates import parsed
 
-__all__ = ["PeerState", "PeerStatus", "state_of", "status_of"]
-
 
 class PeerState(StrEnum):
     """The state of a peer. Where several apply, the first of this order counts: revoked, expired, offline, degraded."""

@@ -29,8 +29,6 @@ from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord, Versions
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 
-__all__ = ["RENEWAL_LOCK", "OnRenewal", "RenewalStore", "Renewer", "plan_of", "validity_of"]
-
 LOGGER: Final = logging.getLogger(__name__)
 RENEWAL_LOCK: Final = "renewal.lock"
 POLL_S: Final = 5.0

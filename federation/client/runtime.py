@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
-from federation.cache.response_cache import InvalidationReason, ResponseCache
+from federation.cache.entries import InvalidationReason
+from federation.cache.response_cache import ResponseCache
 from federation.client import fork
 from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.chain import build_chain
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from federation.client.chain.flow import Flight
-
-__all__ = ["ClientRuntime"]
 
 LOGGER: Final = logging.getLogger(__name__)
 DIALS: Final = 16

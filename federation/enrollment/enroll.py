@@ -22,8 +22,6 @@ from federation.v1 import enrollment_pb2_grpc
 from federation.wire.channel_args import CHANNEL
 from federation.wire.status import error_detail_of
 
-__all__ = ["EnrolledPeer", "enroll"]
-
 TIMEOUT_S: Final = 15.0
 
 

@@ -18,8 +18,6 @@ from federation.suggest import near_ids
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["EnrollmentRefusal", "Issued", "Issuer"]
-
 UNKNOWN: Final = (
     "this gateway knows no such enrollment token: it was replaced by a newer one, or created by another gateway"
 )

@@ -17,8 +17,6 @@ from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
 from federation.v1 import enrollment_pb2 as pb
 
-__all__ = ["RenewalIssuer"]
-
 MAX_ACCEPTED: Final = 32
 """Certificates of a grant that are accepted at once; requests for more are refused until one has expired."""
 CLOSED: Final = "the grant does not allow this call; ask the operator of the serving gateway"

@@ -18,8 +18,6 @@ from federation.store.grants.model import Grant, GrantStatus
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1 import enrollment_pb2_grpc
 
-__all__ = ["EnrollmentAudit", "EnrollmentEvent", "EnrollmentServicer", "renewal_response"]
-
 LOGGER = logging.getLogger(__name__)
 
 

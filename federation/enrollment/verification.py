@@ -17,8 +17,6 @@ from federation.pki.identity_extensions import read_identity
 from federation.store.peers import PeerRecord
 from federation.v1 import enrollment_pb2 as pb
 
-__all__ = ["CheckedAnswer", "CheckedRenewal", "check_answer", "check_certificate", "check_renewal", "check_roots"]
-
 SKEW_US: Final = 300 * MICROSECONDS
 """The time by which this clock may be slower than the issuer's."""
 MAX_LIFETIME_US: Final = 400 * 86_400 * MICROSECONDS

@@ -8,8 +8,6 @@ from typing import TypeVar
 
 from federation.errors import Remedy
 
-__all__ = ["BrokenLink", "CheckResult", "Link", "LinkState", "first_broken", "not_reached", "run_check"]
-
 T = TypeVar("T")
 
 

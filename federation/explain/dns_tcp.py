@@ -14,8 +14,6 @@ from federation.explain.checks import BrokenLink
 from federation.explain.own_certificate import REPLACE_HINT, remedy_for
 from federation.store.peers import PeerRecord
 
-__all__ = ["Address", "connect", "connect_failure", "resolve", "resolve_failure"]
-
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 """An address family, and an address as `socket` takes it."""
 

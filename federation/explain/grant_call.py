@@ -19,8 +19,6 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
 
-__all__ = ["check_grant", "check_verb", "stub_of"]
-
 MAX_NAMES: Final = 20
 """Resource names that are displayed. A peer may send any number."""
 

@@ -13,16 +13,6 @@ from federation.pki.certificates import certificates_of, fingerprint_of, parsed,
 from federation.pki.rotation_policy import AFTER_EXPIRY_US, Validity, due_at_us
 from federation.store.peers import PeerRecord
 
-__all__ = [
-    "COMPARE_CLOCKS",
-    "REPLACE_HINT",
-    "check_own_certificate",
-    "instant",
-    "is_issued_by_peer",
-    "re_enroll_hint",
-    "remedy_for",
-]
-
 COMPARE_CLOCKS: Final = "compare `date -u` on both machines, and set the clock that is wrong"
 REPLACE_HINT: Final = "remove the enrollment and enroll with that token"
 """The act of `REPLACE_PEER`, as the end of a sentence that mentions a token."""

@@ -20,8 +20,6 @@ from federation.errors import (
 from federation.store.peers import PeerRecord
 from federation.suggest import near_matches
 
-__all__ = ["choose", "read"]
-
 
 def read(directory: Path) -> tuple[GatewayConfig, tuple[PeerRecord, ...]]:
     """Return a gateway's configuration and its peers with their keys. Do not call it in a running event loop.

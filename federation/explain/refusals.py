@@ -15,8 +15,6 @@ from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
 
-__all__ = ["OutOfScope", "RateLimited", "explain_error", "stored_revocation", "widen_hint", "widen_remedy"]
-
 PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 """gRPC connects through the proxy in the first of these variables that is set; a plain TCP connection does not."""
 

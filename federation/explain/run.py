@@ -15,8 +15,6 @@ from federation.explain.tls_alerts import OwnCertificateRefused
 from federation.explain.tls_handshake import client_context, do_handshake
 from federation.store.peers import PeerRecord
 
-__all__ = ["TIMEOUT_S", "run_checks"]
-
 TIMEOUT_S: Final = 2.0
 
 

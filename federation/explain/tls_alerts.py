@@ -8,8 +8,6 @@ from federation.explain.checks import BrokenLink
 from federation.explain.own_certificate import COMPARE_CLOCKS, is_issued_by_peer, re_enroll_hint, remedy_for
 from federation.store.peers import PeerRecord
 
-__all__ = ["OwnCertificateRefused", "handshake_failure", "verification_failure"]
-
 UNKNOWN_AUTHORITY: Final = frozenset({2, 7, 18, 19, 20, 21, 24})
 """OpenSSL's verification errors (`X509_V_ERR_…`) for an untrusted issuer, or another issuer of the same name."""
 NOT_YET_VALID, EXPIRED, PURPOSE, OTHER_NAME, OTHER_ADDRESS = 9, 10, 26, 62, 64

@@ -25,8 +25,6 @@ from federation.explain.tls_alerts import handshake_failure, verification_failur
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 
-__all__ = ["client_context", "do_handshake", "temp_cert_chain"]
-
 ALPN: Final = "h2"
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The preface of an HTTP/2 client (RFC 9113, section 3.4) with empty SETTINGS. A server answers with its SETTINGS."""

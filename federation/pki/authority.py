@@ -17,8 +17,6 @@ from federation.pki.certificates import fingerprint_of, pem_of, serial_of, valid
 from federation.pki.csr import read_request
 from federation.pki.identity_extensions import identity_extensions, read_identity
 
-__all__ = ["Authority", "IssuedCertificate", "private_key_pem"]
-
 CA_LIFETIME: Final = timedelta(days=3_652)
 SERVER_LIFETIME_S: Final = 365 * 86_400
 BACKDATED: Final = timedelta(minutes=5)

@@ -9,8 +9,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from federation.clock import to_micros
 
-__all__ = ["certificates_of", "fingerprint_of", "key_hash", "parsed", "pem_of", "serial_of", "validity_us"]
-
 MAX_BUNDLE_BYTES = 64 * 1024
 MAX_BUNDLE = 8
 MAX_PARSED = 4_096

@@ -12,8 +12,6 @@ from cryptography.x509.oid import NameOID
 
 from federation.errors import InputError
 
-__all__ = ["CertificateRequest", "make_request", "read_request"]
-
 MAX_REQUEST_BYTES: Final = 4_096
 CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 DIGESTS: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)

@@ -15,8 +15,6 @@ from federation.errors import ConfigError, InputError
 from federation.pki.certificates import pem_of
 from federation.pki.identity_extensions import is_grant_id
 
-__all__ = ["EnrollmentToken", "is_secret"]
-
 PREFIX: Final = "mosaic1_"
 CHECKSUM_BYTES: Final = 8
 MAX_TEXT: Final = 8_192

@@ -10,17 +10,6 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
-__all__ = [
-    "GRANT_ID_OID",
-    "MAX_TEXT",
-    "SUBJECT_OID",
-    "encode_text",
-    "identity_extensions",
-    "is_grant_id",
-    "is_subject",
-    "read_identity",
-]
-
 GRANT_ID_OID: Final = ObjectIdentifier("1.3.6.1.4.1.99999.1")
 SUBJECT_OID: Final = ObjectIdentifier("1.3.6.1.4.1.99999.2")
 MAX_TEXT: Final = 127

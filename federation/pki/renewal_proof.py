@@ -17,8 +17,6 @@ from federation.clock import MICROSECONDS
 from federation.pki.identity_extensions import is_grant_id
 from federation.v1 import enrollment_pb2 as pb
 
-__all__ = ["PROOF_SKEW_US", "RenewalClaim", "make_proof", "read_proof"]
-
 PROOF_SKEW_US: Final = 300 * MICROSECONDS
 """The largest accepted difference between `signed_at` and the issuing gateway's clock."""
 LABEL: Final = "mosaic renewal 1"

@@ -7,8 +7,6 @@ from typing import Final
 from federation.backoff import pause_after
 from federation.clock import MICROSECONDS
 
-__all__ = ["AFTER_EXPIRY_US", "DEGRADED_AT", "Validity", "due_at_us", "is_urgent", "renewal_point_us", "retry_delay_s"]
-
 RENEWAL_POINT: Final = 2 / 3
 """The share of a certificate's lifetime after which it is renewed."""
 SPREAD: Final = 1 / 20

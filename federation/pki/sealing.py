@@ -17,8 +17,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from federation.errors import ConflictError, SealError
 
-__all__ = ["SEAL_KEY_FILE", "SEAL_KEY_VARIABLE", "Sealer"]
-
 SEAL_KEY_FILE: Final = "seal.key"
 SEAL_KEY_VARIABLE: Final = "MOSAIC_SEAL_KEY"
 KEY_BYTES: Final = 32

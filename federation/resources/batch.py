@@ -11,8 +11,6 @@ from federation.resources.documents import Document, is_storable
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
 from federation.suggest import hint
 
-__all__ = ["RESOURCES", "Batch", "Member", "NewRow", "check_name"]
-
 RESOURCES: Final = KNOWN_RESOURCES | SENSITIVE_RESOURCES
 """The resources of the embedded provider."""
 MAX_ROW_ID: Final = 256

@@ -12,8 +12,6 @@ from federation.errors import InputError
 from federation.resources.fulltext import index_text
 from federation.sanitize import escaped
 
-__all__ = ["MAX_DEPTH", "Document", "decode", "is_storable", "strings"]
-
 MAX_DEPTH: Final = 64
 """Maximum nesting levels of data, the outer object included."""
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")

@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["MAX_SNIPPET", "fold", "index_text", "snippet", "tokens"]
-
 MAX_WORD: Final = 64
 """Significant characters of a folded word."""
 MAX_INDEX: Final = 256 * 1024

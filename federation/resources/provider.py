@@ -6,20 +6,6 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from federation.scope.model import RowFilter
 
-__all__ = [
-    "Change",
-    "KnowsTeams",
-    "ListQuery",
-    "Page",
-    "Position",
-    "Removal",
-    "RemovesUsers",
-    "ResourceProvider",
-    "Row",
-    "SearchHit",
-    "SearchQuery",
-]
-
 T = TypeVar("T")
 
 

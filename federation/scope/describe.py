@@ -7,8 +7,6 @@ from typing import Final
 
 from federation.scope.model import EVERYTHING, SENSITIVE_RESOURCES, RowFilter, Scope
 
-__all__ = ["describe_filter", "describe_reads", "describe_scope", "describe_teams", "quote_names", "summarize_scope"]
-
 DEFAULT_SUBJECT: Final = "the subject"
 _PLAIN: Final = re.compile(r"\w[\w.@/+-]*\Z")
 """Names that need no quotes. Other names are quoted: they may contain commas or words of the sentence."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from federation.scope.describe import describe_filter, describe_teams, quote_names
 from federation.scope.model import EVERYTHING, RowFilter, Scope
 
-__all__ = ["ScopeChange", "compare_scopes"]
-
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:

@@ -10,8 +10,6 @@ from federation.errors import InputError, Reason, Refusal
 from federation.sanitize import escaped
 from federation.suggest import hint
 
-__all__ = ["KNOWN_RESOURCES", "SENSITIVE_RESOURCES", "RowFilter", "Scope"]
-
 KNOWN_RESOURCES: Final = frozenset({"tasks", "notes", "memory"})
 SENSITIVE_RESOURCES: Final = frozenset({"credentials", "api_keys"})
 """Resources that are never cached, denied unless named, and warned about when a grant is created."""

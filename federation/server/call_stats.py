@@ -9,8 +9,6 @@ from typing import Final, NamedTuple
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.telemetry.spans import OutcomeName
 
-__all__ = ["UNUSED", "CallCounters", "GrantUse", "Totals"]
-
 DENIALS: Final = frozenset({OutcomeName.DENIED, OutcomeName.RATE_LIMITED})
 """Outcomes that deny the caller, not the request."""
 

@@ -6,8 +6,6 @@ from federation.errors import Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
-__all__ = ["MIN_CONCLUSIVE_S", "Classification", "NextStep", "classify", "next_step", "peer_removed"]
-
 MIN_CONCLUSIVE_S: Final = 1.0
 """A peer that does not answer within this many seconds counts as unreachable, even if the budget was longer."""
 _OWN_FAULTS: Final = frozenset(

@@ -14,8 +14,6 @@ from federation.session.paging.cursors import CursorTokens
 from federation.session.peer_request import method_for
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["SessionContext"]
-
 
 class SessionContext:
     """One instance per federation. `peers` and `dial` raise `FederationError` if the federation is not open."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from federation.session.context import SessionContext
     from federation.session.signals import PeerSignal
 
-__all__ = ["FanOut"]
-
 BATCH_S: Final = 0.002
 """Seconds spent on starting peer requests before control returns to the loop, so that local data need not wait."""
 LOCAL_HEAD_START_S: Final = 0.02

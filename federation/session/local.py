@@ -12,11 +12,9 @@ from federation.errors import FederationError, InputError, Reason, Refusal, log_
 from federation.resources.provider import ResourceProvider
 from federation.scope.model import MAX_ROWS_LIMIT, Scope
 from federation.session.validation import RESOURCES, as_input_error
-from federation.store.grants.registry import Grant, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
 from federation.verbs.handlers import Verbs
 from federation.verbs.page_tokens import PageTokens
-
-__all__ = ["LocalData"]
 
 LOGGER: Final = logging.getLogger(__name__)
 SCOPE: Final = Scope(resources=RESOURCES, max_rows_per_query=MAX_ROWS_LIMIT)

@@ -25,8 +25,6 @@ from federation.session.sources import source_of
 from federation.wire.status import error_detail
 from federation.wire.verbs import VERB_BY_NAME
 
-__all__ = ["PeerRequest", "RequestContext", "method_for"]
-
 LOGGER: Final = logging.getLogger(__name__)
 MIN_RETRY_WAIT_S: Final = 0.05
 """Shortest wait before a retry at a rate-limiting peer, in seconds."""

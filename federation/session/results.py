@@ -11,8 +11,6 @@ from federation.session.signals import PeerSignal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.rows import fields
 
-__all__ = ["Answer", "Result", "SessionRow", "SourceReport", "SourceState"]
-
 
 class SourceState(StrEnum):
     """The outcome of one source."""

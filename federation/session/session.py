@@ -31,8 +31,6 @@ from federation.v1 import federation_pb2 as pb
 if TYPE_CHECKING:
     from federation.session.paging.cursors import Cursor
 
-__all__ = ["Session"]
-
 
 class Session:
     """A session of one user in one event loop, created by `Federation.session`. `close` it, or use `async with`.

@@ -5,8 +5,6 @@ from enum import StrEnum
 
 from federation.errors import Remedy
 
-__all__ = ["PeerSignal", "SignalKind"]
-
 
 class SignalKind(StrEnum):
     """The change of availability."""

@@ -6,8 +6,6 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from federation.errors import InputError, unknown_peer
 from federation.suggest import near_matches
 
-__all__ = ["ALL", "FEDERATED", "LOCAL", "Chosen", "choose", "name_of", "source_of"]
-
 LOCAL: Final = "local"
 ALL: Final = "all"
 FEDERATED: Final = "federated:"
@@ -19,9 +17,12 @@ class Reachable(Protocol):
     """The part of a peer that the selection needs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the peer."""
+
     @property
-    def endpoint(self) -> str: ...
+    def endpoint(self) -> str:
+        """`host:port` of the peer."""
 
 
 P = TypeVar("P", bound=Reachable)

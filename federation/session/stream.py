@@ -6,8 +6,6 @@ from federation.errors import FederationError
 from federation.session.fanout import FanOut
 from federation.session.results import Answer, Result
 
-__all__ = ["AnswerStream"]
-
 
 class AnswerStream:
     """An async iterator of one `Answer` per source, with a `result` after its end.

@@ -18,18 +18,6 @@ from federation.verbs.validation import (
     checked_where,
 )
 
-__all__ = [
-    "RESOURCES",
-    "Request",
-    "as_input_error",
-    "build_request",
-    "page_token_of",
-    "plain_user",
-    "plan_of",
-    "require_list",
-    "validate",
-]
-
 R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
 
 Request: TypeAlias = pb.ListRequest | pb.GetRequest | pb.SearchRequest | pb.CapabilitiesRequest

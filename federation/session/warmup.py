@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from federation.session.results import SourceReport, SourceState
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["WarmReport", "warm"]
-
 
 @dataclass(frozen=True, slots=True)
 class WarmReport:

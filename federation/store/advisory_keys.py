@@ -7,8 +7,6 @@ purpose.
 
 from enum import IntEnum
 
-__all__ = ["AdvisoryKey"]
-
 
 class AdvisoryKey(IntEnum):
     """The key of each advisory lock."""

@@ -20,8 +20,6 @@ from federation.store.advisory_keys import AdvisoryKey
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["Database", "translate_db_errors"]
-
 
 @contextmanager
 def translate_db_errors(what: str) -> Iterator[None]:

@@ -14,8 +14,6 @@ from federation.store.database import Database, translate_db_errors
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["TokenRecord", "TokenStore", "hash_secret", "mark_redeemed"]
-
 SECRET_BYTES = 32
 _TABLE = schema.enrollment_tokens
 

@@ -10,8 +10,6 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import gateway_identity
 
-__all__ = ["load_identity", "save_identity", "save_server_certificate"]
-
 _CA_KEY = "authority key"
 _SERVER_KEY = "server key"
 _ONLY_ROW = 1

@@ -19,8 +19,6 @@ from federation.store.database import Database
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["LOCK_FILE", "FileLock", "ServingLock"]
-
 LOCK_FILE: Final = "gateway.lock"
 RETRY_S: Final = 0.5
 PING_S: Final = 5.0

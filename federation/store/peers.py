@@ -15,8 +15,6 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import peers, pending_enrollments
 
-__all__ = ["PeerRecord", "PeerStore", "PendingRenewal", "Versions", "check_peer"]
-
 PENDING_LIFETIME_US: Final = 30 * 86_400 * MICROSECONDS
 """Microseconds that the key of an unfinished enrollment is stored."""
 LIST_PEERS: Final = Remedy(action=Action.LIST_PEERS)

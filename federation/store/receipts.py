@@ -14,8 +14,6 @@ from federation.store.database import Database, translate_db_errors
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["InstanceRecord", "LeaseBound", "Receipt", "ReceiptKind", "ReceiptStore"]
-
 _TABLE: Final = schema.revocations
 _BOUND: Final = schema.lease_bound
 

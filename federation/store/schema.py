@@ -25,23 +25,6 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = [
-    "METADATA",
-    "audit_events",
-    "certificates",
-    "enrollment_tokens",
-    "gateway_identity",
-    "grants",
-    "lease_bound",
-    "memberships",
-    "peers",
-    "pending_enrollments",
-    "revocations",
-    "rows",
-    "teams",
-    "users",
-]
-
 METADATA: Final = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",

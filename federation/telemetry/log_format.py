@@ -14,8 +14,6 @@ from opentelemetry import trace
 
 from federation.config import TelemetryConfig
 
-__all__ = ["JsonFormatter", "TextFormatter", "encodable", "setup_logging"]
-
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _ESCAPES_OF_LINE: Final = {code: text for code, text in _ESCAPES.items() if code not in {9, 10}}
 

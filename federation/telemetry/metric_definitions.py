@@ -3,28 +3,6 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-__all__ = [
-    "AUDIT_DROPPED",
-    "CACHE_BYTES",
-    "CACHE_FLUSHES",
-    "CACHE_HITS",
-    "CACHE_MISSES",
-    "CERTIFICATE_REMAINING",
-    "CERTIFICATE_RENEWALS",
-    "CIRCUIT_STATE",
-    "CIRCUIT_TRANSITIONS",
-    "CLIENT_DURATION",
-    "CLIENT_REQUESTS",
-    "LEASES",
-    "METRICS",
-    "SERVER_DURATION",
-    "SERVER_REQUESTS",
-    "WATCH_EVENTS",
-    "WATCH_STATE",
-    "Kind",
-    "Metric",
-]
-
 _SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
 
 

@@ -15,16 +15,6 @@ from federation.telemetry import metric_definitions as definitions
 from federation.telemetry.metric_definitions import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeName
 
-__all__ = [
-    "CIRCUIT_STATE_VALUE",
-    "WATCH_STATE_VALUE",
-    "CacheReading",
-    "FederationMetrics",
-    "Reader",
-    "Remaining",
-    "metrics_for",
-]
-
 T = TypeVar("T")
 Reader = Callable[[], Iterable[tuple[str, T]]]
 """Yields (peer, value) at each collection. Values of one peer name (one per user) are merged."""

@@ -8,16 +8,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.sampling import Sampler
 
-__all__ = [
-    "DEFAULT_SERVICE_NAME",
-    "Environment",
-    "is_disabled",
-    "is_exported",
-    "names_exporters",
-    "resource_of",
-    "sampler_of",
-]
-
 DEFAULT_SERVICE_NAME: Final = "mosaic-gateway"
 SIGNALS: Final = ("TRACES", "METRICS", "LOGS")
 LOGGER: Final = logging.getLogger(__name__)

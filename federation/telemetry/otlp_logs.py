@@ -12,8 +12,6 @@ from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
 from federation.telemetry.log_format import encodable
 
-__all__ = ["PACKAGE_LOGGER", "OtlpLogHandler"]
-
 PACKAGE_LOGGER: Final = __name__.partition(".")[0]
 """The logger whose records are exported, child loggers included."""
 _SEVERITIES: Final = (

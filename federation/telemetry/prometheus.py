@@ -15,8 +15,6 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from federation.config import parse_address
 from federation.errors import ConfigError
 
-__all__ = ["MetricsPage"]
-
 LOGGER: Final = logging.getLogger(__name__)
 FIELD: Final = "telemetry.prometheus"
 IDLE_TIMEOUT_S: Final = 10.0

@@ -32,8 +32,6 @@ from federation.telemetry.telemetry import Telemetry
 if TYPE_CHECKING:
     from federation.telemetry.prometheus import MetricsPage
 
-__all__ = ["sdk_telemetry"]
-
 
 class _GatewayTracerProvider(SdkTracerProvider):
     """A gateway's tracer provider, to distinguish it from an embedding program's provider."""

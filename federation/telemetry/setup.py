@@ -24,8 +24,6 @@ from federation.telemetry.telemetry import Telemetry
 if TYPE_CHECKING:
     from federation.telemetry.prometheus import MetricsPage
 
-__all__ = ["Telemetry", "setup_telemetry"]
-
 LOGGER: Final = logging.getLogger(__name__)
 
 

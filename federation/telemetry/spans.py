@@ -19,18 +19,6 @@ from opentelemetry.trace import (
 
 from federation.telemetry.traceparent import TraceParent, parse_traceparent
 
-__all__ = [
-    "SCOPE",
-    "SPAN_NAME",
-    "OutcomeName",
-    "SpanSource",
-    "link_to",
-    "outcome_of_code",
-    "remote_parent",
-    "span_status",
-    "traceparent_of",
-]
-
 SPAN_NAME: Final = "federation.request"
 SCOPE: Final = "mosaic.federation"
 """Instrumentation scope of the package's tracer and meter."""

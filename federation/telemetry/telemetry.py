@@ -16,8 +16,6 @@ from federation.telemetry.spans import SpanSource
 if TYPE_CHECKING:
     from federation.telemetry.prometheus import MetricsPage
 
-__all__ = ["Telemetry", "ambient_telemetry"]
-
 FLUSH_TIMEOUT_S: Final = 3.0
 """Seconds that a stopping gateway waits for its collector."""
 LOGGER: Final = logging.getLogger(__name__)

@@ -3,8 +3,6 @@
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["SAMPLED", "TraceParent", "parse_traceparent"]
-
 SAMPLED: Final = 0x01
 _FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
 MAX_LENGTH: Final = 512

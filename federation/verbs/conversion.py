@@ -9,8 +9,6 @@ from federation.resources.provider import Position, Row, SearchHit
 from federation.v1 import federation_pb2 as pb
 from federation.wire.timestamps import fill_timestamp
 
-__all__ = ["add_hit", "add_row", "fill_row", "position_of", "size_bound"]
-
 NANOSECONDS: Final = 1_000
 """Nanoseconds in a microsecond."""
 MIN_SECONDS: Final = -62_135_596_800

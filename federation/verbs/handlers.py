@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from federation.errors import Reason, Refusal
 from federation.resources.provider import ListQuery, Position, ResourceProvider, Row, SearchHit, SearchQuery
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.conversion import add_hit, add_row, fill_row, position_of, size_bound
 from federation.verbs.page_tokens import PageTokens, list_context, search_context
@@ -24,8 +24,6 @@ from federation.verbs.validation import (
 )
 from federation.wire.channel_args import MEBIBYTE
 from federation.wire.verbs import VERBS
-
-__all__ = ["SERVED_VERBS", "Reply", "Verbs"]
 
 PAGE_BYTES: Final = MEBIBYTE
 """Bytes of serialized rows in one page; a page holds at least one row of any size."""

@@ -8,8 +8,6 @@ from federation.errors import Reason, Refusal
 from federation.resources.provider import Position
 from federation.wire.signed_tokens import TokenSeal, context_of
 
-__all__ = ["PageTokens", "list_context", "search_context"]
-
 MAX_TOKEN: Final = 4_096
 _INSTANT: Final = struct.Struct(">q")
 _OFFSET: Final = struct.Struct(">I")

@@ -5,8 +5,6 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["bounded_text", "checked_page_size", "checked_resources", "checked_where", "invalid"]
-
 MAX_RESOURCE: Final = 64
 MAX_ID: Final = 1_024
 """Bytes of 256 characters in UTF-8."""

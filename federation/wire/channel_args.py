@@ -3,8 +3,6 @@
 from dataclasses import dataclass, fields
 from typing import Final
 
-__all__ = ["CHANNEL", "SERVER", "ChannelOptions", "ServerOptions"]
-
 Options = list[tuple[str, int | str]]
 MEBIBYTE: Final = 1 << 20
 MAX_MESSAGE_BYTES: Final = 4 * MEBIBYTE

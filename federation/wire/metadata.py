@@ -4,21 +4,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = [
-    "CACHED",
-    "INSTANCE",
-    "LEASE_MS",
-    "MAX_LEASE_MS",
-    "RESERVED_FOR_TAGS",
-    "SOURCE",
-    "TRACEPARENT",
-    "TRACERESPONSE",
-    "Metadata",
-    "first",
-    "is_instance",
-    "is_sendable",
-]
-
 Metadata = tuple[tuple[str, str | bytes], ...]
 """gRPC metadata. The package appends to it and never replaces it."""
 

@@ -7,8 +7,6 @@ from typing import Any, Final
 from federation.scope.model import DEFAULT_PAGE_SIZE
 from federation.wire.verbs import VERBS
 
-__all__ = ["query_hash", "resource_of", "serialize"]
-
 _PAGED: Final = frozenset(verb.request for verb in VERBS if verb.paged)
 _WITH_RESOURCE: Final = frozenset(
     verb.request for verb in VERBS if "resource" in verb.request.DESCRIPTOR.fields_by_name

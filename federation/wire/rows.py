@@ -7,8 +7,6 @@ import orjson
 from federation.errors import InputError
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["fields"]
-
 
 def fields(row: pb.Row) -> dict[str, Any]:
     """Return a row's data as a new dict.

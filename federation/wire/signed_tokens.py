@@ -6,8 +6,6 @@ from typing import Final
 
 from federation import base64url
 
-__all__ = ["MAC_BYTES", "TokenSeal", "context_of"]
-
 MAC_BYTES: Final = 16
 
 

@@ -13,17 +13,6 @@ from google.rpc.status_pb2 import Status
 from federation.errors import Refusal, Remedy
 from federation.wire.metadata import Metadata
 
-__all__ = [
-    "DOMAIN",
-    "ErrorDetail",
-    "error_detail",
-    "error_detail_of",
-    "pack_remedy",
-    "refusal_status",
-    "status_code",
-    "unpack_remedy",
-]
-
 DOMAIN: Final = "federation.mosaic"
 STATUS_KEY: Final = "grpc-status-details-bin"
 REMEDY: Final = "remedy"

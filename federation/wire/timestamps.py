@@ -6,8 +6,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.clock import MICROSECONDS
 
-__all__ = ["fill_timestamp", "micros_of", "optional_timestamp", "timestamp"]
-
 _NANOSECONDS: Final = 1_000
 """Nanoseconds in a microsecond."""
 

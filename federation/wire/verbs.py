@@ -13,8 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["SERVICE_NAME", "STREAMING_VERBS", "VERBS", "VERB_BY_NAME", "Properties", "Verb", "verbs_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Properties:

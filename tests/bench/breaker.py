@@ -17,8 +17,6 @@ from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig
 from tests.bench.samples import Samples
 
-__all__ = ["ClosedBreaker"]
-
 _CHUNKS = 9
 _ANSWER = Outcome(grpc.StatusCode.OK)
 _CALL = Call("/v1/List", "list", "tasks", "grant", "work.example", "ada", b"", (), time.monotonic() + 86_400)

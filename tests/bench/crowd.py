@@ -17,7 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.config import SessionConfig
 from federation.session.session import Session
 from federation.v1 import federation_pb2 as pb
@@ -25,8 +25,6 @@ from tests.bench.server import ROWS, SLOW_S
 from tests.bench.sessions import NEVER_S, enrolled, opened
 from tests.bench.world import ROOT, serving
 from tests.support.pki import Pki
-
-__all__ = ["CROWD", "FIGURES", "Crowd"]
 
 CROWD: Final = 200
 CONFIG: Final = SessionConfig()

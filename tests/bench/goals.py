@@ -15,8 +15,6 @@ from tests.bench.sessions import AWAY, BARE_SLOW, EIGHT, FIRST, LOCAL, SILENT
 from tests.bench.status import PYTHON
 from tests.bench.variants import BARE, BARE_OTEL, BARE_SYNC
 
-__all__ = ["FLAT", "Goal", "goals"]
-
 FLAT: Final = 1.5
 """Growth that still counts as flat: a random entry of a million lies in no cache of the processor."""
 

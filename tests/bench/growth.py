@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from math import inf
 
 from federation.breaker import CircuitBreaker
-from federation.cache.response_cache import Key, ResponseCache
+from federation.cache.entries import Key
+from federation.cache.response_cache import ResponseCache
 from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Flight, Proceed, compose
@@ -27,8 +28,6 @@ from federation.wire.requests import query_hash, serialize
 from federation.wire.verbs import VERB_BY_NAME
 from tests.bench.samples import Samples
 from tests.bench.server import ROWS, rows
-
-__all__ = ["Growth", "Shelved"]
 
 _LONG_S = 86_400.0
 _BODY = pb.ListResponse(rows=rows(1)[:1]).SerializeToString()

@@ -17,8 +17,6 @@ from tests.bench.sessions import BARE_SLOW
 from tests.bench.sharing import ASKERS
 from tests.bench.status import PYTHON
 
-__all__ = ["as_json", "show"]
-
 _PACKAGES: Final = (
     "grpcio",
     "protobuf",

@@ -18,8 +18,6 @@ from tests.bench.status import StatusTimes
 from tests.bench.variants import Calls, Variant, VoidError, variants
 from tests.bench.world import World
 
-__all__ = ["DEFAULT", "QUICK", "Plan", "Run", "measure"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

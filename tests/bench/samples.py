@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import NamedTuple
 
-__all__ = ["Samples", "Spread"]
-
 
 class Spread(NamedTuple):
     """A median over rounds, and the quartiles about it."""

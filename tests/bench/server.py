@@ -20,8 +20,6 @@ from federation.wire.channel_args import SERVER
 from federation.wire.metadata import LEASE_MS, TRACERESPONSE
 from tests.support.pki import Leaf, server_credentials
 
-__all__ = ["ROWS", "SLOW_S", "rows"]
-
 ROWS: Final = 20
 SLOW_S: Final = 0.02
 _TRAILING: Final = ((LEASE_MS, "30000"), (TRACERESPONSE, "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"))

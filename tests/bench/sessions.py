@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import grpc
 
 from federation.bootstrap import init_gateway
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.config import ClientConfig, GatewayConfig, SessionConfig
 from federation.federation import Federation
 from federation.resources.batch import Batch, NewRow
@@ -34,11 +34,6 @@ from tests.bench.variants import VoidError
 from tests.bench.world import DEADLINE_S, GATEWAY, serving
 from tests.support.federations import ListedPeers
 from tests.support.pki import Pki, channel_credentials
-
-__all__ = [
-    "AWAY", "BARE_EIGHT", "BARE_SLOW", "BUDGET_S", "EIGHT", "FIRST", "LOCAL", "NEVER_S", "SILENT",
-    "SessionTimes", "enrolled", "opened",
-]  # fmt: skip
 
 PEERS: Final = 8
 BUDGET_S: Final = 0.3

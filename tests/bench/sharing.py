@@ -9,8 +9,6 @@ from typing import Any, Final
 from federation.v1 import federation_pb2 as pb
 from tests.bench.world import DEADLINE_S, World
 
-__all__ = ["ASKERS", "Sharing"]
-
 ASKERS: Final = 100
 _NUMBERS: Final = count()
 

@@ -24,8 +24,6 @@ from federation.store.peers import PeerRecord, PeerStore
 from tests.bench.samples import Samples
 from tests.support.pki import Pki
 
-__all__ = ["PYTHON", "STATUS", "StatusTimes"]
-
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = "python -c pass"
 STATUS: Final = "status"

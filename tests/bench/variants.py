@@ -13,8 +13,6 @@ from tests.bench.samples import Samples
 from tests.bench.server import ROWS
 from tests.bench.world import DEADLINE_S, Client, World
 
-__all__ = ["BARE", "BARE_OTEL", "BARE_SYNC", "Calls", "Variant", "VoidError", "new_request", "variants"]
-
 BARE: Final = "aio bare"
 BARE_OTEL: Final = "aio bare + OTel"
 BARE_SYNC: Final = "sync bare"

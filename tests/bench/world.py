@@ -31,8 +31,6 @@ from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
 from tests.support.pki import GRANT_ID, Pki, channel_credentials
 
-__all__ = ["DEADLINE_S", "GATEWAY", "Client", "World", "serving"]
-
 DEADLINE_S: Final = 2.0
 """Bare calls get the deadline that the chain gives its own."""
 ROOT: Final = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from federation.cache.response_cache import InvalidationReason, Partition, ResponseCache
+from federation.cache.entries import InvalidationReason
+from federation.cache.response_cache import Partition, ResponseCache
 from federation.client.chain.flow import Flight, Outcome, refused
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import CachingInterceptor

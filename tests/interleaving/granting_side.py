@@ -25,7 +25,8 @@ from federation.server.revocation.protocol import (
 )
 from federation.server.watch.service import _armed, _message
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher
-from federation.store.grants.registry import CertificateRecord, Grant, GrantRegistry, GrantStatus
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import ReceiptKind
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import Reply

@@ -2,17 +2,8 @@
 
 from collections.abc import Callable, Generator, Iterable
 
-from federation.cache.entries import CacheBucket
-from federation.cache.response_cache import (
-    DeliveryDecision,
-    FetchToken,
-    Flushed,
-    Hit,
-    InvalidationReason,
-    Key,
-    Miss,
-    Partition,
-)
+from federation.cache.entries import CacheBucket, DeliveryDecision, FetchToken, InvalidationReason, Key
+from federation.cache.response_cache import Flushed, Hit, Miss, Partition
 from federation.client.chain.flow import Flight
 from federation.client.watch.events import EventHandler
 from federation.server.revocation.leases import LeaseTable, PendingRevocation

@@ -4,7 +4,8 @@ from collections.abc import Callable, Hashable
 from math import inf
 from typing import Any
 
-from federation.cache.response_cache import DeliveryDecision, FetchToken, Key, Partition
+from federation.cache.entries import DeliveryDecision, FetchToken, Key
+from federation.cache.response_cache import Partition
 from federation.client.chain.flow import Call, Flight, Flow, Outcome
 
 NEVER = 1e5

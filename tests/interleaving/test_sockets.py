@@ -25,7 +25,7 @@ from federation.bootstrap import init_gateway
 from federation.client.peers.watch_handle import WatchState
 from federation.config import ClientConfig, GatewayConfig, StoreConfig
 from federation.federation import Federation
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.store.peers import PeerRecord
 from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2

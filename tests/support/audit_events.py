@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from federation.store.audit.archive import DAY_US
-from federation.store.audit.table import AuditEvent
+from federation.store.audit.model import AuditEvent
 
 TODAY = 20_000
 """A day, counted from 1970: 2024-10-04."""

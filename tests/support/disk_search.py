@@ -10,8 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-__all__ = ["found_in", "open_files", "remains"]
-
 DEPTH: Final = 3
 """Wraps within wraps."""
 _RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{24,}")

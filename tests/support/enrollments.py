@@ -23,7 +23,8 @@ from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.server.pipeline.renewal_service import RenewalService
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenStore
-from federation.store.grants.registry import Grant, GrantRegistry
+from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.store.peers import PeerStore
 from federation.v1.enrollment_pb2_grpc import add_EnrollmentServiceServicer_to_server
 from federation.wire.channel_args import SERVER

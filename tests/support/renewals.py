@@ -14,7 +14,7 @@ from federation.enrollment.renew import renew
 from federation.pki.authority import Authority
 from federation.pki.renewal_proof import make_proof
 from federation.store.database import Database
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.store.peers import PeerRecord, PeerStore
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1.enrollment_pb2_grpc import EnrollmentServiceStub

@@ -20,8 +20,8 @@ from federation.server.pipeline.service import FederationService
 from federation.server.pipeline.tracing import ServerTracing
 from federation.server.revocation.leases import LeaseTable
 from federation.server.transport.server import GatewayServer
-from federation.store.audit.table import AuditEvent
-from federation.store.grants.registry import CertificateRecord, Grant, GrantStatus
+from federation.store.audit.model import AuditEvent
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.telemetry.spans import SpanSource
 from federation.v1 import enrollment_pb2_grpc
 from federation.v1 import federation_pb2_grpc as pb_grpc

@@ -21,7 +21,8 @@ from federation.server.pipeline.service import FederationService
 from federation.server.revocation.coordinator import InvalidationCoordinator
 from federation.server.transport.server import GatewayServer
 from federation.store.database import Database
-from federation.store.grants.registry import Grant, GrantRegistry
+from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.metadata import INSTANCE, LEASE_MS, first

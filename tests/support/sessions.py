@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import SessionConfig
 from federation.federation import Federation

@@ -11,8 +11,6 @@ from pathlib import Path
 from federation.clock import Clock
 from federation.gateway import Gateway
 
-__all__ = ["AHEAD"]
-
 AHEAD = "ahead"
 
 

@@ -8,8 +8,6 @@ from mosaic_cli import completion
 from mosaic_cli.options import UNSET_GATEWAY, Gateway
 from mosaic_cli.output.times import FORMS
 
-__all__ = ["HELP", "audit"]
-
 HELP: Final = """Show the audit trail, newest first: calls of peers and acts of the operator, without the rows read.
 
 Refused calls are included; repeated refusals of one kind are counted together. Times are UTC.

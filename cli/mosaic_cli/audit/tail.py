@@ -23,8 +23,6 @@ from mosaic_cli.output.errors import explain
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["follow", "page"]
-
 PAGE: Final = 1_000
 POLL_S: Final = 0.25
 RETRY_S: Final = 0.5

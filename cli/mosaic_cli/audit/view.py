@@ -7,10 +7,8 @@ from typing import Final
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console, shapes
+from mosaic_cli.output import console, models
 from mosaic_cli.output.errors import clean
-
-__all__ = ["AuditLines"]
 
 LOOKS: Final = {
     "ok": ("green", "✓"),
@@ -89,7 +87,7 @@ def _cells(event: pb.AuditEvent) -> list[Text]:
     colour, symbol = LOOKS.get(event.outcome, ("", "·"))
     times = f" x{event.count}" if event.count > 1 else ""
     return [
-        Text((shapes.instant(event, "at") or "?")[:AT_WIDTH].replace("T", " ")),
+        Text((models.instant(event, "at") or "?")[:AT_WIDTH].replace("T", " ")),
         Text(clean(f"{symbol} {event.outcome}{times}"), style=colour),
         Text(clean(who)),
         Text(clean(what)),

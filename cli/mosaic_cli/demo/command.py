@@ -4,8 +4,6 @@ from typing import Annotated, Final
 
 import typer
 
-__all__ = ["HELP", "demo"]
-
 HELP: Final = """Watch a home gateway read a work gateway's data over mutual TLS.
 
 Starts two gateways as separate processes in a temporary directory, on free loopback ports, and shows each step as the

@@ -17,8 +17,6 @@ from queue import Empty, Queue
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-__all__ = ["DemoEnvironment", "Ran", "StepError"]
-
 START_S: Final = 20.0
 STOP_S: Final = 10.0
 COMMAND_S: Final = 30.0

@@ -8,8 +8,6 @@ from typing import Final
 from mosaic_cli.demo.data import HOME, WORK
 from mosaic_cli.demo.environment import DemoEnvironment
 
-__all__ = ["run_script"]
-
 SCOPE: Final = """\
 {
   "resources": ["tasks", "notes"],

@@ -8,8 +8,6 @@ import typer
 
 from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
-__all__ = ["app"]
-
 app = typer.Typer(help="Create and run a gateway, and import its data.", no_args_is_help=True, rich_markup_mode=None)
 
 

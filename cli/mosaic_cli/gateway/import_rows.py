@@ -16,12 +16,10 @@ from federation.config import GatewayConfig
 from federation.errors import InputError
 from federation.resources.importing.importer import Importer, ImportSummary
 from federation.resources.sql.provider import SqlProvider
-from federation.store.audit.table import AuditEvent, AuditStore
+from federation.store.audit.model import AuditEvent
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from federation.store.locks import ServingLock
-
-__all__ = ["load", "load_directly"]
-
 
 CHUNK: Final = 64 * 1024
 """Bytes in one message."""

@@ -8,8 +8,6 @@ from federation.gateway import Gateway
 from federation.telemetry.log_format import setup_logging
 from mosaic_cli.output import console
 
-__all__ = ["run"]
-
 
 async def run(directory: Path, *, standby: bool) -> None:
     """Serve until SIGINT or SIGTERM, or until the serving lock is lost."""

@@ -19,8 +19,6 @@ from mosaic_cli.options import (
     read_argument,
 )
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Let another gateway read this gateway's data within a scope.", no_args_is_help=True, rich_markup_mode=None
 )

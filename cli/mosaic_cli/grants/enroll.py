@@ -7,8 +7,6 @@ import typer
 from mosaic_cli.completion import GrantId
 from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json
 
-__all__ = ["confirm", "token"]
-
 
 def token(
     grant: GrantId,
@@ -32,14 +30,14 @@ def token(
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_grant_id
-    from mosaic_cli.output import console, shapes
+    from mosaic_cli.output import console, models, shapes
     from mosaic_cli.output.times import when
 
     with connect(gateway) as admin:
         grant = resolve_grant_id(admin, grant)
         reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
     if as_json:
-        console.write(shapes.dump({"token": reply.token, "expires_at": shapes.instant(reply, "expires_at")}))
+        console.write(shapes.dump({"token": reply.token, "expires_at": models.instant(reply, "expires_at")}))
         return
     console.write(reply.token)
     console.message(f"it works once, and expires {when(reply, 'expires_at')}")

@@ -11,10 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console, shapes
+from mosaic_cli.output import console, models
 from mosaic_cli.output.times import duration, seconds
-
-__all__ = ["RevocationResult", "follow", "interruptible", "show"]
 
 SHOWN: Final = 8
 """Characters of an instance id to show."""
@@ -69,7 +67,7 @@ def show(result: RevocationResult) -> None:
 
 def _show_pending(progress: pb.RevocationProgress) -> None:
     waiting = _awaited(progress.awaited)
-    status = console.state_text(shapes.enum_name(progress.grant, "status"))
+    status = console.state_text(models.enum_name(progress.grant, "status"))
     console.facts((("grant", progress.grant.id), ("status", status)))
     console.message(f"in force for every new call; {_waiting_text(waiting) if waiting else 'no cache is awaited'}")
 
@@ -80,8 +78,8 @@ def _show_receipt(receipt: pb.RevocationReceipt) -> None:
     console.facts(
         (
             ("grant", receipt.grant_id),
-            ("narrowed" if narrowed else "revoked", shapes.instant(receipt, "revoked_at") or "-"),
-            ("effective", f"{shapes.instant(receipt, 'effective_at') or '-'} ({_after(effective - begun)} later)"),
+            ("narrowed" if narrowed else "revoked", models.instant(receipt, "revoked_at") or "-"),
+            ("effective", f"{models.instant(receipt, 'effective_at') or '-'} ({_after(effective - begun)} later)"),
             ("lost" if narrowed else "reason", receipt.reason or "-"),
         )
     )

@@ -10,8 +10,6 @@ from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, read_argument
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["revoke", "scope"]
-
 NoWait = Annotated[
     bool, typer.Option("--no-wait", help="Return when the change is stored; do not wait until all caches are released.")
 ]

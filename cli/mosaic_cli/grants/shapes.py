@@ -9,8 +9,6 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.models import Grant, ResourcePreview, Shape, fill, instant
 from mosaic_cli.output.shapes import json_value
 
-__all__ = ["grant", "open_resources", "opens", "sentences"]
-
 
 def grant(message: pb.GrantInfo) -> Shape:
     """Return a grant with its scope in sentences and its use. A grant of `--dry-run` has no id."""

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
-from mosaic_cli.output import console, shapes
+from mosaic_cli.output import console, models
 from mosaic_cli.output.times import dated, duration, when
-
-__all__ = ["show", "show_opened", "show_opens", "show_receipts", "table"]
 
 Fact = tuple[str, console.Cell]
 
@@ -17,7 +15,7 @@ def show(grant: pb.GrantInfo) -> None:
     console.facts(
         (
             ("grant", grant.id or "(not created)"),
-            ("status", console.state_text(shapes.enum_name(grant, "status"))),
+            ("status", console.state_text(models.enum_name(grant, "status"))),
             ("peer", grant.peer),
             ("subject", grant.subject),
             *_lines("scope", grant_shapes.sentences(grant)),
@@ -33,7 +31,7 @@ def show(grant: pb.GrantInfo) -> None:
 def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
     """Print how many rows each resource opens for the peer now, and the newest of them."""
     if grant.status not in {pb.GRANT_STATUS_PENDING, pb.GRANT_STATUS_ACTIVE}:
-        console.message(f"the grant opens nothing: it is {shapes.enum_name(grant, 'status')}")
+        console.message(f"the grant opens nothing: it is {models.enum_name(grant, 'status')}")
         return
     if opens:
         _opens_table(grant, opens)
@@ -104,7 +102,7 @@ def table(grants: Iterable[pb.GrantInfo]) -> None:
         ("status", "id", "peer", "subject", "expires", "last used"),
         (
             (
-                console.state_text(shapes.enum_name(grant, "status")),
+                console.state_text(models.enum_name(grant, "status")),
                 grant.id,
                 grant.peer,
                 grant.subject,

@@ -7,8 +7,6 @@ import typer
 from mosaic_cli import completion
 from mosaic_cli.options import UNSET_GATEWAY, Gateway
 
-__all__ = ["HELP", "mcp"]
-
 HELP: Final = """Serve list, get, search and status to an agent, as tools of the Model Context Protocol over stdio.
 
 An agent's program starts this command. It queries the running gateway in the name of one of its users, and exits at

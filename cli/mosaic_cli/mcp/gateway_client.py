@@ -18,8 +18,6 @@ from mosaic_cli.query.answers import Answers, milliseconds
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceAsyncStub
 
-__all__ = ["GatewayClient"]
-
 PATIENCE_S: Final = 60.0
 """Time limit of an answer of a gateway that accepts connections."""
 LIVE: Final = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]

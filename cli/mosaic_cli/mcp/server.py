@@ -26,8 +26,6 @@ from mosaic_cli.output.errors import explain
 from mosaic_cli.output.json_schema import Keys, SchemaBuilder
 from mosaic_cli.query import shapes as query_shapes
 
-__all__ = ["build", "serve"]
-
 INTERRUPTED: Final = 130
 LOGGER: Final = "mosaic.federation"
 LEVELS: Final[tuple[types.LoggingLevel, ...]] = get_args(types.LoggingLevel)

@@ -15,8 +15,6 @@ from mosaic_cli.output.outputs import MCP_STATUS, OUTPUTS
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers
 
-__all__ = ["INSTRUCTIONS", "TOOLS", "ToolSpec"]
-
 INSTRUCTIONS: Final = """\
 Reads tasks, notes and memory of this gateway's user: `local` rows, and rows of other gateways that granted access
 (`federated:<peer>`). Leave `source` at `all` unless the user names one; mosaic_status lists them and their resources.

@@ -15,8 +15,6 @@ from rich.text import Text
 from mosaic_cli.output.errors import clean
 from mosaic_cli.output.layout import state
 
-__all__ = ["facts", "flush", "heading", "is_bounded", "message", "state_text", "stdout_console", "table", "write"]
-
 WIDE: Final = 110
 """Width in columns if standard output is no terminal."""
 GAP: Final = 2

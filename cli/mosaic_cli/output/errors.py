@@ -11,8 +11,6 @@ from mosaic_cli.output.times import duration
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["ADVICE", "advised", "clean", "command", "explain", "remedy_in", "simplify_grpc_error"]
-
 
 class _Command(NamedTuple):
     """The arguments of `mosaic`, or only options. A word in braces is replaced by that parameter of the remedy.

@@ -5,8 +5,6 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 
 from mosaic_cli.output.models import Keywords, Model, Shape
 
-__all__ = ["Keys", "SchemaBuilder", "keys_of"]
-
 Keys = dict[str, Any]
 """The keys of a JSON object and their types."""
 TYPES: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}

@@ -9,22 +9,6 @@ from typing import Final, NamedTuple
 
 from mosaic_cli.output.errors import clean
 
-__all__ = [
-    "GAP",
-    "Span",
-    "TextLine",
-    "cells",
-    "columns",
-    "labelled",
-    "plain",
-    "plural",
-    "print_lines",
-    "span",
-    "state",
-    "summary",
-    "wrapped",
-]
-
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10

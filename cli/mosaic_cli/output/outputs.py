@@ -44,8 +44,6 @@ from mosaic_cli.output.models import (
     Watch,
 )
 
-__all__ = ["MCP_STATUS", "OUTPUTS", "write"]
-
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SHARED: Final = "definitions.json"
 WIDE: Final = 80

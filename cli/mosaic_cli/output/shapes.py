@@ -20,27 +20,8 @@ from mosaic_cli.output.models import (
     Shape,
     UserRemoval,
     Watch,
-    enum_name,
     fill,
-    instant,
 )
-
-__all__ = [
-    "Shape",
-    "audit_event",
-    "capabilities",
-    "certificate",
-    "dump",
-    "enrolled",
-    "enum_name",
-    "instant",
-    "json_value",
-    "peer",
-    "receipt",
-    "removal",
-    "revocation_result",
-    "row",
-]
 
 DEEPEST: Final = 64
 

@@ -8,9 +8,6 @@ from typing import Final
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-__all__ = ["FORMS", "dated", "distance", "duration", "moment", "parse_instant", "seconds", "when"]
-
-
 FORMS: Final = "2h, 3d, 1w, today, yesterday, 2026-05-03 or 2026-05-03T10:00:00Z"
 _AGO: Final = re.compile(r"(?:\d{1,6}[smhdw])+\Z", re.ASCII)
 _PART: Final = re.compile(r"(\d+)([smhdw])")

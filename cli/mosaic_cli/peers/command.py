@@ -18,8 +18,6 @@ from mosaic_cli.options import (
     read_argument,
 )
 
-__all__ = ["PeerUser", "app", "remove", "reset", "rotate"]
-
 
 def _reject_empty(user: str | None) -> str | None:
     """Reject an empty name, as from an unset shell variable: it would match a peer of any user."""
@@ -119,7 +117,7 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console, shapes
+    from mosaic_cli.output import console, models, shapes
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
@@ -127,12 +125,12 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     if as_json:
         console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    state = shapes.enum_name(before.circuit, "state")
+    state = models.enum_name(before.circuit, "state")
     change = (
         "was already closed" if state == "closed" else f"was {state} and is now closed: the next call is sent at once"
     )
     console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
-    console.message(f"{after.name} is {shapes.enum_name(after, 'state')}")
+    console.message(f"{after.name} is {models.enum_name(after, 'state')}")
 
 
 app = typer.Typer(

@@ -7,13 +7,11 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output import console, shapes
+from mosaic_cli.output import console, models, shapes
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.models import CertificateWhole, Shape, ShownPeer
 from mosaic_cli.output.times import dated, duration
 from mosaic_cli.status.peers import facts
-
-__all__ = ["cached", "certificate", "shape", "show", "table"]
 
 Fact = tuple[str, console.Cell]
 KIB = 1024
@@ -29,7 +27,7 @@ def show(peer: pb.PeerStatus) -> None:
     console.facts(
         (
             ("peer", peer.name),
-            ("state", console.state_text(shapes.enum_name(peer, "state"))),
+            ("state", console.state_text(models.enum_name(peer, "state"))),
             ("user", peer.user),
             ("endpoint", peer.endpoint),
             ("grant", peer.grant_id),
@@ -72,7 +70,7 @@ def table(peers: Iterable[pb.PeerStatus]) -> None:
     console.table(
         ("state", "peer", "user", "endpoint", "grant"),
         (
-            (console.state_text(shapes.enum_name(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
+            (console.state_text(models.enum_name(peer, "state")), peer.name, peer.user, peer.endpoint, peer.grant_id)
             for peer in peers
         ),
         fold=("grant", "endpoint"),

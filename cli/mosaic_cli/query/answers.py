@@ -7,8 +7,6 @@ from federation.errors import FederationError, Reason, Refusal
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 
-__all__ = ["ANSWERED", "Answers", "milliseconds"]
-
 MILLISECONDS: Final = 1_000
 ANSWERED: Final = frozenset({"ok", "cached"})
 """States of a source that answered."""

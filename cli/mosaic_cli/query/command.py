@@ -7,8 +7,6 @@ import typer
 from mosaic_cli import completion
 from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Read rows of this gateway and of peers as one of its users.", no_args_is_help=True, rich_markup_mode=None
 )

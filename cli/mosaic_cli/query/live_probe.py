@@ -16,8 +16,6 @@ from mosaic_cli.output.errors import explain
 if TYPE_CHECKING:
     from federation.v1.admin_pb2_grpc import AdminServiceStub
 
-__all__ = ["LiveProbe", "probe"]
-
 
 @dataclass(frozen=True, slots=True)
 class LiveProbe:

@@ -13,8 +13,6 @@ from mosaic_cli.output.layout import plural
 from mosaic_cli.output.times import duration, when
 from mosaic_cli.query.answers import ANSWERED, Answers
 
-__all__ = ["LiveTable", "close", "listing", "print_capabilities", "print_signals", "show"]
-
 HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "content")
 """Fields that hold the title of a row, in the order of preference."""
 

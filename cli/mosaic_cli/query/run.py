@@ -15,8 +15,6 @@ from mosaic_cli.query import rows
 from mosaic_cli.query import shapes as query_shapes
 from mosaic_cli.query.answers import Answers, milliseconds
 
-__all__ = ["QueryCommand"]
-
 ALL: Final = "all"
 
 

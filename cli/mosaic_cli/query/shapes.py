@@ -8,8 +8,6 @@ from mosaic_cli.output.errors import advised, remedy_in
 from mosaic_cli.output.models import Shape, Signal, SourceCapabilities, SourceReport, fill
 from mosaic_cli.query.answers import Answers
 
-__all__ = ["capabilities", "found", "report", "rows", "signal"]
-
 DECIMALS: Final = 3
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["HELP", "healthy", "status"]
-
 UNHEALTHY: Final = 3
 PATIENCE_S: Final = 10.0
 """Time limit of the gateway's answer. A status of a thousand peers takes a fraction of it."""

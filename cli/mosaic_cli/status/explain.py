@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from federation.store.peers import PeerRecord
     from federation.v1 import admin_pb2 as pb
 
-__all__ = ["explain_peer"]
-
 BROKEN: Final = 3
 LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
 NAMES: Final = {"certificate": "own cert"}

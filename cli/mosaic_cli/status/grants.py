@@ -9,8 +9,6 @@ from mosaic_cli.output.layout import Span, TextLine, cells, columns, plain, plur
 from mosaic_cli.output.times import distance, moment, seconds
 from mosaic_cli.status.health import ENDED
 
-__all__ = ["grant_lines", "grant_summary", "requests_line", "shown_grants"]
-
 STATES: Final = {
     pb.GRANT_STATUS_PENDING: "pending",
     pb.GRANT_STATUS_ACTIVE: "active",

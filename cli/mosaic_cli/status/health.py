@@ -11,8 +11,6 @@ from mosaic_cli.output.errors import clean, command
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.times import distance, duration, moment, seconds
 
-__all__ = ["ENDED", "ORDER", "Health", "assess_health", "circuit_text", "expires_soon", "last_seen", "meaning"]
-
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The labels of peers, best first."""
 ENDED: Final = frozenset({pb.GRANT_STATUS_REVOKED, pb.GRANT_STATUS_EXPIRED})

@@ -24,8 +24,6 @@ from mosaic_cli.output.times import duration
 from mosaic_cli.status.page import screen
 from mosaic_cli.status.stream import Feed, StatusSnapshot
 
-__all__ = ["frame", "watch"]
-
 TICK_S: Final = 0.5
 SILENT_S: Final = 4.0
 """The gateway sends a status every second. After this time without one it is reported as silent."""

@@ -10,8 +10,6 @@ from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, 
 from mosaic_cli.status.health import ORDER, expires_soon
 from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_rows, peer_summary
 
-__all__ = ["page", "screen"]
-
 CARDS: Final = 3
 """Up to this number, each peer has a card with all its facts; more peers have one row each."""
 BLANK: Final[TextLine] = ()

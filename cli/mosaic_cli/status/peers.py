@@ -21,8 +21,6 @@ from mosaic_cli.output.layout import (
 from mosaic_cli.output.times import duration, moment, seconds
 from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, expires_soon, last_seen, meaning
 
-__all__ = ["PeerHealth", "assess_peers", "card", "facts", "notes", "peer_rows", "peer_summary"]
-
 NOTE: Final = 4
 """Indentation of the notes below a row."""
 LABEL: Final = 14

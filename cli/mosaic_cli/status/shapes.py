@@ -7,8 +7,6 @@ from mosaic_cli.output.models import ExplainedFailure, Gateway, ServedGrant, Ser
 from mosaic_cli.output.shapes import certificate, peer
 from mosaic_cli.status.health import assess_health, meaning
 
-__all__ = ["status", "unreachable"]
-
 
 def status(message: pb.StatusResponse) -> Shape:
     """Return the whole status."""

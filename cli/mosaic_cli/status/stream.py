@@ -15,8 +15,6 @@ from federation.errors import FederationError, GatewayUnavailableError
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import explain
 
-__all__ = ["Feed", "StatusSnapshot", "json_lines"]
-
 RETRY_S: Final = 0.5
 STOPPED: Final = "the gateway has stopped"
 

@@ -14,8 +14,6 @@ from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import micros_of
 
-__all__ = ["AuditHandlers"]
-
 DEFAULT_PAGE = 50
 
 

@@ -9,8 +9,6 @@ from federation.client.peers.peer import Peer
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["suggest"]
-
 MAX_SUGGESTIONS: Final = 100
 MAX_NAMES: Final = 10_000
 MAX_USERS_SHOWN: Final = 3

@@ -13,12 +13,10 @@ from federation.admin.pagination import page_of
 from federation.clock import MICROSECONDS
 from federation.errors import Action, InputError, NotFoundError, Remedy
 from federation.scope.model import Scope
-from federation.store.grants.registry import Grant, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp
-
-__all__ = ["GrantHandlers"]
 
 MAX_NAME_SHOWN: Final = 64
 """Characters of an unknown name that an error quotes."""

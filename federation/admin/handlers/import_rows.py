@@ -8,8 +8,6 @@ from federation.resources.importing.importer import Importer, ImportSummary
 from federation.resources.sql.provider import SqlProvider
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["IMPORT_ACT", "import_rows"]
-
 IMPORT_ACT = "rows.import"
 
 

@@ -16,8 +16,6 @@ from federation.errors import ConflictError, FederationError, NotFoundError, Ref
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.v1 import admin_pb2 as pb
 
-__all__ = ["PeerHandlers"]
-
 ARMING_TIMEOUT_S: Final = 1.0
 """Longest wait of an enrollment for the watch to be armed. Calls work without it; changes arrive later."""
 

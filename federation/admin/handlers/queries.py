@@ -17,8 +17,6 @@ from federation.v1 import admin_pb2 as pb
 from federation.wire.channel_args import MEBIBYTE
 from federation.wire.timestamps import timestamp
 
-__all__ = ["QueryHandlers"]
-
 MAX_MESSAGE_BYTES: Final = MEBIBYTE
 """Largest size of the serialized rows in one message. A larger row has a message of its own."""
 

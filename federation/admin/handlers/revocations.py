@@ -17,12 +17,10 @@ from federation.scope.diff import compare_scopes
 from federation.scope.model import Scope
 from federation.server.revocation.leases import Release
 from federation.server.revocation.manager import RevocationHandle, ScopeEdit
-from federation.store.grants.registry import Grant, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
 from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp, timestamp
-
-__all__ = ["RevocationHandlers", "receipt_message", "release_message"]
 
 ProgressMessage = pb.RevocationProgress | pb.RevocationReceipt
 USER_REMOVED = "the user was removed"

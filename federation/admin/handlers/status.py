@@ -11,12 +11,10 @@ from federation.admin.status_warnings import status_warnings
 from federation.client.peer_status import state_of
 from federation.client.peers.peer import Peer
 from federation.errors import NotFoundError, unknown_peer
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp
-
-__all__ = ["StatusHandlers"]
 
 CHUNK: Final = 32
 """Peers or grants that are processed before control returns to the event loop."""

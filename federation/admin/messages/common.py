@@ -5,12 +5,10 @@ from typing import Final
 from federation.config import GatewayConfig, parse_address
 from federation.pki.rotation_policy import renewal_point_us
 from federation.server.call_stats import UNUSED, GrantUse
-from federation.store.audit.table import AuditEvent
-from federation.store.grants.registry import CertificateRecord, Grant, GrantStatus
+from federation.store.audit.model import AuditEvent
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import optional_timestamp
-
-__all__ = ["advertised", "audit_message", "certificate_message", "grant_message", "status_value"]
 
 _STATUS: Final = {
     GrantStatus.PENDING: pb.GRANT_STATUS_PENDING,

@@ -14,8 +14,6 @@ from federation.pki.rotation_policy import Validity, due_at_us
 from federation.v1 import admin_pb2 as pb
 from federation.wire.timestamps import timestamp
 
-__all__ = ["own_certificate", "peer_message"]
-
 _CIRCUIT: Final = {
     CircuitState.CLOSED: pb.CIRCUIT_STATE_CLOSED,
     CircuitState.OPEN: pb.CIRCUIT_STATE_OPEN,

@@ -14,8 +14,6 @@ from federation.client.chain.outcomes import LOCALLY_CANCELLED, undecodable
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 
-__all__ = ["FlowCall", "final_outcome", "refuse_watch", "result_if_done", "rpc_error"]
-
 _UNSET: Final = object()
 
 

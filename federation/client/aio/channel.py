@@ -16,8 +16,6 @@ from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.clock import Clock
 
-__all__ = ["AioChannel"]
-
 
 class AioChannel(grpc.aio.Channel):
     """A channel to one peer through the chain: List, Get, Search and Capabilities.

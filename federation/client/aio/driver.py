@@ -19,8 +19,6 @@ from federation.client.transport.connections import Connection
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
 
-__all__ = ["AioDriver"]
-
 
 class AioDriver:
     """Sends calls on one loop. It steps gRPC's own call as `asyncio.Task` would, without a task."""

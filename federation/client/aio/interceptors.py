@@ -33,8 +33,6 @@ from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
 
-__all__ = ["FederationStreamInterceptor", "FederationUnaryInterceptor", "aio_interceptors"]
-
 Continuation: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 

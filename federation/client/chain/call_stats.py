@@ -6,8 +6,6 @@ from typing import Final, NamedTuple
 from federation.clock import MICROSECONDS, Clock
 from federation.sanitize import printable
 
-__all__ = ["CallFailure", "Latency", "PeerHealth", "nearest_rank"]
-
 WINDOW: Final = 512
 """Number of answered calls over which latency is computed."""
 _CALLER_CODES: Final = frozenset({"NOT_FOUND", "INVALID_ARGUMENT", "CANCELLED"})

@@ -9,8 +9,6 @@ the RPC spans of OpenTelemetry's instrumentation, if switched on, lie below it.
 
 from federation.client.chain.flow import Interceptor
 
-__all__ = ["build_chain"]
-
 
 def build_chain(
     *,

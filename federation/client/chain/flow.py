@@ -18,20 +18,6 @@ from federation.errors import Refusal
 from federation.wire.metadata import Metadata
 from federation.wire.status import refusal_status
 
-__all__ = [
-    "Call",
-    "CallTrace",
-    "Cancelled",
-    "Flight",
-    "Flow",
-    "Interceptor",
-    "Join",
-    "Outcome",
-    "Proceed",
-    "compose",
-    "refused",
-]
-
 
 class CallTrace(Protocol):
     """The span of a call, started as late as possible."""

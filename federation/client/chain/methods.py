@@ -12,19 +12,6 @@ from federation.wire.metadata import Metadata
 from federation.wire.requests import resource_of, serialize
 from federation.wire.verbs import VERBS
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "PeerIdentity",
-    "as_metadata",
-    "changed_details",
-    "check_options",
-    "deadline_of",
-    "method_in",
-    "method_of",
-    "remaining",
-]
-
 _MAX_TIMEOUT_S: Final = 86_400.0 * 365
 """Timeouts above a year are sent as none: gRPC's clock overflows on very large ones."""
 

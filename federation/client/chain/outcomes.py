@@ -11,16 +11,6 @@ from federation.client.chain.flow import Outcome, refused
 from federation.errors import Reason, Refusal
 from federation.wire.status import STATUS_KEY, error_detail
 
-__all__ = [
-    "CONNECTION_FAILURE_CODES",
-    "LOCALLY_CANCELLED",
-    "closed",
-    "from_wire",
-    "interrupted",
-    "timed_out",
-    "undecodable",
-]
-
 LOCALLY_CANCELLED: Final = "Locally cancelled by application!"
 """gRPC's own text for a call that its caller cancelled."""
 CONNECTION_FAILURE_CODES: Final = frozenset(

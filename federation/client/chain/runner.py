@@ -7,8 +7,6 @@ from typing import Any, Final, Protocol
 from federation.client.chain.flow import Call, Cancelled, Flight, Flow, Join, Outcome
 from federation.client.chain.outcomes import interrupted, timed_out
 
-__all__ = ["Driver", "FlowRunner", "Suspension"]
-
 Resume = Callable[[Any], Call | Join]
 _GRACE_S: Final = 0.25
 """How long after its deadline a flight of another driver is awaited, in case the driver's thread or loop has ended."""

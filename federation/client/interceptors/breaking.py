@@ -15,8 +15,6 @@ from federation.telemetry.metrics import FederationMetrics
 from federation.wire.status import error_detail
 from federation.wire.verbs import STREAMING_VERBS
 
-__all__ = ["CIRCUIT_EVENT", "BreakingInterceptor", "report"]
-
 CIRCUIT_EVENT = "federation.circuit"
 """Span event of a call that changed the circuit's state."""
 

@@ -7,16 +7,8 @@ from typing import Final, Protocol, TypeAlias, assert_never
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from federation.cache.response_cache import (
-    DeliveryDecision,
-    FetchToken,
-    Flushed,
-    Hit,
-    InvalidationReason,
-    Key,
-    Miss,
-    Partition,
-)
+from federation.cache.entries import DeliveryDecision, FetchToken, InvalidationReason, Key
+from federation.cache.response_cache import Flushed, Hit, Miss, Partition
 from federation.client.chain.flow import Call, Flight, Flow, Join, Outcome, Proceed, refused
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import Reason, Refusal
@@ -24,8 +16,6 @@ from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.requests import query_hash
 from federation.wire.status import error_detail
 from federation.wire.verbs import STREAMING_VERBS, VERBS
-
-__all__ = ["CACHEABLE_VERBS", "UNCACHED_VERBS", "CachingInterceptor", "RevocationSink", "fail_in_flight", "lease_s"]
 
 DecidedFlow: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, DeliveryDecision]]
 """A flow that also returns the decision on its outcome."""

@@ -5,8 +5,6 @@ from typing import Any, Final
 
 from federation.wire.metadata import Metadata, is_sendable
 
-__all__ = ["fault_of"]
-
 _KEY: Final = re.compile(r"[0-9a-z_.-]+\Z")
 
 

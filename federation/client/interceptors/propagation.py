@@ -9,8 +9,6 @@ from federation.client.chain.flow import Call, Flow, Proceed
 from federation.telemetry.traceparent import TraceParent
 from federation.wire.metadata import INSTANCE, TRACEPARENT, Metadata
 
-__all__ = ["PropagationInterceptor"]
-
 _WITHHELD: Final = frozenset({TRACEPARENT, "tracestate", "baggage"})
 _OWN_PREFIX: Final = "mosaic-"
 

@@ -24,8 +24,6 @@ from federation.telemetry.spans import remote_parent, traceparent_of
 from federation.wire.metadata import TRACEPARENT, Metadata, first
 from federation.wire.verbs import STREAMING_VERBS
 
-__all__ = ["RpcSpansInterceptor"]
-
 
 class RpcSpansInterceptor:
     """Innermost of all: the wire carries the id of the RPC span, whose parent is the span that `propagation` named.

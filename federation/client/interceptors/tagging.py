@@ -7,8 +7,6 @@ from federation.client.interceptors.metadata_check import fault_of
 from federation.errors import Reason, Refusal
 from federation.wire.metadata import CACHED, RESERVED_FOR_TAGS, SOURCE, Metadata, is_sendable
 
-__all__ = ["TaggingInterceptor", "tags"]
-
 
 def tags(peer: str, *, cached: bool) -> Metadata:
     """Return both tags. A peer name that metadata cannot carry is percent-encoded."""

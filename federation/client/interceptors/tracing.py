@@ -27,8 +27,6 @@ from federation.telemetry.spans import (
 from federation.wire.metadata import TRACERESPONSE, first
 from federation.wire.verbs import STREAMING_VERBS
 
-__all__ = ["LINK_FILLED_BY", "LINK_SERVER", "CallSpan", "TracingInterceptor"]
-
 LINK_FILLED_BY: Final = "filled_by"
 """`federation.link` of the link from a hit to the call that filled the entry."""
 LINK_SERVER: Final = "server"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from federation.client.peers.renewal_plan import RenewalPlan
     from federation.client.peers.watch_handle import WatchHandle
 
-__all__ = ["Peer", "PeerFactory", "Revocation"]
-
 
 class Revocation(NamedTuple):
     """When this gateway learned that the peer revoked the grant (Unix microseconds), and why: printable and short."""

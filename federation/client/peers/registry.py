@@ -10,8 +10,6 @@ from federation.errors import ConflictError, InputError, NotFoundError, Reason, 
 from federation.store.peers import PeerRecord
 from federation.suggest import near_matches
 
-__all__ = ["PeerRegistry"]
-
 
 class PeerRegistry:
     """Every peer by name and local user. Thread-safe."""

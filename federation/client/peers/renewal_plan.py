@@ -6,8 +6,6 @@ from federation.client.chain.call_stats import CallFailure
 from federation.clock import MICROSECONDS
 from federation.pki.rotation_policy import AFTER_EXPIRY_US, DEGRADED_AT, Validity, due_at_us, retry_delay_s
 
-__all__ = ["RenewalPlan"]
-
 LEAST_PAUSE_US: Final = 60 * MICROSECONDS
 """Shortest pause between a renewal and the next automatic one, however short the new certificate's lifetime."""
 

@@ -11,8 +11,6 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore, PendingRenewal, Versions
 
-__all__ = ["PeerRepository"]
-
 T = TypeVar("T")
 
 

@@ -3,8 +3,6 @@
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-__all__ = ["WatchHandle", "WatchState", "WatchStatus"]
-
 
 class WatchState(StrEnum):
     """Whether this gateway receives events on its grant at once."""

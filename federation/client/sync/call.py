@@ -17,8 +17,6 @@ from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.tagging import tags
 from federation.wire.metadata import Metadata
 
-__all__ = ["FlowFuture"]
-
 _LOG: Final = logging.getLogger(__name__)
 _UNSET: Final = object()
 

@@ -15,8 +15,6 @@ from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import BlockingDriver, FutureDriver, Wire
 
-__all__ = ["SyncChannel"]
-
 
 class SyncChannel(grpc.Channel):
     """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`.

@@ -13,8 +13,6 @@ from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Connection, PeerChannel
 
-__all__ = ["BlockingDriver", "FutureDriver", "Wire", "failed"]
-
 
 class Wire:
     """The shared resources of one peer's sync drivers: connections, clock, and the background loop for timers."""

@@ -24,8 +24,6 @@ from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
 from federation.client.sync.drivers import FutureDriver, Wire, failed, succeeded
 
-__all__ = ["SyncFederationStreamInterceptor", "SyncFederationUnaryInterceptor", "sync_interceptors"]
-
 Continuation: TypeAlias = Callable[[Any, Any], Any]
 
 

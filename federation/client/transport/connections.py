@@ -11,8 +11,6 @@ import grpc
 from federation.client.chain.flow import Outcome
 from federation.client.transport.background_loop import BackgroundLoop
 
-__all__ = ["Connection", "Dialer", "PeerChannel"]
-
 LoopKey: TypeAlias = asyncio.AbstractEventLoop | None
 """The owner of a channel: an asyncio loop, or `None` for all threads."""
 

@@ -12,8 +12,6 @@ from federation.pki.rotation_policy import AFTER_EXPIRY_US
 from federation.store.peers import PeerRecord
 from federation.wire.channel_args import CHANNEL, ChannelOptions
 
-__all__ = ["EnrolledDialer"]
-
 
 class EnrolledDialer:
     """Opens mutual TLS channels to the peer of a record: trusts its bundle alone, under the gateway's own name.

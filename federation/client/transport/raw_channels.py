@@ -13,8 +13,6 @@ import grpc
 
 from federation.wire.channel_args import Options
 
-__all__ = ["aio_secure_channel", "secure_channel"]
-
 
 def aio_secure_channel(target: str, credentials: grpc.ChannelCredentials, options: Options) -> grpc.aio.Channel:
     """Open an aio channel without added interceptors. Call it on the loop that will use the channel."""

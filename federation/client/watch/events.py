@@ -6,13 +6,12 @@ No I/O: the stream delivers the event, and sends the acknowledgement.
 from collections.abc import Callable
 from typing import Final
 
-from federation.cache.response_cache import InvalidationReason, Partition
+from federation.cache.entries import InvalidationReason
+from federation.cache.response_cache import Partition
 from federation.client.chain.flow import Flight
 from federation.client.interceptors.caching import fail_in_flight
 from federation.client.watch.policy import EventRate
 from federation.v1 import federation_pb2 as pb
-
-__all__ = ["EVENT_KINDS", "EventHandler"]
 
 EVENT_KINDS: Final = frozenset({"armed", "grant_revoked", "grant_changed", "resource_changed", "heartbeat"})
 """The known kinds of events. Any other kind belongs to a later version, and is ignored."""

@@ -13,8 +13,6 @@ from federation.errors import FederationError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["STOP_TIMEOUT_S", "RevocationStore", "WatchLoop"]
-
 LOGGER: Final = logging.getLogger(__name__)
 SUSPEND_TIMEOUT_S: Final = 1.0
 """Seconds that a fork waits for the streams to end."""

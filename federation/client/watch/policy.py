@@ -11,8 +11,6 @@ from typing import Final
 
 from federation import backoff
 
-__all__ = ["EventRate", "RedialBackoff", "WatchSettings"]
-
 _WINDOW_S: Final = 1.0
 
 

@@ -24,8 +24,6 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail
 from federation.wire.verbs import VERB_BY_NAME
 
-__all__ = ["Listener", "StreamEnd", "WatchStream"]
-
 WATCH: Final = METHODS[VERB_BY_NAME["watch"].path]
 _STREAM_ENDED: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """Exceptions of gRPC for a message to a stream that has just ended; reading the stream shows the cause."""

@@ -18,8 +18,6 @@ from federation.clock import Clock
 from federation.errors import Reason
 from federation.v1 import federation_pb2 as pb
 
-__all__ = ["PeerWatch"]
-
 LOGGER: Final = logging.getLogger(__name__)
 
 

@@ -10,8 +10,6 @@ from federation.resources.importing.lines import Entry, TeamLine, UserLine, read
 from federation.resources.sql.provider import SqlProvider
 from federation.suggest import hint
 
-__all__ = ["MAX_BYTES", "MAX_FAULTS", "MAX_LINE", "ImportSummary", "Importer", "parse"]
-
 MAX_LINE: Final = 1024 * 1024
 """Maximum bytes of one line."""
 MAX_BYTES: Final = 512 * 1024 * 1024

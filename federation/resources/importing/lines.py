@@ -13,8 +13,6 @@ from federation.resources.documents import Document, decode
 from federation.sanitize import escaped
 from federation.suggest import hint
 
-__all__ = ["Entry", "TeamLine", "UserLine", "read_line"]
-
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "user": (("id",), ()),
     "team": (("id",), ()),

@@ -29,22 +29,6 @@ from federation.resources.documents import is_storable
 from federation.scope.model import RowFilter
 from federation.store.schema import memberships
 
-__all__ = [
-    "LIMIT",
-    "PERSONAL",
-    "SUBJECT",
-    "admitted",
-    "filter_values",
-    "instant",
-    "integer",
-    "one_of",
-    "storable_id",
-    "team_admitted",
-    "text",
-    "texts",
-    "visible",
-]
-
 PERSONAL: Final = literal_column("''", Text())
 """The `team` of a personal row. No team has this id."""
 

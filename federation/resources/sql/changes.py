@@ -9,8 +9,6 @@ from weakref import WeakSet
 from federation.errors import ChangesLostError
 from federation.resources.provider import Change
 
-__all__ = ["ChangeFeed", "ChangeStream"]
-
 MAX_WAITING: Final = 256
 """Maximum number of commits that may wait for one reader."""
 

@@ -30,8 +30,6 @@ from federation.resources.sql.access import (
 from federation.sanitize import escaped
 from federation.store.schema import memberships, rows
 
-__all__ = ["COLUMNS", "ListShape", "get_statement", "list_parameters", "list_statement"]
-
 COLUMNS: Final = (
     rows.c.resource,
     rows.c.id,

@@ -20,8 +20,6 @@ from federation.scope.model import RowFilter
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import memberships, teams, users
 
-__all__ = ["SqlProvider"]
-
 LEAST_SCORE = 1e-6
 
 

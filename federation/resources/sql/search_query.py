@@ -31,8 +31,6 @@ from federation.resources.sql.access import LIMIT, admitted, filter_values, inte
 from federation.resources.sql.list_query import COLUMNS
 from federation.store.schema import rows
 
-__all__ = ["search_parameters", "search_statement"]
-
 MAX_WORDS: Final = 32
 """Maximum number of different words of a search."""
 MAX_OFFSET: Final = 100_000

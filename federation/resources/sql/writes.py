@@ -15,9 +15,6 @@ from federation.store.schema import memberships, rows, teams, users
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["WRITE_LOCK", "delete_user", "write_batch"]
-
-
 T = TypeVar("T")
 CHUNK: Final = 2_000
 """Maximum names or rows of one statement."""

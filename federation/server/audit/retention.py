@@ -18,8 +18,6 @@ from federation.store.audit.table import AuditStore
 if TYPE_CHECKING:
     from federation.store.audit.model import Position
 
-__all__ = ["AuditRetention"]
-
 LOGGER: Final = logging.getLogger(__name__)
 EVERY_S: Final = 900.0
 BATCH: Final = 500

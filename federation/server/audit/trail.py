@@ -20,9 +20,7 @@ from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit.vocabulary import MIXED, OWN
-from federation.store.audit.table import AuditEvent
-
-__all__ = ["AuditTrail", "AuditWriter", "source_of"]
+from federation.store.audit.model import AuditEvent
 
 LOGGER: Final = logging.getLogger(__name__)
 CAPACITY: Final = 4_096

@@ -7,8 +7,6 @@ from federation.suggest import hint
 from federation.telemetry.spans import OutcomeName
 from federation.wire.verbs import VERBS
 
-__all__ = ["AUDIT_VERBS", "MIXED", "OUTCOMES", "OWN", "check_outcome", "unknown_verb"]
-
 MIXED: Final = "*"
 """The resource, peer or subject of an event that counts refusals with different values of it."""
 OWN: Final = frozenset({"admin", "gateway"})

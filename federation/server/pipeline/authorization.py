@@ -4,9 +4,7 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 from federation.server.pipeline.identity import CallerIdentity
-from federation.store.grants.registry import Grant, GrantStatus
-
-__all__ = ["authorize"]
+from federation.store.grants.model import Grant, GrantStatus
 
 GRANT_INVALID_MESSAGE: Final = "the grant does not allow this call; ask the operator of the serving gateway"
 

@@ -17,8 +17,6 @@ from federation.errors import Reason, Refusal, log_incident
 from federation.wire.metadata import Metadata
 from federation.wire.status import refusal_status
 
-__all__ = ["IncidentGuard", "add_trailing", "incident"]
-
 LOGGER: Final = logging.getLogger(__name__)
 
 Context = Any

@@ -12,8 +12,6 @@ from federation.errors import Reason, Refusal
 from federation.pki.certificates import fingerprint_of, serial_of, validity_us
 from federation.pki.identity_extensions import read_identity
 
-__all__ = ["CallerIdentity", "caller_of"]
-
 PEM_PROPERTY: Final = "x509_pem_cert"
 REMEMBERED: Final = 4_096
 """Parsed certificates in the cache; each takes about 2 kB."""

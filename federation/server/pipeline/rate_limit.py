@@ -7,8 +7,6 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["GrantLimiter"]
-
 WINDOW_S: Final = 60
 MIN_WAIT_S: Final = 0.001
 

@@ -13,11 +13,10 @@ from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
-from federation.store.grants.registry import Grant, GrantRegistry
+from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import enrollment_pb2 as pb
 from federation.verbs.validation import invalid
-
-__all__ = ["RenewalService"]
 
 SERVICE_NAME: Final = "federation.v1.EnrollmentService"
 RENEWALS_PER_MINUTE: Final = 30

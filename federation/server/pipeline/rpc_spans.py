@@ -24,8 +24,6 @@ from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
 from federation.wire.status import status_code
 
-__all__ = ["RpcSpanServerInterceptor"]
-
 USER_AGENT = "user-agent"
 MAX_USER_AGENT = 256
 

@@ -27,8 +27,8 @@ from federation.server.pipeline.error_boundary import Context, add_trailing, inc
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.rate_limit import GrantLimiter
 from federation.server.pipeline.tracing import ServedCall, ServerTracing
-from federation.store.audit.table import AuditEvent
-from federation.store.grants.registry import Grant
+from federation.store.audit.model import AuditEvent
+from federation.store.grants.model import Grant
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
@@ -39,8 +39,6 @@ from federation.wire.channel_args import MAX_MESSAGE_BYTES
 from federation.wire.metadata import INSTANCE, LEASE_MS, MAX_LEASE_MS, TRACEPARENT, Metadata, first, is_instance
 from federation.wire.requests import query_hash, resource_of, serialize
 from federation.wire.verbs import SERVICE_NAME, VERB_BY_NAME
-
-__all__ = ["FederationService", "GrantSource"]
 
 ATTEMPTS: Final = 3
 """How often the verb runs for one call if the grant's scope is edited meanwhile."""

@@ -29,8 +29,6 @@ from federation.telemetry.spans import (
 )
 from federation.wire.metadata import TRACEPARENT, TRACERESPONSE, Metadata, first
 
-__all__ = ["RPC_SPAN", "ServedCall", "ServerTracing"]
-
 RPC_SPAN: Final[ContextVar[Span | None]] = ContextVar("federation_rpc_span", default=None)
 """The RPC-level SERVER span of this task, if `telemetry.rpc_spans` made one."""
 MAX_RESOURCE: Final = 256

@@ -16,11 +16,10 @@ from federation.server.watch.change_notifier import ChangeNotifier
 from federation.server.watch.service import HEARTBEAT_INTERVAL_S, WatchService
 from federation.server.watch.subscriptions import SubscriptionRegistry
 from federation.store.database import Database
-from federation.store.grants.registry import GrantRegistry, GrantStatus
+from federation.store.grants.model import GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import LeaseBound, ReceiptStore
 from federation.wire.metadata import MAX_LEASE_MS
-
-__all__ = ["InvalidationCoordinator"]
 
 LOGGER: Final = logging.getLogger(__name__)
 HANDOVER_S: Final = 20.0

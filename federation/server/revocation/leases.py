@@ -14,15 +14,6 @@ from typing import Final
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.wire.metadata import MAX_LEASE_MS
 
-__all__ = [
-    "MAX_INSTANCES",
-    "LeaseTable",
-    "PendingRevocation",
-    "Release",
-    "ReleaseReason",
-    "lease_hold_s",
-]
-
 MAX_INSTANCES: Final = 64
 """Cache objects of one grant that may hold leases at the same time."""
 PREVIOUS_PROCESS: Final = ""

@@ -28,10 +28,9 @@ from federation.server.revocation.protocol import (
     revocation_steps,
 )
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
-from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
-
-__all__ = ["RevocationHandle", "Revocations", "ScopeEdit"]
 
 T = TypeVar("T")
 LOGGER: Final = logging.getLogger(__name__)

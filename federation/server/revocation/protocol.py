@@ -14,8 +14,6 @@ from federation.server.watch.subscriptions import Event, EventType, Subscription
 from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import Receipt, ReceiptKind, ReceiptStore
 
-__all__ = ["Act", "Revoking", "ScopeReduction", "Step", "Store", "StoreReceipt", "Wait", "revocation_steps"]
-
 OnAck = Callable[[str, int], None]
 
 

@@ -7,8 +7,6 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
-__all__ = ["Health"]
-
 MAX_WATCHES: Final = 32
 """Open health watches of one server; each counts as one of its concurrent calls."""
 

@@ -19,8 +19,6 @@ from federation.v1 import enrollment_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
 from federation.wire.verbs import SERVICE_NAME
 
-__all__ = ["GatewayServer"]
-
 LOGGER: Final = logging.getLogger(__name__)
 MAX_CALLS: Final = 1_024
 """Concurrent federation calls; gRPC refuses more with RESOURCE_EXHAUSTED. Add `MAX_STREAMS` if watches are served."""

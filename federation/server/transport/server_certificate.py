@@ -14,8 +14,6 @@ from federation.pki.certificates import fingerprint_of, validity_us
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.telemetry.metrics import Remaining
 
-__all__ = ["ServerCertificate"]
-
 LOGGER: Final = logging.getLogger(__name__)
 CHECK_S: Final = 30.0
 """Seconds between the checks of `run`."""

@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConfigError
 
-__all__ = ["ServerIdentity", "TlsMaterial"]
-
 
 class ServerIdentity(Protocol):
     """The server certificate with its key, and the roots of client certificates, PEM; `Authority` implements it."""

@@ -14,9 +14,7 @@ from federation.resources.provider import Change, KnowsTeams, ResourceProvider
 from federation.scope.model import EVERYTHING
 from federation.server.pipeline.service import GrantSource
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
-from federation.store.grants.registry import Grant
-
-__all__ = ["COALESCE_S", "ChangeNotifier"]
+from federation.store.grants.model import Grant
 
 LOGGER: Final = logging.getLogger(__name__)
 COALESCE_S: Final = 0.1

@@ -18,13 +18,11 @@ from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
 from federation.server.pipeline.service import GrantSource
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher, too_slow
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import invalid
 from federation.wire.metadata import is_instance
-
-__all__ = ["MAX_STREAMS", "WatchService"]
 
 HEARTBEAT_INTERVAL_S: Final = 10.0
 MAX_MISSED_HEARTBEATS: Final = 3

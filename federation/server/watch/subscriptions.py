@@ -9,8 +9,6 @@ from typing import Final
 
 from federation.errors import Reason, Refusal
 
-__all__ = ["MAX_QUEUED", "Event", "EventType", "SubscriptionRegistry", "Watcher", "too_slow"]
-
 MAX_QUEUED: Final = 64
 """Events that may wait for one watcher; one more closes its stream."""
 

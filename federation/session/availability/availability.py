@@ -14,8 +14,6 @@ from federation.errors import Remedy
 from federation.session.availability.probes import Probes
 from federation.session.signals import PeerSignal, SignalKind
 
-__all__ = ["Outage", "PeerAvailability"]
-
 LOGGER: Final = logging.getLogger(__name__)
 Listener = Callable[[PeerSignal], object]
 

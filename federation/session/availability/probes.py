@@ -14,8 +14,6 @@ from federation.session.classification import classify
 from federation.session.results import SourceState
 from federation.wire.status import error_detail
 
-__all__ = ["Probes", "Waiter"]
-
 LOGGER: Final = logging.getLogger(__name__)
 
 

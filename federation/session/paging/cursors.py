@@ -9,8 +9,6 @@ from typing import Any, Final, TypeAlias
 from federation.errors import InputError
 from federation.wire.signed_tokens import TokenSeal
 
-__all__ = ["Cursor", "CursorTokens", "ListCursor", "SearchCursor"]
-
 MAX_TOKEN: Final = 1 << 20
 
 

@@ -12,8 +12,6 @@ from typing import Any, Final
 from federation.session.paging.cursors import Cursor
 from federation.session.results import SessionRow
 
-__all__ = ["DONE", "Done", "Page", "merge", "remaining_cursors"]
-
 
 class Done:
     """The type of `DONE`, which replaces the cursor of a source without further rows."""

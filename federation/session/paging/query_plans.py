@@ -17,8 +17,6 @@ from federation.verbs.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.verbs.validation import MAX_ID
 from federation.wire.signed_tokens import context_of
 
-__all__ = ["CapabilitiesPlan", "GetPlan", "ListPlan", "OrderViolationError", "QueryPlan", "SearchPlan", "Tags"]
-
 NANOSECONDS: Final = 1_000_000_000
 MAX_SOURCE_TOKEN: Final = 4_096
 MIN_SCORE: Final = 1e-9

@@ -22,8 +22,6 @@ from federation.clock import MICROSECONDS, from_micros, to_micros
 from federation.errors import StoreError
 from federation.store.audit.model import AuditEvent, AuditFilter, Position
 
-__all__ = ["DAY_US", "AuditFiles", "DayFile", "DayReader", "DayWriter", "day_of", "day_window"]
-
 DAY_US: Final = 86_400 * MICROSECONDS
 MAX_LINE: Final = 64 * 1024
 """Maximum bytes of a line; the gateway writes at most a few thousand."""

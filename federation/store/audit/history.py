@@ -11,8 +11,6 @@ from federation.store.audit.archive import DAY_US, AuditFiles, DayFile, DayReade
 from federation.store.audit.model import AuditEvent, AuditFilter, AuditPage, Position, position_of, position_token
 from federation.store.audit.table import AuditStore, check_page_size
 
-__all__ = ["AuditHistory"]
-
 MAX_LINES: Final = 100_000
 """Maximum archive lines read for one page, so that a search for rare events can be cancelled between pages."""
 MAX_SCANS: Final = 2

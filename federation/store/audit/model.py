@@ -8,18 +8,6 @@ from typing import Final, NamedTuple
 from federation import base64url
 from federation.errors import InputError
 
-__all__ = [
-    "AuditEvent",
-    "AuditFilter",
-    "AuditPage",
-    "Position",
-    "TailPage",
-    "position_of",
-    "tail_position",
-    "tail_token",
-]
-__all__ += ["position_token"]
-
 EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
 _POSITION: Final = struct.Struct(">c8sqq")
 _TAIL: Final = struct.Struct(">c8sq")

@@ -21,8 +21,6 @@ from federation.store.audit.model import (
 from federation.store.database import Database, translate_db_errors
 from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
 
-__all__ = ["MAX_PAGE", "AuditEvent", "AuditFilter", "AuditPage", "AuditStore", "check_page_size"]
-
 MAX_PAGE: Final = 1_000
 MAX_TEXT: Final = 256
 """Maximum characters of a text column; a longer name sent by a peer is truncated."""

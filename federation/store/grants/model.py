@@ -20,8 +20,6 @@ from federation.store import schema
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["SUPERSEDED_US", "CertificateRecord", "Grant", "GrantStatus", "check_fingerprint", "check_new"]
-__all__ += ["read_certificate", "read_grants"]
 
 SUPERSEDED_US: Final = 600 * MICROSECONDS
 """Microseconds that a certificate stays accepted after the first call with a newer one."""

@@ -35,8 +35,6 @@ from federation.suggest import near_ids
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["CertificateRecord", "Grant", "GrantRegistry", "GrantStatus"]
-
 InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
 """Additional work in the same transaction; an exception rolls back both."""
 MAX_REASON: Final = 500

@@ -10,8 +10,6 @@ from federation.store import schema
 from federation.store.database import Database, translate_db_errors
 from federation.store.grants.model import Grant
 
-__all__ = ["USE_RESOLUTION_US", "GrantUsage"]
-
 USE_RESOLUTION_US: Final = MICROSECONDS
 """Precision of the stored last use."""
 

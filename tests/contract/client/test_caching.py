@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.client.interceptors.caching import fail_in_flight
 from federation.client.runtime import ClientRuntime
 from federation.errors import Reason, Refusal

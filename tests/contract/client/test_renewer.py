@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from federation.breaker import CallResult, CircuitState
-from federation.cache.response_cache import DeliveryDecision, Key
+from federation.cache.entries import DeliveryDecision, Key
 from federation.client.peers.peer import Peer
 from federation.client.renewer import RENEWAL_LOCK, Renewer, plan_of
 from federation.client.runtime import ClientRuntime

@@ -14,7 +14,8 @@ from federation.pki.enrollment_token import EnrollmentToken
 from federation.store import schema
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, mark_redeemed
-from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from tests.support.clock import ManualClock
 from tests.support.enrollments import WORK, IssuingGateway, csr
 from tests.support.pki import PEER, new_key

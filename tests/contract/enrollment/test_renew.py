@@ -12,7 +12,8 @@ from federation.enrollment.renew import renew
 from federation.errors import ConflictError, EnrollmentError, Reason, Refusal
 from federation.pki.authority import Authority
 from federation.store import schema
-from federation.store.grants.registry import GrantRegistry, GrantStatus
+from federation.store.grants.model import GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.store.peers import PeerStore
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1.enrollment_pb2_grpc import EnrollmentServiceStub

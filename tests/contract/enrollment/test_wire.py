@@ -15,7 +15,7 @@ from federation.pki.enrollment_token import EnrollmentToken
 from federation.pki.identity_extensions import read_identity
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants.registry import GrantStatus
+from federation.store.grants.model import GrantStatus
 from federation.store.peers import PeerStore
 from federation.v1 import enrollment_pb2 as pb
 from federation.v1.enrollment_pb2_grpc import EnrollmentServiceServicer, EnrollmentServiceStub

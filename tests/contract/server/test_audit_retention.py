@@ -13,7 +13,8 @@ from federation.server.audit import retention as audit_retention
 from federation.server.audit.retention import AuditRetention
 from federation.store.audit.archive import DAY_US, AuditFiles, DayWriter
 from federation.store.audit.history import AuditHistory
-from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
+from federation.store.audit.model import AuditEvent, AuditFilter
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from tests.support.audit_events import TODAY, event, lines_of, numbers
 from tests.support.clock import ManualClock

@@ -13,7 +13,7 @@ from federation.errors import Reason, Refusal
 from federation.scope.model import Scope
 from federation.server.pipeline.tracing import ServerTracing
 from federation.server.revocation.leases import LeaseTable
-from federation.store.grants.registry import GrantStatus
+from federation.store.grants.model import GrantStatus
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import first
 from federation.wire.requests import query_hash, serialize

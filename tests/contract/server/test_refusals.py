@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from federation.server.pipeline.authorization import GRANT_INVALID_MESSAGE
-from federation.store.grants.registry import GrantStatus
+from federation.store.grants.model import GrantStatus
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.status import error_detail_of

@@ -13,7 +13,8 @@ from federation.admin.handlers.revocations import receipt_message
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
 from federation.server.revocation.leases import ReleaseReason
 from federation.server.revocation.manager import RevocationHandle
-from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock

@@ -22,7 +22,8 @@ from federation.server.audit.trail import AuditTrail
 from federation.server.pipeline.service import FederationService
 from federation.server.revocation.leases import LeaseTable
 from federation.server.transport.server import GatewayServer
-from federation.store.audit.table import AuditFilter, AuditStore
+from federation.store.audit.model import AuditFilter
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from federation.store.grants.registry import GrantRegistry
 from federation.v1 import federation_pb2 as pb

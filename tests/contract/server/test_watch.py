@@ -10,7 +10,7 @@ import pytest
 from federation.scope.model import Scope
 from federation.server.watch.service import MAX_PER_GRANT
 from federation.server.watch.subscriptions import MAX_QUEUED, Event, EventType, SubscriptionRegistry, Watcher
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail_of
 from tests.support.pki import IDENTITY_FAULTS, Pki

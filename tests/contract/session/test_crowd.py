@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.session.session import Session
 from federation.session.stream import AnswerStream
 from federation.store.peers import PeerRecord

@@ -11,8 +11,8 @@ from federation.errors import InputError, StoreError
 from federation.store.audit import history as audit_history
 from federation.store.audit.archive import AuditFiles, DayReader, DayWriter, encode_event
 from federation.store.audit.history import AuditHistory
-from federation.store.audit.model import Position, position_token
-from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
+from federation.store.audit.model import AuditEvent, AuditFilter, Position, position_token
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from tests.support.audit_events import TODAY, event
 

@@ -13,8 +13,8 @@ from federation.errors import InputError
 from federation.resources.batch import Batch
 from federation.resources.sql.writes import write_batch
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.audit.model import Position, tail_position, tail_token
-from federation.store.audit.table import AuditEvent, AuditFilter, AuditStore
+from federation.store.audit.model import AuditEvent, AuditFilter, Position, tail_position, tail_token
+from federation.store.audit.table import AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
 

@@ -8,7 +8,8 @@ from federation.errors import ConflictError, InputError, NotFoundError, StoreErr
 from federation.scope.model import RowFilter, Scope
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants.registry import CertificateRecord, GrantRegistry, GrantStatus
+from federation.store.grants.model import CertificateRecord, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from tests.support.clock import ManualClock
 from tests.support.enrollments import SCOPE
 from tests.support.pki import PEER, Pki

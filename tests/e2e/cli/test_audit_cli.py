@@ -20,7 +20,8 @@ import pytest
 
 from federation.config import GatewayConfig
 from federation.store.audit.archive import DAY_US
-from federation.store.audit.table import AuditEvent, AuditStore
+from federation.store.audit.model import AuditEvent
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic, mosaic_here

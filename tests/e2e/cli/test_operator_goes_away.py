@@ -6,7 +6,8 @@ import json
 import grpc
 import pytest
 
-from federation.store.grants.registry import GrantRegistry, GrantStatus
+from federation.store.grants.model import GrantStatus
+from federation.store.grants.registry import GrantRegistry
 from federation.v1 import admin_pb2 as pb
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.scripted import eventually

@@ -10,7 +10,8 @@ import pytest
 from federation.admin.errors import error_of
 from federation.admin.messages.common import audit_message
 from federation.errors import ConflictError, FederationError, NotFoundError, Reason, Refusal
-from federation.store.audit.table import AuditFilter, AuditStore
+from federation.store.audit.model import AuditFilter
+from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2

@@ -8,7 +8,8 @@ from federation.admin.lookup import find_grant
 from federation.clock import SYSTEM_CLOCK
 from federation.errors import InputError, NotFoundError
 from federation.scope.model import Scope
-from federation.store.grants.registry import Grant, GrantRegistry, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
+from federation.store.grants.registry import GrantRegistry
 
 REST = "-0d5c-4b8e-9f43-8c1d6c0f1a2b"
 UNUSED: Any = None

@@ -7,15 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from federation.cache.response_cache import (
-    DeliveryDecision,
-    FetchToken,
-    Hit,
-    InvalidationReason,
-    Key,
-    Partition,
-    ResponseCache,
-)
+from federation.cache.entries import DeliveryDecision, FetchToken, InvalidationReason, Key
+from federation.cache.response_cache import Hit, Partition, ResponseCache
 from tests.support.clock import ManualClock
 
 TTL_S = 30.0

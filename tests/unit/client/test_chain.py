@@ -22,8 +22,8 @@ from federation.clock import SYSTEM_CLOCK
 from federation.config import TelemetryConfig
 from federation.store.peers import PeerRecord
 from federation.telemetry.metrics import FederationMetrics
-from federation.telemetry.setup import Telemetry
 from federation.telemetry.spans import SpanSource
+from federation.telemetry.telemetry import Telemetry
 from tests.support.federations import config_of
 
 CALL = Call("/m", "search", "tasks", "g", "work.example", "ada", b"", (), 10.0)

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from opentelemetry.trace import NoOpTracerProvider
 
-from federation.cache.response_cache import InvalidationReason, Key
+from federation.cache.entries import InvalidationReason, Key
 from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
 from federation.client.chain.methods import METHODS
 from federation.client.interceptors.tracing import TracingInterceptor

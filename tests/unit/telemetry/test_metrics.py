@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.metrics import NoOpMeterProvider
 
 from federation.breaker import CircuitState
-from federation.cache.response_cache import InvalidationReason
+from federation.cache.entries import InvalidationReason
 from federation.client.peers.watch_handle import WatchState
 from federation.client.watch.events import EVENT_KINDS
 from federation.telemetry.metric_definitions import METRICS

@@ -6,7 +6,7 @@ import pytest
 from federation.errors import Reason, Refusal
 from federation.resources.provider import ListQuery, Page, Position, Row
 from federation.scope.model import RowFilter, Scope
-from federation.store.grants.registry import Grant
+from federation.store.grants.model import Grant
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import PAGE_BYTES, Verbs
 from federation.verbs.page_tokens import PageTokens

@@ -8,8 +8,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
-__all__ = ["HOME", "WORK"]
-
 WORK: Final[Traversable] = files(__name__) / "work.jsonl"
 """The work gateway's rows."""
 HOME: Final[Traversable] = files(__name__) / "home.jsonl"

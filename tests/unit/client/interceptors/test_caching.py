@@ -5,7 +5,8 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.cache.response_cache import MAX_DETACHED, InvalidationReason, Key, Miss
+from federation.cache.entries import InvalidationReason, Key
+from federation.cache.response_cache import MAX_DETACHED, Miss
 from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compose, refused
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import (

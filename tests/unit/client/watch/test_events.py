@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from federation.cache.response_cache import DeliveryDecision, FetchToken, Hit, Key, Miss, ResponseCache
+from federation.cache.entries import DeliveryDecision, FetchToken, Key
+from federation.cache.response_cache import Hit, Miss, ResponseCache
 from federation.client.chain.flow import Flight
 from federation.client.watch.events import EventHandler
 from federation.client.watch.policy import EventRate

@@ -9,7 +9,7 @@ import pytest_asyncio
 from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import Reason, Refusal
 from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
-from federation.store.audit.table import AuditEvent
+from federation.store.audit.model import AuditEvent
 from tests.support.server_in_memory import ScriptedWriter
 
 

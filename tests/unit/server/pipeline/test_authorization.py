@@ -5,7 +5,7 @@ import pytest
 from federation.errors import Reason, Refusal
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.identity import CallerIdentity, caller_of
-from federation.store.grants.registry import Grant, GrantStatus
+from federation.store.grants.model import Grant, GrantStatus
 from tests.support.pki import GRANT_ID, Leaf, Pki
 from tests.support.server_in_memory import grant_of, record
 
