@@ -155,14 +155,28 @@ def _record(outputs: Outputs) -> None:
     with outputs.lines("audit-follow", "federation audit --follow -g work") as read:
         for _ in range(5):
             read()
-    with outputs.lines("status-watch", "federation status --watch -g home") as read:
-        assert "peers" in read()
-        outputs.stop("home")
-        while "unreachable" not in read():
-            pass
-    outputs.take("status-explain", "federation status --explain work.example -g home --user ada")
-    outputs.start("home")
-    outputs.until(lambda shape: shape["peers"][0]["watch"]["state"] == "armed", "federation status -g home")
+
+
+def _take_back(outputs: Outputs, grant: str) -> None:
+    """Narrow and revoke, told at once while home is silent, and to the end."""
+    outputs.run(f"federation query list notes {WORK}")
+    outputs.take("grant-scope", f"federation grant scope {grant} -g work --dry-run --scope", NARROW)
+    with outputs.silence("home"):
+        outputs.take("grant-scope", f"federation grant scope {grant} -g work --no-wait --scope", NARROW)
+    outputs.take("grant-scope", f"federation grant scope {grant} -g work --scope", NARROW)
+    risky = json.dumps({"resources": ["tasks", "api_keys"]})
+    outputs.take("grant-scope", f"federation grant scope {grant} -g work --scope", risky)
+    outputs.take(
+        "grant-create", "federation grant create --peer x.example --subject ada -g work --dry-run --scope", risky
+    )
+    with outputs.silence("home"):
+        outputs.take("grant-revoke", f"federation grant revoke {grant} -g work --no-wait --reason over")
+    outputs.take("grant-revoke", f"federation grant revoke {grant} -g work")
+    outputs.take("grant-show", f"federation grant show {grant} -g work")
+    revoked = outputs.until(lambda shape: shape["peer"]["revocation"], "federation peer show work.example -g home")
+    outputs.taken["peer-show"].append(revoked)
+    outputs.take("status", "federation status -g home")
+    outputs.take("peer-remove", "federation peer remove work.example -g home")
 
 
 def _lose(outputs: Outputs) -> None:
@@ -183,28 +197,17 @@ def _lose(outputs: Outputs) -> None:
     outputs.take("query-list", f"federation query list tasks --page-size 4 --session s {ALL}")
 
 
-def _take_back(outputs: Outputs, grant: str) -> None:
-    """Narrow and revoke, told at once while home is silent, and to the end."""
-    outputs.run(f"federation query list notes {WORK}")
-    outputs.take("grant-scope", f"federation grant scope {grant} -g work --dry-run --scope", NARROW)
-    with outputs.silence("home"):
-        outputs.take("grant-scope", f"federation grant scope {grant} -g work --no-wait --scope", NARROW)
-    outputs.take("grant-scope", f"federation grant scope {grant} -g work --scope", NARROW)
-    risky = json.dumps({"resources": ["tasks", "api_keys"]})
-    outputs.take("grant-scope", f"federation grant scope {grant} -g work --scope", risky)
-    outputs.take(
-        "grant-create", "federation grant create --peer x.example --subject ada -g work --dry-run --scope", risky
-    )
+def _stop_home(outputs: Outputs) -> None:
+    """Stop home while its status is watched, start it, and remove its user."""
+    with outputs.lines("status-watch", "federation status --watch -g home") as read:
+        assert "peers" in read()
+        outputs.stop("home")
+        while "unreachable" not in read():
+            pass
+    outputs.take("status-explain", "federation status --explain work.example -g home --user ada")
+    outputs.start("home")
     outputs.run("federation grant create --peer x.example --subject ada -g home --scope", json.dumps(SCOPE))
     outputs.take("user-remove", "user remove ada -g home --reason moved")
-    with outputs.silence("home"):
-        outputs.take("grant-revoke", f"federation grant revoke {grant} -g work --no-wait --reason over")
-    outputs.take("grant-revoke", f"federation grant revoke {grant} -g work")
-    outputs.take("grant-show", f"federation grant show {grant} -g work")
-    revoked = outputs.until(lambda shape: shape["peer"]["revocation"], "federation peer show work.example -g home")
-    outputs.taken["peer-show"].append(revoked)
-    outputs.take("status", "federation status -g home")
-    outputs.take("peer-remove", "federation peer remove work.example -g home")
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +219,11 @@ def outputs() -> Iterator[Outputs]:
         grant = _enroll(outputs, "ada", "--confirm")
         _read(outputs, grant)
         _record(outputs)
-        _lose(outputs)
+        # Before any restart: a revocation waits for the leases of a stopped home, and of all before a start of work.
         _take_back(outputs, grant)
+        _enroll(outputs, "ada")
+        _lose(outputs)
+        _stop_home(outputs)
         yield outputs
     finally:
         outputs.stop_all()
