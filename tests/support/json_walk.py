@@ -5,12 +5,10 @@ import io
 import json
 import signal
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,15 +70,6 @@ class Outputs(Served):
             assert time.monotonic() < deadline, shape
             time.sleep(0.05)  # another process is waited for
         return shape
-
-    @contextlib.contextmanager
-    def silence(self, name: str) -> Iterator[None]:
-        """Let a gateway do nothing meanwhile."""
-        self.processes[name].send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.processes[name].send_signal(signal.SIGCONT)
 
 
 def _found(outputs: Outputs) -> None:
@@ -210,8 +199,7 @@ def _take_back(outputs: Outputs, grant: str) -> None:
 @pytest.fixture(scope="module")
 def outputs() -> Iterator[Outputs]:
     """Every output, after the whole walk."""
-    outputs = Outputs(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Outputs.temporary() as outputs:
         _found(outputs)
         grant = _enroll(outputs, "ada", "--confirm")
         _read(outputs, grant)
@@ -219,5 +207,3 @@ def outputs() -> Iterator[Outputs]:
         _lose(outputs)
         _take_back(outputs, grant)
         yield outputs
-    finally:
-        outputs.stop_all()
