@@ -1,7 +1,6 @@
 """Every `--json` output there is, of two real gateways led through what fills the optional fields."""
 
 import contextlib
-import io
 import json
 import signal
 import subprocess
@@ -13,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import MOSAIC, Served, environment
+from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic_here
 
 WORK = "--user ada --source federated:work.example -g home"
 ALL = "--user ada --source all -g home"
@@ -35,10 +33,8 @@ class Outputs(Served):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command in this process, whatever its exit code; return what it printed."""
-        out, words = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(words):
-            main([*line.split(), *more])
-        return out.getvalue() or words.getvalue()
+        ran = mosaic_here(*line.split(), *more, cwd=self.directory)
+        return ran.stdout or ran.stderr
 
     @contextlib.contextmanager
     def lines(self, schema: str, line: str) -> Iterator[Callable[[], Any]]:

@@ -1,10 +1,7 @@
 """`mosaic federation query` over several sources, against two gateways in processes of their own."""
 
-import os
-import pty
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from tests.support.cli_runner import Cli, Ran
 from tests.support.gateway_processes import MOSAIC, environment
 from tests.support.outage_world import Pair
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
 
@@ -45,29 +43,10 @@ def away(pair: Pair) -> Iterator[None]:
     pair.come_back()
 
 
-@contextmanager
-def terminal(pair: Pair, *arguments: str) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[str], str]]"]:
-    """Run a query on a terminal of its own; the second value reads its screen until a text is there, or the end."""
-    ours, theirs = pty.openpty()
-    command = [*MOSAIC, "federation", "query", *arguments, "--user", "ada", "-g", "home"]
-    with subprocess.Popen(
-        command, cwd=pair.directory, env=environment(COLUMNS="80", TERM="dumb"), stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        screen = ""
-
-        def read(text: str = "") -> str:
-            nonlocal screen
-            with suppress(OSError):  # the end, as Linux tells it of a terminal
-                while (not text or text not in screen) and (data := os.read(ours, 4096)):
-                    screen += data.decode()
-            return screen.replace("\r\n", "\n")
-
-        try:
-            yield process, read
-        finally:
-            process.kill()
-            os.close(ours)
+def terminal(pair: Pair, *arguments: str) -> Terminal:
+    """Run a query of ada's at home on a terminal of its own."""
+    words = ("federation", "query", *arguments, "--user", "ada", "-g", "home")
+    return Terminal(*words, cwd=pair.directory, COLUMNS="80")
 
 
 def test_all_is_one_object_of_rows_sources_and_signals(query: Query) -> None:
@@ -129,15 +108,14 @@ def test_a_pipe_gets_one_table_of_eighty_columns(query: Query) -> None:
 
 def test_a_terminal_shows_each_source_when_it_answers(pair: Pair) -> None:
     """Local rows stand there while the peer is silent; its own come under its heading once it speaks."""
-    with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "6", "--budget", "60") as (process, read):
+    with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "6", "--budget", "60") as shown:
         with pair.silence("work"):
-            before = read("task-6 ")
-        screen = read()
-        code = process.wait(20)
+            before = shown.until("task-6 ")
+        assert shown.wait() == 0
+        screen = shown.text
 
-    assert code == 0
-    assert before.startswith("local  6 rows in ")
-    assert WORK not in before
+    assert before[0].startswith("local  6 rows in ")
+    assert WORK not in "".join(before)
     heading, columns, first, *_ = screen.split(f"\n\n{WORK}  ")[1].splitlines()
     assert heading.startswith("5 rows in ")
     assert (columns.split(), first.split()[0]) == (["ID", "CACHED", "OWNER", "TEAM", "ABOUT"], "task-10")
@@ -228,11 +206,10 @@ class TestAway:
 
     def test_a_terminal_is_told_of_a_peer_that_is_away(self, pair: Pair) -> None:
         """Local rows, one line about the peer, one signal, exit 0."""
-        with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "8") as (process, read):
-            screen = read()
-            code = process.wait(20)
+        with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "8") as shown:
+            assert shown.wait() == 0
+            screen = shown.text
 
-        assert code == 0
         assert "local  8 rows in " in screen
         assert screen.count(f"{WORK}: offline: ") == 1
         assert screen.count("federation offline for work.example") == 1
