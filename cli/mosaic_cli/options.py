@@ -66,6 +66,17 @@ GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", he
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
+def command_group(text: str) -> typer.Typer:
+    """Return a group of commands with a help text and the option `--gateway`."""
+    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+
+    @group.callback()
+    def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
+        """Accept `--gateway`, which `named_gateway` reads."""
+
+    return group
+
+
 def read_argument(value: str, name: str) -> str:
     """Return the text of an argument that is JSON, or names a file, or is `-` for standard input.
 
