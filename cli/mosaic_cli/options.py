@@ -62,7 +62,6 @@ def _resolve(context: typer.Context, value: Path) -> Path:
 
 _HELP: Final = "The gateway's directory."
 Gateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", callback=_resolve, help=_HELP)]
-GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -71,7 +70,9 @@ def command_group(text: str) -> typer.Typer:
     group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
 
     @group.callback()
-    def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
+    def _group(
+        gateway: Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)] = UNSET_GATEWAY,
+    ) -> None:
         """Accept `--gateway`, which `named_gateway` reads."""
 
     return group
