@@ -1,11 +1,12 @@
 """Commands run in the test's own process, as a shell would run them."""
 
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from mosaic_cli.main import main
+from mosaic_cli.main import command_tree, main
 
 TASKS_AND_NOTES = '{"resources":["tasks","notes"]}'
 
@@ -53,3 +54,15 @@ class Cli:
         """Let ada at home read work, unless a user does already; the grant's id."""
         peers = self("federation peer list -g home --json").json["peers"]
         return str(peers[0]["grant_id"]) if peers else self.enroll(scope=scope)
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield a command and, if it is a group, every command below it, with their paths."""
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from walk(below, (*path, name))
+
+
+GROUPS = {path: command for path, command in walk(command_tree()) if hasattr(command, "commands")}
+COMMANDS = {path: command for path, command in walk(command_tree()) if not hasattr(command, "commands")}
+"""All groups, and all other commands, of the command line, by their path."""
