@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -59,6 +59,16 @@ class Served:
     processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
     """Of the environment of what serves."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def temporary(cls) -> Iterator[Self]:
+        """Yield an empty directory of gateways; stop them and remove it afterwards."""
+        served = cls(Path(tempfile.mkdtemp(prefix="m")))
+        try:
+            yield served
+        finally:
+            served.stop_all()
 
     def found(self, name: str, **options: str) -> None:
         """Make the gateway `name`.example in the directory `name`, with rows."""
@@ -123,6 +133,15 @@ class Served:
                 return lines
         raise AssertionError((self.directory / f"{name}.log").read_text())
 
+    @contextlib.contextmanager
+    def silence(self, name: str) -> Iterator[None]:
+        """Keep a gateway from doing anything, with its connections left open, as a suspended machine does."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.processes[name].send_signal(signal.SIGCONT)
+
     def stop_all(self) -> None:
         """Stop every gateway and remove the directory."""
         for process in self.processes.values():
@@ -147,14 +166,11 @@ class Served:
 @pytest.fixture(scope="session")
 def world() -> Iterator[Served]:
     """`home` and `work`, each in its own process, started once in each worker of the test run."""
-    served = Served(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Served.temporary() as served:
         for name in ("home", "work"):
             served.found(name)
         served.start_all("home", "work")
         yield served
-    finally:
-        served.stop_all()
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,19 @@
 """Every `--json` output there is, of two real gateways led through what fills the optional fields."""
 
 import contextlib
-import io
 import json
 import signal
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import MOSAIC, Served, environment
+from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic_here
 
 WORK = "--user ada --source federated:work.example -g home"
 ALL = "--user ada --source all -g home"
@@ -37,10 +33,8 @@ class Outputs(Served):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command in this process, whatever its exit code; return what it printed."""
-        out, words = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(words):
-            main([*line.split(), *more])
-        return out.getvalue() or words.getvalue()
+        ran = mosaic_here(*line.split(), *more, cwd=self.directory)
+        return ran.stdout or ran.stderr
 
     @contextlib.contextmanager
     def lines(self, schema: str, line: str) -> Iterator[Callable[[], Any]]:
@@ -72,15 +66,6 @@ class Outputs(Served):
             assert time.monotonic() < deadline, shape
             time.sleep(0.05)  # another process is waited for
         return shape
-
-    @contextlib.contextmanager
-    def silence(self, name: str) -> Iterator[None]:
-        """Let a gateway do nothing meanwhile."""
-        self.processes[name].send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.processes[name].send_signal(signal.SIGCONT)
 
 
 def _found(outputs: Outputs) -> None:
@@ -213,8 +198,7 @@ def _stop_home(outputs: Outputs) -> None:
 @pytest.fixture(scope="module")
 def outputs() -> Iterator[Outputs]:
     """Every output, after the whole walk."""
-    outputs = Outputs(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Outputs.temporary() as outputs:
         _found(outputs)
         grant = _enroll(outputs, "ada", "--confirm")
         _read(outputs, grant)
@@ -225,5 +209,3 @@ def outputs() -> Iterator[Outputs]:
         _lose(outputs)
         _stop_home(outputs)
         yield outputs
-    finally:
-        outputs.stop_all()

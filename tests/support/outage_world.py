@@ -1,13 +1,9 @@
 """A home gateway that reads a work gateway for ada, where the work gateway goes away and comes back."""
 
 import json
-import signal
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -33,16 +29,6 @@ class Pair(Served):
         """Run a command that must succeed; return what it printed."""
         return self.command(*line.split(), *more)
 
-    @contextmanager
-    def silence(self) -> Iterator[None]:
-        """Keep the work gateway from answering, with its connections left open."""
-        process = self.processes["work"]
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
-
     def leave(self) -> None:
         """Stop the work gateway."""
         assert self.stop("work") == 0
@@ -57,15 +43,12 @@ class Pair(Served):
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
     """Two gateways, started once in each worker; ada reads work from home. Who stops `work` starts it again."""
-    pair = Pair(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Pair.temporary() as pair:
         for name, ports in (("home", {}), ("work", free_ports())):
             pair.found(name, **ports)
         pair.start_all("home", "work")
         pair.enroll("ada")
         yield pair
-    finally:
-        pair.stop_all()
 
 
 def free_ports() -> dict[str, str]:

@@ -1,27 +1,23 @@
 """Two real gateways walked through every state that an operator may find, and what `status` said in each."""
 
 import contextlib
-import io
 import json
 import re
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from federation.admin.client import connect
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.main import main
 from mosaic_cli.status import shapes as status_shapes
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import Served, environment
+from tests.support.gateway_processes import Served, environment, mosaic_here
 from tests.support.network_faults import Relay
 from tests.support.shifted_clock_program import AHEAD
 from tests.support.terminal import Terminal
@@ -82,16 +78,12 @@ class States(Served):
         self.relay.target = int(self.start("work")[1].rpartition(":")[2])
 
     def run(self, line: str, *more: str) -> str:
-        """Run a command in this process; return what it printed, whatever its code."""
-        out = io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out):
-            main([*line.split(), *more])
-        return out.getvalue()
+        """Run a command in this process; return what it printed on standard output, whatever its code."""
+        return mosaic_here(*line.split(), *more, cwd=self.directory).stdout
 
     def ask(self, *more: str) -> None:
         """Have ada read at work, and wait for the answer or the failure."""
-        with contextlib.redirect_stderr(io.StringIO()):
-            self.run(f"federation query list tasks --user ada --source {SOURCE} -g home --json", *more)
+        self.run(f"federation query list tasks --user ada --source {SOURCE} -g home --json", *more)
 
     def peer(self) -> dict[str, Any]:
         """The one peer of `home` as JSON shows it now."""
@@ -123,12 +115,10 @@ class States(Served):
         with Terminal("federation", "status", "-g", gateway, cwd=self.directory) as terminal:
             code = terminal.wait()
             lines, colour = terminal.text.splitlines(), "\x1b[" in terminal.output
-        out, words = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(words):
-            json_code = main(["federation", "status", "-g", gateway, "--json"])
+        ran = mosaic_here("federation", "status", "-g", gateway, "--json", cwd=self.directory)
         text, width = normal("\n".join(lines)), max(map(len, lines))
-        shape = json.loads(out.getvalue()) if out.getvalue() else words.getvalue()
-        self.told[state] = Told(code, text, width, colour, shape, json_code)
+        shape = json.loads(ran.stdout) if ran.stdout else ran.stderr
+        self.told[state] = Told(code, text, width, colour, shape, ran.returncode)
 
 
 def normal(text: str) -> str:
@@ -222,8 +212,7 @@ def _end(states: States) -> None:
     states.note("not seen")
     states.start_work()
     states.armed()
-    with contextlib.redirect_stderr(io.StringIO()):
-        states.run(f"federation query list credentials --user ada --source {SOURCE} -g home")
+    states.run(f"federation query list credentials --user ada --source {SOURCE} -g home")
     states.note("serving", "work")
     states.run(f"federation grant revoke {states.grant} -g work --no-wait --reason", "project over")
     states.until(lambda peer: peer["state"] == "revoked")
@@ -234,11 +223,7 @@ def _end(states: States) -> None:
 @pytest.fixture(scope="module")
 def states() -> Iterator[States]:
     """The two gateways at the end of the walk, `home` with a revoked peer."""
-    states = States(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with States.temporary() as states, contextlib.closing(states.relay):
         _found(states)
         _walk(states)
         yield states
-    finally:
-        states.relay.close()
-        states.stop_all()

@@ -2,17 +2,14 @@
 
 import asyncio
 import gzip
-import io
 import json
 import signal
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
+from datetime import datetime
 from queue import Queue
 from typing import Any
 
@@ -23,7 +20,6 @@ from federation.store.audit.archive import DAY_US
 from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic, mosaic_here
 
 pytestmark = pytest.mark.e2e
@@ -35,22 +31,15 @@ DAY_S = 86_400
 @pytest.fixture(scope="module")
 def work() -> Iterator[Served]:
     """`work` alone, in its own process."""
-    served = Served(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Served.temporary() as served:
         served.found("work")
         served.start("work")
         yield served
-    finally:
-        served.stop_all()
 
 
 def audit(work: Served, words: str = "") -> "subprocess.CompletedProcess[str]":
     """Run the command within this process, which is quicker."""
-    out, said = io.StringIO(), io.StringIO()
-    command = ["federation", "audit", "-g", str(work.directory / "work"), *words.split()]
-    with redirect_stdout(out), redirect_stderr(said):
-        code = main(command)
-    return subprocess.CompletedProcess(command, code, out.getvalue(), said.getvalue())
+    return mosaic_here("federation", "audit", "-g", "work", *words.split(), cwd=work.directory)
 
 
 def shown(work: Served, words: str = "") -> dict[str, Any]:
@@ -63,10 +52,7 @@ def shown(work: Served, words: str = "") -> dict[str, Any]:
 def act(work: Served) -> str:
     """Do something that is on record; return the grant's id."""
     words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
-    done = mosaic_here(*words, "--scope", SCOPE, "--json", cwd=work.directory)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    return str(found.get("grant", found)["id"])
+    return str(json.loads(work.command(*words, "--scope", SCOPE, "--json"))["grant"]["id"])
 
 
 def write(work: Served, *events: AuditEvent) -> None:
@@ -279,8 +265,6 @@ def test_following_shows_each_event_once_and_soon_also_over_restarts(
 
 
 def _seconds(at: str) -> float:
-    from datetime import datetime  # noqa: PLC0415 - one use
-
     return datetime.fromisoformat(at).timestamp()
 
 
@@ -339,8 +323,7 @@ def test_old_events_move_to_files_that_history_reads(work: Served) -> None:
 
     broken = work.directory / "work" / "audit" / f"{_date(today - 120)}.jsonl.gz"
     broken.write_bytes(gzip.compress(b"nonsense\n"))
-    words = ("--peer", "old.example", "--history", "--json")
-    done = mosaic("federation", "audit", "-g", "work", *words, cwd=work.directory)
+    done = audit(work, "--peer old.example --history --json")
     assert done.returncode == 1
     assert [one["reason"] for one in json.loads(done.stdout)["events"]] == [
         one.reason for one in old[::-1] if one not in old[3:6]

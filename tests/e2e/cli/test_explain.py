@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
@@ -24,24 +24,12 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.main import main
 from mosaic_cli.status import command as status
+from tests.support.cli_runner import Ran
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.pki import Pki
 from tests.support.schemas import validator
 
 SCHEMA = validator("status-explain")
-
-
-class Ran(NamedTuple):
-    """What the command did."""
-
-    code: int
-    out: str
-    words: str
-
-    @property
-    def squeezed(self) -> str:
-        """The output with single blanks."""
-        return " ".join(self.out.split())
 
 
 Explain = Callable[..., Awaitable[Ran]]
@@ -97,7 +85,7 @@ async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain
     good = await explain("--json")
     bad = await explain("--json", "--resource", "credentials")
 
-    fine, broken = json.loads(good.out), json.loads(bad.out)
+    fine, broken = good.json, bad.json
     for shape in (fine, broken):
         SCHEMA.validate(shape)
     assert (good.code, bad.code) == (0, 3)
@@ -154,7 +142,7 @@ async def test_a_revoked_grant_is_told_by_the_peer_and_remembered_here(
     await home.stop()
     stopped = await explain("--json")
 
-    shape = json.loads(stopped.out)
+    shape = stopped.json
     assert (running.code, stopped.code) == (3, 3)
     assert "broken grant" in running.squeezed
     assert f"revoked the grant {grant}" in running.out
@@ -171,7 +159,7 @@ async def test_a_grant_that_awaits_its_confirmation_is_named(home: Running, work
     token = (await work.admin.CreateEnrollmentToken(request)).token
     await home.admin.AddPeer(pb.AddPeerRequest(token=token, user="ada"))
 
-    shape = json.loads((await explain("--json")).out)
+    shape = (await explain("--json")).json
 
     assert (shape["broken"]["step"], states(shape)) == ("grant", "oooobn")
     assert f"mosaic federation grant show {created.grant.id}" in shape["broken"]["cure"]
@@ -181,7 +169,7 @@ async def test_a_rate_limit_is_named_with_the_time_to_wait(home: Running, work: 
     """One call a minute: the first walk meets the limit at the verb, the next one before the grant is looked at."""
     await enroll(home, work, scope={**SCOPE, "rate_limit_per_minute": 1})
 
-    first, second = [json.loads((await explain("--json")).out) for _ in range(2)]
+    first, second = [(await explain("--json")).json for _ in range(2)]
 
     assert (first["broken"]["step"], states(first)) == ("verb", "ooooob")
     assert (second["broken"]["step"], states(second)) == ("verb", "oooonb")
@@ -202,7 +190,7 @@ async def test_an_expired_own_certificate_is_named(home: Running, work: Running,
 
     ran = await explain("--json")
 
-    shape = json.loads(ran.out)
+    shape = ran.json
     assert (ran.code, shape["broken"]["step"], states(shape)) == (3, "certificate", "ooobnn")
     assert shape["broken"]["cure"].endswith("once you start it: mosaic gateway serve")
 
@@ -232,7 +220,7 @@ async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Run
     await enroll(home, work)
     await home.stop()
 
-    ran, shape = await explain(), json.loads((await explain("--json")).out)
+    ran, shape = await explain(), (await explain("--json")).json
 
     SCHEMA.validate(shape)
     assert ran.code == 0
@@ -255,7 +243,7 @@ async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(home.gateway.config.socket_path))
         hanging.listen()
-        ran, shape = await explain("--timeout", "0.5"), json.loads((await explain("--timeout", "0.5", "--json")).out)
+        ran, shape = await explain("--timeout", "0.5"), (await explain("--timeout", "0.5", "--json")).json
         plain = await asyncio.to_thread(main, ["federation", "status", "-g", str(home.gateway.config.directory)])
 
     SCHEMA.validate(shape)
@@ -293,9 +281,9 @@ async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, wor
         await back.start()
         ran = await explain()
 
-    assert (json.loads(away.out)["circuit"]["state"], json.loads(away.out)["notes"]) == ("open", [])
-    assert json.loads(away.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
-    SCHEMA.validate(json.loads(away.out))
+    assert (away.json["circuit"]["state"], away.json["notes"]) == ("open", [])
+    assert away.json["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(away.json)
     assert ran.code == 0
     assert "circuit open since " in ran.squeezed
     assert " after 5 failures in a row; next probe in " in ran.squeezed
@@ -311,7 +299,7 @@ async def test_which_of_two_users_is_asked_for(home: Running, work: Running, exp
 
     assert (neither.code, bob.code, eve.code) == (1, 0, 1)
     assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.words
-    assert json.loads(bob.out)["user"] == "bob"
+    assert bob.json["user"] == "bob"
     assert "did you mean bob?" in eve.words
 
 

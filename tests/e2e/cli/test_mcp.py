@@ -198,7 +198,7 @@ async def test_an_unknown_user_is_told(start: Start) -> None:
 async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> None:
     """While one call waits for a peer that is silent, another is answered; then the first one is."""
     async with start("ada", "--budget", "60") as agent:
-        with pair.silence():
+        with pair.silence("work"):
             waiting = asyncio.create_task(agent.call("list", resource="notes", page_size=17))
             local = await agent.call("list", resource="tasks", source="local", page_size=1)
             assert not waiting.done()
@@ -211,7 +211,7 @@ async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> No
 async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
     """An agent waits for a silent peer as long as the command was told, and has the local rows then."""
     async with start("ada", "--budget", "0.2") as agent:
-        with pair.silence():
+        with pair.silence("work"):
             answer = await agent.call("list", resource="tasks", page_size=18)
 
     work = answer["sources"][1]
@@ -261,7 +261,7 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
 async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: Pair, mode: str) -> None:
     """An agent that cancels its calls to a silent peer loses nothing: its next one is told of the outage, once."""
     async with start("ada", "--budget", "1", mode=mode) as agent:
-        with pair.silence():
+        with pair.silence("work"):
             given_up = [asyncio.ensure_future(agent.call("search", query="number")) for _ in range(4)]
             await asyncio.wait(given_up, timeout=0.3)
             for call in given_up:

@@ -7,36 +7,15 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import Served
 from tests.support.schemas import validator
 
 pytestmark = pytest.mark.e2e
-
-SCOPE = '{"resources":["tasks","notes"]}'
-
-
-@pytest.fixture
-def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The command line, in process."""
-    monkeypatch.chdir(served.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    return Cli(capsys)
-
-
-def enroll(cli: Cli, name: str, user: str = "ada") -> str:
-    """Let home read work under a name of its own; the grant's id."""
-    create = f"federation grant create -g work --peer home.example --subject {user} --json --scope"
-    grant = str(cli(create, SCOPE).json["grant"]["id"])
-    token = cli(f"federation grant token {grant} -g work").out.strip()
-    cli(f"federation peer add --user {user} --name {name} -g home", token)
-    return grant
 
 
 @pytest.fixture
 def peer(cli: Cli) -> Iterator[str]:
     """Ada's peer `adas-work`; its grant's id."""
-    yield enroll(cli, "adas-work")
+    yield cli.enroll("adas-work")
     if "adas-work" in cli("federation peer list -g home --json").out:
         cli("federation peer remove adas-work -g home")
 
@@ -101,7 +80,7 @@ def test_a_peer_that_does_not_answer_is_shown_all_the_same(cli: Cli, peer: str) 
 
 def test_peers_are_filtered(cli: Cli, peer: str) -> None:
     """By user and by state; a user without a peer has none, a user who does not exist is told."""
-    enroll(cli, "bobs-work", "bob")
+    cli.enroll("bobs-work", user="bob")
 
     def names(line: str) -> list[str]:
         return [one["name"] for one in cli(f"federation peer list -g home --json {line}").json["peers"]]
@@ -214,7 +193,7 @@ def test_an_empty_user_is_not_whoever_has_the_peer(cli: Cli, peer: str, command:
 
 def test_an_ambiguous_beginning_names_the_peers(cli: Cli, peer: str) -> None:
     """Two names that begin alike are both named, and neither is removed."""
-    enroll(cli, "adas-home")
+    cli.enroll("adas-home")
 
     ran = cli("federation peer remove adas -g home", code=1)
 

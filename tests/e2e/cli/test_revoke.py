@@ -1,161 +1,108 @@
 """`grant revoke`, `grant scope` and `user remove` against two gateways as processes, with leases of 2 s."""
 
-import io
-import json
 import os
 import pty
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
+from tests.support.cli_runner import TASKS_AND_NOTES, Cli, Ran
 from tests.support.gateway_processes import MOSAIC, Served, environment
 
 pytestmark = pytest.mark.e2e
 
-TASKS = '{"resources": ["tasks", "notes"]}'
 NARROWER = '{"resources": ["tasks"], "filters": {"tasks": {"include_teams": ["T1"]}}, "max_rows_per_query": 3}'
 LEASE_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Served]:
+def served() -> Iterator[Served]:
     """`home` and `work`; work gives leases of 2 s."""
-    served = Served(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with Served.temporary() as served:
         for name in ("home", "work"):
             served.found(name)
         config = served.directory / "work" / "gateway.toml"
         config.write_text(config.read_text().replace("[server]", f"[server]\nmax_lease_s = {LEASE_S}"))
         served.start_all("home", "work")
         yield served
-    finally:
-        served.stop_all()
 
 
-@pytest.fixture(autouse=True)
-def there(pair: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in the directory of the gateways."""
-    monkeypatch.chdir(pair.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-
-
-class Done(NamedTuple):
-    """What a command printed."""
-
-    stdout: str
-    stderr: str
-
-
-def run(_pair: Served, line: str, *more: str, code: int = 0) -> Done:
-    """Run a command in this process; it must end with that exit code."""
-    out, words = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(words):
-        ended = main([*line.split(), *more])
-    done = Done(out.getvalue(), words.getvalue())
-    assert ended == code, done
-    return done
-
-
-def enroll(pair: Served, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
-    """Let home read work, as the peer of that name; the grant's id."""
-    create = f"federation grant create -g work --peer home.example --subject {subject} --json --scope"
-    grant = json.loads(run(pair, create, TASKS).stdout)["grant"]["id"]
-    token = run(pair, f"federation grant token {grant} -g work").stdout
-    run(pair, f"federation peer add --user {user} --name {peer} -g home", token.strip())
-    return str(grant)
-
-
-def listed(pair: Served, peer: str, user: str = "ada", code: int = 0) -> Done:
+def listed(cli: Cli, peer: str, user: str = "ada", code: int = 0) -> Ran:
     """List tasks of a peer."""
-    return run(pair, f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
+    return cli(f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
 
 
-def receipt(pair: Served, grant: str) -> dict[str, Any]:
+def receipt(cli: Cli, grant: str) -> dict[str, Any]:
     """The receipt of a grant that is revoked, or is being."""
-    return dict(json.loads(run(pair, f"federation grant revoke {grant} -g work --json").stdout)["receipt"])
+    return dict(cli(f"federation grant revoke {grant} -g work --json").json["receipt"])
 
 
-@contextmanager
-def frozen(pair: Served, name: str) -> Iterator[None]:
-    """Stop a gateway's process for a while, as a suspended machine is stopped."""
-    pair.processes[name].send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        pair.processes[name].send_signal(signal.SIGCONT)
-
-
-def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) -> None:
+def test_revoking_a_connected_peers_grant_ends_with_its_receipt(cli: Cli) -> None:
     """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
-    grant = enroll(pair, "r1")
-    listed(pair, "r1")
-    assert json.loads(listed(pair, "r1").stdout)["rows"][0]["_cached"] is True
+    grant = cli.enroll("r1")
+    listed(cli, "r1")
+    assert listed(cli, "r1").json["rows"][0]["_cached"] is True
 
-    done = run(pair, f"federation grant revoke {grant} -g work --reason", "contract ended")
+    done = cli(f"federation grant revoke {grant} -g work --reason", "contract ended")
 
-    assert "effective" in done.stdout
-    assert "contract ended" in done.stdout
-    assert "its acknowledgement" in done.stdout
-    assert done.stderr.endswith("no cache of the peer can serve anything of this grant\n")
-    refused = listed(pair, "r1", code=1)
-    assert "GRANT_REVOKED" in refused.stderr
-    assert "contract ended" in refused.stderr
-    shape = receipt(pair, grant)
+    assert "effective" in done.out
+    assert "contract ended" in done.out
+    assert "its acknowledgement" in done.out
+    assert done.words.endswith("no cache of the peer can serve anything of this grant\n")
+    refused = listed(cli, "r1", code=1)
+    assert "GRANT_REVOKED" in refused.words
+    assert "contract ended" in refused.words
+    shape = receipt(cli, grant)
     assert shape["kind"] == "revoked"
     assert shape["effective_at"] >= shape["revoked_at"]
     assert [one["how"] for one in shape["instances"]] == ["acked"]
-    run(pair, "federation peer remove r1 -g home")
+    cli("federation peer remove r1 -g home")
 
 
-def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: Served) -> None:
+def test_a_peer_that_is_cut_off_is_named_and_awaited(cli: Cli, served: Served) -> None:
     """Plain lines say who is awaited and until when; without waiting the command says what it leaves."""
-    grant = enroll(pair, "r2")
-    listed(pair, "r2")
-    with frozen(pair, "home"):
+    grant = cli.enroll("r2")
+    listed(cli, "r2")
+    with served.silence("home"):
         begun = time.monotonic()
-        quick = run(pair, f"federation grant revoke {grant} -g work --no-wait --json")
-        pending = json.loads(quick.stdout)["receipt"]
-        done = run(pair, f"federation grant revoke {grant} -g work")
+        quick = cli(f"federation grant revoke {grant} -g work --no-wait --json")
+        pending = quick.json["receipt"]
+        done = cli(f"federation grant revoke {grant} -g work")
         assert time.monotonic() - begun > LEASE_S - 1
     assert pending["effective_at"] is None
     assert pending["revoked_at"] is not None
     assert [(one["how"], one["at"]) for one in pending["instances"]] == [("awaited", None)]
     assert pending["instances"][0]["until"] is not None
-    assert "waiting for one cache of the peer" in done.stderr
-    assert "UTC at the latest" in done.stderr
-    assert "the end of its lease" in done.stdout
-    assert listed(pair, "r2", code=1).stderr.startswith("error: GRANT_REVOKED")
-    run(pair, "federation peer remove r2 -g home")
+    assert "waiting for one cache of the peer" in done.words
+    assert "UTC at the latest" in done.words
+    assert "the end of its lease" in done.out
+    assert listed(cli, "r2", code=1).words.startswith("error: GRANT_REVOKED")
+    cli("federation peer remove r2 -g home")
 
 
-def test_no_wait_says_in_words_what_goes_on(pair: Served) -> None:
+def test_no_wait_says_in_words_what_goes_on(cli: Cli, served: Served) -> None:
     """Who does not want to wait sees that new calls are refused, and who is awaited."""
-    grant = enroll(pair, "r3")
-    listed(pair, "r3")
-    with frozen(pair, "home"):
-        done = run(pair, f"federation grant revoke {grant} -g work --no-wait")
-    assert "revoked" in done.stdout
-    assert done.stderr.startswith("in force for every new call; waiting for one cache of the peer")
-    run(pair, "federation peer remove r3 -g home")
+    grant = cli.enroll("r3")
+    listed(cli, "r3")
+    with served.silence("home"):
+        done = cli(f"federation grant revoke {grant} -g work --no-wait")
+    assert "revoked" in done.out
+    assert done.words.startswith("in force for every new call; waiting for one cache of the peer")
+    cli("federation peer remove r3 -g home")
 
 
-def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> None:
+def test_an_interrupted_command_leaves_the_revocation_going(cli: Cli, served: Served) -> None:
     """Ctrl-C ends the waiting, with words on how to see it again; the receipt comes all the same."""
-    grant = enroll(pair, "r4")
-    listed(pair, "r4")
-    with frozen(pair, "home"):
+    grant = cli.enroll("r4")
+    listed(cli, "r4")
+    with served.silence("home"):
         command = subprocess.Popen(
             [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
-            cwd=pair.directory,
+            cwd=served.directory,
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -170,19 +117,19 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
             "stopped waiting; the gateway already refuses calls and continues the revocation. "
             f"To see it: mosaic federation grant revoke {grant}\n"
         )
-        assert [one["how"] for one in receipt(pair, grant)["instances"]] == ["lease_ended"]
-    run(pair, "federation peer remove r4 -g home")
+        assert [one["how"] for one in receipt(cli, grant)["instances"]] == ["lease_ended"]
+    cli("federation peer remove r4 -g home")
 
 
-def test_a_terminal_shows_a_live_line(pair: Served) -> None:
+def test_a_terminal_shows_a_live_line(cli: Cli, served: Served) -> None:
     """On a terminal one line counts down, and is gone before the receipt is printed."""
-    grant = enroll(pair, "r5")
-    listed(pair, "r5")
+    grant = cli.enroll("r5")
+    listed(cli, "r5")
     ours, theirs = pty.openpty()
-    with frozen(pair, "home"):
+    with served.silence("home"):
         done = subprocess.run(
             [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
-            cwd=pair.directory,
+            cwd=served.directory,
             env=environment(TERM="xterm", COLUMNS="160"),
             stdout=subprocess.PIPE,
             stderr=theirs,
@@ -198,49 +145,46 @@ def test_a_terminal_shows_a_live_line(pair: Served) -> None:
     assert "\x1b[2K" in seen
     assert "effective" in done.stdout
     assert "\x1b" not in done.stdout
-    run(pair, "federation peer remove r5 -g home")
+    cli("federation peer remove r5 -g home")
 
 
-def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) -> None:
+def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(cli: Cli, served: Served) -> None:
     """The grant stays refused, the log says so, and the receipt waits for what the process before gave out."""
-    grant = enroll(pair, "r6")
-    listed(pair, "r6")
-    with frozen(pair, "home"):
-        run(pair, f"federation grant revoke {grant} -g work --no-wait")
-        pair.stop("work", signal.SIGKILL)
-        pair.start("work")
-        shape = receipt(pair, grant)
+    grant = cli.enroll("r6")
+    listed(cli, "r6")
+    with served.silence("home"):
+        cli(f"federation grant revoke {grant} -g work --no-wait")
+        served.stop("work", signal.SIGKILL)
+        served.start("work")
+        shape = receipt(cli, grant)
     assert [(one["instance_id"], one["how"]) for one in shape["instances"]] == [(None, "lease_ended")]
-    assert "left a revocation or scope reduction unfinished; continuing it" in (pair.directory / "work.log").read_text()
-    assert receipt(pair, grant) == shape
-    run(pair, "federation peer remove r6 -g home")
+    log = (served.directory / "work.log").read_text()
+    assert "left a revocation or scope reduction unfinished; continuing it" in log
+    assert receipt(cli, grant) == shape
+    cli("federation peer remove r6 -g home")
 
 
-def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Served) -> None:
+def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(cli: Cli) -> None:
     """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
-    made = run(
-        pair,
-        "federation grant create --peer home.example --subject ada --json -g work --scope",
-        '{"resources": ["tasks"]}',
-    )
-    grant = json.loads(made.stdout)["grant"]["id"]
-    run(pair, f"federation grant revoke {grant} -g work")
+    create = "federation grant create --peer home.example --subject ada --json -g work --scope"
+    grant = cli(create, TASKS_AND_NOTES).json["grant"]["id"]
+    cli(f"federation grant revoke {grant} -g work")
     edit = f"federation grant scope {grant} -g work --scope"
 
-    tried = run(pair, edit, NARROWER, "--dry-run", code=1)
-    done = run(pair, edit, NARROWER, code=1)
+    tried = cli(edit, NARROWER, "--dry-run", code=1)
+    done = cli(edit, NARROWER, code=1)
 
     assert tried == done
-    assert done == Done("", f"error: grant {grant} is revoked, which is final; make a new one\n")
+    assert done == Ran(1, "", f"error: grant {grant} is revoked, which is final; make a new one\n")
 
 
-def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
+def test_a_scope_edit_shows_gains_and_losses(cli: Cli) -> None:
     """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
-    grant = enroll(pair, "s1")
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    grant = cli.enroll("s1")
+    assert len(listed(cli, "s1").json["rows"]) > 3
 
-    dry = run(pair, f"federation grant scope {grant} -g work --dry-run --scope", NARROWER)
-    assert dry.stdout.splitlines() == [
+    dry = cli(f"federation grant scope {grant} -g work --dry-run --scope", NARROWER)
+    assert dry.out.splitlines() == [
         "loses  tasks: rows of every team but T1",
         "loses  tasks: personal rows",
         "loses  notes: rows of every team and personal rows",
@@ -250,71 +194,70 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
         "tasks     12        6          task-10, task-8, task-6, task-4, task-2",
         "notes     1         -          -",
     ]
-    assert dry.stderr.splitlines() == [
+    assert dry.words.splitlines() == [
         "-: not in the scope",
         "nothing was changed (--dry-run)",
         "the scope would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
     ]
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    assert len(listed(cli, "s1").json["rows"]) > 3
 
-    tried = json.loads(run(pair, f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).stdout)
+    tried = cli(f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).json
     assert [(one["resource"], one["rows"]) for one in tried["opened"]] == [("tasks", 12), ("notes", 1)]
     assert [(one["resource"], one["rows"]) for one in tried["opens"]] == [("tasks", 6)]
 
-    edited = json.loads(run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).stdout)
+    edited = cli(f"federation grant scope {grant} -g work --json --scope", NARROWER).json
     assert (edited["opened"], edited["opens"]) == ([], [])
     assert (edited["applied"], edited["gains"], len(edited["losses"])) == (True, [], 4)
     assert edited["receipt"]["kind"] == "narrowed"
     assert edited["receipt"]["effective_at"] is not None
-    rows = json.loads(listed(pair, "s1").stdout)["rows"]
+    rows = listed(cli, "s1").json["rows"]
     assert {row["team"] for row in rows} == {"T1"}
     assert len(rows) == 3
 
-    again = run(pair, f"federation grant scope {grant} -g work --scope", NARROWER)
-    assert again.stderr.splitlines()[0] == "this scope is already in force"
-    assert "narrowed" in again.stdout
+    again = cli(f"federation grant scope {grant} -g work --scope", NARROWER)
+    assert again.words.splitlines()[0] == "this scope is already in force"
+    assert "narrowed" in again.out
 
-    wider = run(pair, f"federation grant scope {grant} -g work --scope", TASKS)
-    assert "gains  tasks: personal rows" in wider.stdout
-    assert wider.stderr.splitlines()[0] == "the new scope is in force from the next call on"
-    assert "reads tasks and notes: all that ada may" in wider.stderr
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    wider = cli(f"federation grant scope {grant} -g work --scope", TASKS_AND_NOTES)
+    assert "gains  tasks: personal rows" in wider.out
+    assert wider.words.splitlines()[0] == "the new scope is in force from the next call on"
+    assert "reads tasks and notes: all that ada may" in wider.words
+    assert len(listed(cli, "s1").json["rows"]) > 3
 
-    faulty = run(pair, f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
-    assert faulty.stderr.startswith("error: scope.resources: unknown resource")
-    run(pair, f"federation grant revoke {grant} -g work")
-    final = run(pair, f"federation grant scope {grant} -g work --scope", TASKS, code=1)
-    assert "is revoked, which is final" in final.stderr
-    run(pair, "federation peer remove s1 -g home")
+    faulty = cli(f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
+    assert faulty.words.startswith("error: scope.resources: unknown resource")
+    cli(f"federation grant revoke {grant} -g work")
+    final = cli(f"federation grant scope {grant} -g work --scope", TASKS_AND_NOTES, code=1)
+    assert "is revoked, which is final" in final.words
+    cli("federation peer remove s1 -g home")
 
 
-def test_removing_a_user_revokes_every_grant(pair: Served) -> None:
+def test_removing_a_user_revokes_every_grant(cli: Cli) -> None:
     """Every grant of the user ends with its receipt; the teams are left, owned rows stay; others are not touched."""
-    bobs, other = enroll(pair, "u1", user="bob", subject="bob"), enroll(pair, "u2", user="ada", subject="ada")
-    listed(pair, "u1", "bob")
-    never_used = json.loads(
-        run(pair, "federation grant create -g work --peer x.example --subject bob --json --scope", TASKS).stdout
-    )["grant"]["id"]
+    bobs, other = cli.enroll("u1", user="bob"), cli.enroll("u2")
+    listed(cli, "u1", "bob")
+    create = "federation grant create -g work --peer x.example --subject bob --json --scope"
+    never_used = cli(create, TASKS_AND_NOTES).json["grant"]["id"]
 
-    done = json.loads(run(pair, "user remove bob -g work --json").stdout)
+    done = cli("user remove bob -g work --json").json
 
     removal = done["removal"]
     assert (removal["user"], set(removal["grants"]), removal["teams"]) == ("bob", {bobs, never_used}, ["T2"])
     assert (removal["owned_rows"], removal["from_data"], removal["peers"]) == (1, True, [])
     assert {one["grant_id"] for one in done["receipts"]} == {bobs, never_used}
     assert all(one["effective_at"] and one["reason"] == "the user was removed" for one in done["receipts"])
-    assert "GRANT_REVOKED" in listed(pair, "u1", "bob", code=1).stderr
-    assert json.loads(listed(pair, "u2").stdout)["rows"]
+    assert "GRANT_REVOKED" in listed(cli, "u1", "bob", code=1).words
+    assert listed(cli, "u2").json["rows"]
     until = time.monotonic() + 5
-    while "user.remove" not in run(pair, "federation audit -g work --json").stdout:  # written off the request path
+    while "user.remove" not in cli("federation audit -g work --json").out:  # written off the request path
         assert time.monotonic() < until
-    words = run(pair, "user remove bob -g work")
-    assert "0 revoked" in words.stdout
-    assert "1 rows keep this user" in words.stdout
-    peers = run(pair, "user remove bob -g home")
-    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.stderr
-    unknown = run(pair, "user remove nobody -g work", code=1)
-    assert unknown.stderr.startswith("error: no user 'nobody'")
-    run(pair, f"federation grant revoke {other} -g work")
+    words = cli("user remove bob -g work")
+    assert "0 revoked" in words.out
+    assert "1 rows keep this user" in words.out
+    peers = cli("user remove bob -g home")
+    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.words
+    unknown = cli("user remove nobody -g work", code=1)
+    assert unknown.words.startswith("error: no user 'nobody'")
+    cli(f"federation grant revoke {other} -g work")
     for name in ("u1", "u2"):
-        run(pair, f"federation peer remove {name} -g home")
+        cli(f"federation peer remove {name} -g home")
