@@ -180,7 +180,9 @@ class Gateway:
                 clock=clock,
                 telemetry=telemetry,
                 provider=provider,
-                on_renewal=audit.record_renewal,
+                on_renewal=lambda peer, fault: audit.record_peer_act(
+                    "peer.renew", peer.record, fault, source="gateway"
+                ),
             )
         )
         coordinator = await InvalidationCoordinator.open(

@@ -21,6 +21,8 @@ from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit.vocabulary import MIXED, OWN
 from federation.store.audit.model import AuditEvent
+from federation.store.grants.model import Grant
+from federation.store.peers import PeerRecord
 
 LOGGER: Final = logging.getLogger(__name__)
 CAPACITY: Final = 4_096
@@ -42,25 +44,6 @@ class AuditWriter(Protocol):
 
     async def insert_many(self, events: Sequence[AuditEvent]) -> None:
         """Write all events or none."""
-        ...
-
-
-class RenewedPeer(Protocol):
-    """The peer whose certificate was renewed; `federation.client.peers.peer.Peer` implements it."""
-
-    @property
-    def name(self) -> str:
-        """The peer's name."""
-        ...
-
-    @property
-    def user(self) -> str:
-        """The local user of the peer."""
-        ...
-
-    @property
-    def grant_id(self) -> str:
-        """The id of the grant at the peer."""
         ...
 
 
@@ -179,6 +162,24 @@ class AuditTrail:
         else:
             self.record_refusal(event)
 
+    def record_grant_act(self, verb: str, grant: Grant, *, reason: str = "", source: str) -> None:
+        """Queue a successful act on a grant."""
+        self.record_act(verb, grant_id=grant.id, peer=grant.peer, subject=grant.subject, reason=reason, source=source)
+
+    def record_peer_act(
+        self, verb: str, peer: PeerRecord, fault: FederationError | None = None, *, source: str
+    ) -> None:
+        """Queue an act at a peer; `fault` is set if it failed. The subject is the local user."""
+        self.record_act(
+            verb,
+            "error" if fault else "ok",
+            grant_id=peer.grant_id,
+            peer=peer.name,
+            subject=peer.user,
+            reason=fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else "",
+            source=source,
+        )
+
     async def record_enrollment(self, event: EnrollmentEvent) -> None:
         """Queue an attempt to enroll or renew: the `EnrollmentAudit` of the enrollment service."""
         self.record_act(
@@ -189,19 +190,6 @@ class AuditTrail:
             subject=event.subject,
             reason=event.reason,
             source=event.source,
-        )
-
-    def record_renewal(self, peer: RenewedPeer, fault: FederationError | None) -> None:
-        """Queue the automatic renewal of this gateway's certificate at a peer; `fault` is set if it failed."""
-        reason = fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else ""
-        self.record_act(
-            "peer.renew",
-            "error" if fault else "ok",
-            grant_id=peer.grant_id,
-            peer=peer.name,
-            subject=peer.user,
-            reason=reason,
-            source="gateway",
         )
 
     async def _run(self) -> None:

@@ -264,12 +264,9 @@ class Revocations:
         await self._receipts.finish(receipt)
         del self._unsaved_receipts[receipt.id]
         self._failed.discard((receipt.grant_id, receipt.kind))
-        grant = self._grants.require(receipt.grant_id)
-        self._audit.record_act(
+        self._audit.record_grant_act(
             "grant.effective",
-            grant_id=grant.id,
-            peer=grant.peer,
-            subject=grant.subject,
+            self._grants.require(receipt.grant_id),
             reason=f"{receipt.kind}: {receipt.reason}" if receipt.reason else receipt.kind.value,
             source="gateway",
         )
