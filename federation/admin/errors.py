@@ -49,19 +49,14 @@ _CODES: Final[Mapping[type[FederationError], grpc.StatusCode]] = {
     ImportFailedError: grpc.StatusCode.INVALID_ARGUMENT,
     FederationError: grpc.StatusCode.INTERNAL,
 }
-_BUILD: Final[Mapping[str, Callable[[str, Mapping[str, str]], FederationError]]] = {
-    "ConfigError": lambda _, info: ConfigError(info.get("field", ""), ""),
-    "InputError": lambda _, info: InputError(info.get("field", ""), ""),
-    "NotFoundError": lambda _, info: NotFoundError(info.get("what", ""), info.get("name", "")),
-    "ConflictError": lambda message, _: ConflictError(message),
-    "GatewayUnavailableError": lambda message, _: GatewayUnavailableError(message),
-    "LockedError": lambda message, _: LockedError(message),
-    "StoreError": lambda message, _: StoreError(message),
-    "SealError": lambda message, _: SealError(message),
-    "EnrollmentError": lambda message, _: EnrollmentError(message),
-    "ImportFailedError": lambda _, info: ImportFailedError((), int(info.get("total", "0"))),
-    "FederationError": lambda message, _: FederationError(message),
+_KINDS: Final = {kind.__name__: kind for kind in _CODES}
+_BUILD: Final[Mapping[type[FederationError], Callable[[Mapping[str, str]], FederationError]]] = {
+    ConfigError: lambda info: ConfigError(info.get("field", ""), ""),
+    InputError: lambda info: InputError(info.get("field", ""), ""),
+    NotFoundError: lambda info: NotFoundError(info.get("what", ""), info.get("name", "")),
+    ImportFailedError: lambda info: ImportFailedError((), int(info.get("total", "0"))),
 }
+"""How an error that is made of more than a message is rebuilt; the message is set afterwards."""
 _ATTRIBUTES: Final = ("field", "what", "name", "total")
 """Attributes of an error that its status carries beside the message."""
 
@@ -119,8 +114,8 @@ def _rebuild(message: str, trailing: Metadata) -> FederationError | None:
             status.ParseFromString(value)
             if not (status.details and status.details[0].Unpack(info) and info.domain == ADMIN_DOMAIN):
                 return None
-            build = _BUILD.get(info.reason, _BUILD["FederationError"])
-            error = build(message, dict(info.metadata))
+            kind = _KINDS.get(info.reason, FederationError)
+            error = _BUILD[kind](info.metadata) if kind in _BUILD else kind()
         except (DecodeError, ValueError):
             return None
         error.args, error.remedy = (message,), unpack_remedy(info.metadata)
