@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import unquote
 
 from federation.backoff import Backoff
@@ -21,6 +20,7 @@ from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit.vocabulary import MIXED, OWN
 from federation.store.audit.model import AuditEvent
+from federation.store.audit.table import AuditStore
 from federation.store.grants.model import Grant
 from federation.store.peers import PeerRecord
 
@@ -39,22 +39,14 @@ STOP_S: Final = 5.0
 RefusalKey = tuple[str, str, str | None, str, str]
 
 
-class AuditWriter(Protocol):
-    """The store that the trail writes to; `federation.store.audit.table.AuditStore` implements it."""
-
-    async def insert_many(self, events: Sequence[AuditEvent]) -> None:
-        """Write all events or none."""
-        ...
-
-
 class AuditTrail:
     """The queue between calls and the audit table. Use it from one event loop; `start` it before the first call.
 
     `capacity` bounds the allowed reads that wait to be written, including those of the current batch.
     """
 
-    def __init__(self, writer: AuditWriter, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
-        self._writer, self._clock = writer, clock
+    def __init__(self, store: AuditStore, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
+        self._store, self._clock = store, clock
         self._places = asyncio.Semaphore(capacity)
         self._reads: deque[AuditEvent] = deque()
         self._acts: deque[AuditEvent] = deque()
@@ -206,7 +198,7 @@ class AuditTrail:
             acts, reads = list(islice(self._acts, BATCH)), list(islice(self._reads, BATCH))
             refusals, self._refusals = self._refusals, {}
             try:
-                await self._writer.insert_many([*acts, *reads, *refusals.values()])
+                await self._store.insert_many([*acts, *reads, *refusals.values()])
             except BaseException as e:
                 self._put_back(refusals)
                 if not isinstance(e, Exception):
