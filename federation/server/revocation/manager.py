@@ -183,9 +183,7 @@ class Revocations:
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
         async with self._edit_lock:
-            grant = self._grants.require(grant_id)
-            if grant.status is GrantStatus.REVOKED:
-                raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
+            grant = self._grants.require_unrevoked(grant_id)
             stored = self._stored_scopes.get(grant_id, grant.scope)
             change = compare_scopes(stored, scope)
             if scope == grant.scope == stored:
