@@ -14,7 +14,7 @@ from federation.admin.lookup import require_user
 from federation.admin.messages.common import receipt_message, release_message
 from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
-from federation.scope.diff import compare_scopes
+from federation.scope.diff import ScopeChange, compare_scopes
 from federation.scope.model import Scope
 from federation.server.revocation.manager import RevocationHandle, ScopeEdit
 from federation.store.grants.model import Grant, GrantStatus
@@ -50,7 +50,7 @@ class RevocationHandlers:
             yield await self._preview_edit(self._context.grants.require_unrevoked(request.id), scope)
             return
         edit = await self._under_way.run(self._edit(request.id, scope))
-        yield await self._scope_response(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
+        yield await self._scope_response(edit.grant, scope, edit.change, applied=edit.applied)
         if edit.handle is None:
             return
         async for message in self._progress(pb.UpdateGrantScopeResponse, edit.handle, wait=not request.no_wait):
@@ -134,16 +134,19 @@ class RevocationHandlers:
         yield response(receipt=receipt_message(await handle.receipt()))
 
     async def _scope_response(
-        self, grant: Grant, scope: Scope, gains: tuple[str, ...], losses: tuple[str, ...], *, applied: bool
+        self, grant: Grant, scope: Scope, change: ScopeChange, *, applied: bool
     ) -> pb.UpdateGrantScopeResponse:
         warnings = await scope_warnings(self._context, grant.subject, scope)
         return pb.UpdateGrantScopeResponse(
-            grant=self._context.grant_info(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
+            grant=self._context.grant_info(grant),
+            warnings=warnings,
+            gains=change.gains,
+            losses=change.losses,
+            applied=applied,
         )
 
     async def _preview_edit(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
-        change = compare_scopes(grant.scope, scope)
-        reply = await self._scope_response(grant, scope, change.gains, change.losses, applied=False)
+        reply = await self._scope_response(grant, scope, compare_scopes(grant.scope, scope), applied=False)
         provider = self._context.provider
         reply.opened.extend(await preview(provider, grant.subject, grant.scope))
         reply.opens.extend(await preview(provider, grant.subject, scope))
