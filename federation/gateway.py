@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from federation.admin.context import AdminContext
-from federation.admin.messages.common import advertised
 from federation.admin.server import AdminServer
 from federation.aio import run_periodically
 from federation.clock import SYSTEM_CLOCK, Clock
@@ -94,7 +93,7 @@ class Gateway:
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
-            endpoint=lambda: advertised(config, self.federation_address, "listen"),
+            endpoint=lambda: config.advertised(self.federation_address),
             audit=parts.audit.record_enrollment,
             renewal_issuer=parts.renewal_issuer,
         )

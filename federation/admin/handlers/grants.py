@@ -7,7 +7,7 @@ from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import grant_warnings, scope_warnings
 from federation.admin.lookup import find_grant, require_user
-from federation.admin.messages.common import advertised, receipt_message, status_value
+from federation.admin.messages.common import receipt_message, status_value
 from federation.admin.pagination import page_of
 from federation.clock import MICROSECONDS
 from federation.errors import Action, InputError, NotFoundError, Remedy
@@ -88,7 +88,7 @@ class GrantHandlers:
         """Create an enrollment token. Raises `ConflictError` for a grant that cannot be enrolled any more."""
         _, address = self._context.addresses()
         token, expires_at_us = await self._context.issuer.create_token(
-            request.grant_id, endpoint=advertised(self._context.config, address, "enroll"), confirm=request.confirm
+            request.grant_id, endpoint=self._context.config.advertised(address), confirm=request.confirm
         )
         grant = self._context.grants.require(request.grant_id)
         self._context.audit.record_grant_act("grant.token", grant, source="admin")

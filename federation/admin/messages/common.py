@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from federation.config import GatewayConfig, parse_address
 from federation.pki.rotation_policy import renewal_point_us
 from federation.server.call_stats import GrantUse
 from federation.server.revocation.leases import Release
@@ -15,13 +14,6 @@ from federation.wire.timestamps import optional_timestamp, timestamp
 _STATUS: Final = {status: pb.GrantStatus.Value(f"GRANT_STATUS_{status.name}") for status in GrantStatus}
 MAX_COUNT: Final = 2**32 - 1
 """The largest number that a receipt can hold. Peers report how many calls they failed, possibly with a false number."""
-
-
-def advertised(config: GatewayConfig, bound: str, name: str) -> str:
-    """Return the advertised host:port of an address that this gateway has bound."""
-    _, port = parse_address(bound, name)
-    host = config.advertised_host
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def grant_message(grant: Grant, now_us: int, *, leases: int, watches: int, use: GrantUse) -> pb.GrantInfo:

@@ -53,7 +53,8 @@ class AuditTrail:
         self._refusals: dict[RefusalKey, AuditEvent] = {}
         self._work, self._flush_now, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._failing = False
+        self.failing = False
+        """Whether the last attempt to write failed."""
         self.dropped = 0
         """Refusals that were not recorded because too many different ones waited."""
 
@@ -61,11 +62,6 @@ class AuditTrail:
     def waiting(self) -> int:
         """The number of events that are not written yet."""
         return len(self._reads) + len(self._acts) + len(self._refusals)
-
-    @property
-    def failing(self) -> bool:
-        """Whether the last attempt to write failed."""
-        return self._failing
 
     def start(self) -> None:
         """Start the task that writes events."""
@@ -224,7 +220,7 @@ class AuditTrail:
 
     def _report(self, fault: Exception | None) -> None:
         """Log once that writing fails, and once that it works again."""
-        if fault is not None and not self._failing:
+        if fault is not None and not self.failing:
             cause = str(getattr(fault, "orig", None) or fault).split("\n", 1)[0]
             LOGGER.error(
                 "audit rows cannot be written (%s: %s); they stay queued and are retried, and reads are refused "
@@ -232,9 +228,9 @@ class AuditTrail:
                 type(fault).__name__,
                 cause,
             )
-        elif fault is None and self._failing:
+        elif fault is None and self.failing:
             LOGGER.warning("audit rows are written again")
-        self._failing = fault is not None
+        self.failing = fault is not None
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from federation.config import parse_address
+from federation.config import join_address, parse_address
 from federation.errors import ConfigError
 from federation.pki.authority import Authority
 from federation.server.pipeline.error_boundary import IncidentGuard
@@ -121,7 +121,7 @@ def _bind(server: grpc.aio.Server, address: str, name: str, credentials: grpc.Se
         raise ConfigError(name, f"cannot listen on {address}: {e.strerror or e}; {cure}") from None
     except RuntimeError:
         raise ConfigError(name, f"cannot listen on {address}; {cure}") from None
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(host, port)
 
 
 def _check_bindable(host: str, port: int) -> None:
