@@ -4,6 +4,7 @@ A setting that the file lacks has the default given here.
 """
 
 import ipaddress
+import math
 import os
 import re
 import tomllib
@@ -204,6 +205,10 @@ class GatewayConfig:
         host, _ = parse_address(self.listen, "listen")
         return self.advertise or (self.name if _is_wildcard(host) else host)
 
+    def advertised(self, bound: str) -> str:
+        """Return the host:port at which peers reach a bound address."""
+        return join_address(self.advertised_host, bound.rpartition(":")[2])
+
     @classmethod
     def load(cls, directory: Path) -> "GatewayConfig":
         """Read `gateway.toml` in a gateway's directory. Raises `ConfigError` that names the wrong field."""
@@ -242,6 +247,11 @@ def parse_address(address: str, name: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) <= 65_535):  # noqa: PLR2004
         raise ConfigError(name, f"{port!r} is not a port from 0 to 65535")
     return bare, int(port)
+
+
+def join_address(host: str, port: int | str) -> str:
+    """Return `host:port`, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_wildcard(host: str) -> bool:
@@ -287,6 +297,6 @@ def _check_positive(config: Any, prefix: str = "") -> None:
         if hasattr(value, "__dataclass_fields__"):
             _check_positive(value, f"{prefix}{setting.name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            least_is_zero = setting.name in {"jitter", "retention_days"}
-            if value < 0 or (value == 0 and not least_is_zero) or value != value or value == float("inf"):  # noqa: PLR0124
+            may_be_zero = setting.name in {"jitter", "retention_days"}
+            if not 0 <= value < math.inf or (value == 0 and not may_be_zero):
                 raise ConfigError(f"{prefix}{setting.name}", f"must be a positive number, not {value!r}")

@@ -6,6 +6,7 @@ meaning (the docstring below the field).
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -21,8 +22,6 @@ _HEADER: Final = """\
 _ALWAYS_SET: Final = frozenset({"listen", "enroll"})
 """Settings that the template never comments out, because operators edit them most often."""
 _WIDTH: Final = 118
-_LAST_SHORT: Final = 0xFFFF
-"""The last code point of the escape `\\uXXXX` of TOML; later ones take `\\UXXXXXXXX`."""
 _NOT_SETTINGS: Final = frozenset({"directory"})
 
 
@@ -68,6 +67,11 @@ def render_config(config: GatewayConfig) -> str:
     return "\n".join(lines)
 
 
+def toml_value(value: object) -> str:
+    """Return a value as TOML. JSON's form of a string, a number or a truth value is TOML but for the character DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _section(kind: type[Any], name: str) -> Section:
     meanings, hints = _docstrings(kind), get_type_hints(kind)
     settings = tuple(
@@ -103,26 +107,7 @@ def _line(setting: Setting, value: object) -> str:
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ConfigError(setting.name, "contains bytes that are not UTF-8")
     if value != setting.default or setting.name in _ALWAYS_SET:
-        return f"{setting.name} = {_toml(value)}"
+        return f"{setting.name} = {toml_value(value)}"
     if value is None:
         return f"# {setting.name} ({setting.kind}) is unset by default."
-    return f"# {setting.name} = {_toml(value)}"
-
-
-def _toml(value: object) -> str:
-    """Return a value as TOML; for a string this differs from `repr`."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'"{"".join(_escape(character) for character in value)}"'
-        case _:
-            return repr(value)
-
-
-def _escape(character: str) -> str:
-    if character in {'"', "\\"}:
-        return f"\\{character}"
-    if character.isprintable():
-        return character
-    return f"\\u{ord(character):04x}" if ord(character) <= _LAST_SHORT else f"\\U{ord(character):08x}"
+    return f"# {setting.name} = {toml_value(value)}"

@@ -1,20 +1,5 @@
 """The exceptions of the package, and the refusal reasons of the wire contract.
 
-    FederationError
-    ├── ConfigError            a setting is missing or wrong; names the field and the fix
-    ├── InputError             a value from a user or a file is wrong; names the field and the fix
-    ├── NotFoundError          a user, peer or grant does not exist; suggests similar names
-    ├── ConflictError          the object already exists, or its state does not allow the operation
-    ├── GatewayUnavailableError     the gateway's admin socket does not answer
-    ├── LockedError            another process serves this gateway
-    ├── StoreError             a database operation failed, or the database holds invalid data
-    ├── SealError              a sealed key cannot be opened
-    ├── EnrollmentError        enrollment or certificate renewal failed
-    ├── ImportFailedError           input lines are invalid; nothing was imported
-    ├── UnknownReferencesError      rows or memberships to be written name unknown users or teams
-    ├── ChangesLostError            a reader of the change stream fell too far behind
-    └── Refusal                a federation call was refused: a reason, which determines the gRPC status
-
 Policy code raises or returns `Refusal`; only the gRPC adapters use the classes of gRPC status codes.
 
 An error that an operator can resolve carries a `Remedy`: the required action as a value. This package contains no CLI
@@ -26,7 +11,6 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 
@@ -108,7 +92,7 @@ class FederationError(Exception):
 
 
 class ConfigError(FederationError):
-    """A setting is missing or wrong."""
+    """A setting is missing or wrong; `field` names it."""
 
     def __init__(self, field: str, problem: str, *, remedy: Remedy | None = None) -> None:
         super().__init__(f"{field}: {problem}", remedy=remedy)
@@ -232,21 +216,19 @@ class Reason(StrEnum):
     """Internal error of the serving gateway. The message holds only an incident id."""
 
 
-CODE_OF: Final[Mapping[Reason, str]] = MappingProxyType(
-    {
-        Reason.CERTIFICATE_INVALID: "UNAUTHENTICATED",
-        Reason.GRANT_REVOKED: "PERMISSION_DENIED",
-        Reason.GRANT_INVALID: "PERMISSION_DENIED",
-        Reason.SCOPE_VIOLATION: "PERMISSION_DENIED",
-        Reason.ROW_NOT_FOUND: "NOT_FOUND",
-        Reason.INVALID_REQUEST: "INVALID_ARGUMENT",
-        Reason.RATE_LIMITED: "RESOURCE_EXHAUSTED",
-        Reason.CIRCUIT_OPEN: "UNAVAILABLE",
-        Reason.PEER_UNREACHABLE: "UNAVAILABLE",
-        Reason.PEER_TIMEOUT: "DEADLINE_EXCEEDED",
-        Reason.INTERNAL: "INTERNAL",
-    }
-)
+CODE_OF: Final[Mapping[Reason, str]] = {
+    Reason.CERTIFICATE_INVALID: "UNAUTHENTICATED",
+    Reason.GRANT_REVOKED: "PERMISSION_DENIED",
+    Reason.GRANT_INVALID: "PERMISSION_DENIED",
+    Reason.SCOPE_VIOLATION: "PERMISSION_DENIED",
+    Reason.ROW_NOT_FOUND: "NOT_FOUND",
+    Reason.INVALID_REQUEST: "INVALID_ARGUMENT",
+    Reason.RATE_LIMITED: "RESOURCE_EXHAUSTED",
+    Reason.CIRCUIT_OPEN: "UNAVAILABLE",
+    Reason.PEER_UNREACHABLE: "UNAVAILABLE",
+    Reason.PEER_TIMEOUT: "DEADLINE_EXCEEDED",
+    Reason.INTERNAL: "INTERNAL",
+}
 """The gRPC status code name of each reason."""
 
 

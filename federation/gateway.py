@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from federation.admin.context import AdminContext
-from federation.admin.messages.common import advertised
 from federation.admin.server import AdminServer
+from federation.aio import run_periodically
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.enrollment.issuer import Issuer
@@ -73,13 +73,9 @@ class Gateway:
     def __init__(
         self, parts: AdminContext, certificate: ServerCertificate, lock: ServingLock, telemetry: Telemetry
     ) -> None:
-        config, authority = parts.config, certificate.authority
-        self.config, self.federation, self.grants, self.provider = (
-            config,
-            parts.federation,
-            parts.grants,
-            parts.provider,
-        )
+        config = parts.config
+        self.config, self.federation = config, parts.federation
+        self.grants, self.provider = parts.grants, parts.provider
         self._parts, self._certificate, self._lock, self._telemetry = parts, certificate, lock, telemetry
         service = FederationService(
             gateway=config.name,
@@ -97,7 +93,7 @@ class Gateway:
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
-            endpoint=lambda: advertised(config, self.federation_address, "listen"),
+            endpoint=lambda: config.advertised(self.federation_address),
             audit=parts.audit.record_enrollment,
             renewal_issuer=parts.renewal_issuer,
         )
@@ -108,7 +104,7 @@ class Gateway:
         self._server = GatewayServer(
             listen=config.listen,
             enroll=config.enroll,
-            identity=authority,
+            identity=certificate.authority,
             service=service,
             enrollment=enrollment,
             services=(renewal.rpc_handler(),),
@@ -161,8 +157,12 @@ class Gateway:
         stack.push_async_callback(database.close)
         await lock.acquire_database(database, standby=standby, waiting=waiting)
         stack.push_async_callback(lock.release)  # closes its connection before the database closes
-        certificate = _server_certificate(
-            await _authority(database, sealer, config, clock), database, sealer, config, clock
+        certificate = ServerCertificate(
+            await _authority(database, sealer, config, clock),
+            (config.advertised_host,),
+            lifetime_s=config.certificates.server_lifetime_s,
+            save=lambda renewed: save_server_certificate(database, sealer, renewed),
+            clock=clock,
         )
         await certificate.refresh()
         authority = certificate.authority
@@ -180,7 +180,9 @@ class Gateway:
                 clock=clock,
                 telemetry=telemetry,
                 provider=provider,
-                on_renewal=audit.record_renewal,
+                on_renewal=lambda peer, fault: audit.record_peer_act(
+                    "peer.renew", peer.record, fault, source="gateway"
+                ),
             )
         )
         coordinator = await InvalidationCoordinator.open(
@@ -203,7 +205,14 @@ class Gateway:
             version=version(),
             started_at_us=clock.now_us(),
             grants=grants,
-            issuer=_issuer(authority, grants, database, config, clock),
+            issuer=Issuer(
+                authority,
+                grants,
+                TokenStore(database, clock),
+                certificate_lifetime_s=config.certificates.client_lifetime_s,
+                token_lifetime_s=config.certificates.token_lifetime_s,
+                clock=clock,
+            ),
             renewal_issuer=RenewalIssuer(
                 authority, grants, certificate_lifetime_s=config.certificates.client_lifetime_s, clock=clock
             ),
@@ -247,7 +256,15 @@ class Gateway:
         await self._server.start()
         await self._admin.start()
         self._tasks = (
-            asyncio.create_task(self._flush_uses()),
+            asyncio.create_task(
+                run_periodically(
+                    FLUSH_S,
+                    self.grants.flush_uses,
+                    expected=FederationError,
+                    logger=LOGGER,
+                    failing="the last uses of grants cannot be stored",
+                )
+            ),
             asyncio.create_task(self._certificate.run(self._server.tls.publish)),
             asyncio.create_task(self._retention().run()),
         )
@@ -294,14 +311,6 @@ class Gateway:
         files = AuditFiles(config.audit_directory)
         return AuditRetention(parts.audit_store, files, parts.clock, retention_days=config.audit.retention_days)
 
-    async def _flush_uses(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            try:
-                await self.grants.flush_uses()
-            except FederationError as e:
-                LOGGER.warning("%s; will be retried", e)
-
 
 async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock) -> Authority:
     authority = await load_identity(database, sealer, clock)
@@ -316,31 +325,6 @@ async def _authority(database: Database, sealer: Sealer, config: GatewayConfig, 
             "name", f"the database belongs to {authority.name}; set this name in gateway.toml, or another store.url"
         )
     return authority
-
-
-def _server_certificate(
-    authority: Authority, database: Database, sealer: Sealer, config: GatewayConfig, clock: Clock
-) -> ServerCertificate:
-    return ServerCertificate(
-        authority,
-        (config.advertised_host,),
-        lifetime_s=config.certificates.server_lifetime_s,
-        save=lambda renewed: save_server_certificate(database, sealer, renewed),
-        clock=clock,
-    )
-
-
-def _issuer(
-    authority: Authority, grants: GrantRegistry, database: Database, config: GatewayConfig, clock: Clock
-) -> Issuer:
-    return Issuer(
-        authority,
-        grants,
-        TokenStore(database, clock),
-        certificate_lifetime_s=config.certificates.client_lifetime_s,
-        token_lifetime_s=config.certificates.token_lifetime_s,
-        clock=clock,
-    )
 
 
 async def _close_grants(grants: GrantRegistry) -> None:

@@ -1,6 +1,7 @@
 """Conversion of this package's errors to gRPC statuses on the admin socket and back. Type and message are preserved."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -27,11 +28,10 @@ from federation.errors import (
     log_incident,
 )
 from federation.wire.metadata import Metadata
-from federation.wire.status import error_detail, pack_remedy, refusal_status, unpack_remedy
+from federation.wire.status import STATUS_KEY, error_detail, pack_remedy, refusal_status, unpack_remedy
 
 LOGGER: Final = logging.getLogger(__name__)
 ADMIN_DOMAIN: Final = "admin.federation.mosaic"
-STATUS_KEY: Final = "grpc-status-details-bin"
 MAX_ENCODED: Final = 2_400
 """Largest percent-encoded message, in bytes. A status holds it twice, and gRPC drops responses with more than 16 kB
 of metadata."""
@@ -49,19 +49,14 @@ _CODES: Final[Mapping[type[FederationError], grpc.StatusCode]] = {
     ImportFailedError: grpc.StatusCode.INVALID_ARGUMENT,
     FederationError: grpc.StatusCode.INTERNAL,
 }
-_BUILD: Final[Mapping[str, Callable[[str, Mapping[str, str]], FederationError]]] = {
-    "ConfigError": lambda _, info: ConfigError(info.get("field", ""), ""),
-    "InputError": lambda _, info: InputError(info.get("field", ""), ""),
-    "NotFoundError": lambda _, info: NotFoundError(info.get("what", ""), info.get("name", "")),
-    "ConflictError": lambda message, _: ConflictError(message),
-    "GatewayUnavailableError": lambda message, _: GatewayUnavailableError(message),
-    "LockedError": lambda message, _: LockedError(message),
-    "StoreError": lambda message, _: StoreError(message),
-    "SealError": lambda message, _: SealError(message),
-    "EnrollmentError": lambda message, _: EnrollmentError(message),
-    "ImportFailedError": lambda _, info: ImportFailedError((), int(info.get("total", "0"))),
-    "FederationError": lambda message, _: FederationError(message),
+_KINDS: Final = {kind.__name__: kind for kind in _CODES}
+_BUILD: Final[Mapping[type[FederationError], Callable[[Mapping[str, str]], FederationError]]] = {
+    ConfigError: lambda info: ConfigError(info.get("field", ""), ""),
+    InputError: lambda info: InputError(info.get("field", ""), ""),
+    NotFoundError: lambda info: NotFoundError(info.get("what", ""), info.get("name", "")),
+    ImportFailedError: lambda info: ImportFailedError((), int(info.get("total", "0"))),
 }
+"""How an error that is made of more than a message is rebuilt; the message is set afterwards."""
 _ATTRIBUTES: Final = ("field", "what", "name", "total")
 """Attributes of an error that its status carries beside the message."""
 
@@ -111,28 +106,24 @@ def error_of(error: grpc.RpcError) -> FederationError:
 
 
 def _rebuild(message: str, trailing: Metadata) -> FederationError | None:
-    for key, value in trailing:
-        if key != STATUS_KEY or not isinstance(value, bytes):
-            continue
-        status, info = Status(), ErrorInfo()
-        try:
-            status.ParseFromString(value)
-            if not (status.details and status.details[0].Unpack(info) and info.domain == ADMIN_DOMAIN):
-                return None
-            build = _BUILD.get(info.reason, _BUILD["FederationError"])
-            error = build(message, dict(info.metadata))
-        except (DecodeError, ValueError):
+    packed = dict(trailing).get(STATUS_KEY)
+    if not isinstance(packed, bytes):
+        return None
+    status, info = Status(), ErrorInfo()
+    try:
+        status.ParseFromString(packed)
+        if not (status.details and status.details[0].Unpack(info) and info.domain == ADMIN_DOMAIN):
             return None
-        error.args, error.remedy = (message,), unpack_remedy(info.metadata)
-        return error
-    return None
+        kind = _KINDS.get(info.reason, FederationError)
+        error = _BUILD[kind](info.metadata) if kind in _BUILD else kind()
+    except (DecodeError, ValueError):
+        return None
+    error.args, error.remedy = (message,), unpack_remedy(info.metadata)
+    return error
 
 
 def _truncate(message: str) -> str:
-    if len(quote(message)) <= MAX_ENCODED:
-        return message
-    low, high = 0, len(message)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if len(quote(message[:middle])) <= MAX_ENCODED else (low, middle - 1)
-    return f"{message[:low]} …"
+    """Return the message, or its longest beginning that takes at most `MAX_ENCODED` bytes, followed by an ellipsis."""
+    lengths = range(1, len(message) + 1)
+    most = bisect_right(lengths, MAX_ENCODED, key=lambda length: len(quote(message[:length])))
+    return message if most == len(message) else f"{message[:most]} …"

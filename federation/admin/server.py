@@ -22,10 +22,10 @@ class AdminServer:
     """Serves one admin socket. Call `claim` before any other part of the gateway starts. `stop` may be called twice."""
 
     def __init__(self, path: Path, context: AdminContext) -> None:
-        self._path, self._context = path, context
+        self._path = path
         self._lock_stack = ExitStack()
+        self._service = AdminService(context)
         self._server: grpc.aio.Server | None = None
-        self._service: AdminService | None = None
 
     def claim(self) -> None:
         """Acquire the lock of the socket. Raises `LockedError` or `ConfigError`."""
@@ -33,7 +33,6 @@ class AdminServer:
 
     async def start(self) -> None:
         """Bind the socket and serve it. Raises `ConfigError` if the socket cannot be bound."""
-        self._service = AdminService(self._context)
         server = grpc.aio.server(interceptors=(IncidentGuard(status_of_exception),), options=OPTIONS)
         add_AdminServiceServicer_to_server(cast("AdminServiceServicer", self._service), server)
         with private_umask():
@@ -47,10 +46,8 @@ class AdminServer:
     async def stop(self, grace_s: float = 5.0) -> None:
         """Stop serving, wait for operations in progress, then release the socket and its lock."""
         server, self._server = self._server, None
-        if self._service is not None:
-            self._service.end_streams()
+        self._service.end_streams()
         if server is not None:
             await server.stop(grace_s)
-        if self._service is not None:
-            await self._service.close()
+        await self._service.close()
         self._lock_stack.close()

@@ -20,12 +20,8 @@ class AdminService:
 
     def __init__(self, context: AdminContext) -> None:
         grants, audit = GrantHandlers(context), AuditHandlers(context)
-        self._peers, self._queries, self._status = (
-            PeerHandlers(context),
-            QueryHandlers(context),
-            StatusHandlers(context),
-        )
-        self._revocations = RevocationHandlers(context)
+        self._peers, self._revocations = PeerHandlers(context), RevocationHandlers(context)
+        self._queries, self._status = QueryHandlers(context), StatusHandlers(context)
         handlers: Mapping[str, Callable[[Any], Any]] = {
             "Status": self._status.status,
             "WatchStatus": self._status.watch,

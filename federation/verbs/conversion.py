@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from federation.clock import MICROSECONDS
 from federation.resources.provider import Position, Row, SearchHit
 from federation.v1 import federation_pb2 as pb
-from federation.wire.timestamps import fill_timestamp
+from federation.wire.timestamps import fill_timestamp, micros_of
 
 NANOSECONDS: Final = 1_000
 """Nanoseconds in a microsecond."""
@@ -29,18 +29,10 @@ def fill_row(message: pb.Row, row: Row) -> None:
     fill_timestamp(message.updated_at, row.updated_at_us)
 
 
-def add_row(response: pb.ListResponse, row: Row) -> pb.Row:
-    """Append a row to an answer, and return its message."""
-    message = response.rows.add()
-    fill_row(message, row)
-    return message
-
-
-def add_hit(response: pb.SearchResponse, hit: SearchHit) -> pb.SearchHit:
-    """Append a hit to an answer, and return its message."""
-    message = response.hits.add(score=hit.score, snippet=hit.snippet)
+def fill_hit(message: pb.SearchHit, hit: SearchHit) -> None:
+    """Write a hit into a message."""
+    message.score, message.snippet = hit.score, hit.snippet
     fill_row(message.row, hit.row)
-    return message
 
 
 def size_bound(item: Row | SearchHit) -> int:
@@ -52,10 +44,8 @@ def size_bound(item: Row | SearchHit) -> int:
 
 def position_of(created_at: Timestamp, row_id: str) -> Position:
     """Return the position of a row; raise `ValueError` for an instant that no row can have."""
-    seconds, nanos = created_at.seconds, created_at.nanos
-    if not (MIN_SECONDS <= seconds <= MAX_SECONDS and 0 <= nanos < NANOSECONDS * MICROSECONDS):
+    if not (MIN_SECONDS <= created_at.seconds <= MAX_SECONDS and 0 <= created_at.nanos < NANOSECONDS * MICROSECONDS):
         raise ValueError("is not an instant")
-    micros, rest = divmod(nanos, NANOSECONDS)
-    if rest:
+    if created_at.nanos % NANOSECONDS:
         raise ValueError("is finer than a microsecond")
-    return Position(seconds * MICROSECONDS + micros, row_id)
+    return Position(micros_of(created_at), row_id)

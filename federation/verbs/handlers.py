@@ -10,7 +10,7 @@ from federation.errors import Reason, Refusal
 from federation.resources.provider import ListQuery, Position, ResourceProvider, Row, SearchHit, SearchQuery
 from federation.store.grants.model import Grant
 from federation.v1 import federation_pb2 as pb
-from federation.verbs.conversion import add_hit, add_row, fill_row, position_of, size_bound
+from federation.verbs.conversion import fill_hit, fill_row, position_of, size_bound
 from federation.verbs.page_tokens import PageTokens, list_context, search_context
 from federation.verbs.validation import (
     MAX_ID,
@@ -59,7 +59,7 @@ class Verbs:
         query = ListQuery(resource, grant.scope.check(resource), grant.scope.cap(size), where, after)
         page = await self._provider.list(grant.subject, query)
         response = pb.ListResponse()
-        filled = _fill(response.rows, page.items[: query.limit], lambda row: add_row(response, row))
+        filled = _fill(response.rows, page.items[: query.limit], fill_row)
         if filled and (page.more or filled < len(page.items)):
             response.next_page_token = self._tokens.of_position(context, page.items[filled - 1].position)
         return Reply(response, resource)
@@ -90,7 +90,7 @@ class Verbs:
             return Reply(response)
         query = SearchQuery(text, filters, grant.scope.cap(size), offset)
         page = await self._provider.search(grant.subject, query)
-        filled = _fill(response.hits, page.items[: query.limit], lambda hit: add_hit(response, hit))
+        filled = _fill(response.hits, page.items[: query.limit], fill_hit)
         if filled and (page.more or filled < len(page.items)):
             response.next_page_token = self._tokens.of_offset(context, offset + filled)
         return Reply(response)
@@ -124,15 +124,17 @@ class Verbs:
                 return None
 
 
-def _fill(messages: Any, items: Sequence[Item], add: Callable[[Item], Message]) -> int:
+def _fill(messages: Any, items: Sequence[Item], fill: Callable[[Any, Item], None]) -> int:
     """Add items while they fit into a page, and return the number added."""
     if sum(map(size_bound, items)) <= PAGE_BYTES:
         for item in items:
-            add(item)
+            fill(messages.add(), item)
         return len(items)
     total = 0
     for count, item in enumerate(items):
-        total += add(item).ByteSize() + ITEM_OVERHEAD
+        message = messages.add()
+        fill(message, item)
+        total += message.ByteSize() + ITEM_OVERHEAD
         if total > PAGE_BYTES and count:
             del messages[count:]
             return count

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from federation.config_template import sections
+from federation.config_template import sections, toml_value
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- settings:begin -->\n", "<!-- settings:end -->"
@@ -16,7 +16,7 @@ def table() -> str:
     for section in sections():
         prefix = f"{section.name}." if section.name else ""
         for setting in section.settings:
-            default = words.get(setting.default, f"`{setting.default}`")
+            default = words.get(setting.default) or f"`{toml_value(setting.default)}`"
             lines.append(f"| `{prefix}{setting.name}` | {default} | {setting.meaning} |")
     return "\n".join(lines) + "\n"
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import GatewayConfig, parse_address
+from federation.config import GatewayConfig, join_address, parse_address
 from federation.errors import Action, ConfigError, Remedy
 
 
@@ -93,11 +93,13 @@ def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, exp
     config = GatewayConfig(directory=Path("g"), name="work.example", listen=listen, advertise=advertise)
 
     assert config.advertised_host == expected
+    assert config.advertised("[::]:7443") == f"{expected}:7443"
 
 
 def test_addresses_are_split_with_brackets_for_ipv6():
-    """An IPv6 host needs brackets, and loses them."""
+    """An IPv6 host needs brackets, loses them, and gets them back."""
     assert parse_address("[::1]:80", "listen") == ("::1", 80)
+    assert (join_address("::1", 80), join_address("host", 80)) == ("[::1]:80", "host:80")
     for wrong in ("::1:80", "[host]:80", "host", ":80", "host:", "host:-1", "host:\u0661"):
         with pytest.raises(ConfigError):
             parse_address(wrong, "listen")

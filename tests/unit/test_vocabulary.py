@@ -64,7 +64,7 @@ RETIRED: Final = {
     "EventWord": "EventType",
     "Freshness": "ChangeNotifier",
     "WatchHub": "SubscriptionRegistry",
-    "_LastWord": "_LastHeartbeat",
+    "_LastWord": "heard_at",
     "_attend": "_run",
     "_bell": "_wakeup",
     "_freshness": "_change_notifier",

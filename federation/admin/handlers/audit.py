@@ -68,17 +68,13 @@ class AuditHandlers:
             since_us=micros_of(request.since) if request.HasField("since") else None,
             until_us=micros_of(request.until) if request.HasField("until") else None,
         )
-        if (
-            audit_filter.since_us is not None
-            and audit_filter.until_us is not None
-            and audit_filter.since_us >= audit_filter.until_us
-        ):
+        since_us, until_us = audit_filter.since_us, audit_filter.until_us
+        if since_us is not None and until_us is not None and since_us >= until_us:
             raise InputError("since", "must be before until")
-        known = audit_filter.verb in {"", MIXED, *AUDIT_VERBS}
-        if not known and not await self._store.newest(
-            AuditFilter(verb=audit_filter.verb), 1
-        ):  # of another version, maybe
-            raise unknown_verb(audit_filter.verb)
+        # An unknown verb may be that of another version.
+        known = request.verb in {"", MIXED, *AUDIT_VERBS}
+        if not known and not await self._store.newest(AuditFilter(verb=request.verb), 1):
+            raise unknown_verb(request.verb)
         return audit_filter
 
     async def _check_names(self, audit_filter: AuditFilter) -> None:

@@ -1,14 +1,13 @@
 """Handlers of the RPCs on grants: creating, showing, enrolling and confirming them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
 from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import grant_warnings, scope_warnings
-from federation.admin.handlers.revocations import receipt_message
 from federation.admin.lookup import find_grant, require_user
-from federation.admin.messages.common import advertised, status_value
+from federation.admin.messages.common import receipt_message, status_value
 from federation.admin.pagination import page_of
 from federation.clock import MICROSECONDS
 from federation.errors import Action, InputError, NotFoundError, Remedy
@@ -16,7 +15,7 @@ from federation.scope.model import Scope
 from federation.store.grants.model import Grant, GrantStatus
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
-from federation.wire.timestamps import optional_timestamp
+from federation.wire.timestamps import timestamp
 
 MAX_NAME_SHOWN: Final = 64
 """Characters of an unknown name that an error quotes."""
@@ -46,7 +45,7 @@ class GrantHandlers:
             grant = grants.draft(**fields, expires_at_us=expires)
         else:
             grant = await grants.create(**fields, expires_at_us=expires)
-            self._record("grant.create", grant)
+            self._context.audit.record_grant_act("grant.create", grant, source="admin")
         opens = await preview(self._context.provider, grant.subject, scope)
         warnings = await scope_warnings(self._context, grant.subject, scope)
         reply = pb.CreateGrantResponse(
@@ -87,22 +86,19 @@ class GrantHandlers:
 
     async def token(self, request: pb.CreateEnrollmentTokenRequest) -> pb.CreateEnrollmentTokenResponse:
         """Create an enrollment token. Raises `ConflictError` for a grant that cannot be enrolled any more."""
+        _, address = self._context.addresses()
         token, expires_at_us = await self._context.issuer.create_token(
-            request.grant_id, endpoint=self._enrollment_endpoint(), confirm=request.confirm
+            request.grant_id, endpoint=self._context.config.advertised(address), confirm=request.confirm
         )
-        self._record("grant.token", self._context.grants.require(request.grant_id))
-        return pb.CreateEnrollmentTokenResponse(token=token.encode(), expires_at=optional_timestamp(expires_at_us))
+        grant = self._context.grants.require(request.grant_id)
+        self._context.audit.record_grant_act("grant.token", grant, source="admin")
+        return pb.CreateEnrollmentTokenResponse(token=token.encode(), expires_at=timestamp(expires_at_us))
 
     async def confirm(self, request: pb.ConfirmGrantRequest) -> pb.ConfirmGrantResponse:
         """Activate a grant that awaits confirmation."""
         grant = await self._context.grants.confirm(request.id, request.fingerprint)
-        self._record("grant.confirm", grant)
+        self._context.audit.record_grant_act("grant.confirm", grant, source="admin")
         return pb.ConfirmGrantResponse(grant=self._context.grant_info(grant))
-
-    def messages(self) -> Sequence[pb.GrantInfo]:
-        """Return every grant for the status, sorted by peer, subject and id."""
-        grants = sorted(self._context.grants.all(), key=lambda grant: (grant.peer, grant.subject, grant.id))
-        return [self._context.grant_info(grant) for grant in grants]
 
     async def _check_filters(self, request: pb.ListGrantsRequest, grants: Iterable[Grant]) -> None:
         """Raise `NotFoundError` for a filter value that is unknown, rather than just without a match."""
@@ -113,15 +109,6 @@ class GrantHandlers:
             raise NotFoundError("grant for the gateway", request.peer[:MAX_NAME_SHOWN], near, cure, remedy=remedy)
         if request.subject and request.subject not in subjects:
             await require_user(self._context, request.subject)
-
-    def _record(self, verb: str, grant: Grant) -> None:
-        self._context.audit.record_act(
-            verb, grant_id=grant.id, peer=grant.peer, subject=grant.subject, source="admin", reason=grant.revoked_reason
-        )
-
-    def _enrollment_endpoint(self) -> str:
-        _, enrollment = self._context.addresses()
-        return advertised(self._context.config, enrollment, "enroll")
 
     def _now_us(self) -> int:
         return self._context.clock.now_us()

@@ -1,7 +1,6 @@
 """Handlers of the RPCs on peers: enrolling, showing, renewing and removing them."""
 
 import contextlib
-from collections.abc import Sequence
 from typing import Final
 
 from federation.admin.context import AdminContext
@@ -12,7 +11,7 @@ from federation.aio import ShieldedTasks
 from federation.client.interceptors.breaking import report
 from federation.client.peers.peer import Peer
 from federation.enrollment.enroll import EnrolledPeer, enroll
-from federation.errors import ConflictError, FederationError, NotFoundError, Refusal
+from federation.errors import ConflictError, FederationError, NotFoundError
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.v1 import admin_pb2 as pb
 
@@ -82,13 +81,6 @@ class PeerHandlers:
         self._record("peer.reset", peer)
         return pb.ResetCircuitResponse(peer=self._message(peer))
 
-    def messages(self, name: str = "") -> Sequence[pb.PeerStatus]:
-        """Return every peer, or those with one name, for the status. Raises `NotFoundError` with near matches."""
-        peers = self._context.federation.peers
-        if name and all(peer.name != name for peer in peers.all()):
-            peers.get(name)
-        return [self._message(peer) for peer in peers.all() if name in {"", peer.name}]
-
     async def close(self) -> None:
         """Wait for operations in progress."""
         await self._under_way.join()
@@ -120,15 +112,7 @@ class PeerHandlers:
         try:
             await self._context.federation.rotate(peer.name, peer.user)
         except FederationError as e:
-            self._context.audit.record_act(
-                "peer.rotate",
-                "error",
-                grant_id=peer.grant_id,
-                peer=peer.name,
-                subject=peer.user,
-                source="admin",
-                reason=e.reason.value if isinstance(e, Refusal) else type(e).__name__,
-            )
+            self._record("peer.rotate", peer, e)
             raise
         self._record("peer.rotate", peer)
 
@@ -141,5 +125,5 @@ class PeerHandlers:
     def _message(self, peer: Peer) -> pb.PeerStatus:
         return peer_message(peer, self._context.clock)
 
-    def _record(self, verb: str, peer: Peer) -> None:
-        self._context.audit.record_act(verb, grant_id=peer.grant_id, peer=peer.name, subject=peer.user, source="admin")
+    def _record(self, verb: str, peer: Peer, fault: FederationError | None = None) -> None:
+        self._context.audit.record_peer_act(verb, peer.record, fault, source="admin")

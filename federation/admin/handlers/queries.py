@@ -15,7 +15,7 @@ from federation.session.sources import ALL, LOCAL
 from federation.session.validation import Request
 from federation.v1 import admin_pb2 as pb
 from federation.wire.channel_args import MEBIBYTE
-from federation.wire.timestamps import timestamp
+from federation.wire.timestamps import optional_timestamp, timestamp
 
 MAX_MESSAGE_BYTES: Final = MEBIBYTE
 """Largest size of the serialized rows in one message. A larger row has a message of its own."""
@@ -132,7 +132,7 @@ def _report(report: SourceReport) -> pb.SourceReport:
 
 
 def _signal(signal: PeerSignal) -> pb.PeerSignal:
-    message = pb.PeerSignal(
+    return pb.PeerSignal(
         kind=signal.kind.value,
         peer=signal.peer,
         text=signal.text,
@@ -141,10 +141,8 @@ def _signal(signal: PeerSignal) -> pb.PeerSignal:
         next_step=signal.next_step,
         remedy=_remedy(signal.remedy),
         since=timestamp(signal.since_us),
+        retry_at=optional_timestamp(signal.retry_at_us),
     )
-    if signal.retry_at_us is not None:
-        message.retry_at.CopyFrom(timestamp(signal.retry_at_us))
-    return message
 
 
 def _remedy(remedy: Remedy | None) -> pb.Remedy | None:

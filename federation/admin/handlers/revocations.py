@@ -5,27 +5,23 @@ An operation completes even if the operator's command ends. A repeated request j
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from typing import Final
+from typing import Final, TypeVar
 
 from federation.admin.context import AdminContext
 from federation.admin.grant_preview import preview
 from federation.admin.grant_warnings import scope_warnings
 from federation.admin.lookup import require_user
+from federation.admin.messages.common import receipt_message, release_message
 from federation.aio import ShieldedTasks
 from federation.resources.provider import Removal, RemovesUsers
-from federation.scope.diff import compare_scopes
+from federation.scope.diff import ScopeChange, compare_scopes
 from federation.scope.model import Scope
-from federation.server.revocation.leases import Release
 from federation.server.revocation.manager import RevocationHandle, ScopeEdit
 from federation.store.grants.model import Grant, GrantStatus
-from federation.store.receipts import Receipt
 from federation.v1 import admin_pb2 as pb
-from federation.wire.timestamps import optional_timestamp, timestamp
 
-ProgressMessage = pb.RevocationProgress | pb.RevocationReceipt
-USER_REMOVED = "the user was removed"
-MAX_COUNT: Final = 2**32 - 1
-"""The largest number that a receipt can hold. Peers report how many calls they failed, possibly with a false number."""
+USER_REMOVED: Final = "the user was removed"
+Response = TypeVar("Response", pb.RevokeGrantResponse, pb.UpdateGrantScopeResponse, pb.RemoveUserResponse)
 
 
 class RevocationHandlers:
@@ -40,12 +36,9 @@ class RevocationHandlers:
         before = self._context.grants.require(request.id)
         handle = await self._context.coordinator.revocations.revoke(request.id, request.reason)
         if before.status is not GrantStatus.REVOKED:
-            self._record("grant.revoke", self._context.grants.require(request.id))
-        async for message in self._stream_progress(handle, wait=not request.no_wait):
-            if isinstance(message, pb.RevocationProgress):
-                yield pb.RevokeGrantResponse(progress=message)
-            else:
-                yield pb.RevokeGrantResponse(receipt=message)
+            self._record_revocation(request.id)
+        async for message in self._progress(pb.RevokeGrantResponse, handle, wait=not request.no_wait):
+            yield message
 
     async def edit_scope(self, request: pb.UpdateGrantScopeRequest) -> AsyncIterator[pb.UpdateGrantScopeResponse]:
         """Replace a scope, or with `validate_only` only preview the change.
@@ -57,14 +50,11 @@ class RevocationHandlers:
             yield await self._preview_edit(self._context.grants.require_unrevoked(request.id), scope)
             return
         edit = await self._under_way.run(self._edit(request.id, scope))
-        yield await self._scope_response(edit.grant, scope, edit.change.gains, edit.change.losses, applied=edit.applied)
+        yield await self._scope_response(edit.grant, scope, edit.change, applied=edit.applied)
         if edit.handle is None:
             return
-        async for message in self._stream_progress(edit.handle, wait=not request.no_wait):
-            if isinstance(message, pb.RevocationProgress):
-                yield pb.UpdateGrantScopeResponse(progress=message)
-            else:
-                yield pb.UpdateGrantScopeResponse(receipt=message)
+        async for message in self._progress(pb.UpdateGrantScopeResponse, edit.handle, wait=not request.no_wait):
+            yield message
 
     async def remove_user(self, request: pb.RemoveUserRequest) -> AsyncIterator[pb.RemoveUserResponse]:
         """Revoke every grant of a user, then remove the user from the gateway's own data, then wait for the receipts.
@@ -88,11 +78,8 @@ class RevocationHandlers:
             )
         )
         for handle in handles:
-            async for message in self._stream_progress(handle, wait=not request.no_wait):
-                if isinstance(message, pb.RevocationProgress):
-                    yield pb.RemoveUserResponse(progress=message)
-                else:
-                    yield pb.RemoveUserResponse(receipt=message)
+            async for message in self._progress(pb.RemoveUserResponse, handle, wait=not request.no_wait):
+                yield message
 
     async def close(self) -> None:
         """Wait for operations in progress."""
@@ -101,7 +88,9 @@ class RevocationHandlers:
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
         edit = await self._context.coordinator.revocations.edit_scope(grant_id, scope)
         if edit.applied:
-            self._record("grant.scope", edit.grant, reason="; ".join(edit.change.losses))
+            self._context.audit.record_grant_act(
+                "grant.scope", edit.grant, reason="; ".join(edit.change.losses), source="admin"
+            )
         return edit
 
     async def _remove(self, user: str, reason: str) -> tuple[list[RevocationHandle], Removal | None]:
@@ -129,73 +118,40 @@ class RevocationHandlers:
             if revocations.is_open(grant.id):
                 handles.append(await revocations.revoke(grant.id, reason))
                 if grant.status is not GrantStatus.REVOKED:
-                    self._record("grant.revoke", self._context.grants.require(grant.id))
+                    self._record_revocation(grant.id)
         return handles
 
-    async def _stream_progress(self, handle: RevocationHandle, *, wait: bool) -> AsyncIterator[ProgressMessage]:
+    async def _progress(
+        self, response: type[Response], handle: RevocationHandle, *, wait: bool
+    ) -> AsyncIterator[Response]:
+        """Yield the state of a revocation after each release, then its receipt; without `wait` only one of them."""
         await handle.durable()
-        grant_id = handle.begun.grant_id
         async for instances in handle.follow():
-            grant = self._context.grant_info(self._context.grants.require(grant_id))
-            yield pb.RevocationProgress(grant=grant, awaited=map(release_message, instances))
+            grant = self._context.grant_info(self._context.grants.require(handle.begun.grant_id))
+            yield response(progress=pb.RevocationProgress(grant=grant, awaited=map(release_message, instances)))
             if not wait:
                 return
-        yield receipt_message(await handle.receipt())
+        yield response(receipt=receipt_message(await handle.receipt()))
 
     async def _scope_response(
-        self, grant: Grant, scope: Scope, gains: tuple[str, ...], losses: tuple[str, ...], *, applied: bool
+        self, grant: Grant, scope: Scope, change: ScopeChange, *, applied: bool
     ) -> pb.UpdateGrantScopeResponse:
         warnings = await scope_warnings(self._context, grant.subject, scope)
         return pb.UpdateGrantScopeResponse(
-            grant=self._context.grant_info(grant), warnings=warnings, gains=gains, losses=losses, applied=applied
+            grant=self._context.grant_info(grant),
+            warnings=warnings,
+            gains=change.gains,
+            losses=change.losses,
+            applied=applied,
         )
 
     async def _preview_edit(self, grant: Grant, scope: Scope) -> pb.UpdateGrantScopeResponse:
-        change = compare_scopes(grant.scope, scope)
-        reply = await self._scope_response(grant, scope, change.gains, change.losses, applied=False)
+        reply = await self._scope_response(grant, scope, compare_scopes(grant.scope, scope), applied=False)
         provider = self._context.provider
         reply.opened.extend(await preview(provider, grant.subject, grant.scope))
         reply.opens.extend(await preview(provider, grant.subject, scope))
         return reply
 
-    def _record(self, verb: str, grant: Grant, reason: str = "") -> None:
-        self._context.audit.record_act(
-            verb,
-            grant_id=grant.id,
-            peer=grant.peer,
-            subject=grant.subject,
-            source="admin",
-            reason=reason or grant.revoked_reason,
-        )
-
-
-def receipt_message(receipt: Receipt) -> pb.RevocationReceipt:
-    """Return a receipt as a message."""
-    return pb.RevocationReceipt(
-        grant_id=receipt.grant_id,
-        kind=receipt.kind.value,
-        revoked_at=optional_timestamp(receipt.begun_at_us),
-        effective_at=optional_timestamp(receipt.effective_at_us),
-        reason=receipt.reason,
-        instances=(
-            pb.LeaseRelease(
-                instance_id=release.instance,
-                how=release.how,
-                at=timestamp(release.at_us),
-                failed_in_flight=release.failed_in_flight,
-            )
-            for release in receipt.instances
-        ),
-        failed_in_flight=min(MAX_COUNT, sum(release.failed_in_flight for release in receipt.instances)),
-    )
-
-
-def release_message(release: Release) -> pb.LeaseRelease:
-    """Return the state of the release of one cache object's leases as a message."""
-    return pb.LeaseRelease(
-        instance_id=release.instance,
-        how=release.how.value,
-        at=optional_timestamp(release.at_us),
-        failed_in_flight=release.failed_in_flight,
-        until=optional_timestamp(release.until_us),
-    )
+    def _record_revocation(self, grant_id: str) -> None:
+        grant = self._context.grants.require(grant_id)
+        self._context.audit.record_grant_act("grant.revoke", grant, reason=grant.revoked_reason, source="admin")

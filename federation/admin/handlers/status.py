@@ -11,10 +11,11 @@ from federation.admin.status_warnings import status_warnings
 from federation.client.peer_status import state_of
 from federation.client.peers.peer import Peer
 from federation.errors import NotFoundError, unknown_peer
+from federation.pki.rotation_policy import due_at_us
 from federation.store.grants.model import Grant
 from federation.suggest import near_matches
 from federation.v1 import admin_pb2 as pb
-from federation.wire.timestamps import optional_timestamp
+from federation.wire.timestamps import optional_timestamp, timestamp
 
 CHUNK: Final = 32
 """Peers or grants that are processed before control returns to the event loop."""
@@ -49,7 +50,7 @@ class StatusHandlers:
         if not request.peer:
             response.warnings.extend(status_warnings(self._context))
             response.serving.CopyFrom(self._serving())
-        response.gateway.now.CopyFrom(optional_timestamp(self._context.clock.now_us()))  # type: ignore[arg-type]
+        response.gateway.now.CopyFrom(timestamp(self._context.clock.now_us()))
         return response
 
     async def watch(self, request: pb.WatchStatusRequest) -> AsyncIterator[pb.WatchStatusResponse]:
@@ -128,15 +129,17 @@ class StatusHandlers:
         )
 
     def _gateway(self) -> pb.GatewayInfo:
-        context = self._context
+        context, certificate = self._context, self._context.server_certificate
         federation, enrollment = context.addresses()
         return pb.GatewayInfo(
             name=context.config.name,
             version=context.version,
-            started_at=optional_timestamp(context.started_at_us),
+            started_at=timestamp(context.started_at_us),
             federation_address=federation,
             enrollment_address=enrollment,
-            server_certificate=own_certificate(context.server_certificate.authority.server_certificate_pem),
+            server_certificate=own_certificate(
+                certificate.authority.server_certificate_pem, due_at_us(certificate.validity)
+            ),
         )
 
     def _serving(self) -> pb.ServingStatus:

@@ -7,7 +7,8 @@ remaining rows, and deletes those. Until then a reader of both sees such rows on
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from federation.aio import run_periodically, run_to_completion
 from federation.clock import Clock
@@ -18,6 +19,8 @@ from federation.store.audit.table import AuditStore
 if TYPE_CHECKING:
     from federation.store.audit.model import Position
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LOGGER: Final = logging.getLogger(__name__)
 EVERY_S: Final = 900.0
 BATCH: Final = 500
@@ -52,7 +55,7 @@ class AuditRetention:
 
     async def _move(self, day: int) -> int:
         last_id = await self._store.last_id()
-        await run_to_completion(asyncio.to_thread(self._files.prepare))
+        await _in_thread(self._files.prepare)
         await self._write(day, last_id)
         forgotten = 0
         while count := await self._store.remove(last_id, day_window(day), BATCH):
@@ -63,14 +66,19 @@ class AuditRetention:
 
     async def _write(self, day: int, last_id: int) -> None:
         """Write the events of a day, up to `last_id`, into the file of the day."""
-        file, exists = await run_to_completion(asyncio.to_thread(lambda: self._files.target(day)))
-        writer = await run_to_completion(asyncio.to_thread(lambda: DayWriter(file, exists=exists)))
+        file, exists = await _in_thread(self._files.target, day)
+        writer = await _in_thread(DayWriter, file, exists=exists)
         position: Position | None = None
         try:
             while batch := await self._store.written_by(last_id, day_window(day), BATCH, position):
                 position = batch[-1].position
-                await run_to_completion(asyncio.to_thread(lambda batch=batch: writer.add(batch)))  # type: ignore[misc]
+                await _in_thread(writer.add, batch)
                 await asyncio.sleep(PAUSE_S)
-            await run_to_completion(asyncio.to_thread(writer.finish))
+            await _in_thread(writer.finish)
         finally:
-            await run_to_completion(asyncio.to_thread(writer.cancel))
+            await _in_thread(writer.cancel)
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Work on files in a thread, to the end even if this task is cancelled."""
+    return await run_to_completion(asyncio.to_thread(work, *args, **kwargs))

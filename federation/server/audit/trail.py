@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import unquote
 
 from federation.backoff import Backoff
@@ -21,6 +20,9 @@ from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit.vocabulary import MIXED, OWN
 from federation.store.audit.model import AuditEvent
+from federation.store.audit.table import AuditStore
+from federation.store.grants.model import Grant
+from federation.store.peers import PeerRecord
 
 LOGGER: Final = logging.getLogger(__name__)
 CAPACITY: Final = 4_096
@@ -37,48 +39,22 @@ STOP_S: Final = 5.0
 RefusalKey = tuple[str, str, str | None, str, str]
 
 
-class AuditWriter(Protocol):
-    """The store that the trail writes to; `federation.store.audit.table.AuditStore` implements it."""
-
-    async def insert_many(self, events: Sequence[AuditEvent]) -> None:
-        """Write all events or none."""
-        ...
-
-
-class RenewedPeer(Protocol):
-    """The peer whose certificate was renewed; `federation.client.peers.peer.Peer` implements it."""
-
-    @property
-    def name(self) -> str:
-        """The peer's name."""
-        ...
-
-    @property
-    def user(self) -> str:
-        """The local user of the peer."""
-        ...
-
-    @property
-    def grant_id(self) -> str:
-        """The id of the grant at the peer."""
-        ...
-
-
 class AuditTrail:
     """The queue between calls and the audit table. Use it from one event loop; `start` it before the first call.
 
     `capacity` bounds the allowed reads that wait to be written, including those of the current batch.
     """
 
-    def __init__(self, writer: AuditWriter, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
-        self._writer, self._clock = writer, clock
+    def __init__(self, store: AuditStore, clock: Clock = SYSTEM_CLOCK, *, capacity: int = CAPACITY) -> None:
+        self._store, self._clock = store, clock
         self._places = asyncio.Semaphore(capacity)
         self._reads: deque[AuditEvent] = deque()
         self._acts: deque[AuditEvent] = deque()
         self._refusals: dict[RefusalKey, AuditEvent] = {}
         self._work, self._flush_now, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._failing = False
+        self.failing = False
+        """Whether the last attempt to write failed."""
         self.dropped = 0
         """Refusals that were not recorded because too many different ones waited."""
 
@@ -86,11 +62,6 @@ class AuditTrail:
     def waiting(self) -> int:
         """The number of events that are not written yet."""
         return len(self._reads) + len(self._acts) + len(self._refusals)
-
-    @property
-    def failing(self) -> bool:
-        """Whether the last attempt to write failed."""
-        return self._failing
 
     def start(self) -> None:
         """Start the task that writes events."""
@@ -179,6 +150,24 @@ class AuditTrail:
         else:
             self.record_refusal(event)
 
+    def record_grant_act(self, verb: str, grant: Grant, *, reason: str = "", source: str) -> None:
+        """Queue a successful act on a grant."""
+        self.record_act(verb, grant_id=grant.id, peer=grant.peer, subject=grant.subject, reason=reason, source=source)
+
+    def record_peer_act(
+        self, verb: str, peer: PeerRecord, fault: FederationError | None = None, *, source: str
+    ) -> None:
+        """Queue an act at a peer; `fault` is set if it failed. The subject is the local user."""
+        self.record_act(
+            verb,
+            "error" if fault else "ok",
+            grant_id=peer.grant_id,
+            peer=peer.name,
+            subject=peer.user,
+            reason=fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else "",
+            source=source,
+        )
+
     async def record_enrollment(self, event: EnrollmentEvent) -> None:
         """Queue an attempt to enroll or renew: the `EnrollmentAudit` of the enrollment service."""
         self.record_act(
@@ -189,19 +178,6 @@ class AuditTrail:
             subject=event.subject,
             reason=event.reason,
             source=event.source,
-        )
-
-    def record_renewal(self, peer: RenewedPeer, fault: FederationError | None) -> None:
-        """Queue the automatic renewal of this gateway's certificate at a peer; `fault` is set if it failed."""
-        reason = fault.reason.value if isinstance(fault, Refusal) else type(fault).__name__ if fault else ""
-        self.record_act(
-            "peer.renew",
-            "error" if fault else "ok",
-            grant_id=peer.grant_id,
-            peer=peer.name,
-            subject=peer.user,
-            reason=reason,
-            source="gateway",
         )
 
     async def _run(self) -> None:
@@ -218,7 +194,7 @@ class AuditTrail:
             acts, reads = list(islice(self._acts, BATCH)), list(islice(self._reads, BATCH))
             refusals, self._refusals = self._refusals, {}
             try:
-                await self._writer.insert_many([*acts, *reads, *refusals.values()])
+                await self._store.insert_many([*acts, *reads, *refusals.values()])
             except BaseException as e:
                 self._put_back(refusals)
                 if not isinstance(e, Exception):
@@ -244,7 +220,7 @@ class AuditTrail:
 
     def _report(self, fault: Exception | None) -> None:
         """Log once that writing fails, and once that it works again."""
-        if fault is not None and not self._failing:
+        if fault is not None and not self.failing:
             cause = str(getattr(fault, "orig", None) or fault).split("\n", 1)[0]
             LOGGER.error(
                 "audit rows cannot be written (%s: %s); they stay queued and are retried, and reads are refused "
@@ -252,9 +228,9 @@ class AuditTrail:
                 type(fault).__name__,
                 cause,
             )
-        elif fault is None and self._failing:
+        elif fault is None and self.failing:
             LOGGER.warning("audit rows are written again")
-        self._failing = fault is not None
+        self.failing = fault is not None
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

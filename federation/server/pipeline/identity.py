@@ -14,7 +14,7 @@ from federation.pki.identity_extensions import read_identity
 
 PEM_PROPERTY: Final = "x509_pem_cert"
 REMEMBERED: Final = 4_096
-"""Parsed certificates in the cache; each takes about 2 kB."""
+"""Identities in the cache; each takes about 2 kB, its PEM included."""
 MAX_PEM_BYTES: Final = 16 * 1024
 
 

@@ -29,6 +29,7 @@ from federation.server.pipeline.rate_limit import GrantLimiter
 from federation.server.pipeline.tracing import ServedCall, ServerTracing
 from federation.store.audit.model import AuditEvent
 from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.telemetry.traceparent import parse_traceparent
 from federation.v1 import federation_pb2 as pb
@@ -59,18 +60,6 @@ class LeaseGranter(Protocol):
 
         The method never waits: a revocation happens either before or after it.
         """
-        ...
-
-
-class GrantSource(Protocol):
-    """The grants in memory, as the pipeline needs them; `GrantRegistry` of the store implements it."""
-
-    def get(self, grant_id: str, /) -> Grant | None:
-        """Return the present state of a grant, or `None` if it is unknown."""
-        ...
-
-    def record_use(self, grant_id: str, serial: str, /) -> None:
-        """Record that a grant was used with the certificate `serial`."""
         ...
 
 
@@ -120,7 +109,7 @@ class FederationService:
         gateway: str,
         version: str,
         provider: ResourceProvider,
-        grants: GrantSource,
+        grants: GrantRegistry,
         audit: AuditTrail,
         page_key: bytes,
         clock: Clock = SYSTEM_CLOCK,
@@ -204,7 +193,7 @@ class FederationService:
         finally:
             grant_id = call.grant.id if call.grant else None
             self._counters.record(call.verb.name, outcome, grant_id=grant_id, reason=recorded[:MAX_AUDITED])
-            trace.finish(outcome)
+            trace.outcome = outcome
         if absent is not None:
             raise absent
         return body, lease_ms

@@ -6,23 +6,20 @@ sampler of an embedding program decides by its own configuration).
 """
 
 from contextvars import ContextVar, Token
-from types import TracebackType
 from typing import Final, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import Span, SpanKind
 
 from federation.clock import Clock
-from federation.errors import Refusal
 from federation.server.pipeline.identity import CallerIdentity
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import (
     SPAN_NAME,
     OutcomeName,
     SpanSource,
-    outcome_of_code,
     remote_parent,
     span_status,
     traceparent_of,
@@ -55,99 +52,73 @@ class ServerTracing:
         by commas. `identity` is `None` if the certificate was refused, and `peer` is empty if the grant is unknown.
         """
         tracer = self._spans.tracer()
-        span = None
-        if tracer is not None:
-            grant_id = identity.grant_id if identity else ""
-            attributes = {"grant_id": grant_id, "peer": peer, "verb": verb, "resource": resource[:MAX_RESOURCE]}
-            span = _ServerSpan(tracer, _parent(first(metadata, TRACEPARENT)), attributes)
-        return ServedCall(self._clock, span, self._metrics, peer, verb)
+        if tracer is None:
+            return ServedCall(self._clock, self._metrics, peer, verb)
+        parent = _parent(first(metadata, TRACEPARENT))
+        span = tracer.start_span(
+            SPAN_NAME,
+            parent,
+            SpanKind.SERVER,
+            {
+                "grant_id": identity.grant_id if identity else "",
+                "peer": peer,
+                "verb": verb,
+                "resource": resource[:MAX_RESOURCE],
+            },
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        return ServedCall(self._clock, self._metrics, peer, verb, span, trace.set_span_in_context(span, parent))
 
 
 class ServedCall:
-    """The context manager of one call, with its span and metrics if they are enabled. It suppresses no exception."""
+    """The context manager of one call, with its span and metrics if they are enabled. It suppresses no exception.
 
-    __slots__ = ("_clock", "_metrics", "_outcome", "_peer", "_span", "_started", "_verb")
+    Set `outcome` before the call ends. The span is current inside, for logs and the provider, and ends with the call.
+    """
+
+    __slots__ = ("_clock", "_context", "_metrics", "_peer", "_span", "_started", "_token", "_verb", "outcome")
 
     def __init__(
-        self, clock: Clock, span: "_ServerSpan | None", metrics: FederationMetrics | None, peer: str, verb: str
+        self,
+        clock: Clock,
+        metrics: FederationMetrics | None,
+        peer: str,
+        verb: str,
+        span: Span | None = None,
+        context: Context | None = None,
     ) -> None:
-        self._clock = clock
-        self._span = span
-        self._metrics = metrics
-        self._peer, self._verb = peer, verb
-        self._outcome: OutcomeName | None = None
+        self._clock, self._metrics, self._peer, self._verb = clock, metrics, peer, verb
+        self._span, self._context = span, context
+        self._token: Token[Context] | None = None
+        self.outcome = OutcomeName.ERROR
 
     def __enter__(self) -> Self:
         self._started = self._clock.monotonic()
-        if self._span is not None:
-            self._span.begin()
+        if self._context is not None:
+            self._token = otel_context.attach(self._context)
         return self
 
     @property
     def trace_id(self) -> str:
         """32 lower-case hexadecimal digits; empty without a span, and then the audit uses the caller's trace id."""
-        return f"{self._span.context.trace_id:032x}" if self._span is not None else ""
+        return f"{self._span.get_span_context().trace_id:032x}" if self._span is not None else ""
 
     @property
     def trailing(self) -> Metadata:
         """`traceresponse`, by which the caller links the span; sent with every answer and refusal."""
-        return ((TRACERESPONSE, traceparent_of(self._span.context)),) if self._span is not None else ()
+        return ((TRACERESPONSE, traceparent_of(self._span.get_span_context())),) if self._span is not None else ()
 
-    def finish(self, outcome: OutcomeName) -> None:
-        """Set the outcome of the call; without it the exception that leaves the context decides."""
-        self._outcome = outcome
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        outcome = self._outcome or _outcome_of(error)
+    def __exit__(self, *_: object) -> None:
         took_s = self._clock.monotonic() - self._started
-        if self._span is not None:
-            self._span.end(outcome, took_s)
+        if self._span is not None and self._token is not None:
+            otel_context.detach(self._token)
+            self._span.set_attributes({"outcome": self.outcome.value, "latency_ms": took_s * 1e3, "cached": False})
+            if status := span_status(self.outcome):
+                self._span.set_status(status)
+            self._span.end()
         if self._metrics is not None:
-            self._metrics.call_served(self._peer, self._verb, outcome, took_s)
-
-
-class _ServerSpan:
-    """The span of one call: begun on entry, ended once on exit, current in between for logs and the provider."""
-
-    __slots__ = ("_attributes", "_parent", "_span", "_token", "_tracer")
-
-    def __init__(self, tracer: Tracer, parent: Context, attributes: dict[str, str]) -> None:
-        self._tracer = tracer
-        self._parent = parent
-        self._attributes = attributes
-
-    def begin(self) -> None:
-        self._span = self._tracer.start_span(
-            SPAN_NAME,
-            self._parent,
-            SpanKind.SERVER,
-            self._attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        )
-        self._token: Token[Context] = otel_context.attach(trace.set_span_in_context(self._span, self._parent))
-
-    @property
-    def context(self) -> SpanContext:
-        return self._span.get_span_context()
-
-    def end(self, outcome: OutcomeName, took_s: float) -> None:
-        otel_context.detach(self._token)
-        self._span.set_attributes({"outcome": outcome.value, "latency_ms": took_s * 1e3, "cached": False})
-        status = span_status(outcome)
-        if status:
-            self._span.set_status(status)
-        self._span.end()
-
-
-def _outcome_of(error: BaseException | None) -> OutcomeName:
-    if error is None:
-        return OutcomeName.OK
-    if isinstance(error, Refusal):
-        return outcome_of_code(error.code)
-    return OutcomeName.ERROR if isinstance(error, Exception) else OutcomeName.CANCELLED
+            self._metrics.call_served(self._peer, self._verb, self.outcome, took_s)
 
 
 def _parent(traceparent: str | None) -> Context:

@@ -43,20 +43,19 @@ class InvalidationCoordinator:
         audit: AuditTrail,
         *,
         clock: Clock,
-        max_lease_ms: int,
+        bound: LeaseBound,
         previous: LeaseBound,
-        served_from: str,
         heartbeat_interval_s: float,
     ) -> None:
-        self._receipts, self.max_lease_ms, self._previous = receipts, max_lease_ms, previous
-        self._bound = LeaseBound(max_lease_ms, served_from)
+        self._receipts, self._bound, self._previous = receipts, bound, previous
+        self.max_lease_ms = bound.max_lease_ms
         self.counters = CallCounters(clock)
         self.leases = LeaseTable(
             clock,
-            max_lease_ms=max_lease_ms,
+            max_lease_ms=bound.max_lease_ms,
             inherited=_served_grants(grants),
             inherited_ms=previous.max_lease_ms,
-            handover_s=0.0 if previous.served_from == served_from else HANDOVER_S,
+            handover_s=0.0 if previous.served_from == bound.served_from else HANDOVER_S,
         )
         self.subscriptions = SubscriptionRegistry(self.leases.on_disconnect, is_pending=self.leases.is_pending)
         self.revocations = Revocations(grants, receipts, self.leases, self.subscriptions, audit, clock)
@@ -89,7 +88,7 @@ class InvalidationCoordinator:
 
         `served_from` names the host and directory of this process. Raises `StoreError`.
         """
-        receipts = ReceiptStore(database)
+        receipts, bound = ReceiptStore(database), LeaseBound(max_lease_ms, served_from)
         previous = await receipts.lease_bound()
         if previous is None:
             # No bound is stored: either no lease was ever granted, or by a version that stored none.
@@ -101,9 +100,8 @@ class InvalidationCoordinator:
             provider,
             audit,
             clock=clock,
-            max_lease_ms=max_lease_ms,
+            bound=bound,
             previous=previous,
-            served_from=served_from,
             heartbeat_interval_s=heartbeat_interval_s,
         )
 

@@ -183,9 +183,7 @@ class Revocations:
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
         async with self._edit_lock:
-            grant = self._grants.require(grant_id)
-            if grant.status is GrantStatus.REVOKED:
-                raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
+            grant = self._grants.require_unrevoked(grant_id)
             stored = self._stored_scopes.get(grant_id, grant.scope)
             change = compare_scopes(stored, scope)
             if scope == grant.scope == stored:
@@ -264,12 +262,9 @@ class Revocations:
         await self._receipts.finish(receipt)
         del self._unsaved_receipts[receipt.id]
         self._failed.discard((receipt.grant_id, receipt.kind))
-        grant = self._grants.require(receipt.grant_id)
-        self._audit.record_act(
+        self._audit.record_grant_act(
             "grant.effective",
-            grant_id=grant.id,
-            peer=grant.peer,
-            subject=grant.subject,
+            self._grants.require(receipt.grant_id),
             reason=f"{receipt.kind}: {receipt.reason}" if receipt.reason else receipt.kind.value,
             source="gateway",
         )

@@ -9,12 +9,13 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
-from federation.config import parse_address
+from federation.config import join_address, parse_address
 from federation.errors import ConfigError
+from federation.pki.authority import Authority
 from federation.server.pipeline.error_boundary import IncidentGuard
 from federation.server.pipeline.service import FederationService
 from federation.server.transport.health import Health
-from federation.server.transport.tls import ServerIdentity, TlsMaterial
+from federation.server.transport.tls import TlsMaterial
 from federation.v1 import enrollment_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
 from federation.wire.verbs import SERVICE_NAME
@@ -44,7 +45,7 @@ class GatewayServer:
         *,
         listen: str,
         enroll: str,
-        identity: ServerIdentity,
+        identity: Authority,
         service: FederationService,
         enrollment: enrollment_pb2_grpc.EnrollmentServiceServicer,
         options: ServerOptions = SERVER,
@@ -58,20 +59,11 @@ class GatewayServer:
         self._interceptors, self._services = tuple(interceptors), tuple(services)
         self._health = Health()
         self._servers: list[grpc.aio.Server] = []
-        self._federation_address = self._enrollment_address = ""
+        self.federation_address = self.enrollment_address = ""
+        """The bound addresses, each as host:port; empty before `start`."""
         self.tls = TlsMaterial(identity)
         """The TLS configuration of both ports; `publish` a new certificate to it."""
         self.before_stop: list[StopHook] = []
-
-    @property
-    def federation_address(self) -> str:
-        """The bound host:port; empty before `start`."""
-        return self._federation_address
-
-    @property
-    def enrollment_address(self) -> str:
-        """The bound host:port; empty before `start`."""
-        return self._enrollment_address
 
     async def start(self) -> None:
         """Bind both ports and serve.
@@ -86,8 +78,8 @@ class GatewayServer:
         self._servers = [federation, enrollment]
         try:
             mutual, plain = (self.tls.credentials(client_certificates=wanted) for wanted in (True, False))
-            self._federation_address = _bind(federation, self._listen, "listen", mutual)
-            self._enrollment_address = _bind(enrollment, self._enroll, "enroll", plain)
+            self.federation_address = _bind(federation, self._listen, "listen", mutual)
+            self.enrollment_address = _bind(enrollment, self._enroll, "enroll", plain)
         except ConfigError:
             # A gRPC server that never started does not release its ports when it is stopped.
             await asyncio.gather(federation.start(), enrollment.start())
@@ -129,7 +121,7 @@ def _bind(server: grpc.aio.Server, address: str, name: str, credentials: grpc.Se
         raise ConfigError(name, f"cannot listen on {address}: {e.strerror or e}; {cure}") from None
     except RuntimeError:
         raise ConfigError(name, f"cannot listen on {address}; {cure}") from None
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(host, port)
 
 
 def _check_bindable(host: str, port: int) -> None:

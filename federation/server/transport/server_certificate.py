@@ -5,12 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from cryptography import x509
-
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import FederationError
 from federation.pki.authority import Authority
-from federation.pki.certificates import fingerprint_of, validity_us
+from federation.pki.certificates import fingerprint_of, parsed, validity_us
 from federation.pki.rotation_policy import Validity, due_at_us
 from federation.telemetry.metrics import Remaining
 
@@ -49,12 +47,12 @@ class ServerCertificate:
 
     @property
     def _authority_ends_us(self) -> int:
-        return validity_us(_parsed(self.authority.ca_certificate_pem))[1]
+        return validity_us(parsed(self.authority.ca_certificate_pem))[1]
 
     @property
     def validity(self) -> Validity:
         """The validity of the certificate in use."""
-        certificate = _parsed(self.authority.server_certificate_pem)
+        certificate = parsed(self.authority.server_certificate_pem)
         return Validity(*validity_us(certificate), fingerprint_of(certificate))
 
     @property
@@ -99,7 +97,3 @@ class ServerCertificate:
             self._fault = fault
         else:
             self._fault = ""
-
-
-def _parsed(pem: str) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(pem.encode())

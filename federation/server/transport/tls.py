@@ -1,7 +1,6 @@
 """The TLS configuration of a server: checked before use, and replaceable while the server runs."""
 
 from threading import Lock
-from typing import Protocol
 
 import grpc
 from cryptography import x509
@@ -11,25 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConfigError
-
-
-class ServerIdentity(Protocol):
-    """The server certificate with its key, and the roots of client certificates, PEM; `Authority` implements it."""
-
-    @property
-    def server_certificate_pem(self) -> str:
-        """The server certificate."""
-        ...
-
-    @property
-    def server_key_pem(self) -> str:
-        """The key of the server certificate, unencrypted."""
-        ...
-
-    @property
-    def trust_bundle(self) -> str:
-        """The roots of accepted client certificates."""
-        ...
+from federation.pki.authority import Authority
 
 
 class TlsMaterial:
@@ -39,11 +20,11 @@ class TlsMaterial:
     clock, because TLS checks validity by it.
     """
 
-    def __init__(self, identity: ServerIdentity, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, identity: Authority, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._current = _configuration(identity, clock)
 
-    def publish(self, identity: ServerIdentity) -> None:
+    def publish(self, identity: Authority) -> None:
         """Use another certificate and roots from the next handshake on, or raise `ConfigError` and change nothing."""
         self._current = _configuration(identity, self._clock)
 
@@ -80,7 +61,7 @@ class _ConfigurationFetcher:
             return current
 
 
-def _configuration(identity: ServerIdentity, clock: Clock) -> grpc.ServerCertificateConfiguration:
+def _configuration(identity: Authority, clock: Clock) -> grpc.ServerCertificateConfiguration:
     pair = (identity.server_key_pem.encode(), identity.server_certificate_pem.encode())
     roots = identity.trust_bundle.encode()
     try:

@@ -12,9 +12,9 @@ from federation.backoff import Backoff
 from federation.errors import ChangesLostError
 from federation.resources.provider import Change, KnowsTeams, ResourceProvider
 from federation.scope.model import EVERYTHING
-from federation.server.pipeline.service import GrantSource
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry
 from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 
 LOGGER: Final = logging.getLogger(__name__)
 COALESCE_S: Final = 0.1
@@ -26,7 +26,7 @@ LAST_RETRY_S: Final = 30.0
 class ChangeNotifier:
     """Follows the changes of one provider. Use it from one event loop; `run` it while the gateway serves."""
 
-    def __init__(self, provider: ResourceProvider, grants: GrantSource, subscriptions: SubscriptionRegistry) -> None:
+    def __init__(self, provider: ResourceProvider, grants: GrantRegistry, subscriptions: SubscriptionRegistry) -> None:
         self._provider, self._grants, self._subscriptions = provider, grants, subscriptions
         self._teams: dict[str, frozenset[str]] = {}
         self._coalescing: dict[tuple[str, str], bool] = {}

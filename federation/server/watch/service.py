@@ -9,16 +9,16 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
+from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason, Refusal
 from federation.server.audit.trail import AuditTrail
 from federation.server.call_stats import CallCounters
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
 from federation.server.pipeline.identity import CallerIdentity, caller_of
-from federation.server.pipeline.service import GrantSource
 from federation.server.watch.subscriptions import Event, EventType, SubscriptionRegistry, Watcher, too_slow
 from federation.store.grants.model import Grant
+from federation.store.grants.registry import GrantRegistry
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.validation import invalid
@@ -45,24 +45,25 @@ class WatchService:
     def __init__(
         self,
         subscriptions: SubscriptionRegistry,
-        grants: GrantSource,
+        grants: GrantRegistry,
         audit: AuditTrail,
         *,
         is_revoking: Callable[[str], bool],
-        clock: Clock = SYSTEM_CLOCK,
-        heartbeat_interval_s: float = HEARTBEAT_INTERVAL_S,
-        counters: CallCounters | None = None,
+        clock: Clock,
+        heartbeat_interval_s: float,
+        counters: CallCounters,
     ) -> None:
         self._subscriptions, self._grants, self._audit, self._clock = subscriptions, grants, audit, clock
         self._is_revoking, self._heartbeat_interval_s = is_revoking, heartbeat_interval_s
-        self._counters = counters or CallCounters(clock)
+        self._counters = counters
         self._streams: Counter[str] = Counter()
         self._closing = False
 
     async def serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve one stream, from its first message to its end. Raises `Refusal`."""
         with ExitStack() as held:
-            with self._audit_refusal(context):
+            caller = None
+            try:
                 caller = caller_of(context.auth_context(), self._clock.now_us())
                 held.enter_context(self._stream_slot(self._admit(caller)))
                 await context.send_initial_metadata(())
@@ -70,6 +71,9 @@ class WatchService:
                 # No `await` between these two: an earlier revocation refuses here, a later one reaches the watcher.
                 self._admit(caller)
                 watcher = None if self._closing else self._subscriptions.add(caller.grant_id, instance)
+            except Refusal as refusal:
+                self._record_refusal(refusal, caller, context.peer())
+                raise
             if watcher is not None:
                 self._grants.record_use(caller.grant_id, caller.serial)
                 self._counters.record("watch", OutcomeName.OK, grant_id=caller.grant_id)
@@ -83,12 +87,12 @@ class WatchService:
     async def _run_stream(
         self, watcher: Watcher, caller: CallerIdentity, requests: AsyncIterator[bytes], context: Context
     ) -> None:
-        heartbeat = _LastHeartbeat(self._clock)
-        reader = asyncio.create_task(_read_messages(watcher, requests, heartbeat))
+        watcher.heard_at = self._clock.monotonic()
+        reader = asyncio.create_task(self._read_messages(watcher, requests))
         writer = asyncio.create_task(_send_events(watcher, context, self._heartbeat_interval_s))
         try:
             while not await _first_done(reader, writer, watcher.ended, timeout_s=self._check_interval_s(caller)):
-                self._check(watcher, caller, heartbeat, context)
+                self._check(watcher, caller, context)
             if reader.done() and not watcher.ended.done():
                 await self._drain(watcher, writer)
         finally:
@@ -120,11 +124,12 @@ class WatchService:
             raise invalid("subscribe.instance_id", "must be 32 lower-case hexadecimal digits")
         return request.subscribe.instance_id
 
-    def _check(self, watcher: Watcher, caller: CallerIdentity, heartbeat: "_LastHeartbeat", context: Context) -> None:
+    def _check(self, watcher: Watcher, caller: CallerIdentity, context: Context) -> None:
         """Raise `Refusal` if the stream must end; close it if heartbeats are missing."""
         caller_of(context.auth_context(), self._clock.now_us())
-        if heartbeat.age_s > MAX_MISSED_HEARTBEATS * self._heartbeat_interval_s:
-            watcher.close(invalid("heartbeat", f"none for {heartbeat.age_s:.0f} s; open a new watch"))
+        silent_s = self._clock.monotonic() - watcher.heard_at
+        if silent_s > MAX_MISSED_HEARTBEATS * self._heartbeat_interval_s:
+            watcher.close(invalid("heartbeat", f"none for {silent_s:.0f} s; open a new watch"))
             return
         self._admit(caller)
 
@@ -169,51 +174,33 @@ class WatchService:
             if not self._streams[grant.id]:
                 del self._streams[grant.id]
 
-    @contextmanager
-    def _audit_refusal(self, context: Context) -> Iterator[None]:
+    def _record_refusal(self, refusal: Refusal, caller: CallerIdentity | None, source: str) -> None:
         """Record a watch that is refused before it is armed in the audit trail and the counters."""
-        try:
-            yield
-        except Refusal as refusal:
-            caller = _caller_or_none(context, self._clock.now_us())
-            grant = self._grants.get(caller.grant_id) if caller else None
-            grant_id, outcome = grant.id if grant else None, outcome_of_code(refusal.code)
-            reason = ": ".join(filter(None, (refusal.reason.value, refusal.detail)))
-            self._counters.record("watch", outcome, grant_id=grant_id, reason=reason)
-            self._audit.record_act(
-                "watch",
-                outcome.value,
-                grant_id=grant_id,
-                peer=grant.peer if grant else "",
-                subject=caller.subject if caller else "",
-                reason=reason,
-                source=context.peer(),
-            )
-            raise
+        grant = self._grants.get(caller.grant_id) if caller else None
+        grant_id, outcome = grant.id if grant else None, outcome_of_code(refusal.code)
+        reason = ": ".join(filter(None, (refusal.reason.value, refusal.detail)))
+        self._counters.record("watch", outcome, grant_id=grant_id, reason=reason)
+        self._audit.record_act(
+            "watch",
+            outcome.value,
+            grant_id=grant_id,
+            peer=grant.peer if grant else "",
+            subject=caller.subject if caller else "",
+            reason=reason,
+            source=source,
+        )
 
-
-class _LastHeartbeat:
-    """The time since the last message of the peer."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.record()
-
-    def record(self) -> None:
-        """Record a message of the peer."""
-        self._at = self._clock.monotonic()
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since the last message of the peer."""
-        return self._clock.monotonic() - self._at
-
-
-def _caller_or_none(context: Context, now_us: int) -> CallerIdentity | None:
-    try:
-        return caller_of(context.auth_context(), now_us)
-    except Refusal:
-        return None
+    async def _read_messages(self, watcher: Watcher, requests: AsyncIterator[bytes]) -> None:
+        async for raw in requests:
+            request = _decode(raw)
+            watcher.heard_at = self._clock.monotonic()
+            match request.WhichOneof("kind"):
+                case "ack":
+                    watcher.ack(request.ack.event_id, request.ack.failed_in_flight)
+                case "heartbeat":
+                    pass
+                case _:
+                    raise invalid("request", "must be an ack or a heartbeat")
 
 
 async def _first_done(*waits: asyncio.Future[Any], timeout_s: float) -> bool:
@@ -222,19 +209,6 @@ async def _first_done(*waits: asyncio.Future[Any], timeout_s: float) -> bool:
     for one in done:
         one.result()
     return bool(done)
-
-
-async def _read_messages(watcher: Watcher, requests: AsyncIterator[bytes], heartbeat: _LastHeartbeat) -> None:
-    async for raw in requests:
-        request = _decode(raw)
-        heartbeat.record()
-        match request.WhichOneof("kind"):
-            case "ack":
-                watcher.ack(request.ack.event_id, request.ack.failed_in_flight)
-            case "heartbeat":
-                pass
-            case _:
-                raise invalid("request", "must be an ack or a heartbeat")
 
 
 async def _send_events(watcher: Watcher, context: Context, heartbeat_interval_s: float) -> None:

@@ -40,6 +40,8 @@ class Watcher:
         self.grant_id, self.instance = grant_id, instance
         self.ended: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
         """Done when the stream is to end: with the refusal to answer, or with `None` if the peer made no fault."""
+        self.heard_at = 0.0
+        """When the peer sent its last message, by the monotonic clock of the watch service."""
         self._queue: deque[Event] = deque()
         self._wakeup = asyncio.Event()
         self._closed = False
@@ -158,14 +160,12 @@ class SubscriptionRegistry:
         """The ids of the grants with armed streams."""
         return tuple(self._watchers)
 
-    def publish(self, grant_id: str, event: Event) -> int:
-        """Queue an event for every watcher of a grant, and return how many there are."""
+    def publish(self, grant_id: str, event: Event) -> None:
+        """Queue an event for every watcher of a grant."""
         if event.on_ack is not None:
             self._pending_events[grant_id] = event
-        watchers = tuple(self._watchers.get(grant_id, ()))
-        for watcher in watchers:
+        for watcher in tuple(self._watchers.get(grant_id, ())):
             watcher.offer(event)
-        return len(watchers)
 
     def close(self, grant_id: str) -> None:
         """Close every stream of a grant."""

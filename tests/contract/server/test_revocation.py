@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.admin.handlers.revocations import receipt_message
+from federation.admin.messages.common import receipt_message
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
 from federation.server.revocation.leases import ReleaseReason
 from federation.server.revocation.manager import RevocationHandle

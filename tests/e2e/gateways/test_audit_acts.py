@@ -192,7 +192,8 @@ def _said_verbs() -> Iterator[str]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
                 continue
             first = node.args[0]
-            if node.func.attr in {"record_act", "_record"} and isinstance(first, ast.Constant):
+            recorders = {"record_act", "record_grant_act", "record_peer_act", "_record"}
+            if node.func.attr in recorders and isinstance(first, ast.Constant):
                 yield first.value
 
 

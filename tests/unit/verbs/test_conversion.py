@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from federation.clock import from_micros
 from federation.resources.provider import Position, Row, SearchHit
 from federation.v1 import federation_pb2 as pb
-from federation.verbs.conversion import add_hit, add_row, position_of, size_bound
+from federation.verbs.conversion import fill_hit, fill_row, position_of, size_bound
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INSTANTS = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
@@ -17,7 +17,8 @@ def test_a_row_arrives_as_it_left(row_id: str, owner: str, team: str, data: str,
     """Every field and both instants survive, before 1970 as well, and the size bound holds."""
     row = Row("tasks", row_id, owner, team, created, updated, data)
 
-    message = add_row(pb.ListResponse(), row)
+    message = pb.Row()
+    fill_row(message, row)
 
     assert (message.id, message.resource, message.owner, message.team, message.data) == (
         row_id,
@@ -35,7 +36,8 @@ def test_an_instant_is_the_one_that_protobuf_reads():
     """Microseconds become the same instant that protobuf's own conversion gives."""
     row = Row("tasks", "t", "ada", "", 1_750_000_000_123_456, -1, "{}")
 
-    message = add_row(pb.ListResponse(), row)
+    message = pb.Row()
+    fill_row(message, row)
 
     assert message.created_at.ToMicroseconds() == 1_750_000_000_123_456
     assert message.updated_at.ToDatetime(from_micros(0).tzinfo) == from_micros(-1)
@@ -45,7 +47,8 @@ def test_a_hit_carries_score_and_snippet():
     """Row, score and snippet arrive, and the size bound holds."""
     hit = SearchHit(Row("tasks", "t", "ada", "", 0, 0, "{}"), 0.5, "the [report]")
 
-    message = add_hit(pb.SearchResponse(), hit)
+    message = pb.SearchHit()
+    fill_hit(message, hit)
 
     assert (message.row.id, message.score, message.snippet) == ("t", 0.5, "the [report]")
     assert message.ByteSize() <= size_bound(hit)

@@ -1,7 +1,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -10,18 +10,8 @@ from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import Reason, Refusal
 from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
 from federation.store.audit.model import AuditEvent
+from federation.store.peers import PeerRecord
 from tests.support.server_in_memory import ScriptedWriter
-
-
-class Renewed(NamedTuple):
-    """What the trail reads of a peer whose certificate was renewed."""
-
-    name: str
-    user: str
-    grant_id: str
-
-
-RENEWED = Renewed("work.example", "ada", "g")
 
 
 def read(number: int = 0, **changes: Any) -> AuditEvent:
@@ -338,8 +328,21 @@ async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter
 
 async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, writer: ScriptedWriter):
     """The row names grant, peer and local user, and a failed renewal the reason of the peer."""
-    trail.record_renewal(RENEWED, None)
-    trail.record_renewal(RENEWED, Refusal(Reason.GRANT_INVALID, "no"))
+    renewed = PeerRecord(
+        id="p",
+        name="work.example",
+        user="ada",
+        gateway="work.example",
+        endpoint="127.0.0.1:7443",
+        grant_id="g",
+        subject="ada.l",
+        certificate_pem="",
+        key_pem="",
+        trust_bundle="",
+        created_at_us=0,
+    )
+    trail.record_peer_act("peer.renew", renewed, source="gateway")
+    trail.record_peer_act("peer.renew", renewed, Refusal(Reason.GRANT_INVALID, "no"), source="gateway")
 
     done, failed = await writer.seen(2)
 
