@@ -67,7 +67,7 @@ class AuditRetention:
         writer = await run_to_completion(asyncio.to_thread(lambda: DayWriter(file, exists=exists)))
         position: Position | None = None
         try:
-            while batch := await self._store.written_by(last_id, day_window(day), BATCH, position):
+            while batch := await self._store.newest(day_window(day), BATCH, position, last_id=last_id):
                 position = batch[-1].position
                 await run_to_completion(asyncio.to_thread(lambda batch=batch: writer.add(batch)))  # type: ignore[misc]
                 await asyncio.sleep(PAUSE_S)
