@@ -97,9 +97,9 @@ class Gateway:
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
+            parts.renewal_issuer,
             endpoint=lambda: advertised(config, self.federation_address, "listen"),
             audit=parts.audit.record_enrollment,
-            renewal_issuer=parts.renewal_issuer,
         )
         renewal = RenewalService(
             parts.renewal_issuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock
