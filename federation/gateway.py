@@ -154,12 +154,12 @@ class Gateway:
         waiting: Callable[[], None] | None,
     ) -> "Gateway":
         sealer = Sealer.load(config.directory)
-        lock = ServingLock(config.directory, config.name)
-        await lock.acquire(standby=standby, waiting=waiting)
+        lock = ServingLock(config.directory, config.name, standby=standby, waiting=waiting)
+        await lock.acquire()
         stack.push_async_callback(lock.release)
         database = await Database.open(config.database_url, new=False)
         stack.push_async_callback(database.close)
-        await lock.acquire_database(database, standby=standby, waiting=waiting)
+        await lock.acquire_database(database)
         stack.push_async_callback(lock.release)  # closes its connection before the database closes
         certificate = _server_certificate(
             await _authority(database, sealer, config, clock), database, sealer, config, clock

@@ -36,7 +36,7 @@ class PeerAvailability:
         self._announced: set[tuple[SignalKind, str]] = set()
         self._given: list[PeerSignal] = []
         self._unreported: list[PeerSignal] = []
-        self._listeners: set[asyncio.Future[None]] = set()
+        self._changed = asyncio.Event()
         self._closed = False
 
     def returns(self, peer: Peer) -> int:
@@ -103,18 +103,14 @@ class PeerAvailability:
                 yield self._given[sent - 1]
             if self._closed:
                 return
-            woken = asyncio.get_running_loop().create_future()
-            self._listeners.add(woken)
-            try:
-                await woken
-            finally:
-                self._listeners.discard(woken)
+            self._changed.clear()
+            await self._changed.wait()
 
     def close(self) -> None:
         """Give no more signals, and end the iterators of `listen`."""
         self._closed = True
         self._probes.unregister(self)
-        self._wake()
+        self._changed.set()
 
     def _end_outage(self, peer: Peer, span: Span, *, announce: bool) -> None:
         if self._outages.pop(peer.record.id, None) is None:
@@ -135,14 +131,9 @@ class PeerAvailability:
         level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
         LOGGER.log(level, "%s: %s", signal.text, signal.message)
         span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})
-        self._wake()
+        self._changed.set()
         if self._on_signal is not None:
             try:
                 self._on_signal(signal)
             except Exception:
                 LOGGER.exception("the listener to the signals of a session broke")
-
-    def _wake(self) -> None:
-        for woken in self._listeners:
-            if not woken.done():
-                woken.set_result(None)

@@ -78,11 +78,6 @@ class AuditStore:
         events = await self.newest(wanted, most, last_id=last_id)
         return TailPage(tuple(sorted(events, key=lambda event: event.id)), last_id)
 
-    async def count(self, wanted: AuditFilter) -> int:
-        """Return the number of matching events; a row of `count` events counts as that many."""
-        query = select(func.coalesce(func.sum(audit_events.c.count), 0)).where(*_conditions(wanted))
-        return int(await self._scalar(query))
-
     async def oldest_us(self) -> int | None:
         """Return the instant of the oldest event in Unix microseconds, or `None`."""
         found: int | None = await self._scalar(select(func.min(audit_events.c.at)))
