@@ -93,9 +93,9 @@ class Gateway:
         )
         enrollment = EnrollmentServicer(
             parts.issuer,
+            parts.renewal_issuer,
             endpoint=lambda: config.advertised(self.federation_address),
             audit=parts.audit.record_enrollment,
-            renewal_issuer=parts.renewal_issuer,
         )
         renewal = RenewalService(
             parts.renewal_issuer, parts.grants, audit=parts.audit.record_enrollment, clock=parts.clock
@@ -150,12 +150,12 @@ class Gateway:
         waiting: Callable[[], None] | None,
     ) -> "Gateway":
         sealer = Sealer.load(config.directory)
-        lock = ServingLock(config.directory, config.name)
-        await lock.acquire(standby=standby, waiting=waiting)
+        lock = ServingLock(config.directory, config.name, standby=standby, waiting=waiting)
+        await lock.acquire()
         stack.push_async_callback(lock.release)
         database = await Database.open(config.database_url, new=False)
         stack.push_async_callback(database.close)
-        await lock.acquire_database(database, standby=standby, waiting=waiting)
+        await lock.acquire_database(database)
         stack.push_async_callback(lock.release)  # closes its connection before the database closes
         certificate = ServerCertificate(
             await _authority(database, sealer, config, clock),

@@ -1,6 +1,6 @@
 """Suggestions of similar names and ids for error messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 MIN_PREFIX: Final = 4
@@ -25,6 +25,11 @@ def hint(name: str, known: Iterable[str], otherwise: str = "", *, most: int = 1)
     """Return `did you mean …?` with at most `most` near matches of a name, or `otherwise` where there is none."""
     near = near_matches(name, known, most)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def hint_or_known(name: str, known: Sequence[str]) -> str:
+    """Return `did you mean …?` with the nearest known name, or `known are …` where none is near."""
+    return hint(name, known, f"known are {', '.join(known)}")
 
 
 def is_typo(name: str, known: str) -> bool:

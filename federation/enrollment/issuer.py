@@ -1,19 +1,17 @@
 """The issuing side of enrollment, without the wire: creates tokens, and redeems each for one certificate."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
-from federation.errors import ConflictError, InputError, Reason, Refusal, unknown_grant
-from federation.pki.authority import Authority
+from federation.errors import ConflictError, InputError, Reason, Refusal
+from federation.pki.authority import Authority, IssuedCertificate
 from federation.pki.certificates import key_hash
 from federation.pki.csr import MAX_REQUEST_BYTES, read_request
 from federation.pki.enrollment_token import EnrollmentToken, is_secret
 from federation.store.enrollment_tokens import TokenRecord, TokenStore, hash_secret, mark_redeemed
 from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
-from federation.suggest import near_ids
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -64,10 +62,7 @@ class Issuer:
         earlier tokens of the grant. Raises `NotFoundError`, or `ConflictError` for a grant that is revoked, expired or
         enrolled.
         """
-        grant = self._grants.get(grant_id)
-        if grant is None:
-            near = near_ids(grant_id, (known.id for known in self._grants.all()))
-            raise unknown_grant(grant_id, near)
+        grant = self._grants.require(grant_id)
         now = self._clock.now_us()
         status = grant.status_at(now)
         if status in {GrantStatus.REVOKED, GrantStatus.EXPIRED}:
@@ -119,19 +114,15 @@ class Issuer:
         return claimed
 
     async def _issue(self, token: TokenRecord, csr_der: bytes) -> TokenRecord:
-        grant = self._grants.get(token.grant_id)
-        assert grant is not None  # noqa: S101 - grants are never deleted
+        grant = self._grants.require(token.grant_id)
         if grant.is_enrolled(self._clock.now_us()):
             return await self._redeemed(token, grant, "grant enrolled already")
-        issued = self.authority.issue_client(
-            csr_der,
-            grant_id=grant.id,
-            subject=grant.subject,
-            peer=grant.peer,
-            lifetime_s=self._certificate_lifetime_s,
-            not_after_us=grant.expires_at_us,
-        )
-        within = _marking_redeemed(token, issued.serial)
+        issued = issue_under(grant, csr_der, self.authority, self._certificate_lifetime_s)
+
+        async def within(connection: "AsyncConnection") -> None:
+            if not await mark_redeemed(connection, token, issued.serial):
+                raise ConflictError("the token was redeemed or replaced meanwhile")
+
         try:
             await self._grants.add_certificate(grant.id, issued, activate=not token.confirm, within=within)
         except ConflictError as e:
@@ -147,8 +138,7 @@ class Issuer:
         return redeemed
 
     def _issued(self, token: TokenRecord, *, repeated: bool) -> Issued:
-        grant = self._grants.get(token.grant_id)
-        assert grant is not None  # noqa: S101 - grants are never deleted
+        grant = self._grants.require(token.grant_id)
         self._check_open(grant)  # it may have been revoked meanwhile
         certificate = grant.certificates.get(token.serial or "")
         if certificate is None or not certificate.is_accepted(self._clock.now_us()):
@@ -163,15 +153,19 @@ class Issuer:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, message, detail=f"grant {status}", grant=grant)
 
 
+def issue_under(grant: Grant, csr_der: bytes, authority: Authority, lifetime_s: float) -> IssuedCertificate:
+    """Issue a client certificate with the identity of a grant, which ends with the grant at the latest."""
+    return authority.issue_client(
+        csr_der,
+        grant_id=grant.id,
+        subject=grant.subject,
+        peer=grant.peer,
+        lifetime_s=lifetime_s,
+        not_after_us=grant.expires_at_us,
+    )
+
+
 def _expired(token: TokenRecord, grant: Grant) -> EnrollmentRefusal:
     at = from_micros(token.expires_at_us).isoformat(timespec="seconds")
     message = f"this enrollment token expired at {at}; ask for a new one"
     return EnrollmentRefusal(Reason.GRANT_INVALID, message, detail="token expired", grant=grant)
-
-
-def _marking_redeemed(token: TokenRecord, serial: str) -> Callable[["AsyncConnection"], Awaitable[None]]:
-    async def within(connection: "AsyncConnection") -> None:
-        if not await mark_redeemed(connection, token, serial):
-            raise ConflictError("the token was redeemed or replaced meanwhile")
-
-    return within

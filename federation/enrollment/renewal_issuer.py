@@ -6,7 +6,7 @@ from typing import Final
 from cryptography import x509
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
-from federation.enrollment.issuer import EnrollmentRefusal, Issued
+from federation.enrollment.issuer import EnrollmentRefusal, Issued, issue_under
 from federation.errors import ConflictError, InputError, Reason
 from federation.pki.authority import Authority
 from federation.pki.certificates import key_hash
@@ -72,32 +72,23 @@ class RenewalIssuer:
             if known is not None:
                 return Issued(grant, known, repeated=True)
             self._check_room(grant)
-            issued = self.authority.issue_client(
-                csr_der,
-                grant_id=grant.id,
-                subject=grant.subject,
-                peer=grant.peer,
-                lifetime_s=self._certificate_lifetime_s,
-                not_after_us=grant.expires_at_us,
-            )
+            issued = issue_under(grant, csr_der, self.authority, self._certificate_lifetime_s)
             try:
                 await self._grants.add_certificate(grant.id, issued, activate=False, after_expiry=after_expiry)
             except ConflictError:
-                raise _revoked(self._grants.get(grant.id) or grant) from None
+                raise _revoked(self._grants.require(grant.id)) from None
         grant = self._current(grant)
         return Issued(grant, grant.certificates[issued.serial], repeated=False)
 
     def _current(self, grant: Grant) -> Grant:
-        latest = self._grants.get(grant.id) or grant
-        self._check_open(latest)  # the grant may have been revoked meanwhile
-        return latest
-
-    def _check_open(self, grant: Grant) -> None:
+        """Return the present state of the grant. Raises `EnrollmentRefusal` if it is not active any more."""
+        grant = self._grants.require(grant.id)
         status = grant.status_at(self._clock.now_us())
         if status is GrantStatus.REVOKED:
             raise _revoked(grant)
         if status is not GrantStatus.ACTIVE:
             raise EnrollmentRefusal(Reason.GRANT_INVALID, CLOSED, detail=f"grant {status}", grant=grant)
+        return grant
 
     def _check_time(self, claim: RenewalClaim, presented: CertificateRecord, grant: Grant) -> None:
         now = self._clock.now_us()

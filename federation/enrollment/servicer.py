@@ -46,17 +46,16 @@ EnrollmentAudit = Callable[[EnrollmentEvent], Awaitable[None]]
 class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
     """Answers `Enroll`, and `Renew` for expired certificates. Valid ones are renewed on the federation port.
 
-    `endpoint` returns host:port of the federation service as peers reach it. Without a `renewal_issuer`, `Renew` is
-    UNIMPLEMENTED.
+    `endpoint` returns host:port of the federation service as peers reach it.
     """
 
     def __init__(
         self,
         issuer: Issuer,
+        renewal_issuer: RenewalIssuer,
         *,
         endpoint: Callable[[], str],
         audit: EnrollmentAudit,
-        renewal_issuer: RenewalIssuer | None = None,
     ) -> None:
         self._issuer, self._endpoint, self._audit, self._renewal_issuer = issuer, endpoint, audit, renewal_issuer
 
@@ -71,9 +70,6 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self, request: pb.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RenewResponse:
         """Renew an expired certificate by a proof of its key; raise `Refusal` otherwise."""
-        if self._renewal_issuer is None:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this gateway does not renew certificates")
-            raise AssertionError  # abort always raises
         work = self._renewal_issuer.renew_expired(request.proof, request.csr)
         issued = await self._audited("renew", work, context.peer(), "after expiry")
         if not issued.repeated:

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.clock import MICROSECONDS
 from federation.config import parse_address
 from federation.errors import ConfigError
-from federation.pki.certificates import certificates_of, fingerprint_of, key_hash, pem_of, validity_us
+from federation.pki.certificates import certificates_of, fingerprint_of, is_issued_by, key_hash, pem_of, validity_us
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.pki.identity_extensions import read_identity
 from federation.store.peers import PeerRecord
@@ -26,20 +26,20 @@ _NOT_NOW: Final = "is not valid now by the clock of this machine (compare both c
 
 @dataclass(frozen=True, slots=True)
 class CheckedAnswer:
-    """The verified contents of an answer to an enrollment; PEM is re-encoded by this side."""
+    """The verified certificates of an answer; PEM is re-encoded by this side."""
 
     certificate_pem: str
     fingerprint: str
     trust_bundle: str
-    grant_id: str
-    subject: str
-    endpoint: str
 
 
 def check_answer(
     answer: pb.EnrollResponse, token: EnrollmentToken, key: ec.EllipticCurvePublicKey, now_us: int
 ) -> CheckedAnswer:
-    """Check an answer to the request for `key` against the token; raise `ValueError` with a clause for the fault."""
+    """Check every field of an answer to the request for `key`, the grant and the gateway by the token.
+
+    Raises `ValueError` with a clause for the fault.
+    """
     if answer.gateway != token.gateway:
         raise ValueError(f"it comes from the gateway {answer.gateway[:64]!r}, not the token's")
     if answer.grant_id != token.grant_id:
@@ -50,44 +50,32 @@ def check_answer(
         port = 0
     if not port:
         raise ValueError(f"its endpoint {answer.endpoint[:64]!r} is not host:port")
-    roots = check_roots(answer.trust_bundle, token.ca_certificate_pem, now_us)
-    identity = (answer.grant_id, answer.subject)
-    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
-    return CheckedAnswer(
-        certificate_pem=pem_of(certificate),
-        fingerprint=fingerprint_of(certificate),
-        trust_bundle="".join(map(pem_of, roots)),
-        grant_id=answer.grant_id,
-        subject=answer.subject,
-        endpoint=answer.endpoint,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedRenewal:
-    """The verified contents of an answer to a renewal."""
-
-    certificate_pem: str
-    fingerprint: str
-    trust_bundle: str
-    not_after_us: int
+    return _checked(answer, token.ca_certificate_pem, key, (answer.grant_id, answer.subject), now_us)
 
 
 def check_renewal(
     answer: pb.RenewResponse, record: PeerRecord, key: ec.EllipticCurvePublicKey, now_us: int
-) -> CheckedRenewal:
+) -> CheckedAnswer:
     """Check an answer to the renewal of a peer for `key`; raise `ValueError` with a clause for the fault.
 
     The trust bundle may contain new roots, so that an authority can be replaced, but must contain a known one.
     """
-    roots = check_roots(answer.trust_bundle, record.trust_bundle, now_us)
-    identity = (record.grant_id, record.subject)
-    certificate = check_certificate(answer.certificate, roots, key, identity, now_us)
-    _, end = validity_us(certificate)
-    return CheckedRenewal(pem_of(certificate), fingerprint_of(certificate), "".join(map(pem_of, roots)), end)
+    return _checked(answer, record.trust_bundle, key, (record.grant_id, record.subject), now_us)
 
 
-def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
+def _checked(
+    answer: pb.EnrollResponse | pb.RenewResponse,
+    known_pem: str,
+    key: ec.EllipticCurvePublicKey,
+    identity: tuple[str, str],
+    now_us: int,
+) -> CheckedAnswer:
+    roots = _check_roots(answer.trust_bundle, known_pem, now_us)
+    certificate = _check_certificate(answer.certificate, roots, key, identity, now_us)
+    return CheckedAnswer(pem_of(certificate), fingerprint_of(certificate), "".join(map(pem_of, roots)))
+
+
+def _check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certificate, ...]:
     """Return the roots of a trust bundle; raise `ValueError` unless all are valid and one is in `known_pem`."""
     try:
         roots = certificates_of(bundle)
@@ -104,7 +92,7 @@ def check_roots(bundle: str, known_pem: str, now_us: int) -> tuple[x509.Certific
     return roots
 
 
-def check_certificate(
+def _check_certificate(
     pem: str,
     roots: tuple[x509.Certificate, ...],
     key: ec.EllipticCurvePublicKey,
@@ -131,7 +119,7 @@ def check_certificate(
         raise ValueError(f"in its certificate, {e}") from e
     if found_identity != identity:
         raise ValueError("its certificate is for another grant or subject than the answer states")
-    if not any(_is_issued_by(certificate, root) for root in roots):
+    if not any(is_issued_by(certificate, root) for root in roots):
         raise ValueError("its certificate is not signed by an authority of its trust bundle")
     if _is_authority(certificate) or not _is_for_clients(certificate):
         raise ValueError("its certificate is not one for TLS clients")
@@ -141,14 +129,6 @@ def check_certificate(
     if end - begin > MAX_LIFETIME_US:
         raise ValueError("its certificate is valid for longer than 400 days")
     return certificate
-
-
-def _is_issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

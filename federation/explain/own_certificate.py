@@ -3,13 +3,12 @@
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from federation.clock import Clock, from_micros
 from federation.errors import Action, Remedy
 from federation.explain.checks import BrokenLink
-from federation.pki.certificates import certificates_of, fingerprint_of, parsed, serial_of, validity_us
+from federation.pki.certificates import certificates_of, fingerprint_of, is_issued_by, parsed, serial_of, validity_us
 from federation.pki.rotation_policy import AFTER_EXPIRY_US, Validity, due_at_us
 from federation.store.peers import PeerRecord
 
@@ -55,7 +54,7 @@ def is_issued_by_peer(record: PeerRecord) -> bool:
         authorities = certificates_of(record.trust_bundle)
     except ValueError:
         return False
-    return any(_issued(certificate, authority) for authority in authorities)
+    return any(is_issued_by(certificate, authority) for authority in authorities)
 
 
 def re_enroll_hint(record: PeerRecord) -> str:
@@ -84,14 +83,6 @@ def _read(record: PeerRecord) -> x509.Certificate:
         cause = "this gateway's own certificate does not match the stored key"
         raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record))
     return certificate
-
-
-def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:

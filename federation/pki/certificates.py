@@ -4,6 +4,7 @@ import hashlib
 from functools import lru_cache
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
@@ -40,6 +41,15 @@ def key_hash(key: PublicKeyTypes) -> str:
 def validity_us(certificate: x509.Certificate) -> tuple[int, int]:
     """Return the first and the last instant of validity in Unix microseconds."""
     return to_micros(certificate.not_valid_before_utc), to_micros(certificate.not_valid_after_utc)
+
+
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Tell whether an authority signed a certificate and has the name of its issuer."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def pem_of(certificate: x509.Certificate) -> str:

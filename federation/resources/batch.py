@@ -9,7 +9,7 @@ from federation.clock import from_micros
 from federation.errors import InputError
 from federation.resources.documents import Document, is_storable
 from federation.scope.model import KNOWN_RESOURCES, SENSITIVE_RESOURCES
-from federation.suggest import hint
+from federation.suggest import hint_or_known
 
 RESOURCES: Final = KNOWN_RESOURCES | SENSITIVE_RESOURCES
 """The resources of the embedded provider."""
@@ -55,7 +55,7 @@ class NewRow:
 
     def __post_init__(self) -> None:
         if self.resource not in RESOURCES:
-            meant = hint(self.resource, RESOURCES, f"known are {', '.join(sorted(RESOURCES))}")
+            meant = hint_or_known(self.resource, sorted(RESOURCES))
             raise InputError("resource", f"unknown resource {self.resource[:64]!r}; {meant}")
         if not 1 <= len(self.id) <= MAX_ROW_ID or _CONTROL.search(self.id) or not is_storable(self.id):
             raise InputError("id", f"must be 1 to {MAX_ROW_ID} characters, none of them a control character")

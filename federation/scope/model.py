@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from federation.errors import InputError, Reason, Refusal
 from federation.sanitize import escaped
-from federation.suggest import hint
+from federation.suggest import hint_or_known
 
 KNOWN_RESOURCES: Final = frozenset({"tasks", "notes", "memory"})
 SENSITIVE_RESOURCES: Final = frozenset({"credentials", "api_keys"})
@@ -141,7 +141,7 @@ def _object(value: object, name: str, fields: frozenset[str]) -> dict[str, Any]:
         raise InputError(name, "must be a JSON object")
     for key in value:
         if key not in fields:
-            raise InputError(f"{name}.{escaped(key)}", f"unknown field; {_meant(key, fields)}")
+            raise InputError(f"{name}.{escaped(key)}", f"unknown field; {hint_or_known(key[:64], sorted(fields))}")
     return value
 
 
@@ -150,7 +150,7 @@ def _resources(value: object, name: str) -> tuple[str, ...]:
     resources, known = _names(value, name, "tasks"), KNOWN_RESOURCES | SENSITIVE_RESOURCES
     for resource in resources:
         if resource not in known:
-            raise InputError(name, f"unknown resource {resource[:64]!r}; {_meant(resource, known)}")
+            raise InputError(name, f"unknown resource {resource[:64]!r}; {hint_or_known(resource[:64], sorted(known))}")
     return resources
 
 
@@ -182,11 +182,3 @@ def _filter(value: object, name: str) -> RowFilter:
 def _filter_json(value: RowFilter) -> dict[str, Any]:
     teams = {} if value.include_teams is None else {"include_teams": sorted(value.include_teams)}
     return {**teams, "include_personal": value.include_personal}
-
-
-def _meant(name: str, known: frozenset[str]) -> str:
-    return hint(name[:64], known, f"known are {_listed(known)}")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

@@ -14,7 +14,7 @@ from federation.errors import Reason, Refusal
 from federation.session.classification import peer_removed
 from federation.session.paging.cursors import Cursor
 from federation.session.paging.merge import Page, merge, remaining_cursors
-from federation.session.paging.query_plans import OrderViolationError, QueryPlan, Tags, unmerged
+from federation.session.paging.query_plans import OrderViolationError, QueryPlan, Tags
 from federation.session.peer_request import PeerRequest, RequestContext
 from federation.session.results import Answer, Result, SourceReport, SourceState
 from federation.session.sources import LOCAL
@@ -41,7 +41,7 @@ class FanOut:
         context: "SessionContext",
         availability: "PeerAvailability",
         user: str,
-        plan: QueryPlan,
+        plan: QueryPlan[Any],
         cursors: Mapping[str, Cursor],
         peers: Mapping[str, "Peer"],
         *,
@@ -110,17 +110,18 @@ class FanOut:
     def merged(self) -> Result:
         """Return the merged answers up to the limit, and a token that continues after them."""
         rows, used = merge(self._pages.values(), self._plan.limit)
+        return replace(self._result(used), rows=rows)
+
+    def unmerged(self) -> Result:
+        """Return the result without rows, and a token that continues after all rows of all answers."""
+        return self._result({source: len(page.rows) for source, page in self._pages.items()})
+
+    def _result(self, used: Mapping[str, int]) -> Result:
+        """Return the result without rows, after the first `used` rows of the page of each source."""
         after = {
             source: self._plan.next_cursor(page, used[source], self._cursors[source])
             for source, page in self._pages.items()
         }
-        return replace(self._result(after), rows=rows)
-
-    def unmerged(self) -> Result:
-        """Return the result without rows, and a token that continues after all rows of all answers."""
-        return self._result(unmerged(self._plan, tuple(self._pages.values()), self._cursors))
-
-    def _result(self, after: Mapping[str, Any]) -> Result:
         self._signals += self._availability.unreported()
         cursors = remaining_cursors(self._cursors, after, self._pages) if VERB_BY_NAME[self._plan.verb].paged else {}
         return Result(

@@ -18,9 +18,10 @@ from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
 from federation.sanitize import printable
-from federation.session.availability.availability import Outage, PeerAvailability
+from federation.session.availability.availability import PeerAvailability
 from federation.session.classification import MIN_CONCLUSIVE_S, NextStep, classify, next_step
 from federation.session.results import SourceReport, SourceState
+from federation.session.signals import PeerSignal, SignalKind
 from federation.session.sources import source_of
 from federation.wire.status import error_detail
 from federation.wire.verbs import VERB_BY_NAME
@@ -149,12 +150,19 @@ class PeerRequest:
         if detail.local and detail.remedy is not None:
             step = step._replace(remedy=detail.remedy)
         if classification.unreachable:
-            outage = Outage(reason=classification.reason, message=text, next_step=step.text, remedy=step.remedy)
+            outage = PeerSignal(
+                kind=SignalKind.OFFLINE,
+                peer=self._peer.name,
+                reason=classification.reason,
+                message=text,
+                next_step=step.text,
+                remedy=step.remedy,
+            )
             self._availability.failed(self._peer, self._returns, outage, self._span)
         state = SourceState.CACHED if outcome.cached else classification.state
         self._finish(state, classification.reason, text, detail.retry_after_s, message, outcome, step=step)
 
-    def _skip(self, outage: Outage) -> None:
+    def _skip(self, outage: PeerSignal) -> None:
         retry_s = None
         if outage.retry_at_us is not None:
             retry_s = max(outage.retry_at_us - self._now_us(), 0) / MICROSECONDS

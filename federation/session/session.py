@@ -19,7 +19,6 @@ from federation.session.stream import AnswerStream
 from federation.session.validation import (
     Request,
     build_request,
-    page_token_of,
     plain_user,
     plan_of,
     require_list,
@@ -113,7 +112,7 @@ class Session:
         chosen = choose(source, [peer.record for peer in peers.values()])
         plan = plan_of(request, self.user, chosen.argument)
         validate(request, local=LOCAL in chosen.names)
-        token = page_token_of(request)
+        token: str = getattr(request, "page_token", "")  # only lists and searches have pages
         cursors: dict[str, Cursor] = dict.fromkeys(chosen.names)
         if token:
             cursors = self._context.tokens.open(plan.context, token)

@@ -1,9 +1,10 @@
 """The sources that a request selects: `local`, `federated:<peer>` or `all`. Pure."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple
 
 from federation.errors import InputError, unknown_peer
+from federation.store.peers import PeerRecord
 from federation.suggest import near_matches
 
 LOCAL: Final = "local"
@@ -11,21 +12,6 @@ ALL: Final = "all"
 FEDERATED: Final = "federated:"
 MOST_NAMED: Final = 5
 """Peers of one host that an error lists."""
-
-
-class Reachable(Protocol):
-    """The part of a peer that the selection needs."""
-
-    @property
-    def name(self) -> str:
-        """The name of the peer."""
-
-    @property
-    def endpoint(self) -> str:
-        """`host:port` of the peer."""
-
-
-P = TypeVar("P", bound=Reachable)
 
 
 class Chosen(NamedTuple):
@@ -46,7 +32,7 @@ def name_of(source: str) -> str:
     return source.removeprefix(FEDERATED) if source.startswith(FEDERATED) else ""
 
 
-def choose(source: str, peers: Sequence[Reachable]) -> Chosen:
+def choose(source: str, peers: Sequence[PeerRecord]) -> Chosen:
     """Return the sources that an argument selects among these peers. A peer may also be named by its host or endpoint.
 
     Raises `InputError` for an invalid argument, `NotFoundError` with near matches for an unknown peer.
@@ -62,7 +48,7 @@ def choose(source: str, peers: Sequence[Reachable]) -> Chosen:
     return Chosen(found, (found,))
 
 
-def _found(name: str, peers: Sequence[Reachable]) -> str:
+def _found(name: str, peers: Sequence[PeerRecord]) -> str:
     names = [peer.name for peer in peers]
     if name in names:
         return name

@@ -1,6 +1,7 @@
 """Validation of the requests of a session: an invalid field raises an `InputError` that names it. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.errors import InputError, Refusal
@@ -23,6 +24,12 @@ R = TypeVar("R", pb.ListRequest, pb.GetRequest, pb.SearchRequest)
 Request: TypeAlias = pb.ListRequest | pb.GetRequest | pb.SearchRequest | pb.CapabilitiesRequest
 RESOURCES: Final = tuple(sorted(KNOWN_RESOURCES)) + tuple(sorted(SENSITIVE_RESOURCES))
 """The resources that this gateway's own data may hold."""
+_PLANS: Final[Mapping[type, Callable[[Any, str, str], QueryPlan[Any]]]] = {
+    pb.ListRequest: ListPlan,
+    pb.GetRequest: GetPlan,
+    pb.SearchRequest: SearchPlan,
+    pb.CapabilitiesRequest: CapabilitiesPlan,
+}
 
 
 def build_request(kind: type[R], **fields: Any) -> R:
@@ -71,35 +78,18 @@ def validate(request: Request, *, local: bool) -> None:
                     _check_known("resources", resource)
 
 
-def plan_of(request: Request, user: str, source: str) -> QueryPlan:
+def plan_of(request: Request, user: str, source: str) -> QueryPlan[Any]:
     """Return the query plan of a copy of the request. Raises `TypeError` for another kind of message."""
-    match request:
-        case pb.ListRequest():
-            return ListPlan(_copy(request), user, source)
-        case pb.GetRequest():
-            return GetPlan(_copy(request), user, source)
-        case pb.SearchRequest():
-            return SearchPlan(_copy(request), user, source)
-        case pb.CapabilitiesRequest():
-            return CapabilitiesPlan(request, user, source)
-    raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
-
-
-def page_token_of(request: Request) -> str:
-    """Return the page token of a request, empty for the first page."""
-    return request.page_token if isinstance(request, pb.ListRequest | pb.SearchRequest) else ""
+    plan = _PLANS.get(type(request))
+    if plan is None:
+        raise TypeError(f"a session answers list, get, search and capabilities, not {type(request).__name__}")
+    return plan(deepcopy(request), user, source)
 
 
 def as_input_error(refusal: Refusal) -> InputError:
     """Convert an INVALID_REQUEST refusal of this gateway to an `InputError` of the field."""
     field, _, problem = refusal.message.partition(": ")
     return InputError(field, problem) if problem else InputError("request", refusal.message)
-
-
-def _copy(request: R) -> R:
-    copy = type(request)()
-    copy.CopyFrom(request)
-    return copy
 
 
 def _check(request: Request) -> None:

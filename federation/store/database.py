@@ -5,12 +5,12 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event, make_url
+from sqlalchemy import Row, Select, UpdateBase, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -30,8 +30,7 @@ def translate_db_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError) as e:
-        cause = str(getattr(e, "orig", None) or e).splitlines() or [type(e).__name__]
-        raise StoreError(f"{what}: the database says: {cause[0]}") from e
+        raise StoreError(f"{what}: the database says: {_cause(e)}") from e
 
 
 OLDEST_SQLITE: Final = (3, 38, 0)
@@ -89,6 +88,26 @@ class Database:
         """Yield a connection in a transaction that commits at the end, or rolls back on an exception."""
         async with self._writer.begin() as connection:
             yield connection
+
+    async def fetch(self, query: Select[Any], failing: str) -> Sequence[Row[Any]]:
+        """Return the rows of a query. The message of a `StoreError` begins with `failing`, a clause."""
+        with translate_db_errors(failing):
+            async with self.read() as connection:
+                found: Sequence[Row[Any]] = (await connection.execute(query)).all()
+        return found
+
+    async def fetch_one(self, query: Select[Any], failing: str) -> Row[Any] | None:
+        """Return the only row of a query, or `None` if there is none."""
+        return next(iter(await self.fetch(query, failing)), None)
+
+    async def execute(self, *statements: UpdateBase, failing: str) -> int:
+        """Execute statements in one transaction. Returns the number of rows that the last one changed."""
+        changed = 0
+        with translate_db_errors(failing):
+            async with self.write() as connection:
+                for statement in statements:
+                    changed = (await connection.execute(statement)).rowcount
+        return changed
 
     async def close(self) -> None:
         """Close every connection."""
@@ -197,4 +216,5 @@ def _masked(url: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__

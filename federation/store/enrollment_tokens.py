@@ -3,13 +3,14 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, delete, insert, select, update
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.store import schema
 from federation.store.database import Database, translate_db_errors
+from federation.store.records import from_row, to_columns
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -50,25 +51,17 @@ class TokenStore:
         """
         secret, now = secrets.token_urlsafe(SECRET_BYTES), self._clock.now_us()
         record = TokenRecord(hash_secret(secret), grant_id, confirm, now, now + round(lifetime_s * MICROSECONDS))
-        with translate_db_errors("the enrollment token cannot be stored"):
-            async with self._database.write() as connection:
-                await connection.execute(delete(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.serial.is_(None)))
-                await connection.execute(
-                    insert(_TABLE).values(
-                        secret_hash=record.secret_hash,
-                        grant_id=grant_id,
-                        confirm=confirm,
-                        created_at=record.created_at_us,
-                        expires_at=record.expires_at_us,
-                    )
-                )
+        await self._database.execute(
+            delete(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.serial.is_(None)),
+            insert(_TABLE).values(to_columns(record, _TABLE)),
+            failing="the enrollment token cannot be stored",
+        )
         return secret, record
 
     async def find(self, secret_hash: str) -> TokenRecord | None:
         """Return the token with this hash of its secret."""
-        with translate_db_errors("the enrollment token cannot be read"):
-            async with self._database.read() as connection:
-                return await _find(connection, secret_hash)
+        wanted = select(_TABLE).where(_TABLE.c.secret_hash == secret_hash)
+        return _record(await self._database.fetch_one(wanted, "the enrollment token cannot be read"))
 
     async def claim(self, secret_hash: str, key_hash: str) -> TokenRecord | None:
         """Assign an unclaimed, unexpired token to a key, durably. Returns the token after that.
@@ -77,11 +70,16 @@ class TokenStore:
         """
         now = self._clock.now_us()
         free = (_TABLE.c.secret_hash == secret_hash, _TABLE.c.claimed_key_hash.is_(None), _TABLE.c.expires_at > now)
+        claim = update(_TABLE).where(*free).values(claimed_at=now, claimed_key_hash=key_hash)
         with translate_db_errors("the claim of the enrollment token cannot be stored"):
             async with self._database.write() as connection:
-                values = {"claimed_at": now, "claimed_key_hash": key_hash}
-                await connection.execute(update(_TABLE).where(*free).values(values))
-                return await _find(connection, secret_hash)
+                await connection.execute(claim)
+                claimed = await connection.execute(select(_TABLE).where(_TABLE.c.secret_hash == secret_hash))
+                return _record(claimed.one_or_none())
+
+
+def _record(row: Row[Any] | None) -> TokenRecord | None:
+    return None if row is None else from_row(TokenRecord, row)
 
 
 async def mark_redeemed(connection: "AsyncConnection", token: TokenRecord, serial: str) -> bool:
@@ -93,19 +91,3 @@ async def mark_redeemed(connection: "AsyncConnection", token: TokenRecord, seria
     )
     result = await connection.execute(update(_TABLE).where(*mine).values(serial=serial))
     return result.rowcount == 1
-
-
-async def _find(connection: "AsyncConnection", secret_hash: str) -> TokenRecord | None:
-    row = (await connection.execute(select(_TABLE).where(_TABLE.c.secret_hash == secret_hash))).one_or_none()
-    if row is None:
-        return None
-    return TokenRecord(
-        secret_hash=row.secret_hash,
-        grant_id=row.grant_id,
-        confirm=row.confirm,
-        created_at_us=row.created_at,
-        expires_at_us=row.expires_at,
-        claimed_at_us=row.claimed_at,
-        claimed_key_hash=row.claimed_key_hash,
-        serial=row.serial,
-    )

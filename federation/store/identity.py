@@ -17,9 +17,7 @@ _ONLY_ROW = 1
 
 async def load_identity(database: Database, sealer: Sealer, clock: Clock = SYSTEM_CLOCK) -> Authority | None:
     """Return the gateway's authority, or `None` if none is stored. Raises `SealError` or `StoreError`."""
-    with translate_db_errors("the gateway's identity cannot be read"):
-        async with database.read() as connection:
-            row = (await connection.execute(select(gateway_identity))).one_or_none()
+    row = await database.fetch_one(select(gateway_identity), "the gateway's identity cannot be read")
     if row is None:
         return None
     return Authority(
@@ -57,6 +55,5 @@ async def save_server_certificate(database: Database, sealer: Sealer, authority:
         "server_certificate": authority.server_certificate_pem,
         "server_key_sealed": sealer.seal(authority.server_key_pem.encode(), _SERVER_KEY),
     }
-    with translate_db_errors("the gateway's server certificate cannot be stored"):
-        async with database.write() as connection:
-            await connection.execute(update(gateway_identity).values(values))
+    statement = update(gateway_identity).values(values)
+    await database.execute(statement, failing="the gateway's server certificate cannot be stored")

@@ -76,23 +76,23 @@ class ServingLock:
     `LockedError`.
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(
+        self, directory: Path, name: str, *, standby: bool = False, waiting: Callable[[], None] | None = None
+    ) -> None:
         self.lost = asyncio.Event()
-        self._name = name
+        self._name, self._standby, self._waiting = name, standby, waiting
         self._file = FileLock(directory / LOCK_FILE, f"the gateway {name} is already served")
         self._connection: AsyncConnection | None = None
         self._watch: asyncio.Task[None] | None = None
 
-    async def acquire(self, *, standby: bool = False, waiting: Callable[[], None] | None = None) -> None:
+    async def acquire(self) -> None:
         """Take the lock of the directory, before any file in it is opened."""
-        await _until_free(self._take_file, standby=standby, waiting=waiting)
+        await self._take(self._take_file)
 
-    async def acquire_database(
-        self, database: Database, *, standby: bool = False, waiting: Callable[[], None] | None = None
-    ) -> None:
+    async def acquire_database(self, database: Database) -> None:
         """Take the lock of a PostgreSQL database, which processes on other hosts can reach."""
         if database.dialect == "postgresql":
-            await _until_free(lambda: self._take_advisory(database), standby=standby, waiting=waiting)
+            await self._take(lambda: self._take_advisory(database))
 
     async def release(self) -> None:
         """Release both locks. Idempotent."""
@@ -105,6 +105,18 @@ class ServingLock:
             connection, self._connection = self._connection, None
             await _discard(connection)
         self._file.release()
+
+    async def _take(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await attempt()
+            except LockedError:
+                if not self._standby:
+                    raise
+            if self._waiting is not None:
+                self._waiting()
+                self._waiting = None
+            await asyncio.sleep(RETRY_S)
 
     async def _take_file(self) -> None:
         self._file.acquire()
@@ -135,22 +147,6 @@ class ServingLock:
                     await connection.scalar(text("SELECT 1"))
             except _FAULTS:
                 self.lost.set()
-
-
-async def _until_free(
-    take: Callable[[], Awaitable[None]], *, standby: bool, waiting: Callable[[], None] | None
-) -> None:
-    reported = False
-    while True:
-        try:
-            return await take()
-        except LockedError:
-            if not standby:
-                raise
-        if not reported and waiting is not None:
-            waiting()
-        reported = True
-        await asyncio.sleep(RETRY_S)
 
 
 async def _discard(connection: "AsyncConnection") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, insert, or_, select, update
+from sqlalchemy import Delete, Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
@@ -13,12 +13,14 @@ from federation.errors import Action, ConflictError, InputError, NotFoundError, 
 from federation.pki.identity_extensions import is_subject
 from federation.pki.sealing import Sealer
 from federation.store.database import Database, translate_db_errors
+from federation.store.records import from_row, to_columns
 from federation.store.schema import peers, pending_enrollments
 
 PENDING_LIFETIME_US: Final = 30 * 86_400 * MICROSECONDS
 """Microseconds that the key of an unfinished enrollment is stored."""
 LIST_PEERS: Final = Remedy(action=Action.LIST_PEERS)
 _NAME: Final = re.compile(r"[!-~]{1,127}\Z")
+_UNREADABLE: Final = "the peers cannot be read"
 
 Versions = frozenset[tuple[str, int]]
 """The ids of all peers, each with a version that rises with every change of the peer."""
@@ -73,34 +75,29 @@ class PeerStore:
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return the peers, sorted by name and user. Raises `SealError` if a key cannot be opened."""
-        with translate_db_errors("the peers cannot be read"):
-            async with self._database.read() as connection:
-                rows = (await connection.execute(select(peers))).all()
+        rows = await self._database.fetch(select(peers), _UNREADABLE)
         return tuple(sorted((self._record(row) for row in rows), key=lambda peer: (peer.name, peer.user)))
 
     async def get(self, peer_id: str) -> PeerRecord | None:
         """Return a peer by its id. Raises `SealError` if its key cannot be opened."""
-        with translate_db_errors("the peers cannot be read"):
-            async with self._database.read() as connection:
-                row = (await connection.execute(select(peers).where(peers.c.id == peer_id))).one_or_none()
+        row = await self._database.fetch_one(select(peers).where(peers.c.id == peer_id), _UNREADABLE)
         return None if row is None else self._record(row)
 
     async def versions(self) -> Versions:
         """Return the versions of all peers, to detect changes without opening keys."""
-        with translate_db_errors("the peers cannot be read"):
-            async with self._database.read() as connection:
-                rows = (await connection.execute(select(peers.c.id, peers.c.version))).all()
+        rows = await self._database.fetch(select(peers.c.id, peers.c.version), _UNREADABLE)
         return frozenset((row.id, row.version) for row in rows)
 
     async def check_new(self, *, name: str, user: str, grant_id: str) -> None:
         """Raise the error that `add` would raise for these names."""
         check_peer(name, user)
         conflicting = or_(peers.c.grant_id == grant_id, (peers.c.name == name) & (peers.c.user == user))
-        with translate_db_errors("the peers cannot be read"):
-            async with self._database.read() as connection:
-                found = (await connection.scalars(select(peers.c.grant_id).where(conflicting))).all()
+        found = await self._database.fetch(select(peers.c.grant_id).where(conflicting), _UNREADABLE)
+        if any(row.grant_id == grant_id for row in found):
+            problem = f"grant {grant_id} is already enrolled here; list the peers to find it"
+            raise ConflictError(problem, remedy=LIST_PEERS)
         if found:
-            raise _conflict(name, user, grant_id, known_grant=grant_id in found)
+            raise ConflictError(f"{user} already has a peer named {name}; give another name, or remove that peer first")
 
     async def add(self, record: PeerRecord, *, completes: str | None = None) -> None:
         """Store a peer and, in the same transaction, remove the pending enrollment `completes` (a secret hash).
@@ -108,20 +105,8 @@ class PeerStore:
         Raises `ConflictError` if the grant is already enrolled here or the user already has a peer of this name.
         """
         check_peer(record.name, record.user)
-        values = {
-            "id": record.id,
-            "name": record.name,
-            "user": record.user,
-            "gateway": record.gateway,
-            "endpoint": record.endpoint,
-            "grant_id": record.grant_id,
-            "subject": record.subject,
-            "certificate": record.certificate_pem,
-            "key_sealed": self._sealer.seal(record.key_pem.encode(), _peer_key(record.id)),
-            "trust_bundle": record.trust_bundle,
-            "created_at": record.created_at_us,
-            "enrollment_endpoint": record.enrollment_endpoint,
-        }
+        sealed = self._sealer.seal(record.key_pem.encode(), _peer_key(record.id))
+        values = to_columns(record, peers, certificate=record.certificate_pem, key_sealed=sealed)
         with translate_db_errors(f"the peer {record.name} cannot be stored"):
             try:
                 async with self._database.write() as connection:
@@ -135,17 +120,14 @@ class PeerStore:
     async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
         """Record that the peer revoked the grant. Keeps the first instant and reason; ignores an unknown peer."""
         unknown_yet = (peers.c.id == peer_id) & peers.c.revoked_at.is_(None)
-        with translate_db_errors("the revocation by the peer cannot be stored"):
-            async with self._database.write() as connection:
-                values = {"revoked_at": at_us, "revoked_reason": reason, "version": peers.c.version + 1}
-                await connection.execute(update(peers).where(unknown_yet).values(values))
+        values = {"revoked_at": at_us, "revoked_reason": reason, "version": peers.c.version + 1}
+        statement = update(peers).where(unknown_yet).values(values)
+        await self._database.execute(statement, failing="the revocation by the peer cannot be stored")
 
     async def remove(self, peer_id: str) -> None:
         """Delete a peer and its key. Raises `NotFoundError` for an unknown id."""
-        with translate_db_errors("the peer cannot be removed"):
-            async with self._database.write() as connection:
-                result = await connection.execute(delete(peers).where(peers.c.id == peer_id))
-        if not result.rowcount:
+        statement = delete(peers).where(peers.c.id == peer_id)
+        if not await self._database.execute(statement, failing="the peer cannot be removed"):
             raise NotFoundError("peer", peer_id, cure="list the peers", remedy=LIST_PEERS)
 
     async def pending_renewal(self, peer_id: str, make: Callable[[], PendingRenewal]) -> PendingRenewal:
@@ -182,11 +164,9 @@ class PeerStore:
             "pending_csr": None,
             "version": peers.c.version + 1,
         }
-        with translate_db_errors(f"the new certificate for {record.name} cannot be stored"):
-            async with self._database.write() as connection:
-                same = (peers.c.id == record.id, peers.c.certificate == replaces)
-                result = await connection.execute(update(peers).where(*same).values(values))
-        if not result.rowcount:
+        statement = update(peers).where(peers.c.id == record.id, peers.c.certificate == replaces).values(values)
+        failing = f"the new certificate for {record.name} cannot be stored"
+        if not await self._database.execute(statement, failing=failing):
             raise ConflictError(f"the peer {record.name} was renewed or removed concurrently; retry the renewal")
 
     async def pending_key(self, secret_hash: str, make: Callable[[], str]) -> str:
@@ -207,9 +187,8 @@ class PeerStore:
 
     async def remove_pending(self, secret_hash: str) -> None:
         """Delete the key of an enrollment that was refused permanently."""
-        with translate_db_errors("the key of the enrollment cannot be removed"):
-            async with self._database.write() as connection:
-                await connection.execute(_delete_pending(secret_hash))
+        failing = "the key of the enrollment cannot be removed"
+        await self._database.execute(_delete_pending(secret_hash), failing=failing)
 
     async def _find_pending(self, secret_hash: str) -> str | None:
         wanted = select(pending_enrollments.c.key_sealed).where(pending_enrollments.c.secret_hash == secret_hash)
@@ -218,25 +197,11 @@ class PeerStore:
         return None if sealed is None else self._sealer.open(sealed, _pending_key(secret_hash)).decode("ascii")
 
     def _record(self, row: Row[Any]) -> PeerRecord:
-        return PeerRecord(
-            id=row.id,
-            name=row.name,
-            user=row.user,
-            gateway=row.gateway,
-            endpoint=row.endpoint,
-            grant_id=row.grant_id,
-            subject=row.subject,
-            certificate_pem=row.certificate,
-            key_pem=self._sealer.open(row.key_sealed, _peer_key(row.id)).decode("ascii"),
-            trust_bundle=row.trust_bundle,
-            created_at_us=row.created_at,
-            enrollment_endpoint=row.enrollment_endpoint,
-            revoked_at_us=row.revoked_at,
-            revoked_reason=row.revoked_reason,
-        )
+        key_pem = self._sealer.open(row.key_sealed, _peer_key(row.id)).decode("ascii")
+        return from_row(PeerRecord, row, certificate_pem=row.certificate, key_pem=key_pem)
 
 
-def _delete_pending(secret_hash: str) -> Any:
+def _delete_pending(secret_hash: str) -> Delete:
     return delete(pending_enrollments).where(pending_enrollments.c.secret_hash == secret_hash)
 
 
@@ -250,9 +215,3 @@ def _renewal_key(peer_id: str) -> str:
 
 def _pending_key(secret_hash: str) -> str:
     return f"key of enrollment {secret_hash}"
-
-
-def _conflict(name: str, user: str, grant_id: str, *, known_grant: bool) -> ConflictError:
-    if known_grant:
-        return ConflictError(f"grant {grant_id} is already enrolled here; list the peers to find it", remedy=LIST_PEERS)
-    return ConflictError(f"{user} already has a peer named {name}; give another name, or remove that peer first")

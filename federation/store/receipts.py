@@ -1,7 +1,7 @@
 """Stored revocations and scope reductions, from their beginning to the finished receipt."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,13 +9,15 @@ import orjson
 from sqlalchemy import Row, delete, insert, select, update
 
 from federation.store import schema
-from federation.store.database import Database, translate_db_errors
+from federation.store.database import Database
+from federation.store.records import from_row, to_columns
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 _TABLE: Final = schema.revocations
 _BOUND: Final = schema.lease_bound
+_UNREADABLE: Final = "the receipts cannot be read"
 
 
 class ReceiptKind(StrEnum):
@@ -73,69 +75,41 @@ class ReceiptStore:
         """Return a function that stores the unfinished receipt in the transaction of the revocation."""
 
         async def within(connection: "AsyncConnection") -> None:
-            await connection.execute(insert(_TABLE).values(_values(receipt)))
+            await connection.execute(insert(_TABLE).values(_columns(receipt)))
 
         return within
 
     async def finish(self, receipt: Receipt) -> None:
         """Store the finished receipt. Idempotent."""
-        values = _values(receipt)
-        with translate_db_errors(f"the receipt of grant {receipt.grant_id} cannot be stored"):
-            async with self._database.write() as connection:
-                await connection.execute(update(_TABLE).where(_TABLE.c.id == receipt.id).values(values))
+        finished = update(_TABLE).where(_TABLE.c.id == receipt.id).values(_columns(receipt))
+        await self._database.execute(finished, failing=f"the receipt of grant {receipt.grant_id} cannot be stored")
 
     async def last(self, grant_id: str, kind: ReceiptKind) -> Receipt | None:
         """Return the newest receipt of a grant, finished or not."""
-        newest = select(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.kind == kind)
-        with translate_db_errors("the receipts cannot be read"):
-            async with self._database.read() as connection:
-                row = (await connection.execute(newest.order_by(_TABLE.c.begun_at.desc()).limit(1))).one_or_none()
+        found = select(_TABLE).where(_TABLE.c.grant_id == grant_id, _TABLE.c.kind == kind)
+        row = await self._database.fetch_one(found.order_by(_TABLE.c.begun_at.desc()).limit(1), _UNREADABLE)
         return None if row is None else _receipt(row)
 
     async def unfinished(self) -> tuple[Receipt, ...]:
         """Return the unfinished receipts, oldest first."""
-        with translate_db_errors("the receipts cannot be read"):
-            async with self._database.read() as connection:
-                rows = await connection.execute(
-                    select(_TABLE).where(_TABLE.c.effective_at.is_(None)).order_by(_TABLE.c.begun_at)
-                )
-                return tuple(map(_receipt, rows))
+        found = select(_TABLE).where(_TABLE.c.effective_at.is_(None)).order_by(_TABLE.c.begun_at)
+        return tuple(map(_receipt, await self._database.fetch(found, _UNREADABLE)))
 
     async def lease_bound(self) -> LeaseBound | None:
         """Return the stored bound of leases granted by earlier processes, `None` if none is stored."""
-        with translate_db_errors("the bound of leases cannot be read"):
-            async with self._database.read() as connection:
-                row = (await connection.execute(select(_BOUND))).one_or_none()
-        return None if row is None else LeaseBound(row.max_lease_ms, row.served_from)
+        row = await self._database.fetch_one(select(_BOUND), "the bound of leases cannot be read")
+        return None if row is None else from_row(LeaseBound, row)
 
     async def set_lease_bound(self, bound: LeaseBound) -> None:
         """Store the bound of leases from now on."""
-        values = {"max_lease_ms": bound.max_lease_ms, "served_from": bound.served_from}
-        with translate_db_errors("the bound of leases cannot be stored"):
-            async with self._database.write() as connection:
-                await connection.execute(delete(_BOUND))
-                await connection.execute(insert(_BOUND).values(id=1, **values))
+        new = insert(_BOUND).values(to_columns(bound, _BOUND, id=1))
+        await self._database.execute(delete(_BOUND), new, failing="the bound of leases cannot be stored")
 
 
-def _values(receipt: Receipt) -> dict[str, Any]:
-    return {
-        "id": receipt.id,
-        "grant_id": receipt.grant_id,
-        "kind": receipt.kind.value,
-        "begun_at": receipt.begun_at_us,
-        "reason": receipt.reason,
-        "effective_at": receipt.effective_at_us,
-        "instances": orjson.dumps([asdict(one) for one in receipt.instances]).decode(),
-    }
+def _columns(receipt: Receipt) -> dict[str, Any]:
+    return to_columns(receipt, _TABLE, instances=orjson.dumps(receipt.instances).decode())
 
 
 def _receipt(row: Row[Any]) -> Receipt:
-    return Receipt(
-        id=row.id,
-        grant_id=row.grant_id,
-        kind=ReceiptKind(row.kind),
-        begun_at_us=row.begun_at,
-        reason=row.reason,
-        effective_at_us=row.effective_at,
-        instances=tuple(InstanceRecord(**one) for one in orjson.loads(row.instances)),
-    )
+    instances = tuple(InstanceRecord(**one) for one in orjson.loads(row.instances))
+    return from_row(Receipt, row, kind=ReceiptKind(row.kind), instances=instances)

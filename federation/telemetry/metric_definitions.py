@@ -3,8 +3,6 @@
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-_SUFFIXES: Final = {"s": "_seconds", "By": "_bytes"}
-
 
 class Kind(StrEnum):
     """The instrument of a metric."""
@@ -26,14 +24,6 @@ class Metric(NamedTuple):
     unit: str
     description: str
     attributes: tuple[str, ...] = ()
-
-    @property
-    def prometheus_name(self) -> str:
-        """The name at `/metrics`; a histogram's series add `_bucket`, `_sum` and `_count`."""
-        suffix = _SUFFIXES.get(self.unit, "")
-        plain = self.name.replace(".", "_")
-        total = "_total" if self.kind is Kind.COUNTER else ""
-        return (plain if plain.endswith(suffix) else plain + suffix) + total
 
 
 _CALL: Final = ("peer", "verb", "outcome")
@@ -115,23 +105,4 @@ CERTIFICATE_RENEWALS: Final = Metric(
     "{attempt}",
     "Attempts of this process to renew the certificate for a peer, by outcome",
     ("peer", "outcome"),
-)
-
-METRICS: Final = (
-    CLIENT_REQUESTS,
-    CLIENT_DURATION,
-    SERVER_REQUESTS,
-    SERVER_DURATION,
-    CACHE_HITS,
-    CACHE_MISSES,
-    CACHE_FLUSHES,
-    CACHE_BYTES,
-    CIRCUIT_STATE,
-    CIRCUIT_TRANSITIONS,
-    WATCH_STATE,
-    WATCH_EVENTS,
-    LEASES,
-    AUDIT_DROPPED,
-    CERTIFICATE_REMAINING,
-    CERTIFICATE_RENEWALS,
 )

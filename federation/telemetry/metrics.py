@@ -3,9 +3,11 @@
 `federation.telemetry.metric_definitions` defines the metrics and their attributes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from operator import add
 from threading import Lock
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics
@@ -16,9 +18,11 @@ from federation.telemetry.metric_definitions import Kind, Metric
 from federation.telemetry.spans import SCOPE, OutcomeName
 
 T = TypeVar("T")
-Reader = Callable[[], Iterable[tuple[str, T]]]
-"""Yields (peer, value) at each collection. Values of one peer name (one per user) are merged."""
-_Observe = Callable[[CallbackOptions], Iterable[Observation]]
+_ByPeer = Iterable[tuple[str, T]]
+_Key = tuple[str | bool, ...]
+"""Values of a metric's attributes, in the order of its definition; an empty one is left out."""
+_Attributes = dict[str, str | bool]
+_Merge = Callable[[float, float], float]
 
 CIRCUIT_STATE_VALUE: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
 """Values of `federation.circuit.state`; of several circuits to one peer, the highest is reported."""
@@ -44,13 +48,38 @@ class Remaining(NamedTuple):
     seconds: float
 
 
+class _Readers(Generic[T]):
+    """The readers of one kind of value. A reader must not block."""
+
+    def __init__(self) -> None:
+        self._readers: list[Callable[[], T]] = []
+        self._lock = Lock()
+
+    def register(self, reader: Callable[[], T]) -> Callable[[], None]:
+        """Register a reader. Returns its unregister function."""
+        with self._lock:
+            self._readers.append(reader)
+
+        def unregister() -> None:
+            with self._lock:
+                if reader in self._readers:
+                    self._readers.remove(reader)
+
+        return unregister
+
+    def __iter__(self) -> Iterator[T]:
+        with self._lock:
+            readers = self._readers.copy()
+        return (read() for read in readers)
+
+
 class _Series:
     """One attribute set with its count. Created once, since a dict per call costs more than counting."""
 
     __slots__ = ("attributes", "count")
 
-    def __init__(self, names: tuple[str, ...], values: tuple[str | bool, ...]) -> None:
-        self.attributes = {name: value for name, value in zip(names, values, strict=True) if value != ""}
+    def __init__(self, attributes: _Attributes) -> None:
+        self.attributes = attributes
         self.count = 0
 
 
@@ -58,10 +87,10 @@ class _Calls:
     """Count and duration of calls. An observable counter, since the SDK's counter costs a third of a span per hit."""
 
     def __init__(self, meter: Meter, requests: Metric, duration: Metric) -> None:
-        self._names = requests.attributes
-        self._series: dict[tuple[str | bool, ...], _Series] = {}
+        self._requests = requests
+        self._series: dict[_Key, _Series] = {}
         self._lock = Lock()
-        _observed(meter, requests, self._observe)
+        _observe(meter, requests, self._counts)
         self._duration = meter.create_histogram(
             duration.name,
             duration.unit,
@@ -69,50 +98,72 @@ class _Calls:
             explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES,
         )
 
-    def ended(self, key: tuple[str | bool, ...], took_s: float) -> None:
+    def ended(self, key: _Key, took_s: float) -> None:
         with self._lock:
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = _Series(self._names, key)
+                series = self._series[key] = _Series(_attributes(self._requests, key))
             series.count += 1
         self._duration.record(took_s, series.attributes)
 
-    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+    def _counts(self) -> list[tuple[_Key, float]]:
         with self._lock:
-            return [Observation(series.count, series.attributes) for series in self._series.values()]
+            return [(key, series.count) for key, series in self._series.items()]
 
 
 class FederationMetrics:
-    """All instruments of one gateway. Components register readers of their values; a reader must not block."""
+    """All instruments of one gateway.
+
+    Components register readers of their present values; each `read_…` returns the unregister function. The readers of
+    values by peer yield (peer, value); values of one peer name (one per user) are merged.
+    """
 
     def __init__(self, provider: MeterProvider | None = None, *, version: str = "") -> None:
         meter = (provider or metrics.get_meter_provider()).get_meter(SCOPE, version)
-        self._lock = Lock()
         self._client_calls = _Calls(meter, definitions.CLIENT_REQUESTS, definitions.CLIENT_DURATION)
         self._server_calls = _Calls(meter, definitions.SERVER_REQUESTS, definitions.SERVER_DURATION)
         transitions, events = definitions.CIRCUIT_TRANSITIONS, definitions.WATCH_EVENTS
         self._transitions = meter.create_counter(transitions.name, transitions.unit, transitions.description)
         self._watch_events = meter.create_counter(events.name, events.unit, events.description)
-        self._caches: list[Reader[CacheReading]] = []
-        self._watches: list[Reader[str]] = []
-        self._circuits: list[Reader[str]] = []
-        self._certificates: list[Reader[Remaining]] = []
-        self._renewals: list[Reader[Mapping[str, int]]] = []
-        self._leases: list[Callable[[], int]] = []
-        self._dropped: list[Callable[[], int]] = []
-        for metric, observe in (
-            (definitions.CACHE_HITS, self._cache("hits")),
-            (definitions.CACHE_MISSES, self._cache("misses")),
-            (definitions.CACHE_BYTES, self._cache("bytes")),
-            (definitions.CACHE_FLUSHES, self._flushes),
-            (definitions.CIRCUIT_STATE, self._worst(self._circuits, CIRCUIT_STATE_VALUE)),
-            (definitions.WATCH_STATE, self._worst(self._watches, WATCH_STATE_VALUE)),
-            (definitions.LEASES, self._total(self._leases)),
-            (definitions.AUDIT_DROPPED, self._total(self._dropped)),
-            (definitions.CERTIFICATE_REMAINING, self._remaining),
-            (definitions.CERTIFICATE_RENEWALS, self._renewed),
-        ):
-            _observed(meter, metric, observe)
+
+        caches = _Readers[_ByPeer[CacheReading]]()
+        self.read_cache = caches.register
+        """Registers a reader of cache totals."""
+        _observe(meter, definitions.CACHE_HITS, lambda: (((peer,), cache.hits) for peer, cache in _all(caches)))
+        _observe(meter, definitions.CACHE_MISSES, lambda: (((peer,), cache.misses) for peer, cache in _all(caches)))
+        _observe(meter, definitions.CACHE_BYTES, lambda: (((peer,), cache.bytes) for peer, cache in _all(caches)))
+        _observe(meter, definitions.CACHE_FLUSHES, lambda: _split((peer, c.flushes) for peer, c in _all(caches)))
+
+        circuits = _Readers[_ByPeer[str]]()
+        self.read_circuits = circuits.register
+        """Registers a reader of circuit states (`closed`, `half_open`, `open`)."""
+        _observe(meter, definitions.CIRCUIT_STATE, lambda: _ranked(circuits, CIRCUIT_STATE_VALUE), max)
+
+        watches = _Readers[_ByPeer[str]]()
+        self.read_watches = watches.register
+        """Registers a reader of watch states (`armed`, `connecting`, `off`)."""
+        _observe(meter, definitions.WATCH_STATE, lambda: _ranked(watches, WATCH_STATE_VALUE), max)
+
+        certificates = _Readers[_ByPeer[Remaining]]()
+        self.read_certificates = certificates.register
+        """Registers a reader of certificate lifetimes; the peer of the own server certificate is empty."""
+        lifetimes = definitions.CERTIFICATE_REMAINING
+        _observe(meter, lifetimes, lambda: (((kind, peer), left) for peer, (kind, left) in _all(certificates)), min)
+
+        renewals = _Readers[_ByPeer[Mapping[str, int]]]()
+        self.read_renewals = renewals.register
+        """Registers a reader of renewal totals by outcome."""
+        _observe(meter, definitions.CERTIFICATE_RENEWALS, lambda: _split(_all(renewals)))
+
+        leases = _Readers[int]()
+        self.read_leases = leases.register
+        """Registers a reader of the number of active leases."""
+        _observe(meter, definitions.LEASES, lambda: (((), count) for count in leases))
+
+        dropped = _Readers[int]()
+        self.read_audit_dropped = dropped.register
+        """Registers a reader of the total of dropped audit events."""
+        _observe(meter, definitions.AUDIT_DROPPED, lambda: (((), count) for count in dropped))
 
     def call_ended(self, peer: str, verb: str, outcome: OutcomeName, took_s: float, *, cached: bool) -> None:
         """Count a call to a peer, cached or not."""
@@ -130,93 +181,6 @@ class FederationMetrics:
         """Count an event received on a watch; `kind` is an event kind of the wire contract."""
         self._watch_events.add(1, {"peer": peer, "kind": kind})
 
-    def read_cache(self, reader: Reader[CacheReading]) -> Callable[[], None]:
-        """Register a reader of cache totals. Returns its unregister function."""
-        return self._register(self._caches, reader)
-
-    def read_circuits(self, reader: Reader[str]) -> Callable[[], None]:
-        """Register a reader of circuit states (`closed`, `half_open`, `open`). Returns its unregister function."""
-        return self._register(self._circuits, reader)
-
-    def read_watches(self, reader: Reader[str]) -> Callable[[], None]:
-        """Register a reader of watch states (`armed`, `connecting`, `off`). Returns its unregister function."""
-        return self._register(self._watches, reader)
-
-    def read_certificates(self, reader: Reader[Remaining]) -> Callable[[], None]:
-        """Register a reader of certificate lifetimes (own one: peer is empty). Returns its unregister function."""
-        return self._register(self._certificates, reader)
-
-    def read_renewals(self, reader: Reader[Mapping[str, int]]) -> Callable[[], None]:
-        """Register a reader of renewal totals by outcome. Returns its unregister function."""
-        return self._register(self._renewals, reader)
-
-    def read_leases(self, reader: Callable[[], int]) -> Callable[[], None]:
-        """Register a reader of the number of active leases. Returns its unregister function."""
-        return self._register(self._leases, reader)
-
-    def read_audit_dropped(self, reader: Callable[[], int]) -> Callable[[], None]:
-        """Register a reader of the total of dropped audit events. Returns its unregister function."""
-        return self._register(self._dropped, reader)
-
-    def _register(self, readers: list[T], reader: T) -> Callable[[], None]:
-        with self._lock:
-            readers.append(reader)
-
-        def unregister() -> None:
-            with self._lock:
-                if reader in readers:
-                    readers.remove(reader)
-
-        return unregister
-
-    def _readers(self, readers: list[T]) -> list[T]:
-        with self._lock:
-            return readers.copy()
-
-    def _read(self, readers: list[Reader[T]]) -> Iterable[tuple[str, T]]:
-        for read in self._readers(readers):
-            yield from read()
-
-    def _cache(self, figure: str) -> _Observe:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            totals: dict[str, int] = {}
-            for peer, reading in self._read(self._caches):
-                totals[peer] = totals.get(peer, 0) + getattr(reading, figure)
-            return [Observation(total, {"peer": peer}) for peer, total in totals.items()]
-
-        return observe
-
-    def _flushes(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_value("cause", ((peer, reading.flushes) for peer, reading in self._read(self._caches)))
-
-    def _renewed(self, _: CallbackOptions) -> Iterable[Observation]:
-        return _by_value("outcome", self._read(self._renewals))
-
-    def _remaining(self, _: CallbackOptions) -> Iterable[Observation]:
-        least: dict[tuple[str, str], float] = {}
-        for peer, (kind, seconds) in self._read(self._certificates):
-            least[kind, peer] = min(seconds, least.get((kind, peer), seconds))
-        return [
-            Observation(seconds, {"kind": kind, "peer": peer} if peer else {"kind": kind})
-            for (kind, peer), seconds in least.items()
-        ]
-
-    def _worst(self, readers: list[Reader[str]], values: Mapping[str, int]) -> _Observe:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            worst: dict[str, int] = {}
-            for peer, state in self._read(readers):
-                worst[peer] = max(worst.get(peer, 0), values[state])
-            return [Observation(value, {"peer": peer}) for peer, value in worst.items()]
-
-        return observe
-
-    def _total(self, readers: list[Callable[[], int]]) -> _Observe:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            current = self._readers(readers)
-            return [Observation(sum(read() for read in current))] if current else []
-
-        return observe
-
 
 _LOCK: Final = Lock()
 _INSTANCES: "Final[WeakKeyDictionary[MeterProvider, FederationMetrics]]" = WeakKeyDictionary()
@@ -232,14 +196,32 @@ def metrics_for(provider: MeterProvider | None, *, version: str = "") -> Federat
     return made
 
 
-def _observed(meter: Meter, metric: Metric, observe: _Observe) -> None:
+def _observe(
+    meter: Meter, metric: Metric, read: Callable[[], Iterable[tuple[_Key, float]]], merge: _Merge = add
+) -> None:
+    """Create an instrument that reports what `read` yields; `merge` combines figures with the same attributes."""
+
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        merged: dict[_Key, float] = {}
+        for key, figure in read():
+            merged[key] = merge(merged[key], figure) if key in merged else figure
+        return [Observation(figure, _attributes(metric, key)) for key, figure in merged.items()]
+
     create = meter.create_observable_counter if metric.kind is Kind.COUNTER else meter.create_observable_gauge
     create(metric.name, [observe], metric.unit, metric.description)
 
 
-def _by_value(name: str, readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterable[Observation]:
-    totals: dict[tuple[str, str], int] = {}
-    for peer, counts in readings:
-        for value, count in counts.items():
-            totals[peer, value] = totals.get((peer, value), 0) + count
-    return [Observation(total, {"peer": peer, name: value}) for (peer, value), total in totals.items()]
+def _attributes(metric: Metric, key: _Key) -> _Attributes:
+    return {name: value for name, value in zip(metric.attributes, key, strict=True) if value != ""}
+
+
+def _all(readers: _Readers[_ByPeer[T]]) -> Iterator[tuple[str, T]]:
+    return chain.from_iterable(readers)
+
+
+def _split(readings: Iterable[tuple[str, Mapping[str, int]]]) -> Iterator[tuple[_Key, float]]:
+    return (((peer, value), count) for peer, counts in readings for value, count in counts.items())
+
+
+def _ranked(readers: _Readers[_ByPeer[str]], values: Mapping[str, int]) -> Iterator[tuple[_Key, float]]:
+    return (((peer,), values[state]) for peer, state in _all(readers))

@@ -5,7 +5,6 @@ import.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,38 +40,24 @@ class _GatewayMeterProvider(SdkMeterProvider):
     """A gateway's meter provider, to distinguish it from an embedding program's provider."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ExportHooks:
-    """The flush and shutdown functions of the created providers."""
-
-    flush: list[Callable[[], object]] = field(default_factory=list)
-    shutdown: list[Callable[[], object]] = field(default_factory=list)
-
-    def add(self, provider: SdkTracerProvider | SdkMeterProvider | SdkLoggerProvider) -> None:
-        """Add the functions of a provider."""
-        self.flush.append(provider.force_flush)
-        self.shutdown.append(provider.shutdown)
+_Ends = list[Callable[[], object]]
+"""Functions that end what this module created."""
 
 
 def sdk_telemetry(gateway_name: str, version: str, environment: Environment, page: "MetricsPage | None") -> Telemetry:
     """Return the telemetry of a gateway that uses the SDK: exporters as `environment` says, and the page's reader."""
-    resource, hooks = resource_of(gateway_name, version, environment), _ExportHooks()
+    resource, ends = resource_of(gateway_name, version, environment), _Ends()
     if page is not None:
-        hooks.shutdown.append(page.stop)
-    tracers = _tracer_provider(resource, environment, hooks)
-    meters = _meter_provider(resource, environment, page, hooks)
-    _send_logs(resource, environment, hooks)
+        ends.append(page.stop)
+    tracers = _tracer_provider(resource, environment, ends)
+    meters = _meter_provider(resource, environment, page, ends)
+    _send_logs(resource, environment, ends)
     return Telemetry(
-        SpanSource(tracers, version=version),
-        metrics_for(meters, version=version),
-        tracers,
-        page,
-        tuple(hooks.flush),
-        tuple(hooks.shutdown),
+        SpanSource(tracers, version=version), metrics_for(meters, version=version), tracers, page, tuple(ends)
     )
 
 
-def _tracer_provider(resource: Resource, environment: Environment, hooks: _ExportHooks) -> TracerProvider | None:
+def _tracer_provider(resource: Resource, environment: Environment, ends: _Ends) -> TracerProvider | None:
     """Return the provider to use; `None` means the global one, also one installed later."""
     current = trace.get_tracer_provider()
     if not isinstance(current, ProxyTracerProvider | _GatewayTracerProvider):
@@ -83,12 +68,12 @@ def _tracer_provider(resource: Resource, environment: Environment, hooks: _Expor
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     if isinstance(current, ProxyTracerProvider):
         trace.set_tracer_provider(provider)
-    hooks.add(provider)
+    ends.append(provider.shutdown)
     return provider
 
 
 def _meter_provider(
-    resource: Resource, environment: Environment, page: "MetricsPage | None", hooks: _ExportHooks
+    resource: Resource, environment: Environment, page: "MetricsPage | None", ends: _Ends
 ) -> MeterProvider | None:
     """Return the provider to use, with the page's reader; `None` means the global one, also one installed later.
 
@@ -100,7 +85,7 @@ def _meter_provider(
     )
     if embedded and isinstance(current, SdkMeterProvider) and page is not None:
         current.add_metric_reader(page.reader)
-        hooks.shutdown.append(partial(current.remove_metric_reader, page.reader))
+        ends.append(partial(current.remove_metric_reader, page.reader))
         return current
     if embedded and page is None:
         return current
@@ -113,11 +98,11 @@ def _meter_provider(
     provider = _GatewayMeterProvider(readers, resource, shutdown_on_exit=False)
     if exported and not isinstance(current, _GatewayMeterProvider):
         metrics.set_meter_provider(provider)
-    hooks.add(provider)
+    ends.append(provider.shutdown)
     return provider
 
 
-def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks) -> None:
+def _send_logs(resource: Resource, environment: Environment, ends: _Ends) -> None:
     """Export this package's log records, unless an embedding program or another gateway of the process does."""
     if _is_embedded() or OtlpLogHandler.attached() or not is_exported("LOGS", environment):
         return
@@ -125,8 +110,7 @@ def _send_logs(resource: Resource, environment: Environment, hooks: _ExportHooks
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
     handler = OtlpLogHandler(provider)
     handler.attach()
-    hooks.flush.append(provider.force_flush)
-    hooks.shutdown.append(partial(_close_logs, handler, provider))
+    ends.append(partial(_close_logs, handler, provider))
 
 
 def _is_embedded() -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread
@@ -32,28 +32,20 @@ class Telemetry:
     """Provider for other instrumentation (`telemetry.rpc_spans`); `None` means the global one."""
     page: "MetricsPage | None" = None
     """The `/metrics` endpoint, if configured; `shutdown` stops it."""
-    _flush: tuple[Callable[[], object], ...] = ()
-    _shutdown: tuple[Callable[[], object], ...] = ()
-
-    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
-        """Export pending data; blocks for at most `timeout_s`."""
-        _run(self._flush, timeout_s)
+    _ends: tuple[Callable[[], object], ...] = ()
+    """Functions that export pending data and close an exporter."""
 
     def shutdown(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         """Export pending data and close this gateway's exporters; blocks for at most `timeout_s`. Call it once."""
-        _run(self._shutdown, timeout_s)
-
-
-def _run(ends: Iterable[Callable[[], object]], timeout_s: float) -> None:
-    """Run the functions concurrently and wait; without a collector the SDK itself retries for up to 20 s."""
-    deadline = time.monotonic() + timeout_s
-    threads = [Thread(target=end, name="federation-telemetry", daemon=True) for end in ends]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if any(thread.is_alive() for thread in threads):
-        LOGGER.warning("the collector did not accept all telemetry within %g s; the rest is dropped", timeout_s)
+        # Concurrently and with a bound: without a collector the SDK itself retries for up to 20 s.
+        deadline = time.monotonic() + timeout_s
+        threads = [Thread(target=end, name="federation-telemetry", daemon=True) for end in self._ends]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            LOGGER.warning("the collector did not accept all telemetry within %g s; the rest is dropped", timeout_s)
 
 
 @cache

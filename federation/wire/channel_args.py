@@ -7,28 +7,15 @@ Options = list[tuple[str, int | str]]
 MEBIBYTE: Final = 1 << 20
 MAX_MESSAGE_BYTES: Final = 4 * MEBIBYTE
 
-_NAMES: Final = {
-    "keepalive_time_ms": "grpc.keepalive_time_ms",
+_PREFIXES: Final = {
     # In this version of gRPC Core only the ping timeout has an effect, not the keepalive timeout (grpc#39239).
-    "ping_timeout_ms": "grpc.http2.ping_timeout_ms",
-    "keepalive_timeout_ms": "grpc.keepalive_timeout_ms",
-    "keepalive_permit_without_calls": "grpc.keepalive_permit_without_calls",
-    "max_pings_without_data": "grpc.http2.max_pings_without_data",
+    "ping_timeout_ms": "grpc.http2.",
+    "max_pings_without_data": "grpc.http2.",
     # Unlike its C constant, the option's name does not contain `recv`.
-    "min_ping_interval_without_data_ms": "grpc.http2.min_ping_interval_without_data_ms",
-    "use_local_subchannel_pool": "grpc.use_local_subchannel_pool",
-    "initial_reconnect_backoff_ms": "grpc.initial_reconnect_backoff_ms",
-    "min_reconnect_backoff_ms": "grpc.min_reconnect_backoff_ms",
-    "max_reconnect_backoff_ms": "grpc.max_reconnect_backoff_ms",
-    "enable_retries": "grpc.enable_retries",
-    "max_receive_message_length": "grpc.max_receive_message_length",
-    "max_send_message_length": "grpc.max_send_message_length",
-    "so_reuseport": "grpc.so_reuseport",
-    "max_connection_age_ms": "grpc.max_connection_age_ms",
-    "max_connection_age_grace_ms": "grpc.max_connection_age_grace_ms",
-    "max_concurrent_streams": "grpc.max_concurrent_streams",
-    "overload_protection": "grpc.http.overload_protection",
+    "min_ping_interval_without_data_ms": "grpc.http2.",
+    "overload_protection": "grpc.http.",
 }
+"""Prefixes of the options whose names do not begin with `grpc.` and the field's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +34,9 @@ class ChannelOptions:
     enable_retries: int = 0
     max_receive_message_length: int = MAX_MESSAGE_BYTES
 
-    def to_grpc(self, target_name: str = "") -> Options:
+    def to_grpc(self, target_name: str) -> Options:
         """Return the options for gRPC. `target_name` is the DNS name that the server's certificate must contain."""
-        options = _to_grpc(self)
-        if target_name:
-            options.append(("grpc.ssl_target_name_override", target_name))
-        return options
+        return [*_to_grpc(self), ("grpc.ssl_target_name_override", target_name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +68,7 @@ def _to_grpc(options: ChannelOptions | ServerOptions) -> Options:
         value = getattr(options, field.name)
         if type(value) is not int:
             raise TypeError(f"{field.name} must be an int, not {value!r}")
-        result.append((_NAMES[field.name], value))
+        result.append((_PREFIXES.get(field.name, "grpc.") + field.name, value))
     return result
 
 

@@ -36,7 +36,7 @@ def context_of(*parts: str) -> bytes:
     """Return a SHA-256 hash of the parts, each with its length, so that their boundaries are unambiguous."""
     digest = hashlib.sha256()
     for part in parts:
-        encoded = part.encode()
+        encoded = part.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(4, "big"))
         digest.update(encoded)
     return digest.digest()

@@ -23,17 +23,12 @@ MAX_MESSAGE_BYTES: Final = 1_000
 """Maximum bytes of a message in UTF-8. It is sent twice, once percent-encoded, within 4 kB of metadata."""
 
 
-def status_code(name: str) -> grpc.StatusCode:
-    """Return the gRPC status code of a canonical name."""
-    return grpc.StatusCode[name]
-
-
 def refusal_status(refusal: Refusal, *, local: bool = False) -> tuple[grpc.StatusCode, str, Metadata]:
     """Return gRPC code, details and trailing metadata of a refusal.
 
     `local` marks an error that this gateway made itself (`origin=local`), to distinguish it from an error of the peer.
     """
-    code = status_code(refusal.code)
+    code = grpc.StatusCode[refusal.code]
     message = refusal.message.encode(errors="replace")[:MAX_MESSAGE_BYTES].decode(errors="ignore")
     status = Status(code=code.value[0], message=message)
     info = ErrorInfo(reason=refusal.reason.value, domain=DOMAIN)

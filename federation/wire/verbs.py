@@ -5,7 +5,7 @@ handler of a verb is the method of `federation.verbs.handlers.Verbs` with the ve
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -37,7 +37,7 @@ PROPERTIES: Final[Mapping[str, Properties]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(Properties):
     """One verb: a method of `FederationService` with its message types and properties."""
 
     name: str
@@ -50,9 +50,6 @@ class Verb:
     response: type[Message]
     streams: bool
     """Requests or responses are a stream."""
-    cacheable: bool
-    paged: bool
-    audited: bool
 
 
 def verbs_of(service: Any, properties: Mapping[str, Properties]) -> tuple[Verb, ...]:
@@ -73,9 +70,7 @@ def verbs_of(service: Any, properties: Mapping[str, Properties]) -> tuple[Verb, 
             GetMessageClass(method.input_type),
             GetMessageClass(method.output_type),
             method.client_streaming or method.server_streaming,
-            properties[name].cacheable,
-            properties[name].paged,
-            properties[name].audited,
+            **asdict(properties[name]),
         )
         for name, method in methods.items()
     )

@@ -80,7 +80,7 @@ class IssuingGateway:
     def servicer(self) -> EnrollmentServicer:
         """The service over this gateway's issuer."""
         return EnrollmentServicer(
-            self.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record, renewal_issuer=self.renewal_issuer
+            self.issuer, self.renewal_issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record
         )
 
     @asynccontextmanager

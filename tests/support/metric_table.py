@@ -2,10 +2,23 @@
 
 from pathlib import Path
 
-from federation.telemetry.metric_definitions import METRICS
+from federation.telemetry import metric_definitions
+from federation.telemetry.metric_definitions import Kind, Metric
 
+METRICS = tuple(value for value in vars(metric_definitions).values() if isinstance(value, Metric))
+"""Every definition."""
 PAGE = Path(__file__).parents[2] / "docs" / "OBSERVABILITY.md"
 BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
+
+_SUFFIXES = {"s": "_seconds", "By": "_bytes"}
+
+
+def prometheus_name(metric: Metric) -> str:
+    """Return the name at `/metrics`; a histogram's series add `_bucket`, `_sum` and `_count`."""
+    suffix = _SUFFIXES.get(metric.unit, "")
+    plain = metric.name.replace(".", "_")
+    total = "_total" if metric.kind is Kind.COUNTER else ""
+    return (plain if plain.endswith(suffix) else plain + suffix) + total
 
 
 def table() -> str:
@@ -14,7 +27,7 @@ def table() -> str:
     for metric in METRICS:
         attributes = ", ".join(f"`{name}`" for name in metric.attributes) or "none"
         unit = metric.unit or "none"
-        names = f"`{metric.name}` | `{metric.prometheus_name}`"
+        names = f"`{metric.name}` | `{prometheus_name(metric)}`"
         lines.append(f"| {names} | {metric.kind.value} | {unit} | {attributes} | {metric.description}. |")
     return "\n".join(lines) + "\n"
 

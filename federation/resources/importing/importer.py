@@ -6,7 +6,7 @@ from typing import Final
 
 from federation.errors import ImportFailedError, InputError, LineFault, UnknownReferencesError
 from federation.resources.batch import Batch, Member, NewRow
-from federation.resources.importing.lines import Entry, TeamLine, UserLine, read_line
+from federation.resources.importing.lines import Entry, Name, read_line
 from federation.resources.sql.provider import SqlProvider
 from federation.suggest import hint
 
@@ -59,10 +59,10 @@ class _Collection:
     def add(self, entry: Entry, line: int) -> None:
         """Add an entry. Raises `InputError` for a duplicate row."""
         match entry:
-            case UserLine():
-                self.users[entry.id] = None
-            case TeamLine():
-                self.teams[entry.id] = None
+            case Name("user", name):
+                self.users[name] = None
+            case Name(_, name):
+                self.teams[name] = None
             case Member():
                 self.members.setdefault(entry, line)
             case NewRow():

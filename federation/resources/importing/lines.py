@@ -1,17 +1,16 @@
 """Strict parsing of one import line, a JSON object with a `kind`. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from federation.clock import to_micros
 from federation.errors import InputError
 from federation.resources.batch import Member, NewRow, check_name
 from federation.resources.documents import Document, decode
 from federation.sanitize import escaped
-from federation.suggest import hint
+from federation.suggest import hint_or_known
 
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "user": (("id",), ()),
@@ -23,21 +22,14 @@ _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class UserLine:
-    """A user."""
+class Name(NamedTuple):
+    """A user or team; `kind` says which."""
 
+    kind: str
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TeamLine:
-    """A team."""
-
-    id: str
-
-
-Entry = UserLine | TeamLine | Member | NewRow
+Entry = Name | Member | NewRow
 
 
 def read_line(text: str) -> Entry:
@@ -49,11 +41,11 @@ def read_line(text: str) -> Entry:
     if not isinstance(kind, str):
         raise InputError("kind", "is missing" if kind is None else "must be a string")
     if kind not in _FIELDS:
-        raise InputError("kind", f"unknown kind {kind[:64]!r}; {_meant(kind, _FIELDS)}")
+        raise InputError("kind", f"unknown kind {kind[:64]!r}; {hint_or_known(kind, tuple(_FIELDS))}")
     required, optional = _FIELDS[kind]
     for name in document:
         if name not in required and name not in optional:
-            raise InputError(escaped(name), f"unknown field of a {kind}; {_meant(name, (*required, *optional))}")
+            raise InputError(escaped(name), f"unknown field of a {kind}; {hint_or_known(name, (*required, *optional))}")
     for name in required:
         if name not in document:
             raise InputError(name, "is missing")
@@ -66,10 +58,8 @@ def _entry(kind: str, document: dict[str, Any]) -> Entry:
         if not isinstance(value, str):
             raise InputError(name, "must be a string")
     match kind:
-        case "user":
-            return UserLine(check_name(document["id"], "id"))
-        case "team":
-            return TeamLine(check_name(document["id"], "id"))
+        case "user" | "team":
+            return Name(kind, check_name(document["id"], "id"))
         case "member":
             return Member(document["user"], document["team"])
     return NewRow(
@@ -91,7 +81,3 @@ def _instant(document: dict[str, Any], name: str) -> int | None:
         return to_micros(datetime.fromisoformat(text if _INSTANT.match(text) else ""))
     except (ValueError, OverflowError):
         raise InputError(name, "must be a timestamp with a time zone, such as 2026-10-05T09:30:00Z") from None
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    return hint(name, known, f"known are {', '.join(known)}")

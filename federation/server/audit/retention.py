@@ -70,7 +70,7 @@ class AuditRetention:
         writer = await _in_thread(DayWriter, file, exists=exists)
         position: Position | None = None
         try:
-            while batch := await self._store.written_by(last_id, day_window(day), BATCH, position):
+            while batch := await self._store.newest(day_window(day), BATCH, position, last_id=last_id):
                 position = batch[-1].position
                 await _in_thread(writer.add, batch)
                 await asyncio.sleep(PAUSE_S)

@@ -22,7 +22,6 @@ from federation.errors import Refusal
 from federation.server.pipeline.tracing import RPC_SPAN
 from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
-from federation.wire.status import status_code
 
 USER_AGENT = "user-agent"
 MAX_USER_AGENT = 256
@@ -104,7 +103,7 @@ class _ServedCall:
         if isinstance(self._error, asyncio.CancelledError):
             return grpc.StatusCode.CANCELLED
         if self._error is not None:  # as the incident guard translates it
-            return status_code(self._error.code) if isinstance(self._error, Refusal) else grpc.StatusCode.INTERNAL
+            return grpc.StatusCode[self._error.code] if isinstance(self._error, Refusal) else grpc.StatusCode.INTERNAL
         code = self._context.code()
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK
 

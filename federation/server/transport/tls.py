@@ -4,13 +4,13 @@ from threading import Lock
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConfigError
 from federation.pki.authority import Authority
+from federation.pki.certificates import is_issued_by
 
 
 class TlsMaterial:
@@ -74,18 +74,10 @@ def _configuration(identity: Authority, clock: Clock) -> grpc.ServerCertificateC
         raise ConfigError("server certificate", "does not belong to the server key")
     if not certificate.not_valid_before_utc <= clock.now() < certificate.not_valid_after_utc:
         raise ConfigError("server certificate", "is not valid now by the clock of this machine")
-    if not any(_is_issued_by(certificate, authority) for authority in authorities):
+    if not any(is_issued_by(certificate, authority) for authority in authorities):
         raise ConfigError("server certificate", "is not issued by an authority of the trust bundle")
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
 
 def _public(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True

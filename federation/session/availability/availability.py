@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from opentelemetry.trace import Span, get_current_span
 
 from federation.client.peers.peer import Peer
 from federation.clock import Clock
-from federation.errors import Remedy
 from federation.session.availability.probes import Probes
 from federation.session.signals import PeerSignal, SignalKind
 
@@ -18,20 +17,10 @@ LOGGER: Final = logging.getLogger(__name__)
 Listener = Callable[[PeerSignal], object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outage:
-    """The reason why a session skips a peer for now. Instants are Unix microseconds."""
-
-    reason: str
-    message: str = ""
-    next_step: str = ""
-    remedy: Remedy | None = None
-    since_us: int = 0
-    retry_at_us: int | None = None
-
-
 class PeerAvailability:
     """Decides which peers a session asks, from failed calls, successful calls of other sessions, and probes.
+
+    An outage is the reason why the session skips a peer for now, kept as the signal about it.
 
     A peer is identified by its enrollment: a peer that is enrolled again is a new peer without an outage. A session
     gives each signal at most once per peer. One event loop uses an instance, so it needs no lock.
@@ -40,21 +29,21 @@ class PeerAvailability:
     def __init__(self, probes: Probes, clock: Clock, on_signal: Listener | None, *, announce_restored: bool) -> None:
         self._probes, self._clock, self._on_signal = probes, clock, on_signal
         self._announce_restored = announce_restored
-        self._outages: dict[str, Outage] = {}
+        self._outages: dict[str, PeerSignal] = {}
         self._returns: dict[str, int] = {}
         self._retry_at: dict[str, float] = {}
         """The monotonic time until which a peer asked for no call, by the peer's id."""
         self._announced: set[tuple[SignalKind, str]] = set()
         self._given: list[PeerSignal] = []
         self._unreported: list[PeerSignal] = []
-        self._listeners: set[asyncio.Future[None]] = set()
+        self._changed = asyncio.Event()
         self._closed = False
 
     def returns(self, peer: Peer) -> int:
         """Return how often the peer returned from an outage; a caller reads it before its call, for `failed`."""
         return self._returns.get(peer.record.id, 0)
 
-    def outage(self, peer: Peer, span: Span) -> Outage | None:
+    def outage(self, peer: Peer, span: Span) -> PeerSignal | None:
         """Return the outage of a peer, if any. A later success of another session's call ends the outage."""
         outage = self._outages.get(peer.record.id)
         if outage is None:
@@ -65,7 +54,7 @@ class PeerAvailability:
         self._end_outage(peer, span, announce=True)
         return None
 
-    def failed(self, peer: Peer, returns: int, outage: Outage, span: Span) -> None:
+    def failed(self, peer: Peer, returns: int, outage: PeerSignal, span: Span) -> None:
         """Record the outage of a peer, start probing it, and give the signal the first time.
 
         `since_us` and `retry_at_us` of the outage are set here. A failure with an older `returns` says nothing
@@ -76,17 +65,7 @@ class PeerAvailability:
         retry_at_us = self._probes.wait(peer, self)
         outage = replace(outage, since_us=self._clock.now_us(), retry_at_us=retry_at_us)
         self._outages[peer.record.id] = outage
-        signal = PeerSignal(
-            kind=SignalKind.OFFLINE,
-            peer=peer.name,
-            reason=outage.reason,
-            message=outage.message,
-            next_step=outage.next_step,
-            remedy=outage.remedy,
-            since_us=outage.since_us,
-            retry_at_us=outage.retry_at_us,
-        )
-        self._give(peer, signal, span)
+        self._give(peer, outage, span)
 
     def defer(self, peer: Peer, seconds: float) -> None:
         """Record for how many seconds a rate-limiting peer asked for no call."""
@@ -124,18 +103,14 @@ class PeerAvailability:
                 yield self._given[sent - 1]
             if self._closed:
                 return
-            woken = asyncio.get_running_loop().create_future()
-            self._listeners.add(woken)
-            try:
-                await woken
-            finally:
-                self._listeners.discard(woken)
+            self._changed.clear()
+            await self._changed.wait()
 
     def close(self) -> None:
         """Give no more signals, and end the iterators of `listen`."""
         self._closed = True
         self._probes.unregister(self)
-        self._wake()
+        self._changed.set()
 
     def _end_outage(self, peer: Peer, span: Span, *, announce: bool) -> None:
         if self._outages.pop(peer.record.id, None) is None:
@@ -156,14 +131,9 @@ class PeerAvailability:
         level = logging.WARNING if signal.kind is SignalKind.OFFLINE else logging.INFO
         LOGGER.log(level, "%s: %s", signal.text, signal.message)
         span.add_event(f"federation.{signal.kind}", {"peer": signal.peer, "reason": signal.reason})
-        self._wake()
+        self._changed.set()
         if self._on_signal is not None:
             try:
                 self._on_signal(signal)
             except Exception:
                 LOGGER.exception("the listener to the signals of a session broke")
-
-    def _wake(self) -> None:
-        for woken in self._listeners:
-            if not woken.done():
-                woken.set_result(None)

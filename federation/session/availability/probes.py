@@ -7,7 +7,6 @@ from typing import Final, Protocol
 from weakref import WeakSet
 
 from federation.client.aio.call import FlowCall
-from federation.client.chain.flow import Outcome
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.session.classification import classify
@@ -81,7 +80,7 @@ class _Probe:
         self._loop = asyncio.get_running_loop()
         self._since_us = clock.now_us()
         self._call: FlowCall | None = None
-        self._schedule(max(cooldown_s, self._circuit_retry_s()))
+        self._schedule()
 
     def end(self) -> None:
         """Cancel the probe."""
@@ -92,13 +91,13 @@ class _Probe:
             call.cancel()
         self._remove()
 
-    def _schedule(self, delay_s: float) -> None:
+    def _schedule(self) -> None:
+        """Send after the cooldown, or when an open circuit lets calls pass again, whichever is later."""
+        circuit = self._peer.circuit
+        circuit_s = circuit.snapshot(self._clock.monotonic()).retry_in_s if circuit is not None else None
+        delay_s = max(self._cooldown_s, circuit_s or 0.0)
         self.due_us = self._clock.now_us() + int(delay_s * MICROSECONDS)
         self._handle = self._loop.call_later(delay_s, self._send)
-
-    def _circuit_retry_s(self) -> float:
-        circuit = self._peer.circuit
-        return (circuit.snapshot(self._clock.monotonic()).retry_in_s or 0.0) if circuit is not None else 0.0
 
     def _send(self) -> None:
         if not self.waiters:
@@ -117,14 +116,12 @@ class _Probe:
         if self._call is None:  # ended
             return
         self._call = None
-        state = _state(call.outcome)
-        if state is SourceState.OFFLINE:
-            self._postpone(max(self._cooldown_s, self._circuit_retry_s()))
-        else:
+        detail, code = error_detail(call.outcome.trailing), call.outcome.code.name
+        state = classify(code, detail.reason, local=detail.local, verb="capabilities", conclusive=True).state
+        if state is not SourceState.OFFLINE:
             self._reached(well=state in {SourceState.OK, SourceState.RATE_LIMITED})
-
-    def _postpone(self, delay_s: float) -> None:
-        self._schedule(delay_s)
+            return
+        self._schedule()
         for waiter in list(self.waiters):
             waiter.postponed(self._peer, self.due_us)
 
@@ -136,8 +133,3 @@ class _Probe:
                 waiter.reached(self._peer, well=well)
             except Exception:
                 LOGGER.exception("a callback for the return of %s failed", self._peer.name)
-
-
-def _state(outcome: Outcome) -> SourceState:
-    detail = error_detail(outcome.trailing)
-    return classify(outcome.code.name, detail.reason, local=detail.local, verb="capabilities", conclusive=True).state

@@ -1,9 +1,9 @@
 """Query plans: for each verb, the request to a source, the page made from its answer, and the next cursor. Pure."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,7 @@ from federation.verbs.conversion import MAX_SECONDS, MIN_SECONDS
 from federation.verbs.validation import MAX_ID
 from federation.wire.signed_tokens import context_of
 
+R = TypeVar("R", bound=Message)
 NANOSECONDS: Final = 1_000_000_000
 MAX_SOURCE_TOKEN: Final = 4_096
 MIN_SCORE: Final = 1e-9
@@ -39,36 +40,40 @@ class Tags:
         return SessionRow(row, self.source, self.cached, self.age_s, score, snippet)
 
 
-class QueryPlan(Protocol):
-    """The paging plan of one request. `limit` is the largest number of rows of a merged page."""
+class QueryPlan(ABC, Generic[R]):
+    """The paging plan of one request; unless a subclass says otherwise, it is sent unchanged and has one page.
 
-    verb: str
-    context: bytes
-    limit: int
+    Page tokens are valid only in the same `context`. `limit` is the largest number of rows of a merged page.
+    """
 
-    def request(self, cursor: Cursor) -> Message:
+    verb: ClassVar[str]
+
+    def __init__(self, request: R, *context: str, page_size: int = MAX_ROWS_LIMIT) -> None:
+        self._request = request
+        self.context = context_of(self.verb, *context)
+        self.limit = min(page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
+
+    def request(self, cursor: Cursor) -> R:
         """Return the request to a source for the page that begins at `cursor`."""
-        ...
+        return self._request
 
+    @abstractmethod
     def page(self, reply: Any, cursor: Cursor, tags: Tags) -> Page:
         """Convert a source's answer to a page. Raises `OrderViolationError`."""
-        ...
 
     def next_cursor(self, page: Page, used: int, cursor: Cursor) -> Cursor | Done:
         """Return the cursor after `used` rows of a page that began at `cursor`, or `DONE`."""
-        ...
+        return DONE
 
 
-class ListPlan:
+class ListPlan(QueryPlan[pb.ListRequest]):
     """The plan of `list`: newest first, then by source, then by id."""
 
     verb = "list"
 
     def __init__(self, request: pb.ListRequest, user: str, source: str) -> None:
-        self._request = request
-        self.limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
         pairs = (part for pair in sorted(request.where.items()) for part in pair)
-        self.context = context_of("list", user, source, request.resource, *pairs)
+        super().__init__(request, user, source, request.resource, *pairs, page_size=request.page_size)
 
     def request(self, cursor: Cursor) -> pb.ListRequest:
         """Return the request for the rows after the cursor.
@@ -105,15 +110,14 @@ class ListPlan:
         return ListCursor(-created, row_id)
 
 
-class SearchPlan:
+class SearchPlan(QueryPlan[pb.SearchRequest]):
     """The plan of `search`: by score relative to the best of each source, then by source, then by the source's rank."""
 
     verb = "search"
 
     def __init__(self, request: pb.SearchRequest, user: str, source: str) -> None:
-        self._request = request
-        self.limit = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_ROWS_LIMIT)
-        self.context = context_of("search", user, source, request.query, *sorted(request.resources))
+        words = (request.query, *sorted(request.resources))
+        super().__init__(request, user, source, *words, page_size=request.page_size)
 
     def request(self, cursor: Cursor) -> pb.SearchRequest:
         """Return the request for a page of the source. A page that was used in part is requested again unchanged."""
@@ -149,19 +153,13 @@ class SearchPlan:
         return SearchCursor(page.next_token, 0, self._request.page_size, page.top) if page.more else DONE
 
 
-class GetPlan:
+class GetPlan(QueryPlan[pb.GetRequest]):
     """The plan of `get`: one row of each source that has the row."""
 
     verb = "get"
 
     def __init__(self, request: pb.GetRequest, user: str, source: str) -> None:
-        self._request = request
-        self.limit = MAX_ROWS_LIMIT
-        self.context = context_of("get", user, source, request.resource, request.id)
-
-    def request(self, _cursor: Cursor) -> pb.GetRequest:
-        """Return the request unchanged."""
-        return self._request
+        super().__init__(request, user, source, request.resource, request.id)
 
     def page(self, reply: pb.GetResponse, _cursor: Cursor, tags: Tags) -> Page:
         """Return the row as a page."""
@@ -170,37 +168,15 @@ class GetPlan:
             raise OrderViolationError("the row is not the requested row")
         return Page(tags.source, (tags.row(row),), ((-_nanoseconds(row.created_at), tags.source, row.id),))
 
-    def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
-        """Return `DONE`: there is one page only."""
-        return DONE
 
-
-class CapabilitiesPlan:
+class CapabilitiesPlan(QueryPlan[pb.CapabilitiesRequest]):
     """The plan of `capabilities`: no rows."""
 
     verb = "capabilities"
 
-    def __init__(self, request: pb.CapabilitiesRequest, user: str, source: str) -> None:
-        self._request = request
-        self.limit = 0
-        self.context = context_of("capabilities", user, source)
-
-    def request(self, _cursor: Cursor) -> pb.CapabilitiesRequest:
-        """Return the request unchanged."""
-        return self._request
-
     def page(self, _reply: pb.CapabilitiesResponse, _cursor: Cursor, tags: Tags) -> Page:
         """Return a page without rows."""
         return Page(tags.source)
-
-    def next_cursor(self, _page: Page, _used: int, _cursor: Cursor) -> Cursor | Done:
-        """Return `DONE`: there is one page only."""
-        return DONE
-
-
-def unmerged(plan: QueryPlan, pages: Sequence[Page], cursors: Mapping[str, Cursor]) -> dict[str, Cursor | Done]:
-    """Return the next cursor of each source if all rows of its page are used."""
-    return {page.source: plan.next_cursor(page, len(page.rows), cursors[page.source]) for page in pages}
 
 
 def _nanoseconds(instant: Timestamp) -> int:

@@ -8,7 +8,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
@@ -151,7 +151,7 @@ class DayWriter:
         self._raw = os.fdopen(fd, "wb")
         self._out = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)
 
-    def add(self, events: list[AuditEvent]) -> None:
+    def add(self, events: Iterable[AuditEvent]) -> None:
         """Write events older than those added before. Raises `StoreError`."""
         try:
             for event in events:

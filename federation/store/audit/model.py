@@ -1,12 +1,12 @@
 """Audit events, filters, pages and page tokens as values. Pure."""
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from federation import base64url
 from federation.errors import InputError
+from federation.wire.signed_tokens import context_of
 
 EQUAL: Final = ("grant_id", "peer", "verb", "outcome")
 _POSITION: Final = struct.Struct(">c8sqq")
@@ -123,11 +123,7 @@ def tail_position(wanted: AuditFilter, token: str) -> int | None:
 
 
 def _bound(wanted: AuditFilter) -> bytes:
-    digest = hashlib.sha256()
-    for name in EQUAL:
-        value = getattr(wanted, name).encode("utf-8", "surrogatepass")
-        digest.update(len(value).to_bytes(4, "big") + value)
-    return digest.digest()[:8]
+    return context_of(*(getattr(wanted, name) for name in EQUAL))[:8]
 
 
 def _read(shape: struct.Struct, kind: bytes, wanted: AuditFilter, token: str) -> tuple[int, ...]:

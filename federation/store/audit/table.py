@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, String, TextClause, delete, func, insert, select, text, tuple_
+from sqlalchemy import ColumnElement, Row, Select, String, TextClause, delete, func, insert, select, text, tuple_
 
 from federation.errors import InputError
 from federation.sanitize import printable
@@ -18,7 +18,7 @@ from federation.store.audit.model import (
     position_of,
     position_token,
 )
-from federation.store.database import Database, translate_db_errors
+from federation.store.database import Database
 from federation.store.schema import COMMON_OUTCOME, COMMON_VERBS, RARE_OUTCOME, RARE_VERB, audit_events
 
 MAX_PAGE: Final = 1_000
@@ -52,76 +52,50 @@ class AuditStore:
         events = found[:page_size]
         return AuditPage(events, position_token(wanted, events[-1].position) if len(found) > page_size else "")
 
-    async def newest(self, wanted: AuditFilter, most: int, before: Position | None = None) -> tuple[AuditEvent, ...]:
-        """Return at most `most` events before a position, newest first."""
-        conditions = _conditions(wanted)
+    async def newest(
+        self, wanted: AuditFilter, most: int, before: Position | None = None, *, last_id: int | None = None
+    ) -> tuple[AuditEvent, ...]:
+        """Return at most `most` events before a position and with an id up to `last_id`, newest first."""
+        columns, conditions = audit_events.c, _conditions(wanted)
+        if last_id is not None:
+            conditions.append(columns.id <= last_id)
         if before is not None:
-            conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
-        return await self._newest(conditions, most)
+            conditions.append(tuple_(columns.at, columns.id) < tuple_(*before))
+        query = select(audit_events).where(*conditions).order_by(columns.at.desc(), columns.id.desc()).limit(most)
+        return tuple(map(_event, await self._database.fetch(query, UNREADABLE)))
 
     async def later(self, wanted: AuditFilter, after_id: int, most: int) -> TailPage:
         """Return the matching events among the next `most` rows after a row, in the order of writing."""
         columns = audit_events.c
         query = select(audit_events).where(columns.id > after_id).order_by(columns.id).limit(most)
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                rows = (await connection.execute(query)).all()
-        events = [_event(row) for row in rows]
+        events = [_event(row) for row in await self._database.fetch(query, UNREADABLE)]
         last_id = events[-1].id if events else after_id
         return TailPage(tuple(filter(wanted.admits, events)), last_id)
 
     async def latest(self, wanted: AuditFilter, most: int) -> TailPage:
         """Return the newest events, at most `most`, in the order of writing, with the id of the last row."""
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                last_id = await connection.scalar(select(func.max(audit_events.c.id))) or 0
-        events = await self._newest([*_conditions(wanted), audit_events.c.id <= last_id], most)
+        last_id = await self.last_id()
+        events = await self.newest(wanted, most, last_id=last_id)
         return TailPage(tuple(sorted(events, key=lambda event: event.id)), last_id)
-
-    async def count(self, wanted: AuditFilter) -> int:
-        """Return the number of matching events; a row of `count` events counts as that many."""
-        query = select(func.coalesce(func.sum(audit_events.c.count), 0)).where(*_conditions(wanted))
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                return int((await connection.scalars(query)).one())
 
     async def oldest_us(self) -> int | None:
         """Return the instant of the oldest event in Unix microseconds, or `None`."""
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                found: int | None = await connection.scalar(select(func.min(audit_events.c.at)))
+        found: int | None = await self._scalar(select(func.min(audit_events.c.at)))
         return found
 
     async def last_id(self) -> int:
         """Return the id of the row written last, 0 if there is none."""
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                return await connection.scalar(select(func.max(audit_events.c.id))) or 0
-
-    async def written_by(
-        self, last_id: int, window: AuditFilter, most: int, before: Position | None
-    ) -> list[AuditEvent]:
-        """Return at most `most` events with an id up to `last_id` before a position, newest first."""
-        conditions = [*_conditions(window), audit_events.c.id <= last_id]
-        if before is not None:
-            conditions.append(tuple_(audit_events.c.at, audit_events.c.id) < tuple_(*before))
-        return list(await self._newest(conditions, most))
+        return await self._scalar(select(func.max(audit_events.c.id))) or 0
 
     async def remove(self, last_id: int, window: AuditFilter, most: int) -> int:
         """Delete at most `most` events with an id up to `last_id` in one transaction. Returns their number."""
         columns = audit_events.c
         old = select(columns.id).where(*_conditions(window), columns.id <= last_id).limit(most)
-        with translate_db_errors("old audit events cannot be deleted"):
-            async with self._database.write() as connection:
-                done = await connection.execute(delete(audit_events).where(columns.id.in_(old.scalar_subquery())))
-        return done.rowcount
+        removal = delete(audit_events).where(columns.id.in_(old.scalar_subquery()))
+        return await self._database.execute(removal, failing="old audit events cannot be deleted")
 
-    async def _newest(self, conditions: list[Condition], most: int) -> tuple[AuditEvent, ...]:
-        columns = audit_events.c
-        query = select(audit_events).where(*conditions).order_by(columns.at.desc(), columns.id.desc()).limit(most)
-        with translate_db_errors(UNREADABLE):
-            async with self._database.read() as connection:
-                return tuple(_event(row) for row in (await connection.execute(query)).all())
+    async def _scalar(self, query: Select[Any]) -> Any:
+        return (await self._database.fetch(query, UNREADABLE))[0][0]
 
 
 def check_page_size(page_size: int) -> None:

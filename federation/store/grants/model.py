@@ -1,7 +1,7 @@
 """The grant and its certificates as values, and their mapping to database rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from federation.pki.authority import IssuedCertificate
 from federation.pki.identity_extensions import is_subject
 from federation.scope.model import Scope
 from federation.store import schema
+from federation.store.records import from_row
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -61,36 +62,12 @@ class CertificateRecord:
     @classmethod
     def of(cls, issued: IssuedCertificate, *, number: int = 0, after_expiry: bool = False) -> "CertificateRecord":
         """Return the record of a newly issued certificate."""
-        return cls(
-            serial=issued.serial,
-            fingerprint=issued.fingerprint,
-            pem=issued.pem,
-            csr_hash=issued.csr_hash,
-            not_before_us=issued.not_before_us,
-            not_after_us=issued.not_after_us,
-            accepted_until_us=issued.not_after_us,
-            number=number,
-            after_expiry=after_expiry,
-        )
+        until_us = issued.not_after_us
+        return cls(**asdict(issued), accepted_until_us=until_us, number=number, after_expiry=after_expiry)
 
     def is_accepted(self, now_us: int) -> bool:
         """Tell whether calls with this certificate are accepted at an instant."""
         return now_us < self.accepted_until_us
-
-    def to_row(self, grant_id: str) -> dict[str, Any]:
-        """Return the values of the table's columns."""
-        return {
-            "serial": self.serial,
-            "grant_id": grant_id,
-            "fingerprint": self.fingerprint,
-            "pem": self.pem,
-            "csr_hash": self.csr_hash,
-            "not_before": self.not_before_us,
-            "not_after": self.not_after_us,
-            "accepted_until": self.accepted_until_us,
-            "number": self.number,
-            "after_expiry": self.after_expiry,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,21 +128,6 @@ class Grant:
             return self
         return replace(self, certificates=MappingProxyType({**self.certificates, **ending}))
 
-    def to_row(self) -> dict[str, Any]:
-        """Return the values of the table's columns."""
-        return {
-            "id": self.id,
-            "peer": self.peer,
-            "subject": self.subject,
-            "scope": self.scope.to_json(),
-            "status": self.status.value,
-            "created_at": self.created_at_us,
-            "expires_at": self.expires_at_us,
-            "revoked_at": self.revoked_at_us,
-            "revoked_reason": self.revoked_reason,
-            "last_used_at": self.last_used_at_us,
-        }
-
 
 async def read_grants(connection: "AsyncConnection", now_us: int) -> tuple[Grant, ...]:
     """Read all grants with their certificates. Raises `StoreError` that names an invalid grant."""
@@ -178,33 +140,11 @@ async def read_grants(connection: "AsyncConnection", now_us: int) -> tuple[Grant
         .order_by(table.c.grant_id, table.c.number)
     )
     certificates = {
-        grant_id: MappingProxyType({row.serial: _certificate(row) for row in rows})
+        grant_id: MappingProxyType({row.serial: from_row(CertificateRecord, row) for row in rows})
         for grant_id, rows in groupby(found, key=lambda row: str(row.grant_id))
     }
     rows = await connection.execute(select(schema.grants))
     return tuple(_grant(row, certificates.get(row.id, _NONE)) for row in rows)
-
-
-async def read_certificate(connection: "AsyncConnection", grant_id: str, serial: str) -> CertificateRecord | None:
-    """Read one certificate of a grant, expired or not."""
-    table = schema.certificates
-    wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)
-    row = (await connection.execute(wanted)).one_or_none()
-    return None if row is None else _certificate(row)
-
-
-def _certificate(row: Row[Any]) -> CertificateRecord:
-    return CertificateRecord(
-        serial=row.serial,
-        fingerprint=row.fingerprint,
-        pem=row.pem,
-        csr_hash=row.csr_hash,
-        not_before_us=row.not_before,
-        not_after_us=row.not_after,
-        accepted_until_us=row.accepted_until,
-        number=row.number,
-        after_expiry=row.after_expiry,
-    )
 
 
 def _grant(row: Row[Any], certificates: Mapping[str, CertificateRecord]) -> Grant:
@@ -212,19 +152,7 @@ def _grant(row: Row[Any], certificates: Mapping[str, CertificateRecord]) -> Gran
         scope, status = Scope.parse(row.scope), GrantStatus(row.status)
     except (InputError, ValueError) as e:
         raise StoreError(f"grant {row.id} in the database cannot be read: {e}") from e
-    return Grant(
-        id=row.id,
-        peer=row.peer,
-        subject=row.subject,
-        scope=scope,
-        status=status,
-        created_at_us=row.created_at,
-        expires_at_us=row.expires_at,
-        revoked_at_us=row.revoked_at,
-        revoked_reason=row.revoked_reason,
-        last_used_at_us=row.last_used_at,
-        certificates=certificates,
-    )
+    return from_row(Grant, row, scope=scope, status=status, certificates=certificates)
 
 
 def check_new(peer: str, subject: str, expires_at_us: int | None, now_us: int) -> None:

@@ -7,11 +7,12 @@ memory; a revocation changes memory first.
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self
 
-from sqlalchemy import insert, update
+from sqlalchemy import Update, insert, select, update
 
 from federation.aio import ShieldedTasks
 from federation.clock import SYSTEM_CLOCK, Clock
@@ -26,10 +27,10 @@ from federation.store.grants.model import (
     GrantStatus,
     check_fingerprint,
     check_new,
-    read_certificate,
     read_grants,
 )
 from federation.store.grants.usage import GrantUsage
+from federation.store.records import from_row, to_columns
 from federation.suggest import near_ids
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ InTransaction = Callable[["AsyncConnection"], Awaitable[None]]
 MAX_REASON: Final = 500
 _SEPARATORS: Final = re.compile(r"[\s:]")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\Z")
+_GRANTS: Final = schema.grants
+P = ParamSpec("P")
+_Write = Callable[Concatenate["GrantRegistry", P], Coroutine[Any, Any, Grant]]
+
+
+def _completing(write: _Write[P]) -> _Write[P]:
+    """Let a write run to its end even if its caller is cancelled."""
+
+    @wraps(write)
+    async def run(self: "GrantRegistry", /, *args: P.args, **kwargs: P.kwargs) -> Grant:
+        return await self._writes.run(write(self, *args, **kwargs))
+
+    return run
 
 
 class GrantRegistry:
@@ -86,14 +100,20 @@ class GrantRegistry:
             expires_at_us=expires_at_us,
         )
 
+    @_completing
     async def create(self, *, peer: str, subject: str, scope: Scope, expires_at_us: int | None = None) -> Grant:
         """Create a pending grant: the gateway `peer` may read as the local user `subject`.
 
         Raises `InputError` that names `peer`, `subject` or `expires_at`. The caller checks that the user exists.
         """
         grant = self.draft(peer=peer, subject=subject, scope=scope, expires_at_us=expires_at_us)
-        return await self._writes.run(self._insert(grant))
+        values = to_columns(grant, _GRANTS, scope=grant.scope.to_json())
+        async with self._lock:
+            await self._database.execute(insert(_GRANTS).values(values), failing="the grant cannot be stored")
+        self._grants[grant.id] = grant
+        return grant
 
+    @_completing
     async def add_certificate(
         self,
         grant_id: str,
@@ -108,19 +128,33 @@ class GrantRegistry:
         `after_expiry` marks a certificate whose predecessor had expired. `within` runs in the same transaction. Raises
         `ConflictError` for a revoked grant.
         """
-        self.require(grant_id)
-        work = self._insert_certificate(grant_id, certificate, activate, after_expiry, within)
-        return await self._writes.run(work)
+        async with self._lock:
+            last = self.require_unrevoked(grant_id).newest
+            number = 0 if last is None else last.number + 1
+            record = CertificateRecord.of(certificate, number=number, after_expiry=after_expiry)
+            with translate_db_errors(f"the certificate of grant {grant_id} cannot be stored"):
+                async with self._database.write() as connection:
+                    values = to_columns(record, schema.certificates, grant_id=grant_id)
+                    await connection.execute(insert(schema.certificates).values(values))
+                    if activate:
+                        await connection.execute(_activation(grant_id))
+                    if within is not None:
+                        await within(connection)
+            # Read memory again: a concurrent revocation must not be undone.
+            grant = self._grants[grant_id].with_certificate(record, self._clock.now_us())
+            return self._publish(grant, active=activate)
 
     async def find_certificate(self, grant_id: str, serial: str) -> CertificateRecord | None:
         """Return a certificate of a grant from memory, or an older one from the database."""
         grant = self.require(grant_id)
         if (known := grant.certificates.get(serial)) is not None:
             return known
-        with translate_db_errors(f"the certificates of grant {grant_id} cannot be read"):
-            async with self._database.read() as connection:
-                return await read_certificate(connection, grant_id, serial)
+        table = schema.certificates
+        wanted = select(table).where(table.c.grant_id == grant_id, table.c.serial == serial)
+        row = await self._database.fetch_one(wanted, f"the certificates of grant {grant_id} cannot be read")
+        return None if row is None else from_row(CertificateRecord, row)
 
+    @_completing
     async def confirm(self, grant_id: str, fingerprint: str) -> Grant:
         """Activate a grant that awaits confirmation. Idempotent.
 
@@ -131,7 +165,11 @@ class GrantRegistry:
         wanted = _SEPARATORS.sub("", fingerprint).lower().removeprefix("sha256")
         if not _FINGERPRINT.match(wanted):
             raise InputError("fingerprint", "must be the 64 hexadecimal digits that the enrolling gateway printed")
-        return await self._writes.run(self._activate(grant_id, wanted))
+        async with self._lock:
+            check_fingerprint(self.require_unrevoked(grant_id), wanted)
+            failing = f"the confirmation of grant {grant_id} cannot be stored"
+            await self._database.execute(_activation(grant_id), failing=failing)
+            return self._publish(self._grants[grant_id], active=True)
 
     def refuse(self, grant_id: str, reason: str = "") -> Grant:
         """Revoke a grant permanently in memory, so that calls are refused from now on. `revoke` makes this durable.
@@ -168,10 +206,14 @@ class GrantRegistry:
         )
         return await self._writes.run(self._store_scope(self.require(grant_id), what, within))
 
+    @_completing
     async def widen(self, grant_id: str, scope: Scope) -> Grant:
         """Store a scope, then apply it in memory. Raises `ConflictError` for a revoked grant."""
-        self.require_unrevoked(grant_id)
-        return await self._writes.run(self._widen(grant_id, scope))
+        what = f"the new scope of grant {grant_id} cannot be stored; the old one stays in force"
+        await self._store_scope(replace(self.require_unrevoked(grant_id), scope=scope), what, None)
+        # Read memory again: a concurrent revocation must not be undone.
+        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
+        return self._grants[grant_id]
 
     def record_use(self, grant_id: str, serial: str = "") -> None:
         """Record a call under the grant with a certificate; `flush_uses` makes it durable.
@@ -205,78 +247,26 @@ class GrantRegistry:
             raise ConflictError(f"grant {grant_id} is revoked, which is final; make a new one")
         return grant
 
-    async def _insert(self, grant: Grant) -> Grant:
-        with translate_db_errors("the grant cannot be stored"):
-            async with self._lock, self._database.write() as connection:
-                await connection.execute(insert(schema.grants).values(grant.to_row()))
-        self._grants[grant.id] = grant
-        return grant
-
-    async def _insert_certificate(
-        self,
-        grant_id: str,
-        issued: IssuedCertificate,
-        activate: bool,
-        after_expiry: bool,
-        within: InTransaction | None,
-    ) -> Grant:
-        async with self._lock:
-            self.require_unrevoked(grant_id)
-            last = self._grants[grant_id].newest
-            number = 0 if last is None else last.number + 1
-            certificate = CertificateRecord.of(issued, number=number, after_expiry=after_expiry)
-            with translate_db_errors(f"the certificate of grant {grant_id} cannot be stored"):
-                async with self._database.write() as connection:
-                    await connection.execute(insert(schema.certificates).values(certificate.to_row(grant_id)))
-                    if activate:
-                        await _set_active(connection, grant_id)
-                    if within is not None:
-                        await within(connection)
-            # Read memory again: a concurrent revocation must not be undone.
-            grant = self._grants[grant_id].with_certificate(certificate, self._clock.now_us())
-            return self._publish(grant, active=activate)
-
-    async def _activate(self, grant_id: str, fingerprint: str) -> Grant:
-        async with self._lock:
-            self.require_unrevoked(grant_id)
-            check_fingerprint(self._grants[grant_id], fingerprint)
-            with translate_db_errors(f"the confirmation of grant {grant_id} cannot be stored"):
-                async with self._database.write() as connection:
-                    await _set_active(connection, grant_id)
-            return self._publish(self._grants[grant_id], active=True)
-
     async def _store_revocation(self, grant: Grant, within: InTransaction | None) -> Grant:
         what = (
             f"grant {grant.id} is refused by the running gateway, but its revocation is not stored and would be "
             "lost at a restart; revoke it again"
         )
-        with translate_db_errors(what):
-            async with self._lock, self._database.write() as connection:
-                row = grant.to_row()
-                values = {name: row[name] for name in ("status", "revoked_at", "revoked_reason")}
-                where = (schema.grants.c.id == grant.id, schema.grants.c.status != GrantStatus.REVOKED)
-                await connection.execute(update(schema.grants).where(*where).values(values))
-                if within is not None:
-                    await within(connection)
-        return self._grants[grant.id]
-
-    async def _widen(self, grant_id: str, scope: Scope) -> Grant:
-        what = f"the new scope of grant {grant_id} cannot be stored; the old one stays in force"
-        await self._store_scope(replace(self._grants[grant_id], scope=scope), what, None)
-        # Read memory again: a concurrent revocation must not be undone.
-        self._grants[grant_id] = replace(self._grants[grant_id], scope=scope)
-        return self._grants[grant_id]
+        revocation = update(_GRANTS).where(_GRANTS.c.id == grant.id, _GRANTS.c.status != GrantStatus.REVOKED)
+        values = {"status": grant.status, "revoked_at": grant.revoked_at_us, "revoked_reason": grant.revoked_reason}
+        return await self._store(grant.id, revocation.values(values), what, within)
 
     async def _store_scope(self, grant: Grant, what: str, within: InTransaction | None) -> Grant:
+        edit = update(_GRANTS).where(_GRANTS.c.id == grant.id).values(scope=grant.scope.to_json())
+        return await self._store(grant.id, edit, what, within)
+
+    async def _store(self, grant_id: str, change: Update, what: str, within: InTransaction | None) -> Grant:
         with translate_db_errors(what):
             async with self._lock, self._database.write() as connection:
-                scope = grant.scope.to_json()
-                await connection.execute(
-                    update(schema.grants).where(schema.grants.c.id == grant.id).values(scope=scope)
-                )
+                await connection.execute(change)
                 if within is not None:
                     await within(connection)
-        return self._grants[grant.id]
+        return self._grants[grant_id]
 
     def _publish(self, grant: Grant, *, active: bool) -> Grant:
         if active and grant.status is GrantStatus.PENDING:
@@ -285,6 +275,6 @@ class GrantRegistry:
         return grant
 
 
-async def _set_active(connection: "AsyncConnection", grant_id: str) -> None:
-    where = (schema.grants.c.id == grant_id, schema.grants.c.status == GrantStatus.PENDING)
-    await connection.execute(update(schema.grants).where(*where).values(status=GrantStatus.ACTIVE))
+def _activation(grant_id: str) -> Update:
+    pending = (_GRANTS.c.id == grant_id, _GRANTS.c.status == GrantStatus.PENDING)
+    return update(_GRANTS).where(*pending).values(status=GrantStatus.ACTIVE)

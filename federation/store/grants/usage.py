@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy import or_, update
+from sqlalchemy import Update, or_, update
 
 from federation.clock import MICROSECONDS
 from federation.store import schema
-from federation.store.database import Database, translate_db_errors
+from federation.store.database import Database
 from federation.store.grants.model import Grant
 
 USE_RESOLUTION_US: Final = MICROSECONDS
@@ -40,17 +40,23 @@ class GrantUsage:
             return
         uses, self._uses = self._uses, {}
         superseded, self._superseded = self._superseded, {}
+        statements = [_last_use(grant_id, at) for grant_id, at in uses.items()]
+        statements += [_earlier_end(serial, until) for serial, until in superseded.items()]
         try:
-            with translate_db_errors("the last uses of grants cannot be stored"):
-                async with self._database.write() as connection:
-                    for grant_id, at in uses.items():
-                        known = schema.grants.c.last_used_at
-                        where = (schema.grants.c.id == grant_id, or_(known.is_(None), known < at))
-                        await connection.execute(update(schema.grants).where(*where).values(last_used_at=at))
-                    for serial, until in superseded.items():
-                        mine = (schema.certificates.c.serial == serial, schema.certificates.c.accepted_until > until)
-                        await connection.execute(update(schema.certificates).where(*mine).values(accepted_until=until))
+            await self._database.execute(*statements, failing="the last uses of grants cannot be stored")
         except BaseException:
             self._uses = uses | self._uses
             self._superseded = superseded | self._superseded
             raise
+
+
+def _last_use(grant_id: str, at_us: int) -> Update:
+    table = schema.grants
+    known = table.c.last_used_at
+    return update(table).where(table.c.id == grant_id, or_(known.is_(None), known < at_us)).values(last_used_at=at_us)
+
+
+def _earlier_end(serial: str, until_us: int) -> Update:
+    table = schema.certificates
+    later = (table.c.serial == serial, table.c.accepted_until > until_us)
+    return update(table).where(*later).values(accepted_until=until_us)

@@ -88,7 +88,7 @@ async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway,
     async def refuse(_event) -> None:
         raise StoreError("queue full at line 42")
 
-    servicer = EnrollmentServicer(work.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=refuse)
+    servicer = EnrollmentServicer(work.issuer, work.renewal_issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=refuse)
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     async with work.serving() as address:
@@ -101,7 +101,7 @@ async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway,
 async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGateway, home: EnrollingGateway):
     """The second attempt, after a restart of both gateways, ends with the certificate that was lost."""
     token = await work.token()
-    servicer = LosingAnswers(work.issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=work.record)
+    servicer = LosingAnswers(work.issuer, work.renewal_issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=work.record)
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     lost = work.grants.get(token.grant_id).newest
@@ -255,7 +255,8 @@ async def test_a_forged_answer_is_refused(work: IssuingGateway, home: EnrollingG
                 setattr(answer, name, value)
             return answer
 
-    async with work.serving(Forging(work.issuer, endpoint=lambda: "a:1", audit=work.record)) as address:
+    servicer = Forging(work.issuer, work.renewal_issuer, endpoint=lambda: "a:1", audit=work.record)
+    async with work.serving(servicer) as address:
         told = await failing(home, token, address)
 
     assert complaint in told

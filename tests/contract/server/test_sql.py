@@ -161,7 +161,7 @@ async def test_an_import_in_progress_delays_no_read(postgres_url: str):
         got = (await gateway.stub.Get(pb.GetRequest(resource="tasks", id="t0"), timeout=5)).row
         elapsed_s = time.monotonic() - before
         async with asyncio.timeout(5):
-            while await gateway.audit.count(AuditFilter(grant_id=gateway.grant_id)) < 2:  # noqa: ASYNC110
+            while len(await gateway.audit.newest(AuditFilter(grant_id=gateway.grant_id), 2)) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     assert (len(listed), got.id) == (4, "t0")
@@ -182,7 +182,7 @@ async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Ga
 
     assert error_detail_of(error).reason == "GRANT_REVOKED"
     async with asyncio.timeout(1):
-        while await gateway.audit.count(AuditFilter(grant_id=gateway.grant_id)) < 2:  # noqa: ASYNC110 - nobody tells
+        while len(await gateway.audit.newest(AuditFilter(grant_id=gateway.grant_id), 2)) < 2:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.02)
     events = (await gateway.audit.page(AuditFilter(grant_id=gateway.grant_id))).events
     assert [(e.outcome, e.reason) for e in events] == [("denied", "GRANT_REVOKED: grant revoked"), ("ok", "")]

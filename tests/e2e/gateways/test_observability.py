@@ -17,12 +17,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from federation.admin.address import target
-from federation.telemetry.metric_definitions import METRICS, Kind
+from federation.telemetry.metric_definitions import Kind
 from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2 as federation
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import Served
+from tests.support.metric_table import METRICS, prometheus_name
 from tests.support.otlp_collector import Collector, Points, ReceivedLine, collecting
 
 pytestmark = pytest.mark.e2e
@@ -231,9 +232,9 @@ def test_the_pages_show_every_metric_of_the_catalogue(seen: Seen) -> None:
     for page in seen.pages.values():
         families |= {family.name: family for family in text_string_to_metric_families(page)}
 
-    assert set(families) - {"target_info"} == {m.prometheus_name.removesuffix("_total") for m in METRICS}
+    assert set(families) - {"target_info"} == {prometheus_name(m).removesuffix("_total") for m in METRICS}
     for metric in METRICS:
-        family = families[metric.prometheus_name.removesuffix("_total")]
+        family = families[prometheus_name(metric).removesuffix("_total")]
         assert (family.type, family.documentation) == (metric.kind.value, metric.description)
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert labels <= set(metric.attributes)
@@ -274,7 +275,7 @@ def test_the_dashboard_asks_for_what_is_there(seen: Seen) -> None:
     labels |= {word for query in queries for word in re.findall(r"(\w+)(?:=~|!=|=)\"", query)}
 
     assert names <= shown(seen)
-    assert {name.removesuffix("_bucket") for name in names} == {metric.prometheus_name for metric in METRICS}
+    assert {name.removesuffix("_bucket") for name in names} == {prometheus_name(metric) for metric in METRICS}
     assert labels <= {"le", "instance", *(label for metric in METRICS for label in metric.attributes)}
 
 
@@ -320,4 +321,4 @@ def test_the_documents_queries_ask_for_what_is_there(seen: Seen) -> None:
     used = set(NAME.findall(text))
 
     assert used
-    assert used <= shown(seen) | {m.prometheus_name for m in METRICS if m.kind is Kind.HISTOGRAM}
+    assert used <= shown(seen) | {prometheus_name(m) for m in METRICS if m.kind is Kind.HISTOGRAM}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
@@ -12,12 +12,10 @@ from opentelemetry.trace import INVALID_SPAN
 from federation.breaker import CallResult, CircuitBreaker
 from federation.client.chain.outcomes import from_wire
 from federation.config import CircuitConfig
-from federation.session.availability.availability import Outage, PeerAvailability
+from federation.session.availability.availability import PeerAvailability
 from federation.session.availability.probes import Probes
+from federation.session.signals import PeerSignal, SignalKind
 from tests.support.clock import ManualClock
-
-if TYPE_CHECKING:
-    from federation.session.signals import PeerSignal
 
 COOLDOWN_S = 30.0
 
@@ -108,7 +106,7 @@ async def test_a_failure_after_closing_changes_nothing(time: ManualClock) -> Non
     peer: Any = Peer(time)
     availability.close()
 
-    availability.failed(peer, 0, Outage(reason="PEER_UNREACHABLE", message="no route", next_step="look"), INVALID_SPAN)
+    availability.failed(peer, 0, PeerSignal(kind=SignalKind.OFFLINE, peer="work", reason="gone"), INVALID_SPAN)
 
     assert heard == []
     assert len(probes) == 0

@@ -18,7 +18,6 @@ from federation.session.paging.query_plans import (
     QueryPlan,
     SearchPlan,
     Tags,
-    unmerged,
 )
 from federation.session.results import SessionRow
 from federation.v1 import federation_pb2 as pb
@@ -86,11 +85,11 @@ class Reader:
                 pages.append(self.plan.page(reply, cursor, Tags(source)))
         if self.streamed:
             rows = [row for page in pages for row in page.rows]
-            after: Any = unmerged(self.plan, pages, self.cursors)
+            used = {page.source: len(page.rows) for page in pages}
         else:
             merged, used = merge(pages, self.plan.limit)
             rows = list(merged)
-            after = {p.source: self.plan.next_cursor(p, used[p.source], self.cursors[p.source]) for p in pages}
+        after = {p.source: self.plan.next_cursor(p, used[p.source], self.cursors[p.source]) for p in pages}
         left = remaining_cursors(self.cursors, after, [page.source for page in pages])
         self.token = TOKENS.seal(self.plan.context, left)
         self.cursors = TOKENS.open(self.plan.context, self.token) if self.token else {}

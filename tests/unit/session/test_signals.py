@@ -1,5 +1,6 @@
 """The availability of a session's peers: one signal of each kind for a peer, and no late failure counts."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,14 +10,17 @@ from opentelemetry.trace import INVALID_SPAN
 from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.errors import Action, Remedy
-from federation.session.availability.availability import Outage, PeerAvailability
+from federation.session.availability.availability import PeerAvailability
 from federation.session.signals import PeerSignal, SignalKind
 
 if TYPE_CHECKING:
     from federation.session.availability.probes import Probes
 
 LOOK = Remedy(action=Action.EXPLAIN_PEER, peer="work.example", user="ada")
-GONE = Outage(reason="PEER_UNREACHABLE", message="no route", next_step="look", remedy=LOOK, since_us=5, retry_at_us=35)
+LOST = PeerSignal(
+    kind=SignalKind.OFFLINE, peer="work", reason="PEER_UNREACHABLE", message="no route", next_step="look", remedy=LOOK
+)
+GONE = replace(LOST, since_us=5, retry_at_us=35)
 
 
 class NoProbes:
@@ -40,14 +44,13 @@ class Subject:
         self.availability = PeerAvailability(probes, clock, self.told.append, announce_restored=announce)
 
     def lose(self, peer: Peer, returns: int = 0, reason: str = "PEER_UNREACHABLE") -> None:
-        outage = Outage(reason=reason, message="no route", next_step="look", remedy=LOOK)
-        self.availability.failed(peer, returns, outage, INVALID_SPAN)
+        self.availability.failed(peer, returns, replace(LOST, peer=peer.name, reason=reason), INVALID_SPAN)
 
     def reach(self, peer: Peer, now_us: int, *, well: bool = True) -> None:
         self.now_us = now_us
         self.availability.reached(peer, well=well)
 
-    def outage(self, peer: Peer) -> Outage | None:
+    def outage(self, peer: Peer) -> PeerSignal | None:
         return self.availability.outage(peer, INVALID_SPAN)
 
 

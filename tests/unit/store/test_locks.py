@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -17,11 +16,11 @@ from federation.store.database import Database
 from federation.store.locks import ServingLock
 
 
-async def take(lock: ServingLock, database: Database, **options: Any) -> None:
+async def take(lock: ServingLock, database: Database) -> None:
     """Acquire both locks, or neither."""
-    await lock.acquire(**options)
+    await lock.acquire()
     try:
-        await lock.acquire_database(database, **options)
+        await lock.acquire_database(database)
     except BaseException:
         await lock.release()
         raise
@@ -55,8 +54,8 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
 async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
     """It reports once that it waits, and gets the lock when the first process ends."""
     told: list[str] = []
-    standby = ServingLock(tmp_path, "work.example")
-    task = asyncio.create_task(take(standby, database, standby=True, waiting=lambda: told.append("waiting")))
+    standby = ServingLock(tmp_path, "work.example", standby=True, waiting=lambda: told.append("waiting"))
+    task = asyncio.create_task(take(standby, database))
     await asyncio.sleep(0.7)
     assert not task.done()
 

@@ -94,7 +94,7 @@ def test_options_are_integers_under_grpcs_own_names():
     assert ("grpc.so_reuseport", 0) in SERVER.to_grpc()
     assert ("grpc.ssl_target_name_override", "work.example") in CHANNEL.to_grpc("work.example")
     with pytest.raises(TypeError, match="keepalive_time_ms"):
-        ChannelOptions(keepalive_time_ms="20000").to_grpc()  # type: ignore[arg-type]
+        ChannelOptions(keepalive_time_ms="20000").to_grpc("work.example")  # type: ignore[arg-type]
 
 
 def test_metadata_values_are_checked_before_they_are_sent():

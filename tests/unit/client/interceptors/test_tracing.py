@@ -23,7 +23,6 @@ from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import OutcomeName, SpanSource, outcome_of_code, span_status
 from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
-from federation.wire.status import status_code
 from tests.support.clock import ManualClock
 from tests.support.memory_exporters import MetricLog, SpanLog, answer, parked
 
@@ -376,7 +375,7 @@ def test_metrics_are_recorded_with_and_without_spans(span_log: SpanLog, metric_l
         flow.send(OK)
     silent = TracingInterceptor(SpanSource(NoOpTracerProvider()), clock.clock, metrics)
     answer([silent, Serve(HIT)], CALL)
-    answer([silent], CALL, Outcome(status_code("NOT_FOUND")))
+    answer([silent], CALL, Outcome(grpc.StatusCode.NOT_FOUND))
     flow, _ = parked([silent], CALL)
     with pytest.raises(Cancelled):
         flow.throw(Cancelled())
