@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import signal
 import socket
@@ -45,19 +44,12 @@ from federation.store.locks import ServingLock
 from federation.store.peers import PeerStore
 from federation.telemetry.setup import setup_telemetry
 from federation.telemetry.telemetry import Telemetry
+from federation.verbs.handlers import version
 
 LOGGER: Final = logging.getLogger(__name__)
 FLUSH_S: Final = 5.0
 """Seconds between writes of the last uses of grants."""
 PAGE_TOKENS: Final = "page tokens"
-
-
-def version() -> str:
-    """Return the installed version of this package, or `0` where it is not installed."""
-    try:
-        return importlib.metadata.version("mosaic-federation")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
 
 
 class Gateway:

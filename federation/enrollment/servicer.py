@@ -87,10 +87,10 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
                 LOGGER.warning(
                     "%s under grant %s refused: %s (from %s)", verb, refusal.grant.id, refusal.detail, source
                 )
-            await self._audit(_event(verb, outcome, refusal.detail, source, refusal.grant))
+            await self._audit(enrollment_event(verb, outcome, refusal.detail, source, refusal.grant))
             raise
         reason = "same certificate again" if issued.repeated else audit_reason
-        await self._audit(_event(verb, "ok", reason, source, issued.grant))
+        await self._audit(enrollment_event(verb, "ok", reason, source, issued.grant))
         return issued
 
     def _response(self, issued: Issued) -> pb.EnrollResponse:
@@ -111,7 +111,8 @@ def renewal_response(authority: Authority, issued: Issued) -> pb.RenewResponse:
     return pb.RenewResponse(certificate=issued.certificate.pem, trust_bundle=authority.trust_bundle)
 
 
-def _event(verb: str, outcome: str, reason: str, source: str, grant: Grant | None) -> EnrollmentEvent:
+def enrollment_event(verb: str, outcome: str, reason: str, source: str, grant: Grant | None) -> EnrollmentEvent:
+    """Build the event of one attempt; `grant` is the one that the caller proved to hold."""
     if grant is None:
         return EnrollmentEvent(verb, outcome, reason, source)
     return EnrollmentEvent(verb, outcome, reason, source, grant.id, grant.peer, grant.subject)

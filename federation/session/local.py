@@ -1,9 +1,7 @@
 """The gateway's own data as a source, read through the provider with the user's rights, not narrowed by a grant."""
 
-import importlib.metadata
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -13,7 +11,7 @@ from federation.resources.provider import ResourceProvider
 from federation.scope.model import MAX_ROWS_LIMIT, Scope
 from federation.session.validation import RESOURCES, as_input_error
 from federation.store.grants.model import Grant, GrantStatus
-from federation.verbs.handlers import Verbs
+from federation.verbs.handlers import Verbs, version
 from federation.verbs.page_tokens import PageTokens
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -29,7 +27,7 @@ class LocalData:
     async def read(self, user: str, verb: str, request: Message) -> Message:
         """Run a verb. Raises `InputError` for an invalid request, otherwise a `Refusal` without internal details."""
         try:
-            verbs = Verbs(self._gateway, _version(), await self._provider(), self._tokens)
+            verbs = Verbs(self._gateway, version(), await self._provider(), self._tokens)
             handler: Any = getattr(verbs, verb)
             message: Message = (await handler(_grant(self._gateway, user), request)).message
         except Refusal as refusal:
@@ -58,11 +56,3 @@ def _as_local(refusal: Refusal) -> FederationError:
     if refusal.reason is Reason.ROW_NOT_FOUND:
         return Refusal(Reason.ROW_NOT_FOUND, "no such row that this user may read")
     return as_input_error(refusal) if refusal.reason is Reason.INVALID_REQUEST else refusal
-
-
-@cache
-def _version() -> str:
-    try:
-        return importlib.metadata.version("mosaic-federation")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

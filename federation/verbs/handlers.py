@@ -1,7 +1,9 @@
 """The handlers of the reading verbs: check the request, apply the scope, query the provider as the subject."""
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
@@ -122,6 +124,15 @@ class Verbs:
                     raise invalid("after.created_at", str(e)) from None
             case _:
                 return None
+
+
+@cache
+def version() -> str:
+    """Return the installed version of this package, or `0` where it is not installed."""
+    try:
+        return importlib.metadata.version("mosaic-federation")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def _fill(messages: Any, items: Sequence[Item], fill: Callable[[Any, Item], None]) -> int:

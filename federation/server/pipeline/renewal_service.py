@@ -1,13 +1,13 @@
 """`Renew` on the federation port, where the caller's certificate and grant are checked as for any call."""
 
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.issuer import Issued
 from federation.enrollment.renewal_issuer import RenewalIssuer
-from federation.enrollment.servicer import EnrollmentAudit, EnrollmentEvent, renewal_response
+from federation.enrollment.servicer import EnrollmentAudit, enrollment_event, renewal_response
 from federation.errors import Reason, Refusal
 from federation.server.pipeline.authorization import authorize
 from federation.server.pipeline.error_boundary import Context
@@ -55,9 +55,11 @@ class RenewalService:
             issued = await self._issue(grant, caller, request)
         except Refusal as refusal:
             outcome = "invalid" if refusal.reason is Reason.INVALID_REQUEST else "denied"
-            await self._audit(_event(outcome, refusal.detail or refusal.reason.value, source, grant))
+            await self._audit(enrollment_event("renew", outcome, refusal.detail or refusal.reason.value, source, grant))
             raise
-        await self._audit(_event("ok", "same certificate again" if issued.repeated else "", source, issued.grant))
+        await self._audit(
+            enrollment_event("renew", "ok", "same certificate again" if issued.repeated else "", source, issued.grant)
+        )
         return renewal_response(self._renewal_issuer.authority, issued)
 
     async def _issue(self, grant: Grant | None, caller: CallerIdentity, request: pb.RenewRequest) -> Issued:
@@ -73,9 +75,3 @@ class RenewalService:
         issued = await self._renewal_issuer.renew(grant, caller.serial, request.csr)
         authorize(self._grants.get(grant.id), caller, self._clock.now_us())
         return issued
-
-
-def _event(outcome: str, reason: str, source: str, grant: Any) -> EnrollmentEvent:
-    if grant is None:
-        return EnrollmentEvent("renew", outcome, reason, source)
-    return EnrollmentEvent("renew", outcome, reason, source, grant.id, grant.peer, grant.subject)
