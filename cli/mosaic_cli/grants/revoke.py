@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaic_cli.completion import GrantId
-from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, read_argument
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, ScopeDocument, read_argument
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
@@ -17,9 +17,7 @@ NoWait = Annotated[
 
 def scope(
     grant: GrantId,
-    document: Annotated[
-        str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
-    ],
+    document: ScopeDocument,
     gateway: Gateway = UNSET_GATEWAY,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the peer would gain and lose.")] = False,

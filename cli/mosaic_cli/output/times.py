@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 FORMS: Final = "2h, 3d, 1w, today, yesterday, 2026-05-03 or 2026-05-03T10:00:00Z"
 _AGO: Final = re.compile(r"(?:\d{1,6}[smhdw])+\Z", re.ASCII)
 _PART: Final = re.compile(r"(\d+)([smhdw])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+"""Seconds of each unit that an operator types."""
 _ABSOLUTE: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d\d:?\d\d)?)?\Z", re.ASCII
 )
@@ -29,7 +30,7 @@ def parse_instant(text: str, now: datetime) -> datetime:
         if word in {"now", "today", "yesterday"}:
             return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[word]
         if _AGO.match(word):
-            return now - timedelta(seconds=sum(int(count) * _SECONDS[unit] for count, unit in _PART.findall(word)))
+            return now - timedelta(seconds=sum(int(count) * UNITS[unit] for count, unit in _PART.findall(word)))
         if _ABSOLUTE.match(typed):
             instant = datetime.fromisoformat(typed.upper())
             return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)

@@ -11,9 +11,9 @@ from mosaic_cli.options import (
     PEER_STATES,
     UNSET_GATEWAY,
     Gateway,
-    GroupGateway,
     Json,
-    complete_from,
+    choice_option,
+    group,
     parse_choice,
     read_argument,
 )
@@ -28,13 +28,11 @@ def _reject_empty(user: str | None) -> str | None:
 
 PeerUser = Annotated[
     str | None,
-    typer.Option(
+    completion.user_option(
         "--user",
         "-u",
-        metavar="USER",
         callback=_reject_empty,
         help="The peer's user; required if several users have a peer of this name.",
-        autocompletion=completion.users,
     ),
 ]
 
@@ -133,24 +131,8 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     console.message(f"{after.name} is {models.enum_name(after, 'state')}")
 
 
-app = typer.Typer(
-    help="Read another gateway's data as one of this gateway's users.", no_args_is_help=True, rich_markup_mode=None
-)
+app = group("Read another gateway's data as one of this gateway's users.")
 FAILED = 1
-User = Annotated[
-    str,
-    typer.Option(
-        "--user", "-u", metavar="USER", help="The local user who reads from the peer.", autocompletion=completion.users
-    ),
-]
-OfUser = Annotated[
-    str, typer.Option("--user", "-u", metavar="USER", help="Only peers of this user.", autocompletion=completion.users)
-]
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read another gateway's data as one of this gateway's users."""
 
 
 @app.command("add")
@@ -158,7 +140,7 @@ def add(
     token: Annotated[
         str, typer.Argument(metavar="TOKEN", help="The output of `grant token`, or - for standard input.")
     ],
-    user: User,
+    user: Annotated[str, completion.user_option("--user", "-u", help="The local user who reads from the peer.")],
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="A local name; default: the peer's own name.")
     ] = "",
@@ -207,16 +189,8 @@ def add(
 
 @app.command("list")
 def list_peers(
-    user: OfUser = "",
-    state: Annotated[
-        str,
-        typer.Option(
-            "--state",
-            metavar="|".join(PEER_STATES),
-            help="Only peers in this state.",
-            autocompletion=complete_from(PEER_STATES),
-        ),
-    ] = "",
+    user: Annotated[str, completion.user_option("--user", "-u", help="Only peers of this user.")] = "",
+    state: Annotated[str, choice_option("--state", PEER_STATES, "Only peers in this state.")] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,

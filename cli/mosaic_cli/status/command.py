@@ -42,32 +42,12 @@ Examples:
 
 def status(
     peer: Annotated[
-        str,
-        typer.Option(
-            "--peer",
-            metavar="PEER",
-            help="Only the peer of this name, and grants for this gateway.",
-            autocompletion=completion.peers,
-        ),
+        str, completion.peer_option("--peer", help="Only the peer of this name, and grants for this gateway.")
     ] = "",
-    user: Annotated[
-        str,
-        typer.Option(
-            "--user",
-            "-u",
-            metavar="USER",
-            help="Only peers and grants of this local user.",
-            autocompletion=completion.users,
-        ),
-    ] = "",
+    user: Annotated[str, completion.user_option("--user", "-u", help="Only peers and grants of this local user.")] = "",
     explain: Annotated[
         str | None,
-        typer.Option(
-            "--explain",
-            metavar="PEER",
-            help="Test the links to this peer, and name the first broken one.",
-            autocompletion=completion.peers,
-        ),
+        completion.peer_option("--explain", help="Test the links to this peer, and name the first broken one."),
     ] = None,
     resource: Annotated[
         str,
