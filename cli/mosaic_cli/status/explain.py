@@ -12,15 +12,14 @@ if TYPE_CHECKING:
 BROKEN: Final = 3
 LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
 NAMES: Final = {"certificate": "own cert"}
-NOT_RUNNING: Final = "gateway not running"
 
 
 class _LiveStatus(NamedTuple):
     """The running gateway's status of a peer, or the problem that prevented reading it."""
 
-    running: bool
     reply: "pb.StatusResponse | None" = None
     problem: str = ""
+    running: bool = True
 
 
 def explain_peer(
@@ -61,18 +60,16 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import errors
 
-    running = True
     try:
-        running = is_serving(config)
-        if not running:
-            return _LiveStatus(running, problem=NOT_RUNNING)
+        if not is_serving(config):
+            return _LiveStatus(problem="gateway not running", running=False)
         with connect(config.directory) as admin:
             reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
     except FederationError as e:
-        return _LiveStatus(running, problem=errors.explain(e))
+        return _LiveStatus(problem=errors.explain(e))
     if not reply.peers:
-        return _LiveStatus(running, problem="the running gateway does not know this peer yet")
-    return _LiveStatus(running, reply)
+        return _LiveStatus(problem="the running gateway does not know this peer yet")
+    return _LiveStatus(reply)
 
 
 def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "CheckResult | None") -> list[str]:
