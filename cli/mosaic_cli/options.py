@@ -18,7 +18,7 @@ def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
     Raises a usage error with the nearest choice, or all choices, if the value is not one of them.
     """
     choice = value.lower()
-    if not choice or choice in choices:
+    if choice in choices:
         return choice
     from federation.suggest import hint
 

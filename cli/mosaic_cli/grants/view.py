@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
 from mosaic_cli.output import console, models
-from mosaic_cli.output.times import dated, duration, when
-
-Fact = tuple[str, console.Cell]
+from mosaic_cli.output.times import dated, when
 
 
 def show(grant: pb.GrantInfo) -> None:
@@ -115,12 +113,12 @@ def table(grants: Iterable[pb.GrantInfo]) -> None:
     )
 
 
-def _lines(name: str, lines: Sequence[str]) -> Iterator[Fact]:
+def _lines(name: str, lines: Sequence[str]) -> Iterator[console.Fact]:
     for number, line in enumerate(lines):
         yield ("" if number else name, line)
 
 
-def _use(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _use(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if not grant.id:
         return
     yield "last used", dated(grant, "last_used_at", "never")
@@ -132,21 +130,17 @@ def _use(grant: pb.GrantInfo) -> Iterator[Fact]:
         yield "last denied", f"{dated(grant, 'last_denied_at')}: {grant.last_denied_reason or '-'}"
 
 
-def _certificate(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _certificate(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if not grant.HasField("certificate"):
         return
     certificate = grant.certificate
-    life = certificate.not_after.seconds - certificate.not_before.seconds
-    yield "certificate", f"{certificate.serial}, for {duration(life)}"
-    yield "fingerprint", certificate.fingerprint
-    yield "valid from", dated(certificate, "not_before")
-    yield "ends", dated(certificate, "not_after")
+    yield from console.certificate_facts(certificate)
     yield "renewal due", dated(certificate, "renews_at")
     if certificate.after_expiry:
         yield "", "renewed after expiry, by proof of the old key"
 
 
-def _end(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _end(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if grant.HasField("revoked_at"):
         yield "revoked", dated(grant, "revoked_at")
         yield "reason", grant.revoked_reason or "-"

@@ -87,7 +87,6 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.lookup import resolve_peer
     from mosaic_cli.output import console, shapes
-    from mosaic_cli.peers import view
 
     with connect(gateway) as admin:
         before = resolve_peer(admin, peer, user)
@@ -95,7 +94,7 @@ def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEW
     if as_json:
         console.write(shapes.dump({"peer": shapes.enrolled(after)}))
         return
-    console.facts((("peer", after.name), ("user", after.user), *view.certificate(after.certificate)))
+    console.facts((("peer", after.name), ("user", after.user), *console.certificate_facts(after.certificate)))
     console.message(
         f"calls to {after.name} now use a new key; the previous certificate was {before.certificate.serial}"
     )

@@ -18,8 +18,6 @@ UNHEALTHY: Final = 3
 PATIENCE_S: Final = 10.0
 """Time limit of the gateway's answer. A status of a thousand peers takes a fraction of it."""
 LINK_S: Final = 2.0
-WIDE: Final = 110
-"""Width in columns if standard output is no terminal."""
 HELP: Final = """Show the state of each peer, and the grants that this gateway serves.
 
 A peer is healthy if it was seen since the gateway started and has not failed since. The exit code is 0 if no peer is
@@ -110,7 +108,7 @@ def healthy(reply: "pb.StatusResponse") -> bool:
 
 def _show(reply: "pb.StatusResponse") -> None:
     from mosaic_cli.output.errors import clean
-    from mosaic_cli.output.layout import print_lines
+    from mosaic_cli.output.layout import WIDE, print_lines
     from mosaic_cli.status.page import page
 
     print_lines(page(reply, shutil.get_terminal_size((WIDE, 0)).columns))

@@ -14,7 +14,6 @@ from mosaic_cli.output.times import distance, duration, moment, seconds
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The labels of peers, best first."""
-ENDED: Final = frozenset({pb.GRANT_STATUS_REVOKED, pb.GRANT_STATUS_EXPIRED})
 GRACE_S: Final = 3.0
 """A watch may be disconnected for this long before the peer counts as failing."""
 SOON: Final = 4

@@ -42,7 +42,7 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[TextLine]:
         return whole
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
-    lines: list[TextLine] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
+    lines: list[TextLine] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway)}"))]
     if reply.grants and height > 4:  # noqa: PLR2004 - fewer lines have room only for peers
         lines.append(grant_summary(reply, now))
     if not peers:
@@ -81,13 +81,12 @@ def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[TextLine]:
     ends_soon_style = "yellow" if expires_soon(certificate, now) else ""
     facts = (
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
-        ("as of", _clock(gateway, now), ""),
+        ("as of", _clock(gateway), ""),
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
         ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", ends_soon_style),
     )
     return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 
 
-def _clock(gateway: pb.GatewayInfo, now: float) -> str:
-    text = moment(gateway.now, now).partition("(")[2].rstrip(")")
-    return f"{gateway.now.ToDatetime():%Y-%m-%d} {text}"
+def _clock(gateway: pb.GatewayInfo) -> str:
+    return f"{gateway.now.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"

@@ -11,6 +11,7 @@ from mosaic_cli.output.layout import (
     Span,
     TextLine,
     cells,
+    column_widths,
     columns,
     labelled,
     plain,
@@ -74,8 +75,7 @@ def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[Text
     If state, name and user do not fit on one line, every row takes several lines, and nothing is truncated.
     """
     grid = [[Span(title, "bold") for title in COLUMNS], *(_cells(one, now) for one in peers)]
-    widths = [max(cells(cell.text) for cell in column) + GAP for column in zip(*grid, strict=True)]
-    fitting = sum(total - GAP <= width for total in accumulate(widths))
+    fitting = sum(total - GAP <= width for total in accumulate(column_widths(grid)))
     if fitting < IDENTITY:
         (heading,) = columns([grid[0][:IDENTITY]])
         rows = [_stacked(one, now, width) for one in peers]
