@@ -32,7 +32,14 @@ def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None
         console.message(f"the grant opens nothing: it is {models.enum_name(grant, 'status')}")
         return
     if opens:
-        _opens_table(grant, opens)
+        console.write("")
+        console.table(
+            ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
+            ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
+            shrink="newest",
+        )
+        if any(one.more for one in opens):
+            console.message("+: more rows than counted")
     resources, counted = grant_shapes.open_resources(grant), {one.resource for one in opens}
     if resources == ():
         console.message("the grant opens nothing: its scope excludes every resource that it names")
@@ -65,17 +72,6 @@ def show_opened(change: pb.UpdateGrantScopeResponse, open_then: Sequence[str]) -
 
 def _rows(one: pb.ResourcePreview | None) -> str:
     return f"{one.rows}{'+' if one.more else ''}" if one else "not counted"
-
-
-def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
-    console.write("")
-    console.table(
-        ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
-        ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
-        shrink="newest",
-    )
-    if any(one.more for one in opens):
-        console.message("+: more rows than counted")
 
 
 def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:

@@ -144,6 +144,8 @@ def _show(step: "CheckResult", *, first: bool) -> None:
 def _sum_up(broken: "CheckResult | None", live: _LiveStatus, notes: list[str]) -> None:
     from mosaic_cli.output import console
     from mosaic_cli.output.errors import advised
+    from mosaic_cli.output.times import seconds
+    from mosaic_cli.status.peers import facts
 
     if broken is None or broken.fault is None:
         pairs = [("result", "no link is broken")]
@@ -151,18 +153,12 @@ def _sum_up(broken: "CheckResult | None", live: _LiveStatus, notes: list[str]) -
         name = NAMES.get(broken.link.value, broken.link.value)
         cure = advised(broken.fault.cure, broken.fault.remedy)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
-    unknown = [("gateway", f"{live.problem}; circuit and watch are unknown")]
-    pairs += _live_facts(live.reply) if live.reply else unknown
+    if live.reply is None:
+        pairs.append(("gateway", f"{live.problem}; circuit and watch are unknown"))
+    else:
+        known = facts(live.reply.peers[0], seconds(live.reply.gateway.now))
+        pairs += [(name, known[name]) for name in ("circuit", "watch", "last failure") if name in known]
     console.write("")
     console.facts(pairs)
     for note in notes:
         console.message(f"note: {note}")
-
-
-def _live_facts(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
-    """Return the facts that only the running gateway knows."""
-    from mosaic_cli.output.times import seconds
-    from mosaic_cli.status.peers import facts
-
-    known = facts(reply.peers[0], seconds(reply.gateway.now))
-    return [(name, known[name]) for name in ("circuit", "watch", "last failure") if name in known]

@@ -90,7 +90,7 @@ class Feed:
     def _publish(self, snapshot: StatusSnapshot) -> None:
         self.snapshot = snapshot
         if not self._closed.is_set():
-            with suppress(BlockingIOError):  # the pipe is full, so the reader wakes anyway
+            with suppress(BlockingIOError):  # the socket is full, so the reader wakes anyway
                 os.write(self._wake, b".")
 
     def _set_call(self, call: Any) -> None:
