@@ -5,13 +5,14 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from mosaic_cli.options import named_gateway
+from mosaic_cli.options import complete_from, named_gateway
 
 VARIABLE: Final = "_MOSAIC_COMPLETE"
 ANSWER_S: Final = 0.3
@@ -25,50 +26,45 @@ Suggestions = list[tuple[str, str]]
 """Names and their descriptions. bash shows the names only."""
 
 
-def peers(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the name of a peer."""
-    return _names(ctx, "NAME_KIND_PEER", incomplete)
+def _names(kind: str) -> Callable[[typer.Context, str], Suggestions]:
+    """Return the shell completion function of names of a kind."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> Suggestions:
+        try:
+            return _request_names(ctx, f"NAME_KIND_{kind}", incomplete)
+        except Exception:  # noqa: BLE001 - not running, not readable or too slow: no completions
+            return []
+
+    return complete
 
 
-def grants(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the id of a grant."""
-    return _names(ctx, "NAME_KIND_GRANT", incomplete)
-
-
-def users(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the id of a user."""
-    return _names(ctx, "NAME_KIND_USER", incomplete)
-
-
-def resources(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the name of a resource."""
-    return _names(ctx, "NAME_KIND_RESOURCE", incomplete)
-
-
-def sources(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete a source: local, all, or a peer of the user in `--user`."""
-    return _names(ctx, "NAME_KIND_SOURCE", incomplete)
-
-
-def gateways(ctx: typer.Context, incomplete: str) -> Suggestions:
-    """Complete the name of a gateway that has a grant."""
-    return _names(ctx, "NAME_KIND_GATEWAY", incomplete)
+peers = _names("PEER")
+grants = _names("GRANT")
+users = _names("USER")
+resources = _names("RESOURCE")
+sources = _names("SOURCE")
+"""`local`, `all`, and the peers of the user in `--user`."""
+gateways = _names("GATEWAY")
+"""Gateways that have a grant."""
 
 
 def verbs(incomplete: str) -> list[str]:
     """Complete the verb of an audit event."""
     from federation.server.audit.vocabulary import AUDIT_VERBS
 
-    return [verb for verb in AUDIT_VERBS if verb.startswith(incomplete)]
+    return complete_from(AUDIT_VERBS)(incomplete)
 
 
 def outcomes(incomplete: str) -> list[str]:
     """Complete the outcome of an audit event."""
     from federation.server.audit.vocabulary import OUTCOMES
 
-    return [outcome for outcome in OUTCOMES if outcome.startswith(incomplete)]
+    return complete_from(OUTCOMES)(incomplete)
 
 
+user_option = partial(typer.Option, metavar="USER", autocompletion=users)
+peer_option = partial(typer.Option, metavar="PEER", autocompletion=peers)
+gateway_option = partial(typer.Option, metavar="NAME", autocompletion=gateways)
 GrantId = Annotated[
     str,
     typer.Argument(
@@ -100,13 +96,6 @@ def run(complete: Callable[[], Any]) -> int | None:
         return 1
     sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in output.getvalue().splitlines() if line))
     return code
-
-
-def _names(context: typer.Context, kind: str, prefix: str) -> Suggestions:
-    try:
-        return _request_names(context, kind, prefix)
-    except Exception:  # noqa: BLE001 - not running, not readable or too slow: no completions
-        return []
 
 
 def _request_names(context: typer.Context, kind: str, prefix: str) -> Suggestions:

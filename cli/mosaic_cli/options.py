@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,7 +18,7 @@ def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
     Raises a usage error with the nearest choice, or all choices, if the value is not one of them.
     """
     choice = value.lower()
-    if not choice or choice in choices:
+    if choice in choices:
         return choice
     from federation.suggest import hint
 
@@ -26,13 +26,14 @@ def parse_choice(value: str, choices: tuple[str, ...], option: str) -> str:
     raise typer.BadParameter(f"{value!r} is not a known value; {meant}", param_hint=option)
 
 
-def complete_from(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+def choice_option(name: str, choices: tuple[str, ...], text: str) -> Any:
+    """Return an option with shell completion of its choices. `parse_choice` checks the value."""
+    return typer.Option(name, metavar="|".join(choices), help=text, autocompletion=complete_from(choices))
+
+
+def complete_from(choices: Iterable[str]) -> Callable[[str], list[str]]:
     """Return the shell completion function of an option with these choices."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
-
-    return complete
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
 
 UNSET_GATEWAY: Final = Path("$MOSAIC_GATEWAY")
@@ -62,20 +63,20 @@ def _resolve(context: typer.Context, value: Path) -> Path:
 
 _HELP: Final = "The gateway's directory."
 Gateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", callback=_resolve, help=_HELP)]
+GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)]
+ScopeDocument = Annotated[
+    str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
 def command_group(text: str) -> typer.Typer:
     """Return a group of commands with a help text and the option `--gateway`."""
-    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
 
-    @group.callback()
-    def _group(
-        gateway: Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)] = UNSET_GATEWAY,
-    ) -> None:
-        """Accept `--gateway`, which `named_gateway` reads."""
+    def accept(gateway: GroupGateway = UNSET_GATEWAY) -> None:
+        """Accept the option, which `named_gateway` reads."""
 
-    return group
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, callback=accept)
 
 
 def read_argument(value: str, name: str) -> str:

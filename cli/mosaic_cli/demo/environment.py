@@ -10,14 +10,13 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import Empty, Queue
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 START_S: Final = 20.0
+"""Time limit of a gateway's start."""
 STOP_S: Final = 10.0
 COMMAND_S: Final = 30.0
 WIDEST: Final = 100
@@ -29,48 +28,35 @@ class StepError(Exception):
     """The result of a step differs from the narration."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """The exit code and output of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
 class DemoEnvironment:
     """A context manager that runs gateways, and stops all of them on exit."""
 
     def __init__(self, *, keep_directory: bool = False) -> None:
         self._keep_directory = keep_directory
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._handlers: dict[int, Any] = {}
+        self._handlers = contextlib.ExitStack()
         self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._gateway = ""
         self.directory = Path()
 
     def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix="mosaic-demo-"))
-        if threading.current_thread() is threading.main_thread():
-            for number in ENDING:
-                self._handlers[number] = signal.signal(number, _interrupt)
+        self._handlers.enter_context(_handling(ENDING, _interrupt))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _ignore_signals():
+        # A further signal, such as a second Ctrl-C, must not interrupt the cleanup.
+        with self._handlers, _handling((signal.SIGINT, *ENDING), signal.SIG_IGN):
             for name in tuple(self._processes):
                 self._terminate(name)
             if not self._keep_directory:
                 shutil.rmtree(self.directory, ignore_errors=True)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
 
     def say(self, text: str) -> None:
         """Print a paragraph of the narration."""
-        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
-        self._print(f"\n{textwrap.fill(text, width)}\n", "1")
+        self._print(f"\n{textwrap.fill(text, _width())}\n", "1")
 
     def fail(self, problem: str) -> None:
         """Print the problem and the ends of the gateways' logs."""
@@ -101,7 +87,9 @@ class DemoEnvironment:
         if not holds:
             raise StepError(f"this claim does not hold: {claim}")
 
-    def run(self, command: str, *, code: int = 0, expect: Sequence[str] = (), quiet: bool = False) -> Ran:
+    def run(
+        self, command: str, *, code: int = 0, expect: Sequence[str] = (), quiet: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """Run `mosaic …` as a process, print it with its output, and check its exit code and the texts in `expect`.
 
         `< FILE` and `> FILE` at the end redirect as in a shell. `quiet` prints neither command nor output.
@@ -112,7 +100,7 @@ class DemoEnvironment:
         while len(arguments) > 2 and arguments[-2] in {"<", ">"}:  # noqa: PLR2004 - the operator and the file
             *arguments, operator, file = arguments
             source, target = (file, target) if operator == "<" else (source, file)
-        done = subprocess.run(  # noqa: S603 - our own command
+        ran = subprocess.run(  # noqa: S603 - our own command
             [*MOSAIC, *arguments[1:]],
             cwd=self.directory,
             env=self._environment(),
@@ -122,14 +110,16 @@ class DemoEnvironment:
             timeout=COMMAND_S,
             check=False,
         )
-        ran = Ran(done.returncode, done.stdout, done.stderr)
         if target:
-            (self.directory / target).write_text(ran.out, encoding="utf-8")
+            (self.directory / target).write_text(ran.stdout, encoding="utf-8")
         if not quiet:
-            self._print("".join(part for part in ("" if target else ran.out, ran.err)).rstrip())
-        self._check(command, ran, code, expect)
+            self._print(f"{'' if target else ran.stdout}{ran.stderr}".rstrip())
+        if ran.returncode != code:
+            raise StepError(f"`{command}` ended with exit code {ran.returncode}, not {code}: {ran.stderr.strip()}")
+        if missing := [text for text in expect if text not in ran.stdout and text not in ran.stderr]:
+            raise StepError(f"`{command}` did not print {', '.join(missing)}")
         if code and not quiet:
-            self._print(f"[exit code {ran.code}]", "2")
+            self._print(f"[exit code {code}]", "2")
         return ran
 
     def serve(self, name: str) -> None:
@@ -146,10 +136,16 @@ class DemoEnvironment:
                 text=True,
             )
         self._processes[name] = process
-        for line in _lines(process):
-            self._print(line)
-            if line.startswith("  admin"):
-                return
+        assert process.stdout is not None  # noqa: S101 - stdout=PIPE
+        too_late = threading.Timer(START_S, process.kill)
+        too_late.start()
+        try:
+            for line in process.stdout:
+                self._print(line.rstrip("\n"))
+                if line.startswith("  admin"):
+                    return
+        finally:
+            too_late.cancel()
         raise StepError(f"{command}: the gateway did not start")
 
     def stop(self, name: str) -> None:
@@ -173,17 +169,9 @@ class DemoEnvironment:
 
     def _environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MOSAIC_")}
-        width = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
         gateway = {"MOSAIC_GATEWAY": self._gateway} if self._gateway else {}
         colour = {"FORCE_COLOR": "1"} if self._colour else {}
-        return {**inherited, **colour, "COLUMNS": str(width), "PYTHONUNBUFFERED": "1", **gateway}
-
-    def _check(self, command: str, ran: Ran, code: int, expect: Sequence[str]) -> None:
-        if ran.code != code:
-            raise StepError(f"`{command}` ended with exit code {ran.code}, not {code}: {ran.err.strip()}")
-        missing = [text for text in expect if text not in ran.out and text not in ran.err]
-        if missing:
-            raise StepError(f"`{command}` did not print {', '.join(missing)}")
+        return {**inherited, **colour, "COLUMNS": str(_width()), "PYTHONUNBUFFERED": "1", **gateway}
 
     def _command(self, command: str) -> None:
         self._print(f"$ {command}", "36")
@@ -193,26 +181,8 @@ class DemoEnvironment:
         sys.stdout.flush()
 
 
-def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
-    """Yield lines until the process ends or prints nothing for `START_S`."""
-    lines: Queue[str | None] = Queue()
-
-    def read() -> None:
-        assert process.stdout is not None  # noqa: S101 - stdout=PIPE
-        with contextlib.suppress(ValueError):  # closed when the environment exits
-            for line in process.stdout:
-                lines.put(line.rstrip("\n"))
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            line = lines.get(timeout=START_S)
-        except Empty:
-            return
-        if line is None:
-            return
-        yield line
+def _width() -> int:
+    return min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -220,16 +190,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _ignore_signals() -> Iterator[None]:
-    """Ignore further signals during cleanup, such as a second Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers: list[tuple[int, Callable[..., Any] | int | None]] = [
-        (number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, *ENDING)
-    ]
+def _handling(numbers: Sequence[int], handler: Any) -> Iterator[None]:
+    """Handle signals by `handler`. Does nothing outside the main thread, which alone may set handlers."""
+    main = threading.current_thread() is threading.main_thread()
+    earlier = [(number, signal.signal(number, handler)) for number in (numbers if main else ())]
     try:
         yield
     finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
+        for number, before in earlier:
+            signal.signal(number, before)

@@ -68,7 +68,7 @@ def _enroll(env: DemoEnvironment) -> None:
     create = "mosaic federation grant create --peer home.example --subject ada --expires 90d --scope scope.json"
     env.run(f"{create} --gateway work", expect=["pending", "home.example"])
     grants = env.run("mosaic federation grant list --json --gateway work", quiet=True)
-    grant = json.loads(grants.out)["grants"][0]["id"]
+    grant = json.loads(grants.stdout)["grants"][0]["id"]
     env.say("A token lets one gateway enroll, once, within 15 minutes. Send it to Ada as securely as a password.")
     env.run(f"mosaic federation grant token {grant} --gateway work > token", expect=["it works once"])
     env.say(
@@ -82,7 +82,7 @@ def _read(env: DemoEnvironment) -> str:
     env.say("Ada reads her tasks at work. Her personal tasks and those of other teams never leave work.")
     listing = f"mosaic federation query list tasks {ASK}"
     env.run(listing, expect=["federated:work.example", "T1", "5 rows"])
-    rows = json.loads(env.run(f"{listing} --json", quiet=True).out)["rows"]
+    rows = json.loads(env.run(f"{listing} --json", quiet=True).stdout)["rows"]
     env.check(all(row["team"] == "T1" for row in rows), "only rows of team T1 crossed")
     env.say("The same query again is answered from the cache (CACHED), without a call to work.")
     env.run(listing, expect=["yes"])
@@ -110,7 +110,7 @@ def _show_operators(env: DemoEnvironment) -> None:
 def _query_all(env: DemoEnvironment) -> None:
     env.say("An agent's session queries local data and every peer at once: one list, with the source of each row.")
     ran = env.run(f"mosaic federation query list tasks --page-size 6 {ALL}", expect=["from 2 of 2 sources"])
-    env.check("  local  " in ran.out and "  federated:work.example  " in ran.out, "rows of both are in the list")
+    env.check("  local  " in ran.stdout and "  federated:work.example  " in ran.stdout, "rows of both are in the list")
 
 
 def _stop_work(env: DemoEnvironment, task: str) -> None:
@@ -120,13 +120,13 @@ def _stop_work(env: DemoEnvironment, task: str) -> None:
     env.stop("work")
     env.say("Rows that Ada has just read stay in the cache for at most 30 seconds.")
     cached = env.run(get, expect=["_cached"])
-    env.check("_cached     true" in cached.out, "the row was answered from the cache")
+    env.check("_cached     true" in cached.stdout, "the row was answered from the cache")
     env.say("The session continues with local data, and reports the outage once.")
     search = f"mosaic federation query search budget {ALL}"
     env.run(search, expect=["local", OFFLINE])
     env.say("From now on the session skips work until it is reachable again.")
     again = env.run(search, expect=["local", "skipped"])
-    env.check(OFFLINE not in again.err, "a session reports an outage once")
+    env.check(OFFLINE not in again.stderr, "a session reports an outage once")
     env.say("A query of work alone fails with the reason and exit code 1.")
     search = f"mosaic federation query search {task} {ASK}"
     env.run(search, code=1, expect=["PEER_UNREACHABLE"])
@@ -147,7 +147,7 @@ def _restart_work(env: DemoEnvironment) -> None:
 
 
 def _note_id(env: DemoEnvironment) -> str:
-    rows = json.loads(env.run(f"mosaic federation query list notes {ASK} --json", quiet=True).out)["rows"]
+    rows = json.loads(env.run(f"mosaic federation query list notes {ASK} --json", quiet=True).stdout)["rows"]
     return str(rows[0]["id"])
 
 

@@ -13,41 +13,31 @@ from mosaic_cli.options import (
     UNSET_GATEWAY,
     Gateway,
     Json,
+    ScopeDocument,
+    choice_option,
     command_group,
-    complete_from,
     parse_choice,
     read_argument,
 )
 
 app = command_group("Let another gateway read this gateway's data within a scope.")
-UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the scope, and show what it would open.")]
 
 
 @app.command("create")
 def create(
-    peer: Annotated[
-        str,
-        typer.Option("--peer", metavar="NAME", help="The gateway that may enroll.", autocompletion=completion.gateways),
-    ],
-    subject: Annotated[
-        str,
-        typer.Option(
-            "--subject",
-            metavar="USER",
-            help="The local user in whose name the peer reads.",
-            autocompletion=completion.users,
-        ),
-    ],
-    scope: Annotated[str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")],
+    peer: Annotated[str, completion.gateway_option("--peer", help="The gateway that may enroll.")],
+    subject: Annotated[str, completion.user_option("--subject", help="The local user in whose name the peer reads.")],
+    scope: ScopeDocument,
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="TIME", help="Such as 90d, 12h; default: never.")
     ] = None,
     gateway: Gateway = UNSET_GATEWAY,
     *,
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the scope, and show what it would open.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Create a grant. It opens nothing until its peer has enrolled with a token.
@@ -98,27 +88,9 @@ def create(
 
 @app.command("list")
 def list_grants(
-    peer: Annotated[
-        str,
-        typer.Option(
-            "--peer", metavar="NAME", help="Only grants for this gateway.", autocompletion=completion.gateways
-        ),
-    ] = "",
-    subject: Annotated[
-        str,
-        typer.Option(
-            "--subject", metavar="USER", help="Only grants in the name of this user.", autocompletion=completion.users
-        ),
-    ] = "",
-    status: Annotated[
-        str,
-        typer.Option(
-            "--status",
-            metavar="|".join(GRANT_STATUSES),
-            help="Only grants in this state.",
-            autocompletion=complete_from(GRANT_STATUSES),
-        ),
-    ] = "",
+    peer: Annotated[str, completion.gateway_option("--peer", help="Only grants for this gateway.")] = "",
+    subject: Annotated[str, completion.user_option("--subject", help="Only grants in the name of this user.")] = "",
+    status: Annotated[str, choice_option("--status", GRANT_STATUSES, "Only grants in this state.")] = "",
     page_size: Annotated[
         int, typer.Option("--page-size", min=1, max=LARGEST_PAGE, help="The most grants to list.")
     ] = PAGE,
@@ -218,4 +190,6 @@ def _seconds(text: str | None) -> int:
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if not match:
         raise typer.BadParameter(f"{text!r} is not a duration; use one such as 90d, 12h or 30m", param_hint="--expires")
+    from mosaic_cli.output.times import UNITS
+
     return int(match[1]) * UNITS[match[2]]

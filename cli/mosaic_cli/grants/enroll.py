@@ -27,15 +27,13 @@ def token(
       mosaic federation grant token 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b > token
       mosaic federation grant token 6f1c --confirm
     """
-    from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import resolve_grant_id
+    from mosaic_cli.lookup import grant_at
     from mosaic_cli.output import console, models, shapes
     from mosaic_cli.output.times import when
 
-    with connect(gateway) as admin:
-        grant = resolve_grant_id(admin, grant)
-        reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=confirm))
+    with grant_at(gateway, grant) as (admin, grant_id):
+        reply = admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant_id, confirm=confirm))
     if as_json:
         console.write(shapes.dump({"token": reply.token, "expires_at": models.instant(reply, "expires_at")}))
         return
@@ -43,7 +41,7 @@ def token(
     console.message(f"it works once, and expires {when(reply, 'expires_at')}")
     console.message("next, at the peer's gateway: mosaic federation peer add --user USER TOKEN")
     if confirm:
-        console.message(f"then, here: mosaic federation grant confirm {grant} FINGERPRINT (as the peer prints it)")
+        console.message(f"then, here: mosaic federation grant confirm {grant_id} FINGERPRINT (as the peer prints it)")
 
 
 def confirm(
@@ -64,16 +62,14 @@ def confirm(
           3b1f9a0c5d7e2f4861a0b9c8d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8
       mosaic federation grant confirm 6f1c 3B:1F:9A:0C:...
     """
-    from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import shapes as grant_shapes
     from mosaic_cli.grants import view
-    from mosaic_cli.lookup import resolve_grant_id
+    from mosaic_cli.lookup import grant_at
     from mosaic_cli.output import console, shapes
 
-    with connect(gateway) as admin:
-        grant = resolve_grant_id(admin, grant)
-        reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=fingerprint))
+    with grant_at(gateway, grant) as (admin, grant_id):
+        reply = admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant_id, fingerprint=fingerprint))
     if as_json:
         console.write(shapes.dump({"grant": grant_shapes.grant(reply.grant)}))
     else:

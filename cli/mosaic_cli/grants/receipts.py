@@ -1,7 +1,7 @@
 """Progress and receipts of revocations: a live line on a terminal, messages otherwise."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -38,10 +38,10 @@ def follow(replies: Iterable[Reply], *, no_wait: bool = False) -> list[Revocatio
         for reply in replies:
             if reply.HasField("receipt"):
                 results[reply.receipt.grant_id] = reply.receipt
-                show(None)
+                show([])
             elif reply.HasField("progress"):
                 results[reply.progress.grant.id] = reply.progress
-                show(None if no_wait else reply.progress)
+                show([] if no_wait else _awaited(reply.progress.awaited))
     return list(results.values())
 
 
@@ -106,35 +106,26 @@ def _awaited(instances: Iterable[pb.LeaseRelease]) -> list[pb.LeaseRelease]:
 
 
 @contextmanager
-def _progress_line() -> Iterator[Any]:
-    if not sys.stderr.isatty():
-        yield _progress_messages()
-        return
-    state: list[pb.RevocationProgress | None] = [None]
+def _progress_line() -> Iterator[Callable[[list[pb.LeaseRelease]], None]]:
+    """Yield a function that shows the awaited caches: in a live line on a terminal, otherwise as messages."""
+    waiting: list[pb.LeaseRelease] = []
+    on_terminal = sys.stderr.isatty()
 
-    def show(progress: pb.RevocationProgress | None) -> None:
-        state[0] = progress
+    def show(awaited: list[pb.LeaseRelease]) -> None:
+        changed = [one.instance_id for one in awaited] != [one.instance_id for one in waiting]
+        if awaited and changed and not on_terminal:
+            console.message(_waiting_text(awaited))
+        waiting[:] = awaited
 
     def text() -> Text:
-        waiting = _awaited(state[0].awaited) if state[0] is not None else []
         return Text(f"{_waiting_text(waiting)}  (Ctrl-C: stop waiting; the revocation continues)" if waiting else "")
 
+    if not on_terminal:
+        yield show
+        return
     terminal = Console(file=sys.stderr, highlight=False)
     with Live(get_renderable=text, console=terminal, refresh_per_second=REFRESH, transient=True):
         yield show
-
-
-def _progress_messages() -> Any:
-    before: list[tuple[str, ...]] = [()]
-
-    def show(progress: pb.RevocationProgress | None) -> None:
-        waiting = _awaited(progress.awaited) if progress is not None else []
-        names = tuple(one.instance_id for one in waiting)
-        if waiting and names != before[0]:
-            console.message(_waiting_text(waiting))
-        before[0] = names
-
-    return show
 
 
 def _waiting_text(waiting: Sequence[pb.LeaseRelease]) -> str:

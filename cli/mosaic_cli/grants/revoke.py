@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaic_cli.completion import GrantId
-from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, read_argument
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, ScopeDocument, read_argument
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
@@ -17,9 +17,7 @@ NoWait = Annotated[
 
 def scope(
     grant: GrantId,
-    document: Annotated[
-        str, typer.Option("--scope", metavar="FILE", help="A file, - for standard input, or the JSON.")
-    ],
+    document: ScopeDocument,
     gateway: Gateway = UNSET_GATEWAY,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the peer would gain and lose.")] = False,
@@ -36,18 +34,16 @@ def scope(
       mosaic federation grant scope 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b --scope narrower.json --dry-run
       mosaic federation grant scope 6f1c --scope '{"resources": ["tasks"]}'
     """
-    from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import receipts
     from mosaic_cli.grants import shapes as grant_shapes
-    from mosaic_cli.lookup import resolve_grant_id
+    from mosaic_cli.lookup import grant_at
     from mosaic_cli.output import console, shapes
 
     text = read_argument(document, "scope")
-    with connect(gateway) as admin:
-        grant = resolve_grant_id(admin, grant)
-        request = pb.UpdateGrantScopeRequest(id=grant, scope=text, validate_only=dry_run, no_wait=no_wait)
-        with receipts.interruptible(f"mosaic federation grant scope {grant} with the same scope"):
+    with grant_at(gateway, grant) as (admin, grant_id):
+        request = pb.UpdateGrantScopeRequest(id=grant_id, scope=text, validate_only=dry_run, no_wait=no_wait)
+        with receipts.interruptible(f"mosaic federation grant scope {grant_id} with the same scope"):
             replies = iter(admin.UpdateGrantScope(request))
             first = next(replies)
             if not as_json:
@@ -94,16 +90,14 @@ def revoke(
       mosaic federation grant revoke 6f1c2f0e-0d5c-4b8e-9f43-8c1d6c0f1a2b --reason "contract ended"
       mosaic federation grant revoke 6f1c --no-wait --json
     """
-    from federation.admin.client import connect
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.grants import receipts
-    from mosaic_cli.lookup import resolve_grant_id
+    from mosaic_cli.lookup import grant_at
     from mosaic_cli.output import console, shapes
 
-    with connect(gateway) as admin:
-        grant = resolve_grant_id(admin, grant)
-        request = pb.RevokeGrantRequest(id=grant, reason=reason, no_wait=no_wait)
-        with receipts.interruptible(f"mosaic federation grant revoke {grant}"):
+    with grant_at(gateway, grant) as (admin, grant_id):
+        request = pb.RevokeGrantRequest(id=grant_id, reason=reason, no_wait=no_wait)
+        with receipts.interruptible(f"mosaic federation grant revoke {grant_id}"):
             results = receipts.follow(admin.RevokeGrant(request), no_wait=no_wait)
     for result in results:
         if as_json:

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.grants import shapes as grant_shapes
 from mosaic_cli.output import console, models
-from mosaic_cli.output.times import dated, duration, when
-
-Fact = tuple[str, console.Cell]
+from mosaic_cli.output.times import dated, when
 
 
 def show(grant: pb.GrantInfo) -> None:
@@ -34,7 +32,14 @@ def show_opens(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None
         console.message(f"the grant opens nothing: it is {models.enum_name(grant, 'status')}")
         return
     if opens:
-        _opens_table(grant, opens)
+        console.write("")
+        console.table(
+            ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
+            ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
+            shrink="newest",
+        )
+        if any(one.more for one in opens):
+            console.message("+: more rows than counted")
     resources, counted = grant_shapes.open_resources(grant), {one.resource for one in opens}
     if resources == ():
         console.message("the grant opens nothing: its scope excludes every resource that it names")
@@ -67,17 +72,6 @@ def show_opened(change: pb.UpdateGrantScopeResponse, open_then: Sequence[str]) -
 
 def _rows(one: pb.ResourcePreview | None) -> str:
     return f"{one.rows}{'+' if one.more else ''}" if one else "not counted"
-
-
-def _opens_table(grant: pb.GrantInfo, opens: Sequence[pb.ResourcePreview]) -> None:
-    console.write("")
-    console.table(
-        ("opens now" if grant.status == pb.GRANT_STATUS_ACTIVE else "would open", "rows", "newest"),
-        ((one.resource, _rows(one), ", ".join(one.newest_ids) or "-") for one in opens),
-        shrink="newest",
-    )
-    if any(one.more for one in opens):
-        console.message("+: more rows than counted")
 
 
 def show_receipts(receipts: Iterable[pb.RevocationReceipt]) -> None:
@@ -115,12 +109,12 @@ def table(grants: Iterable[pb.GrantInfo]) -> None:
     )
 
 
-def _lines(name: str, lines: Sequence[str]) -> Iterator[Fact]:
+def _lines(name: str, lines: Sequence[str]) -> Iterator[console.Fact]:
     for number, line in enumerate(lines):
         yield ("" if number else name, line)
 
 
-def _use(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _use(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if not grant.id:
         return
     yield "last used", dated(grant, "last_used_at", "never")
@@ -132,21 +126,17 @@ def _use(grant: pb.GrantInfo) -> Iterator[Fact]:
         yield "last denied", f"{dated(grant, 'last_denied_at')}: {grant.last_denied_reason or '-'}"
 
 
-def _certificate(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _certificate(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if not grant.HasField("certificate"):
         return
     certificate = grant.certificate
-    life = certificate.not_after.seconds - certificate.not_before.seconds
-    yield "certificate", f"{certificate.serial}, for {duration(life)}"
-    yield "fingerprint", certificate.fingerprint
-    yield "valid from", dated(certificate, "not_before")
-    yield "ends", dated(certificate, "not_after")
+    yield from console.certificate_facts(certificate)
     yield "renewal due", dated(certificate, "renews_at")
     if certificate.after_expiry:
         yield "", "renewed after expiry, by proof of the old key"
 
 
-def _end(grant: pb.GrantInfo) -> Iterator[Fact]:
+def _end(grant: pb.GrantInfo) -> Iterator[console.Fact]:
     if grant.HasField("revoked_at"):
         yield "revoked", dated(grant, "revoked_at")
         yield "reason", grant.revoked_reason or "-"

@@ -5,23 +5,20 @@ Data goes to standard output and messages to standard error. Only a terminal get
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean
-from mosaic_cli.output.layout import state
+from mosaic_cli.output.layout import GAP, LEAST, WIDE, state
+from mosaic_cli.output.times import dated, duration
 
-WIDE: Final = 110
-"""Width in columns if standard output is no terminal."""
-GAP: Final = 2
-"""Blanks between columns."""
-LEAST: Final = 10
-"""Least width of a shrunk column."""
 Cell = str | Text
+Fact = tuple[Cell, Cell]
+"""A name and its value."""
 
 
 def stdout_console() -> Console:
@@ -74,7 +71,7 @@ def table(
     _print(screen, grid)
 
 
-def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
+def facts(pairs: Iterable[Fact]) -> None:
     """Print names and values, one pair a line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
@@ -82,6 +79,15 @@ def facts(pairs: Iterable[tuple[Cell, Cell]]) -> None:
     for name, value in pairs:
         grid.add_row(name, clean(value) if isinstance(value, str) else value)
     _print(stdout_console(), grid)
+
+
+def certificate_facts(message: pb.CertificateInfo) -> Iterator[Fact]:
+    """Yield the facts of a certificate, which may be unreadable."""
+    life = message.not_after.seconds - message.not_before.seconds
+    yield "certificate", f"{message.serial}, for {duration(life)}" if message.serial else "cannot be read"
+    yield "fingerprint", message.fingerprint or "-"
+    yield "valid from", dated(message, "not_before")
+    yield "ends", dated(message, "not_after")
 
 
 def _truncate(columns: Sequence[str], cells: list[list[Text]], shrink: str, width: int) -> None:

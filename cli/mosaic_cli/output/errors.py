@@ -11,10 +11,10 @@ from mosaic_cli.output.times import duration
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
+
+_THEIRS: Final = "federation grant token"
 _REMOVE: Final = "federation peer remove {peer} --user {user}"
 _ADD: Final = "federation peer add --user {user} TOKEN"
-_NEW_TOKEN: Final = "federation grant token"  # noqa: S105
-"""The peer's operator runs this command, whichever actor the remedy has."""
 ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
     Action.INIT_GATEWAY: ("gateway init {directory}",),
     Action.START_GATEWAY: ("gateway serve --gateway {directory}",),
@@ -26,7 +26,7 @@ ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
     Action.LIST_PEERS: ("federation peer list",),
     Action.REMOVE_PEER: (_REMOVE,),
     Action.REPLACE_PEER: (_REMOVE, _ADD),
-    Action.ENROLL_AGAIN: (_NEW_TOKEN, _REMOVE, _ADD),
+    Action.ENROLL_AGAIN: (_THEIRS, _REMOVE, _ADD),
     Action.ROTATE_PEER: ("federation peer rotate {peer} --user {user}",),
     Action.RESET_CIRCUIT: ("federation peer reset {peer} --user {user}",),
     Action.EXPLAIN_PEER: ("federation status --explain {peer} --user {user}",),
@@ -39,7 +39,7 @@ ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
 """The commands of each action, in the order to run them: the arguments of `mosaic`, or only options.
 
 A word in braces is replaced by that parameter of the remedy. An empty parameter is omitted together with the option
-before it.
+before it. `_THEIRS` is a command of the peer's operator, whichever actor the remedy has.
 """
 _STATUS: Final = Remedy(action=Action.SHOW_STATUS)
 _LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
@@ -85,19 +85,14 @@ def command(remedy: Remedy) -> str:
 
     Several commands, and those of the peer's operator, are quoted in backticks.
     """
-    parameters = {name: quote(value) for name, value in remedy.parameters.items()}
-    if remedy.peer:
-        parameters["source"] = quote(f"federated:{remedy.peer}")
-    ours: list[str] = []
-    theirs: list[str] = []
-    for template in ADVICE[remedy.action]:
-        for_peer_operator = remedy.actor is Actor.PEER_OPERATOR or template == _NEW_TOKEN
-        (theirs if for_peer_operator else ours).append(_command_line(template, parameters))
+    commands, parameters = ADVICE[remedy.action], _parameters(remedy)
+    theirs = [one for one in commands if one == _THEIRS or remedy.actor is Actor.PEER_OPERATOR]
+    ours = [_command_line(one, parameters) for one in commands if one not in theirs]
     if len(ours) == 1 and not theirs:
         return ours[0]
-    groups = [f"{_quoted(theirs)} there"] if theirs else []
-    if ours:
-        groups.append(_quoted(ours))
+    groups = [" and ".join(f"`{text}`" for text in ours)] if ours else []
+    if theirs:
+        groups.insert(0, " and ".join(f"`{_command_line(one, parameters)}`" for one in theirs) + " there")
     return ", then ".join(groups)
 
 
@@ -106,19 +101,23 @@ def remedy_in(message: "pb.SourceReport | pb.PeerSignal") -> Remedy | None:
     return Remedy.parse(message.remedy.action, message.remedy.parameters)
 
 
-def _quoted(commands: list[str]) -> str:
-    return " and ".join(f"`{one}`" for one in commands)
+def _parameters(remedy: Remedy) -> dict[str, str]:
+    """Return the parameters of a remedy, quoted for a shell."""
+    parameters = dict(remedy.parameters)
+    if remedy.peer:
+        parameters["source"] = f"federated:{remedy.peer}"
+    return {name: quote(value) for name, value in parameters.items()}
 
 
-def _command_line(template: str, parameters: Mapping[str, str]) -> str:
+def _command_line(text: str, parameters: Mapping[str, str]) -> str:
     typed: list[str] = []
-    for word in template.split():
+    for word in text.split():
         value = parameters.get(word[1:-1], "") if word.startswith("{") else word
         if value:
             typed.append(value)
         elif typed[-1].startswith("--"):
             typed.pop()
-    return " ".join(typed if template.startswith("--") else ["mosaic", *typed])
+    return " ".join(typed if text.startswith("--") else ["mosaic", *typed])
 
 
 def simplify_grpc_error(text: str) -> str:

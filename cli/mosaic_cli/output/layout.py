@@ -9,12 +9,12 @@ from typing import Final, NamedTuple
 
 from mosaic_cli.output.errors import clean
 
+WIDE: Final = 110
+"""Width in columns if standard output is no terminal."""
 GAP: Final = 2
 """Blanks between columns."""
 LEAST: Final = 10
-"""Least width of wrapped text."""
-
-
+"""Least width of wrapped text and of a shrunk column."""
 LOOKS: Final = {
     "active": ("green", "●"),
     "closed": ("green", "●"),
@@ -101,17 +101,21 @@ def plural(count: int, noun: str, many: str = "") -> str:
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
-def columns(rows: Sequence[Sequence[Span]], *, indent: int = 0) -> list[TextLine]:
+def columns(rows: Sequence[Sequence[Span]]) -> list[TextLine]:
     """Return rows as lines with aligned columns, all left-aligned."""
-    widths = [max(cells(row[at].text) for row in rows) for at in range(len(rows[0]))] if rows else []
-    return [_padded(row, widths, indent) for row in rows]
+    widths = column_widths(rows)
+    lines = []
+    for row in rows:
+        line: list[Span] = []
+        for cell, width in zip(row, widths, strict=True):
+            line += [cell, Span(" " * (width - cells(cell.text)))]
+        lines.append(tuple(line))
+    return lines
 
 
-def _padded(row: Sequence[Span], widths: Sequence[int], indent: int) -> TextLine:
-    parts = [Span(" " * indent)] if indent else []
-    for part, width in zip(row, widths, strict=True):
-        parts += [part, Span(" " * (width - cells(part.text) + GAP))]
-    return tuple(parts)
+def column_widths(rows: Sequence[Sequence[Span]]) -> list[int]:
+    """Return the width of each column, with the gap after it."""
+    return [max(cells(cell.text) for cell in column) + GAP for column in zip(*rows, strict=True)]
 
 
 def print_lines(lines: Iterable[TextLine]) -> None:

@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 FORMS: Final = "2h, 3d, 1w, today, yesterday, 2026-05-03 or 2026-05-03T10:00:00Z"
 _AGO: Final = re.compile(r"(?:\d{1,6}[smhdw])+\Z", re.ASCII)
 _PART: Final = re.compile(r"(\d+)([smhdw])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+"""Seconds of each unit that an operator types."""
 _ABSOLUTE: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:[Zz]|[+-]\d\d:?\d\d)?)?\Z", re.ASCII
 )
@@ -29,7 +30,7 @@ def parse_instant(text: str, now: datetime) -> datetime:
         if word in {"now", "today", "yesterday"}:
             return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[word]
         if _AGO.match(word):
-            return now - timedelta(seconds=sum(int(count) * _SECONDS[unit] for count, unit in _PART.findall(word)))
+            return now - timedelta(seconds=sum(int(count) * UNITS[unit] for count, unit in _PART.findall(word)))
         if _ABSOLUTE.match(typed):
             instant = datetime.fromisoformat(typed.upper())
             return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
@@ -45,13 +46,10 @@ DAY: Final = 86_400
 
 def duration(length_s: float) -> str:
     """Return a duration in the largest unit that fits: `12 s`, `4 min`, `7 h`, `3 d`."""
-    if length_s < 2 * MINUTE:
-        return f"{max(0, round(length_s))} s"
-    if length_s < 2 * HOUR:
-        return f"{round(length_s / MINUTE)} min"
-    if length_s < 2 * DAY:
-        return f"{round(length_s / HOUR)} h"
-    return f"{round(length_s / DAY)} d"
+    for unit, unit_s in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        if length_s >= 2 * unit_s:
+            return f"{round(length_s / unit_s)} {unit}"
+    return f"{max(0, round(length_s))} s"
 
 
 def distance(ahead_s: float) -> str:
@@ -66,13 +64,12 @@ def seconds(stamp: Timestamp) -> float:
 
 def moment(stamp: Timestamp, now: float) -> str:
     """Return an instant relative to now and as clock time: `3 s ago (12:14:02 UTC)`."""
-    at = seconds(stamp)
-    try:
-        then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
-    except (OverflowError, ValueError, OSError):  # a peer may send any number
+    then = _utc(stamp)
+    if then is None:
         return "at an unknown time"
-    clock = f"{then:%H:%M:%S} UTC" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M} UTC"
-    return f"{distance(at - now)} ({clock})"
+    today = then.date() == datetime.fromtimestamp(now, UTC).date()
+    clock = f"{then:%H:%M:%S} UTC" if today else f"{then:%Y-%m-%d %H:%M} UTC"
+    return f"{distance(seconds(stamp) - now)} ({clock})"
 
 
 def when(message: Message, field: str, absent: str = "-") -> str:
@@ -82,10 +79,13 @@ def when(message: Message, field: str, absent: str = "-") -> str:
 
 def dated(message: Message, field: str, absent: str = "-") -> str:
     """Return a timestamp field as `2026-01-31 12:00:00 UTC (3 h ago)`, or `absent` if it is not set."""
-    if not message.HasField(field):
-        return absent
+    then = _utc(getattr(message, field)) if message.HasField(field) else None
+    return absent if then is None else f"{then:%Y-%m-%d %H:%M:%S} UTC ({when(message, field)})"
+
+
+def _utc(stamp: Timestamp) -> datetime | None:
+    """Return an instant to the second, or `None` if its number is out of range: a peer may send any number."""
     try:
-        then = datetime.fromtimestamp(getattr(message, field).seconds, UTC)
-    except (OverflowError, ValueError, OSError):  # a peer may send any number
-        return absent
-    return f"{then:%Y-%m-%d %H:%M:%S} UTC ({when(message, field)})"
+        return datetime.fromtimestamp(stamp.seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None

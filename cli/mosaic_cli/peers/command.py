@@ -12,11 +12,14 @@ from mosaic_cli.options import (
     UNSET_GATEWAY,
     Gateway,
     Json,
+    choice_option,
     command_group,
-    complete_from,
     parse_choice,
     read_argument,
 )
+
+app = command_group("Read another gateway's data as one of this gateway's users.")
+FAILED = 1
 
 
 def _reject_empty(user: str | None) -> str | None:
@@ -28,121 +31,12 @@ def _reject_empty(user: str | None) -> str | None:
 
 PeerUser = Annotated[
     str | None,
-    typer.Option(
+    completion.user_option(
         "--user",
         "-u",
-        metavar="USER",
         callback=_reject_empty,
         help="The peer's user; required if several users have a peer of this name.",
-        autocompletion=completion.users,
     ),
-]
-
-
-def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Remove a peer: its key, certificate, connection and cached answers.
-
-    Calls in flight fail. The grant remains valid until the peer's operator revokes it. Reading from the peer again
-    requires a new token or a new grant.
-
-    A unique prefix of the name names the peer; the full name is printed before the peer is removed.
-
-    \b
-    Examples:
-      mosaic federation peer remove work.example --user ada
-      mosaic federation peer remove work --json
-    """
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console, shapes
-    from mosaic_cli.peers import view
-
-    with connect(gateway) as admin:
-        known = resolve_peer(admin, peer, user)
-        removed = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
-    revoke_there = f"mosaic federation grant revoke {removed.grant_id}"
-    if as_json:
-        console.write(
-            shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": revoke_there})
-        )
-        return
-    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are deleted")
-    console.message(f"also discarded: its cache ({view.cached(removed)}), circuit and counters")
-    if removed.HasField("revocation"):
-        console.message(f"its grant {removed.grant_id} had already been revoked by the peer")
-    else:
-        console.message(f"its grant is still valid; the peer's operator revokes it with: {revoke_there}")
-
-
-def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Replace this gateway's certificate for a peer now, with a new key. Calls in flight continue.
-
-    Certificates are renewed automatically at two thirds of their life. Use this command if a key may be compromised.
-
-    \b
-    Examples:
-      mosaic federation peer rotate work.example
-      mosaic federation peer rotate work.example --user ada --json
-    """
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console, shapes
-    from mosaic_cli.peers import view
-
-    with connect(gateway) as admin:
-        before = resolve_peer(admin, peer, user)
-        after = admin.RotatePeer(pb.RotatePeerRequest(name=before.name, user=before.user)).peer
-    if as_json:
-        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
-        return
-    console.facts((("peer", after.name), ("user", after.user), *view.certificate(after.certificate)))
-    console.message(
-        f"calls to {after.name} now use a new key; the previous certificate was {before.certificate.serial}"
-    )
-    console.message("the peer refuses the previous certificate in ten minutes or sooner")
-
-
-def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
-    """Close a peer's circuit, so that the next call is sent at once.
-
-    A circuit closes automatically after a successful probe. Use this command if the peer is known to be reachable.
-
-    \b
-    Examples:
-      mosaic federation peer reset work.example
-      mosaic federation peer reset work.example --user ada --json
-    """
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-    from mosaic_cli.lookup import resolve_peer
-    from mosaic_cli.output import console, models, shapes
-
-    with connect(gateway) as admin:
-        before = resolve_peer(admin, peer, user)
-        after = admin.ResetCircuit(pb.ResetCircuitRequest(name=before.name, user=before.user)).peer
-    if as_json:
-        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
-        return
-    state = models.enum_name(before.circuit, "state")
-    change = (
-        "was already closed" if state == "closed" else f"was {state} and is now closed: the next call is sent at once"
-    )
-    console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
-    console.message(f"{after.name} is {models.enum_name(after, 'state')}")
-
-
-app = command_group("Read another gateway's data as one of this gateway's users.")
-FAILED = 1
-User = Annotated[
-    str,
-    typer.Option(
-        "--user", "-u", metavar="USER", help="The local user who reads from the peer.", autocompletion=completion.users
-    ),
-]
-OfUser = Annotated[
-    str, typer.Option("--user", "-u", metavar="USER", help="Only peers of this user.", autocompletion=completion.users)
 ]
 
 
@@ -151,7 +45,7 @@ def add(
     token: Annotated[
         str, typer.Argument(metavar="TOKEN", help="The output of `grant token`, or - for standard input.")
     ],
-    user: User,
+    user: Annotated[str, completion.user_option("--user", "-u", help="The local user who reads from the peer.")],
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="A local name; default: the peer's own name.")
     ] = "",
@@ -200,16 +94,8 @@ def add(
 
 @app.command("list")
 def list_peers(
-    user: OfUser = "",
-    state: Annotated[
-        str,
-        typer.Option(
-            "--state",
-            metavar="|".join(PEER_STATES),
-            help="Only peers in this state.",
-            autocompletion=complete_from(PEER_STATES),
-        ),
-    ] = "",
+    user: Annotated[str, completion.user_option("--user", "-u", help="Only peers of this user.")] = "",
+    state: Annotated[str, choice_option("--state", PEER_STATES, "Only peers in this state.")] = "",
     gateway: Gateway = UNSET_GATEWAY,
     *,
     as_json: Json = False,
@@ -287,6 +173,91 @@ def show(
     return FAILED if answer is not None and answer.capabilities is None else 0
 
 
-app.command("rotate")(rotate)
-app.command("reset")(reset)
-app.command("remove")(remove)
+@app.command("rotate")
+def rotate(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
+    """Replace this gateway's certificate for a peer now, with a new key. Calls in flight continue.
+
+    Certificates are renewed automatically at two thirds of their life. Use this command if a key may be compromised.
+
+    \b
+    Examples:
+      mosaic federation peer rotate work.example
+      mosaic federation peer rotate work.example --user ada --json
+    """
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.lookup import peer_at
+    from mosaic_cli.output import console, shapes
+
+    with peer_at(gateway, peer, user) as (admin, before):
+        after = admin.RotatePeer(pb.RotatePeerRequest(name=before.name, user=before.user)).peer
+    if as_json:
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
+        return
+    console.facts((("peer", after.name), ("user", after.user), *console.certificate_facts(after.certificate)))
+    console.message(
+        f"calls to {after.name} now use a new key; the previous certificate was {before.certificate.serial}"
+    )
+    console.message("the peer refuses the previous certificate in ten minutes or sooner")
+
+
+@app.command("reset")
+def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
+    """Close a peer's circuit, so that the next call is sent at once.
+
+    A circuit closes automatically after a successful probe. Use this command if the peer is known to be reachable.
+
+    \b
+    Examples:
+      mosaic federation peer reset work.example
+      mosaic federation peer reset work.example --user ada --json
+    """
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.lookup import peer_at
+    from mosaic_cli.output import console, models, shapes
+
+    with peer_at(gateway, peer, user) as (admin, before):
+        after = admin.ResetCircuit(pb.ResetCircuitRequest(name=before.name, user=before.user)).peer
+    if as_json:
+        console.write(shapes.dump({"peer": shapes.enrolled(after)}))
+        return
+    state = models.enum_name(before.circuit, "state")
+    change = (
+        "was already closed" if state == "closed" else f"was {state} and is now closed: the next call is sent at once"
+    )
+    console.message(f"the circuit of {after.name}, enrolled for {after.user}, {change}")
+    console.message(f"{after.name} is {models.enum_name(after, 'state')}")
+
+
+@app.command("remove")
+def remove(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWAY, *, as_json: Json = False) -> None:
+    """Remove a peer: its key, certificate, connection and cached answers.
+
+    Calls in flight fail. The grant remains valid until the peer's operator revokes it. Reading from the peer again
+    requires a new token or a new grant.
+
+    A unique prefix of the name names the peer; the full name is printed before the peer is removed.
+
+    \b
+    Examples:
+      mosaic federation peer remove work.example --user ada
+      mosaic federation peer remove work --json
+    """
+    from federation.v1 import admin_pb2 as pb
+    from mosaic_cli.lookup import peer_at
+    from mosaic_cli.output import console, shapes
+    from mosaic_cli.peers import view
+
+    with peer_at(gateway, peer, user) as (admin, known):
+        removed = admin.RemovePeer(pb.RemovePeerRequest(name=known.name, user=known.user)).peer
+    revoke_there = f"mosaic federation grant revoke {removed.grant_id}"
+    if as_json:
+        console.write(
+            shapes.dump({"removed": removed.name, "peer": shapes.enrolled(removed), "revoke_there": revoke_there})
+        )
+        return
+    console.message(f"removed {removed.name}, enrolled for {removed.user}: its key and certificate are deleted")
+    console.message(f"also discarded: its cache ({view.cached(removed)}), circuit and counters")
+    if removed.HasField("revocation"):
+        console.message(f"its grant {removed.grant_id} had already been revoked by the peer")
+    else:
+        console.message(f"its grant is still valid; the peer's operator revokes it with: {revoke_there}")

@@ -10,10 +10,9 @@ from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output import console, models, shapes
 from mosaic_cli.output.layout import plural
 from mosaic_cli.output.models import CertificateWhole, Shape, ShownPeer
-from mosaic_cli.output.times import dated, duration
+from mosaic_cli.output.times import dated
 from mosaic_cli.status.peers import facts
 
-Fact = tuple[str, console.Cell]
 KIB = 1024
 SHARED: Final = {"renewal": ""} | {
     name: name for name in ("circuit", "watch", "cache", "latency", "last success", "last failure")
@@ -32,21 +31,12 @@ def show(peer: pb.PeerStatus) -> None:
             ("endpoint", peer.endpoint),
             ("grant", peer.grant_id),
             *_revocation(peer),
-            *certificate(peer.certificate),
+            *console.certificate_facts(peer.certificate),
             ("renewal", dated(peer.renewal, "next_at", "not planned")),
             *((name, status_facts[key]) for key, name in SHARED.items() if key in status_facts),
             ("last seen", dated(peer, "seen_at", "not since the gateway started")),
         )
     )
-
-
-def certificate(message: pb.CertificateInfo) -> Iterator[Fact]:
-    """Yield the facts of a certificate."""
-    life = message.not_after.seconds - message.not_before.seconds
-    yield "certificate", f"{message.serial}, for {duration(life)}" if message.serial else "cannot be read"
-    yield "fingerprint", message.fingerprint or "-"
-    yield "valid from", dated(message, "not_before")
-    yield "ends", dated(message, "not_after")
 
 
 def cached(peer: pb.PeerStatus) -> str:
@@ -77,7 +67,7 @@ def table(peers: Iterable[pb.PeerStatus]) -> None:
     )
 
 
-def _revocation(peer: pb.PeerStatus) -> Iterator[Fact]:
+def _revocation(peer: pb.PeerStatus) -> Iterator[console.Fact]:
     if peer.HasField("revocation"):
         why = peer.revocation.reason or "no reason given"
         yield "revoked", f"received {dated(peer.revocation, 'at')}: {why}"

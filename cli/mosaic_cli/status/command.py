@@ -18,8 +18,6 @@ UNHEALTHY: Final = 3
 PATIENCE_S: Final = 10.0
 """Time limit of the gateway's answer. A status of a thousand peers takes a fraction of it."""
 LINK_S: Final = 2.0
-WIDE: Final = 110
-"""Width in columns if standard output is no terminal."""
 HELP: Final = """Show the state of each peer, and the grants that this gateway serves.
 
 A peer is healthy if it was seen since the gateway started and has not failed since. The exit code is 0 if no peer is
@@ -42,32 +40,12 @@ Examples:
 
 def status(
     peer: Annotated[
-        str,
-        typer.Option(
-            "--peer",
-            metavar="PEER",
-            help="Only the peer of this name, and grants for this gateway.",
-            autocompletion=completion.peers,
-        ),
+        str, completion.peer_option("--peer", help="Only the peer of this name, and grants for this gateway.")
     ] = "",
-    user: Annotated[
-        str,
-        typer.Option(
-            "--user",
-            "-u",
-            metavar="USER",
-            help="Only peers and grants of this local user.",
-            autocompletion=completion.users,
-        ),
-    ] = "",
+    user: Annotated[str, completion.user_option("--user", "-u", help="Only peers and grants of this local user.")] = "",
     explain: Annotated[
         str | None,
-        typer.Option(
-            "--explain",
-            metavar="PEER",
-            help="Test the links to this peer, and name the first broken one.",
-            autocompletion=completion.peers,
-        ),
+        completion.peer_option("--explain", help="Test the links to this peer, and name the first broken one."),
     ] = None,
     resource: Annotated[
         str,
@@ -130,7 +108,7 @@ def healthy(reply: "pb.StatusResponse") -> bool:
 
 def _show(reply: "pb.StatusResponse") -> None:
     from mosaic_cli.output.errors import clean
-    from mosaic_cli.output.layout import print_lines
+    from mosaic_cli.output.layout import WIDE, print_lines
     from mosaic_cli.status.page import page
 
     print_lines(page(reply, shutil.get_terminal_size((WIDE, 0)).columns))

@@ -12,15 +12,14 @@ if TYPE_CHECKING:
 BROKEN: Final = 3
 LOOKS: Final = {"ok": ("green", "✓"), "broken": ("red", "✗"), "not_reached": ("", "·")}
 NAMES: Final = {"certificate": "own cert"}
-NOT_RUNNING: Final = "gateway not running"
 
 
 class _LiveStatus(NamedTuple):
     """The running gateway's status of a peer, or the problem that prevented reading it."""
 
-    running: bool
     reply: "pb.StatusResponse | None" = None
     problem: str = ""
+    running: bool = True
 
 
 def explain_peer(
@@ -61,18 +60,16 @@ def _ask_gateway(config: "GatewayConfig", record: "PeerRecord", timeout_s: float
     from federation.v1 import admin_pb2 as pb
     from mosaic_cli.output import errors
 
-    running = True
     try:
-        running = is_serving(config)
-        if not running:
-            return _LiveStatus(running, problem=NOT_RUNNING)
+        if not is_serving(config):
+            return _LiveStatus(problem="gateway not running", running=False)
         with connect(config.directory) as admin:
             reply = admin.Status(pb.StatusRequest(peer=record.name, user=record.user), timeout=timeout_s)
     except FederationError as e:
-        return _LiveStatus(running, problem=errors.explain(e))
+        return _LiveStatus(problem=errors.explain(e))
     if not reply.peers:
-        return _LiveStatus(running, problem="the running gateway does not know this peer yet")
-    return _LiveStatus(running, reply)
+        return _LiveStatus(problem="the running gateway does not know this peer yet")
+    return _LiveStatus(reply)
 
 
 def _notes(record: "PeerRecord", reply: "pb.StatusResponse | None", broken: "CheckResult | None") -> list[str]:
@@ -147,6 +144,8 @@ def _show(step: "CheckResult", *, first: bool) -> None:
 def _sum_up(broken: "CheckResult | None", live: _LiveStatus, notes: list[str]) -> None:
     from mosaic_cli.output import console
     from mosaic_cli.output.errors import advised
+    from mosaic_cli.output.times import seconds
+    from mosaic_cli.status.peers import facts
 
     if broken is None or broken.fault is None:
         pairs = [("result", "no link is broken")]
@@ -154,18 +153,12 @@ def _sum_up(broken: "CheckResult | None", live: _LiveStatus, notes: list[str]) -
         name = NAMES.get(broken.link.value, broken.link.value)
         cure = advised(broken.fault.cure, broken.fault.remedy)
         pairs = [("broken", name), ("cause", broken.fault.cause), ("cure", cure)]
-    unknown = [("gateway", f"{live.problem}; circuit and watch are unknown")]
-    pairs += _live_facts(live.reply) if live.reply else unknown
+    if live.reply is None:
+        pairs.append(("gateway", f"{live.problem}; circuit and watch are unknown"))
+    else:
+        known = facts(live.reply.peers[0], seconds(live.reply.gateway.now))
+        pairs += [(name, known[name]) for name in ("circuit", "watch", "last failure") if name in known]
     console.write("")
     console.facts(pairs)
     for note in notes:
         console.message(f"note: {note}")
-
-
-def _live_facts(reply: "pb.StatusResponse") -> list[tuple[str, str]]:
-    """Return the facts that only the running gateway knows."""
-    from mosaic_cli.output.times import seconds
-    from mosaic_cli.status.peers import facts
-
-    known = facts(reply.peers[0], seconds(reply.gateway.now))
-    return [(name, known[name]) for name in ("circuit", "watch", "last failure") if name in known]

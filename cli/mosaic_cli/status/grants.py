@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.layout import Span, TextLine, cells, columns, plain, plural, span, state, summary, wrapped
+from mosaic_cli.output.layout import Span, TextLine, column_widths, columns, plural, span, state, summary, wrapped
 from mosaic_cli.output.times import distance, moment, seconds
-from mosaic_cli.status.health import ENDED
 
 STATES: Final = {
     pb.GRANT_STATUS_PENDING: "pending",
@@ -15,6 +14,7 @@ STATES: Final = {
     pb.GRANT_STATUS_REVOKED: "revoked",
     pb.GRANT_STATUS_EXPIRED: "expired",
 }
+ENDED: Final = frozenset({pb.GRANT_STATUS_REVOKED, pb.GRANT_STATUS_EXPIRED})
 LISTED: Final = 10
 """If there are more grants, ended grants without use are only counted."""
 NOTE: Final = 4
@@ -56,7 +56,7 @@ def grant_lines(grants: Sequence[pb.GrantInfo], now: float, width: int) -> list[
         return []
     titles = ("GRANT", "PEER", "AS USER", "USED", "WATCHES", "LEASES", "CALLS", "DENIED")
     grid = [[Span(title, "bold") for title in titles], *(_row(grant, now) for grant in grants)]
-    beside = max(cells(plain(line)) for line in columns(grid)) + 2 + max(len(one.id) for one in grants) <= width
+    beside = sum(column_widths(grid)) + max(len(one.id) for one in grants) <= width
     if beside:
         ids = [Span("ID", "bold"), *(span(grant.id) for grant in grants)]
         grid = [[*row, extra] for row, extra in zip(grid, ids, strict=True)]

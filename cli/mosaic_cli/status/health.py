@@ -9,21 +9,15 @@ from federation.errors import Action, Actor, Remedy
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean, command
 from mosaic_cli.output.layout import plural
+from mosaic_cli.output.models import enum_name
 from mosaic_cli.output.times import distance, duration, moment, seconds
 
 ORDER: Final = ("active", "not seen", "failing", "degraded", "offline", "expired", "revoked")
 """The labels of peers, best first."""
-ENDED: Final = frozenset({pb.GRANT_STATUS_REVOKED, pb.GRANT_STATUS_EXPIRED})
 GRACE_S: Final = 3.0
 """A watch may be disconnected for this long before the peer counts as failing."""
 SOON: Final = 4
 """A certificate expires soon if less than 1/SOON of its life is left. Its renewal is overdue then."""
-_LABELS: Final = {
-    pb.PEER_STATE_OFFLINE: "offline",
-    pb.PEER_STATE_DEGRADED: "degraded",
-    pb.PEER_STATE_REVOKED: "revoked",
-    pb.PEER_STATE_EXPIRED: "expired",
-}
 _MEANING: Final = {
     "PEER_UNREACHABLE": "no connection: the peer's gateway does not run, or the network does not reach it",
     "PEER_TIMEOUT": "no answer in time: the peer is slow, or the network loses packets",
@@ -63,9 +57,8 @@ class Health(NamedTuple):
 
 def assess_health(peer: pb.PeerStatus, gateway: pb.GatewayInfo) -> Health:
     """Assess a peer. It is healthy only if it was seen and has not failed since."""
-    now = seconds(gateway.now)
-    label = _LABELS.get(peer.state)
-    if label is not None:
+    now, label = seconds(gateway.now), enum_name(peer, "state")
+    if label in _REASONS:
         return Health(label, False, *_REASONS[label](peer, now))
     if peer.circuit.consecutive_failures:
         count = peer.circuit.consecutive_failures
@@ -114,6 +107,12 @@ def expires_soon(certificate: pb.CertificateInfo, now: float) -> bool:
     """Return whether a certificate has expired, or expires so soon that its renewal is overdue."""
     life = seconds(certificate.not_after) - seconds(certificate.not_before)
     return seconds(certificate.not_after) - now < life / SOON
+
+
+def renewal_text(certificate: pb.CertificateInfo, now: float) -> str:
+    """Return when a certificate is renewed: `renews in 7 h`, or `renewal is due`."""
+    due = seconds(certificate.renews_at) - now
+    return f"renews in {duration(due)}" if due > 0 else "renewal is due"
 
 
 def last_seen(peer: pb.PeerStatus, now: float) -> str:

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import sys
 import termios
 import time
@@ -36,8 +37,10 @@ def watch(directory: Path, request: pb.WatchStatusRequest) -> int:
 
     Raises `FederationError` for errors that waiting does not mend.
     """
-    with _pipe() as (wake_read, wake), Feed(directory, request, wake) as feed:
-        while _draw(feed, wake_read, wake):
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    with receiver, sender, Feed(directory, request, sender.fileno()) as feed:
+        while _draw(feed, receiver.fileno(), sender.fileno()):
             os.kill(os.getpid(), signal.SIGSTOP)
     if feed.snapshot.error is not None:
         raise feed.snapshot.error
@@ -90,17 +93,6 @@ def _draw(feed: Feed, wake_read: int, wake: int) -> bool:
             if suspended:
                 return True
     return False
-
-
-@contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
-    wake_read, wake = os.pipe()
-    os.set_blocking(wake, False)
-    try:
-        yield wake_read, wake
-    finally:
-        os.close(wake_read)
-        os.close(wake)
 
 
 @contextmanager

@@ -1,24 +1,18 @@
 """Layout of a status as a page of lines, and as a screen of limited height. Pure functions."""
 
 from collections import Counter
-from typing import Final, NamedTuple
+from typing import Final
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.layout import Span, TextLine, labelled, span, wrapped
-from mosaic_cli.output.times import duration, moment, seconds
+from mosaic_cli.output.times import moment, seconds
 from mosaic_cli.status.grants import grant_lines, grant_summary, requests_line, shown_grants
-from mosaic_cli.status.health import ORDER, expires_soon
-from mosaic_cli.status.peers import PeerHealth, assess_peers, card, notes, peer_rows, peer_summary
+from mosaic_cli.status.health import ORDER, expires_soon, renewal_text
+from mosaic_cli.status.peers import PeerRow, assess_peers, card, peer_rows, peer_summary
 
 CARDS: Final = 3
 """Up to this number, each peer has a card with all its facts; more peers have one row each."""
 BLANK: Final[TextLine] = ()
-
-
-class _Peer(NamedTuple):
-    row: list[TextLine]
-    notes: list[TextLine]
-    label: str
 
 
 def page(reply: pb.StatusResponse, width: int) -> list[TextLine]:
@@ -31,7 +25,7 @@ def page(reply: pb.StatusResponse, width: int) -> list[TextLine]:
             for one in peers:
                 lines += [BLANK, *card(one, now, width)]
         else:
-            heading, rows = _rows(peers, now, width)
+            heading, rows = peer_rows(peers, now, width)
             lines += [BLANK, heading, *(line for one in rows for line in (*one.row, *one.notes))]
     if reply.grants or reply.serving.requests:
         lines += [BLANK, grant_summary(reply, now), *requests_line(reply.serving, width)]
@@ -48,17 +42,17 @@ def screen(reply: pb.StatusResponse, width: int, height: int) -> list[TextLine]:
         return whole
     now, peers = seconds(reply.gateway.now), assess_peers(reply)
     gateway = reply.gateway
-    lines: list[TextLine] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway, now)}"))]
+    lines: list[TextLine] = [(span(gateway.name, "bold"), Span(f", as of {_clock(gateway)}"))]
     if reply.grants and height > 4:  # noqa: PLR2004 - fewer lines have room only for peers
         lines.append(grant_summary(reply, now))
     if not peers:
         return lines[:height]
     lines.append(peer_summary(peers))
-    heading, rows = _rows(peers, now, width)
+    heading, rows = peer_rows(peers, now, width)
     return [*lines, *_bounded(heading, rows, height - len(lines))][:height]
 
 
-def _bounded(heading: TextLine, rows: list[_Peer], room: int) -> list[TextLine]:
+def _bounded(heading: TextLine, rows: list[PeerRow], room: int) -> list[TextLine]:
     """Return rows in order. Notes are added if all rows fit; otherwise hidden rows are counted in one line."""
     if room <= 1:
         return []
@@ -81,25 +75,18 @@ def _bounded(heading: TextLine, rows: list[_Peer], room: int) -> list[TextLine]:
     return lines
 
 
-def _rows(peers: list[PeerHealth], now: float, width: int) -> tuple[TextLine, list[_Peer]]:
-    heading, rows = peer_rows(peers, now, width)
-    return heading, [_Peer(row, notes(one, now, width), one.health.label) for one, row in zip(peers, rows, strict=True)]
-
-
 def _gateway(gateway: pb.GatewayInfo, now: float, width: int) -> list[TextLine]:
     certificate = gateway.server_certificate
-    due = seconds(certificate.renews_at) - now
-    renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
+    renews = renewal_text(certificate, now)
     ends_soon_style = "yellow" if expires_soon(certificate, now) else ""
     facts = (
         ("gateway", f"{gateway.name} {gateway.version}, started {moment(gateway.started_at, now)}", ""),
-        ("as of", _clock(gateway, now), ""),
+        ("as of", _clock(gateway), ""),
         ("listens", f"{gateway.federation_address} for peers, {gateway.enrollment_address} for enrollment", ""),
         ("certificate", f"its own: {renews}, expires {moment(certificate.not_after, now)}", ends_soon_style),
     )
     return [line for name, text, style in facts for line in labelled(Span(name.ljust(13), "bold"), text, width, style)]
 
 
-def _clock(gateway: pb.GatewayInfo, now: float) -> str:
-    text = moment(gateway.now, now).partition("(")[2].rstrip(")")
-    return f"{gateway.now.ToDatetime():%Y-%m-%d} {text}"
+def _clock(gateway: pb.GatewayInfo) -> str:
+    return f"{gateway.now.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"

@@ -1,14 +1,17 @@
 """Lines on the peers of a status: a row or a card for each peer. Pure functions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import simplify_grpc_error
 from mosaic_cli.output.layout import (
+    GAP,
     Span,
     TextLine,
     cells,
+    column_widths,
     columns,
     labelled,
     plain,
@@ -18,12 +21,25 @@ from mosaic_cli.output.layout import (
     summary,
     wrapped,
 )
+from mosaic_cli.output.models import enum_name
 from mosaic_cli.output.times import duration, moment, seconds
-from mosaic_cli.status.health import ORDER, Health, assess_health, circuit_text, expires_soon, last_seen, meaning
+from mosaic_cli.status.health import (
+    ORDER,
+    Health,
+    assess_health,
+    circuit_text,
+    expires_soon,
+    last_seen,
+    meaning,
+    renewal_text,
+)
 
 NOTE: Final = 4
 """Indentation of the notes below a row."""
 LABEL: Final = 14
+COLUMNS: Final = ("STATE", "PEER", "USER", "SEEN", "RENEWS", "WATCH", "HITS", "P50", "CIRCUIT", "ENDPOINT")
+IDENTITY: Final = 3
+"""The first columns, which every row has."""
 _RANK: Final = {False: 0, None: 1, True: 2}
 
 
@@ -32,6 +48,14 @@ class PeerHealth(NamedTuple):
 
     peer: pb.PeerStatus
     health: Health
+
+
+class PeerRow(NamedTuple):
+    """The lines of a peer in a list: its row, and the notes below it. `label` is that of its health."""
+
+    row: list[TextLine]
+    notes: list[TextLine]
+    label: str
 
 
 def assess_peers(reply: pb.StatusResponse) -> list[PeerHealth]:
@@ -45,23 +69,22 @@ def peer_summary(peers: Sequence[PeerHealth]) -> TextLine:
     return tuple(summary("peer", [one.health.label for one in peers], ORDER))
 
 
-def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[TextLine, list[list[TextLine]]]:
+def peer_rows(peers: Sequence[PeerHealth], now: float, width: int) -> tuple[TextLine, list[PeerRow]]:
     """Return a heading, and for each peer its row with as many columns as fit.
 
     If state, name and user do not fit on one line, every row takes several lines, and nothing is truncated.
     """
-    grid: list[list[Span]] = [[Span(title, "bold") for title in ("STATE", "PEER", "USER")]]
-    grid += [[state(one.health.label), span(one.peer.name), span(one.peer.user)] for one in peers]
-    if _width(grid) > width:
-        return tuple(columns(grid[:1])[0]), [_stacked(one, now, width) for one in peers]
-    for title, cell in _COLUMNS:
-        column = [Span(title, "bold"), *(cell(one.peer, now) for one in peers)]
-        wider = [[*row, extra] for row, extra in zip(grid, column, strict=True)]
-        if _width(wider) > width:
-            break
-        grid = wider
-    heading, *rows = columns(grid)
-    return heading, [[row] for row in rows]
+    grid = [[Span(title, "bold") for title in COLUMNS], *(_cells(one, now) for one in peers)]
+    fitting = sum(total - GAP <= width for total in accumulate(column_widths(grid)))
+    if fitting < IDENTITY:
+        (heading,) = columns([grid[0][:IDENTITY]])
+        rows = [_stacked(one, now, width) for one in peers]
+    else:
+        heading, *lines = columns([row[:fitting] for row in grid])
+        rows = [[line] for line in lines]
+    return heading, [
+        PeerRow(row, _notes(one, now, width), one.health.label) for one, row in zip(peers, rows, strict=True)
+    ]
 
 
 def _stacked(one: PeerHealth, now: float, width: int) -> list[TextLine]:
@@ -71,11 +94,7 @@ def _stacked(one: PeerHealth, now: float, width: int) -> list[TextLine]:
     return [(first, Span("  "), *name[1:]), *more, *wrapped(text, width, indent=NOTE)]
 
 
-def _width(grid: Sequence[Sequence[Span]]) -> int:
-    return sum(max(cells(row[at].text) for row in grid) + 2 for at in range(len(grid[0]))) - 2
-
-
-def notes(one: PeerHealth, now: float, width: int) -> list[TextLine]:
+def _notes(one: PeerHealth, now: float, width: int) -> list[TextLine]:
     """Return notes on an unhealthy peer: why, the last failure, the next step. Also notes on overdue renewals."""
     peer, health = one
     lines = []
@@ -102,7 +121,17 @@ def card(one: PeerHealth, now: float, width: int) -> list[TextLine]:
 
 def facts(peer: pb.PeerStatus, now: float) -> dict[str, str]:
     """Return the facts of a peer by their names. Empty facts are omitted."""
-    texts = {name: "; ".join(make(peer, now)) for name, make in _FACTS}
+    texts = {
+        "endpoint": f"{peer.endpoint}, under grant {peer.grant_id}",
+        "circuit": circuit_text(peer.circuit, now) if peer.HasField("circuit") else "switched off",
+        "watch": _watch(peer, now),
+        "certificate": _certificate(peer.certificate, now),
+        "renewal": "; ".join(_renewal(peer, now)),
+        "cache": _cache(peer),
+        "latency": _latency(peer),
+        "last success": moment(peer.last_success, now) if peer.HasField("last_success") else "none since the start",
+        "last failure": _failure(peer.last_failure, now) if peer.HasField("last_failure") else "",
+    }
     return {name: text for name, text in texts.items() if text}
 
 
@@ -137,85 +166,59 @@ def _next(renewal: pb.RenewalStatus, now: float) -> str:
     return moment(renewal.next_at, now) if seconds(renewal.next_at) > now else "now"
 
 
-def _circuit(peer: pb.PeerStatus, now: float) -> list[str]:
-    return [circuit_text(peer.circuit, now)] if peer.HasField("circuit") else ["switched off"]
-
-
-def _watch(peer: pb.PeerStatus, now: float) -> list[str]:
-    state_name = peer.watch.state or "off"
+def _watch(peer: pb.PeerStatus, now: float) -> str:
     since = f" since {moment(peer.watch.since, now)}" if peer.watch.HasField("since") else ""
-    late = "; revocations arrive late" if state_name != "armed" and peer.state == pb.PEER_STATE_ACTIVE else ""
-    return [f"{state_name}{since}{late}"]
+    armed = peer.watch.state == "armed"
+    late = "; revocations arrive late" if not armed and peer.state == pb.PEER_STATE_ACTIVE else ""
+    return f"{peer.watch.state or 'off'}{since}{late}"
 
 
-def _certificate(peer: pb.PeerStatus, now: float) -> list[str]:
-    certificate, expired = peer.certificate, seconds(peer.certificate.not_after) <= now
+def _certificate(certificate: pb.CertificateInfo, now: float) -> str:
+    expired = seconds(certificate.not_after) <= now
     ends = f"{'expired' if expired else 'expires'} {moment(certificate.not_after, now)}"
     if not certificate.HasField("renews_at"):
-        return [f"{ends}; it will not be renewed"]
-    due = seconds(certificate.renews_at) - now
-    renews = f"renews in {duration(due)}" if due > 0 else "renewal is due"
-    return [f"{renews}, {ends}"]
+        return f"{ends}; it will not be renewed"
+    return f"{renewal_text(certificate, now)}, {ends}"
 
 
-def _cache(peer: pb.PeerStatus, _now: float) -> list[str]:
+def _cache(peer: pb.PeerStatus) -> str:
     cache, lookups = peer.cache, peer.cache.hits + peer.cache.misses
     if not peer.HasField("cache"):
-        return ["switched off"]
+        return "switched off"
     stored = f"{plural(cache.entries, 'answer')} stored ({cache.bytes / 1_024:,.1f} KiB)"
+    if not lookups:
+        return f"no lookups; {stored}"
+    return f"{_share(peer)} hits ({cache.hits:,} of {lookups:,} since the start), {stored}"
+
+
+def _latency(peer: pb.PeerStatus) -> str:
+    if not peer.HasField("latency"):
+        return ""
+    return f"p50 {_ms(peer.latency.p50_ms)}, p99 {_ms(peer.latency.p99_ms)}, of the last answers (512 at most)"
+
+
+def _cells(one: PeerHealth, now: float) -> list[Span]:
+    """Return the cells of a peer's row, one for each of `COLUMNS`."""
+    peer, watch = one.peer, one.peer.watch.state or "off"
     return [
-        f"{_share(peer)} hits ({cache.hits:,} of {lookups:,} since the start), {stored}"
-        if lookups
-        else f"no lookups; {stored}"
+        state(one.health.label),
+        span(peer.name),
+        span(peer.user),
+        Span(last_seen(peer, now)),
+        _renews(peer.certificate, now),
+        Span(watch, "" if watch == "armed" else "yellow"),
+        Span(_share(peer)),
+        Span(_ms(peer.latency.p50_ms) if peer.HasField("latency") else "-"),
+        Span(enum_name(peer.circuit, "state").replace("_", "-") if peer.HasField("circuit") else "-"),
+        span(peer.endpoint),
     ]
 
 
-def _latency(peer: pb.PeerStatus, _now: float) -> list[str]:
-    if not peer.HasField("latency"):
-        return []
-    return [f"p50 {_ms(peer.latency.p50_ms)}, p99 {_ms(peer.latency.p99_ms)}, of the last answers (512 at most)"]
-
-
-def _success(peer: pb.PeerStatus, now: float) -> list[str]:
-    return [moment(peer.last_success, now) if peer.HasField("last_success") else "none since the start"]
-
-
-def _last_failure(peer: pb.PeerStatus, now: float) -> list[str]:
-    return [_failure(peer.last_failure, now)] if peer.HasField("last_failure") else []
-
-
-def _endpoint(peer: pb.PeerStatus, _now: float) -> list[str]:
-    return [f"{peer.endpoint}, under grant {peer.grant_id}"]
-
-
-_FACTS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], list[str]]], ...]] = (
-    ("endpoint", _endpoint),
-    ("circuit", _circuit),
-    ("watch", _watch),
-    ("certificate", _certificate),
-    ("renewal", _renewal),
-    ("cache", _cache),
-    ("latency", _latency),
-    ("last success", _success),
-    ("last failure", _last_failure),
-)
-
-
-def _renews(peer: pb.PeerStatus, now: float) -> Span:
-    if not peer.certificate.HasField("renews_at"):
+def _renews(certificate: pb.CertificateInfo, now: float) -> Span:
+    if not certificate.HasField("renews_at"):
         return Span("never", "yellow")
-    due = seconds(peer.certificate.renews_at) - now
+    due = seconds(certificate.renews_at) - now
     return Span(f"in {duration(due)}") if due > 0 else Span("due", "yellow")
-
-
-def _watch_state(peer: pb.PeerStatus, _now: float) -> Span:
-    name = peer.watch.state or "off"
-    return Span(name, "" if name == "armed" else "yellow")
-
-
-def _circuit_state(peer: pb.PeerStatus, _now: float) -> Span:
-    names = {pb.CIRCUIT_STATE_CLOSED: "closed", pb.CIRCUIT_STATE_OPEN: "open", pb.CIRCUIT_STATE_HALF_OPEN: "half-open"}
-    return Span(names.get(peer.circuit.state, "-"))
 
 
 def _share(peer: pb.PeerStatus) -> str:
@@ -223,20 +226,5 @@ def _share(peer: pb.PeerStatus) -> str:
     return f"{100 * peer.cache.hits // lookups}%" if lookups else "-"
 
 
-def _p50(peer: pb.PeerStatus, _now: float) -> Span:
-    return Span(_ms(peer.latency.p50_ms) if peer.HasField("latency") else "-")
-
-
 def _ms(value: float) -> str:
     return f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"  # noqa: PLR2004 - three digits suffice
-
-
-_COLUMNS: Final[tuple[tuple[str, Callable[[pb.PeerStatus, float], Span]], ...]] = (
-    ("SEEN", lambda peer, now: Span(last_seen(peer, now))),
-    ("RENEWS", _renews),
-    ("WATCH", _watch_state),
-    ("HITS", lambda peer, _: Span(_share(peer))),
-    ("P50", _p50),
-    ("CIRCUIT", _circuit_state),
-    ("ENDPOINT", lambda peer, _: span(peer.endpoint)),
-)

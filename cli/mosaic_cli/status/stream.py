@@ -42,19 +42,18 @@ def json_lines(directory: Path, request: pb.WatchStatusRequest) -> int:
 
     lost = False
     try:
-        while True:
-            for reply in _messages(directory, request):
-                if isinstance(reply, pb.StatusResponse):
-                    lost, shape = False, status_shapes.status(reply)
-                elif lost:
-                    continue
-                else:
-                    lost, shape = True, status_shapes.unreachable(_now(), reply)
-                sys.stdout.write(f"{orjson.dumps(shape).decode()}\n")
-                sys.stdout.flush()
-            time.sleep(RETRY_S)
+        for reply in _messages(directory, request, time.sleep):
+            if isinstance(reply, pb.StatusResponse):
+                lost, shape = False, status_shapes.status(reply)
+            elif lost:
+                continue
+            else:
+                lost, shape = True, status_shapes.unreachable(_now(), reply)
+            sys.stdout.write(f"{orjson.dumps(shape).decode()}\n")
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        return 0
+        pass
+    return 0
 
 
 class Feed:
@@ -77,26 +76,21 @@ class Feed:
         self._thread.join(2 * RETRY_S)
 
     def _run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                for reply in _messages(self._directory, self._request, self._set_call):
-                    self._put(reply)
-            except FederationError as e:
-                if not self._closed.is_set():
-                    self._publish(self.snapshot._replace(error=e))
-                return
-            self._closed.wait(RETRY_S)
-
-    def _put(self, reply: pb.StatusResponse | str) -> None:
-        if isinstance(reply, pb.StatusResponse):
-            self._publish(StatusSnapshot(reply, time.monotonic()))
-        else:
-            self._publish(self.snapshot._replace(lost_at=self.snapshot.lost_at or _now(), problem=reply))
+        try:
+            for reply in _messages(self._directory, self._request, self._closed.wait, self._set_call):
+                if isinstance(reply, pb.StatusResponse):
+                    self._publish(StatusSnapshot(reply, time.monotonic()))
+                else:
+                    lost_at = self.snapshot.lost_at or _now()
+                    self._publish(self.snapshot._replace(lost_at=lost_at, problem=reply))
+        except FederationError as e:
+            if not self._closed.is_set():
+                self._publish(self.snapshot._replace(error=e))
 
     def _publish(self, snapshot: StatusSnapshot) -> None:
         self.snapshot = snapshot
         if not self._closed.is_set():
-            with suppress(BlockingIOError):  # the pipe is full, so the reader wakes anyway
+            with suppress(BlockingIOError):  # the socket is full, so the reader wakes anyway
                 os.write(self._wake, b".")
 
     def _set_call(self, call: Any) -> None:
@@ -106,21 +100,28 @@ class Feed:
 
 
 def _messages(
-    directory: Path, request: pb.WatchStatusRequest, on_call: Callable[[Any], None] = lambda _: None
+    directory: Path,
+    request: pb.WatchStatusRequest,
+    wait: Callable[[float], object],
+    on_call: Callable[[Any], None] = lambda _: None,
 ) -> Iterator[pb.StatusResponse | str]:
-    """Yield the statuses of one connection, and finally the reason of its end.
+    """Yield the statuses of one connection after another, and the reason of each connection's end.
 
-    Raises `FederationError` for errors that waiting does not mend.
+    Ends when `wait`, which is called before each further connection, returns true. Raises `FederationError` for
+    errors that waiting does not mend.
     """
-    try:
-        with connect(directory) as admin:
-            call = admin.WatchStatus(request)
-            on_call(call)
-            for message in call:
-                yield message.status
-        yield STOPPED
-    except GatewayUnavailableError as e:
-        yield explain(e)
+    while True:
+        try:
+            with connect(directory) as admin:
+                call = admin.WatchStatus(request)
+                on_call(call)
+                for message in call:
+                    yield message.status
+            yield STOPPED
+        except GatewayUnavailableError as e:
+            yield explain(e)
+        if wait(RETRY_S):
+            return
 
 
 def _now() -> datetime:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mosaic_cli.demo.environment import DemoEnvironment, Ran, StepError
+from mosaic_cli.demo.environment import DemoEnvironment, StepError
 from tests.support.gateway_processes import MOSAIC, environment
 
 pytestmark = pytest.mark.e2e
@@ -148,6 +148,6 @@ def test_redirections_do_what_a_shell_would_do(stage: DemoEnvironment) -> None:
     """`> FILE` takes standard output, and nothing of it is shown."""
     with stage:
         ran = stage.run("mosaic --version > version")
-        assert (stage.directory / "version").read_text() == ran.out
-    assert ran == Ran(0, ran.out, "")
+        assert (stage.directory / "version").read_text() == ran.stdout
+    assert (ran.returncode, ran.stderr) == (0, "")
     assert not os.path.lexists(stage.directory)
