@@ -8,12 +8,7 @@ from mosaic_cli import completion
 from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, command_group
 
 app = command_group("Read rows of this gateway and of peers as one of its users.")
-User = Annotated[
-    str,
-    typer.Option(
-        "--user", "-u", metavar="USER", help="The local user in whose name to query.", autocompletion=completion.users
-    ),
-]
+User = Annotated[str, completion.user_option("--user", "-u", help="The local user in whose name to query.")]
 Source = Annotated[
     str,
     typer.Option(
