@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from federation.aio import run_periodically
-from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
@@ -175,8 +174,7 @@ class Renewer:
             self._versions = None
             raise NotFoundError("peer", peer.name, cure="another process removed it")
         self._apply(peer, renewed)
-        if peer.health is not None:
-            peer.health.record_contact()
+        peer.health.record_contact()
         plan.record_attempt(OutcomeName.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
         if not by_hand:
@@ -198,18 +196,11 @@ class Renewer:
         plan, now = plan_of(peer), self._clock.now_us()
         if not plan.is_due(now):
             return False
-        cooldown_s = self._cooldown_left_s(peer)
+        cooldown_s = peer.circuit.snapshot(self._clock.monotonic()).retry_in_s
         if cooldown_s and not is_urgent(plan.certificate, now):
             plan.postpone(now + round(cooldown_s * MICROSECONDS))
             return False
         return True
-
-    def _cooldown_left_s(self, peer: Peer) -> float:
-        """Return for how long the peer's open circuit permits no call."""
-        if peer.circuit is None:
-            return 0.0
-        seen = peer.circuit.snapshot(self._clock.monotonic())
-        return (seen.retry_in_s or 0.0) if seen.state is CircuitState.OPEN else 0.0
 
     def _record_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> bool:
         """Record the failure, and log it once for each state of the renewal; return whether the state is new."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
-from federation.cache.entries import InvalidationReason
 from federation.cache.response_cache import ResponseCache
 from federation.client import fork
 from federation.client.chain.call_stats import PeerHealth
@@ -219,22 +218,6 @@ class ClientRuntime:
             if peer.watch is not None:
                 peer.watch.wake()
 
-    def apply_revocation(self, peer: Peer) -> None:
-        """Flush and fail the calls of a peer whose revocation came from the store or from a renewal."""
-        if peer.cache is not None:
-            fail_in_flight(peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id))
-        if peer.refusal is not None:
-            peer.fail_calls(peer.refusal)
-        if peer.watch is not None:
-            peer.watch.wake()
-
-    def on_renewed(self, peer: Peer) -> None:
-        """Flush the entries fetched with the old credentials, and move the watch to the new ones."""
-        if peer.cache is not None:
-            fail_in_flight(peer.cache.flush(InvalidationReason.ROTATION))
-        if peer.watch is not None:
-            peer.watch.move()
-
     def on_removed(self, peer: Peer) -> None:
         """Release what `build_peer` made; the peer was removed."""
         self.watches.on_removed(peer)
@@ -257,16 +240,14 @@ class ClientRuntime:
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
         for peer in self.peers.all():
-            if peer.cache is not None:
-                stats = peer.cache.stats()
-                flushes = {reason.value: count for reason, count in peer.cache.flushes().items()}
-                yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
+            stats = peer.cache.stats()
+            flushes = {reason.value: count for reason, count in peer.cache.flushes().items()}
+            yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
 
     def _circuit_states(self) -> Iterable[tuple[str, str]]:
         now = self.clock.monotonic()
         for peer in self.peers.all():
-            if peer.circuit is not None:
-                yield peer.name, peer.circuit.snapshot(now).state.value
+            yield peer.name, peer.circuit.snapshot(now).state.value
 
     def _watch_states(self) -> Iterable[tuple[str, str]]:
         for peer in self.peers.all():

@@ -41,7 +41,6 @@ class PeerWatch:
         on_event: Callable[[str], None] = lambda _: None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        assert peer.cache is not None  # noqa: S101 - `build_peer` sets the cache first
         self._peer, self._clock, self._settings, self._instance_id = peer, clock, settings, instance_id
         self._post, self._gate = post, gate
         self._on_event, self._chance = on_event, chance
@@ -120,8 +119,7 @@ class PeerWatch:
     def on_message(self, event: pb.WatchResponse) -> pb.WatchAck | None:
         """Handle an event."""
         kind = event.WhichOneof("kind")
-        if self._peer.health is not None:
-            self._peer.health.record_contact()
+        self._peer.health.record_contact()
         if kind in EVENT_KINDS:
             self._on_event(kind)
         if kind == "grant_revoked":
@@ -201,8 +199,7 @@ class PeerWatch:
             await self._wait(timeout_s=min(retry_s, self._settings.circuit_poll_s))
 
     def _denied_s(self) -> float | None:
-        circuit = self._peer.circuit
-        denied = circuit.check(self._clock.monotonic()) if circuit is not None else None
+        denied = self._peer.circuit.check(self._clock.monotonic())
         return None if denied is None else denied.retry_after_s
 
     async def _open(self, *, planned: bool) -> WatchStream:
