@@ -19,7 +19,6 @@ from federation.client.peers.store import PeerRepository
 from federation.client.renewer import OnRenewal
 from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
-from federation.client.sync.drivers import Wire
 from federation.client.sync.interceptors import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig, SessionConfig
@@ -244,9 +243,8 @@ class Federation:
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
         """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
         runtime = self._opened()
-        found = runtime.peers.get(peer, user)
-        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
-        return sync_interceptors(found, wire, deadline_s=runtime.config.client.deadline_s, owner=self)
+        deadline_s = runtime.config.client.deadline_s
+        return sync_interceptors(runtime.peers.get(peer, user), clock=runtime.clock, deadline_s=deadline_s, owner=self)
 
     def _channel_to(self, peer: Peer) -> AioChannel:
         runtime = self._opened()
@@ -325,8 +323,8 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
         found = _find_peer(runtime, stored, peer, user)
         runtime.watches.watch_peer(found, stored)
         runtime.start_renewer(stored)
-        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
-        return SyncChannel(found, wire, deadline_s=runtime.config.client.deadline_s, on_close=release)
+        deadline_s = runtime.config.client.deadline_s
+        return SyncChannel(found, clock=runtime.clock, deadline_s=deadline_s, on_close=release)
     except BaseException:
         release()
         raise

@@ -9,10 +9,10 @@ import grpc
 from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
-from federation.client.aio.call import final_outcome, result_if_done
+from federation.client.aio.call import result_if_done
 from federation.client.aio.driver import AioDriver
+from federation.client.calls import final_outcome
 from federation.client.chain.flow import Call, Outcome
-from federation.client.chain.methods import METHODS
 from federation.client.chain.outcomes import closed, from_wire
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
@@ -24,7 +24,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail
 from federation.wire.verbs import VERB_BY_NAME
 
-WATCH: Final = METHODS[VERB_BY_NAME["watch"].path]
+WATCH: Final = VERB_BY_NAME["watch"]
 _STREAM_ENDED: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """Exceptions of gRPC for a message to a stream that has just ended; reading the stream shows the cause."""
 
@@ -130,7 +130,8 @@ class WatchStream:
         self._peer = peer
         self._driver = _StreamDriver(AioDriver(loop, peer, clock))
         # The stream is not in the peer's `runners`: no flush may cancel it before its acknowledgement is sent.
-        self._runner = FlowRunner(self._driver, peer.flow(WATCH.stream(peer, (), inf)))
+        call = Call(WATCH.path, WATCH.name, "", peer.grant_id, peer.name, peer.user, b"", (), inf)
+        self._runner = FlowRunner(self._driver, peer.flow(call))
         self._runner.start()
         self.armed: asyncio.Future[None] = loop.create_future()
         """Done once the peer confirmed the stream; cancelled if it ended before."""
