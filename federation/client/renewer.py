@@ -11,21 +11,22 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from federation.aio import run_periodically
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.renewal_plan import RenewalPlan
+from federation.client.peers.store import PeerRepository
 from federation.clock import MICROSECONDS, Clock
-from federation.enrollment.renew import Renewable, renew
+from federation.enrollment.renew import renew
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
 from federation.pki.certificates import fingerprint_of, parsed, validity_us
 from federation.pki.rotation_policy import Validity, is_urgent
 from federation.sanitize import printable
 from federation.store.locks import FileLock
-from federation.store.peers import PeerRecord, Versions
+from federation.store.peers import PeerRecord, PeerStore, Versions
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -42,29 +43,13 @@ OnRenewal = Callable[[Peer, FederationError | None], None]
 """Called for each certificate that was renewed because it was due, and for each new kind of failure."""
 
 
-class RenewalStore(Renewable, Protocol):
-    """The store of this gateway's enrollments; a `PeerStore` is one. Used on the renewer's loop."""
-
-    async def all(self) -> tuple[PeerRecord, ...]:
-        """Return every peer."""
-        ...
-
-    async def get(self, peer_id: str) -> PeerRecord | None:
-        """Return one peer by its id."""
-        ...
-
-    async def versions(self) -> Versions:
-        """Return a value that differs if `all` would return something else than before."""
-        ...
-
-
 class Renewer:
     """Renews the certificates of a directory's peers on one loop. Several processes may work on one directory."""
 
     def __init__(
         self,
         peers: PeerRegistry,
-        store: RenewalStore,
+        store: PeerStore | PeerRepository,
         *,
         directory: Path,
         gateway_name: str,
