@@ -119,8 +119,7 @@ class BaseChannel:
         return method_of(method, streams=True, arity="stream_unary")
 
     def _call(self, method: Verb, request: Any, timeout: float | None, metadata: Any) -> Call:
-        now, default_s = self._now(), self._deadline_s
-        return new_call(method, self.peer, request, timeout=timeout, metadata=metadata, now=now, default_s=default_s)
+        return new_call(method, self.peer, request, timeout, metadata, now=self._now(), default_s=self._deadline_s)
 
     def _flow(self, call: Call) -> Flow:
         return self.peer.answered(closed()) if self._closed else self.peer.flow(call)

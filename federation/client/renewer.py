@@ -147,7 +147,9 @@ class Renewer:
                 self._apply(peer, record)
                 if not by_hand:  # another process has renewed it
                     return
-            renewed = await self._renewed(record) if record is not None else None
+            renewed = None
+            if record is not None:
+                renewed = await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
         except ConflictError:
             self._versions = None
             raise
@@ -164,9 +166,6 @@ class Renewer:
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
         if not by_hand:
             self._on_renewal(peer, None)
-
-    async def _renewed(self, record: PeerRecord) -> PeerRecord:
-        return await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
 
     def _apply(self, peer: Peer, record: PeerRecord) -> None:
         plan = plan_of(peer)

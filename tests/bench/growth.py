@@ -70,7 +70,7 @@ class Shelved:
             begun = now()
             outcome = None
             try:
-                call = new_call(_LIST, asker, request, timeout=inf, metadata=None, now=0.0, default_s=inf)
+                call = new_call(_LIST, asker, request, None, None, now=0.0, default_s=inf)
                 next(asker.proceed(call))
             except StopIteration as end:
                 outcome = end.value

@@ -48,6 +48,7 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 
     def __init__(self, peer: Peer, clock: Clock, deadline_s: float, owner: object) -> None:
         self._peer, self._clock, self._deadline_s, self._owner = peer, clock, deadline_s, owner
+        self._now = clock.monotonic
 
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: ClientCallDetails, request: Any
@@ -56,22 +57,15 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         method = method_in(client_call_details)
         if method is None or method.streams:
             return await continuation(client_call_details, request)
-        call = new_call(
-            method,
-            self._peer,
-            request,
-            timeout=client_call_details.timeout,
-            metadata=client_call_details.metadata,
-            now=self._clock.monotonic(),
-            default_s=self._deadline_s,
-        )
+        timeout, metadata = client_call_details.timeout, client_call_details.metadata
+        call = new_call(method, self._peer, request, timeout, metadata, now=self._now(), default_s=self._deadline_s)
         base = AioDriver(asyncio.get_running_loop(), self._peer, self._clock)
         runner = FlowRunner(
             _UnaryDriver(base, method, continuation, client_call_details), self._peer.flow(call), self._owner
         )
         runner.start()
         self._peer.track(runner)
-        return FlowCall(runner, method, call, self._clock.monotonic)
+        return FlowCall(runner, method, call, self._now)
 
 
 class _UnaryDriver:

@@ -61,9 +61,9 @@ def new_call(
     method: Verb,
     peer: PeerIdentity,
     request: Any,
-    *,
     timeout: float | None,
     metadata: Any,
+    *,
     now: float,
     default_s: float,
 ) -> Call:

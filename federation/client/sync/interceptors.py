@@ -45,15 +45,8 @@ class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
         method = method_in(client_call_details)
         if method is None or method.streams:
             return continuation(client_call_details, request)
-        call = new_call(
-            method,
-            self._peer,
-            request,
-            timeout=client_call_details.timeout,
-            metadata=client_call_details.metadata,
-            now=self._now(),
-            default_s=self._deadline_s,
-        )
+        timeout, metadata = client_call_details.timeout, client_call_details.metadata
+        call = new_call(method, self._peer, request, timeout, metadata, now=self._now(), default_s=self._deadline_s)
         driver = _UnaryDriver(self._peer.channel, self._now, method, continuation, client_call_details)
         runner = FlowRunner(driver, self._peer.flow(call), self._owner)
         runner.start()

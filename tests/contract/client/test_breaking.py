@@ -150,7 +150,7 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
     called = caller.peer("refused", f"127.0.0.1:{closed_port()}")
     channel = AioChannel(called.peer, clock=caller.clock.clock, deadline_s=2.0)
     now, search = caller.clock.monotonic_s, VERB_BY_NAME["search"]
-    call = new_call(search, called.peer, SEARCH, timeout=None, metadata=None, now=now, default_s=2.0)
+    call = new_call(search, called.peer, SEARCH, None, None, now=now, default_s=2.0)
     flow = called.peer.flow(call)
     let_go = next(flow)
     assert isinstance(let_go, Call)
