@@ -170,7 +170,7 @@ class ClientRuntime:
             if peer.watch is not None:
                 peer.watch.abandon_after_fork()
         self.renewer = None
-        self.background = BackgroundLoop()
+        self.background, self.store = BackgroundLoop(), PeerRepository(self.config, self.clock)
         self.watches = WatchLoop(self.background, self.peers.all, self.store)
 
     def dialer(self, record: PeerRecord) -> Dialer:
@@ -217,7 +217,7 @@ class ClientRuntime:
             LOGGER.warning(
                 "%s revoked the grant of %s: %s", peer.name, peer.user, revocation.reason or "no reason given"
             )
-            self.watches.save_revocation(peer)
+            self.watches.save_revocation(peer, revocation)
             if peer.watch is not None:
                 peer.watch.wake()
 

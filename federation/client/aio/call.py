@@ -9,6 +9,7 @@ from grpc.aio import Metadata
 
 from federation.client.calls import BaseCall, rpc_error
 from federation.client.chain.flow import Cancelled, Outcome
+from federation.client.chain.runner import FlowRunner
 
 
 def result_if_done(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -19,6 +20,13 @@ def result_if_done(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return end.value
     coroutine.close()
     return None
+
+
+def end_of(runner: FlowRunner) -> asyncio.Future[None]:
+    """Return a future that is done when the runner is; cancelling it ends nothing else."""
+    future = asyncio.get_running_loop().create_future()
+    runner.when_done(lambda: None if future.done() else future.set_result(None))
+    return future
 
 
 class FlowCall(BaseCall, grpc.aio.UnaryUnaryCall[Any, Any]):
@@ -75,7 +83,7 @@ class FlowCall(BaseCall, grpc.aio.UnaryUnaryCall[Any, Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         if not self._runner.done:
             try:
-                yield from self._end().__await__()
+                yield from end_of(self._runner).__await__()
             except asyncio.CancelledError:
                 self._runner.cancel()
                 raise
@@ -87,14 +95,9 @@ class FlowCall(BaseCall, grpc.aio.UnaryUnaryCall[Any, Any]):
             return rpc_error(outcome)
         return asyncio.CancelledError() if isinstance(error, Cancelled) else error
 
-    def _end(self) -> asyncio.Future[None]:
-        future = asyncio.get_running_loop().create_future()  # one a waiter: cancelling one wait ends no other
-        self._runner.when_done(lambda: None if future.done() else future.set_result(None))
-        return future
-
     async def _ended(self) -> Outcome:
         if not self._runner.done:
-            await self._end()
+            await end_of(self._runner)
         return self._final()
 
     def _notify(self, callback: Callable[[Any], None]) -> None:

@@ -1,12 +1,11 @@
 """The chain as a `grpc.aio.Channel`, for the generated stubs."""
 
 import asyncio
-from functools import partial
 from typing import Any, Self
 
 import grpc
 
-from federation.client.aio.call import FlowCall
+from federation.client.aio.call import FlowCall, end_of
 from federation.client.aio.driver import AioDriver
 from federation.client.calls import BaseChannel
 from federation.client.chain.methods import check_options, method_of
@@ -69,11 +68,7 @@ class AioChannel(BaseChannel, grpc.aio.Channel):
         self._closed = True
         own = [runner for runner in self.peer.runners.copy() if runner.owner is self]
         if grace and own:
-            left = asyncio.get_running_loop().create_future()
-            waiting = set(own)
-            for runner in own:
-                runner.when_done(partial(_count_off, waiting, runner, left))
-            await asyncio.wait([left], timeout=grace)
+            await asyncio.wait([end_of(runner) for runner in own], timeout=grace)
         self.peer.fail_calls(closed(), owner=self)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
@@ -114,12 +109,6 @@ class AioChannel(BaseChannel, grpc.aio.Channel):
         connection = self.peer.channel.acquire(loop)
         self.peer.channel.release(loop, connection)
         return connection
-
-
-def _count_off(waiting: set[FlowRunner], runner: FlowRunner, left: asyncio.Future[None]) -> None:
-    waiting.discard(runner)
-    if not waiting and not left.done():
-        left.set_result(None)
 
 
 class _UnaryMultiCallable(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):

@@ -40,7 +40,8 @@ class PeerRepository:
     """
 
     def __init__(self, config: GatewayConfig, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._config, self._clock = config, clock
+        # Absolute, because a program may change its working directory.
+        self._directory, self._url, self._clock = config.directory.absolute(), config.database_url, clock
         self._migrated = False
         self._lent: list[tuple[asyncio.AbstractEventLoop, PeerSource]] = []
         self._running: set[Future[Any]] = set()
@@ -106,9 +107,8 @@ class PeerRepository:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[PeerStore]:
-        sealer = Sealer.load(self._config.directory)
-        url = self._config.database_url
-        database = Database.attach(url) if self._migrated else await Database.open(url, new=False)
+        sealer = Sealer.load(self._directory)
+        database = Database.attach(self._url) if self._migrated else await Database.open(self._url, new=False)
         self._migrated = True
         try:
             yield PeerStore(database, sealer, self._clock)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from federation.client.peers.peer import Peer
+from federation.client.peers.peer import Peer, Revocation
 from federation.client.peers.store import PeerRepository
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.errors import FederationError
@@ -54,10 +54,10 @@ class WatchLoop:
         if peer.watch is not None:
             peer.watch.cancel()
 
-    def save_revocation(self, peer: Peer) -> None:
+    def save_revocation(self, peer: Peer, revocation: Revocation) -> None:
         """Store the peer's revocation in the background."""
         with suppress(RuntimeError):  # the background loop has been stopped
-            save = self._background.submit(self._save(peer))
+            save = self._background.submit(self._save(peer, revocation))
             self._saves.add(save)
             save.add_done_callback(self._saves.discard)
 
@@ -91,10 +91,7 @@ class WatchLoop:
         await asyncio.gather(*(peer.watch.stop() for peer in peers if peer.watch is not None))
         await asyncio.gather(*(peer.channel.wait_closed() for peer in peers))
 
-    async def _save(self, peer: Peer) -> None:
-        revocation = peer.revocation
-        if revocation is None:
-            return
+    async def _save(self, peer: Peer, revocation: Revocation) -> None:
         try:
             await self._store.revoke(peer.record.id, revocation.at_us, revocation.reason)
         except FederationError as e:

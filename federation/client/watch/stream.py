@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
-from federation.client.aio.call import result_if_done
+from federation.client.aio.call import end_of, result_if_done
 from federation.client.aio.driver import AioDriver
 from federation.client.calls import final_outcome
 from federation.client.chain.flow import Call, Outcome
@@ -222,9 +222,7 @@ class WatchStream:
     async def _end(self) -> StreamEnd:
         if self._fault:
             return StreamEnd(grpc.StatusCode.CANCELLED, "", self._fault)
-        ended = asyncio.get_running_loop().create_future()
-        self._runner.when_done(lambda: None if ended.done() else ended.set_result(None))
-        await ended
+        await end_of(self._runner)
         outcome = final_outcome(self._runner, self._peer.name)
         detail = error_detail(outcome.trailing)
         return StreamEnd(outcome.code, detail.reason, printable(outcome.details), detail.retry_after_s)

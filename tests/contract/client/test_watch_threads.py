@@ -184,7 +184,6 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
 
         assert ends == [Reason.GRANT_REVOKED]
         [peer] = home.peers.all()
-        assert peer.cache is not None
         assert peer.cache.stats().entries == 0
 
 
