@@ -108,7 +108,7 @@ class Federation:
             self._runtime = runtime
             self._loop = asyncio.get_running_loop()
             if not isinstance(self._source, PeerRepository):
-                runtime.store.lend(self._loop, self._source)
+                runtime.store.add_store(self._loop, self._source)
             runtime.watches.watch_all()
             if self._on_renewal is not None:
                 self._unsubscribe = runtime.listen_to_renewals(self._loop, self._on_renewal)
@@ -132,9 +132,9 @@ class Federation:
             peer.fail_calls(closed(), owner=self)
         last = runtime.release()
         if last:
-            await runtime.stop_background()  # before the store is taken back, which the renewer uses until then
+            await runtime.stop_background()  # before the store is removed, which the renewer uses until then
         if self._loop is not None:
-            await runtime.store.take_back(self._loop, self._source)
+            await runtime.store.remove_store(self._loop, self._source)
         self._unsubscribe()
         loop = asyncio.get_running_loop()
         for peer in runtime.peers.all():
@@ -331,7 +331,7 @@ def _find_peer(runtime: ClientRuntime, name: str, user: str | None) -> Peer:
             return runtime.peers.get(name, user)
         except NotFoundError:  # another process may have added it
             pass
-    # Not `runtime.store`: a store that was lent may belong to the loop of this thread, which blocks here.
+    # Not `runtime.store`: an open store may belong to the loop of this thread, which blocks here.
     stored = PeerRepository(runtime.config)
     runtime.peers.load(runtime.background.submit(stored.all()).result())
     runtime.loaded = True

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
-RETURN_TIMEOUT_S: Final = 5.0
-"""Seconds to wait for the calls of a store that is taken back."""
+REMOVAL_TIMEOUT_S: Final = 5.0
+"""Seconds to wait for the calls of a store that is removed."""
 
 
 class PeerSource(Protocol):
@@ -35,27 +35,27 @@ class PeerSource(Protocol):
 class PeerRepository:
     """The methods of a `PeerStore`, on any loop. Every method raises `StoreError` or `SealError`.
 
-    A call uses a store that was lent, on that store's loop; without one, it opens the database for itself. A cancelled
-    call first runs to its end: a loop that ends next must not leave the database's thread behind.
+    A call uses a store that is open already (`add_store`), on that store's loop; without one, it opens the database for
+    itself. A cancelled call first runs to its end: a loop that ends next must not leave the database's thread behind.
     """
 
     def __init__(self, config: GatewayConfig, clock: Clock = SYSTEM_CLOCK) -> None:
         # Absolute, because a program may change its working directory.
         self._directory, self._url, self._clock = config.directory.absolute(), config.database_url, clock
         self._migrated = False
-        self._lent: list[tuple[asyncio.AbstractEventLoop, PeerSource]] = []
+        self._open_stores: list[tuple[asyncio.AbstractEventLoop, PeerSource]] = []
         self._running: set[Future[Any]] = set()
 
-    def lend(self, loop: asyncio.AbstractEventLoop, store: PeerSource) -> None:
-        """Use an open store until `take_back`. A source that is no `PeerStore` is used for revocations only."""
-        self._lent.insert(0, (loop, store))
+    def add_store(self, loop: asyncio.AbstractEventLoop, store: PeerSource) -> None:
+        """Use an open store until `remove_store`. A source that is no `PeerStore` is used for revocations only."""
+        self._open_stores.insert(0, (loop, store))
 
-    async def take_back(self, loop: asyncio.AbstractEventLoop, store: PeerSource) -> None:
-        """Use a store that was lent no longer, and wait for the calls that use it."""
-        self._lent = [entry for entry in self._lent if entry != (loop, store)]
+    async def remove_store(self, loop: asyncio.AbstractEventLoop, store: PeerSource) -> None:
+        """Use a store of `add_store` no longer, and wait for the calls that use it."""
+        self._open_stores = [entry for entry in self._open_stores if entry != (loop, store)]
         running = [asyncio.wrap_future(call) for call in self._running.copy()]
         if running:
-            await asyncio.wait(running, timeout=RETURN_TIMEOUT_S)
+            await asyncio.wait(running, timeout=REMOVAL_TIMEOUT_S)
 
     async def all(self) -> tuple[PeerRecord, ...]:
         """Return every peer."""
@@ -85,14 +85,14 @@ class PeerRepository:
         return await run_to_completion(self._within(work, kind))
 
     async def _within(self, work: Callable[[Any], Coroutine[Any, Any, T]], kind: type) -> T:
-        call = self._on_lent_store(work, kind)
+        call = self._on_open_store(work, kind)
         if call is not None:
             return await asyncio.wrap_future(call)
         async with self._opened() as store:
             return await work(store)
 
-    def _on_lent_store(self, work: Callable[[Any], Coroutine[Any, Any, T]], kind: type) -> "Future[T] | None":
-        for loop, store in self._lent:
+    def _on_open_store(self, work: Callable[[Any], Coroutine[Any, Any, T]], kind: type) -> "Future[T] | None":
+        for loop, store in self._open_stores:
             if isinstance(store, kind):
                 coroutine = work(store)
                 try:

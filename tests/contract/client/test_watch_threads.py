@@ -97,7 +97,7 @@ def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) ->
     home.loaded = True
     [peer] = home.peers.all()
     if store is not None:
-        home.store.lend(home.background.submit(_running_loop()).result(), store)
+        home.store.add_store(home.background.submit(_running_loop()).result(), store)
     home.watches.watch_peer(peer)
     try:
         _wait(lambda: peer.watch is not None and peer.watch.status.state is WatchState.ARMED)
