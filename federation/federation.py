@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
 import grpc
@@ -15,11 +15,10 @@ from federation.client.chain.outcomes import closed
 from federation.client.peer_status import PeerStatus, status_of
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
-from federation.client.peers.store import PeerRepository
+from federation.client.peers.store import PeerRepository, PeerSource
 from federation.client.renewer import OnRenewal
 from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
-from federation.client.sync.drivers import Wire
 from federation.client.sync.interceptors import sync_interceptors
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig, SessionConfig
@@ -30,7 +29,7 @@ from federation.session.local import LocalData
 from federation.session.session import Session
 from federation.session.signals import PeerSignal
 from federation.store.database import Database
-from federation.store.peers import PeerRecord, PeerStore
+from federation.store.peers import PeerStore
 from federation.telemetry.telemetry import Telemetry, ambient_telemetry
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.rows import fields
@@ -42,18 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Federation", "fields", "sync_channel"]
 
 SESSION_TOKENS: Final = "session page tokens"
-
-
-class PeerSource(Protocol):
-    """The source of a gateway's peer records; `PeerStore` implements it."""
-
-    async def all(self) -> tuple[PeerRecord, ...]:
-        """Return every peer."""
-        ...
-
-    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Record that a peer has revoked its grant."""
-        ...
 
 
 class Federation:
@@ -120,11 +107,13 @@ class Federation:
                 raise
             self._runtime = runtime
             self._loop = asyncio.get_running_loop()
-            runtime.watches.watch_all(self._loop, self._source)
+            if not isinstance(self._source, PeerRepository):
+                runtime.store.add_store(self._loop, self._source)
+            runtime.watches.watch_all()
             if self._on_renewal is not None:
                 self._unsubscribe = runtime.listen_to_renewals(self._loop, self._on_renewal)
             if self._is_stored():
-                runtime.start_renewer(PeerRepository(self.config, self.clock))
+                runtime.start_renewer()
         return self
 
     async def close(self, grace: float | None = None) -> None:
@@ -132,15 +121,20 @@ class Federation:
         runtime, self._runtime = self._runtime, None
         if runtime is None:
             return
-        await self._close_sessions()
-        await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
-        if self._loop is not None:
-            await runtime.watches.remove_store(self._loop, self._source)
+        try:
+            await self._close_sessions()
+            await asyncio.gather(*(channel.close(grace) for channel in list(self._channels)))
+        finally:
+            await self._release(runtime)
+
+    async def _release(self, runtime: ClientRuntime) -> None:
         for peer in runtime.peers.all():
             peer.fail_calls(closed(), owner=self)
         last = runtime.release()
         if last:
-            await runtime.stop_background()
+            await runtime.stop_background()  # before the store is removed, which the renewer uses until then
+        if self._loop is not None:
+            await runtime.store.remove_store(self._loop, self._source)
         self._unsubscribe()
         loop = asyncio.get_running_loop()
         for peer in runtime.peers.all():
@@ -244,9 +238,8 @@ class Federation:
     def sync_interceptors(self, peer: str, user: str | None = None) -> list[Any]:
         """Return the chain as interceptors for `grpc.intercept_channel`; see `federation.client.sync.interceptors`."""
         runtime = self._opened()
-        found = runtime.peers.get(peer, user)
-        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
-        return sync_interceptors(found, wire, deadline_s=runtime.config.client.deadline_s, owner=self)
+        deadline_s = runtime.config.client.deadline_s
+        return sync_interceptors(runtime.peers.get(peer, user), clock=runtime.clock, deadline_s=deadline_s, owner=self)
 
     def _channel_to(self, peer: Peer) -> AioChannel:
         runtime = self._opened()
@@ -321,24 +314,25 @@ def sync_channel(directory: Path | str, peer: str, user: str | None = None) -> S
             runtime.close()
 
     try:
-        stored = PeerRepository(config)
-        found = _find_peer(runtime, stored, peer, user)
-        runtime.watches.watch_peer(found, stored)
-        runtime.start_renewer(stored)
-        wire = Wire(found.channel, runtime.background, runtime.clock.monotonic)
-        return SyncChannel(found, wire, deadline_s=runtime.config.client.deadline_s, on_close=release)
+        found = _find_peer(runtime, peer, user)
+        runtime.watches.watch_peer(found)
+        runtime.start_renewer()
+        deadline_s = runtime.config.client.deadline_s
+        return SyncChannel(found, clock=runtime.clock, deadline_s=deadline_s, on_close=release)
     except BaseException:
         release()
         raise
 
 
-def _find_peer(runtime: ClientRuntime, stored: PeerRepository, name: str, user: str | None) -> Peer:
+def _find_peer(runtime: ClientRuntime, name: str, user: str | None) -> Peer:
     """Return a peer; loads the peers from the store if they are not loaded yet or the peer is unknown."""
     if runtime.loaded:
         try:
             return runtime.peers.get(name, user)
         except NotFoundError:  # another process may have added it
             pass
+    # Not `runtime.store`: an open store may belong to the loop of this thread, which blocks here.
+    stored = PeerRepository(runtime.config)
     runtime.peers.load(runtime.background.submit(stored.all()).result())
     runtime.loaded = True
     return runtime.peers.get(name, user)

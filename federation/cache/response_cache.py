@@ -14,7 +14,6 @@ Pure policy: no I/O, clocks injected, generic over the calls under way that it r
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -59,31 +58,23 @@ LookupResult: TypeAlias = Hit | Miss[F]
 class Flushed(NamedTuple, Generic[F]):
     """The result of a flush; its caller must fail each flight in `to_fail` at once.
 
-    `entries` and `bytes` count what was removed. `evicted` holds the removed objects until this object is freed, which
-    takes time: report the flush before that.
+    `evicted` holds the removed objects until this object is freed, which takes time: report the flush before that.
     """
 
-    reason: InvalidationReason
     to_fail: tuple[F, ...] = ()
-    entries: int = 0
-    bytes: int = 0
     evicted: tuple[object, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Figures of one partition, or of all. Bytes count keys, bodies and overhead; the counters only rise."""
+class Stats(NamedTuple):
+    """Figures of one partition. Bytes count keys, bodies and overhead; hits, misses and flushes only rise."""
 
-    entries: int = 0
-    bytes: int = 0
-    hits: int = 0
-    misses: int = 0
-    flushes: int = 0
-    flights: int = 0
-    detached: int = 0
-
-    def __add__(self, other: "Stats") -> "Stats":
-        return Stats(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+    flushes: int
+    flights: int
+    detached: int
 
 
 class Partition(Generic[F]):
@@ -204,7 +195,7 @@ class Partition(Generic[F]):
             self._adjust_bytes(-sum(bucket.bytes for bucket in removed))
         refused = decision_of(reason) is DeliveryDecision.REFUSE
         to_fail = tuple(flight for bucket in removed for flight in bucket.flights.values()) if refused else ()
-        return Flushed(reason, to_fail, sum(s.count for s in removed), sum(s.bytes for s in removed), tuple(removed))
+        return Flushed(to_fail, tuple(removed))
 
     def suspend(self) -> None:
         """Insert nothing until `resume`. Existing entries stay: flush after this call, not before it."""
@@ -330,18 +321,12 @@ class ResponseCache(Generic[F]):
         """Flush and remove a peer. Answers that still arrive for it are refused; its id may be used again."""
         partition = self._partitions.get(peer_id)
         if partition is None:
-            return Flushed(InvalidationReason.PEER_REMOVED)
+            return Flushed()
         # Before the partition is removed, so that its bytes leave the total first.
         flushed = partition.flush(InvalidationReason.PEER_REMOVED)
         with self._lock:
             self._partitions.pop(peer_id, None)
         return flushed
-
-    def stats(self) -> Stats:
-        """Return the sum over all peers."""
-        with self._lock:
-            partitions = list(self._partitions.values())
-        return sum((partition.stats() for partition in partitions), Stats())
 
     def report_size(self, change: int) -> None:
         """Add a partition's change in bytes to the total."""

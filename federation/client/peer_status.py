@@ -7,8 +7,8 @@ from federation.breaker import CircuitSnapshot, CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer, Revocation
 from federation.client.peers.watch_handle import WatchState
-from federation.clock import Clock, to_micros
-from federation.pki.certificates import parsed
+from federation.client.renewer import validity_of
+from federation.clock import Clock
 
 
 class PeerState(StrEnum):
@@ -37,7 +37,7 @@ class PeerStatus:
     """When and why the peer revoked the grant, if it has."""
     watch: WatchState
     watch_since_us: int | None
-    circuit: CircuitSnapshot | None
+    circuit: CircuitSnapshot
     last_success_us: int | None
     seen_us: int | None
     """The last sign of life: an answer, or a message on the watch."""
@@ -46,9 +46,8 @@ class PeerStatus:
 
 def status_of(peer: Peer, clock: Clock) -> PeerStatus:
     """Return the current status of a peer."""
-    watch, health = peer.watch, peer.health
-    watching = watch.status if watch is not None else None
-    circuit = peer.circuit.snapshot(clock.monotonic()) if peer.circuit is not None else None
+    watching = peer.watch.status if peer.watch is not None else None
+    circuit = peer.circuit.snapshot(clock.monotonic())
     return PeerStatus(
         name=peer.name,
         user=peer.user,
@@ -58,26 +57,19 @@ def status_of(peer: Peer, clock: Clock) -> PeerStatus:
         watch=watching.state if watching else WatchState.OFF,
         watch_since_us=watching.since_us if watching else None,
         circuit=circuit,
-        last_success_us=health.last_success_us if health is not None else None,
-        seen_us=health.seen_us if health is not None else None,
-        last_failure=health.last_failure if health is not None else None,
+        last_success_us=peer.health.last_success_us,
+        seen_us=peer.health.seen_us,
+        last_failure=peer.health.last_failure,
     )
 
 
-def state_of(peer: Peer, circuit: CircuitSnapshot | None, now_us: int) -> PeerState:
+def state_of(peer: Peer, circuit: CircuitSnapshot, now_us: int) -> PeerState:
     """Return the state of a peer, given the present snapshot of its circuit."""
     if peer.revocation is not None:
         return PeerState.REVOKED
-    if _not_after_us(peer.record.certificate_pem) <= now_us:
+    if validity_of(peer.record.certificate_pem).not_after_us <= now_us:
         return PeerState.EXPIRED
-    if circuit is not None and circuit.state is not CircuitState.CLOSED:
+    if circuit.state is not CircuitState.CLOSED:
         return PeerState.OFFLINE
     renewal = peer.renewal
     return PeerState.DEGRADED if renewal is not None and renewal.degraded else PeerState.ACTIVE
-
-
-def _not_after_us(pem: str) -> int:
-    try:
-        return to_micros(parsed(pem).not_valid_after_utc)
-    except ValueError:  # the store was tampered with; the peer shows as expired
-        return 0

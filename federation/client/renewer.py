@@ -11,22 +11,22 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from federation.aio import run_periodically
-from federation.breaker import CircuitState
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
 from federation.client.peers.renewal_plan import RenewalPlan
+from federation.client.peers.store import PeerRepository
 from federation.clock import MICROSECONDS, Clock
-from federation.enrollment.renew import Renewable, renew
+from federation.enrollment.renew import renew
 from federation.errors import ConflictError, FederationError, LockedError, NotFoundError, Reason, Refusal
 from federation.pki.certificates import fingerprint_of, parsed, validity_us
 from federation.pki.rotation_policy import Validity, is_urgent
 from federation.sanitize import printable
 from federation.store.locks import FileLock
-from federation.store.peers import PeerRecord, Versions
+from federation.store.peers import PeerRecord, PeerStore, Versions
 from federation.telemetry.spans import OutcomeName, outcome_of_code
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -43,29 +43,13 @@ OnRenewal = Callable[[Peer, FederationError | None], None]
 """Called for each certificate that was renewed because it was due, and for each new kind of failure."""
 
 
-class RenewalStore(Renewable, Protocol):
-    """The store of this gateway's enrollments; a `PeerStore` is one. Used on the renewer's loop."""
-
-    async def all(self) -> tuple[PeerRecord, ...]:
-        """Return every peer."""
-        ...
-
-    async def get(self, peer_id: str) -> PeerRecord | None:
-        """Return one peer by its id."""
-        ...
-
-    async def versions(self) -> Versions:
-        """Return a value that differs if `all` would return something else than before."""
-        ...
-
-
 class Renewer:
     """Renews the certificates of a directory's peers on one loop. Several processes may work on one directory."""
 
     def __init__(
         self,
         peers: PeerRegistry,
-        store: RenewalStore,
+        store: PeerStore | PeerRepository,
         *,
         directory: Path,
         gateway_name: str,
@@ -163,7 +147,9 @@ class Renewer:
                 self._apply(peer, record)
                 if not by_hand:  # another process has renewed it
                     return
-            renewed = await self._renewed(record) if record is not None else None
+            renewed = None
+            if record is not None:
+                renewed = await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
         except ConflictError:
             self._versions = None
             raise
@@ -175,15 +161,11 @@ class Renewer:
             self._versions = None
             raise NotFoundError("peer", peer.name, cure="another process removed it")
         self._apply(peer, renewed)
-        if peer.health is not None:
-            peer.health.record_contact()
+        peer.health.record_contact()
         plan.record_attempt(OutcomeName.OK.value)
         LOGGER.info("the certificate for %s (user %s) was renewed", peer.name, peer.user)
         if not by_hand:
             self._on_renewal(peer, None)
-
-    async def _renewed(self, record: PeerRecord) -> PeerRecord:
-        return await renew(record, gateway_name=self._gateway_name, peers=self._store, clock=self._clock)
 
     def _apply(self, peer: Peer, record: PeerRecord) -> None:
         plan = plan_of(peer)
@@ -198,18 +180,11 @@ class Renewer:
         plan, now = plan_of(peer), self._clock.now_us()
         if not plan.is_due(now):
             return False
-        cooldown_s = self._cooldown_left_s(peer)
+        cooldown_s = peer.circuit.snapshot(self._clock.monotonic()).retry_in_s
         if cooldown_s and not is_urgent(plan.certificate, now):
             plan.postpone(now + round(cooldown_s * MICROSECONDS))
             return False
         return True
-
-    def _cooldown_left_s(self, peer: Peer) -> float:
-        """Return for how long the peer's open circuit permits no call."""
-        if peer.circuit is None:
-            return 0.0
-        seen = peer.circuit.snapshot(self._clock.monotonic())
-        return (seen.retry_in_s or 0.0) if seen.state is CircuitState.OPEN else 0.0
 
     def _record_failure(self, peer: Peer, plan: RenewalPlan, error: FederationError) -> bool:
         """Record the failure, and log it once for each state of the renewal; return whether the state is new."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from federation.breaker import CircuitBreaker, CircuitState, Transition
-from federation.cache.entries import InvalidationReason
 from federation.cache.response_cache import ResponseCache
 from federation.client import fork
 from federation.client.chain.call_stats import PeerHealth
@@ -27,7 +26,8 @@ from federation.client.interceptors.rpc_spans import RpcSpansInterceptor
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.client.peers.peer import Peer, Revocation
 from federation.client.peers.registry import PeerRegistry
-from federation.client.renewer import OnRenewal, RenewalStore, Renewer, validity_of
+from federation.client.peers.store import PeerRepository
+from federation.client.renewer import OnRenewal, Renewer, validity_of
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.client.transport.connections import Dialer, PeerChannel
 from federation.client.transport.credentials import EnrolledDialer
@@ -61,12 +61,15 @@ class ClientRuntime:
 
     def __init__(self, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> None:
         self.config, self.clock = config, clock
+        self._directory = config.directory.resolve()  # now: a program may change its working directory
         self.cache: ResponseCache[Flight] = ResponseCache(
             clock, ttl_s=config.cache.ttl_s, max_bytes=config.cache.max_bytes
         )
         self.background = BackgroundLoop()
         self.peers = PeerRegistry(self, lambda dialer: PeerChannel(dialer, self.background))
-        self.watches = WatchLoop(self.background, self.peers.all)
+        self.store = PeerRepository(config, clock)
+        """Used on the background loop."""
+        self.watches = WatchLoop(self.background, self.peers.all, self.store)
         self._gate = asyncio.Semaphore(DIALS)
         self.watch_settings = WatchSettings()
         """Used for peers that are added later; set it before adding peers."""
@@ -94,21 +97,20 @@ class ClientRuntime:
     @classmethod
     def share(cls, config: GatewayConfig, clock: Clock, telemetry: Telemetry | None) -> "ClientRuntime":
         """Return the runtime of a directory, created by the first call with that call's settings and clock."""
-        key = config.directory.resolve()
+        directory = config.directory.resolve()
         with _LOCK:
-            runtime = _RUNTIMES.get(key)
+            runtime = _RUNTIMES.get(directory)
             if runtime is None:
-                runtime = _RUNTIMES[key] = cls(config, clock, telemetry)
+                runtime = _RUNTIMES[directory] = cls(config, clock, telemetry)
             runtime._users += 1
             return runtime
 
     def release(self) -> bool:
         """Remove a user of the runtime. `True` for the last one, which must `close` it."""
-        key = self.config.directory.resolve()
         with _LOCK:
             self._users -= 1
-            if self._users == 0 and _RUNTIMES.get(key) is self:
-                del _RUNTIMES[key]
+            if self._users == 0 and _RUNTIMES.get(self._directory) is self:
+                del _RUNTIMES[self._directory]
                 return True
         return False
 
@@ -131,14 +133,14 @@ class ClientRuntime:
         if ending is not None:
             await asyncio.wait({asyncio.wrap_future(ending)}, timeout=STOP_TIMEOUT_S)
 
-    def start_renewer(self, store: RenewalStore) -> None:
+    def start_renewer(self) -> None:
         """Renew certificates on the background loop until the end; do nothing if a renewer runs already."""
         with _LOCK:
             if self.renewer is None:
                 self.renewer = Renewer(
                     self.peers,
-                    store,
-                    directory=self.config.directory.absolute(),
+                    self.store,
+                    directory=self._directory,
                     gateway_name=self.config.name,
                     clock=self.clock,
                     on_renewal=self._notify_renewal,
@@ -168,8 +170,8 @@ class ClientRuntime:
             if peer.watch is not None:
                 peer.watch.abandon_after_fork()
         self.renewer = None
-        self.background = BackgroundLoop()
-        self.watches.abandon_after_fork(self.background)
+        self.background, self.store = BackgroundLoop(), PeerRepository(self.config, self.clock)
+        self.watches = WatchLoop(self.background, self.peers.all, self.store)
 
     def dialer(self, record: PeerRecord) -> Dialer:
         """Return the dialer for these credentials."""
@@ -215,25 +217,9 @@ class ClientRuntime:
             LOGGER.warning(
                 "%s revoked the grant of %s: %s", peer.name, peer.user, revocation.reason or "no reason given"
             )
-            self.watches.save_revocation(peer)
+            self.watches.save_revocation(peer, revocation)
             if peer.watch is not None:
                 peer.watch.wake()
-
-    def apply_revocation(self, peer: Peer) -> None:
-        """Flush and fail the calls of a peer whose revocation came from the store or from a renewal."""
-        if peer.cache is not None:
-            fail_in_flight(peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id))
-        if peer.refusal is not None:
-            peer.fail_calls(peer.refusal)
-        if peer.watch is not None:
-            peer.watch.wake()
-
-    def on_renewed(self, peer: Peer) -> None:
-        """Flush the entries fetched with the old credentials, and move the watch to the new ones."""
-        if peer.cache is not None:
-            fail_in_flight(peer.cache.flush(InvalidationReason.ROTATION))
-        if peer.watch is not None:
-            peer.watch.move()
 
     def on_removed(self, peer: Peer) -> None:
         """Release what `build_peer` made; the peer was removed."""
@@ -257,16 +243,14 @@ class ClientRuntime:
 
     def _cache_readings(self) -> Iterable[tuple[str, CacheReading]]:
         for peer in self.peers.all():
-            if peer.cache is not None:
-                stats = peer.cache.stats()
-                flushes = {reason.value: count for reason, count in peer.cache.flushes().items()}
-                yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
+            stats = peer.cache.stats()
+            flushes = {reason.value: count for reason, count in peer.cache.flushes().items()}
+            yield peer.name, CacheReading(stats.hits, stats.misses, stats.bytes, flushes)
 
     def _circuit_states(self) -> Iterable[tuple[str, str]]:
         now = self.clock.monotonic()
         for peer in self.peers.all():
-            if peer.circuit is not None:
-                yield peer.name, peer.circuit.snapshot(now).state.value
+            yield peer.name, peer.circuit.snapshot(now).state.value
 
     def _watch_states(self) -> Iterable[tuple[str, str]]:
         for peer in self.peers.all():

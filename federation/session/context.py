@@ -11,8 +11,8 @@ from federation.config import GatewayConfig
 from federation.session.availability.probes import Probes
 from federation.session.local import LocalData
 from federation.session.paging.cursors import CursorTokens
-from federation.session.peer_request import method_for
 from federation.v1 import federation_pb2 as pb
+from federation.wire.verbs import VERB_BY_NAME
 
 
 class SessionContext:
@@ -50,4 +50,4 @@ class SessionContext:
 
     def _probe(self, peer: Peer) -> FlowCall:
         budget_s = self.config.session.peer_budget_s
-        return self.channel(peer).start(method_for("capabilities"), pb.CapabilitiesRequest(), budget_s, None)
+        return self.channel(peer).start(VERB_BY_NAME["capabilities"], pb.CapabilitiesRequest(), budget_s, None)

@@ -13,7 +13,6 @@ from opentelemetry.trace import Span
 from federation.client.aio.call import FlowCall
 from federation.client.aio.channel import AioChannel
 from federation.client.chain.flow import Outcome
-from federation.client.chain.methods import METHODS, Method
 from federation.client.peers.peer import Peer
 from federation.clock import MICROSECONDS, Clock
 from federation.errors import Reason
@@ -33,11 +32,6 @@ MIN_REMAINING_S: Final = 0.01
 """Smallest remaining budget in seconds with which a retry after the wait makes sense."""
 Deliver = Callable[[SourceReport, Any, bool, float], None]
 """Called with the report, and for an answer with its message, whether it was cached, and its age in seconds."""
-
-
-def method_for(verb: str) -> Method:
-    """Return the method of a verb."""
-    return METHODS[VERB_BY_NAME[verb].path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ class PeerRequest:
         deliver: Deliver,
     ) -> None:
         self._peer, self._channel, self._availability = peer, channel, availability
-        self._request, self._verb, self._method = request, context.verb, method_for(context.verb)
+        self._request, self._verb, self._method = request, context.verb, VERB_BY_NAME[context.verb]
         self._now, self._now_us = context.clock.monotonic, context.clock.now_us
         self._started, self._deadline = self._now(), context.deadline
         self._span, self._deliver = context.span, deliver
@@ -102,9 +96,7 @@ class PeerRequest:
         self._timer = None
         self._returns = self._availability.returns(self._peer)
         self._budget_s = max(self._deadline - self._now(), 0.0)
-        call = self._channel.start(
-            self._method, self._request, self._budget_s, None, detach=VERB_BY_NAME[self._verb].cacheable
-        )
+        call = self._channel.start(self._method, self._request, self._budget_s, None, detach=self._method.cacheable)
         self._call = call
         if call.done():
             self._on_done(call)

@@ -16,7 +16,7 @@ from federation.cache.response_cache import ResponseCache
 from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.chain import build_chain
 from federation.client.chain.flow import Flight, Proceed, compose
-from federation.client.chain.methods import METHODS
+from federation.client.chain.methods import new_call
 from federation.client.interceptors.breaking import BreakingInterceptor
 from federation.client.interceptors.caching import CachingInterceptor
 from federation.client.interceptors.propagation import PropagationInterceptor
@@ -28,10 +28,11 @@ from federation.wire.requests import query_hash, serialize
 from federation.wire.verbs import VERB_BY_NAME
 from tests.bench.samples import Samples
 from tests.bench.server import ROWS, rows
+from tests.support.manual_driver import ScriptedSink
 
 _LONG_S = 86_400.0
 _BODY = pb.ListResponse(rows=rows(1)[:1]).SerializeToString()
-_LIST = METHODS[VERB_BY_NAME["list"].path]
+_LIST = VERB_BY_NAME["list"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Shelved:
             begun = now()
             outcome = None
             try:
-                next(asker.proceed(_LIST.call(asker, request, (), inf)))
+                call = new_call(_LIST, asker, request, None, None, now=0.0, default_s=inf)
+                next(asker.proceed(call))
             except StopIteration as end:
                 outcome = end.value
             took.append(now() - begun)
@@ -81,7 +83,7 @@ class Shelved:
         breaking = BreakingInterceptor(CircuitBreaker(CircuitConfig()), PeerHealth(SYSTEM_CLOCK), SYSTEM_CLOCK)
         chain = build_chain(
             tagging=TaggingInterceptor(f"peer-{number}"),
-            caching=CachingInterceptor(self._cache.partition(f"peer-{number}")),
+            caching=CachingInterceptor(self._cache.partition(f"peer-{number}"), SYSTEM_CLOCK, ScriptedSink()),
             breaking=breaking,
             propagation=PropagationInterceptor(lambda: self._cache.instance_id),
         )
@@ -91,7 +93,7 @@ class Shelved:
         partition, grant_id = self._cache.partition(f"peer-{number}"), f"grant-{number}"
         for entry in range(self.entries):
             key = Key(grant_id, "list", "tasks", query_hash(serialize(_request(entry))))
-            miss = partition.lookup(key, lambda _: False, lambda _: Flight(inf, 0))
+            miss = partition.lookup(key, lambda _: False, lambda _: Flight(inf))
             assert not hasattr(miss, "body")
             partition.insert(miss.token, _BODY, _LONG_S)
             partition.remove_flight(miss.token, miss.flight)

@@ -20,7 +20,6 @@ from federation.breaker import CallResult, Denied
 from federation.client.aio.channel import AioChannel
 from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
-from federation.client.sync.drivers import Wire
 from federation.clock import SYSTEM_CLOCK
 from federation.config import CircuitConfig, GatewayConfig
 from federation.store.peers import PeerRecord
@@ -60,7 +59,6 @@ class Client:
 
     def look_ups(self) -> tuple[int, int]:
         """Return the hits and misses so far: proof that a variant measures what it says."""
-        assert self._healthy.cache is not None
         stats = self._healthy.cache.stats()
         return stats.hits, stats.misses
 
@@ -75,8 +73,7 @@ class Client:
         return AioChannel(peer, clock=self._home.clock, deadline_s=DEADLINE_S)
 
     def _sync(self, peer: Any) -> SyncChannel:
-        wire = Wire(peer.channel, self._home.background, self._home.clock.monotonic)
-        return SyncChannel(peer, wire, deadline_s=DEADLINE_S)
+        return SyncChannel(peer, clock=self._home.clock, deadline_s=DEADLINE_S)
 
 
 class World:

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 import federation
 from federation import Federation, fields, sync_channel
 from federation.client.peers.store import PeerRepository
+from federation.client.renewer import POLL_S
 from federation.client.runtime import ClientRuntime
 from federation.config import GatewayConfig
 from federation.errors import ConfigError, ConflictError, FederationError, InputError, NotFoundError, Reason
@@ -26,6 +30,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.metadata import CACHED
 from federation.wire.status import error_detail_of
+from tests.support.clock import ManualClock
 from tests.support.federations import ListedPeers, config_of, federation_of
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 
@@ -286,6 +291,52 @@ async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(
     assert writing.cancelled()
     assert asyncio.all_tasks() == before
     assert (await stored.get(record.id)).revoked_at_us == 7
+
+
+@asynccontextmanager
+async def serving(directory: Path, clock: ManualClock, *records: PeerRecord) -> AsyncIterator[Federation]:
+    """A federation on the open database of a gateway, as the gateway has it."""
+    config = GatewayConfig.load(await gateway(directory, *records))
+    database = await Database.open(config.database_url, new=False)
+    store = PeerStore(database, Sealer.load(directory), clock.clock)
+    try:
+        async with Federation(config, store, clock=clock.clock) as fed:
+            yield fed
+    finally:
+        await database.close()
+
+
+async def test_the_renewer_of_a_gateway_uses_its_database(
+    tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change by another process is found without opening the database again or reading the seal key."""
+    monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
+    clock, record = ManualClock(), scripted.record()
+    async with serving(tmp_path, clock, record) as fed:
+        other = PeerRepository(fed.config)
+        await other.revoke(record.id, 7, "over")
+        monkeypatch.setattr(PeerRepository, "_opened", lambda _: pytest.fail("the database was opened again"))
+        clock.advance(POLL_S)
+        await eventually(lambda: fed.peer("work.example").revocation is not None)
+
+
+async def test_the_renewer_of_a_gateway_ends_with_it(
+    tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once the gateway is closed its directory may go, also if closing its sessions failed or it changed the folder."""
+    monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
+    monkeypatch.chdir(tmp_path)
+    clock = ManualClock()
+    (tmp_path / "home").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        async with serving(Path("home"), clock, scripted.record()) as fed:
+            monkeypatch.chdir("/")
+            monkeypatch.setattr(fed, "_close_sessions", lambda: 1 / 0)
+    shutil.rmtree(tmp_path / "home")
+    clock.advance(POLL_S)
+    await asyncio.sleep(0.05)
+    assert caplog.text == ""
+    assert "mosaic-federation" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("data", ["", "[1]", "{", '"text"', "nul"])

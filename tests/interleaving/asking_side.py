@@ -7,18 +7,16 @@ import grpc
 
 from federation.cache.entries import InvalidationReason
 from federation.cache.response_cache import Partition, ResponseCache
-from federation.client.chain.flow import Flight, Outcome, refused
+from federation.client.chain.flow import Flight, Outcome
 from federation.client.chain.runner import FlowRunner
-from federation.client.interceptors.caching import CachingInterceptor
 from federation.client.watch.events import EventHandler
 from federation.client.watch.policy import EventRate
-from federation.errors import Reason, Refusal
 from federation.server.watch.subscriptions import Watcher
 from federation.v1 import federation_pb2 as pb
 from tests.interleaving.granting_side import Answer, Taken
 from tests.interleaving.snapshot import Names
 from tests.support.clock import ManualClock
-from tests.support.manual_driver import ManualChain, ManualDriver, Wire, ids, make_call
+from tests.support.manual_driver import ManualChain, ManualDriver, ScriptedSink, Wire, ids, make_call
 
 DEADLINE_S = 10.0
 
@@ -45,17 +43,6 @@ class BlockingDriver(ManualDriver):
         """Do what was kept."""
         while self.late and not any(wire.open for wire in self.wires):
             self.late.pop(0)()
-
-
-class ScriptedSink:
-    """What became of the grant, as a `Peer` keeps it."""
-
-    def __init__(self) -> None:
-        self.refusal: Outcome | None = None
-
-    def on_revoked(self, _reason: str) -> None:
-        """Refuse every call from here on."""
-        self.refusal = self.refusal or refused(Refusal(Reason.GRANT_REVOKED, "revoked"))
 
 
 @dataclass
@@ -120,9 +107,7 @@ class Side:
         self.partition = partition(cache)
         self.sink = ScriptedSink()
         self.driver = BlockingDriver(time) if blocking else ManualDriver(time)
-        self.chain = ManualChain(
-            self.driver, self.partition, lambda made, clock: CachingInterceptor(made, clock, self.sink)
-        )
+        self.chain = ManualChain(self.driver, self.partition, self.sink)
         self.blocking = blocking
         self.runs: list[FlowRunner] = []
         self.sent: list[float] = []

@@ -252,7 +252,7 @@ LISTING = textwrap.dedent(
     home.peers.load([PeerRecord(**eval(sys.stdin.readline()))])
     home.loaded = True
     [peer] = home.peers.all()
-    home.watches.watch_peer(peer, None)
+    home.watches.watch_peer(peer)
     while peer.watch.status.state != "armed":
         threading.Event().wait(0.01)
     history = History()

@@ -10,7 +10,6 @@ import grpc
 
 from federation.client.runtime import ClientRuntime
 from federation.client.sync.channel import SyncChannel
-from federation.client.sync.drivers import Wire
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import ClientConfig, GatewayConfig
 from federation.federation import Federation
@@ -62,8 +61,7 @@ def home_of(
 def sync_channel_of(home: ClientRuntime, name: str = "work.example", user: str = "ada") -> SyncChannel:
     """A sync channel through the chain."""
     peer = home.peers.get(name, user)
-    wire = Wire(peer.channel, home.background, home.clock.monotonic)
-    return SyncChannel(peer, wire, deadline_s=home.config.client.deadline_s)
+    return SyncChannel(peer, clock=home.clock, deadline_s=home.config.client.deadline_s)
 
 
 @asynccontextmanager

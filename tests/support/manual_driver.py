@@ -7,10 +7,11 @@ from typing import Any
 import grpc
 
 from federation.cache.response_cache import Partition, ResponseCache
-from federation.client.chain.flow import Call, Flight, Outcome, Proceed, compose
+from federation.client.chain.flow import Call, Flight, Outcome, Proceed, compose, refused
 from federation.client.chain.outcomes import timed_out
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.interceptors.caching import CachingInterceptor
+from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import LEASE_MS
 from tests.support.clock import ManualClock
@@ -126,6 +127,17 @@ class ManualDriver:
                 wire.answer(timed_out())
 
 
+class ScriptedSink:
+    """What became of the grant, as a `Peer` keeps it."""
+
+    def __init__(self) -> None:
+        self.refusal: Outcome | None = None
+
+    def on_revoked(self, _reason: str) -> None:
+        """Refuse every call from here on."""
+        self.refusal = self.refusal or refused(Refusal(Reason.GRANT_REVOKED, "revoked"))
+
+
 class ManualChain:
     """The caching interceptor of one peer over a driver that the test steps by hand."""
 
@@ -133,11 +145,13 @@ class ManualChain:
         self,
         driver: ManualDriver | None = None,
         partition: Partition[Flight] | None = None,
-        caching: Callable[[Partition[Flight], Any], CachingInterceptor] = CachingInterceptor,
+        sink: ScriptedSink | None = None,
     ) -> None:
         self.driver = driver or ManualDriver()
         self.partition = partition or ResponseCache[Flight](self.driver.time.clock).partition("peer-1")
-        self._proceed: Proceed = compose([caching(self.partition, self.driver.time.clock)])
+        self._proceed: Proceed = compose(
+            [CachingInterceptor(self.partition, self.driver.time.clock, sink or ScriptedSink())]
+        )
 
     @property
     def wires(self) -> list[Wire]:

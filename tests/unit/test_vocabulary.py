@@ -36,7 +36,7 @@ RETIRED: Final = {
     "Evidence": "CallResult",
     "Home": "ClientRuntime or LoopKey",
     "Judged": "a flow that returns an outcome and a DeliveryDecision",
-    "PASSED": "UNCACHED_VERBS",
+    "PASSED": "STREAMING_VERBS",
     "PeerParts": "PeerFactory",
     "PeerStanding": "PeerStatus",
     "Port": "Driver",

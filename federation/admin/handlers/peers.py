@@ -11,7 +11,7 @@ from federation.aio import ShieldedTasks
 from federation.client.interceptors.breaking import report
 from federation.client.peers.peer import Peer
 from federation.enrollment.enroll import EnrolledPeer, enroll
-from federation.errors import ConflictError, FederationError, NotFoundError
+from federation.errors import FederationError, NotFoundError
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.v1 import admin_pb2 as pb
 
@@ -70,8 +70,6 @@ class PeerHandlers:
     async def reset(self, request: pb.ResetCircuitRequest) -> pb.ResetCircuitResponse:
         """Close a peer's circuit, and reset gRPC's connection backoff."""
         peer = self._context.federation.peers.get(request.name, request.user or None)
-        if peer.circuit is None:
-            raise ConflictError(f"{peer.name} has no circuit: the circuit breaker is switched off")
         transition = peer.circuit.reset()
         if transition is not None:
             report(transition, peer.name, peer.user, self._context.metrics)

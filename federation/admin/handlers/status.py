@@ -117,15 +117,15 @@ class StatusHandlers:
         return fingerprint
 
     def _peer_fingerprint(self, peer: Peer, now_us: int) -> tuple[Any, ...]:
-        circuit = peer.circuit.snapshot(self._context.clock.monotonic()) if peer.circuit is not None else None
+        circuit = peer.circuit.snapshot(self._context.clock.monotonic())
         return (
             peer.record.id,
             peer.record.certificate_pem,
             state_of(peer, circuit, now_us),
-            circuit and (circuit.state, circuit.consecutive_failures),
+            (circuit.state, circuit.consecutive_failures),
             peer.watch and peer.watch.status,
             peer.renewal and peer.renewal.failures,
-            peer.health and peer.health.seen_us is None,
+            peer.health.seen_us is None,
         )
 
     def _gateway(self) -> pb.GatewayInfo:

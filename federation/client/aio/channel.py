@@ -1,23 +1,23 @@
 """The chain as a `grpc.aio.Channel`, for the generated stubs."""
 
 import asyncio
-from functools import partial
 from typing import Any, Self
 
 import grpc
 
-from federation.client.aio.call import FlowCall, refuse_watch
+from federation.client.aio.call import FlowCall, end_of
 from federation.client.aio.driver import AioDriver
-from federation.client.chain.flow import Call, Flow
-from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
+from federation.client.calls import BaseChannel
+from federation.client.chain.methods import check_options, method_of
 from federation.client.chain.outcomes import closed
 from federation.client.chain.runner import FlowRunner
 from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
 from federation.clock import Clock
+from federation.wire.verbs import Verb
 
 
-class AioChannel(grpc.aio.Channel):
+class AioChannel(BaseChannel, grpc.aio.Channel):
     """A channel to one peer through the chain: List, Get, Search and Capabilities.
 
     It is bound to no loop; each loop has its own connection. Per-call credentials, `wait_for_ready` and `compression`
@@ -26,10 +26,8 @@ class AioChannel(grpc.aio.Channel):
     """
 
     def __init__(self, peer: Peer, *, clock: Clock, deadline_s: float) -> None:
-        self.peer = peer
+        super().__init__(peer, clock.monotonic, deadline_s)
         self._clock = clock
-        self._deadline_s = deadline_s
-        self._closed = False
         self._drivers: dict[asyncio.AbstractEventLoop, AioDriver] = {}
 
     def unary_unary(
@@ -42,22 +40,9 @@ class AioChannel(grpc.aio.Channel):
         """Return the multicallable of a verb. The chain serializes by itself, in one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
 
-    def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Return a multicallable for `Watch` that raises UNIMPLEMENTED when it is called."""
-        method_of(method, streams=True)
-        return partial(refuse_watch, self.peer.name)
-
-    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Raise `ValueError`: the federation service has no such method."""
-        return method_of(method, streams=True, arity="unary_stream")
-
-    def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
-        """Raise `ValueError`: the federation service has no such method."""
-        return method_of(method, streams=True, arity="stream_unary")
-
     def start(
         self,
-        method: Method,
+        method: Verb,
         request: Any,
         timeout: float | None,
         metadata: Any,
@@ -70,25 +55,20 @@ class AioChannel(grpc.aio.Channel):
         `detach` and `hit_only` are those of `Call`; a `hit_only` call has ended when this returns.
         """
         driver = self._driver()
-        deadline = deadline_of(self._clock.monotonic(), timeout, self._deadline_s)
-        call = method.call(self.peer, request, as_metadata(metadata), deadline)
+        call = self._call(method, request, timeout, metadata)
         if detach or hit_only:
             call = call._replace(detach=detach, hit_only=hit_only)
         runner = FlowRunner(driver, self._flow(call), self)
         runner.start()
         self.peer.track(runner)
-        return FlowCall(runner, method, self.peer.name, lambda: remaining(self._clock.monotonic(), deadline))
+        return FlowCall(runner, method, call, self._now)
 
     async def close(self, grace: float | None = None) -> None:
         """Accept no more calls, wait up to `grace` seconds for those in flight, and end the rest with UNAVAILABLE."""
         self._closed = True
         own = [runner for runner in self.peer.runners.copy() if runner.owner is self]
         if grace and own:
-            left = asyncio.get_running_loop().create_future()
-            waiting = set(own)
-            for runner in own:
-                runner.when_done(partial(_count_off, waiting, runner, left))
-            await asyncio.wait([left], timeout=grace)
+            await asyncio.wait([end_of(runner) for runner in own], timeout=grace)
         self.peer.fail_calls(closed(), owner=self)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
@@ -117,9 +97,6 @@ class AioChannel(grpc.aio.Channel):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _flow(self, call: Call) -> Flow:
-        return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
-
     def _driver(self) -> AioDriver:
         loop = asyncio.get_running_loop()
         driver = self._drivers.get(loop)
@@ -134,14 +111,8 @@ class AioChannel(grpc.aio.Channel):
         return connection
 
 
-def _count_off(waiting: set[FlowRunner], runner: FlowRunner, left: asyncio.Future[None]) -> None:
-    waiting.discard(runner)
-    if not waiting and not left.done():
-        left.set_result(None)
-
-
 class _UnaryMultiCallable(grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
-    def __init__(self, channel: AioChannel, method: Method) -> None:
+    def __init__(self, channel: AioChannel, method: Verb) -> None:
         self._channel, self._method = channel, method
 
     def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **options: Any) -> FlowCall:

@@ -11,8 +11,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from federation.client.aio.call import result_if_done
 from federation.client.chain.flow import Call, Outcome, refused
-from federation.client.chain.methods import remaining
-from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, closed, from_wire, timed_out
+from federation.client.chain.outcomes import closed, from_error, from_wire
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.client.transport.connections import Connection
@@ -57,17 +56,14 @@ class AioDriver:
 
     def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
         """Start gRPC's own call; its end resumes the runner."""
-        refusal = self.channel.refusal()
-        if refusal is not None:
-            return refusal
-        left = remaining(self.now(), call.deadline)
-        if left == 0.0:
-            return timed_out()
-        connection = self.channel.acquire(self.loop, fresh=call.probe)
+        opened = self.channel.open(self.loop, call, self.now())
+        if isinstance(opened, Outcome):
+            return opened
+        connection, left = opened
         try:
             wire = connection.unary(call.method)(call.request, timeout=left, metadata=Metadata(*call.metadata))
         except grpc.aio.UsageError:
-            self.channel.release(self.loop, connection, fresh=call.probe)
+            self.channel.end(self.loop, call, connection, None)
             return closed()
         waiting = wire.__await__()
         future = waiting.send(None)
@@ -87,8 +83,7 @@ class AioDriver:
         _: object,
     ) -> None:
         outcome = _outcome(wire, waiting)
-        proven = outcome.code not in CONNECTION_FAILURE_CODES
-        self.channel.release(self.loop, connection, fresh=call.probe, proven=proven)
+        self.channel.end(self.loop, call, connection, outcome)
         runner.answer(suspension, outcome)
 
 
@@ -100,8 +95,7 @@ def _outcome(wire: Any, waiting: Generator[Any, None, Any]) -> Outcome:
         initial, trailing = result_if_done(wire.initial_metadata()), result_if_done(wire.trailing_metadata())
         return from_wire(grpc.StatusCode.OK, end.value, "", initial or (), trailing or ())
     except AioRpcError as e:
-        initial, trailing = e.initial_metadata() or (), e.trailing_metadata() or ()
-        return from_wire(e.code(), b"", e.details() or "", initial, trailing)
+        return from_error(e)
     except asyncio.CancelledError:  # not by the runner, whose suspension is claimed then: the channel was closed
         return closed()
     except Exception as e:  # noqa: BLE001 - gRPC's own errors outside RpcError: the request could not be sent

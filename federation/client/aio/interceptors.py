@@ -23,15 +23,17 @@ from typing import Any, TypeAlias
 import grpc
 from grpc.aio import AioRpcError, ClientCallDetails, Metadata
 
-from federation.client.aio.call import FlowCall, refuse_watch
+from federation.client.aio.call import FlowCall
 from federation.client.aio.driver import AioDriver
+from federation.client.calls import FederationStreamInterceptor
 from federation.client.chain.flow import Call, Outcome, refused
-from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
-from federation.client.chain.outcomes import closed, from_wire, timed_out
+from federation.client.chain.methods import method_in, new_call, remaining
+from federation.client.chain.outcomes import closed, from_error, from_wire, timed_out
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.clock import Clock
 from federation.errors import Reason, Refusal
+from federation.wire.verbs import Verb
 
 Continuation: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
@@ -46,6 +48,7 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
 
     def __init__(self, peer: Peer, clock: Clock, deadline_s: float, owner: object) -> None:
         self._peer, self._clock, self._deadline_s, self._owner = peer, clock, deadline_s, owner
+        self._now = clock.monotonic
 
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: ClientCallDetails, request: Any
@@ -54,37 +57,21 @@ class FederationUnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         method = method_in(client_call_details)
         if method is None or method.streams:
             return await continuation(client_call_details, request)
-        now = self._clock.monotonic
-        deadline = deadline_of(now(), client_call_details.timeout, self._deadline_s)
-        call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
+        timeout, metadata = client_call_details.timeout, client_call_details.metadata
+        call = new_call(method, self._peer, request, timeout, metadata, now=self._now(), default_s=self._deadline_s)
         base = AioDriver(asyncio.get_running_loop(), self._peer, self._clock)
         runner = FlowRunner(
             _UnaryDriver(base, method, continuation, client_call_details), self._peer.flow(call), self._owner
         )
         runner.start()
         self._peer.track(runner)
-        return FlowCall(runner, method, self._peer.name, lambda: remaining(now(), deadline))
-
-
-class FederationStreamInterceptor(grpc.aio.StreamStreamClientInterceptor):
-    """Refuses `Watch` with UNIMPLEMENTED."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-
-    async def intercept_stream_stream(
-        self, continuation: Continuation, client_call_details: ClientCallDetails, request_iterator: Any
-    ) -> Any:
-        """Refuse a stream of the federation service; pass on any other."""
-        if method_in(client_call_details) is not None:
-            refuse_watch(self._peer.name)
-        return await continuation(client_call_details, request_iterator)
+        return FlowCall(runner, method, call, self._now)
 
 
 class _UnaryDriver:
     """Sends by the continuation, in a task, because the channel's other interceptors may await."""
 
-    def __init__(self, base: AioDriver, method: Method, continuation: Continuation, details: ClientCallDetails) -> None:
+    def __init__(self, base: AioDriver, method: Verb, continuation: Continuation, details: Any) -> None:
         self._base, self._method, self._continuation, self._details = base, method, continuation, details
         self.in_loop, self.call_soon, self.timer = base.in_loop, base.call_soon, base.timer
 
@@ -92,9 +79,8 @@ class _UnaryDriver:
         left = remaining(self._base.now(), call.deadline)
         if left == 0.0:
             return timed_out()
-        task = self._base.loop.create_task(
-            self._invoke(changed_details(self._details, left, Metadata(*call.metadata)), call.request)
-        )
+        details = self._details._replace(timeout=left, metadata=Metadata(*call.metadata))
+        task = self._base.loop.create_task(self._invoke(details, call.request))
         suspension.on_claim(self._base.ending(task.cancel))
         task.add_done_callback(lambda ended: self._arrived(runner, suspension, ended))
         return None
@@ -114,8 +100,7 @@ class _UnaryDriver:
             case None:
                 runner.answer(suspension, task.result())
             case AioRpcError():
-                initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
-                runner.answer(suspension, from_wire(error.code(), b"", error.details() or "", initial, trailing))
+                runner.answer(suspension, from_error(error))
             case grpc.aio.UsageError():
                 runner.answer(suspension, closed())
             case grpc.aio.BaseError():

@@ -97,16 +97,14 @@ class Cancelled(BaseException):
 class Flight:
     """A shared call: started by the first driver that joins it, cancelled when the last waiter leaves.
 
-    `deadline` is that of the wire call, monotonic; `epoch` is the fence under which it was sent. A waiter joins before
-    it leaves, and leaves exactly once. A flight is resolved once: with an outcome, or with the exception of a flow
-    that broke.
+    `deadline` is that of the wire call, monotonic; `sent` is the elapsed time when the call was sent. A waiter joins
+    before it leaves, and leaves exactly once. A flight is resolved once: with an outcome, or with the exception of a
+    flow that broke.
     """
 
-    def __init__(self, deadline: float, epoch: int, sent: float = 0.0) -> None:
+    def __init__(self, deadline: float, sent: float = 0.0) -> None:
         self.sent = sent
-        """The elapsed time when the call was sent."""
         self.deadline = deadline
-        self.epoch = epoch
         self._lock = Lock()
         self._flow: Flow | None = None
         self._waiters = 0
@@ -156,10 +154,10 @@ class Flight:
 
     def fail(self, outcome: Outcome) -> bool:
         """Resolve the flight with `outcome` for every waiter and cancel the call; `False` if it was done already."""
-        if not self._resolve(outcome, None):
-            return False
-        self.cancel()
-        return True
+        resolved = self.resolve(outcome, None)
+        if resolved:
+            self.cancel()
+        return resolved
 
     def on_cancel(self, cancel: Callable[[], object]) -> None:
         """Set how to cancel the flow, by the driver that runs it. Called at once if the flight has been cancelled."""
@@ -189,11 +187,8 @@ class Flight:
                 return
         callback()
 
-    def resolve(self, outcome: Outcome | None, error: BaseException | None) -> None:
-        """Set the result of the flight and call its subscribers. A second result is ignored."""
-        self._resolve(outcome, error)
-
-    def _resolve(self, outcome: Outcome | None, error: BaseException | None) -> bool:
+    def resolve(self, outcome: Outcome | None, error: BaseException | None) -> bool:
+        """Set the result of the flight and call its subscribers; `False` if it was done already."""
         with self._lock:
             if self._done:
                 return False

@@ -1,7 +1,7 @@
 """Outcomes made by drivers: validated answers from the wire, and local failures."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -49,6 +49,12 @@ def from_wire(
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return _enriched(outcome, Refusal(Reason.PEER_TIMEOUT, details or "the peer did not answer in time"))
     return outcome
+
+
+def from_error(error: Any) -> Outcome:
+    """Convert gRPC's exception of a failed call, aio or sync."""
+    initial, trailing = error.initial_metadata() or (), error.trailing_metadata() or ()
+    return from_wire(error.code() or grpc.StatusCode.UNKNOWN, b"", error.details() or "", initial, trailing)
 
 
 def timed_out() -> Outcome:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from federation.cache.entries import DeliveryDecision, FetchToken, InvalidationReason, Key
 from federation.cache.response_cache import Flushed, Hit, Miss, Partition
 from federation.client.chain.flow import Call, Flight, Flow, Join, Outcome, Proceed, refused
-from federation.clock import SYSTEM_CLOCK, Clock
+from federation.clock import Clock
 from federation.errors import Reason, Refusal
 from federation.wire.metadata import LEASE_MS, Metadata, first
 from federation.wire.requests import query_hash
@@ -22,9 +22,6 @@ DecidedFlow: TypeAlias = Generator[Call | Join, Outcome, tuple[Outcome, Delivery
 
 CACHEABLE_VERBS: Final[Mapping[str, type[Message]]] = {verb.name: verb.response for verb in VERBS if verb.cacheable}
 """The verbs whose answers are cached and shared, each with the message that an answer must decode as."""
-
-UNCACHED_VERBS: Final = STREAMING_VERBS
-"""Verbs that pass the cache: their messages are delivered during the call, so its end is not checked or retried."""
 
 _REASON_OF: Final[Mapping[str, InvalidationReason]] = {
     Reason.GRANT_REVOKED: InvalidationReason.GRANT_REVOKED,
@@ -53,13 +50,6 @@ class RevocationSink(Protocol):
         ...
 
 
-class _NeverRevoked:
-    refusal: Outcome | None = None
-
-    def on_revoked(self, reason: str) -> None:
-        pass
-
-
 class CachingInterceptor:
     """One peer's partition of the cache.
 
@@ -68,17 +58,17 @@ class CachingInterceptor:
     answer is checked as well: an answer under a grant that was revoked meanwhile is delivered to no caller.
     """
 
-    def __init__(
-        self, partition: Partition[Flight], clock: Clock = SYSTEM_CLOCK, sink: RevocationSink | None = None
-    ) -> None:
-        self._partition = partition
-        self._now = clock.monotonic
-        self._sink: RevocationSink = _NeverRevoked() if sink is None else sink
+    def __init__(self, partition: Partition[Flight], clock: Clock, sink: RevocationSink) -> None:
+        self._partition, self._now, self._sink = partition, clock.monotonic, sink
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Return an answer that may be delivered at this moment, or a refusal with the reason."""
+        if call.verb in STREAMING_VERBS:  # its messages are delivered during the call, so its end is not checked
+            outcome = yield from proceed(call)
+            self._invalidate_on_refusal(call, outcome)
+            return outcome
         refusal = self._sink.refusal
-        if refusal is not None and call.verb not in UNCACHED_VERBS:
+        if refusal is not None:
             return refusal
         if call.hit_only:
             found = self._partition.peek(_key(call)) if call.verb in CACHEABLE_VERBS else None
@@ -101,7 +91,7 @@ class CachingInterceptor:
         token = self._partition.fetch_token(_key(call))
         outcome = yield from proceed(call)
         self._invalidate_on_refusal(call, outcome)
-        return outcome, DeliveryDecision.DELIVER if call.verb in UNCACHED_VERBS else self._check_epoch(outcome, token)
+        return outcome, self._check_epoch(outcome, token)
 
     def _shared(self, proceed: Proceed, call: Call) -> DecidedFlow:
         key = _key(call)
@@ -137,7 +127,7 @@ class CachingInterceptor:
 
     def _launch(self, proceed: Proceed, call: Call, token: FetchToken) -> Flight:
         deadline = 2 * call.deadline - self._now() if call.detach else call.deadline
-        flight = Flight(deadline, token.epoch, token.elapsed)
+        flight = Flight(deadline, token.elapsed)
         flight.join(call.deadline)
         flight.set_flow(self._fill(proceed, call._replace(deadline=deadline) if call.detach else call, token, flight))
         return flight
@@ -172,17 +162,18 @@ class CachingInterceptor:
         return self._partition.decision(token) if outcome.ok else DeliveryDecision.DELIVER
 
 
-def fail_in_flight(flushed: Flushed[Flight]) -> int:
-    """Fail at once the flights of a flush that must not be delivered; return the number of calls that this ended."""
-    return sum(flight.fail(_revoked()) for flight in flushed.to_fail)
+def fail_in_flight(flushed: Flushed[Flight]) -> None:
+    """Fail at once the flights of a flush that must not be delivered."""
+    for flight in flushed.to_fail:
+        flight.fail(_revoked())
 
 
 def _joined_too_late(miss: Miss[Flight], outcome: Outcome) -> bool:
     """Tell whether a caller joined a shared call after the lease of its answer had ended.
 
     As a cache entry, the answer would have expired before this caller's look-up, and the peer may have revoked the
-    grant since: see promise 1 of docs/REVOCATION.md. The caller
-    may join the next shared call: that one was sent after the look-up, when this one had ended.
+    grant since: see promise 1 of docs/REVOCATION.md. The caller may join the next shared call: that one was sent after
+    the look-up, when this one had ended.
     """
     if miss.leads or not outcome.ok:
         return False

@@ -6,7 +6,7 @@ from typing import Final
 from opentelemetry import trace
 
 from federation.client.chain.flow import Call, Flow, Proceed
-from federation.telemetry.traceparent import TraceParent
+from federation.telemetry.spans import traceparent_of
 from federation.wire.metadata import INSTANCE, TRACEPARENT, Metadata
 
 _WITHHELD: Final = frozenset({TRACEPARENT, "tracestate", "baggage"})
@@ -24,7 +24,10 @@ class PropagationInterceptor:
 
     def intercept(self, proceed: Proceed, call: Call) -> Flow:
         """Pass the call on with the metadata for the wire."""
-        parent = call.trace.traceparent() if call.trace is not None else _current_traceparent()
+        if call.trace is not None:
+            parent = call.trace.traceparent()
+        else:
+            parent = traceparent_of(trace.get_current_span().get_span_context())
         passed_on = tuple(pair for pair in call.metadata if not _is_withheld(pair[0])) if call.metadata else ()
         own: Metadata = ((INSTANCE, self._instance_id()),)
         if parent:
@@ -34,10 +37,3 @@ class PropagationInterceptor:
 
 def _is_withheld(key: str) -> bool:
     return key in _WITHHELD or key.startswith(_OWN_PREFIX)
-
-
-def _current_traceparent() -> str:
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return ""
-    return str(TraceParent(context.trace_id, context.span_id, context.trace_flags.sampled))

@@ -3,8 +3,10 @@
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from federation.cache.entries import InvalidationReason
 from federation.client.chain.flow import Call, Flow, Interceptor, Outcome, compose, refused
 from federation.client.chain.runner import FlowRunner
+from federation.client.interceptors.caching import fail_in_flight
 from federation.client.interceptors.tagging import TaggingInterceptor
 from federation.client.transport.connections import Dialer, PeerChannel
 from federation.clock import from_micros
@@ -46,14 +48,6 @@ class PeerFactory(Protocol):
         """Handle the peer's own message that it has revoked the grant. Any thread, and more than once."""
         ...
 
-    def apply_revocation(self, peer: "Peer") -> None:
-        """Flush and fail the calls of a peer whose revocation came from the store or from a renewal."""
-        ...
-
-    def on_renewed(self, peer: "Peer") -> None:
-        """Handle new credentials of a peer, which the next dial uses."""
-        ...
-
     def on_removed(self, peer: "Peer") -> None:
         """Release what `build_peer` made; the peer was removed."""
         ...
@@ -62,17 +56,17 @@ class PeerFactory(Protocol):
 class Peer:
     """One enrollment in use.
 
-    `circuit`, `cache` and `health` are the chain's state for this peer; each is `None` in a chain without that member.
-    `watch` receives revocations and changes; `renewal` schedules the replacement of the certificate. `runners` are the
-    calls in flight. Once `revocation` is set, `refusal` answers every call.
+    `circuit`, `cache` and `health` are the chain's state for this peer; the factory sets them. `watch` receives
+    revocations and changes, unless watching is switched off; `renewal` schedules the replacement of the certificate.
+    `runners` are the calls in flight. Once `revocation` is set, `refusal` answers every call.
     """
 
     def __init__(self, record: PeerRecord, factory: PeerFactory, channel: PeerChannel) -> None:
         self.record = record
         self.channel = channel
-        self.circuit: CircuitBreaker | None = None
-        self.cache: Partition[Flight] | None = None
-        self.health: PeerHealth | None = None
+        self.circuit: CircuitBreaker
+        self.cache: Partition[Flight]
+        self.health: PeerHealth
         self.watch: WatchHandle | None = None
         self.renewal: RenewalPlan | None = None
         self.revocation: Revocation | None = None
@@ -127,8 +121,18 @@ class Peer:
         self._factory.on_revoked(self, reason)
 
     def apply_revocation(self) -> None:
-        """Flush the cache and fail the calls in flight after a revocation that no watch event announced."""
-        self._factory.apply_revocation(self)
+        """Flush the cache and fail the calls in flight after a revocation that came from the store or a renewal."""
+        fail_in_flight(self.cache.flush(InvalidationReason.GRANT_REVOKED, self.grant_id))
+        if self.refusal is not None:
+            self.fail_calls(self.refusal)
+        if self.watch is not None:
+            self.watch.wake()
+
+    def on_renewed(self) -> None:
+        """Flush the entries fetched with the old credentials, and move the watch to the new ones."""
+        fail_in_flight(self.cache.flush(InvalidationReason.ROTATION))
+        if self.watch is not None:
+            self.watch.move()
 
     def mark_revoked(self, revocation: Revocation) -> bool:
         """Refuse every call from now on; `False` if that is so already. Does not touch entries or calls in flight."""

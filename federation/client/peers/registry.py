@@ -111,7 +111,7 @@ class PeerRegistry:
             peer.channel.swap(self._factory.dialer(record))
         peer.record = record
         if swapped:
-            self._factory.on_renewed(peer)
+            peer.on_renewed()
         revoked_at_us = record.revoked_at_us
         if revoked_at_us is not None and peer.mark_revoked(Revocation(revoked_at_us, record.revoked_reason)):
             peer.apply_revocation()

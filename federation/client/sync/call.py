@@ -7,37 +7,21 @@ from types import TracebackType
 from typing import Any, Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from federation.client.aio.call import final_outcome
+from federation.client.calls import BaseCall
 from federation.client.chain.flow import Cancelled, Outcome
-from federation.client.chain.methods import Method
-from federation.client.chain.outcomes import undecodable
-from federation.client.chain.runner import FlowRunner
-from federation.client.interceptors.tagging import tags
 from federation.wire.metadata import Metadata
 
 _LOG: Final = logging.getLogger(__name__)
-_UNSET: Final = object()
 
 
-class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg] # generic in its stubs alone
+class FlowFuture(BaseCall, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc, type-arg] # gRPC's stubs
     """A unary call: the result of `.future()`, the second value of `.with_call()`, and the exception of either."""
-
-    def __init__(self, runner: FlowRunner, method: Method, peer: str, remaining_s: Callable[[], float | None]) -> None:
-        super().__init__()
-        self._runner, self._method, self._peer, self._remaining = runner, method, peer, remaining_s
-        self._message: Any = _UNSET
-
-    def __del__(self) -> None:
-        runner: FlowRunner | None = getattr(self, "_runner", None)
-        if runner is not None:
-            runner.cancel_soon()
 
     def __str__(self) -> str:
         if not self._runner.done:
             return f"<call to {self._peer} under way>"
-        outcome = self._outcome()
+        outcome = self._final()
         return f"<call to {self._peer} that ended with {outcome.code.name}: {outcome.details}>"
 
     __repr__ = __str__
@@ -45,14 +29,6 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
     def is_active(self) -> bool:
         """Whether the call has not ended yet."""
         return not self._runner.done
-
-    def time_remaining(self) -> float | None:  # type: ignore[override] # gRPC returns None, too
-        """Return the seconds left until the deadline, `None` without one."""
-        return self._remaining()
-
-    def cancel(self) -> bool:
-        """Cancel the call, at the peer as well; `False` if it has ended."""
-        return self._runner.cancel()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Call `callback` at the end of the call; return `False`, without calling it, if the call has ended."""
@@ -83,10 +59,7 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
     def _ended(self) -> Outcome:
         self._wait(None)
-        return self._outcome()
-
-    def _outcome(self) -> Outcome:
-        return final_outcome(self._runner, self._peer)
+        return self._final()
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for the end of the call; raise `grpc.FutureTimeoutError` after `timeout` seconds."""
@@ -98,22 +71,9 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         if not ended.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
             raise grpc.FutureTimeoutError
 
-    def _raise_interrupt(self) -> None:
-        error = self._runner.error
-        if error is not None and not isinstance(error, Cancelled):
-            raise error
-
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled on this side."""
-        return self._runner.done and isinstance(self._runner.error, Cancelled)
-
     def running(self) -> bool:
         """Whether the call has not ended yet."""
         return not self._runner.done
-
-    def done(self) -> bool:
-        """Whether the call has ended."""
-        return self._runner.done
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the message.
@@ -122,9 +82,7 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         `grpc.FutureTimeoutError` if it has not ended after `timeout` seconds.
         """
         self._wait(timeout)
-        if self._message is _UNSET:
-            self._message = self._decoded()
-        return self._message
+        return self._answer()
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """Return the exception that `result` raises, or `None`."""
@@ -145,20 +103,11 @@ class FlowFuture(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
         """Call `fn` with this call at its end; at once if it has ended."""
         self._runner.when_done(lambda: _guarded(lambda: fn(self)))
 
-    def _decoded(self) -> Any:
-        self._raise_interrupt()
-        outcome = self._outcome()
-        if self.cancelled():
-            raise grpc.FutureCancelledError
-        if not outcome.ok:
-            raise self
-        try:
-            return self._method.decode(outcome.body)
-        except DecodeError:
-            broken = undecodable(self._peer, self._method.response.__name__)
-            trailing = (*broken.trailing, *tags(self._peer, cached=outcome.cached))
-            self._runner.outcome = broken._replace(trailing=trailing)
-            raise self from None
+    def _error(self, outcome: Outcome) -> BaseException:
+        error = self._runner.error
+        if error is None:
+            return self
+        return grpc.FutureCancelledError() if isinstance(error, Cancelled) else error
 
 
 def _guarded(callback: Callable[[], object]) -> None:

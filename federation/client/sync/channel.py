@@ -1,22 +1,22 @@
 """The chain as a `grpc.Channel`, for the generated stubs in threads."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Self
 
 import grpc
 
-from federation.client.aio.call import refuse_watch
-from federation.client.chain.flow import Call, Flow
-from federation.client.chain.methods import Method, as_metadata, check_options, deadline_of, method_of, remaining
+from federation.client.calls import BaseChannel
+from federation.client.chain.methods import check_options, method_of
 from federation.client.chain.outcomes import closed
 from federation.client.chain.runner import FlowRunner
 from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
-from federation.client.sync.drivers import BlockingDriver, FutureDriver, Wire
+from federation.client.sync.drivers import BlockingDriver, FutureDriver
+from federation.clock import Clock
+from federation.wire.verbs import Verb
 
 
-class SyncChannel(grpc.Channel):
+class SyncChannel(BaseChannel, grpc.Channel):
     """A channel to one peer through the chain: `stub.Verb(...)`, `.with_call(...)`, `.future(...)`.
 
     A plain `stub.Verb(...)` returns the message alone; `with_call` and `future` also give the call with `_source` and
@@ -26,12 +26,9 @@ class SyncChannel(grpc.Channel):
     """
 
     def __init__(
-        self, peer: Peer, wire: Wire, *, deadline_s: float, on_close: Callable[[], object] | None = None
+        self, peer: Peer, *, clock: Clock, deadline_s: float, on_close: Callable[[], object] = lambda: None
     ) -> None:
-        self.peer = peer
-        self._wire = wire
-        self._deadline_s = deadline_s
-        self._closed = False
+        super().__init__(peer, clock.monotonic, deadline_s)
         self._on_close = on_close
         self._subscribed: list[tuple[Callable[[grpc.ChannelConnectivity], None], grpc.Channel]] = []
 
@@ -44,19 +41,6 @@ class SyncChannel(grpc.Channel):
     ) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
         """Return the multicallable of a verb. The chain serializes by itself, in one form for key, wire and store."""
         return _UnaryMultiCallable(self, method_of(method, streams=False))
-
-    def stream_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Return a multicallable for `Watch` that raises UNIMPLEMENTED when it is called."""
-        method_of(method, streams=True)
-        return partial(refuse_watch, self.peer.name)
-
-    def unary_stream(self, method: str, *_: Any, **__: Any) -> Any:
-        """Raise `ValueError`: the federation service has no such method."""
-        return method_of(method, streams=True, arity="unary_stream")
-
-    def stream_unary(self, method: str, *_: Any, **__: Any) -> Any:
-        """Raise `ValueError`: the federation service has no such method."""
-        return method_of(method, streams=True, arity="stream_unary")
 
     def subscribe(
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
@@ -79,8 +63,7 @@ class SyncChannel(grpc.Channel):
             return
         self._closed = True
         self.peer.fail_calls(closed(), owner=self)
-        if self._on_close is not None:
-            self._on_close()
+        self._on_close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +71,10 @@ class SyncChannel(grpc.Channel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def block(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
+    def block(self, method: Verb, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
         """Make a call in this thread and return it finished. An interrupt cancels it, at the peer as well."""
         call = self._call(method, request, timeout, metadata)
-        driver = BlockingDriver(self._wire)
+        driver = BlockingDriver(self.peer.channel, self._now)
         runner = FlowRunner(driver, self._flow(call), self)
         self.peer.track(runner)
         try:
@@ -100,32 +83,19 @@ class SyncChannel(grpc.Channel):
         except BaseException:
             runner.force_cancel()
             raise
-        return self._future(runner, method, call)
+        return FlowFuture(runner, method, call, self._now)
 
-    def future(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
+    def future(self, method: Verb, request: Any, timeout: float | None, metadata: Any) -> FlowFuture:
         """Start a call and return at once."""
         call = self._call(method, request, timeout, metadata)
-        runner = FlowRunner(FutureDriver(self._wire), self._flow(call), self)
+        runner = FlowRunner(FutureDriver(self.peer.channel, self._now), self._flow(call), self)
         runner.start()
         self.peer.track(runner)
-        return self._future(runner, method, call)
-
-    def _call(self, method: Method, request: Any, timeout: float | None, metadata: Any) -> Call:
-        deadline = deadline_of(self._wire.now(), timeout, self._deadline_s)
-        return method.call(self.peer, request, as_metadata(metadata), deadline)
-
-    def _flow(self, call: Call) -> Flow:
-        return self.peer.answered(closed()) if self._closed else self.peer.flow(call)
-
-    def _future(self, runner: FlowRunner, method: Method, call: Call) -> FlowFuture:
-        return FlowFuture(runner, method, self.peer.name, partial(self._remaining, call.deadline))
-
-    def _remaining(self, deadline: float) -> float | None:
-        return remaining(self._wire.now(), deadline)
+        return FlowFuture(runner, method, call, self._now)
 
 
 class _UnaryMultiCallable(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg] # generic in its stubs alone
-    def __init__(self, channel: SyncChannel, method: Method) -> None:
+    def __init__(self, channel: SyncChannel, method: Verb) -> None:
         self._channel, self._method = channel, method
 
     def __call__(

@@ -10,70 +10,57 @@ Put them innermost: the last argument of `grpc.intercept_channel` is next to the
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 
-from federation.client.aio.call import refuse_watch
+from federation.client.calls import FederationStreamInterceptor
 from federation.client.chain.flow import Call, Outcome
-from federation.client.chain.methods import Method, as_metadata, changed_details, deadline_of, method_in, remaining
-from federation.client.chain.outcomes import timed_out
+from federation.client.chain.methods import method_in, new_call, remaining
+from federation.client.chain.outcomes import from_error, timed_out
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
 from federation.client.sync.call import FlowFuture
-from federation.client.sync.drivers import FutureDriver, Wire, failed, succeeded
+from federation.client.sync.drivers import FutureDriver, succeeded
+from federation.client.transport.connections import PeerChannel
+from federation.clock import Clock
+from federation.wire.verbs import Verb
 
 Continuation: TypeAlias = Callable[[Any, Any], Any]
 
 
-def sync_interceptors(
-    peer: Peer, wire: Wire, *, deadline_s: float, owner: object
-) -> "list[SyncFederationUnaryInterceptor | SyncFederationStreamInterceptor]":
+def sync_interceptors(peer: Peer, *, clock: Clock, deadline_s: float, owner: object) -> list[Any]:
     """Return one interceptor an arity, for `grpc.intercept_channel(channel, *…)`."""
-    return [SyncFederationUnaryInterceptor(peer, wire, deadline_s, owner), SyncFederationStreamInterceptor(peer)]
+    return [SyncFederationUnaryInterceptor(peer, clock, deadline_s, owner), FederationStreamInterceptor(peer)]
 
 
 class SyncFederationUnaryInterceptor(grpc.UnaryUnaryClientInterceptor):
     """Runs List, Get, Search and Capabilities through the chain."""
 
-    def __init__(self, peer: Peer, wire: Wire, deadline_s: float, owner: object) -> None:
-        self._peer, self._wire, self._deadline_s, self._owner = peer, wire, deadline_s, owner
+    def __init__(self, peer: Peer, clock: Clock, deadline_s: float, owner: object) -> None:
+        self._peer, self._now, self._deadline_s, self._owner = peer, clock.monotonic, deadline_s, owner
 
     def intercept_unary_unary(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         """Start the flow, and return its call; gRPC waits for it if the caller blocks."""
         method = method_in(client_call_details)
         if method is None or method.streams:
             return continuation(client_call_details, request)
-        deadline = deadline_of(self._wire.now(), client_call_details.timeout, self._deadline_s)
-        call = method.call(self._peer, request, as_metadata(client_call_details.metadata), deadline)
-        driver = _UnaryDriver(self._wire, method, continuation, client_call_details)
+        timeout, metadata = client_call_details.timeout, client_call_details.metadata
+        call = new_call(method, self._peer, request, timeout, metadata, now=self._now(), default_s=self._deadline_s)
+        driver = _UnaryDriver(self._peer.channel, self._now, method, continuation, client_call_details)
         runner = FlowRunner(driver, self._peer.flow(call), self._owner)
         runner.start()
         self._peer.track(runner)
-        return FlowFuture(runner, method, self._peer.name, partial(_left, self._wire, deadline))
-
-
-class SyncFederationStreamInterceptor(grpc.StreamStreamClientInterceptor):
-    """Refuses `Watch` with UNIMPLEMENTED."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-
-    def intercept_stream_stream(
-        self, continuation: Continuation, client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        """Refuse a stream of the federation service; pass on any other."""
-        if method_in(client_call_details) is not None:
-            refuse_watch(self._peer.name)
-        return continuation(client_call_details, request_iterator)
+        return FlowFuture(runner, method, call, self._now)
 
 
 class _UnaryDriver(FutureDriver):
     """Sends by the continuation, which blocks if the caller does."""
 
-    def __init__(self, wire: Wire, method: Method, continuation: Continuation, details: Any) -> None:
-        super().__init__(wire)
+    def __init__(
+        self, channel: PeerChannel, now: Callable[[], float], method: Verb, continuation: Continuation, details: Any
+    ) -> None:
+        super().__init__(channel, now)
         self._method, self._continuation, self._details = method, continuation, details
 
     def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
@@ -82,11 +69,11 @@ class _UnaryDriver(FutureDriver):
 
     def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
         """Call the continuation, which may block."""
-        left = _left(self._wire, call.deadline)
+        left = remaining(self._now(), call.deadline)
         if left == 0.0:
             return timed_out()
         message = self._method.request.FromString(call.request)
-        inner = self._continuation(changed_details(self._details, left, call.metadata), message)
+        inner = self._continuation(self._details._replace(timeout=left, metadata=call.metadata), message)
         if inner.done():
             return _outcome(inner)
         suspension.on_claim(inner.cancel)
@@ -109,12 +96,8 @@ def _outcome(ended: Any) -> Outcome:
     error = ended if isinstance(ended, grpc.RpcError) and not _broke(ended) else ended.exception()
     if not isinstance(error, grpc.RpcError):
         raise error
-    return failed(error)
+    return from_error(error)
 
 
 def _broke(ended: Any) -> bool:
     return hasattr(ended, "_exception")  # gRPC's wrapper of an exception that was no RPC error
-
-
-def _left(wire: Wire, deadline: float) -> float | None:
-    return remaining(wire.now(), deadline)

@@ -27,10 +27,6 @@ class BackgroundLoop:
         """Whether the caller is in the thread of the loop."""
         return self._thread is threading.current_thread()
 
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """Return the loop, starting it if necessary; `None` if it has been stopped."""
-        return self._started()
-
     def post(self, function: Callable[[], object]) -> bool:
         """Call a quick function on the loop; `False` if the loop has been stopped."""
         loop = self._started()

@@ -8,7 +8,9 @@ from weakref import WeakSet
 
 import grpc
 
-from federation.client.chain.flow import Outcome
+from federation.client.chain.flow import Call, Outcome
+from federation.client.chain.methods import remaining
+from federation.client.chain.outcomes import CONNECTION_FAILURE_CODES, timed_out
 from federation.client.transport.background_loop import BackgroundLoop
 
 LoopKey: TypeAlias = asyncio.AbstractEventLoop | None
@@ -93,8 +95,9 @@ class PeerChannel:
     """
 
     def __init__(self, dialer: Dialer, background: BackgroundLoop) -> None:
+        self.background = background
+        """Runs the timers of sync calls, and closes connections of threads."""
         self._dialer = dialer
-        self._background = background
         self._lock = threading.Lock()
         self._connections: dict[LoopKey, Connection] = {}
         self._all: WeakSet[Connection] = WeakSet()
@@ -132,6 +135,22 @@ class PeerChannel:
             elif old is not None:
                 old.close_when_idle()
         connection.end_call()
+
+    def open(self, key: LoopKey, call: Call, now: float) -> tuple[Connection, float | None] | Outcome:
+        """Return a connection with the call counted on it and the seconds left; or the outcome, if it cannot be sent.
+
+        The caller counts the end of the call by `end`.
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            return refusal
+        left = remaining(now, call.deadline)
+        return timed_out() if left == 0.0 else (self.acquire(key, fresh=call.probe), left)
+
+    def end(self, key: LoopKey, call: Call, connection: Connection, outcome: Outcome | None) -> None:
+        """Count the end of a call that `open` counted. The outcome tells whether the connection works."""
+        proven = outcome is not None and outcome.code not in CONNECTION_FAILURE_CODES
+        self.release(key, connection, fresh=call.probe, proven=proven)
 
     def current(self, key: LoopKey) -> Connection | None:
         """Return the connection of `key` if one is open."""
@@ -189,7 +208,7 @@ class PeerChannel:
 
     def _close_sync(self, channel: grpc.Channel) -> None:
         # The last call may end in the channel's own thread, which must not close it.
-        if not self._background.post(channel.close):
+        if not self.background.post(channel.close):
             channel.close()
 
     def _close_aio(self, loop: asyncio.AbstractEventLoop, channel: grpc.aio.Channel) -> None:

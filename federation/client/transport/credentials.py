@@ -10,7 +10,7 @@ from federation.errors import Action, Reason, Refusal, Remedy
 from federation.pki.certificates import parsed
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
 from federation.store.peers import PeerRecord
-from federation.wire.channel_args import CHANNEL, ChannelOptions
+from federation.wire.channel_args import CHANNEL
 
 
 class EnrolledDialer:
@@ -20,18 +20,13 @@ class EnrolledDialer:
     alone, either would look like an unreachable peer.
     """
 
-    def __init__(self, record: PeerRecord, clock: Clock, options: ChannelOptions = CHANNEL) -> None:
+    def __init__(self, record: PeerRecord, clock: Clock) -> None:
         self._record, self._clock = record, clock
-        self._options = options.to_grpc(record.gateway)
+        self._options = CHANNEL.to_grpc(record.gateway)
         self._not_after_us, self._fault = _read(record)
         self._credentials = grpc.ssl_channel_credentials(
             record.trust_bundle.encode(), record.key_pem.encode(), record.certificate_pem.encode()
         )
-
-    @property
-    def not_after_us(self) -> int:
-        """When the own certificate expires (Unix microseconds)."""
-        return self._not_after_us
 
     def refusal(self) -> Outcome | None:
         """Return a local CERTIFICATE_INVALID if the own certificate cannot be used."""

@@ -1,12 +1,13 @@
-"""The watches of one gateway directory, on the background loop of its runtime, and the stores of revocations."""
+"""The watches of one gateway directory, on the background loop of its runtime."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from federation.client.peers.peer import Peer
+from federation.client.peers.peer import Peer, Revocation
+from federation.client.peers.store import PeerRepository
 from federation.client.transport.background_loop import BackgroundLoop
 from federation.errors import FederationError
 
@@ -20,45 +21,27 @@ STOP_TIMEOUT_S: Final = 5.0
 """Seconds to wait for the end of the watches, and for revocations that are being stored."""
 
 
-class RevocationStore(Protocol):
-    """The store of received revocations; a `PeerStore` is one."""
-
-    async def revoke(self, peer_id: str, at_us: int, reason: str) -> None:
-        """Store that the peer has revoked the grant. Raises `FederationError`."""
-        ...
-
-
 class WatchLoop:
-    """Starts and stops the watches of a directory's peers. Thread-safe.
+    """Starts and stops the watches of a directory's peers, and stores the revocations. Thread-safe.
 
     From the first `watch_all` until `stop`, the watches of all peers run; otherwise only those of `watch_peer`.
     """
 
-    def __init__(self, background: BackgroundLoop, peers: Callable[[], Iterable[Peer]]) -> None:
-        self._background, self._peers = background, peers
+    def __init__(self, background: BackgroundLoop, peers: Callable[[], Iterable[Peer]], store: PeerRepository) -> None:
+        self._background, self._peers, self._store = background, peers, store
         self._all = False
         self._watched: set[Peer] = set()
-        self._stores: list[tuple[asyncio.AbstractEventLoop, RevocationStore]] = []
         self._saves: set[Future[None]] = set()
 
-    def watch_all(self, loop: asyncio.AbstractEventLoop, store: RevocationStore) -> None:
-        """Watch every peer, also those added later. `store` stores revocations, and runs on `loop`."""
+    def watch_all(self) -> None:
+        """Watch every peer, also those added later."""
         self._all = True
-        self._stores.insert(0, (loop, store))
-        self._start()
+        self.resume()
 
-    async def remove_store(self, loop: asyncio.AbstractEventLoop, store: RevocationStore) -> None:
-        """Remove a store of `watch_all`, and wait for revocations that are being stored."""
-        self._stores.remove((loop, store))
-        await self._saved()
-
-    def watch_peer(self, peer: Peer, store: RevocationStore | None) -> None:
-        """Watch one peer. `store` stores revocations, and runs on the background loop."""
+    def watch_peer(self, peer: Peer) -> None:
+        """Watch one peer."""
         self._watched.add(peer)
-        loop = self._background.loop()
-        if loop is not None and store is not None:
-            self._stores.append((loop, store))
-        self._start()
+        self.resume()
 
     def on_added(self, peer: Peer) -> None:
         """Watch a new peer if all are watched."""
@@ -71,25 +54,21 @@ class WatchLoop:
         if peer.watch is not None:
             peer.watch.cancel()
 
-    def save_revocation(self, peer: Peer) -> None:
-        """Store the peer's revocation in the background, in the first store whose loop has not ended."""
-        for loop, store in self._stores.copy():
-            saving = _save(store, peer)
-            try:
-                future = asyncio.run_coroutine_threadsafe(saving, loop)
-            except RuntimeError:  # the loop has ended
-                saving.close()
-                continue
-            self._saves.add(future)
-            future.add_done_callback(self._saves.discard)
-            return
+    def save_revocation(self, peer: Peer, revocation: Revocation) -> None:
+        """Store the peer's revocation in the background."""
+        with suppress(RuntimeError):  # the background loop has been stopped
+            save = self._background.submit(self._save(peer, revocation))
+            self._saves.add(save)
+            save.add_done_callback(self._saves.discard)
 
     async def stop(self) -> None:
         """Stop every watch, and wait for revocations that are being stored. Call this on the background loop."""
         self._all = False
         self._watched.clear()
         await self._stop()
-        await self._saved()
+        saves = [asyncio.wrap_future(save) for save in self._saves.copy()]
+        if saves:
+            await asyncio.wait(saves, timeout=STOP_TIMEOUT_S)
 
     def suspend(self) -> None:
         """Stop every watch before a fork, until `resume`.
@@ -102,16 +81,7 @@ class WatchLoop:
                 self._background.submit(self._stop()).result(SUSPEND_TIMEOUT_S)
 
     def resume(self) -> None:
-        """Start the watches that `suspend` stopped, in the parent after a fork."""
-        self._start()
-
-    def abandon_after_fork(self, background: BackgroundLoop) -> None:
-        """Drop all state in a forked child: loops, watches and stores are the parent's."""
-        self._background = background
-        self._all = False
-        self._watched, self._stores, self._saves = set(), [], set()
-
-    def _start(self) -> None:
+        """Start the watches that do not run, also after `suspend`."""
         for peer in self._peers():
             if peer.watch is not None and (self._all or peer in self._watched):
                 peer.watch.start()
@@ -121,17 +91,8 @@ class WatchLoop:
         await asyncio.gather(*(peer.watch.stop() for peer in peers if peer.watch is not None))
         await asyncio.gather(*(peer.channel.wait_closed() for peer in peers))
 
-    async def _saved(self) -> None:
-        saves = [asyncio.wrap_future(save) for save in self._saves.copy()]
-        if saves:
-            await asyncio.wait(saves, timeout=STOP_TIMEOUT_S)
-
-
-async def _save(store: RevocationStore, peer: Peer) -> None:
-    revocation = peer.revocation
-    if revocation is None:
-        return
-    try:
-        await store.revoke(peer.record.id, revocation.at_us, revocation.reason)
-    except FederationError as e:
-        LOGGER.warning("the revocation by %s is in force, but could not be stored: %s", peer.name, e)
+    async def _save(self, peer: Peer, revocation: Revocation) -> None:
+        try:
+            await self._store.revoke(peer.record.id, revocation.at_us, revocation.reason)
+        except FederationError as e:
+            LOGGER.warning("the revocation by %s is in force, but could not be stored: %s", peer.name, e)

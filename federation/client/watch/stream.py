@@ -1,18 +1,19 @@
 """One `Watch` stream of one peer, from its subscription to its end."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
-from federation.client.aio.call import final_outcome, result_if_done
+from federation.client.aio.call import end_of, result_if_done
 from federation.client.aio.driver import AioDriver
+from federation.client.calls import final_outcome
 from federation.client.chain.flow import Call, Outcome
-from federation.client.chain.methods import METHODS
 from federation.client.chain.outcomes import closed, from_wire
 from federation.client.chain.runner import FlowRunner, Suspension
 from federation.client.peers.peer import Peer
@@ -24,25 +25,9 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail
 from federation.wire.verbs import VERB_BY_NAME
 
-WATCH: Final = METHODS[VERB_BY_NAME["watch"].path]
+WATCH: Final = VERB_BY_NAME["watch"]
 _STREAM_ENDED: Final = (grpc.RpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """Exceptions of gRPC for a message to a stream that has just ended; reading the stream shows the cause."""
-
-
-class Listener(Protocol):
-    """The receiver of a stream's messages. Called on the stream's loop; no method may block."""
-
-    def on_armed(self, *, planned: bool) -> None:
-        """Handle the peer's confirmation of the stream; `planned` if another stream is still armed."""
-        ...
-
-    def on_message(self, event: pb.WatchResponse) -> pb.WatchAck | None:
-        """Handle a message, and return its acknowledgement if the peer awaits one."""
-        ...
-
-    def pause_s(self) -> float:
-        """Return how long to wait before the next message is read."""
-        ...
 
 
 class StreamEnd(NamedTuple):
@@ -109,7 +94,12 @@ class _StreamDriver:
 
 
 class WatchStream:
-    """A stream with a task of its own on the running loop. `ended` resolves when task and stream have ended."""
+    """A stream with a task of its own on the running loop. `ended` resolves when task and stream have ended.
+
+    `on_armed` is called once, when the peer confirms the stream. `on_message` is called with each message, and returns
+    the acknowledgement if the peer awaits one. `pause_s` returns how long to wait before the next message is read. All
+    are called on the loop, and must not block.
+    """
 
     def __init__(
         self,
@@ -118,10 +108,11 @@ class WatchStream:
         settings: WatchSettings,
         *,
         instance_id: str,
-        listener: Listener,
-        planned: bool = False,
+        on_armed: Callable[[], None],
+        on_message: Callable[[pb.WatchResponse], pb.WatchAck | None],
+        pause_s: Callable[[], float],
     ) -> None:
-        self._settings, self._listener, self._planned = settings, listener, planned
+        self._settings, self._on_armed, self._on_message, self._pause_s = settings, on_armed, on_message, pause_s
         loop = asyncio.get_running_loop()
         self._subscribe = pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=instance_id))
         self._writing = asyncio.Lock()
@@ -130,7 +121,8 @@ class WatchStream:
         self._peer = peer
         self._driver = _StreamDriver(AioDriver(loop, peer, clock))
         # The stream is not in the peer's `runners`: no flush may cancel it before its acknowledgement is sent.
-        self._runner = FlowRunner(self._driver, peer.flow(WATCH.stream(peer, (), inf)))
+        call = Call(WATCH.path, WATCH.name, "", peer.grant_id, peer.name, peer.user, b"", (), inf)
+        self._runner = FlowRunner(self._driver, peer.flow(call))
         self._runner.start()
         self.armed: asyncio.Future[None] = loop.create_future()
         """Done once the peer confirmed the stream; cancelled if it ended before."""
@@ -170,7 +162,7 @@ class WatchStream:
                         return
             heartbeats = asyncio.create_task(self._send_heartbeats())
             while await self._receive_in_time():  # noqa: ASYNC110 - it waits for the peer
-                await asyncio.sleep(self._listener.pause_s())
+                await asyncio.sleep(self._pause_s())
         except TimeoutError:
             awaited = "send a heartbeat" if self.armed.done() else "confirm the watch"
             self._fault = f"the peer did not {awaited} in time"
@@ -198,9 +190,9 @@ class WatchStream:
         if message is EOF:
             return False
         if message.WhichOneof("kind") == "armed" and not self.armed.done():
-            self._listener.on_armed(planned=self._planned)
+            self._on_armed()
             self.armed.set_result(None)
-        ack = self._listener.on_message(message)
+        ack = self._on_message(message)
         if ack is not None:
             await self._write(pb.WatchRequest(ack=ack))
         self._closing = self._closing or message.WhichOneof("kind") == "grant_revoked"
@@ -230,9 +222,7 @@ class WatchStream:
     async def _end(self) -> StreamEnd:
         if self._fault:
             return StreamEnd(grpc.StatusCode.CANCELLED, "", self._fault)
-        ended = asyncio.get_running_loop().create_future()
-        self._runner.when_done(lambda: None if ended.done() else ended.set_result(None))
-        await ended
+        await end_of(self._runner)
         outcome = final_outcome(self._runner, self._peer.name)
         detail = error_detail(outcome.trailing)
         return StreamEnd(outcome.code, detail.reason, printable(outcome.details), detail.retry_after_s)

@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -41,7 +42,6 @@ class PeerWatch:
         on_event: Callable[[str], None] = lambda _: None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        assert peer.cache is not None  # noqa: S101 - `build_peer` sets the cache first
         self._peer, self._clock, self._settings, self._instance_id = peer, clock, settings, instance_id
         self._post, self._gate = post, gate
         self._on_event, self._chance = on_event, chance
@@ -72,7 +72,7 @@ class PeerWatch:
 
     async def first_attempt_done(self, timeout_s: float) -> bool:
         """Wait until the watch is armed or its first attempt has failed; tell whether it is armed. Any loop."""
-        if not self.is_revoked():
+        if not self._is_revoked():
             await asyncio.wait({asyncio.wrap_future(self._first_attempt)}, timeout=timeout_s)
         return self._status.state is WatchState.ARMED
 
@@ -108,8 +108,8 @@ class PeerWatch:
 
     # -- messages of a stream
 
-    def on_armed(self, *, planned: bool) -> None:
-        """Flush the cache, unless another stream was armed all the time."""
+    def _on_armed(self, *, planned: bool) -> None:
+        """Flush the cache, unless another stream was armed all the time: the replacement of a stream is planned."""
         self._pending_acks = True
         if not planned:
             self._events.on_rearmed()
@@ -117,29 +117,22 @@ class PeerWatch:
             self._last_reported = ""
             self._set_first_attempt_done()
 
-    def on_message(self, event: pb.WatchResponse) -> pb.WatchAck | None:
-        """Handle an event."""
+    def _on_message(self, event: pb.WatchResponse) -> pb.WatchAck | None:
         kind = event.WhichOneof("kind")
-        if self._peer.health is not None:
-            self._peer.health.record_contact()
+        self._peer.health.record_contact()
         if kind in EVENT_KINDS:
             self._on_event(kind)
         if kind == "grant_revoked":
             self._pending_acks = False
         return self._events.handle(event, self._clock.monotonic())
 
-    def pause_s(self) -> float:
-        """Return the pause before the next message, which limits a flood."""
-        return self._rate.pause_s if self._rate.flooded else 0.0
-
-    def is_revoked(self) -> bool:
-        """Tell whether the grant was revoked."""
+    def _is_revoked(self) -> bool:
         return self._peer.revocation is not None
 
     # -- the task
 
     def _launch(self) -> None:
-        if self._task is None and not self.is_revoked():
+        if self._task is None and not self._is_revoked():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="watch")
             self._task.add_done_callback(self._on_done)
 
@@ -156,10 +149,10 @@ class PeerWatch:
 
     async def _run(self) -> None:
         try:
-            while not self.is_revoked():
+            while not self._is_revoked():
                 await self._wait_for_circuit()
                 pause_s = await self._watch_once()
-                if not self.is_revoked():
+                if not self._is_revoked():
                     await self._wait(timeout_s=pause_s)
             await self._finish()
         finally:
@@ -195,14 +188,13 @@ class PeerWatch:
 
     async def _wait_for_circuit(self) -> None:
         """Wait while the circuit is not closed."""
-        while not self.is_revoked() and (retry_s := self._denied_s()) is not None:
+        while not self._is_revoked() and (retry_s := self._denied_s()) is not None:
             self._transition(WatchState.OFF)
             self._set_first_attempt_done()
             await self._wait(timeout_s=min(retry_s, self._settings.circuit_poll_s))
 
     def _denied_s(self) -> float | None:
-        circuit = self._peer.circuit
-        denied = circuit.check(self._clock.monotonic()) if circuit is not None else None
+        denied = self._peer.circuit.check(self._clock.monotonic())
         return None if denied is None else denied.retry_after_s
 
     async def _open(self, *, planned: bool) -> WatchStream:
@@ -213,8 +205,9 @@ class PeerWatch:
                 self._clock,
                 self._settings,
                 instance_id=self._instance_id(),
-                listener=self,
-                planned=planned,
+                on_armed=partial(self._on_armed, planned=planned),
+                on_message=self._on_message,
+                pause_s=lambda: self._rate.pause_s if self._rate.flooded else 0.0,
             )
             self._streams.add(stream)
             while not (stream.armed.done() or stream.ended.done()):
@@ -226,14 +219,14 @@ class PeerWatch:
     async def _hold(self, stream: WatchStream) -> StreamEnd:
         """Stay armed, replacing streams, until the armed one is lost; return how that ended."""
         move_at = self._next_move()
-        while not stream.ended.done() and not self.is_revoked():
+        while not stream.ended.done() and not self._is_revoked():
             await self._wait(stream.ended, timeout_s=max(0.0, move_at - self._clock.monotonic()))
             due = self._moving or self._clock.monotonic() >= move_at
-            if due and not stream.ended.done() and not self.is_revoked() and self._denied_s() is None:
+            if due and not stream.ended.done() and not self._is_revoked() and self._denied_s() is None:
                 self._moving = False
                 stream, moved = await self._replace(stream)
                 move_at = self._next_move() if moved else self._clock.monotonic() + self._backoff.after_failure()
-        if self.is_revoked():  # the event may still arrive, and the peer awaits its acknowledgement
+        if self._is_revoked():  # the event may still arrive, and the peer awaits its acknowledgement
             await asyncio.wait({stream.ended}, timeout=self._settings.silence_timeout_s)
         return await self._ended(stream)
 

@@ -17,7 +17,7 @@ import pytest
 from federation.breaker import CircuitState
 from federation.client.aio.channel import AioChannel
 from federation.client.chain.flow import Call, Flow
-from federation.client.chain.methods import METHODS
+from federation.client.chain.methods import new_call
 from federation.client.chain.runner import FlowRunner
 from federation.client.peers.peer import Peer
 from federation.client.runtime import ClientRuntime
@@ -26,6 +26,7 @@ from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.status import error_detail_of
+from federation.wire.verbs import VERB_BY_NAME
 from tests.support.clock import ManualClock
 from tests.support.network_faults import Relay, closed_port
 from tests.support.scripted import Reply, ScriptedPeer
@@ -148,9 +149,8 @@ async def test_a_call_that_dials_after_the_opening_leaves_no_connection(caller: 
     """A call admitted before the circuit opened, and sent after it, leaves no channel that redials."""
     called = caller.peer("refused", f"127.0.0.1:{closed_port()}")
     channel = AioChannel(called.peer, clock=caller.clock.clock, deadline_s=2.0)
-    call = METHODS["/federation.v1.FederationService/Search"].call(
-        called.peer, SEARCH, (), caller.clock.monotonic_s + 2.0
-    )
+    now, search = caller.clock.monotonic_s, VERB_BY_NAME["search"]
+    call = new_call(search, called.peer, SEARCH, None, None, now=now, default_s=2.0)
     flow = called.peer.flow(call)
     let_go = next(flow)
     assert isinstance(let_go, Call)

@@ -122,13 +122,13 @@ async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not
         with process(renewing, tmp_path, record) as (first, one), process(renewing, tmp_path, record) as (second, two):
             sent: list[PeerRecord] = []
 
-            async def renewed(record: PeerRecord) -> PeerRecord:
+            async def renewed(record: PeerRecord, **_: object) -> PeerRecord:
                 sent.append(record)
                 return record
 
-            monkeypatch.setattr(second, "_renewed", renewed)
             renewing.hands.advance(due_in_s(renewing, one) + 1)
             await first.step()
+            monkeypatch.setattr("federation.client.renewer.renew", renewed)
             await second._renew(two, by_hand=False)
 
             assert sent == []
@@ -258,13 +258,13 @@ async def test_a_conflict_makes_the_next_poll_read_the_store_again(
         reads.append(None)
         return await read()
 
-    async def conflict(_: PeerRecord) -> PeerRecord:
+    async def conflict(_: PeerRecord, **__: object) -> PeerRecord:
         raise ConflictError("the record was changed meanwhile")
 
     with process(renewing, tmp_path) as (renewer, peer):
         await renewer.reload()
         monkeypatch.setattr(renewing.peers, "all", counted)
-        monkeypatch.setattr(renewer, "_renewed", conflict)
+        monkeypatch.setattr("federation.client.renewer.renew", conflict)
         await renewer.reload()
         assert reads == []
 

@@ -6,8 +6,9 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.client.aio.interceptors import FederationStreamInterceptor, FederationUnaryInterceptor
-from federation.client.sync.interceptors import SyncFederationStreamInterceptor, SyncFederationUnaryInterceptor
+from federation.client.aio.interceptors import FederationUnaryInterceptor
+from federation.client.calls import FederationStreamInterceptor
+from federation.client.sync.interceptors import SyncFederationUnaryInterceptor
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
 from tests.support.federations import aio_stub, federation_of, home_of, sync_stub
@@ -43,7 +44,7 @@ def test_sync_watch_is_refused(form: str, tmp_path: Path, scripted: ScriptedPeer
 
 
 def test_every_arity_of_the_service_has_its_interceptor() -> None:
-    """Each method of the service is unary or bidirectional, and there is one class for each, aio and sync."""
+    """Each method of the service is unary or bidirectional, and each has its class, aio and sync."""
     arities = {
         (method.client_streaming, method.server_streaming)
         for method in pb.DESCRIPTOR.services_by_name["FederationService"].methods
@@ -53,7 +54,5 @@ def test_every_arity_of_the_service_has_its_interceptor() -> None:
     for kind, served in zip((FederationUnaryInterceptor, FederationStreamInterceptor), aio, strict=True):
         assert [base for base in aio if issubclass(kind, base)] == [served]
     sync = (grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor)
-    for sync_kind, served_sync in zip(
-        (SyncFederationUnaryInterceptor, SyncFederationStreamInterceptor), sync, strict=True
-    ):
+    for sync_kind, served_sync in zip((SyncFederationUnaryInterceptor, FederationStreamInterceptor), sync, strict=True):
         assert [base for base in sync if issubclass(sync_kind, base)] == [served_sync]

@@ -12,7 +12,6 @@ import grpc
 import pytest
 
 from federation.client.runtime import ClientRuntime
-from federation.client.sync.drivers import Wire
 from federation.client.sync.interceptors import sync_interceptors
 from federation.errors import Reason, Refusal
 from federation.store.peers import PeerRecord
@@ -98,8 +97,7 @@ def stub(home: ClientRuntime, grpc_channel: Any, grpc_servicer: Servicer) -> Any
     """The generated stub over the plugin's channel with the chain on it."""
     grpc_servicer.asked.clear()
     peer = home.peers.get("work.example")
-    wire = Wire(peer.channel, home.background, home.clock.monotonic)
-    interceptors = sync_interceptors(peer, wire, deadline_s=2.0, owner=home)
+    interceptors = sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
     return FederationServiceStub(grpc.intercept_channel(grpc_channel, *interceptors))
 
 
@@ -140,8 +138,9 @@ def test_bug_of_the_servicer_is_unknown(stub: Any) -> None:
 def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -> None:
     """A method of another service on the same channel passes unchanged, and is not tagged."""
     peer = home.peers.get("work.example")
-    wire = Wire(peer.channel, home.background, home.clock.monotonic)
-    channel = grpc.intercept_channel(grpc_channel, *sync_interceptors(peer, wire, deadline_s=2.0, owner=home))
+    channel = grpc.intercept_channel(
+        grpc_channel, *sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
+    )
     other: Any = channel.unary_unary("/other.Service/Method")
     with pytest.raises(grpc.RpcError) as unknown:
         other(b"")
@@ -161,12 +160,10 @@ def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, 
             raise ValueError("broken")
 
     peer = home.peers.get("work.example")
-    wire = Wire(peer.channel, home.background, home.clock.monotonic)
-    ours = sync_interceptors(peer, wire, deadline_s=2.0, owner=home)
+    ours = sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
     stub: Any = FederationServiceStub(grpc.intercept_channel(grpc_channel, *ours, Broken()))
     for call in (stub.List, stub.Search, lambda request: stub.Search.future(request).result()):
         with pytest.raises(ValueError, match="broken"):
             call(LIST if call == stub.List else pb.SearchRequest(query="x"))
     assert not peer.runners
-    assert peer.cache is not None
     assert peer.cache.stats().flights == 0

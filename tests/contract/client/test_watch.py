@@ -108,7 +108,6 @@ async def test_the_acknowledgement_comes_after_the_flush(
         await until_watch(fed)
         await ask(fed)
         peer = fed.peer("work.example")
-        assert peer.cache is not None
         cache = peer.cache
         desk.heard = lambda request: (
             seen.append((cache.stats().entries, peer.refusal is not None)) if request.HasField("ack") else None

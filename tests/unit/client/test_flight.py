@@ -17,7 +17,7 @@ def a_flow() -> Flow:
 
 def flying(waiters: int = 1) -> Flight:
     """A flight with this many waiters, whose flow has been taken."""
-    flight = Flight(10.0, 1)
+    flight = Flight(10.0)
     for _ in range(waiters):
         assert flight.join(10.0)
     flight.set_flow(a_flow())
@@ -27,7 +27,7 @@ def flying(waiters: int = 1) -> Flight:
 
 def test_only_the_first_driver_gets_the_flow() -> None:
     """The flow is returned once."""
-    flight = Flight(10.0, 1)
+    flight = Flight(10.0)
     flow = a_flow()
     flight.set_flow(flow)
 
@@ -71,7 +71,7 @@ def test_cancel_calls_the_driver_once_it_is_set() -> None:
     late = flying()
     late.cancel()
     late.on_cancel(lambda: aborted.append("late"))
-    untaken = Flight(10.0, 1)
+    untaken = Flight(10.0)
     untaken.set_flow(a_flow())
     untaken.cancel()
 

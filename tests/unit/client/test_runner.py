@@ -253,7 +253,7 @@ class Shared:
 
     def __init__(self, deadline: float = 10.0) -> None:
         self.driver = HandDriver()
-        self.flight = Flight(deadline, 1)
+        self.flight = Flight(deadline)
         self.seen: list[Any] = []
         self.flight.set_flow(plain(self.seen))
 

@@ -9,7 +9,6 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from federation.cache.entries import InvalidationReason, Key
 from federation.client.chain.flow import Call, Flow, Outcome, Proceed, refused
-from federation.client.chain.methods import METHODS
 from federation.client.interceptors.tracing import TracingInterceptor
 from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
@@ -27,7 +26,7 @@ from tests.support.scripted import Reply, ScriptedPeer
 CALL = make_call(trace=None)
 HIT = Outcome(grpc.StatusCode.OK, b"rows", cached=True, age_s=3.0)
 HIT_ONLY = make_call()._replace(hit_only=True)
-LIST = METHODS[VERB_BY_NAME["list"].path]
+LIST = VERB_BY_NAME["list"]
 
 
 class Serve:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from federation.client.chain.methods import METHODS
-from federation.client.interceptors.caching import CACHEABLE_VERBS, UNCACHED_VERBS
+from federation.client.interceptors.caching import CACHEABLE_VERBS
 from federation.server.audit.vocabulary import ACTS, AUDIT_VERBS, READS
-from federation.session.peer_request import method_for
 from federation.store.schema import COMMON_VERBS, RARE_VERB
 from federation.v1 import federation_pb2 as pb
 from federation.verbs.handlers import SERVED_VERBS, Verbs
@@ -66,12 +65,9 @@ def test_an_entry_of_the_table_needs_a_method_in_the_proto() -> None:
 
 def test_the_client_derives_its_methods_and_cacheable_verbs() -> None:
     """Every verb has a method of the chain; the cache stores the cacheable ones and ignores streams."""
-    assert {
-        path: (method.verb, method.request, method.response, method.streams) for path, method in METHODS.items()
-    } == {verb.path: (verb.name, verb.request, verb.response, verb.streams) for verb in VERBS}
-    assert {method_for(verb.name).path for verb in VERBS} == set(METHODS)
+    assert {verb.path: verb for verb in VERBS} == METHODS
     assert {name: VERB_BY_NAME[name].response for name in names(cacheable=True)} == CACHEABLE_VERBS
-    assert names(streams=True) == UNCACHED_VERBS == STREAMING_VERBS
+    assert names(streams=True) == STREAMING_VERBS
 
 
 def test_the_server_derives_its_handlers_and_audit_verbs() -> None:

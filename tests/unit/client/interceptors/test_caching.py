@@ -11,7 +11,6 @@ from federation.client.chain.flow import Cancelled, Flight, Join, Outcome, compo
 from federation.client.chain.runner import FlowRunner
 from federation.client.interceptors.caching import (
     CACHEABLE_VERBS,
-    UNCACHED_VERBS,
     CachingInterceptor,
     fail_in_flight,
     lease_s,
@@ -19,8 +18,8 @@ from federation.client.interceptors.caching import (
 from federation.errors import Reason, Refusal
 from federation.wire.requests import query_hash
 from federation.wire.status import error_detail, refusal_status
-from federation.wire.verbs import VERB_BY_NAME
-from tests.support.manual_driver import ManualChain, ids, make_call, rows
+from federation.wire.verbs import STREAMING_VERBS, VERB_BY_NAME
+from tests.support.manual_driver import ManualChain, ScriptedSink, ids, make_call, rows
 
 
 def from_peer(reason: Reason) -> Outcome:
@@ -45,7 +44,7 @@ def chain() -> ManualChain:
 def test_every_verb_is_kept_shared_or_not_by_its_entry_in_the_table() -> None:
     """List and Get are cached; Search and Capabilities never are; Watch passes; there is no other verb."""
     assert set(CACHEABLE_VERBS) == {"list", "get"}
-    assert set(VERB_BY_NAME) - set(CACHEABLE_VERBS) - UNCACHED_VERBS == {"search", "capabilities"}
+    assert set(VERB_BY_NAME) - set(CACHEABLE_VERBS) - STREAMING_VERBS == {"search", "capabilities"}
 
 
 def test_the_second_call_is_a_hit_without_the_wire(chain: ManualChain) -> None:
@@ -122,7 +121,6 @@ def test_nothing_failed_denied_or_unreadable_is_kept(chain: ManualChain, answer:
     """Only a good, readable answer is cached."""
     assert chain.fetch(make_call(), answer) == answer
 
-    assert not chain.start(make_call()).done
     assert chain.partition.stats().entries == 0
 
 
@@ -348,7 +346,7 @@ def test_a_revocation_fails_flights_at_once(chain: ManualChain) -> None:
     """`fail_in_flight` fails every waiter now and cancels the wire call."""
     runs = [chain.start(make_call()) for _ in range(3)]
 
-    assert fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1")) == 1
+    fail_in_flight(chain.partition.flush(InvalidationReason.GRANT_REVOKED, "grant-1"))
 
     assert [reason_of(run) for run in runs] == ["GRANT_REVOKED"] * 3
     assert chain.wires[0].cancelled
@@ -454,8 +452,9 @@ def test_a_peer_that_refuses_the_grant_flushes_it(chain: ManualChain, reason: Re
 
     assert chain.fetch(make_call(verb, b"another"), answer) == answer
 
-    assert not chain.start(make_call()).done
-    assert chain.start(make_call(grant_id="grant-2")).done
+    query = ("list", "tasks", query_hash(b"query"))
+    assert chain.partition.peek(Key("grant-1", *query)) is None
+    assert chain.partition.peek(Key("grant-2", *query)) is not None
 
 
 def test_a_peer_that_says_revoked_cuts_the_others(chain: ManualChain) -> None:
@@ -588,7 +587,7 @@ def test_a_revocation_ends_detached_flights(chain: ManualChain) -> None:
 
 def test_a_flow_that_never_started_leaves_no_flight(chain: ManualChain) -> None:
     """A driver that cancels before it takes the flight's flow leaves nothing behind."""
-    flow = compose([CachingInterceptor(chain.partition, chain.driver.time.clock)])(make_call())
+    flow = compose([CachingInterceptor(chain.partition, chain.driver.time.clock, ScriptedSink())])(make_call())
     step = flow.send(None)  # type: ignore[arg-type]
     assert isinstance(step, Join)
     assert isinstance(step.flight, Flight)
@@ -604,7 +603,7 @@ def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None
     """A search is not answered from the cache, whatever the cache holds; a cache-only search is refused."""
     call = make_call("search")._replace(hit_only=hit_only)
     key = Key(call.grant_id, call.verb, call.resource, query_hash(call.request))
-    found = chain.partition.lookup(key, lambda _: False, lambda _: Flight(0.0, 0))
+    found = chain.partition.lookup(key, lambda _: False, lambda _: Flight(0.0))
     assert isinstance(found, Miss)
     assert chain.partition.insert(found.token, b"kept", 30.0)
 

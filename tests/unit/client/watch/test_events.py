@@ -40,7 +40,7 @@ class Watched:
 
     def fetch(self, resource: str = "tasks") -> FetchToken:
         """Begin to fetch; its flight is under way."""
-        found = self.partition.lookup(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9, 0))
+        found = self.partition.lookup(Key(GRANT, "list", resource, "q"), lambda _: True, lambda _: Flight(1e9))
         assert isinstance(found, Miss)
         return found.token
 
@@ -57,7 +57,7 @@ class Watched:
     def hits(self, resource: str) -> bool:
         """Whether a list of the resource is a hit."""
         key = Key(GRANT, "list", resource, "q")
-        return isinstance(self.partition.lookup(key, lambda _: True, lambda _: Flight(1e9, 0)), Hit)
+        return isinstance(self.partition.lookup(key, lambda _: True, lambda _: Flight(1e9)), Hit)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_revocation_fails_calls_under_way(watched: Watched) -> None:
     """An answer that arrives later is neither cached nor delivered; waiters of a shared call get the refusal."""
     token = watched.fetch("memory")
     key = token.key
-    found = watched.partition.lookup(key, lambda flight: flight.join(1e9), lambda _: Flight(1e9, 0))
+    found = watched.partition.lookup(key, lambda flight: flight.join(1e9), lambda _: Flight(1e9))
     assert isinstance(found, Miss)
 
     watched.take(grant_revoked=pb.WatchGrantRevoked())
@@ -101,7 +101,7 @@ def test_a_changed_grant_drops_everything_and_asks_again(watched: Watched) -> No
 
 def test_a_changed_resource_drops_its_entries_alone(watched: Watched) -> None:
     """Other entries stay; there is no acknowledgement; an answer under way is delivered and not cached."""
-    found = watched.partition.lookup(Key(GRANT, "list", "tasks", "other"), lambda _: True, lambda _: Flight(1e9, 0))
+    found = watched.partition.lookup(Key(GRANT, "list", "tasks", "other"), lambda _: True, lambda _: Flight(1e9))
     assert isinstance(found, Miss)
     token = found.token
 
