@@ -18,7 +18,7 @@ _STATE: Final = {state: pb.PeerState.Value(f"PEER_STATE_{state.name}") for state
 
 
 def peer_message(peer: Peer, clock: Clock) -> pb.PeerStatus:
-    """Return the current status of a peer. Fields of an interceptor that is switched off stay absent."""
+    """Return the current status of a peer."""
     plan, now_us = plan_of(peer), clock.now_us()
     status = status_of(peer, clock)
     renews_at_us = plan.next_at_us(now_us) if status.revocation is None else None
@@ -61,9 +61,7 @@ def own_certificate(pem: str, renews_at_us: int | None) -> pb.CertificateInfo:
     )
 
 
-def _circuit(circuit: CircuitSnapshot | None, now_us: int) -> pb.CircuitStatus | None:
-    if circuit is None:
-        return None
+def _circuit(circuit: CircuitSnapshot, now_us: int) -> pb.CircuitStatus:
     opened_ago_s, retry_in_s = circuit.opened_ago_s, circuit.retry_in_s
     return pb.CircuitStatus(
         state=_CIRCUIT[circuit.state],
@@ -81,15 +79,13 @@ def _failure(failure: CallFailure | None) -> pb.CallFailure | None:
     )
 
 
-def _cache(cache: Partition[Any] | None) -> pb.CacheStatus | None:
-    if cache is None:
-        return None
+def _cache(cache: Partition[Any]) -> pb.CacheStatus:
     stats = cache.stats()
     return pb.CacheStatus(entries=stats.entries, bytes=stats.bytes, hits=stats.hits, misses=stats.misses)
 
 
-def _latency(health: PeerHealth | None) -> pb.LatencyStatus | None:
-    latency = health.latency() if health is not None else None
+def _latency(health: PeerHealth) -> pb.LatencyStatus | None:
+    latency = health.latency()
     return None if latency is None else pb.LatencyStatus(p50_ms=latency.p50_ms, p99_ms=latency.p99_ms)
 
 

@@ -48,8 +48,7 @@ class PeerAvailability:
         outage = self._outages.get(peer.record.id)
         if outage is None:
             return None
-        health = peer.health
-        if health is None or (health.last_success_us or 0) <= outage.since_us:
+        if (peer.health.last_success_us or 0) <= outage.since_us:
             return outage
         self._end_outage(peer, span, announce=True)
         return None

@@ -93,8 +93,7 @@ class _Probe:
 
     def _schedule(self) -> None:
         """Send after the cooldown, or when an open circuit lets calls pass again, whichever is later."""
-        circuit = self._peer.circuit
-        circuit_s = circuit.snapshot(self._clock.monotonic()).retry_in_s if circuit is not None else None
+        circuit_s = self._peer.circuit.snapshot(self._clock.monotonic()).retry_in_s
         delay_s = max(self._cooldown_s, circuit_s or 0.0)
         self.due_us = self._clock.now_us() + int(delay_s * MICROSECONDS)
         self._handle = self._loop.call_later(delay_s, self._send)
@@ -109,8 +108,7 @@ class _Probe:
             self._call.add_done_callback(self._on_done)
 
     def _answered_another_call(self) -> bool:
-        health = self._peer.health
-        return health is not None and (health.last_success_us or 0) > self._since_us
+        return (self._peer.health.last_success_us or 0) > self._since_us
 
     def _on_done(self, call: FlowCall) -> None:
         if self._call is None:  # ended
