@@ -1,4 +1,4 @@
-"""Commands run in the test's own process, as a shell would run them."""
+"""Runs commands in the test's own process."""
 
 import json
 from typing import Any, NamedTuple
@@ -8,17 +8,17 @@ import pytest
 from mosaic_cli.main import main
 
 
-class Ran(NamedTuple):
-    """What a command did."""
+class CommandResult(NamedTuple):
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
-    words: str
+    err: str
 
     @property
     def json(self) -> Any:
-        """The JSON that it printed."""
-        assert self.out, self.words
+        """The printed JSON."""
+        assert self.out, self.err
         return json.loads(self.out)
 
 
@@ -32,8 +32,8 @@ class Cli:
         self._capsys = capsys
         self._any_code = any_code
 
-    def __call__(self, line: str, *more: str, code: int = 0) -> Ran:
+    def __call__(self, line: str, *more: str, code: int = 0) -> CommandResult:
         self._capsys.readouterr()
-        ran = Ran(main([*line.split(), *more]), *self._capsys.readouterr())
+        ran = CommandResult(main([*line.split(), *more]), *self._capsys.readouterr())
         assert self._any_code or ran.code == code, ran
         return ran

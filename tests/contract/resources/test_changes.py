@@ -17,7 +17,7 @@ from federation.resources.sql.provider import SqlProvider
 from federation.resources.sql.writes import CHUNK
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, listed, new_row, office, recorded_sql, walked
+from tests.support.rows import EVERYTHING, batch_with, list_all, list_ids, new_row, recorded_sql
 
 EMPTY = Document.parse("{}")
 
@@ -32,7 +32,7 @@ def time() -> ManualClock:
 async def provider(database: Database, time: ManualClock) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database, time.clock)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -93,14 +93,14 @@ async def test_an_update_replaces_every_field(provider: SqlProvider):
     row = await read(provider, "x", "grace")
 
     assert (row.owner, row.team, row.data) == ("grace", "T2", '{"b": 2}')
-    assert await listed(provider, "ada") == ["y"]
+    assert await list_ids(provider, "ada") == ["y"]
 
 
 async def test_the_same_again_changes_and_announces_nothing(
     provider: SqlProvider, time: ManualClock, database: Database
 ):
     """A batch that is stored already writes nothing, moves no instant, and publishes no change."""
-    batch = office(new_row("x", "ada", "T1"), NewRow("tasks", "y", "ada", EMPTY))
+    batch = batch_with(new_row("x", "ada", "T1"), NewRow("tasks", "y", "ada", EMPTY))
     await provider.apply(batch)
     before = await read(provider, "y")
     stream = provider.changes()
@@ -120,7 +120,7 @@ async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlPro
     await provider.apply(Batch(rows=[new_row(f"{n:05}", "ada", n=n) for n in range(0, count, 2)]))
     await provider.apply(Batch(rows=[new_row(f"{n:05}", "ada", n=n if n % 3 else -n) for n in range(count)]))
 
-    stored = {row.id: json.loads(row.data)["n"] for row in await walked(provider, "ada", 1_000)}
+    stored = {row.id: json.loads(row.data)["n"] for row in await list_all(provider, "ada", 1_000)}
     assert stored == {f"{n:05}": n if n % 3 else -n for n in range(count)}
 
 
@@ -143,7 +143,7 @@ async def test_an_unknown_reference_stops_everything(
         await provider.apply(batch)
 
     assert (caught.value.users, caught.value.teams) == (users, teams)
-    assert await listed(provider, "ada") == []
+    assert await list_ids(provider, "ada") == []
     assert not await provider.has_user("eve")
     assert await told(stream) == []
 
@@ -154,7 +154,7 @@ async def test_references_may_come_from_the_batch_itself(provider: SqlProvider):
         Batch(["eve"], ["T3"], [Member("eve", "T3")], [new_row("x", "ada", "T3"), new_row("y", "eve")])
     )
 
-    assert await listed(provider, "eve") == ["x", "y"]
+    assert await list_ids(provider, "eve") == ["x", "y"]
 
 
 async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
@@ -187,7 +187,7 @@ async def test_a_change_is_published_after_its_commit(provider: SqlProvider):
 
     async def listen() -> list[str]:
         await anext(stream)
-        return await listed(provider, "ada")
+        return await list_ids(provider, "ada")
 
     listener = asyncio.create_task(listen())
     await asyncio.sleep(0)
@@ -232,17 +232,17 @@ async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider):
 
     await asyncio.gather(*(provider.apply(batch) for batch in batches))
 
-    assert len(await listed(provider, "ada")) == 21
+    assert len(await list_ids(provider, "ada")) == 21
 
 
 async def test_two_providers_of_one_database_do_not_collide(database: Database):
     """Writers that share no lock in memory wait for each other in the database."""
     first, second = SqlProvider(database), SqlProvider(database)
-    await first.apply(office())
+    await first.apply(batch_with())
 
     await asyncio.gather(*(p.apply(Batch(rows=[new_row("x", "ada", n=n)])) for n, p in enumerate([first, second] * 5)))
 
-    assert await listed(second, "ada") == ["x"]
+    assert await list_ids(second, "ada") == ["x"]
 
 
 @pytest.fixture

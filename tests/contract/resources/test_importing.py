@@ -15,7 +15,7 @@ from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Import
 from federation.resources.sql.provider import SqlProvider
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, listed
+from tests.support.rows import EVERYTHING, list_ids
 
 USER = '{"kind":"user","id":"ada"}'
 TEAM = '{"kind":"team","id":"T1"}'
@@ -55,7 +55,7 @@ async def test_references_may_stand_in_any_order(provider: SqlProvider):
     summary = await load(provider, b"\xef\xbb\xbf" + ROW.encode(), "", MEMBER + "\r", "  \t", TEAM, USER, USER, MEMBER)
 
     assert summary == ImportSummary(users=1, teams=1, members=1, rows=1)
-    assert await listed(provider, "ada") == ["1"]
+    assert await list_ids(provider, "ada") == ["1"]
 
 
 async def test_references_may_stand_in_the_database(provider: SqlProvider):

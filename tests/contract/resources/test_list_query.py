@@ -20,7 +20,7 @@ from federation.resources.sql.list_query import list_parameters, list_statement
 from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter
 from federation.store.database import Database
-from tests.support.rows import EVERYTHING, NOON_US, listed, new_row, office, walked
+from tests.support.rows import EVERYTHING, NOON_US, batch_with, list_all, list_ids, new_row
 
 # A locale sorts these otherwise than code points do: case, accents, punctuation, digits, planes beyond the first.
 ODD_IDS = ("B", "a", "b", "A", "ä", "z", "é", "e\u0301", "-a", "_a", "~", "10", "9", "Ω", "\uff5a", "🜚", "\ufb01", " a")
@@ -30,7 +30,7 @@ ODD_IDS = ("B", "a", "b", "A", "ä", "z", "é", "e\u0301", "-a", "_a", "~", "10"
 async def provider(database: Database) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -40,7 +40,7 @@ def runner(database_url: str) -> Iterator[SimpleNamespace]:
     with asyncio.Runner() as runner:
         database = runner.run(Database.open(database_url))
         provider = SqlProvider(database)
-        runner.run(provider.apply(office()))
+        runner.run(provider.apply(batch_with()))
         yield SimpleNamespace(provider=provider, run=runner.run)
         runner.run(database.close())
 
@@ -57,7 +57,7 @@ async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, i
     expected = sorted((row for row in rows if row.team != "T2"), key=lambda row: (-(row.created_at_us or 0), row.id))
 
     for limit in (1_000, 750, 749, 97):
-        assert [row.id for row in await walked(provider, "ada", limit)] == [row.id for row in expected], limit
+        assert [row.id for row in await list_all(provider, "ada", limit)] == [row.id for row in expected], limit
 
 
 async def test_a_position_needs_no_row(provider: SqlProvider):
@@ -97,13 +97,13 @@ async def test_columns_are_compared_by_name(provider: SqlProvider):
         )
     )
 
-    assert await listed(provider, "ada", team="T1") == ["1", "3"]
-    assert await listed(provider, "ada", team="") == ["2"]
-    assert await listed(provider, "ada", owner="ada") == ["1", "2"]
-    assert await listed(provider, "ada", owner="grace", n="1") == ["3"]
-    assert await listed(provider, "ada", id="2", owner="ada", team="", n="1") == ["2"]
-    assert await listed(provider, "ada", team="T2") == []
-    assert await listed(provider, "grace", RowFilter(frozenset({"T2"})), team="T1") == []
+    assert await list_ids(provider, "ada", team="T1") == ["1", "3"]
+    assert await list_ids(provider, "ada", team="") == ["2"]
+    assert await list_ids(provider, "ada", owner="ada") == ["1", "2"]
+    assert await list_ids(provider, "ada", owner="grace", n="1") == ["3"]
+    assert await list_ids(provider, "ada", id="2", owner="ada", team="", n="1") == ["2"]
+    assert await list_ids(provider, "ada", team="T2") == []
+    assert await list_ids(provider, "grace", RowFilter(frozenset({"T2"})), team="T1") == []
 
 
 class Whole(str):
@@ -149,7 +149,7 @@ def test_fields_of_the_data_are_compared_alike_everywhere(
     held = data.get(field)
 
     for value in {str(held), json.dumps(held), json.dumps(held).strip('"'), str(other), json.dumps(other)}:
-        matched = runner.run(listed(runner.provider, "ada", **{field: value}))
+        matched = runner.run(list_ids(runner.provider, "ada", **{field: value}))
 
         assert matched == (["x"] if equals(text, field, value) else []), (text, field, value)
 
@@ -174,7 +174,7 @@ async def test_numbers_are_compared_as_written(provider: SqlProvider, text: str,
     """Whole numbers equal their own digits, beyond 64 bits too; other numbers equal nothing; escapes are undone."""
     await provider.apply(Batch(rows=[NewRow("tasks", "x", "ada", Document.parse(text))]))
 
-    assert await listed(provider, "ada", n=value) == (["x"] if matches else [])
+    assert await list_ids(provider, "ada", n=value) == (["x"] if matches else [])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_values_are_never_part_of_the_statement(provider: SqlProvider):
     await provider.apply(Batch(rows=[new_row(str(n), "ada", status=value) for n, value in enumerate(odd)]))
 
     for n, value in enumerate(odd):
-        assert await listed(provider, "ada", status=value) == [str(n)]
+        assert await list_ids(provider, "ada", status=value) == [str(n)]
 
 
 async def test_an_unknown_resource_has_no_rows(provider: SqlProvider):
@@ -265,7 +265,7 @@ async def test_sqlite_reads_a_page_of_a_large_table_as_fast_as_of_a_small_one(sq
     """The database visits a bounded number of rows however many there are."""
     database = await Database.open(sqlite_url)
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     counts = []
     for start, end in ((0, 500), (500, 20_000)):
         rows = [new_row(f"r{n}", "ada" if n % 2 else "grace", "T1" if n % 3 else "") for n in range(start, end)]

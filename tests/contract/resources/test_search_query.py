@@ -13,14 +13,14 @@ from federation.resources.provider import SearchHit, SearchQuery
 from federation.resources.sql.provider import SqlProvider
 from federation.resources.sql.search_query import search_parameters, search_statement
 from federation.store.database import Database
-from tests.support.rows import EVERYTHING, NOON_US, found, new_row, office
+from tests.support.rows import EVERYTHING, NOON_US, batch_with, new_row, search_ids
 
 
 @pytest_asyncio.fixture
 async def provider(database: Database) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -70,7 +70,7 @@ async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list
         )
     )
 
-    assert sorted(await found(provider, "ada", query)) == ids
+    assert sorted(await search_ids(provider, "ada", query)) == ids
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,10 @@ async def test_a_query_is_never_syntax(provider: SqlProvider, query: str):
 
     if 1 <= len(words) <= 32:
         expected = ["1"] if words <= set(tokens("the login page")) else []
-        assert await found(provider, "ada", query) == expected
+        assert await search_ids(provider, "ada", query) == expected
     else:
         with pytest.raises(Refusal, match=r"^query: ") as caught:
-            await found(provider, "ada", query)
+            await search_ids(provider, "ada", query)
         assert caught.value.reason is Reason.INVALID_REQUEST
 
 
@@ -160,7 +160,7 @@ async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlPr
         words = set(tokens(query))
         if words:
             expected = {row_id for row_id, text in texts.items() if words <= set(tokens(text))}
-            assert set(await found(provider, "ada", query)) == expected, query
+            assert set(await search_ids(provider, "ada", query)) == expected, query
 
 
 async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvider):
@@ -245,9 +245,9 @@ async def test_a_changed_row_is_found_by_its_new_words_only(provider: SqlProvide
     await provider.apply(Batch(rows=[new_row("1", "ada", title="old words"), new_row("2", "ada", title="other")]))
     await provider.apply(Batch(rows=[new_row("1", "ada", title="new words")]))
 
-    assert await found(provider, "ada", "old") == []
-    assert await found(provider, "ada", "new words") == ["1"]
-    assert await found(provider, "ada", "other") == ["2"]
+    assert await search_ids(provider, "ada", "old") == []
+    assert await search_ids(provider, "ada", "new words") == ["1"]
+    assert await search_ids(provider, "ada", "other") == ["2"]
 
 
 async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvider):
@@ -255,8 +255,8 @@ async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvide
     body = " ".join(f"{n:x}" for n in range(150_000))
     await provider.apply(Batch(rows=[new_row("1", "ada", body=body), new_row("2", "ada", body="y" * 1_000_000)]))
 
-    assert await found(provider, "ada", "1a2b") == ["1"]
-    assert await found(provider, "ada", "y" * 64) == ["2"]
+    assert await search_ids(provider, "ada", "1a2b") == ["1"]
+    assert await search_ids(provider, "ada", "y" * 64) == ["2"]
 
 
 async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str):

@@ -16,7 +16,7 @@ from federation.store.audit.history import AuditHistory
 from federation.store.audit.model import AuditEvent, AuditFilter
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from tests.support.audit_events import TODAY, event, lines_of, numbers
+from tests.support.audit_events import TODAY, archived_events, archived_ids, event
 from tests.support.clock import ManualClock
 
 KEPT = 10
@@ -92,8 +92,8 @@ async def test_a_day_is_one_file_that_others_can_read(trail: Trail):
     assert path.name == "2024-08-15.jsonl.gz"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert numbers(path) == [8, 7, 6, 5, 9, 4, 3, 2, 1]
-    assert lines_of(path)[4] == {
+    assert archived_ids(path) == [8, 7, 6, 5, 9, 4, 3, 2, 1]
+    assert archived_events(path)[4] == {
         "at": "2024-08-15T00:00:03.000001Z",
         "verb": "list",
         "outcome": "denied",
@@ -215,7 +215,7 @@ async def test_a_crash_loses_nothing_and_doubles_nothing(trail: Trail, crash: Cr
 
     after = await trail.everything()
     assert [found for found in after if not found.reason] == before
-    assert numbers(trail.file(day)) == [10, 9, 8, 7, 12, 6, 5, 4, 3, 2, 1]
+    assert archived_ids(trail.file(day)) == [10, 9, 8, 7, 12, 6, 5, 4, 3, 2, 1]
     assert [path.name for path in trail.files.directory.iterdir()] == [trail.file(day).name]
     assert await trail.stored() == [TODAY]
 
@@ -236,7 +236,7 @@ async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     monkeypatch.setattr(trail.store, "remove", remove)
     await trail.retention.step()
 
-    assert sorted(numbers(trail.file(day))) == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(archived_ids(trail.file(day))) == [1, 2, 3, 4, 5, 6, 7]
     assert await trail.stored() == []
 
 
@@ -275,7 +275,7 @@ async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail):
 
     assert broken.read_bytes() == left
     assert trail.file(day, 2).name == "2024-08-15.2.jsonl.gz"
-    assert numbers(trail.file(day, 2)) == [7]
+    assert archived_ids(trail.file(day, 2)) == [7]
     page = await trail.history.page(AuditFilter(), 100)
     assert [found.id for found in page.events][:3] == [6, 5, 7]
     assert len(page.warnings) == 1

@@ -26,7 +26,7 @@ from federation.v1 import federation_pb2 as pb
 from tests.support.network_faults import Relay
 from tests.support.pki import Pki
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, report, states, with_data
+from tests.support.sessions import LAB, QUICK, WORK, flush_peer, ids, own_rows, report, states, with_data
 
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
@@ -184,7 +184,7 @@ async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPe
             assert states(await session.list("tasks"))[WORK] == "ok"
             assert len(fed._session_context.probes) == 0
 
-            forget(fed)
+            flush_peer(fed)
             scripted.stop()
             assert states(await session.list("tasks"))[WORK] == "offline"
             assert (await session.list("tasks")).signals == ()

@@ -23,7 +23,7 @@ from tests.support.federations import config_of
 from tests.support.gateway_pair import rows_jsonl
 from tests.support.provider import ListedProvider, row
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, peer_rows, report, states, with_data
+from tests.support.sessions import LAB, QUICK, WORK, flush_peer, ids, own_rows, peer_rows, report, states, with_data
 
 
 async def test_all_sources_in_one_list(tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer) -> None:
@@ -400,7 +400,7 @@ async def test_warming_is_polite(tmp_path: Path, scripted: ScriptedPeer) -> None
         gate.set()
         assert (await warming).count(SourceState.OK) == 4
         scripted.stop()
-        forget(fed)
+        flush_peer(fed)
         one = SessionConfig(warm_concurrency=1)
         async with fed.session("ada", config=one) as late:
             report_ = await late.warm(["tasks", "notes", "memory"])

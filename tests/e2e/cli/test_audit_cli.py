@@ -24,7 +24,7 @@ from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from mosaic_cli.main import main
-from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic, mosaic_here
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic, mosaic_here
 
 pytestmark = pytest.mark.e2e
 
@@ -33,18 +33,18 @@ DAY_S = 86_400
 
 
 @pytest.fixture(scope="module")
-def work() -> Iterator[Served]:
+def work() -> Iterator[GatewayProcesses]:
     """`work` alone, in its own process."""
-    served = Served(Path(tempfile.mkdtemp(prefix="m")))
+    served = GatewayProcesses(Path(tempfile.mkdtemp(prefix="m")))
     try:
-        served.found("work")
+        served.init("work")
         served.start("work")
         yield served
     finally:
         served.stop_all()
 
 
-def audit(work: Served, words: str = "") -> "subprocess.CompletedProcess[str]":
+def audit(work: GatewayProcesses, words: str = "") -> "subprocess.CompletedProcess[str]":
     """Run the command within this process, which is quicker."""
     out, said = io.StringIO(), io.StringIO()
     command = ["federation", "audit", "-g", str(work.directory / "work"), *words.split()]
@@ -53,14 +53,14 @@ def audit(work: Served, words: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(command, code, out.getvalue(), said.getvalue())
 
 
-def shown(work: Served, words: str = "") -> dict[str, Any]:
+def shown(work: GatewayProcesses, words: str = "") -> dict[str, Any]:
     """Run the command with `--json` and return what it printed."""
     done = audit(work, f"{words} --json")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return dict(json.loads(done.stdout))
 
 
-def act(work: Served) -> str:
+def act(work: GatewayProcesses) -> str:
     """Do something that is on record; return the grant's id."""
     words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
     done = mosaic_here(*words, "--scope", SCOPE, "--json", cwd=work.directory)
@@ -69,7 +69,7 @@ def act(work: Served) -> str:
     return str(found.get("grant", found)["id"])
 
 
-def write(work: Served, *events: AuditEvent) -> None:
+def write(work: GatewayProcesses, *events: AuditEvent) -> None:
     """Write events into the database of the gateway, which another process may serve."""
 
     async def insert() -> None:
@@ -97,7 +97,7 @@ def denial(**changes: Any) -> AuditEvent:
 class Follower:
     """A running `audit --follow`."""
 
-    def __init__(self, work: Served, *words: str) -> None:
+    def __init__(self, work: GatewayProcesses, *words: str) -> None:
         command = [*MOSAIC, "federation", "audit", "-g", "work", "--follow", *words]
         self.process = subprocess.Popen(
             command, cwd=work.directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -137,7 +137,7 @@ class Follower:
 
 
 @pytest.fixture
-def follow(work: Served) -> Iterator[Callable[..., Follower]]:
+def follow(work: GatewayProcesses) -> Iterator[Callable[..., Follower]]:
     """Start followers; none outlives the test."""
     started: list[Follower] = []
 
@@ -173,7 +173,7 @@ def follow(work: Served) -> Iterator[Callable[..., Follower]]:
         ("--follow --outcome denid", 1, "error: outcome: there is no 'denid'"),
     ],
 )
-def test_a_wrong_filter_is_named_with_what_there_is(work: Served, words: str, code: int, said: str) -> None:
+def test_a_wrong_filter_is_named_with_what_there_is(work: GatewayProcesses, words: str, code: int, said: str) -> None:
     """One line and its exit code: what is wrong, what was probably meant, what there is."""
     if "hme" in words:
         act(work)
@@ -186,7 +186,7 @@ def test_a_wrong_filter_is_named_with_what_there_is(work: Served, words: str, co
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
+def test_filters_and_times_narrow_what_is_shown(work: GatewayProcesses) -> None:
     """Each filter alone, and a window of time from both sides; a verb of another version is no wrong word."""
     grant = until(lambda: shown(work, f"--grant {act(work)}")["events"])[0]["grant_id"]
     write(work, denial(at_us=0, verb="lost.art"), denial(peer="far.example"))
@@ -202,7 +202,7 @@ def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
     assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").stderr
 
 
-def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
+def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: GatewayProcesses) -> None:
     """Pages by token are the list in one piece; a token of other filters is refused, of a moved window not."""
     write(work, *(denial(reason=f"r{number}") for number in range(1_205)))
     whole = shown(work, "--limit 1200 --outcome denied")
@@ -223,7 +223,7 @@ def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
 
 
 def test_a_table_fits_a_narrow_terminal_and_tells_denials_without_colour(
-    work: Served, monkeypatch: pytest.MonkeyPatch
+    work: GatewayProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At 80 columns no line is longer; a denial has its symbol, word and count, and its whole reason."""
     reason = "GRANT_INVALID: the subject differs from that of the grant"
@@ -245,7 +245,7 @@ def test_a_table_fits_a_narrow_terminal_and_tells_denials_without_colour(
 
 
 def test_following_shows_each_event_once_and_soon_also_over_restarts(
-    work: Served, follow: Callable[..., Follower]
+    work: GatewayProcesses, follow: Callable[..., Follower]
 ) -> None:
     """The newest, then each new one in order; a gateway killed and one stopped are waited for; Ctrl-C is a fine end."""
     made = {act(work) for _ in range(3)}
@@ -284,7 +284,9 @@ def _seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-def test_following_shows_a_table_and_begins_with_the_last_few(work: Served, follow: Callable[..., Follower]) -> None:
+def test_following_shows_a_table_and_begins_with_the_last_few(
+    work: GatewayProcesses, follow: Callable[..., Follower]
+) -> None:
     """One heading, at most ten lines to begin with, then new lines; nothing of what the filters keep out."""
     write(work, *(denial(verb="watch", reason=f"r{number}") for number in range(15)))
     follower = follow("--verb", "watch")
@@ -299,9 +301,9 @@ def test_following_shows_a_table_and_begins_with_the_last_few(work: Served, foll
     assert follower.said.empty()
 
 
-def test_a_gateway_that_does_not_run_is_not_followed(work: Served) -> None:
+def test_a_gateway_that_does_not_run_is_not_followed(work: GatewayProcesses) -> None:
     """To begin with there must be a gateway: exit code 4 and how to start it."""
-    work.found("idle")
+    work.init("idle")
 
     done = mosaic("federation", "audit", "-g", "idle", "--follow", cwd=work.directory)
 
@@ -309,7 +311,7 @@ def test_a_gateway_that_does_not_run_is_not_followed(work: Served) -> None:
     assert done.stderr.startswith("error: the gateway idle.example does not run; start it: mosaic gateway serve")
 
 
-def test_old_events_move_to_files_that_history_reads(work: Served) -> None:
+def test_old_events_move_to_files_that_history_reads(work: GatewayProcesses) -> None:
     """A start moves what is older than the retention; `--history` shows it in its place, and names a broken file."""
     today = int(time.time()) // DAY_S
     old = [

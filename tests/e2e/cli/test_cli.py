@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mosaic_cli.main import main
-from tests.support.cli_runner import Cli, Ran
+from tests.support.cli_runner import Cli, CommandResult
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic
 from tests.support.schemas import validator
 
 pytestmark = pytest.mark.e2e
@@ -24,7 +24,7 @@ SOURCE = "federated:work.example"
 
 
 @pytest.fixture
-def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in process."""
     monkeypatch.chdir(served.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
@@ -45,7 +45,7 @@ def enrolled(cli: Cli) -> str:
     return str(grant)
 
 
-def query(cli: Cli, verb: str, *more: str, gateway: str = "home") -> Ran:
+def query(cli: Cli, verb: str, *more: str, gateway: str = "home") -> CommandResult:
     """Query the peer as ada, printed as JSON."""
     return cli(f"federation query {verb} --user ada --source {SOURCE} -g {gateway} --json", *more)
 
@@ -61,7 +61,7 @@ def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
 
     assert made.code == 0
     assert "◌ pending" in made.out
-    assert "mosaic federation grant token" in made.words
+    assert "mosaic federation grant token" in made.err
     assert shown == grant
     assert (grant["subject"], grant["status"], grant["scope"]["max_rows_per_query"]) == ("bob", "pending", 5)
     assert set(grant) == {
@@ -81,7 +81,7 @@ def test_the_token_stands_alone_on_stdout(cli: Cli) -> None:
 
     assert token.out.count("\n") == 1
     assert token.out.startswith("mosaic1_")
-    assert "works once" in token.words
+    assert "works once" in token.err
 
 
 def test_the_scope_and_the_token_come_by_file_and_by_pipe(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_the_scope_and_the_token_come_by_file_and_by_pipe(cli: Cli, monkeypatch:
     token = cli("federation peer add -g home --user ada -")
 
     assert by_file.json["grant"]["scope"] == by_pipe.json["grant"]["scope"]
-    assert token.words.startswith("error: token: is garbled")
+    assert token.err.startswith("error: token: is garbled")
 
 
 def test_a_sensitive_resource_is_warned_about(cli: Cli) -> None:
@@ -104,7 +104,7 @@ def test_a_sensitive_resource_is_warned_about(cli: Cli) -> None:
     )
 
     assert made.code == 0
-    assert made.words.startswith("warning: scope.resources opens api_keys")
+    assert made.err.startswith("warning: scope.resources opens api_keys")
     assert made.json["warnings"]
 
 
@@ -149,7 +149,7 @@ def test_rows_are_a_table_for_people(cli: Cli, enrolled: str) -> None:
 
     assert "task number 6" in listed.out
     assert SOURCE in listed.out
-    assert "2 rows from" in listed.words
+    assert "2 rows from" in listed.err
 
 
 def test_a_row_is_shown_field_by_field(cli: Cli, enrolled: str) -> None:
@@ -293,8 +293,8 @@ def test_a_mistake_gets_one_line_and_its_exit_code(cli: Cli, enrolled: str, line
 
     ran = cli(line)
 
-    assert words in ran.words
-    assert ran.words.count("\n") == 1
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
     assert (ran.code, ran.out) == (code, "")
     assert sorted(Path().iterdir()) == before
 
@@ -304,25 +304,25 @@ def test_a_denied_resource_names_reason_and_cure(cli: Cli, enrolled: str) -> Non
     ran = query(cli, "list credentials")
 
     assert ran.code == 1
-    assert ran.words.startswith(f"error: SCOPE_VIOLATION: {SOURCE}: the grant does not open the resource 'credentials'")
-    assert "query capabilities" in ran.words
+    assert ran.err.startswith(f"error: SCOPE_VIOLATION: {SOURCE}: the grant does not open the resource 'credentials'")
+    assert "query capabilities" in ran.err
 
 
 @pytest.mark.parametrize("gateway", ["home", "stopped"])
-def test_a_bad_line_of_an_import_changes_nothing(cli: Cli, served: Served, gateway: str) -> None:
+def test_a_bad_line_of_an_import_changes_nothing(cli: Cli, served: GatewayProcesses, gateway: str) -> None:
     """Through the running gateway or straight into the database: line and field are named, and no row is there."""
     if gateway == "stopped" and not Path("stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
     Path("bad.jsonl").write_text('{"kind": "user", "id": "carol"}\n{"kind": "row", "resource": "taks"}\n{"kind"\n')
 
     ran = cli(f"gateway import bad.jsonl -g {gateway}")
 
     assert ran.code == 1
-    assert "line 2, " in ran.words
-    assert "line 3, " in ran.words
-    assert "nothing was imported" in ran.words
+    assert "line 2, " in ran.err
+    assert "line 3, " in ran.err
+    assert "nothing was imported" in ran.err
     if gateway == "home":
-        assert cli("federation query list tasks --user carol -g home").words.startswith("error: no user 'carol'")
+        assert cli("federation query list tasks --user carol -g home").err.startswith("error: no user 'carol'")
 
 
 def test_an_import_says_what_it_held(cli: Cli) -> None:
@@ -335,21 +335,20 @@ def test_an_import_says_what_it_held(cli: Cli) -> None:
     }
 
 
-def test_a_gateway_that_does_not_run_is_not_reachable(cli: Cli, served: Served) -> None:
+def test_a_gateway_that_does_not_run_is_not_reachable(cli: Cli, served: GatewayProcesses) -> None:
     """Exit code 4 and how to start it."""
     if not Path("stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
 
     ran = cli("federation status -g stopped")
 
     assert (ran.code, ran.out) == (4, "")
     assert (
-        ran.words
-        == "error: the gateway stopped.example does not run; start it: mosaic gateway serve --gateway stopped\n"
+        ran.err == "error: the gateway stopped.example does not run; start it: mosaic gateway serve --gateway stopped\n"
     )
 
 
-def test_a_second_serve_is_refused_in_one_line(served: Served) -> None:
+def test_a_second_serve_is_refused_in_one_line(served: GatewayProcesses) -> None:
     """The first one goes on."""
     ran = mosaic("gateway", "serve", "--gateway", "work", cwd=served.directory)
 
@@ -367,11 +366,11 @@ def test_bytes_that_are_no_text_are_told(cli: Cli, monkeypatch: pytest.MonkeyPat
 
     ran = cli(f"{command} -g home")
 
-    assert (ran.code, ran.out, ran.words.count("\n")) == (1, "", 1)
-    assert ran.words.endswith(": standard input is not UTF-8 text\n")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.endswith(": standard input is not UTF-8 text\n")
 
 
-def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled: str) -> None:
+def test_a_terminal_without_unicode_shows_all_the_same(served: GatewayProcesses, enrolled: str) -> None:
     """A symbol that the output's encoding lacks is written by its number, and the command ends well."""
     ran = mosaic("federation", "status", "-g", "home", cwd=served.directory, PYTHONIOENCODING="ascii")
 
@@ -379,7 +378,7 @@ def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled:
     assert r"\u25cf active" in ran.stdout
 
 
-def test_a_closed_output_is_no_fault(served: Served) -> None:
+def test_a_closed_output_is_no_fault(served: GatewayProcesses) -> None:
     """A command whose standard output is closed does its work."""
     closed = f"{sys.executable} -m mosaic_cli federation grant list -g home >&-"
     ran = subprocess.run(
@@ -390,11 +389,11 @@ def test_a_closed_output_is_no_fault(served: Served) -> None:
 
 
 @pytest.mark.parametrize("field", ["listen", "enroll"])
-def test_a_taken_port_is_named(served: Served, field: str) -> None:
+def test_a_taken_port_is_named(served: GatewayProcesses, field: str) -> None:
     """The setting and the cure are named, and the gateway can be started once it is free."""
     address = _listening(served, "home")
     name = f"blocked-{field}"
-    served.found(name, **{field: address})
+    served.init(name, **{field: address})
 
     ran = mosaic("gateway", "serve", "--gateway", name, cwd=served.directory)
 
@@ -406,14 +405,14 @@ def test_a_taken_port_is_named(served: Served, field: str) -> None:
     assert not (served.directory / name / "run" / "admin.sock").exists()
 
 
-def _listening(served: Served, name: str) -> str:
+def _listening(served: GatewayProcesses, name: str) -> str:
     human = mosaic("federation", "status", "--gateway", name, cwd=served.directory)
     return next(line.split()[1] for line in human.stdout.splitlines() if line.startswith("listens"))
 
 
-def test_a_standby_takes_over(served: Served) -> None:
+def test_a_standby_takes_over(served: GatewayProcesses) -> None:
     """It waits for the first process, says so, and serves when that one has ended."""
-    served.found("twin")
+    served.init("twin")
     served.start("twin")
     first = served.processes.pop("twin")
     standby = subprocess.Popen(
@@ -438,9 +437,9 @@ def test_a_standby_takes_over(served: Served) -> None:
         process.communicate()
 
 
-def test_a_killed_gateway_leaves_nothing_in_the_way(served: Served) -> None:
+def test_a_killed_gateway_leaves_nothing_in_the_way(served: GatewayProcesses) -> None:
     """After SIGKILL the next start needs no cleaning by hand."""
-    served.found("phoenix")
+    served.init("phoenix")
     served.start("phoenix")
     assert served.stop("phoenix", signal.SIGKILL) == -signal.SIGKILL
     assert (served.directory / "phoenix" / "run" / "admin.sock").exists()
@@ -452,7 +451,7 @@ def test_a_killed_gateway_leaves_nothing_in_the_way(served: Served) -> None:
     assert not (served.directory / "phoenix" / "run" / "admin.sock").exists()
 
 
-def test_the_socket_is_the_users_alone(served: Served) -> None:
+def test_the_socket_is_the_users_alone(served: GatewayProcesses) -> None:
     """Mode 0600 in a directory of mode 0700."""
     run = served.directory / "work" / "run"
 
@@ -477,7 +476,7 @@ def test_a_revoked_grant_shows_in_the_exit_code(cli: Cli) -> None:
     assert revoked.json["receipt"]["revoked_at"] is not None
     assert revoked.json["receipt"]["effective_at"] >= revoked.json["receipt"]["revoked_at"]
     assert (refused.code, status.code) == (1, 3)
-    assert refused.words.startswith("error: GRANT_REVOKED: ")
+    assert refused.err.startswith("error: GRANT_REVOKED: ")
     states = {peer["name"]: peer["state"] for peer in status.json["peers"]}
     assert states["bobs-work"] == "revoked"
     assert cli("federation peer remove bobs-work -g home").code == 0
@@ -494,7 +493,7 @@ def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 
     ran = cli("federation status -g home")
 
-    assert (ran.code, ran.words) == (1, "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n")
+    assert (ran.code, ran.err) == (1, "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n")
     monkeypatch.setenv("MOSAIC_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["federation", "status", "-g", "home"])
@@ -508,10 +507,10 @@ def test_an_interrupt_is_quiet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("federation.admin.client.connect", interrupted)
 
-    assert cli("federation status -g home") == Ran(130, "", "")
+    assert cli("federation status -g home") == CommandResult(130, "", "")
 
 
-def test_a_reader_that_goes_away_is_no_error(served: Served) -> None:
+def test_a_reader_that_goes_away_is_no_error(served: GatewayProcesses) -> None:
     """`mosaic … | head` ends without words."""
     command = f"{' '.join(MOSAIC)} federation audit --json --limit 1000 --gateway work | head -c 1"
     ran = subprocess.run(
@@ -537,10 +536,10 @@ def test_a_peers_words_do_not_steer_the_terminal(cli: Cli, enrolled: str) -> Non
 
 
 @pytest.mark.parametrize("serving", [True, False])
-def test_an_import_can_be_interrupted(served: Served, serving: bool):
+def test_an_import_can_be_interrupted(served: GatewayProcesses, serving: bool):
     """Ctrl-C in the middle of standard input ends the command at once, quietly, and nothing is loaded."""
     if not serving:
-        served.found("idle")
+        served.init("idle")
     gateway = "home" if serving else "idle"
     with subprocess.Popen(
         [*MOSAIC, "gateway", "import", "-", "--gateway", gateway],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import MOSAIC, ROOT, Served, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, ROOT, GatewayProcesses, environment, mosaic
 
 pytestmark = pytest.mark.e2e
 
@@ -20,7 +20,7 @@ SCOPE = '{"resources":["tasks"]}'
 
 
 @pytest.fixture
-def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in process."""
     monkeypatch.chdir(served.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
@@ -39,7 +39,7 @@ def grant(cli: Cli) -> str:
     return str(made["grant"]["id"])
 
 
-def completed(served: Served, *words: str, **more: str) -> list[str]:
+def completed(served: GatewayProcesses, *words: str, **more: str) -> list[str]:
     """What bash is offered for the last of the words, parted as bash parts them; nothing else is printed."""
     ran = subprocess.run(
         MOSAIC,
@@ -59,12 +59,12 @@ def completed(served: Served, *words: str, **more: str) -> list[str]:
     return ran.stdout.split("\n")[:-1]
 
 
-def offered(served: Served, *words: str, **more: str) -> list[str]:
+def offered(served: GatewayProcesses, *words: str, **more: str) -> list[str]:
     """What bash is offered where there is something: a machine that is busy elsewhere may need another try."""
     return next(filter(None, (completed(served, *words, **more) for _ in range(5))), [])
 
 
-def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None:
+def test_names_come_from_the_running_gateway(served: GatewayProcesses, grant: str) -> None:
     """Grants, peers, users, resources and sources, each where it belongs, and those alone that begin as typed."""
     federation = ("federation", "-g")
 
@@ -84,7 +84,7 @@ def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None
     assert offered(served, "federation", "grant", "re") == ["revoke"]
 
 
-def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: Served, grant: str) -> None:
+def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: GatewayProcesses, grant: str) -> None:
     """`federated:w` reaches the command as three words; what is offered replaces the last of them."""
     ask = ("federation", "query", "list", "tasks", "-g", "home", "--user", "ada", "--source")
 
@@ -98,7 +98,7 @@ def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: Served, 
     assert offered(served, *ask[:-2], "bob", "--source", "") == ["all", "local"]
 
 
-def test_the_gateway_may_come_from_the_environment(served: Served, grant: str) -> None:
+def test_the_gateway_may_come_from_the_environment(served: GatewayProcesses, grant: str) -> None:
     """As for every other command; without any gateway there is nothing to offer."""
     assert offered(served, "federation", "peer", "show", "w", MOSAIC_GATEWAY="home") == ["work.example"]
     assert completed(served, "federation", "peer", "show", "w") == []
@@ -107,7 +107,7 @@ def test_the_gateway_may_come_from_the_environment(served: Served, grant: str) -
     ]
 
 
-def test_other_shells_see_what_tells_names_apart(served: Served, grant: str) -> None:
+def test_other_shells_see_what_tells_names_apart(served: GatewayProcesses, grant: str) -> None:
     """Zsh and fish show peer and subject beside a grant's id."""
     for shell, sign in (("zsh", ":"), ("fish", "\t")):
         ran = subprocess.run(
@@ -130,16 +130,16 @@ def test_other_shells_see_what_tells_names_apart(served: Served, grant: str) -> 
 
 
 @pytest.mark.parametrize("gateway", ["stopped", "nowhere", "rows.jsonl", "\x01", "''"])
-def test_without_a_running_gateway_there_is_nothing_and_no_word(served: Served, gateway: str) -> None:
+def test_without_a_running_gateway_there_is_nothing_and_no_word(served: GatewayProcesses, gateway: str) -> None:
     """Not running, not a gateway, not a directory: no names, no error, and commands are completed all the same."""
     if gateway == "stopped" and not (served.directory / "stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
 
     assert completed(served, "federation", "grant", "show", "-g", gateway, "") == []
     assert offered(served, "federation", "-g", gateway, "grant", "sh") == ["show"]
 
 
-def test_a_hanging_gateway_is_not_waited_for(served: Served, grant: str) -> None:
+def test_a_hanging_gateway_is_not_waited_for(served: GatewayProcesses, grant: str) -> None:
     """A gateway that is stopped in its tracks takes the third of a second that it has, and nothing is offered."""
     served.processes["home"].send_signal(signal.SIGSTOP)
     try:
@@ -155,7 +155,7 @@ def test_a_hanging_gateway_is_not_waited_for(served: Served, grant: str) -> None
     [{"COMP_WORDS": "mosaic"}, {"COMP_CWORD": "1"}, {"COMP_WORDS": "mosaic", "COMP_CWORD": "x"},
      {"COMP_WORDS": "mosaic 'x", "COMP_CWORD": "9"}, {"COMP_WORDS": "\n\n", "COMP_CWORD": "-7"}],
 )  # fmt: skip
-def test_a_broken_question_leaves_no_trace(served: Served, more: dict[str, str]) -> None:
+def test_a_broken_question_leaves_no_trace(served: GatewayProcesses, more: dict[str, str]) -> None:
     """Whatever a shell asks, nobody who types sees a traceback."""
     ran = mosaic(cwd=served.directory, _MOSAIC_COMPLETE="complete_bash", **more)
 
@@ -164,7 +164,7 @@ def test_a_broken_question_leaves_no_trace(served: Served, more: dict[str, str])
 
 
 @pytest.mark.parametrize(("shell", "file"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish")])
-def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, shell: str, file: str) -> None:
+def test_completion_can_be_shown_and_installed(served: GatewayProcesses, tmp_path: Path, shell: str, file: str) -> None:
     """`--show-completion` prints the shell's script, `--install-completion` puts it where the shell finds it."""
     told = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
@@ -177,7 +177,7 @@ def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, s
     assert any("_MOSAIC_COMPLETE" in path.read_text() for path in tmp_path.rglob("*mosaic*") if path.is_file())
 
 
-def test_a_real_bash_completes_a_source(served: Served, grant: str, tmp_path: Path) -> None:
+def test_a_real_bash_completes_a_source(served: GatewayProcesses, grant: str, tmp_path: Path) -> None:
     """In an interactive bash, TAB behind `federated:` writes the peer's name behind the colon."""
     command = tmp_path / "mosaic"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}:{ROOT}/cli exec {sys.executable} -m mosaic_cli "$@"\n')

@@ -36,7 +36,7 @@ class Ran(NamedTuple):
 
     code: int
     out: str
-    words: str
+    err: str
 
     @property
     def squeezed(self) -> str:
@@ -299,7 +299,7 @@ async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, wor
     assert ran.code == 0
     assert "circuit open since " in ran.squeezed
     assert " after 5 failures in a row; next probe in " in ran.squeezed
-    assert "mosaic federation peer reset work.example --user ada" in ran.words
+    assert "mosaic federation peer reset work.example --user ada" in ran.err
 
 
 async def test_which_of_two_users_is_asked_for(home: Running, work: Running, explain: Explain) -> None:
@@ -310,9 +310,9 @@ async def test_which_of_two_users_is_asked_for(home: Running, work: Running, exp
     neither, bob, eve = await explain(), await explain("--user", "bob", "--json"), await explain("--user", "bobb")
 
     assert (neither.code, bob.code, eve.code) == (1, 0, 1)
-    assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.words
+    assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.err
     assert json.loads(bob.out)["user"] == "bob"
-    assert "did you mean bob?" in eve.words
+    assert "did you mean bob?" in eve.err
 
 
 async def test_an_unknown_peer_is_answered_with_near_matches(home: Running, work: Running, explain: Explain) -> None:
@@ -322,7 +322,7 @@ async def test_an_unknown_peer_is_answered_with_near_matches(home: Running, work
     ran = await explain(peer="wrk.example")
 
     assert (ran.code, ran.out) == (1, "")
-    assert "no peer 'wrk.example'; did you mean work.example?" in ran.words
+    assert "no peer 'wrk.example'; did you mean work.example?" in ran.err
 
 
 async def test_the_reads_stand_in_the_peers_audit(home: Running, work: Running, explain: Explain) -> None:

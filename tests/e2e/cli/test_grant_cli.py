@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import Served
+from tests.support.gateway_processes import GatewayProcesses
 
 pytestmark = pytest.mark.e2e
 
@@ -15,7 +15,7 @@ WORDS = ["reads tasks of team T1, no personal rows", "at most 100 rows a query",
 
 
 @pytest.fixture
-def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in process."""
     monkeypatch.chdir(served.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
@@ -45,7 +45,7 @@ def test_a_grant_comes_with_its_words_and_what_it_opens(cli: Cli) -> None:
     assert all(words in human.out for words in WORDS)
     assert "WOULD OPEN" in human.out
     assert "6     task-10, task-8, task-6, task-4, task-2" in human.out
-    assert "is pending for home.example as ada already" in human.words
+    assert "is pending for home.example as ada already" in human.err
 
 
 def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
@@ -60,7 +60,7 @@ def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
     assert tried["opens"] == made["opens"]
     assert tried["grant"]["words"] == made["grant"]["words"]
     assert "(not created)" in human.out
-    assert human.words.endswith("nothing was created (--dry-run)\n")
+    assert human.err.endswith("nothing was created (--dry-run)\n")
     for wrong in ("--peer home.example --subject adda", "--peer Home! --subject ada"):
         cli(f"federation grant create -g work --dry-run {wrong} --scope", TEAM_ONE, code=1)
 
@@ -87,7 +87,7 @@ def test_what_is_worth_a_second_thought_is_warned_about(cli: Cli, scope: str, pe
     tried = cli(f"federation grant create -g work --dry-run --peer {peer} --subject ada --json --scope", scope)
 
     assert any(warning.startswith(words) for warning in tried.json["warnings"]), tried.json["warnings"]
-    assert f"warning: {words}" in tried.words
+    assert f"warning: {words}" in tried.err
 
 
 def test_a_team_that_the_subject_is_not_in_is_told(cli: Cli) -> None:
@@ -104,7 +104,7 @@ def test_a_good_scope_is_not_warned_about(cli: Cli) -> None:
     """Nothing is said of what needs no second thought."""
     tried = cli("federation grant create -g work --dry-run --peer quite.another --subject ada --scope", TEAM_ONE)
 
-    assert "warning" not in tried.words
+    assert "warning" not in tried.err
 
 
 def test_grants_are_filtered_and_paged(cli: Cli) -> None:
@@ -123,14 +123,14 @@ def test_grants_are_filtered_and_paged(cli: Cli) -> None:
     assert whole["next_page_token"] is None
     assert [grant["id"] for grant in first["grants"] + rest["grants"]] == ids
     assert rest["next_page_token"] is None
-    assert "more grants: --all" in human.words
+    assert "more grants: --all" in human.err
     cli(f"federation grant revoke {ids[1]} -g work")
     revoked = cli(f"{listing} --status revoked").json["grants"]
     assert [grant["id"] for grant in revoked] == [ids[1]]
     assert [grant["id"] for grant in cli(f"{listing} --status pending").json["grants"]] == [ids[0], ids[2]]
     assert cli(f"{listing} --subject ada").json["grants"] == []
     none = cli("federation grant list -g work --peer paged.example --status expired")
-    assert (none.out, none.words) == ("", "no grant matches these filters\n")
+    assert (none.out, none.err) == ("", "no grant matches these filters\n")
 
 
 def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
@@ -146,10 +146,10 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
     cli(f"federation grant revoke {ids[0]} -g work")
     assert [grant["id"] for grant in cli(f"{listing} --page-token {token}").json["grants"]] == ids[2:]
     other = cli(f"federation grant list -g work --page-token {token}", code=1)
-    assert other.words.startswith("error: page_token: is not a token of an earlier page with these filters")
+    assert other.err.startswith("error: page_token: is not a token of an earlier page with these filters")
     for grant in ids[2:]:
         cli(f"federation grant revoke {grant} -g work")
-    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").words == "no more grants\n"
+    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").err == "no more grants\n"
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_a_slip_in_a_filter_names_what_was_meant(cli: Cli, line: str, code: int,
 
     ran = cli(line, code=code)
 
-    assert words in ran.words
-    assert (ran.out, ran.words.count("\n")) == ("", 1)
+    assert words in ran.err
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
 
 
 def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: Cli) -> None:
@@ -181,8 +181,8 @@ def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: 
     grant = create(cli, scope, peer="closed.example")["grant"]["id"]
     why = "the grant opens nothing: its scope excludes every resource that it names\n"
 
-    assert why in cli(f"{CREATE} --dry-run --scope", scope).words
-    assert cli(f"federation grant show {grant} -g work").words == why
+    assert why in cli(f"{CREATE} --dry-run --scope", scope).err
+    assert cli(f"federation grant show {grant} -g work").err == why
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_an_empty_value_is_no_value(cli: Cli, arguments: tuple[str, ...], code: 
     """A variable that holds nothing makes no grant, and none without an end above all."""
     before = count(cli)
 
-    assert words in cli(CREATE, *arguments, code=code).words
+    assert words in cli(CREATE, *arguments, code=code).err
     assert count(cli) == before
 
 
@@ -211,9 +211,9 @@ def test_an_id_may_be_given_by_its_beginning(cli: Cli) -> None:
     assert cli(f"federation grant show {grant[:length]} -g work --json").json["grant"]["id"] == grant
     assert cli(f"federation grant show {grant[:length].upper()} -g work --json").json["grant"]["id"] == grant
     short = cli(f"federation grant show {grant[:3]} -g work", code=1)
-    assert "give at least 4 characters of the id" in short.words
+    assert "give at least 4 characters of the id" in short.err
     wrong = cli(f"federation grant show {grant[:-2]}zz -g work", code=1)
-    assert wrong.words == f"error: no grant '{grant[:-2]}zz'; did you mean {grant}?\n"
+    assert wrong.err == f"error: no grant '{grant[:-2]}zz'; did you mean {grant}?\n"
 
 
 def test_revoking_by_a_beginning_says_the_whole_id_first(cli: Cli) -> None:
@@ -222,9 +222,9 @@ def test_revoking_by_a_beginning_says_the_whole_id_first(cli: Cli) -> None:
 
     ran = cli(f"federation grant revoke {grant[:13]} -g work --json")
 
-    assert ran.words == f"{grant[:13]} is grant {grant}: home.example reads as ada\n"
+    assert ran.err == f"{grant[:13]} is grant {grant}: home.example reads as ada\n"
     assert ran.json["receipt"]["grant_id"] == grant
-    assert cli(f"federation grant revoke {grant} -g work --json").words == ""
+    assert cli(f"federation grant revoke {grant} -g work --json").err == ""
 
 
 def test_a_revoked_grant_shows_its_receipt_and_opens_nothing(cli: Cli) -> None:
@@ -241,7 +241,7 @@ def test_a_revoked_grant_shows_its_receipt_and_opens_nothing(cli: Cli) -> None:
     assert receipt["effective_at"] >= receipt["revoked_at"]
     assert "effective" in human.out
     assert "contract ended" in human.out
-    assert human.words == "the grant opens nothing: it is revoked\n"
+    assert human.err == "the grant opens nothing: it is revoked\n"
 
 
 def test_a_used_grant_shows_who_uses_it(cli: Cli) -> None:

@@ -16,7 +16,7 @@ from mcp.types import CallToolResult, LoggingMessageNotificationParams
 
 from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
-from tests.support.outage_world import Pair
+from tests.support.process_pair import ProcessPair
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +59,7 @@ def words(result: CallToolResult) -> str:
 
 
 @pytest.fixture
-def start(pair: Pair) -> Start:
+def start(pair: ProcessPair) -> Start:
     """Start `mosaic mcp` at home for a user, as an agent's program does."""
 
     @asynccontextmanager
@@ -150,7 +150,7 @@ async def test_status_tells_the_sources_and_what_they_open(start: Start) -> None
     assert work["certificate_ends"] is not None
 
 
-async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair: Pair) -> None:
+async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair: ProcessPair) -> None:
     """Bob's agent reads as bob at home and at bob's peer; ada's peer does not exist for it, nor the other way round."""
     pair.enroll("bob", filters={})
     async with start("bob") as bob, start("ada") as ada:
@@ -195,10 +195,10 @@ async def test_an_unknown_user_is_told(start: Start) -> None:
             assert await agent.fail(tool, **arguments) == "no user 'adda'; did you mean ada?"
 
 
-async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> None:
+async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: ProcessPair) -> None:
     """While one call waits for a peer that is silent, another is answered; then the first one is."""
     async with start("ada", "--budget", "60") as agent:
-        with pair.silence():
+        with pair.work_suspended():
             waiting = asyncio.create_task(agent.call("list", resource="notes", page_size=17))
             local = await agent.call("list", resource="tasks", source="local", page_size=1)
             assert not waiting.done()
@@ -208,10 +208,10 @@ async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> No
     assert (answer["partial"], {row["_source"] for row in answer["rows"]}) == (False, {"local", WORK})
 
 
-async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
+async def test_a_budget_bounds_every_call(start: Start, pair: ProcessPair) -> None:
     """An agent waits for a silent peer as long as the command was told, and has the local rows then."""
     async with start("ada", "--budget", "0.2") as agent:
-        with pair.silence():
+        with pair.work_suspended():
             answer = await agent.call("list", resource="tasks", page_size=18)
 
     work = answer["sources"][1]
@@ -220,10 +220,10 @@ async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair, mode: str) -> None:
+async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: ProcessPair, mode: str) -> None:
     """Of many calls at once, one answer and one log notification have the signal; all have the local rows."""
     async with start(mode=mode) as agent, start(mode=mode) as other:
-        pair.leave()
+        pair.stop_work()
         try:
             calls = (
                 agent.call("list", resource="tasks", page_size=20 + number if mode == "auto" else 50 + number)
@@ -235,7 +235,7 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
             named = await other.fail("search", query="number", source=WORK)
             named_again = await other.fail("search", query="number", source=WORK)
         finally:
-            pair.come_back()
+            pair.restart_work()
         back = await agent.call("search", query="number")
         after = await agent.call("search", query="number")
         told = list(agent.signals)
@@ -258,10 +258,10 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: Pair, mode: str) -> None:
+async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: ProcessPair, mode: str) -> None:
     """An agent that cancels its calls to a silent peer loses nothing: its next one is told of the outage, once."""
     async with start("ada", "--budget", "1", mode=mode) as agent:
-        with pair.silence():
+        with pair.work_suspended():
             given_up = [asyncio.ensure_future(agent.call("search", query="number")) for _ in range(4)]
             await asyncio.wait(given_up, timeout=0.3)
             for call in given_up:
@@ -275,24 +275,24 @@ async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pai
     assert agent.signals == [("warning", "federation offline for work.example")]
 
 
-async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair) -> None:
+async def test_older_clients_set_how_much_they_are_told(start: Start, pair: ProcessPair) -> None:
     """Above the level of a signal nothing is sent; the answer has it all the same."""
     async with start(mode="legacy") as agent:
         with pytest.warns(UserWarning, match="deprecated"):
             await agent.client.set_logging_level("error")
-        pair.leave()
+        pair.stop_work()
         try:
             answer = await agent.call("list", resource="tasks", page_size=16)
         finally:
-            pair.come_back()
+            pair.restart_work()
 
     assert [one["kind"] for one in answer["signals"]] == ["offline"]
     assert agent.told == []
 
 
-async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start: Start, pair: Pair) -> None:
+async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start: Start, pair: ProcessPair) -> None:
     """Each call says how to start it; after that the very same server answers, also after another restart."""
-    await asyncio.to_thread(pair.found, "late")
+    await asyncio.to_thread(pair.init, "late")
     async with start(gateway="late") as agent:
         for _ in range(2):
             told = await agent.fail("list", resource="tasks")
@@ -303,7 +303,7 @@ async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start:
             pair.stop("late")
 
 
-def test_nothing_but_the_protocol_is_on_standard_output(pair: Pair) -> None:
+def test_nothing_but_the_protocol_is_on_standard_output(pair: ProcessPair) -> None:
     """Also for input that is none, each line there is a message; the command ends with its input."""
     opening = {
         "jsonrpc": "2.0", "id": 1, "method": "initialize",
@@ -332,7 +332,7 @@ def test_nothing_but_the_protocol_is_on_standard_output(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_signal_ends_it_while_its_input_is_open(pair: Pair, number: int, code: int) -> None:
+def test_a_signal_ends_it_while_its_input_is_open(pair: ProcessPair, number: int, code: int) -> None:
     """Ctrl-C does not wait for a line that never comes."""
     with serving(pair) as process:
         assert process.stdin is not None
@@ -346,7 +346,7 @@ def test_a_signal_ends_it_while_its_input_is_open(pair: Pair, number: int, code:
         assert process.wait(20) == code
 
 
-def serving(pair: Pair) -> "subprocess.Popen[str]":
+def serving(pair: ProcessPair) -> "subprocess.Popen[str]":
     """Start the command with pipes of our own."""
     return subprocess.Popen(
         [*MOSAIC, "mcp", "--user", "ada", "--gateway", "home"],
@@ -355,7 +355,7 @@ def serving(pair: Pair) -> "subprocess.Popen[str]":
 
 
 def test_without_the_extra_one_line_says_so(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: ProcessPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who has not installed the SDK is told what to install."""
     monkeypatch.delitem(sys.modules, "mosaic_cli.mcp.server", raising=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import Served
+from tests.support.gateway_processes import GatewayProcesses
 from tests.support.schemas import validator
 
 pytestmark = pytest.mark.e2e
@@ -16,7 +16,7 @@ SCOPE = '{"resources":["tasks","notes"]}'
 
 
 @pytest.fixture
-def cli(served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line, in process."""
     monkeypatch.chdir(served.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
@@ -96,7 +96,7 @@ def test_a_peer_that_does_not_answer_is_shown_all_the_same(cli: Cli, peer: str) 
     assert live["peer"]["state"] == "revoked"
     assert "live probe  GRANT_REVOKED: " in human.out
     assert facts(human.out)["revoked"].endswith(": over")
-    assert human.words == ""
+    assert human.err == ""
 
 
 def test_peers_are_filtered(cli: Cli, peer: str) -> None:
@@ -112,11 +112,11 @@ def test_peers_are_filtered(cli: Cli, peer: str) -> None:
     assert names("--state offline") == []
     assert names("--user bob --state active") == ["bobs-work"]
     empty = cli("federation peer list -g home --state revoked")
-    assert (empty.out, empty.words) == ("", "no peer matches these filters\n")
-    assert cli("federation peer list -g home --user adda", code=1).words == "error: no user 'adda'; did you mean ada?\n"
+    assert (empty.out, empty.err) == ("", "no peer matches these filters\n")
+    assert cli("federation peer list -g home --user adda", code=1).err == "error: no user 'adda'; did you mean ada?\n"
     assert (
         "'ofline' is not a known value; did you mean offline?"
-        in cli("federation peer list -g home --state ofline", code=2).words
+        in cli("federation peer list -g home --state ofline", code=2).err
     )
     cli("federation peer remove bobs-work -g home")
 
@@ -129,7 +129,7 @@ def test_a_rotation_says_what_was_replaced(cli: Cli, peer: str) -> None:
 
     after = cli("federation peer show adas-work -g home --json").json["peer"]["certificate"]
     assert facts(ran.out)["fingerprint"] == after["fingerprint"] != before["fingerprint"]
-    assert ran.words.splitlines() == [
+    assert ran.err.splitlines() == [
         "adas is adas-work, enrolled for ada",
         f"calls to adas-work now use a new key; the previous certificate was {before['serial']}",
         "the peer refuses the previous certificate in ten minutes or sooner",
@@ -140,7 +140,7 @@ def test_a_reset_says_what_the_circuit_was(cli: Cli, peer: str) -> None:
     """A closed circuit stays closed, and whoever reset it hears so."""
     ran = cli("federation peer reset adas-work -g home")
 
-    assert ran.words.splitlines() == [
+    assert ran.err.splitlines() == [
         "the circuit of adas-work, enrolled for ada, was already closed",
         "adas-work is active",
     ]
@@ -153,7 +153,7 @@ def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str)
     ran = cli("federation peer remove adas -g home")
 
     assert ran.out == ""
-    words = ran.words.splitlines()
+    words = ran.err.splitlines()
     assert words[:2] == [
         "adas is adas-work, enrolled for ada",
         "removed adas-work, enrolled for ada: its key and certificate are deleted",
@@ -162,7 +162,7 @@ def test_a_removal_says_what_is_lost_and_what_remains_there(cli: Cli, peer: str)
     assert words[3].endswith(f"operator revokes it with: mosaic federation grant revoke {peer}")
     assert cli(f"federation grant show {peer} -g work --json").json["grant"]["status"] == "active"
     gone = cli("federation peer show adas-work -g home", code=1)
-    assert gone.words.startswith("error: no peer 'adas-work'")
+    assert gone.err.startswith("error: no peer 'adas-work'")
 
 
 def test_a_removal_is_told_as_json_too(cli: Cli, peer: str) -> None:
@@ -178,7 +178,7 @@ def test_a_revoked_peers_removal_asks_for_nothing_more(cli: Cli, peer: str) -> N
     """Where the other side has revoked the grant, nobody is sent there again."""
     cli(f"federation grant revoke {peer} -g work")
 
-    words = cli("federation peer remove adas-work -g home").words
+    words = cli("federation peer remove adas-work -g home").err
 
     assert f"its grant {peer} had already been revoked by the peer" in words
     assert "grant revoke" not in words
@@ -197,8 +197,8 @@ def test_a_wrong_name_touches_nothing(cli: Cli, peer: str, command: str, argumen
     """A slip is suggested, three characters are too few for a beginning, and another user's peer is not taken."""
     ran = cli(f"federation peer {command} {arguments} -g home", code=1)
 
-    assert ran.words.startswith(words)
-    assert (ran.out, ran.words.count("\n")) == ("", 1)
+    assert ran.err.startswith(words)
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
     assert json.loads(cli("federation peer list -g home --json").out)["peers"]
 
 
@@ -207,8 +207,8 @@ def test_an_empty_user_is_not_whoever_has_the_peer(cli: Cli, peer: str, command:
     """A variable that holds nothing names nobody: it is a usage error, and nothing happens."""
     ran = cli(f"federation peer {command} adas-work -g home --user", "", code=2)
 
-    assert "--user" in ran.words
-    assert "is empty; name a user, or omit the option" in ran.words
+    assert "--user" in ran.err
+    assert "is empty; name a user, or omit the option" in ran.err
     assert cli("federation peer list -g home --json").json["peers"]
 
 
@@ -218,6 +218,6 @@ def test_an_ambiguous_beginning_names_the_peers(cli: Cli, peer: str) -> None:
 
     ran = cli("federation peer remove adas -g home", code=1)
 
-    assert ran.words == "error: peer: 'adas' matches 2: adas-home, adas-work; give more characters\n"
+    assert ran.err == "error: peer: 'adas' matches 2: adas-home, adas-work; give more characters\n"
     assert len(cli("federation peer list -g home --json").json["peers"]) == 2
     cli("federation peer remove adas-home -g home")

@@ -10,9 +10,9 @@ from itertools import pairwise
 import pytest
 
 from mosaic_cli.main import main
-from tests.support.cli_runner import Ran
+from tests.support.cli_runner import CommandResult
 from tests.support.gateway_processes import MOSAIC, environment
-from tests.support.outage_world import Pair
+from tests.support.process_pair import ProcessPair
 
 pytestmark = pytest.mark.e2e
 
@@ -20,34 +20,34 @@ WORK = "federated:work.example"
 REPORT = {"source", "state", "reason", "message", "next_step", "latency_ms", "rows", "retry_after_s"}
 SIGNAL = {"kind", "peer", "text", "reason", "message", "next_step", "since", "retry_at"}
 
-Query = Callable[..., Ran]
+Query = Callable[..., CommandResult]
 
 
 @pytest.fixture
-def query(pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Query:
+def query(pair: ProcessPair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Query:
     """Run a query of ada's at home in this process, its output piped."""
     monkeypatch.chdir(pair.directory)
     monkeypatch.setenv("MOSAIC_GATEWAY", "home")
     monkeypatch.setenv("COLUMNS", "80")
 
-    def query(line: str, source: str = "all") -> Ran:
+    def query(line: str, source: str = "all") -> CommandResult:
         capsys.readouterr()
         code = main(["federation", "query", *line.split(), "--user", "ada", "--source", source])
-        return Ran(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return query
 
 
 @pytest.fixture(scope="class")
-def away(pair: Pair) -> Iterator[None]:
+def away(pair: ProcessPair) -> Iterator[None]:
     """The work gateway is stopped, and comes back afterwards."""
-    pair.leave()
+    pair.stop_work()
     yield
-    pair.come_back()
+    pair.restart_work()
 
 
 @contextmanager
-def terminal(pair: Pair, *arguments: str) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[str], str]]"]:
+def terminal(pair: ProcessPair, *arguments: str) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[str], str]]"]:
     """Run a query on a terminal of its own; the second value reads its screen until a text is there, or the end."""
     ours, theirs = pty.openpty()
     command = [*MOSAIC, "federation", "query", *arguments, "--user", "ada", "-g", "home"]
@@ -124,14 +124,14 @@ def test_a_pipe_gets_one_table_of_eighty_columns(query: Query) -> None:
     assert header.split() == ["ID", "SOURCE", "CACHED", "OWNER", "TEAM", "ABOUT"]
     assert [line.split()[:2] for line in lines[:2]] == [["task-11", "local"], ["task-10", WORK]]
     assert max(map(len, ran.out.splitlines())) <= 80
-    assert ran.words.startswith("5 rows from 2 of 2 sources in ")
-    assert "\nmore: --page-token " in ran.words
+    assert ran.err.startswith("5 rows from 2 of 2 sources in ")
+    assert "\nmore: --page-token " in ran.err
 
 
-def test_a_terminal_shows_each_source_when_it_answers(pair: Pair) -> None:
+def test_a_terminal_shows_each_source_when_it_answers(pair: ProcessPair) -> None:
     """Local rows stand there while the peer is silent; its own come under its heading once it speaks."""
     with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "6", "--budget", "60") as (process, read):
-        with pair.silence():
+        with pair.work_suspended():
             before = read("task-6 ")
         screen = read()
         code = process.wait(20)
@@ -165,7 +165,7 @@ def test_a_row_that_nobody_has_ends_with_1(query: Query) -> None:
     assert ran.code == 1
     assert (ran.json["row"], ran.json["rows"], ran.json["partial"]) == (None, [], False)
     assert {one["reason"] for one in ran.json["sources"]} == {"ROW_NOT_FOUND"}
-    assert ran.words == "error: ROW_NOT_FOUND: no such row that this user may read\n"
+    assert ran.err == "error: ROW_NOT_FOUND: no such row that this user may read\n"
 
 
 def test_a_search_runs_over_all(query: Query) -> None:
@@ -198,7 +198,7 @@ def test_what_a_grant_does_not_open_is_told_and_fails_nothing(query: Query) -> N
     ran, asked = query("list credentials"), query("list credentials --json").json
 
     assert (ran.code, ran.out.splitlines()[1].split()[:3]) == (0, ["c-1", "local", "no"])
-    assert f"\n{WORK}: denied: SCOPE_VIOLATION: " in ran.words
+    assert f"\n{WORK}: denied: SCOPE_VIOLATION: " in ran.err
     assert (asked["partial"], asked["signals"]) == (True, [])
     assert asked["sources"][1]["next_step"] is not None
 
@@ -223,13 +223,13 @@ class TestAway:
         assert {ran.code for ran in (first, again, other, once_more)} == {0}
         assert first.json["partial"]
         assert again.json["partial"]
-        assert "7 rows from 1 of 2 sources in " in other.words
-        assert other.words.count("federation offline for work.example; queried again in ") == 1
-        assert f"\n{WORK}: offline: " in other.words
-        assert "federation offline" not in once_more.words
-        assert f"\n{WORK}: skipped: " in once_more.words
+        assert "7 rows from 1 of 2 sources in " in other.err
+        assert other.err.count("federation offline for work.example; queried again in ") == 1
+        assert f"\n{WORK}: offline: " in other.err
+        assert "federation offline" not in once_more.err
+        assert f"\n{WORK}: skipped: " in once_more.err
 
-    def test_a_terminal_is_told_of_a_peer_that_is_away(self, pair: Pair) -> None:
+    def test_a_terminal_is_told_of_a_peer_that_is_away(self, pair: ProcessPair) -> None:
         """Local rows, one line about the peer, one signal, exit 0."""
         with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "8") as (process, read):
             screen = read()
@@ -247,20 +247,20 @@ class TestAway:
         later = query("list tasks --session c --json")
 
         assert {(ran.code, ran.out) for ran in (alone, named)} == {(1, "")}
-        assert alone.words.startswith("error: ")
-        assert alone.words.count("\n") == 1
-        assert named.words.splitlines()[0].startswith("federation offline for work.example")
-        assert named.words.splitlines()[1].startswith("error: ")
+        assert alone.err.startswith("error: ")
+        assert alone.err.count("\n") == 1
+        assert named.err.splitlines()[0].startswith("federation offline for work.example")
+        assert named.err.splitlines()[1].startswith("error: ")
         assert later.json["signals"] == []
 
 
-def test_a_peer_that_is_back_is_told_once(query: Query, pair: Pair) -> None:
+def test_a_peer_that_is_back_is_told_once(query: Query, pair: ProcessPair) -> None:
     """A session that heard of the outage hears of its end with its next query, and has the peer's rows again."""
-    pair.leave()
+    pair.stop_work()
     try:
         query("list tasks --page-size 9 --session d")
     finally:
-        pair.come_back()
+        pair.restart_work()
 
     back = query("list tasks --page-size 9 --session d --json").json
     after = query("list tasks --page-size 9 --session d --json").json
@@ -278,12 +278,12 @@ def test_a_budget_is_seconds(query: Query, budget: str) -> None:
     ran = query(f"list tasks --budget {budget}")
 
     assert (ran.code, ran.out) == (2, "")
-    assert "--budget" in ran.words
+    assert "--budget" in ran.err
 
 
-def test_a_budget_bounds_the_wait_for_a_silent_peer(query: Query, pair: Pair) -> None:
+def test_a_budget_bounds_the_wait_for_a_silent_peer(query: Query, pair: ProcessPair) -> None:
     """A peer that does not answer is given up at the budget, however long it would take."""
-    with pair.silence():
+    with pair.work_suspended():
         answer = query("list tasks --page-size 10 --budget 0.2 --json").json
 
     assert (answer["sources"][1]["state"], answer["sources"][1]["reason"]) == ("offline", "PEER_TIMEOUT")

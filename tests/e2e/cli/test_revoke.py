@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mosaic_cli.main import main
-from tests.support.gateway_processes import MOSAIC, Served, environment
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -26,12 +26,12 @@ LEASE_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Served]:
+def pair() -> Iterator[GatewayProcesses]:
     """`home` and `work`; work gives leases of 2 s."""
-    served = Served(Path(tempfile.mkdtemp(prefix="m")))
+    served = GatewayProcesses(Path(tempfile.mkdtemp(prefix="m")))
     try:
         for name in ("home", "work"):
-            served.found(name)
+            served.init(name)
         config = served.directory / "work" / "gateway.toml"
         config.write_text(config.read_text().replace("[server]", f"[server]\nmax_lease_s = {LEASE_S}"))
         served.start_all("home", "work")
@@ -41,7 +41,7 @@ def pair() -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def there(pair: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def there(pair: GatewayProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in the directory of the gateways."""
     monkeypatch.chdir(pair.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
@@ -55,7 +55,7 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run(_pair: Served, line: str, *more: str, code: int = 0) -> Done:
+def run(_pair: GatewayProcesses, line: str, *more: str, code: int = 0) -> Done:
     """Run a command in this process; it must end with that exit code."""
     out, words = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(words):
@@ -65,7 +65,7 @@ def run(_pair: Served, line: str, *more: str, code: int = 0) -> Done:
     return done
 
 
-def enroll(pair: Served, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
+def enroll(pair: GatewayProcesses, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
     """Let home read work, as the peer of that name; the grant's id."""
     create = f"federation grant create -g work --peer home.example --subject {subject} --json --scope"
     grant = json.loads(run(pair, create, TASKS).stdout)["grant"]["id"]
@@ -74,18 +74,18 @@ def enroll(pair: Served, peer: str, *, user: str = "ada", subject: str = "ada") 
     return str(grant)
 
 
-def listed(pair: Served, peer: str, user: str = "ada", code: int = 0) -> Done:
+def listed(pair: GatewayProcesses, peer: str, user: str = "ada", code: int = 0) -> Done:
     """List tasks of a peer."""
     return run(pair, f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
 
 
-def receipt(pair: Served, grant: str) -> dict[str, Any]:
+def receipt(pair: GatewayProcesses, grant: str) -> dict[str, Any]:
     """The receipt of a grant that is revoked, or is being."""
     return dict(json.loads(run(pair, f"federation grant revoke {grant} -g work --json").stdout)["receipt"])
 
 
 @contextmanager
-def frozen(pair: Served, name: str) -> Iterator[None]:
+def frozen(pair: GatewayProcesses, name: str) -> Iterator[None]:
     """Stop a gateway's process for a while, as a suspended machine is stopped."""
     pair.processes[name].send_signal(signal.SIGSTOP)
     try:
@@ -94,7 +94,7 @@ def frozen(pair: Served, name: str) -> Iterator[None]:
         pair.processes[name].send_signal(signal.SIGCONT)
 
 
-def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) -> None:
+def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: GatewayProcesses) -> None:
     """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
     grant = enroll(pair, "r1")
     listed(pair, "r1")
@@ -116,7 +116,7 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: Served) ->
     run(pair, "federation peer remove r1 -g home")
 
 
-def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: Served) -> None:
+def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: GatewayProcesses) -> None:
     """Plain lines say who is awaited and until when; without waiting the command says what it leaves."""
     grant = enroll(pair, "r2")
     listed(pair, "r2")
@@ -137,7 +137,7 @@ def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: Served) -> None:
     run(pair, "federation peer remove r2 -g home")
 
 
-def test_no_wait_says_in_words_what_goes_on(pair: Served) -> None:
+def test_no_wait_says_in_words_what_goes_on(pair: GatewayProcesses) -> None:
     """Who does not want to wait sees that new calls are refused, and who is awaited."""
     grant = enroll(pair, "r3")
     listed(pair, "r3")
@@ -148,7 +148,7 @@ def test_no_wait_says_in_words_what_goes_on(pair: Served) -> None:
     run(pair, "federation peer remove r3 -g home")
 
 
-def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> None:
+def test_an_interrupted_command_leaves_the_revocation_going(pair: GatewayProcesses) -> None:
     """Ctrl-C ends the waiting, with words on how to see it again; the receipt comes all the same."""
     grant = enroll(pair, "r4")
     listed(pair, "r4")
@@ -174,7 +174,7 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: Served) -> Non
     run(pair, "federation peer remove r4 -g home")
 
 
-def test_a_terminal_shows_a_live_line(pair: Served) -> None:
+def test_a_terminal_shows_a_live_line(pair: GatewayProcesses) -> None:
     """On a terminal one line counts down, and is gone before the receipt is printed."""
     grant = enroll(pair, "r5")
     listed(pair, "r5")
@@ -201,7 +201,7 @@ def test_a_terminal_shows_a_live_line(pair: Served) -> None:
     run(pair, "federation peer remove r5 -g home")
 
 
-def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) -> None:
+def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: GatewayProcesses) -> None:
     """The grant stays refused, the log says so, and the receipt waits for what the process before gave out."""
     grant = enroll(pair, "r6")
     listed(pair, "r6")
@@ -216,7 +216,7 @@ def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: Served) ->
     run(pair, "federation peer remove r6 -g home")
 
 
-def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Served) -> None:
+def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: GatewayProcesses) -> None:
     """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
     made = run(
         pair,
@@ -234,7 +234,7 @@ def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Se
     assert done == Done("", f"error: grant {grant} is revoked, which is final; make a new one\n")
 
 
-def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
+def test_a_scope_edit_shows_gains_and_losses(pair: GatewayProcesses) -> None:
     """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
     grant = enroll(pair, "s1")
     assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
@@ -288,7 +288,7 @@ def test_a_scope_edit_shows_gains_and_losses(pair: Served) -> None:
     run(pair, "federation peer remove s1 -g home")
 
 
-def test_removing_a_user_revokes_every_grant(pair: Served) -> None:
+def test_removing_a_user_revokes_every_grant(pair: GatewayProcesses) -> None:
     """Every grant of the user ends with its receipt; the teams are left, owned rows stay; others are not touched."""
     bobs, other = enroll(pair, "u1", user="bob", subject="bob"), enroll(pair, "u2", user="ada", subject="ada")
     listed(pair, "u1", "bob")

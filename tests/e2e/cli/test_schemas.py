@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from mosaic_cli.main import command_tree
 from mosaic_cli.output import outputs as output_models
-from tests.support.json_walk import Outputs
+from tests.support.json_outputs import JsonOutputs
 from tests.support.schemas import DIRECTORY, SCHEMAS, validator
 
 # The walk through all outputs is the set-up of the first test.
@@ -83,23 +83,23 @@ def test_a_schema_is_one_and_is_named(name: str) -> None:
     assert set(closed) <= {"false"}
 
 
-def test_every_output_keeps_its_schema(outputs: Outputs) -> None:
+def test_every_output_keeps_its_schema(outputs: JsonOutputs) -> None:
     """What two real gateways printed, in good and in bad states, is what the schemas say."""
     faults = [
         f"{name}: {fault.json_path}: {fault.message}"
-        for name, shapes in outputs.taken.items()
+        for name, shapes in outputs.recorded.items()
         for shape in shapes
         for fault in validator(name).iter_errors(shape)
     ]
 
     assert faults == []
-    assert set(outputs.taken) == set(SCHEMAS) - {SHARED}
+    assert set(outputs.recorded) == set(SCHEMAS) - {SHARED}
 
 
-def test_a_field_that_is_missing_or_new_is_refused(outputs: Outputs) -> None:
+def test_a_field_that_is_missing_or_new_is_refused(outputs: JsonOutputs) -> None:
     """No object of any output may lose a field or get another one, so the schemas say all there is."""
     let_through = set()
-    for name, shapes in outputs.taken.items():
+    for name, shapes in outputs.recorded.items():
         check = validator(name).is_valid
         for shape in (copy.deepcopy(shape) for shape in (shapes[0], shapes[-1])):
             for inner, path in objects(shape, ()):
@@ -117,10 +117,10 @@ def test_a_field_that_is_missing_or_new_is_refused(outputs: Outputs) -> None:
     assert let_through == set()
 
 
-def test_the_outputs_fill_what_may_be_empty(outputs: Outputs) -> None:
+def test_the_outputs_fill_what_may_be_empty(outputs: JsonOutputs) -> None:
     """Whatever was null or an empty list somewhere has a value elsewhere, so its schema was put to the test."""
     seen: dict[str, set[bool]] = defaultdict(set)
-    for name, shapes in outputs.taken.items():
+    for name, shapes in outputs.recorded.items():
         for inner, path in objects(shapes, ()):
             for key, value in inner.items():
                 kind = path[-1] if path else SAME.get(name, name)
