@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import ClientRuntime
@@ -189,3 +190,12 @@ async def watching(
 async def until_watch(fed: Federation, state: WatchState = WatchState.ARMED, name: str = "work.example") -> None:
     """Wait until the watch of a peer is in a state."""
     await eventually(lambda: fed.peer_state(name).watch is state)
+
+
+@pytest_asyncio.fixture
+async def watched_fed(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> AsyncIterator[Federation]:
+    """A federation whose watch of the scripted peer is armed."""
+    del watches  # must serve before the federation dials
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        yield fed

@@ -101,25 +101,21 @@ async def test_revocation_turns_the_next_hit_into_a_refusal_without_a_packet(
         assert source.revoked == [("peer-work.example-ada", state.revocation.at_us, "project over")]
 
 
-async def test_the_acknowledgement_comes_after_the_flush(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
-) -> None:
+async def test_the_acknowledgement_comes_after_the_flush(watched_fed: Federation, watches: ScriptedWatches) -> None:
     """When the peer reads the ack, nothing is cached and nothing can be cached or delivered."""
     seen: list[tuple[int, bool]] = []
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed)
-        peer = fed.peer("work.example")
-        assert peer.cache is not None
-        cache = peer.cache
-        watches.on_request = lambda request: (
-            seen.append((cache.stats().entries, peer.refusal is not None)) if request.HasField("ack") else None
-        )
+    await ask(watched_fed)
+    peer = watched_fed.peer("work.example")
+    assert peer.cache is not None
+    cache = peer.cache
+    watches.on_request = lambda request: (
+        seen.append((cache.stats().entries, peer.refusal is not None)) if request.HasField("ack") else None
+    )
 
-        watches.last.revoke()
-        await eventually(lambda: bool(seen))
+    watches.last.revoke()
+    await eventually(lambda: bool(seen))
 
-        assert seen == [(0, True)]
+    assert seen == [(0, True)]
 
 
 async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
@@ -142,46 +138,42 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
 
 
 async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_acknowledge(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+    watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """After a call's refusal and a lost stream, A arms again for the event, acks it, and makes no further call."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
-        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
-        watches.last.end(Refusal(Reason.INTERNAL, "cut"))
-        await eventually(lambda: len(watches.streams) == 2 and bool(watches.last.received))
+    scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+    assert await refused(watched_fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+    watches.last.end(Refusal(Reason.INTERNAL, "cut"))
+    await eventually(lambda: len(watches.streams) == 2 and bool(watches.last.received))
 
-        event = watches.last.revoke("over")
-        await eventually(lambda: bool(watches.last.acks))
+    event = watches.last.revoke("over")
+    await eventually(lambda: bool(watches.last.acks))
 
-        assert [ack.event_id for ack in watches.last.acks] == [event]
-        await eventually(watches.last.ended.is_set)
-        await until_watch(fed, WatchState.OFF)
-        await asyncio.sleep(0.3)
-        assert len(watches.streams) == 2
-        assert fed.peer_state("work.example").state is PeerState.REVOKED
+    assert [ack.event_id for ack in watches.last.acks] == [event]
+    await eventually(watches.last.ended.is_set)
+    await until_watch(watched_fed, WatchState.OFF)
+    await asyncio.sleep(0.3)
+    assert len(watches.streams) == 2
+    assert watched_fed.peer_state("work.example").state is PeerState.REVOKED
 
 
 @pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
 async def test_a_peer_that_awaits_nothing_is_not_dialled_for_long(
-    answer: Reason, tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+    answer: Reason, watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """Arming again to acknowledge ends with the peer's GRANT_REVOKED, and at the latest with the silence timeout."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
-        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
-        watches.refusal = Refusal(answer, "over")
-        watches.last.end(Refusal(Reason.INTERNAL, "cut"))
+    scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+    assert await refused(watched_fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+    watches.refusal = Refusal(answer, "over")
+    watches.last.end(Refusal(Reason.INTERNAL, "cut"))
 
-        await until_watch(fed, WatchState.OFF)
-        await eventually(lambda: not fed.peer("work.example").watch.running)
+    await until_watch(watched_fed, WatchState.OFF)
+    await eventually(lambda: not watched_fed.peer("work.example").watch.running)
 
-        dialled = len(watches.streams)
-        assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
-        await asyncio.sleep(0.3)
-        assert len(watches.streams) == dialled
+    dialled = len(watches.streams)
+    assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
+    await asyncio.sleep(0.3)
+    assert len(watches.streams) == dialled
 
 
 async def test_a_stream_that_delivered_the_revocation_is_ended_without_waiting_for_the_peer(
@@ -292,92 +284,78 @@ async def test_no_other_refusal_is_final(
         await until_watch(fed)
 
 
-async def test_grant_changed_retries(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
+async def test_grant_changed_retries(watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """A change of the grant flushes everything; a call that was under way is made once more."""
     gate = threading.Event()
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed, NOTES)
-        scripted.service.script("list", Reply(gate=gate), Reply())
-        waiting = asyncio.ensure_future(ask(fed))
-        await eventually(lambda: scripted.service.active == 1)
+    await ask(watched_fed, NOTES)
+    scripted.service.script("list", Reply(gate=gate), Reply())
+    waiting = asyncio.ensure_future(ask(watched_fed))
+    await eventually(lambda: scripted.service.active == 1)
 
-        event = watches.last.change()
-        await eventually(lambda: [ack.event_id for ack in watches.last.acks] == [event])
-        gate.set()
+    event = watches.last.change()
+    await eventually(lambda: [ack.event_id for ack in watches.last.acks] == [event])
+    gate.set()
 
-        assert await waiting is False
-        assert scripted.service.calls("list") == 3
-        assert await ask(fed, NOTES) is False
-        assert fed.peer_state("work.example").state is PeerState.ACTIVE
+    assert await waiting is False
+    assert scripted.service.calls("list") == 3
+    assert await ask(watched_fed, NOTES) is False
+    assert watched_fed.peer_state("work.example").state is PeerState.ACTIVE
 
 
-async def test_resource_changed_drops_that_resource_alone(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
-) -> None:
+async def test_resource_changed_drops_that_resource_alone(watched_fed: Federation, watches: ScriptedWatches) -> None:
     """Changed rows of one resource leave the entries of other resources; there is no acknowledgement."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed, TASKS)
-        await ask(fed, NOTES)
+    await ask(watched_fed, TASKS)
+    await ask(watched_fed, NOTES)
 
-        watches.last.change_rows("tasks")
-        await eventually(lambda: flushes(fed) == 2)
+    watches.last.change_rows("tasks")
+    await eventually(lambda: flushes(watched_fed) == 2)
 
-        assert [await ask(fed, TASKS), await ask(fed, NOTES)] == [False, True]
-        assert watches.last.acks == []
+    assert [await ask(watched_fed, TASKS), await ask(watched_fed, NOTES)] == [False, True]
+    assert watches.last.acks == []
 
 
 async def test_a_lost_watch_flushes_nothing_and_rearming_once(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+    watched_fed: Federation, watches: ScriptedWatches
 ) -> None:
     """Hits continue without a stream; it is redialled, and its arming flushes what may be stale."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed)
-        watches.arms = False
-        watches.last.end()
-        await eventually(lambda: len(watches.streams) == 2)
+    await ask(watched_fed)
+    watches.arms = False
+    watches.last.end()
+    await eventually(lambda: len(watches.streams) == 2)
 
-        assert await ask(fed) is True
-        assert fed.peer_state("work.example").watch is WatchState.CONNECTING
-        assert flushes(fed) == 1
+    assert await ask(watched_fed) is True
+    assert watched_fed.peer_state("work.example").watch is WatchState.CONNECTING
+    assert flushes(watched_fed) == 1
 
-        watches.last.arm()
-        await until_watch(fed)
-        assert flushes(fed) == 2
-        assert await ask(fed) is False
+    watches.last.arm()
+    await until_watch(watched_fed)
+    assert flushes(watched_fed) == 2
+    assert await ask(watched_fed) is False
 
 
 async def test_a_peer_that_is_down_is_redialled_until_it_is_back(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+    watched_fed: Federation, scripted: ScriptedPeer
 ) -> None:
     """A network fault never makes a peer revoked, and hits are served during it."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed)
-        scripted.stop()
-        await until_watch(fed, WatchState.CONNECTING)
-        assert await ask(fed) is True
-        state = fed.peer_state("work.example")
-        assert (state.state, state.revocation) == (PeerState.ACTIVE, None)
-        assert state.circuit is not None
-        assert state.circuit.consecutive_failures == 0
+    await ask(watched_fed)
+    scripted.stop()
+    await until_watch(watched_fed, WatchState.CONNECTING)
+    assert await ask(watched_fed) is True
+    state = watched_fed.peer_state("work.example")
+    assert (state.state, state.revocation) == (PeerState.ACTIVE, None)
+    assert state.circuit is not None
+    assert state.circuit.consecutive_failures == 0
 
-        scripted.start()
-        await until_watch(fed)
-        assert flushes(fed) == 2
+    scripted.start()
+    await until_watch(watched_fed)
+    assert flushes(watched_fed) == 2
 
 
-async def test_a_closed_connection_ends_the_stream_alone(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
-) -> None:
+async def test_a_closed_connection_ends_the_stream_alone(watched_fed: Federation, watches: ScriptedWatches) -> None:
     """A stream whose connection is closed is lost as by a network fault: the watch dials again."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        fed.peer("work.example").channel.close()
-        await eventually(lambda: len(watches.streams) == 2)
-        await until_watch(fed)
+    watched_fed.peer("work.example").channel.close()
+    await eventually(lambda: len(watches.streams) == 2)
+    await until_watch(watched_fed)
 
 
 async def test_an_expired_own_certificate_dials_no_watch(
@@ -391,19 +369,17 @@ async def test_an_expired_own_certificate_dials_no_watch(
         assert watches.streams == []
 
 
-async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
+async def test_silence_ends_a_stream(watched_fed: Federation, watches: ScriptedWatches) -> None:
     """A peer that is silent for three intervals is redialled; one that sends heartbeats is not."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        first = watches.last
-        for _ in range(8):
-            first.beat()
-            await asyncio.sleep(0.1)
-        assert len(watches.streams) == 1
-        assert first.heartbeats >= 2
+    first = watches.last
+    for _ in range(8):
+        first.beat()
+        await asyncio.sleep(0.1)
+    assert len(watches.streams) == 1
+    assert first.heartbeats >= 2
 
-        await eventually(lambda: len(watches.streams) == 2)
-        await eventually(first.ended.is_set)
+    await eventually(lambda: len(watches.streams) == 2)
+    await eventually(first.ended.is_set)
 
 
 async def test_a_subscription_that_is_never_confirmed_is_cancelled(
@@ -419,24 +395,24 @@ async def test_a_subscription_that_is_never_confirmed_is_cancelled(
         await until_watch(fed)
 
 
-async def test_an_open_circuit_dials_nothing(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
+async def test_an_open_circuit_dials_nothing(
+    watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches
+) -> None:
     """While the circuit is open the watch does not dial; a circuit that closes wakes it."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        scripted.stop()
-        for _ in range(5):
-            await refused(fed.stub("work.example").Search(SEARCH))
-        await until_watch(fed, WatchState.OFF)
-        scripted.start()
-        await asyncio.sleep(0.4)
-        assert len(watches.streams) == 1
-        assert fed.peer_state("work.example").state is PeerState.OFFLINE
+    scripted.stop()
+    for _ in range(5):
+        await refused(watched_fed.stub("work.example").Search(SEARCH))
+    await until_watch(watched_fed, WatchState.OFF)
+    scripted.start()
+    await asyncio.sleep(0.4)
+    assert len(watches.streams) == 1
+    assert watched_fed.peer_state("work.example").state is PeerState.OFFLINE
 
-        circuit = fed.peer("work.example").circuit
-        assert circuit is not None
-        circuit.reset()
-        await until_watch(fed)
-        assert len(watches.streams) == 2
+    circuit = watched_fed.peer("work.example").circuit
+    assert circuit is not None
+    circuit.reset()
+    await until_watch(watched_fed)
+    assert len(watches.streams) == 2
 
 
 async def test_a_circuit_that_opens_ends_a_dial_under_way(
@@ -491,23 +467,19 @@ async def test_only_moving_in_time_survives_connection_ageing(
         peer.stop()
 
 
-async def test_a_move_from_a_stream_that_broke_flushes(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
-) -> None:
+async def test_a_move_from_a_stream_that_broke_flushes(watched_fed: Federation, watches: ScriptedWatches) -> None:
     """If the old stream does not end cleanly, an event may have been missed between the two."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        await ask(fed)
-        old, watches.arms = watches.last, False
-        watch = fed.peer("work.example").watch
-        assert watch is not None
-        watch.move()
-        await eventually(lambda: len(watches.streams) == 2)
-        old.end(Refusal(Reason.RATE_LIMITED, "fell behind"))
-        await eventually(old.ended.is_set)
-        watches.last.arm()
-        await eventually(lambda: flushes(fed) == 2)
-        await until_watch(fed)
+    await ask(watched_fed)
+    old, watches.arms = watches.last, False
+    watch = watched_fed.peer("work.example").watch
+    assert watch is not None
+    watch.move()
+    await eventually(lambda: len(watches.streams) == 2)
+    old.end(Refusal(Reason.RATE_LIMITED, "fell behind"))
+    await eventually(old.ended.is_set)
+    watches.last.arm()
+    await eventually(lambda: flushes(watched_fed) == 2)
+    await until_watch(watched_fed)
 
 
 async def test_a_move_that_fails_leaves_the_old_stream(

@@ -10,6 +10,7 @@ import pytest
 from federation.client.peer_status import PeerState
 from federation.client.peers.watch_handle import WatchState
 from federation.errors import Reason, Refusal
+from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
 from tests.contract.client.test_watch import NOTES, ask, flushes
 from tests.support.scripted import ScriptedPeer, eventually
@@ -90,38 +91,34 @@ async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, w
 
 
 async def test_an_unreadable_message_ends_that_stream_alone(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+    watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """Bytes that are no message lose the stream, as a broken network would; it is redialled."""
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        scripted.service.raw = b"\xff\xff\xff"
-        watches.last.beat()
-        await eventually(lambda: len(watches.streams) >= 2)
-        scripted.service.raw = None
-        await until_watch(fed)
-        assert fed.peer_state("work.example").state is PeerState.ACTIVE
+    scripted.service.raw = b"\xff\xff\xff"
+    watches.last.beat()
+    await eventually(lambda: len(watches.streams) >= 2)
+    scripted.service.raw = None
+    await until_watch(watched_fed)
+    assert watched_fed.peer_state("work.example").state is PeerState.ACTIVE
 
 
 async def test_the_texts_of_a_peer_are_made_safe(
-    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture, watched_fed: Federation, watches: ScriptedWatches
 ) -> None:
     """A reason of any size with control characters is short and printable wherever it is shown."""
     caplog.set_level(logging.INFO)
-    async with watching(tmp_path, scripted.record()) as fed:
-        await until_watch(fed)
-        watches.last.end(Refusal(Reason.INTERNAL, "\x1b[2Jgone\nERROR forged"))
-        await eventually(lambda: len(watches.streams) == 2)
-        await until_watch(fed)
-        watches.last.revoke("\x1b]0;owned\x07\n" + "x" * 1_000_000)
-        await eventually(lambda: bool(watches.last.acks))
+    watches.last.end(Refusal(Reason.INTERNAL, "\x1b[2Jgone\nERROR forged"))
+    await eventually(lambda: len(watches.streams) == 2)
+    await until_watch(watched_fed)
+    watches.last.revoke("\x1b]0;owned\x07\n" + "x" * 1_000_000)
+    await eventually(lambda: bool(watches.last.acks))
 
-        revocation = fed.peer_state("work.example").revocation
-        assert revocation is not None
-        assert len(revocation.reason) == 300
-        assert revocation.reason.isprintable()
-        assert all(line.isprintable() for line in caplog.messages)
-        assert any("is not watched" in line for line in caplog.messages)
+    revocation = watched_fed.peer_state("work.example").revocation
+    assert revocation is not None
+    assert len(revocation.reason) == 300
+    assert revocation.reason.isprintable()
+    assert all(line.isprintable() for line in caplog.messages)
+    assert any("is not watched" in line for line in caplog.messages)
 
 
 async def test_a_peer_that_arms_and_ends_at_once_is_not_dialled_in_a_loop(
