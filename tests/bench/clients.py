@@ -29,6 +29,7 @@ from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
+from tests.support.peer_records import peer_record
 from tests.support.pki import GRANT_ID, Pki, channel_credentials
 
 DEADLINE_S: Final = 2.0
@@ -144,20 +145,8 @@ class Clients:
                 self.runner.run(_closed(home))
 
     def _record(self, user: str, grant_id: str) -> PeerRecord:
-        leaf = self._pki.client(grant_id, user)
-        return PeerRecord(
-            id=f"peer-{user}",
-            name=GATEWAY,
-            user=user,
-            gateway=GATEWAY,
-            endpoint=self._endpoint,
-            grant_id=grant_id,
-            subject=user,
-            certificate_pem=leaf.certificate_pem,
-            key_pem=leaf.key_pem,
-            trust_bundle=self._pki.trust_bundle,
-            created_at_us=0,
-        )
+        leaf, bundle = self._pki.client(grant_id, user), self._pki.trust_bundle
+        return peer_record(leaf, bundle, self._endpoint, name=GATEWAY, user=user, grant_id=grant_id)
 
 
 async def _closed(home: ClientRuntime) -> None:

@@ -23,7 +23,7 @@ from federation.session.session import Session
 from federation.v1 import federation_pb2 as pb
 from tests.bench.clients import ROOT, peer_process
 from tests.bench.server import ROWS, SLOW_S
-from tests.bench.sessions import SILENT_S, open_federation, peer_record
+from tests.bench.sessions import SILENT_S, enrollment, open_federation
 from tests.support.pki import Pki
 
 PEERS: Final = 200
@@ -115,7 +115,7 @@ async def measure(peers: int, live: int, silent: int, pki: Pki, directory: Path)
     """Open a federation over `peers` peers; measure the first request, and later ones live and from the cache."""
     leaf, half, quarter = pki.client(), peers // 2, peers // 4
     ports = [live] * (peers - half) + [REFUSING] * quarter + [silent] * (half - quarter)
-    records = [peer_record(pki, "ada", port, number, leaf) for number, port in enumerate(ports)]
+    records = [enrollment(pki, "ada", port, number, leaf) for number, port in enumerate(ports)]
     before_kib = _resident_kib()
     begun = time.perf_counter()
     async with open_federation(directory, records, CONFIG, watch=True) as fed:

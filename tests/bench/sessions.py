@@ -33,6 +33,7 @@ from tests.bench.samples import Samples
 from tests.bench.server import ROWS, SLOW_S
 from tests.bench.variants import InvalidBlockError
 from tests.support.federations import ListedPeers
+from tests.support.peer_records import peer_record
 from tests.support.pki import Pki, channel_credentials
 
 PEERS: Final = 8
@@ -51,21 +52,16 @@ NAMES: Final = (BARE_SLOW, BARE_EIGHT, ONE, EIGHT, CACHED, LOCAL, OFFLINE, FIRST
 _REQUEST: Final = pb.ListRequest(resource="tasks", page_size=ROWS)
 
 
-def peer_record(pki: Pki, user: str, port: int, number: int = 0, identity: Any = None) -> PeerRecord:
+def enrollment(pki: Pki, user: str, port: int, number: int = 0, identity: Any = None) -> PeerRecord:
     """An enrollment of a user at the peer on a port."""
-    leaf, name = identity or pki.client(), f"peer-{number:03}.example"
-    return PeerRecord(
-        id=f"{user}-{number}",
-        name=name,
-        user=user,
+    return peer_record(
+        identity or pki.client(),
+        pki.trust_bundle,
+        f"127.0.0.1:{port}",
+        name=f"peer-{number:03}.example",
         gateway=GATEWAY,
-        endpoint=f"127.0.0.1:{port}",
+        user=user,
         grant_id=f"{number:08x}-0000-4000-8000-{user.encode().hex():0>12}",
-        subject=user,
-        certificate_pem=leaf.certificate_pem,
-        key_pem=leaf.key_pem,
-        trust_bundle=pki.trust_bundle,
-        created_at_us=0,
     )
 
 
@@ -132,9 +128,9 @@ class SessionTimes:
         pki, enter = Pki(), self._stack.enter_context
         directory = Path(enter(TemporaryDirectory(prefix="m")))
         ports = [enter(peer_process(pki, SLOW_S)) for _ in range(PEERS)]
-        records = [peer_record(pki, "eight", port, number) for number, port in enumerate(ports)]
-        records += [peer_record(pki, "one", ports[0]), peer_record(pki, "offline", 9)]
-        records += [peer_record(pki, "silent", enter(peer_process(pki, SILENT_S)))]
+        records = [enrollment(pki, "eight", port, number) for number, port in enumerate(ports)]
+        records += [enrollment(pki, "one", ports[0]), enrollment(pki, "offline", 9)]
+        records += [enrollment(pki, "silent", enter(peer_process(pki, SILENT_S)))]
         self._fed = await self._stack.enter_async_context(
             open_federation(directory / "home", records, SessionConfig(peer_budget_s=BUDGET_S), watch=False)
         )

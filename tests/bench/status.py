@@ -22,6 +22,7 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
 from tests.bench.samples import Samples
+from tests.support.peer_records import peer_record
 from tests.support.pki import Pki
 
 ROOT: Final = Path(__file__).parents[2]
@@ -97,20 +98,7 @@ async def _enroll(directory: Path, peers: int) -> None:
 
 def _record(pki: Pki, number: int) -> PeerRecord:
     name, grant_id = f"peer-{number}.example", f"{number:08x}-0000-4000-8000-000000000000"
-    leaf = pki.client(grant_id, "ada")
-    return PeerRecord(
-        id=f"peer-{number}",
-        name=name,
-        user="ada",
-        gateway=name,
-        endpoint=UNUSED_ADDRESS,
-        grant_id=grant_id,
-        subject="ada",
-        certificate_pem=leaf.certificate_pem,
-        key_pem=leaf.key_pem,
-        trust_bundle=pki.trust_bundle,
-        created_at_us=0,
-    )
+    return peer_record(pki.client(grant_id), pki.trust_bundle, UNUSED_ADDRESS, name=name, grant_id=grant_id)
 
 
 @contextmanager

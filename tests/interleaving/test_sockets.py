@@ -37,6 +37,7 @@ from tests.support.federations import federation_of, sync_channel_of
 from tests.support.gateway_pair import NewStore, Start, enroll, fill
 from tests.support.gateway_processes import ROOT, GatewayProcesses, environment
 from tests.support.network_faults import Relay, closed_port
+from tests.support.peer_records import peer_record
 from tests.support.scripted import eventually
 from tests.support.scripted_watches import QUICK, watching
 from tests.support.server_on_database import DatabaseServer, StartDatabaseServer
@@ -54,20 +55,8 @@ AFTER_S = 0.01
 
 def record_of(granting: DatabaseServer, grant: Grant, endpoint: str, user: str) -> PeerRecord:
     """The enrollment of a local user under a grant."""
-    leaf = granting.leaves[grant.id]
-    return PeerRecord(
-        id=f"peer-{user}",
-        name="work.example",
-        user=user,
-        gateway=granting.authority.name,
-        endpoint=endpoint,
-        grant_id=grant.id,
-        subject=grant.subject,
-        certificate_pem=leaf.certificate_pem,
-        key_pem=leaf.key_pem,
-        trust_bundle=granting.authority.trust_bundle,
-        created_at_us=0,
-    )
+    leaf, bundle = granting.leaves[grant.id], granting.authority.trust_bundle
+    return peer_record(leaf, bundle, endpoint, user=user, subject=grant.subject, grant_id=grant.id)
 
 
 def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:

@@ -13,8 +13,8 @@ TODAY = 20_000
 """Days since 1970-01-01: 2024-10-04."""
 
 
-def event(day: int, second: int = 0, **changes: Any) -> AuditEvent:
-    """An allowed read at a second of a day; every field has a distinct value."""
+def audit_event(at_us: int, **changes: Any) -> AuditEvent:
+    """An allowed read; every field has a distinct value."""
     defaults: dict[str, Any] = {
         "verb": "list",
         "outcome": "ok",
@@ -24,11 +24,16 @@ def event(day: int, second: int = 0, **changes: Any) -> AuditEvent:
         "resource": "tasks",
         "query_hash": "a" * 64,
         "bytes_out": 2**40,
-        "latency_ms": 0.1 + second,
+        "latency_ms": 1.5,
         "trace_id": "b" * 32,
         "source": "127.0.0.1",
     }
-    return AuditEvent(at_us=day * DAY_US + second * 1_000_000 + 1, **{**defaults, **changes})
+    return AuditEvent(at_us=at_us, **{**defaults, **changes})
+
+
+def event(day: int, second: int = 0, **changes: Any) -> AuditEvent:
+    """An allowed read at a second of a day."""
+    return audit_event(day * DAY_US + second * 1_000_000 + 1, **{"latency_ms": 0.1 + second, **changes})
 
 
 def archived_events(path: Path) -> list[dict[str, Any]]:

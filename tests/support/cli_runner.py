@@ -1,6 +1,9 @@
 """Runs commands in the test's own process."""
 
+import contextlib
+import io
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +23,23 @@ class CommandResult(NamedTuple):
         """The printed JSON."""
         assert self.out, self.err
         return json.loads(self.out)
+
+    @property
+    def squeezed(self) -> str:
+        """Stdout with each run of blanks as one blank."""
+        return " ".join(self.out.split())
+
+
+def run_command(*arguments: str, cwd: Path | None = None) -> CommandResult:
+    """Run one command, in the directory `cwd` if given."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd) if cwd else contextlib.nullcontext(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main([*arguments])
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
 class Cli:

@@ -1,7 +1,5 @@
 """Gateways as separate processes, and the real command line against them."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
+from tests.support.cli_runner import run_command
 from tests.support.gateway_pair import rows_jsonl
 
 MOSAIC = (sys.executable, "-m", "mosaic_cli")
@@ -43,14 +41,6 @@ def mosaic(*arguments: str, cwd: Path, stdin: str = "", **more: str) -> "subproc
     )
 
 
-def mosaic_here(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run one command in this process, which is faster than a new interpreter."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*arguments])
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
 @dataclass
 class GatewayProcesses:
     """A directory of gateways, and the processes that serve them."""
@@ -64,17 +54,15 @@ class GatewayProcesses:
         """Create the gateway `name`.example in the directory `name` and import rows."""
         free = {"listen": "127.0.0.1:0", "enroll": "127.0.0.1:0", **options}
         words = [word for key, value in free.items() for word in (f"--{key}", value)]
-        made = mosaic_here("gateway", "init", name, "--name", f"{name}.example", *words, cwd=self.directory)
-        assert made.returncode == 0, made.stderr
+        self.command("gateway", "init", name, "--name", f"{name}.example", *words)
         (self.directory / "rows.jsonl").write_bytes(rows_jsonl())
-        filled = mosaic_here("gateway", "import", "rows.jsonl", "--gateway", name, cwd=self.directory)
-        assert filled.returncode == 0, filled.stderr
+        self.command("gateway", "import", "rows.jsonl", "--gateway", name)
 
     def command(self, *words: str) -> str:
         """Run a command that must succeed in this process; return what it printed."""
-        ran = mosaic_here(*words, cwd=self.directory)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        ran = run_command(*words, cwd=self.directory)
+        assert ran.code == 0, ran.err
+        return ran.out
 
     def listed(self, key: str, *words: str) -> list[dict[str, Any]]:
         """Return the entries that a command prints as JSON, of all pages."""

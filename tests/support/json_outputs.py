@@ -1,7 +1,6 @@
 """Records every `--json` output of two real gateways, in states that fill the optional fields."""
 
 import contextlib
-import io
 import json
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
+from tests.support.cli_runner import run_command
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment
 
@@ -37,10 +36,8 @@ class JsonOutputs(GatewayProcesses):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command in this process; return what it printed, whatever its exit code."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main([*line.split(), *more])
-        return out.getvalue() or err.getvalue()
+        ran = run_command(*line.split(), *more, cwd=self.directory)
+        return ran.out or ran.err
 
     @contextlib.contextmanager
     def lines(self, schema: str, line: str) -> Iterator[Callable[[], Any]]:

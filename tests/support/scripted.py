@@ -23,6 +23,7 @@ from federation.v1 import federation_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
 from federation.wire.metadata import LEASE_MS, Metadata
 from federation.wire.status import refusal_status
+from tests.support.peer_records import peer_record
 from tests.support.pki import GRANT_ID, Leaf, Pki, channel_credentials, server_credentials
 
 DEFAULTS: dict[str, Message] = {
@@ -241,19 +242,14 @@ class ScriptedPeer:
         self, *, user: str = "ada", name: str = "", grant_id: str = GRANT_ID, identity: Leaf | None = None
     ) -> PeerRecord:
         """The enrollment of `user` at this peer, with a valid certificate unless `identity` is given."""
-        identity = identity or self.pki.client(grant_id, user)
-        return PeerRecord(
-            id=f"peer-{name or self.gateway}-{user}",
+        return peer_record(
+            identity or self.pki.client(grant_id, user),
+            self.pki.trust_bundle,
+            self.endpoint,
             name=name or self.gateway,
-            user=user,
             gateway=self.gateway,
-            endpoint=self.endpoint,
+            user=user,
             grant_id=grant_id,
-            subject=user,
-            certificate_pem=identity.certificate_pem,
-            key_pem=identity.key_pem,
-            trust_bundle=self.pki.trust_bundle,
-            created_at_us=0,
         )
 
     def aio_channel(self, identity: Leaf | None = None, interceptors: Any = None) -> grpc.aio.Channel:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.pki.authority import Authority, IssuedCertificate
+from federation.pki.authority import Authority
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.documents import Document
 from federation.resources.sql.provider import SqlProvider
@@ -27,7 +27,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.metadata import INSTANCE, LEASE_MS, first
 from tests.support.pki import PEER, Leaf, Pki, dial
-from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, record, untraced
+from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, untraced
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 """Instance ids of three caches."""
@@ -138,11 +138,7 @@ class DatabaseServer:
     async def certify(self, grant_id: str, **changes: Any) -> Leaf:
         """Another certificate of a grant."""
         leaf = Pki.of(self.authority).client(grant_id, self.grants.require(grant_id).subject, **changes)
-        known = record(leaf)
-        issued = IssuedCertificate(
-            known.pem, known.serial, known.fingerprint, known.not_before_us, known.not_after_us, known.serial
-        )
-        await self.grants.add_certificate(grant_id, issued, activate=True)
+        await self.grants.add_certificate(grant_id, leaf.issued, activate=True)
         self.leaves[grant_id] = leaf
         return leaf
 

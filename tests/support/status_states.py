@@ -1,7 +1,6 @@
 """Brings two real gateways into every state of `status`, and records the output in each."""
 
 import contextlib
-import io
 import json
 import re
 import sqlite3
@@ -18,8 +17,8 @@ import pytest
 
 from federation.admin.client import connect
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.main import main
 from mosaic_cli.status import shapes as status_shapes
+from tests.support.cli_runner import run_command
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import GatewayProcesses, environment
 from tests.support.network_faults import Relay
@@ -83,15 +82,11 @@ class StatusStates(GatewayProcesses):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command in this process; return what it printed, whatever its code."""
-        out = io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out):
-            main([*line.split(), *more])
-        return out.getvalue()
+        return run_command(*line.split(), *more, cwd=self.directory).out
 
     def ask(self, *more: str) -> None:
         """List tasks at work as ada, whatever the result."""
-        with contextlib.redirect_stderr(io.StringIO()):
-            self.run(f"federation query list tasks --user ada --source {SOURCE} -g home --json", *more)
+        self.run(f"federation query list tasks --user ada --source {SOURCE} -g home --json", *more)
 
     def peer(self) -> dict[str, Any]:
         """The peer of `home`, as in the JSON status."""
@@ -123,12 +118,10 @@ class StatusStates(GatewayProcesses):
         with Terminal("federation", "status", "-g", gateway, cwd=self.directory) as terminal:
             code = terminal.wait()
             lines, colour = terminal.text.splitlines(), "\x1b[" in terminal.output
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(self.directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            json_code = main(["federation", "status", "-g", gateway, "--json"])
+        piped = run_command("federation", "status", "-g", gateway, "--json", cwd=self.directory)
         text, width = normal("\n".join(lines)), max(map(len, lines))
-        shape = json.loads(out.getvalue()) if out.getvalue() else err.getvalue()
-        self.outputs[state] = StatusOutput(code, text, width, colour, shape, json_code)
+        shape = piped.json if piped.out else piped.err
+        self.outputs[state] = StatusOutput(code, text, width, colour, shape, piped.code)
 
 
 def normal(text: str) -> str:
@@ -223,8 +216,7 @@ def _record_rest(states: StatusStates) -> None:
     states.record("not seen")
     states.start_work()
     states.wait_until_armed()
-    with contextlib.redirect_stderr(io.StringIO()):
-        states.run(f"federation query list credentials --user ada --source {SOURCE} -g home")
+    states.run(f"federation query list credentials --user ada --source {SOURCE} -g home")
     states.record("serving", "work")
     states.run(f"federation grant revoke {states.grant} -g work --no-wait --reason", "project over")
     states.until(lambda peer: peer["state"] == "revoked")

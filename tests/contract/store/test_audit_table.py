@@ -17,27 +17,7 @@ from federation.store.audit.model import AuditEvent, AuditFilter, Position, tail
 from federation.store.audit.table import AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
-
-
-def event(number: int, **changes: Any) -> AuditEvent:
-    """An event with every field set."""
-    defaults = {
-        "at_us": number,
-        "verb": "list",
-        "outcome": "ok",
-        "grant_id": "g",
-        "peer": "home.example",
-        "subject": "ada",
-        "resource": "tasks",
-        "query_hash": "a" * 64,
-        "reason": "",
-        "bytes_out": 2**40,
-        "latency_ms": 1.5,
-        "trace_id": "b" * 32,
-        "source": "127.0.0.1",
-        "count": 1,
-    }
-    return AuditEvent(**{**defaults, **changes})
+from tests.support.audit_events import audit_event as event
 
 
 def plain(found: AuditEvent) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import io
 import json
 import signal
 import stat
@@ -11,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -23,8 +21,8 @@ from federation.store.audit.archive import DAY_US
 from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from mosaic_cli.main import main
-from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic, mosaic_here
+from tests.support.cli_runner import CommandResult, run_command
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic
 
 pytestmark = pytest.mark.e2e
 
@@ -44,28 +42,22 @@ def work() -> Iterator[GatewayProcesses]:
         served.stop_all()
 
 
-def audit(work: GatewayProcesses, words: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the command within this process, which is quicker."""
-    out, said = io.StringIO(), io.StringIO()
-    command = ["federation", "audit", "-g", str(work.directory / "work"), *words.split()]
-    with redirect_stdout(out), redirect_stderr(said):
-        code = main(command)
-    return subprocess.CompletedProcess(command, code, out.getvalue(), said.getvalue())
+def audit(work: GatewayProcesses, arguments: str = "") -> CommandResult:
+    """Run `mosaic federation audit` in this process."""
+    return run_command("federation", "audit", "-g", str(work.directory / "work"), *arguments.split())
 
 
 def shown(work: GatewayProcesses, words: str = "") -> dict[str, Any]:
     """Run the command with `--json` and return what it printed."""
     done = audit(work, f"{words} --json")
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return dict(json.loads(done.stdout))
+    assert (done.code, done.err) == (0, ""), done.err
+    return dict(done.json)
 
 
 def act(work: GatewayProcesses) -> str:
     """Do something that is on record; return the grant's id."""
-    words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
-    done = mosaic_here(*words, "--scope", SCOPE, "--json", cwd=work.directory)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    command = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
+    found = json.loads(work.command(*command, "--scope", SCOPE, "--json"))
     return str(found.get("grant", found)["id"])
 
 
@@ -180,10 +172,10 @@ def test_a_wrong_filter_is_named_with_what_there_is(work: GatewayProcesses, word
 
     done = audit(work, words)
 
-    assert done.returncode == code
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.code == code
+    assert done.out == ""
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_filters_and_times_narrow_what_is_shown(work: GatewayProcesses) -> None:
@@ -192,14 +184,14 @@ def test_filters_and_times_narrow_what_is_shown(work: GatewayProcesses) -> None:
     write(work, denial(at_us=0, verb="lost.art"), denial(peer="far.example"))
 
     assert {one["grant_id"] for one in shown(work, f"--grant {grant}")["events"]} == {grant}
-    assert audit(work, f"--grant {grant[:13]}").stdout == audit(work, f"--grant {grant}").stdout
+    assert audit(work, f"--grant {grant[:13]}").out == audit(work, f"--grant {grant}").out
     assert [one["source"] for one in shown(work, "--peer far.example")["events"]] == ["10.0.0.9"]
     assert {one["outcome"] for one in shown(work, "--outcome denied")["events"]} == {"denied"}
     assert [one["at"] for one in shown(work, "--verb lost.art")["events"]] == ["1970-01-01T00:00:00.000Z"]
     assert shown(work, "--verb lost.art --since 3d")["events"] == []
     until(lambda: shown(work, "--verb grant.create --since 1d --until 1s")["events"])
     assert shown(work, "--verb grant.create --until yesterday")["events"] == []
-    assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").stderr
+    assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").err
 
 
 def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: GatewayProcesses) -> None:
@@ -216,8 +208,8 @@ def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: GatewayProcesses) 
         pieces += page["events"]
         token = page["next_page_token"]
     assert pieces == whole["events"]
-    assert audit(work, f"--page-token {token}").returncode == 1
-    said = audit(work, "--limit 3 --outcome denied").stderr
+    assert audit(work, f"--page-token {token}").code == 1
+    said = audit(work, "--limit 3 --outcome denied").err
     assert said.startswith("more events: --limit, or the same filters with --page-token ")
     assert shown(work, f"--limit 1 --outcome denied --page-token {said.split()[-1]}")["events"] == pieces[3:4]
 
@@ -230,9 +222,9 @@ def test_a_table_fits_a_narrow_terminal_and_tells_denials_without_colour(
     name = "a-gateway-with-a-rather-long-name.example.org"
     write(work, denial(peer=name, subject="ada", count=12, reason=reason))
 
-    piped = audit(work, f"--peer {name}").stdout.splitlines()
+    piped = audit(work, f"--peer {name}").out.splitlines()
     monkeypatch.setenv("COLUMNS", "80")
-    lines = audit(work, f"--peer {name}").stdout.splitlines()
+    lines = audit(work, f"--peer {name}").out.splitlines()
 
     assert lines[0].split() == ["AT", "(UTC)", "OUTCOME", "WHO", "WHAT"]
     assert "✕ denied x12" in lines[1]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
@@ -24,6 +24,7 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.main import main
 from mosaic_cli.status import command as status
+from tests.support.cli_runner import CommandResult
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.pki import Pki
 from tests.support.schemas import validator
@@ -31,20 +32,7 @@ from tests.support.schemas import validator
 SCHEMA = validator("status-explain")
 
 
-class Ran(NamedTuple):
-    """What the command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def squeezed(self) -> str:
-        """The output with single blanks."""
-        return " ".join(self.out.split())
-
-
-Explain = Callable[..., Awaitable[Ran]]
+Explain = Callable[..., Awaitable[CommandResult]]
 
 
 @pytest.fixture
@@ -52,11 +40,11 @@ def explain(home: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     """Run the real command line beside the gateways, in a thread."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    async def explain(*more: str, peer: str = "work.example") -> Ran:
+    async def explain(*more: str, peer: str = "work.example") -> CommandResult:
         capsys.readouterr()
         words = ["federation", "status", "--gateway", str(home.gateway.config.directory), "--explain", peer, *more]
         code = await asyncio.to_thread(main, words)
-        return Ran(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return explain
 

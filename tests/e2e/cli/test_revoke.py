@@ -1,6 +1,5 @@
 """`grant revoke`, `grant scope` and `user remove` against two gateways as processes, with leases of 2 s."""
 
-import io
 import json
 import os
 import pty
@@ -9,13 +8,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from mosaic_cli.main import main
+from tests.support.cli_runner import CommandResult, run_command
 from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment
 
 pytestmark = pytest.mark.e2e
@@ -48,40 +47,30 @@ def there(pair: GatewayProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-class Done(NamedTuple):
-    """What a command printed."""
-
-    stdout: str
-    stderr: str
-
-
-def run(_pair: GatewayProcesses, line: str, *more: str, code: int = 0) -> Done:
+def run(_pair: GatewayProcesses, line: str, *more: str, code: int = 0) -> CommandResult:
     """Run a command in this process; it must end with that exit code."""
-    out, words = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(words):
-        ended = main([*line.split(), *more])
-    done = Done(out.getvalue(), words.getvalue())
-    assert ended == code, done
-    return done
+    ran = run_command(*line.split(), *more)
+    assert ran.code == code, ran
+    return ran
 
 
 def enroll(pair: GatewayProcesses, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
     """Let home read work, as the peer of that name; the grant's id."""
     create = f"federation grant create -g work --peer home.example --subject {subject} --json --scope"
-    grant = json.loads(run(pair, create, TASKS).stdout)["grant"]["id"]
-    token = run(pair, f"federation grant token {grant} -g work").stdout
+    grant = run(pair, create, TASKS).json["grant"]["id"]
+    token = run(pair, f"federation grant token {grant} -g work").out
     run(pair, f"federation peer add --user {user} --name {peer} -g home", token.strip())
     return str(grant)
 
 
-def listed(pair: GatewayProcesses, peer: str, user: str = "ada", code: int = 0) -> Done:
+def listed(pair: GatewayProcesses, peer: str, user: str = "ada", code: int = 0) -> CommandResult:
     """List tasks of a peer."""
     return run(pair, f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
 
 
 def receipt(pair: GatewayProcesses, grant: str) -> dict[str, Any]:
     """The receipt of a grant that is revoked, or is being."""
-    return dict(json.loads(run(pair, f"federation grant revoke {grant} -g work --json").stdout)["receipt"])
+    return dict(run(pair, f"federation grant revoke {grant} -g work --json").json["receipt"])
 
 
 @contextmanager
@@ -98,17 +87,17 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: GatewayPro
     """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
     grant = enroll(pair, "r1")
     listed(pair, "r1")
-    assert json.loads(listed(pair, "r1").stdout)["rows"][0]["_cached"] is True
+    assert listed(pair, "r1").json["rows"][0]["_cached"] is True
 
     done = run(pair, f"federation grant revoke {grant} -g work --reason", "contract ended")
 
-    assert "effective" in done.stdout
-    assert "contract ended" in done.stdout
-    assert "its acknowledgement" in done.stdout
-    assert done.stderr.endswith("no cache of the peer can serve anything of this grant\n")
+    assert "effective" in done.out
+    assert "contract ended" in done.out
+    assert "its acknowledgement" in done.out
+    assert done.err.endswith("no cache of the peer can serve anything of this grant\n")
     refused = listed(pair, "r1", code=1)
-    assert "GRANT_REVOKED" in refused.stderr
-    assert "contract ended" in refused.stderr
+    assert "GRANT_REVOKED" in refused.err
+    assert "contract ended" in refused.err
     shape = receipt(pair, grant)
     assert shape["kind"] == "revoked"
     assert shape["effective_at"] >= shape["revoked_at"]
@@ -123,17 +112,17 @@ def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: GatewayProcesses) -> 
     with frozen(pair, "home"):
         begun = time.monotonic()
         quick = run(pair, f"federation grant revoke {grant} -g work --no-wait --json")
-        pending = json.loads(quick.stdout)["receipt"]
+        pending = quick.json["receipt"]
         done = run(pair, f"federation grant revoke {grant} -g work")
         assert time.monotonic() - begun > LEASE_S - 1
     assert pending["effective_at"] is None
     assert pending["revoked_at"] is not None
     assert [(one["how"], one["at"]) for one in pending["instances"]] == [("awaited", None)]
     assert pending["instances"][0]["until"] is not None
-    assert "waiting for one cache of the peer" in done.stderr
-    assert "UTC at the latest" in done.stderr
-    assert "the end of its lease" in done.stdout
-    assert listed(pair, "r2", code=1).stderr.startswith("error: GRANT_REVOKED")
+    assert "waiting for one cache of the peer" in done.err
+    assert "UTC at the latest" in done.err
+    assert "the end of its lease" in done.out
+    assert listed(pair, "r2", code=1).err.startswith("error: GRANT_REVOKED")
     run(pair, "federation peer remove r2 -g home")
 
 
@@ -143,8 +132,8 @@ def test_no_wait_says_in_words_what_goes_on(pair: GatewayProcesses) -> None:
     listed(pair, "r3")
     with frozen(pair, "home"):
         done = run(pair, f"federation grant revoke {grant} -g work --no-wait")
-    assert "revoked" in done.stdout
-    assert done.stderr.startswith("in force for every new call; waiting for one cache of the peer")
+    assert "revoked" in done.out
+    assert done.err.startswith("in force for every new call; waiting for one cache of the peer")
     run(pair, "federation peer remove r3 -g home")
 
 
@@ -223,7 +212,7 @@ def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Ga
         "federation grant create --peer home.example --subject ada --json -g work --scope",
         '{"resources": ["tasks"]}',
     )
-    grant = json.loads(made.stdout)["grant"]["id"]
+    grant = made.json["grant"]["id"]
     run(pair, f"federation grant revoke {grant} -g work")
     edit = f"federation grant scope {grant} -g work --scope"
 
@@ -231,16 +220,16 @@ def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Ga
     done = run(pair, edit, NARROWER, code=1)
 
     assert tried == done
-    assert done == Done("", f"error: grant {grant} is revoked, which is final; make a new one\n")
+    assert done == CommandResult(1, "", f"error: grant {grant} is revoked, which is final; make a new one\n")
 
 
 def test_a_scope_edit_shows_gains_and_losses(pair: GatewayProcesses) -> None:
     """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
     grant = enroll(pair, "s1")
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    assert len(listed(pair, "s1").json["rows"]) > 3
 
     dry = run(pair, f"federation grant scope {grant} -g work --dry-run --scope", NARROWER)
-    assert dry.stdout.splitlines() == [
+    assert dry.out.splitlines() == [
         "loses  tasks: rows of every team but T1",
         "loses  tasks: personal rows",
         "loses  notes: rows of every team and personal rows",
@@ -250,41 +239,41 @@ def test_a_scope_edit_shows_gains_and_losses(pair: GatewayProcesses) -> None:
         "tasks     12        6          task-10, task-8, task-6, task-4, task-2",
         "notes     1         -          -",
     ]
-    assert dry.stderr.splitlines() == [
+    assert dry.err.splitlines() == [
         "-: not in the scope",
         "nothing was changed (--dry-run)",
         "the scope would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
     ]
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    assert len(listed(pair, "s1").json["rows"]) > 3
 
-    tried = json.loads(run(pair, f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).stdout)
+    tried = run(pair, f"federation grant scope {grant} -g work --dry-run --json --scope", NARROWER).json
     assert [(one["resource"], one["rows"]) for one in tried["opened"]] == [("tasks", 12), ("notes", 1)]
     assert [(one["resource"], one["rows"]) for one in tried["opens"]] == [("tasks", 6)]
 
-    edited = json.loads(run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).stdout)
+    edited = run(pair, f"federation grant scope {grant} -g work --json --scope", NARROWER).json
     assert (edited["opened"], edited["opens"]) == ([], [])
     assert (edited["applied"], edited["gains"], len(edited["losses"])) == (True, [], 4)
     assert edited["receipt"]["kind"] == "narrowed"
     assert edited["receipt"]["effective_at"] is not None
-    rows = json.loads(listed(pair, "s1").stdout)["rows"]
+    rows = listed(pair, "s1").json["rows"]
     assert {row["team"] for row in rows} == {"T1"}
     assert len(rows) == 3
 
     again = run(pair, f"federation grant scope {grant} -g work --scope", NARROWER)
-    assert again.stderr.splitlines()[0] == "this scope is already in force"
-    assert "narrowed" in again.stdout
+    assert again.err.splitlines()[0] == "this scope is already in force"
+    assert "narrowed" in again.out
 
     wider = run(pair, f"federation grant scope {grant} -g work --scope", TASKS)
-    assert "gains  tasks: personal rows" in wider.stdout
-    assert wider.stderr.splitlines()[0] == "the new scope is in force from the next call on"
-    assert "reads tasks and notes: all that ada may" in wider.stderr
-    assert len(json.loads(listed(pair, "s1").stdout)["rows"]) > 3
+    assert "gains  tasks: personal rows" in wider.out
+    assert wider.err.splitlines()[0] == "the new scope is in force from the next call on"
+    assert "reads tasks and notes: all that ada may" in wider.err
+    assert len(listed(pair, "s1").json["rows"]) > 3
 
     faulty = run(pair, f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
-    assert faulty.stderr.startswith("error: scope.resources: unknown resource")
+    assert faulty.err.startswith("error: scope.resources: unknown resource")
     run(pair, f"federation grant revoke {grant} -g work")
     final = run(pair, f"federation grant scope {grant} -g work --scope", TASKS, code=1)
-    assert "is revoked, which is final" in final.stderr
+    assert "is revoked, which is final" in final.err
     run(pair, "federation peer remove s1 -g home")
 
 
@@ -293,28 +282,28 @@ def test_removing_a_user_revokes_every_grant(pair: GatewayProcesses) -> None:
     bobs, other = enroll(pair, "u1", user="bob", subject="bob"), enroll(pair, "u2", user="ada", subject="ada")
     listed(pair, "u1", "bob")
     never_used = json.loads(
-        run(pair, "federation grant create -g work --peer x.example --subject bob --json --scope", TASKS).stdout
+        run(pair, "federation grant create -g work --peer x.example --subject bob --json --scope", TASKS).out
     )["grant"]["id"]
 
-    done = json.loads(run(pair, "user remove bob -g work --json").stdout)
+    done = run(pair, "user remove bob -g work --json").json
 
     removal = done["removal"]
     assert (removal["user"], set(removal["grants"]), removal["teams"]) == ("bob", {bobs, never_used}, ["T2"])
     assert (removal["owned_rows"], removal["from_data"], removal["peers"]) == (1, True, [])
     assert {one["grant_id"] for one in done["receipts"]} == {bobs, never_used}
     assert all(one["effective_at"] and one["reason"] == "the user was removed" for one in done["receipts"])
-    assert "GRANT_REVOKED" in listed(pair, "u1", "bob", code=1).stderr
-    assert json.loads(listed(pair, "u2").stdout)["rows"]
+    assert "GRANT_REVOKED" in listed(pair, "u1", "bob", code=1).err
+    assert listed(pair, "u2").json["rows"]
     until = time.monotonic() + 5
-    while "user.remove" not in run(pair, "federation audit -g work --json").stdout:  # written off the request path
+    while "user.remove" not in run(pair, "federation audit -g work --json").out:  # written off the request path
         assert time.monotonic() < until
     words = run(pair, "user remove bob -g work")
-    assert "0 revoked" in words.stdout
-    assert "1 rows keep this user" in words.stdout
+    assert "0 revoked" in words.out
+    assert "1 rows keep this user" in words.out
     peers = run(pair, "user remove bob -g home")
-    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.stderr
+    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.err
     unknown = run(pair, "user remove nobody -g work", code=1)
-    assert unknown.stderr.startswith("error: no user 'nobody'")
+    assert unknown.err.startswith("error: no user 'nobody'")
     run(pair, f"federation grant revoke {other} -g work")
     for name in ("u1", "u2"):
         run(pair, f"federation peer remove {name} -g home")
