@@ -1,4 +1,4 @@
-"""`grant revoke`, `grant scope` and `user remove` against two gateways as processes, with leases of 2 s."""
+"""`grant revoke`, `grant scope` and `user remove` against two gateways in separate processes, with leases of 2 s."""
 
 import json
 import os
@@ -26,7 +26,7 @@ LEASE_S = 2.0
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[GatewayProcesses]:
-    """`home` and `work`; work gives leases of 2 s."""
+    """`home` and `work`; work grants leases of 2 s."""
     served = GatewayProcesses(Path(tempfile.mkdtemp(prefix="m")))
     try:
         for name in ("home", "work"):
@@ -40,22 +40,22 @@ def pair() -> Iterator[GatewayProcesses]:
 
 
 @pytest.fixture(autouse=True)
-def there(pair: GatewayProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in the directory of the gateways."""
+def in_directory(pair: GatewayProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run commands in the directory of the gateways."""
     monkeypatch.chdir(pair.directory)
     monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 
 
 def run(_pair: GatewayProcesses, line: str, *more: str, code: int = 0) -> CommandResult:
-    """Run a command in this process; it must end with that exit code."""
+    """Run a command in this process and check its exit code."""
     ran = run_command(*line.split(), *more)
     assert ran.code == code, ran
     return ran
 
 
 def enroll(pair: GatewayProcesses, peer: str, *, user: str = "ada", subject: str = "ada") -> str:
-    """Let home read work, as the peer of that name; the grant's id."""
+    """Enroll home at work under a peer name; return the grant's id."""
     create = f"federation grant create -g work --peer home.example --subject {subject} --json --scope"
     grant = run(pair, create, TASKS).json["grant"]["id"]
     token = run(pair, f"federation grant token {grant} -g work").out
@@ -69,13 +69,13 @@ def listed(pair: GatewayProcesses, peer: str, user: str = "ada", code: int = 0) 
 
 
 def receipt(pair: GatewayProcesses, grant: str) -> dict[str, Any]:
-    """The receipt of a grant that is revoked, or is being."""
+    """The receipt of a revoked grant."""
     return dict(run(pair, f"federation grant revoke {grant} -g work --json").json["receipt"])
 
 
 @contextmanager
 def frozen(pair: GatewayProcesses, name: str) -> Iterator[None]:
-    """Stop a gateway's process for a while, as a suspended machine is stopped."""
+    """Suspend a gateway's process inside the context."""
     pair.processes[name].send_signal(signal.SIGSTOP)
     try:
         yield
@@ -83,8 +83,8 @@ def frozen(pair: GatewayProcesses, name: str) -> Iterator[None]:
         pair.processes[name].send_signal(signal.SIGCONT)
 
 
-def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: GatewayProcesses) -> None:
-    """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
+def test_revoking_a_connected_peers_grant_prints_a_receipt(pair: GatewayProcesses) -> None:
+    """The receipt has the effective time and each cache's acknowledgement; the next query is refused."""
     grant = enroll(pair, "r1")
     listed(pair, "r1")
     assert listed(pair, "r1").json["rows"][0]["_cached"] is True
@@ -105,8 +105,8 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(pair: GatewayPro
     run(pair, "federation peer remove r1 -g home")
 
 
-def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: GatewayProcesses) -> None:
-    """Plain lines say who is awaited and until when; without waiting the command says what it leaves."""
+def test_an_unreachable_peer_is_named_and_awaited(pair: GatewayProcesses) -> None:
+    """The lines name the awaited caches and the latest end; with --no-wait the pending receipt is printed."""
     grant = enroll(pair, "r2")
     listed(pair, "r2")
     with frozen(pair, "home"):
@@ -126,8 +126,8 @@ def test_a_peer_that_is_cut_off_is_named_and_awaited(pair: GatewayProcesses) -> 
     run(pair, "federation peer remove r2 -g home")
 
 
-def test_no_wait_says_in_words_what_goes_on(pair: GatewayProcesses) -> None:
-    """Who does not want to wait sees that new calls are refused, and who is awaited."""
+def test_no_wait_prints_the_state_of_the_revocation(pair: GatewayProcesses) -> None:
+    """The output says that new calls are refused, and names the awaited caches."""
     grant = enroll(pair, "r3")
     listed(pair, "r3")
     with frozen(pair, "home"):
@@ -137,8 +137,8 @@ def test_no_wait_says_in_words_what_goes_on(pair: GatewayProcesses) -> None:
     run(pair, "federation peer remove r3 -g home")
 
 
-def test_an_interrupted_command_leaves_the_revocation_going(pair: GatewayProcesses) -> None:
-    """Ctrl-C ends the waiting, with words on how to see it again; the receipt comes all the same."""
+def test_an_interrupted_command_does_not_stop_the_revocation(pair: GatewayProcesses) -> None:
+    """Ctrl-C ends the wait and prints the command that shows the revocation; the receipt is stored later."""
     grant = enroll(pair, "r4")
     listed(pair, "r4")
     with frozen(pair, "home"):
@@ -164,7 +164,7 @@ def test_an_interrupted_command_leaves_the_revocation_going(pair: GatewayProcess
 
 
 def test_a_terminal_shows_a_live_line(pair: GatewayProcesses) -> None:
-    """On a terminal one line counts down, and is gone before the receipt is printed."""
+    """A terminal shows a countdown in one line, which is erased before the receipt is printed."""
     grant = enroll(pair, "r5")
     listed(pair, "r5")
     ours, theirs = pty.openpty()
@@ -190,8 +190,8 @@ def test_a_terminal_shows_a_live_line(pair: GatewayProcesses) -> None:
     run(pair, "federation peer remove r5 -g home")
 
 
-def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: GatewayProcesses) -> None:
-    """The grant stays refused, the log says so, and the receipt waits for what the process before gave out."""
+def test_a_killed_gateway_continues_its_revocations(pair: GatewayProcesses) -> None:
+    """After a restart the grant is refused, the log says so, and the receipt waits for earlier leases."""
     grant = enroll(pair, "r6")
     listed(pair, "r6")
     with frozen(pair, "home"):
@@ -205,8 +205,8 @@ def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(pair: GatewayPro
     run(pair, "federation peer remove r6 -g home")
 
 
-def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: GatewayProcesses) -> None:
-    """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
+def test_a_dry_run_of_a_refused_scope_edit_is_refused(pair: GatewayProcesses) -> None:
+    """A dry run on a revoked grant fails with the same error as the edit."""
     made = run(
         pair,
         "federation grant create --peer home.example --subject ada --json -g work --scope",
@@ -224,7 +224,7 @@ def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(pair: Ga
 
 
 def test_a_scope_edit_shows_gains_and_losses(pair: GatewayProcesses) -> None:
-    """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
+    """A dry run changes nothing; the edit is in force for the next query, has a receipt, and can be repeated."""
     grant = enroll(pair, "s1")
     assert len(listed(pair, "s1").json["rows"]) > 3
 
@@ -278,7 +278,7 @@ def test_a_scope_edit_shows_gains_and_losses(pair: GatewayProcesses) -> None:
 
 
 def test_removing_a_user_revokes_every_grant(pair: GatewayProcesses) -> None:
-    """Every grant of the user ends with its receipt; the teams are left, owned rows stay; others are not touched."""
+    """Every grant of the user has a receipt; memberships are removed, owned rows and other users' grants stay."""
     bobs, other = enroll(pair, "u1", user="bob", subject="bob"), enroll(pair, "u2", user="ada", subject="ada")
     listed(pair, "u1", "bob")
     never_used = json.loads(

@@ -1,4 +1,4 @@
-"""The published JSON Schemas: every command's `--json` output has one, keeps it, and nothing looser would do."""
+"""The published JSON Schemas: every command's `--json` output has one and matches it, and no schema is too loose."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 
 def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Every object in an output that a schema knows, with the names that lead there."""
+    """Every object of an output that a schema describes, with its path of names."""
     if isinstance(value, dict):
         yield value, path
         for key, below in value.items():
@@ -54,7 +54,7 @@ def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any],
 
 
 def test_every_command_with_json_has_a_schema() -> None:
-    """One file for each command, and one for each option that prints something else; no file besides."""
+    """One file per command, and one per option that prints another object; no other file."""
     wanted = set()
     for path in commands(command_tree()):
         name = "-".join(path).removeprefix("federation-")
@@ -72,8 +72,8 @@ def test_the_files_are_generated_from_the_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_a_schema_is_one_and_is_named(name: str) -> None:
-    """Each is valid JSON Schema 2020-12, knows its own file name, and leaves no object open but what a person wrote."""
+def test_a_schema_is_valid_and_named(name: str) -> None:
+    """Each is JSON Schema 2020-12, has its file name as id, and closes every object but a user's data."""
     schema = SCHEMAS[name]
 
     Draft202012Validator.check_schema(schema)
@@ -83,8 +83,8 @@ def test_a_schema_is_one_and_is_named(name: str) -> None:
     assert set(closed) <= {"false"}
 
 
-def test_every_output_keeps_its_schema(outputs: JsonOutputs) -> None:
-    """What two real gateways printed, in good and in bad states, is what the schemas say."""
+def test_every_output_matches_its_schema(outputs: JsonOutputs) -> None:
+    """The outputs of two real gateways in many states match the schemas."""
     faults = [
         f"{name}: {fault.json_path}: {fault.message}"
         for name, shapes in outputs.recorded.items()
@@ -96,8 +96,8 @@ def test_every_output_keeps_its_schema(outputs: JsonOutputs) -> None:
     assert set(outputs.recorded) == set(SCHEMAS) - {SHARED}
 
 
-def test_a_field_that_is_missing_or_new_is_refused(outputs: JsonOutputs) -> None:
-    """No object of any output may lose a field or get another one, so the schemas say all there is."""
+def test_a_missing_or_new_field_is_refused(outputs: JsonOutputs) -> None:
+    """No object of any output may lose or gain a field, so the schemas are complete."""
     let_through = set()
     for name, shapes in outputs.recorded.items():
         check = validator(name).is_valid
@@ -117,8 +117,8 @@ def test_a_field_that_is_missing_or_new_is_refused(outputs: JsonOutputs) -> None
     assert let_through == set()
 
 
-def test_the_outputs_fill_what_may_be_empty(outputs: JsonOutputs) -> None:
-    """Whatever was null or an empty list somewhere has a value elsewhere, so its schema was put to the test."""
+def test_the_outputs_fill_optional_fields(outputs: JsonOutputs) -> None:
+    """Each field that is null or empty in one output has a value in another, so its schema is tested."""
     seen: dict[str, set[bool]] = defaultdict(set)
     for name, shapes in outputs.recorded.items():
         for inner, path in objects(shapes, ()):
@@ -130,7 +130,7 @@ def test_the_outputs_fill_what_may_be_empty(outputs: JsonOutputs) -> None:
 
 
 def test_the_index_names_every_schema() -> None:
-    """The table in the directory's README has one row for each file."""
+    """The table in the directory's README has one row per file."""
     index = (DIRECTORY / "README.md").read_text(encoding="utf-8")
 
     assert set(re.findall(r"\(([a-z-]+)\.json\)", index)) == set(SCHEMAS)

@@ -1,4 +1,4 @@
-"""`federation status` in every state that an operator may find, by the real command in a terminal of 80 columns."""
+"""`federation status` in every state, by the real command in a terminal of 80 columns."""
 
 import json
 import os
@@ -44,7 +44,7 @@ UNREACHABLE = "PEER_UNREACHABLE, no connection: the peer's gateway does not run,
 
 
 def card(outputs: StatusOutput) -> tuple[str, dict[str, list[str]]]:
-    """The line about the peer, and what follows by its label."""
+    """The line about the peer, and the lines below it by label."""
     assert outputs.text.startswith(HEAD)
     title, *rest = outputs.text.removeprefix(HEAD).split("\n\n")[1].splitlines()
     facts: dict[str, list[str]] = {}
@@ -61,27 +61,27 @@ def summary(outputs: StatusOutput) -> str:
 
 
 def peer(outputs: StatusOutput) -> dict[str, Any]:
-    """The one peer as JSON has it."""
+    """The only peer of the JSON output."""
     found: dict[str, Any] = outputs.json["peers"][0]
     return found
 
 
-def test_the_exit_code_tells_what_was_seen(states: StatusStates) -> None:
-    """0 where nothing unhealthy was seen, 3 where something was, 4 where the gateway is away; table and JSON alike."""
+def test_the_exit_code_depends_on_the_state(states: StatusStates) -> None:
+    """0 without an unhealthy peer, 3 with one, 4 with a stopped gateway; the same for table and JSON."""
     assert {state: outputs.code for state, outputs in states.outputs.items()} == CODES
     assert {state: outputs.json_code for state, outputs in states.outputs.items()} == CODES
 
 
 def test_no_line_is_wider_than_the_terminal(states: StatusStates) -> None:
-    """Whatever is told fits into 80 columns, and a terminal gets colour with it."""
+    """Every output fits into 80 columns, and a terminal gets colour."""
     outputs = {state: one for state, one in states.outputs.items() if state != "gateway down"}
 
     assert {state: one.width for state, one in outputs.items() if one.width > 80} == {}
     assert all(one.colour for one in outputs.values())
 
 
-def test_a_healthy_peer_is_told_in_full(states: StatusStates) -> None:
-    """The whole page of one peer that was read once."""
+def test_a_healthy_peer(states: StatusStates) -> None:
+    """The complete page of one peer after one read."""
     outputs = states.outputs["healthy"]
 
     assert outputs.text == HEAD + (
@@ -102,8 +102,8 @@ def test_a_healthy_peer_is_told_in_full(states: StatusStates) -> None:
     assert outputs.json["serving"]["requests"] == []
 
 
-def test_a_hit_of_the_cache_is_counted(states: StatusStates) -> None:
-    """The second question of the same kind shows as a share of hits, and is no new sign of life."""
+def test_a_cache_hit_is_counted(states: StatusStates) -> None:
+    """The second identical query is shown in the hit ratio, and does not change the last successful call."""
     outputs = states.outputs["cached"]
 
     assert card(outputs)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer stored (N KiB)"]
@@ -111,8 +111,8 @@ def test_a_hit_of_the_cache_is_counted(states: StatusStates) -> None:
     assert peer(outputs)["last_success"] == peer(states.outputs["healthy"])["last_success"]
 
 
-def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states: StatusStates) -> None:
-    """It answered since, so it is active; that revocations are heard late is said beside the watch."""
+def test_a_lost_watch_does_not_make_an_answering_peer_unhealthy(states: StatusStates) -> None:
+    """The peer is active, because it answered since; the watch says that revocations arrive late."""
     outputs = states.outputs["watch down"]
     title, facts = card(outputs)
 
@@ -123,7 +123,7 @@ def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states
 
 
 def test_a_stopped_peer_is_failing_before_its_circuit_opens(states: StatusStates) -> None:
-    """The state is active still, and the table says that it is failing, with the meaning and the next step."""
+    """The state is active, and the table shows the failures with their meaning and the next step."""
     outputs = states.outputs["peer stopped"]
     title, facts = card(outputs)
 
@@ -138,8 +138,8 @@ def test_a_stopped_peer_is_failing_before_its_circuit_opens(states: StatusStates
     assert shape["last_failure"]["reason"] == "PEER_UNREACHABLE"
 
 
-def test_an_open_circuit_says_when_the_next_probe_goes(states: StatusStates) -> None:
-    """Offline, since when, after how many failures, and the seconds to the probe."""
+def test_an_open_circuit_shows_the_time_of_the_next_probe(states: StatusStates) -> None:
+    """Offline, with the start, the number of failures, and the seconds until the probe."""
     outputs = states.outputs["circuit open"]
     title, facts = card(outputs)
 
@@ -153,8 +153,8 @@ def test_an_open_circuit_says_when_the_next_probe_goes(states: StatusStates) -> 
     assert circuit["retry_at"] > outputs.json["gateway"]["now"]
 
 
-def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: StatusStates) -> None:
-    """The cooldown is over and nobody has asked yet."""
+def test_a_half_open_circuit_shows_that_the_next_call_is_the_probe(states: StatusStates) -> None:
+    """The cooldown is over and no call was made since."""
     outputs = states.outputs["half-open"]
     title, facts = card(outputs)
 
@@ -164,8 +164,8 @@ def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: Status
     assert (peer(outputs)["state"], peer(outputs)["circuit"]["state"]) == ("offline", "half_open")
 
 
-def test_a_recovered_peer_is_active_and_keeps_its_last_failure(states: StatusStates) -> None:
-    """The failure stays with its meaning; nothing is to be done about it."""
+def test_a_recovered_peer_is_active_and_shows_its_last_failure(states: StatusStates) -> None:
+    """The failure is shown with its meaning, without a next step."""
     outputs = states.outputs["recovered"]
     title, facts = card(outputs)
 
@@ -176,8 +176,8 @@ def test_a_recovered_peer_is_active_and_keeps_its_last_failure(states: StatusSta
     assert peer(outputs)["last_failure"]["at"] < peer(outputs)["last_success"]
 
 
-def test_a_certificate_near_its_end_is_pointed_out(states: StatusStates) -> None:
-    """The peer is well, and the line about its certificate has a second one."""
+def test_a_certificate_near_its_end_is_shown(states: StatusStates) -> None:
+    """The peer is healthy, and the certificate's line has a second line."""
     outputs = states.outputs["near expiry"]
     title, facts = card(outputs)
 
@@ -189,7 +189,7 @@ def test_a_certificate_near_its_end_is_pointed_out(states: StatusStates) -> None
 
 
 def test_a_failing_renewal_degrades_a_peer(states: StatusStates) -> None:
-    """After three attempts, with the reason of the last one and when it is tried again."""
+    """After three attempts: the reason of the last one and the time of the next."""
     outputs = states.outputs["renewal failing"]
     title, facts = card(outputs)
 
@@ -203,8 +203,8 @@ def test_a_failing_renewal_degrades_a_peer(states: StatusStates) -> None:
     assert renewal["last_failure"]["reason"] == "PEER_UNREACHABLE"
 
 
-def test_an_ended_certificate_makes_a_peer_expired(states: StatusStates) -> None:
-    """With the hope that is left: it renews by itself on the word of its old key."""
+def test_an_expired_certificate_makes_a_peer_expired(states: StatusStates) -> None:
+    """The text says that the certificate is renewed automatically with a proof by its old key."""
     outputs = states.outputs["expired"]
     title, facts = card(outputs)
 
@@ -215,8 +215,8 @@ def test_an_ended_certificate_makes_a_peer_expired(states: StatusStates) -> None
     assert (peer(outputs)["state"], peer(outputs)["certificate"]["expires_in_s"] < 0) == ("expired", True)
 
 
-def test_a_gateway_that_is_down_is_one_line_with_its_cure(states: StatusStates) -> None:
-    """On stderr, as JSON too, and nothing on stdout."""
+def test_a_stopped_gateway_is_one_line_with_a_next_step(states: StatusStates) -> None:
+    """On stderr, also with --json, and nothing on stdout."""
     outputs = states.outputs["gateway down"]
     line = "error: the gateway home.example does not run; start it: mosaic gateway serve --gateway home"
 
@@ -224,8 +224,8 @@ def test_a_gateway_that_is_down_is_one_line_with_its_cure(states: StatusStates) 
     assert outputs.json == f"{line}\n"
 
 
-def test_a_peer_that_was_not_seen_is_never_called_healthy(states: StatusStates) -> None:
-    """After a start of this gateway with the peer away: not seen yet, which is neither healthy nor a fault."""
+def test_an_unseen_peer_is_not_healthy(states: StatusStates) -> None:
+    """After a start with the peer offline, the peer is not seen yet, which is neither healthy nor a fault."""
     outputs = states.outputs["not seen"]
     title, facts = card(outputs)
 
@@ -239,8 +239,8 @@ def test_a_peer_that_was_not_seen_is_never_called_healthy(states: StatusStates) 
     assert (shape["state"], shape["shown"], shape["healthy"], shape["seen_at"]) == ("active", "not_seen", None, None)
 
 
-def test_a_revoked_peer_has_the_reason_of_its_operator(states: StatusStates) -> None:
-    """When and why, and what to do: ask, or forget it."""
+def test_a_revoked_peer_shows_the_reason_of_its_operator(states: StatusStates) -> None:
+    """Time, reason and next step of the revocation: ask the operator, or remove the peer."""
     outputs = states.outputs["revoked"]
     title, facts = card(outputs)
 
@@ -255,8 +255,8 @@ def test_a_revoked_peer_has_the_reason_of_its_operator(states: StatusStates) -> 
     assert peer(outputs)["revocation"]["reason"] == "project over"
 
 
-def test_the_serving_side_shows_who_reads(states: StatusStates) -> None:
-    """The grant with its watchers, leases, calls and its last denial, and all requests by verb and outcome."""
+def test_the_serving_side_shows_its_readers(states: StatusStates) -> None:
+    """The grant with its watchers, leases, calls and last denial, and all requests by verb and outcome."""
     outputs = states.outputs["serving"]
 
     summed, listed = outputs.text.split("\n\n")[1:]
@@ -279,8 +279,8 @@ def test_the_serving_side_shows_who_reads(states: StatusStates) -> None:
     assert outputs.json["serving"]["last_request"] is not None
 
 
-def test_a_grant_that_was_taken_back_shows_as_revoked(states: StatusStates) -> None:
-    """On the serving side; a revoked grant is no peer that is unhealthy."""
+def test_a_revoked_grant_is_shown_as_revoked(states: StatusStates) -> None:
+    """On the serving side a revoked grant is not an unhealthy peer."""
     outputs = states.outputs["taken back"]
 
     assert "1 grant: 1 revoked" in outputs.text
@@ -289,7 +289,7 @@ def test_a_grant_that_was_taken_back_shows_as_revoked(states: StatusStates) -> N
 
 
 def test_the_live_view_survives_a_restart_of_the_gateway(states: StatusStates) -> None:
-    """It says since when the gateway is away, above what it said last, shows the new one, and q ends it with 0."""
+    """It shows since when the gateway is unreachable above the last status, then the new status; q ends with 0."""
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked  work.example for ada", "q quits")
         states.stop("home")
@@ -310,8 +310,8 @@ def test_the_live_view_survives_a_restart_of_the_gateway(states: StatusStates) -
     [("\x03", 0), ("Q", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["ctrl-c", "q", "term", "hup"],
 )
-def test_the_terminal_is_restored_however_the_live_view_ends(states: StatusStates, how: Any, code: int) -> None:
-    """Modes, cursor and screen are as they were, at a height of five lines too."""
+def test_the_terminal_is_restored_after_the_live_view(states: StatusStates, how: Any, code: int) -> None:
+    """Modes, cursor and screen are restored after every kind of end, also at a height of five lines."""
     with Terminal("federation", "status", "-w", "-g", "home", cwd=states.directory, rows=5) as terminal:
         frame = terminal.until("home.example, as of", "1 peer: 1 revoked", "✕ revoked  work.example", "q quits")
         terminal.signal(how) if isinstance(how, signal.Signals) else terminal.type(how)
@@ -322,8 +322,8 @@ def test_the_terminal_is_restored_however_the_live_view_ends(states: StatusState
     assert terminal.output.rstrip().endswith("\x1b[?25h\x1b[?1049l")
 
 
-def test_a_suspended_live_view_gives_the_terminal_back_and_takes_it_again(states: StatusStates) -> None:
-    """Ctrl-Z leaves the screen in order; what goes on draws anew, in the size that the terminal has then."""
+def test_a_suspended_live_view_restores_the_terminal(states: StatusStates) -> None:
+    """Ctrl-Z restores the screen; a continued view draws again in the current size of the terminal."""
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked")
         terminal.type("\x1a")
@@ -339,8 +339,8 @@ def test_a_suspended_live_view_gives_the_terminal_back_and_takes_it_again(states
     assert terminal.output[before:].startswith("\x1b[?1049h")
 
 
-def test_json_lines_go_on_over_a_restart(states: StatusStates) -> None:
-    """One object a line: the status, once that the gateway is away, and the status again; Ctrl-C ends them with 0."""
+def test_json_lines_continue_across_a_restart(states: StatusStates) -> None:
+    """One object per line: the status, one for the stopped gateway, and the status again; Ctrl-C ends with 0."""
     command = [*MOSAIC, "federation", "status", "--watch", "--json", "-g", "home"]
     with subprocess.Popen(
         command, cwd=states.directory, env=environment(), stdout=subprocess.PIPE, text=True, process_group=0
@@ -363,7 +363,7 @@ def test_json_lines_go_on_over_a_restart(states: StatusStates) -> None:
 
 
 def test_the_live_view_needs_a_terminal(states: StatusStates) -> None:
-    """Without one it says so in one line, and how to have it otherwise."""
+    """Without a terminal one line says so and names the alternative."""
     ran = mosaic("federation", "status", "--watch", "-g", "home", cwd=states.directory)
 
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -373,8 +373,8 @@ def test_the_live_view_needs_a_terminal(states: StatusStates) -> None:
     )
 
 
-def test_the_live_view_ends_with_what_waiting_cannot_mend(states: StatusStates) -> None:
-    """A peer that nobody knows is an error at once, with the terminal in order."""
+def test_the_live_view_ends_at_a_permanent_error(states: StatusStates) -> None:
+    """An unknown peer is an immediate error, and the terminal is restored."""
     with Terminal(
         "federation", "status", "--watch", "--peer", "wrok.example", "-g", "home", cwd=states.directory
     ) as one:
@@ -385,8 +385,8 @@ def test_the_live_view_ends_with_what_waiting_cannot_mend(states: StatusStates) 
     assert "error: no peer 'wrok.example'; did you mean work.example?" in one.text
 
 
-def test_the_status_of_one_peer_or_user_leaves_the_others_out(states: StatusStates) -> None:
-    """By peer on either side, by user, and one who has neither peer nor grant is told apart from a slip."""
+def test_the_status_is_filtered_by_peer_or_user(states: StatusStates) -> None:
+    """By peer on either side and by user; a user without peer and grant is distinguished from an unknown user."""
 
     def status(*more: str, gateway: str = "home") -> Any:
         return mosaic("federation", "status", "--json", "-g", gateway, *more, cwd=states.directory)
@@ -404,7 +404,7 @@ def test_the_status_of_one_peer_or_user_leaves_the_others_out(states: StatusStat
 
 
 def test_a_pipe_gets_no_escape_sequence(states: StatusStates) -> None:
-    """Colour is for terminals; the words and symbols are the same."""
+    """Only a terminal gets colour; texts and symbols are the same."""
     ran = mosaic("federation", "status", "-g", "home", cwd=states.directory)
 
     assert "\x1b" not in ran.stdout
