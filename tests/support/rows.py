@@ -18,7 +18,9 @@ EVERYTHING = RowFilter()
 NOON_US = 1_790_000_000_000_000
 
 
-def new_row(row_id: str, owner: str, team: str = "", /, *, resource: str = "tasks", at_us: int = NOON_US, **data: Any):
+def new_row(
+    row_id: str, owner: str, team: str = "", /, *, resource: str = "tasks", at_us: int = NOON_US, **data: Any
+) -> NewRow:
     """A new row whose data are the keyword arguments."""
     document = Document.parse(json.dumps(data, ensure_ascii=False))
     return NewRow(resource, row_id, owner, document, team, created_at_us=at_us, updated_at_us=at_us)

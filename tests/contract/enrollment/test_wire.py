@@ -2,6 +2,7 @@ import asyncio
 import logging
 import socket
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -29,7 +30,7 @@ class LosingAnswers(EnrollmentServicer):
 
     lost = 1
 
-    async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+    async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
         answer = await super().Enroll(request, context)
         if self.lost:
             self.lost -= 1
@@ -249,7 +250,7 @@ async def test_a_forged_answer_is_refused(work: IssuingGateway, home: EnrollingG
     token = await work.token()
 
     class Forging(EnrollmentServicer):
-        async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+        async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
             answer = await super().Enroll(request, context)
             for name, value in changes.items():
                 setattr(answer, name, value)
@@ -267,7 +268,7 @@ async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, hom
     """Control characters in a refusal are not shown, and a long one is cut."""
 
     class Shouting(EnrollmentServiceServicer):
-        async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+        async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "\x1b[2J\r\n" + "x" * 2_000)
 
     async with work.serving(Shouting()) as address:

@@ -46,7 +46,9 @@ class CertificateSink:
         self.acts.append(("shown", authority.server_certificate_pem))
 
 
-def kept(hands: ManualClock, sink: CertificateSink, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S):
+def kept(
+    hands: ManualClock, sink: CertificateSink, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S
+) -> ServerCertificate:
     """A certificate of a day, made now."""
     authority = Authority.create(NAME, ("127.0.0.1",), hands.clock, life_s)
     return ServerCertificate(authority, hosts, lifetime_s=life_s, save=sink.save, clock=hands.clock)

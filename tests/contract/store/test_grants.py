@@ -1,14 +1,16 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text, update
 
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
+from federation.pki.authority import IssuedCertificate
 from federation.scope.model import RowFilter, Scope
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants.model import CertificateRecord, GrantStatus
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
 from tests.support.clock import ManualClock
 from tests.support.enrollments import SCOPE
@@ -25,12 +27,12 @@ def hand() -> ManualClock:
     return ManualClock()
 
 
-async def new_grant(book: GrantRegistry, **changes):
+async def new_grant(book: GrantRegistry, **changes: Any) -> Grant:
     """A pending grant."""
     return await book.create(**({"peer": PEER, "subject": "ada", "scope": SCOPE} | changes))
 
 
-def certificate(hand: ManualClock, lifetime_s: float = 86_400):
+def certificate(hand: ManualClock, lifetime_s: float = 86_400) -> IssuedCertificate:
     """A certificate valid from the hand's now on."""
     now_us = hand.clock.now_us()
     return replace(PKI.client().issued, not_before_us=now_us, not_after_us=now_us + round(lifetime_s * SECOND))

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.clock import SYSTEM_CLOCK
-from federation.enrollment.verification import check_answer
+from federation.enrollment.verification import CheckedAnswer, check_answer
 from federation.pki.authority import Authority
 from federation.pki.csr import make_request
 from federation.pki.enrollment_token import EnrollmentToken
@@ -39,7 +39,7 @@ def answer(**changes: str) -> EnrollResponse:
     return EnrollResponse(**(values | changes))
 
 
-def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: int | None = None):
+def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: int | None = None) -> CheckedAnswer:
     """Check an answer as the enrolling side does."""
     return check_answer(given, TOKEN, key.public_key(), now_us or SYSTEM_CLOCK.now_us())
 

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.errors import InputError
-from federation.pki.authority import Authority
+from federation.pki.authority import Authority, IssuedCertificate
 from federation.pki.certificates import certificates_of, fingerprint_of, key_hash, serial_of
 from federation.pki.csr import make_request
 from federation.pki.identity_extensions import identity_extensions, read_identity
@@ -25,7 +26,7 @@ def loaded(pem: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem.encode())
 
 
-def issue(csr: bytes, authority: Authority = AUTHORITY, **changes):
+def issue(csr: bytes, authority: Authority = AUTHORITY, **changes: Any) -> IssuedCertificate:
     """Issue with good values but for the changes."""
     values = {"grant_id": GRANT_ID, "subject": "ada", "peer": PEER, "lifetime_s": 86_400} | changes
     return authority.issue_client(csr, **values)
