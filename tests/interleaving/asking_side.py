@@ -209,9 +209,9 @@ class AskingSide:
 
     def digest(self, names: CanonicalNames, known: int) -> Hashable:
         """The state of the cache and its watch that decides on later events."""
-        told = () if self.sink.refusal is not None else (self.version - known, self.scope, self.kept_scope)
+        known_of_rows = () if self.sink.refusal is not None else (self.version - known, self.scope, self.kept_scope)
         return (
-            (told, self.owes, self.arming is not None),
+            (known_of_rows, self.owes, self.arming is not None),
             tuple((grant.revoked, names.buckets(grant.buckets)) for grant in self.partition._grants.values()),
             len(self.driver.late) if isinstance(self.driver, BlockingDriver) else 0,
             self.stream and self.stream.digest(known),

@@ -395,7 +395,7 @@ class ProtocolWorld(ComparableWorld):
         if side.sink.refusal is not None:
             raise Violation("P1: an entry is left at a gateway that knew of the revocation")
         if answer.version < side.version or answer.scope < side.kept_scope:
-            raise Violation("an entry is kept from before a change that A was told of")
+            raise Violation("an entry is kept from before a change that A knows of")
         if any(_holds(side, answer, taken) for taken in self._effective()):
             raise Violation("P1: an entry outlives the receipt")
 

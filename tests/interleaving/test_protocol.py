@@ -184,7 +184,7 @@ MUTANTS = {
         "P1: an entry outlives the receipt",
     ),
     "a lease noted after its answer left": (Protocol(table=LateLeases, armed=False), "P1: an entry outlives"),
-    "told before refused": (
+    "notified before refused": (
         Protocol(takes=("narrow",), steps=notify_before_refusing),
         "scope: rows of a scope",
     ),

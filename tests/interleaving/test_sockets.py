@@ -342,7 +342,7 @@ async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
 
 
 async def _begun(config: GatewayConfig, grant_id: str) -> bool:
-    """Ask B to revoke, and go away once it is durable and somebody is awaited."""
+    """Ask B to revoke, and disconnect once the revocation is stored and a cache is awaited."""
     async with grpc.aio.insecure_channel(target(config.socket_path)) as channel:
         stream = AdminServiceStub(channel).RevokeGrant(admin_pb2.RevokeGrantRequest(id=grant_id))
         async for step in stream:

@@ -255,7 +255,7 @@ def test_following_shows_each_event_once_also_across_restarts(
         work.stop("work", number)
         said = follower.said.get(timeout=20)[1]
         assert "Waiting for it; no event will be missed. Ctrl-C quits" in said
-        write(work, denial(verb="grant.create", reason="while it was away"))
+        write(work, denial(verb="grant.create", reason="while it was stopped"))
         work.start("work")
         grants.append(act(work))
         seen += [follower.next(), follower.next()]

@@ -166,10 +166,10 @@ def test_invalid_completion_input_gives_no_traceback(served: GatewayProcesses, m
 @pytest.mark.parametrize(("shell", "file"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish")])
 def test_completion_can_be_shown_and_installed(served: GatewayProcesses, tmp_path: Path, shell: str, file: str) -> None:
     """`--show-completion` prints the shell's script, `--install-completion` installs it for the shell."""
-    told = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    variables = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
-    shown = mosaic("--show-completion", shell, cwd=served.directory, **told)
-    installed = mosaic("--install-completion", shell, cwd=served.directory, **told)
+    shown = mosaic("--show-completion", shell, cwd=served.directory, **variables)
+    installed = mosaic("--install-completion", shell, cwd=served.directory, **variables)
 
     assert (shown.returncode, installed.returncode) == (0, 0), shown.stderr + installed.stderr
     assert f"_MOSAIC_COMPLETE=complete_{shell}" in shown.stdout

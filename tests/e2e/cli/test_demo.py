@@ -32,7 +32,7 @@ def running_in(directory: Path) -> list[str]:
         try:
             if str((process / "cwd").readlink()).startswith(str(directory)):
                 found.append((process / "cmdline").read_text())
-        except OSError:  # it has just ended, or is somebody else's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return found
 

@@ -272,14 +272,14 @@ async def test_an_open_circuit_of_a_working_path_is_shown(home: Running, work: R
     for number in range(5):
         with pytest.raises(grpc.RpcError):
             await stub.List(federation_pb2.ListRequest(resource="tasks", page_size=number + 1))
-    away = await explain("--json")
+    offline = await explain("--json")
     async with Gateway.open(directory) as back:
         await back.start()
         ran = await explain()
 
-    assert (json.loads(away.out)["circuit"]["state"], json.loads(away.out)["notes"]) == ("open", [])
-    assert json.loads(away.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
-    SCHEMA.validate(json.loads(away.out))
+    assert (json.loads(offline.out)["circuit"]["state"], json.loads(offline.out)["notes"]) == ("open", [])
+    assert json.loads(offline.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(json.loads(offline.out))
     assert ran.code == 0
     assert "circuit open since " in ran.squeezed
     assert " after 5 failures in a row; next probe in " in ran.squeezed

@@ -29,7 +29,7 @@ class Agent:
     """A client and the log notifications that it received."""
 
     client: Client
-    told: list[LoggingMessageNotificationParams] = field(default_factory=list)
+    notifications: list[LoggingMessageNotificationParams] = field(default_factory=list)
 
     async def call(self, tool: str, **arguments: Any) -> Any:
         """Call a tool that must succeed; return its structured answer."""
@@ -47,7 +47,7 @@ class Agent:
     @property
     def signals(self) -> list[tuple[str, str]]:
         """Level and text of each notification."""
-        return [(one.level, one.data["text"]) for one in self.told]
+        return [(one.level, one.data["text"]) for one in self.notifications]
 
 
 Start = Callable[..., AbstractAsyncContextManager[Agent]]
@@ -69,7 +69,7 @@ def start(pair: ProcessPair) -> Start:
         agent = Agent(None)  # type: ignore[arg-type]
 
         async def log(params: LoggingMessageNotificationParams) -> None:
-            agent.told.append(params)
+            agent.notifications.append(params)
 
         command, *arguments = [*MOSAIC, "mcp", "--user", user, "--gateway", gateway, *options]
         server = StdioServerParameters(command=command, args=arguments, cwd=pair.directory, env=environment())
@@ -238,7 +238,7 @@ async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: Pr
             pair.restart_work()
         back = await agent.call("search", query="number")
         after = await agent.call("search", query="number")
-        told = list(agent.signals)
+        signals = list(agent.signals)
 
     signals = [one for answer in answers for one in answer["signals"]]
     assert [one["text"] for one in signals] == ["federation offline for work.example"]
@@ -251,10 +251,10 @@ async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: Pr
     assert other.signals[0] == ("warning", "federation offline for work.example")
     assert [one["kind"] for one in back["signals"]] == ["restored"]
     assert (back["partial"], after["signals"]) == (False, [])
-    assert told == [
+    assert signals == [
         ("warning", "federation offline for work.example"), ("notice", "federation restored for work.example"),
     ]  # fmt: skip
-    assert {one.logger for one in agent.told} == {"mosaic.federation"}
+    assert {one.logger for one in agent.notifications} == {"mosaic.federation"}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -287,7 +287,7 @@ async def test_older_clients_set_the_log_level(start: Start, pair: ProcessPair) 
             pair.restart_work()
 
     assert [one["kind"] for one in answer["signals"]] == ["offline"]
-    assert agent.told == []
+    assert agent.notifications == []
 
 
 async def test_a_stopped_gateway_is_an_error_until_it_runs(start: Start, pair: ProcessPair) -> None:
@@ -295,9 +295,9 @@ async def test_a_stopped_gateway_is_an_error_until_it_runs(start: Start, pair: P
     await asyncio.to_thread(pair.init, "late")
     async with start(gateway="late") as agent:
         for _ in range(2):
-            told = await agent.fail("list", resource="tasks")
-            assert told == "the gateway late.example does not run; start it: mosaic gateway serve --gateway late"
-            assert await agent.fail("status") == told
+            error = await agent.fail("list", resource="tasks")
+            assert error == "the gateway late.example does not run; start it: mosaic gateway serve --gateway late"
+            assert await agent.fail("status") == error
             pair.start("late")
             assert len((await agent.call("list", resource="tasks", page_size=2))["rows"]) == 2
             pair.stop("late")
@@ -376,5 +376,5 @@ def test_a_directory_without_a_gateway_is_an_error(capsys: pytest.CaptureFixture
     """Before anything is served: one line, exit code 1."""
     code = main(["mcp", "--user", "ada", "--gateway", str(short_path)])
 
-    out, told = capsys.readouterr()
-    assert (code, out, told.count("\n")) == (1, "", 1)
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (1, "", 1)

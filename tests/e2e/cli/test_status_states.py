@@ -195,8 +195,8 @@ def test_a_failing_renewal_degrades_a_peer(states: StatusStates) -> None:
 
     assert (title, summary(outputs)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
     assert facts["why"] == ["renewing its certificate failed 3 times in a row; it expires in N (AT)"]
-    told_of = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
-    assert facts["renewal"][0].startswith(told_of)
+    renewal = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
+    assert facts["renewal"][0].startswith(renewal)
     assert UNREACHABLE in facts["renewal"][0]
     renewal = peer(outputs)["renewal"]
     assert (peer(outputs)["state"], renewal["consecutive_failures"]) == ("degraded", 3)
@@ -293,14 +293,14 @@ def test_the_live_view_survives_a_restart_of_the_gateway(states: StatusStates) -
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked  work.example for ada", "q quits")
         states.stop("home")
-        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
+        unreachable = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
         states.start_ahead("home")
         back = terminal.until("not seen yet", "q quits")
         terminal.type("q")
 
         assert terminal.wait() == 0
         assert terminal.restored
-    assert away[0].startswith("✕ gateway not reachable since ")
+    assert unreachable[0].startswith("✕ gateway not reachable since ")
     assert not any("not reachable" in line for line in back)
     assert terminal.output.rstrip().endswith("\x1b[?1049l")
 
@@ -349,15 +349,15 @@ def test_json_lines_continue_across_a_restart(states: StatusStates) -> None:
         first = json.loads(process.stdout.readline())
         states.stop("home")
         lines = iter(process.stdout.readline, "")
-        away = next(shape for shape in map(json.loads, lines) if "unreachable" in shape)
+        unreachable = next(shape for shape in map(json.loads, lines) if "unreachable" in shape)
         states.start_ahead("home")
         again = json.loads(next(lines))
         process.send_signal(signal.SIGINT)
         process.wait(10)
 
     assert first["peers"][0]["state"] == again["peers"][0]["state"] == "revoked"
-    assert set(away) == {"unreachable"}
-    assert away["unreachable"]["since"].endswith("Z")
+    assert set(unreachable) == {"unreachable"}
+    assert unreachable["unreachable"]["since"].endswith("Z")
     assert again["gateway"]["started_at"] > first["gateway"]["started_at"]
     assert process.returncode == 0
 
