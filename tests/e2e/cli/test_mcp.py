@@ -238,7 +238,7 @@ async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: Pr
             pair.restart_work()
         back = await agent.call("search", query="number")
         after = await agent.call("search", query="number")
-        signals = list(agent.signals)
+        notified = list(agent.signals)
 
     signals = [one for answer in answers for one in answer["signals"]]
     assert [one["text"] for one in signals] == ["federation offline for work.example"]
@@ -251,7 +251,7 @@ async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: Pr
     assert other.signals[0] == ("warning", "federation offline for work.example")
     assert [one["kind"] for one in back["signals"]] == ["restored"]
     assert (back["partial"], after["signals"]) == (False, [])
-    assert signals == [
+    assert notified == [
         ("warning", "federation offline for work.example"), ("notice", "federation restored for work.example"),
     ]  # fmt: skip
     assert {one.logger for one in agent.notifications} == {"mosaic.federation"}
