@@ -11,7 +11,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos $(PLUGINS) --python_out=$(
 # `buf breaking` compares the protos with this image, which each release replaces: `make proto-baseline`.
 BASELINE := protos/baseline.binpb
 # With COVERAGE=1 the tests record coverage, and `make check` reports it.
-TEST = $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(COVERAGE),--cov --cov-append --cov-report= --cov-fail-under=0)
+TEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-append --cov-report= --cov-fail-under=0)
 # The tests start many interpreters; without bytecode files each would compile the source again.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -17,7 +17,7 @@ import typer
 
 from mosaic_cli import completion
 from mosaic_cli.coercion import avoid_pydantic
-from mosaic_cli.options import UNSET_GATEWAY, GroupGateway
+from mosaic_cli.options import command_group
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -53,16 +53,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-federation = typer.Typer(
-    help="Share this gateway's data with others, and read theirs.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-
-@federation.callback()
-def _federation(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Share this gateway's data with others, and read theirs."""
+federation = command_group("Share this gateway's data with others, and read theirs.")
 
 
 @app.callback(invoke_without_command=True)

@@ -62,8 +62,20 @@ def _resolve(context: typer.Context, value: Path) -> Path:
 
 _HELP: Final = "The gateway's directory."
 Gateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", callback=_resolve, help=_HELP)]
-GroupGateway = Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def command_group(text: str) -> typer.Typer:
+    """Return a group of commands with a help text and the option `--gateway`."""
+    group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+
+    @group.callback()
+    def _group(
+        gateway: Annotated[Path, typer.Option("--gateway", "-g", metavar="DIR", help=_HELP)] = UNSET_GATEWAY,
+    ) -> None:
+        """Accept `--gateway`, which `named_gateway` reads."""
+
+    return group
 
 
 def read_argument(value: str, name: str) -> str:

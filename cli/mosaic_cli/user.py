@@ -6,21 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, command_group
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-app = typer.Typer(
-    help="Remove a user, and every grant that reads as that user.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Remove a user, and every grant that reads as that user."""
+app = command_group("Remove a user, and every grant that reads as that user.")
 
 
 @app.command("remove")

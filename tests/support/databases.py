@@ -14,12 +14,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import Connection, inspect, make_url
+from sqlalchemy import Connection, inspect
 
 from federation.store import database as database_module
 from federation.store.database import Database
 
 _NUMBER = itertools.count()
+_MADE: list[tuple[str, str]] = []
+"""The PostgreSQL databases of the current test: the directory of the server's socket, and the name."""
 _TEMPLATES: dict[str, str] = {}
 """The migrated database of each PostgreSQL server, by the directory of its socket."""
 
@@ -75,6 +77,7 @@ async def new_postgres_url(directory: str, options: str = "") -> str:
     admin = await asyncpg.connect(host=directory, user="postgres", database="postgres")
     await admin.execute(f"CREATE DATABASE {name} {options}")
     await admin.close()
+    _MADE.append((directory, name))
     return f"postgresql+asyncpg://postgres@/{name}?host={directory}"
 
 
@@ -83,7 +86,7 @@ async def migrated_postgres_url(directory: str) -> str:
     if directory not in _TEMPLATES:
         url = await new_postgres_url(directory)
         await _migrate_database(url)
-        _TEMPLATES[directory] = make_url(url).database or ""
+        _TEMPLATES[directory] = _MADE.pop()[1]
     return await new_postgres_url(directory, f"TEMPLATE {_TEMPLATES[directory]}")
 
 
@@ -119,6 +122,22 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 async def _migrate_database(url: str) -> None:
     await (await Database.open(url)).close()
+
+
+@pytest.fixture(autouse=True)
+def drop_postgres_databases() -> Iterator[None]:
+    """Drop the PostgreSQL databases of a test after it: those of a whole run would fill gigabytes."""
+    yield
+    if _MADE:
+        asyncio.run(_drop_all())
+
+
+async def _drop_all() -> None:
+    while _MADE:
+        directory, name = _MADE.pop()
+        admin = await asyncpg.connect(host=directory, user="postgres", database="postgres")
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
 
 
 @pytest_asyncio.fixture

@@ -4,19 +4,16 @@ import contextlib
 import json
 import signal
 import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cli_runner import run_command
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic_here
 
 WORK = "--user ada --source federated:work.example -g home"
 ALL = "--user ada --source all -g home"
@@ -25,7 +22,7 @@ NARROW = json.dumps({**SCOPE, "resources": ["tasks"]})
 
 @dataclass
 class JsonOutputs(GatewayProcesses):
-    """Gateway processes, and the recorded outputs by schema name."""
+    """`taken` holds what was printed, by the name of its schema."""
 
     recorded: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
@@ -36,8 +33,8 @@ class JsonOutputs(GatewayProcesses):
 
     def run(self, line: str, *more: str) -> str:
         """Run a command in this process; return what it printed, whatever its exit code."""
-        ran = run_command(*line.split(), *more, cwd=self.directory)
-        return ran.out or ran.err
+        ran = mosaic_here(*line.split(), *more, cwd=self.directory)
+        return ran.stdout or ran.stderr
 
     @contextlib.contextmanager
     def lines(self, schema: str, line: str) -> Iterator[Callable[[], Any]]:
@@ -69,15 +66,6 @@ class JsonOutputs(GatewayProcesses):
             assert time.monotonic() < deadline, shape
             time.sleep(0.05)  # another process is waited for
         return shape
-
-    @contextlib.contextmanager
-    def suspended(self, name: str) -> Iterator[None]:
-        """Suspend a gateway's process inside the context."""
-        self.processes[name].send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.processes[name].send_signal(signal.SIGCONT)
 
 
 def _init_gateways(outputs: JsonOutputs) -> None:
@@ -141,7 +129,7 @@ def _other(gateway: str) -> str:
     return {"home": "work.example", "work": "home.example"}[gateway]
 
 
-def _record_audit_and_watch(outputs: JsonOutputs) -> None:
+def _record_audit(outputs: JsonOutputs) -> None:
     """Record the audit by pages, with a foreign file in its directory, and as it is followed."""
     audit = outputs.directory / "work" / "audit"
     audit.mkdir(exist_ok=True)
@@ -152,14 +140,28 @@ def _record_audit_and_watch(outputs: JsonOutputs) -> None:
     with outputs.lines("audit-follow", "federation audit --follow -g work") as read:
         for _ in range(5):
             read()
-    with outputs.lines("status-watch", "federation status --watch -g home") as read:
-        assert "peers" in read()
-        outputs.stop("home")
-        while "unreachable" not in read():
-            pass
-    outputs.record("status-explain", "federation status --explain work.example -g home --user ada")
-    outputs.start("home")
-    outputs.until(lambda shape: shape["peers"][0]["watch"]["state"] == "armed", "federation status -g home")
+
+
+def _record_revocation(outputs: JsonOutputs, grant: str) -> None:
+    """Narrow and revoke the grant, with home suspended (without waiting) and with home running (until the receipt)."""
+    outputs.run(f"federation query list notes {WORK}")
+    outputs.record("grant-scope", f"federation grant scope {grant} -g work --dry-run --scope", NARROW)
+    with outputs.suspended("home"):
+        outputs.record("grant-scope", f"federation grant scope {grant} -g work --no-wait --scope", NARROW)
+    outputs.record("grant-scope", f"federation grant scope {grant} -g work --scope", NARROW)
+    risky = json.dumps({"resources": ["tasks", "api_keys"]})
+    outputs.record("grant-scope", f"federation grant scope {grant} -g work --scope", risky)
+    outputs.record(
+        "grant-create", "federation grant create --peer x.example --subject ada -g work --dry-run --scope", risky
+    )
+    with outputs.suspended("home"):
+        outputs.record("grant-revoke", f"federation grant revoke {grant} -g work --no-wait --reason over")
+    outputs.record("grant-revoke", f"federation grant revoke {grant} -g work")
+    outputs.record("grant-show", f"federation grant show {grant} -g work")
+    revoked = outputs.until(lambda shape: shape["peer"]["revocation"], "federation peer show work.example -g home")
+    outputs.recorded["peer-show"].append(revoked)
+    outputs.record("status", "federation status -g home")
+    outputs.record("peer-remove", "federation peer remove work.example -g home")
 
 
 def _record_outage(outputs: JsonOutputs) -> None:
@@ -180,41 +182,30 @@ def _record_outage(outputs: JsonOutputs) -> None:
     outputs.record("query-list", f"federation query list tasks --page-size 4 --session s {ALL}")
 
 
-def _record_revocation(outputs: JsonOutputs, grant: str) -> None:
-    """Narrow and revoke the grant, with home suspended (without waiting) and with home running (until the receipt)."""
-    outputs.run(f"federation query list notes {WORK}")
-    outputs.record("grant-scope", f"federation grant scope {grant} -g work --dry-run --scope", NARROW)
-    with outputs.suspended("home"):
-        outputs.record("grant-scope", f"federation grant scope {grant} -g work --no-wait --scope", NARROW)
-    outputs.record("grant-scope", f"federation grant scope {grant} -g work --scope", NARROW)
-    risky = json.dumps({"resources": ["tasks", "api_keys"]})
-    outputs.record("grant-scope", f"federation grant scope {grant} -g work --scope", risky)
-    outputs.record(
-        "grant-create", "federation grant create --peer x.example --subject ada -g work --dry-run --scope", risky
-    )
+def _stop_home(outputs: JsonOutputs) -> None:
+    """Stop home while its status is watched, start it, and remove its user."""
+    with outputs.lines("status-watch", "federation status --watch -g home") as read:
+        assert "peers" in read()
+        outputs.stop("home")
+        while "unreachable" not in read():
+            pass
+    outputs.record("status-explain", "federation status --explain work.example -g home --user ada")
+    outputs.start("home")
     outputs.run("federation grant create --peer x.example --subject ada -g home --scope", json.dumps(SCOPE))
     outputs.record("user-remove", "user remove ada -g home --reason moved")
-    with outputs.suspended("home"):
-        outputs.record("grant-revoke", f"federation grant revoke {grant} -g work --no-wait --reason over")
-    outputs.record("grant-revoke", f"federation grant revoke {grant} -g work")
-    outputs.record("grant-show", f"federation grant show {grant} -g work")
-    revoked = outputs.until(lambda shape: shape["peer"]["revocation"], "federation peer show work.example -g home")
-    outputs.recorded["peer-show"].append(revoked)
-    outputs.record("status", "federation status -g home")
-    outputs.record("peer-remove", "federation peer remove work.example -g home")
 
 
 @pytest.fixture(scope="module")
 def outputs() -> Iterator[JsonOutputs]:
     """All recorded outputs."""
-    outputs = JsonOutputs(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with JsonOutputs.temporary() as outputs:
         _init_gateways(outputs)
         grant = _enroll(outputs, "ada", "--confirm")
         _record_reads(outputs, grant)
-        _record_audit_and_watch(outputs)
-        _record_outage(outputs)
+        _record_audit(outputs)
+        # Before any restart: a revocation waits for the leases of a stopped home, and of all before a start of work.
         _record_revocation(outputs, grant)
+        _enroll(outputs, "ada")
+        _record_outage(outputs)
+        _stop_home(outputs)
         yield outputs
-    finally:
-        outputs.stop_all()

@@ -1,13 +1,9 @@
 """A home gateway that reads a work gateway for ada, where tests stop, suspend and restart the work gateway."""
 
 import json
-import signal
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -33,16 +29,6 @@ class ProcessPair(GatewayProcesses):
         """Run a command that must succeed; return what it printed."""
         return self.command(*line.split(), *more)
 
-    @contextmanager
-    def work_suspended(self) -> Iterator[None]:
-        """Suspend the work gateway inside the context; its connections stay open."""
-        process = self.processes["work"]
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
-
     def stop_work(self) -> None:
         """Stop the work gateway."""
         assert self.stop("work") == 0
@@ -57,15 +43,12 @@ class ProcessPair(GatewayProcesses):
 @pytest.fixture(scope="session")
 def pair() -> Iterator[ProcessPair]:
     """Two gateways, started once per worker, with ada enrolled. A test that stops `work` starts it again."""
-    pair = ProcessPair(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with ProcessPair.temporary() as pair:
         for name, ports in (("home", {}), ("work", free_ports())):
             pair.init(name, **ports)
         pair.start_all("home", "work")
         pair.enroll("ada")
         yield pair
-    finally:
-        pair.stop_all()
 
 
 def free_ports() -> dict[str, str]:

@@ -6,11 +6,9 @@ import re
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,9 +16,8 @@ import pytest
 from federation.admin.client import connect
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.status import shapes as status_shapes
-from tests.support.cli_runner import run_command
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import GatewayProcesses, environment
+from tests.support.gateway_processes import GatewayProcesses, environment, mosaic_here
 from tests.support.network_faults import Relay
 from tests.support.shifted_clock_program import AHEAD
 from tests.support.terminal import Terminal
@@ -81,8 +78,8 @@ class StatusStates(GatewayProcesses):
         self.relay.target = int(self.start("work")[1].rpartition(":")[2])
 
     def run(self, line: str, *more: str) -> str:
-        """Run a command in this process; return what it printed, whatever its code."""
-        return run_command(*line.split(), *more, cwd=self.directory).out
+        """Run a command in this process; return what it printed on standard output, whatever its code."""
+        return mosaic_here(*line.split(), *more, cwd=self.directory).stdout
 
     def ask(self, *more: str) -> None:
         """List tasks at work as ada, whatever the result."""
@@ -118,10 +115,10 @@ class StatusStates(GatewayProcesses):
         with Terminal("federation", "status", "-g", gateway, cwd=self.directory) as terminal:
             code = terminal.wait()
             lines, colour = terminal.text.splitlines(), "\x1b[" in terminal.output
-        piped = run_command("federation", "status", "-g", gateway, "--json", cwd=self.directory)
+        ran = mosaic_here("federation", "status", "-g", gateway, "--json", cwd=self.directory)
         text, width = normal("\n".join(lines)), max(map(len, lines))
-        shape = piped.json if piped.out else piped.err
-        self.outputs[state] = StatusOutput(code, text, width, colour, shape, piped.code)
+        shape = json.loads(ran.stdout) if ran.stdout else ran.stderr
+        self.outputs[state] = StatusOutput(code, text, width, colour, shape, ran.returncode)
 
 
 def normal(text: str) -> str:
@@ -227,11 +224,7 @@ def _record_rest(states: StatusStates) -> None:
 @pytest.fixture(scope="module")
 def states() -> Iterator[StatusStates]:
     """The two gateways after all states; `home` has a revoked peer."""
-    states = StatusStates(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with StatusStates.temporary() as states, contextlib.closing(states.relay):
         _init_gateways(states)
         _record_all(states)
         yield states
-    finally:
-        states.relay.close()
-        states.stop_all()

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,6 @@ PAGE: Final = 1_000
 POLL_S: Final = 0.25
 RETRY_S: Final = 0.5
 INCOMPLETE: Final = 1
-Show = Callable[[Iterable[pb.AuditEvent]], None]
 
 
 def page(gateway: Path, request: pb.ListAuditEventsRequest, limit: int, *, as_json: bool) -> None:
@@ -65,7 +64,7 @@ def follow(gateway: Path, request: pb.ListAuditEventsRequest, first: int, *, as_
 
     Waits while the gateway is unreachable. Raises `GatewayUnavailableError` if it does not run at the start.
     """
-    show: Show = _lines if as_json else AuditLines().show
+    show = _lines if as_json else AuditLines().show
     request.follow, request.page_size = True, first
     unreachable = False
     try:

@@ -6,14 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, command_group
 
-app = typer.Typer(help="Create and run a gateway, and import its data.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Create and run a gateway, and import its data."""
+app = command_group("Create and run a gateway, and import its data.")
 
 
 @app.command("init")

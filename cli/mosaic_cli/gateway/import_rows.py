@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from federation.admin.client import connect, is_serving
 from federation.admin.handlers.import_rows import IMPORT_ACT
 from federation.clock import SYSTEM_CLOCK
 from federation.config import GatewayConfig
@@ -20,6 +21,7 @@ from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
 from federation.store.locks import ServingLock
+from federation.v1 import admin_pb2 as pb
 
 CHUNK: Final = 64 * 1024
 """Bytes in one message."""
@@ -27,17 +29,11 @@ CHUNK: Final = 64 * 1024
 
 def load(directory: Path, file: str) -> dict[str, int]:
     """Import a file (`-`: standard input) atomically, and return the number of objects of each kind."""
-    from federation.admin.client import is_serving
-
     config = GatewayConfig.load(directory)
     with _open(file) as (source, size), _progress(size) as advance:
         chunks = _chunks(source, advance)
-        if is_serving(config):
-            return _load_through_gateway(directory, chunks)
-        importer = Importer()
-        for chunk in chunks:  # outside the event loop, where Ctrl-C would not interrupt a blocked read
-            importer.feed(chunk)
-        return _counts(asyncio.run(load_directly(config, importer)))
+        summary = _load_through_gateway(directory, chunks) if is_serving(config) else _load_directly(config, chunks)
+    return {kind: getattr(summary, kind) for kind in ("users", "teams", "members", "rows")}
 
 
 @contextmanager
@@ -60,12 +56,11 @@ def _open(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 @contextmanager
 def _progress(size: int | None) -> Iterator[Any]:
-    console = Console(file=sys.stderr)
     if not sys.stderr.isatty():
         yield lambda _: None
         return
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=size)
         yield lambda read: progress.advance(task, read)
 
@@ -76,23 +71,20 @@ def _chunks(source: BinaryIO, advance: Any) -> Iterator[bytes]:
         advance(len(chunk))
 
 
-def _load_through_gateway(directory: Path, chunks: Iterable[bytes]) -> dict[str, int]:
-    from federation.admin.client import connect
-    from federation.v1 import admin_pb2 as pb
-
-    summary = pb.ImportSummary()
+def _load_through_gateway(directory: Path, chunks: Iterable[bytes]) -> pb.ImportSummary:
     with connect(directory) as admin:
-        for reply in admin.ImportRows(pb.ImportRowsRequest(lines=chunk) for chunk in chunks):
-            if reply.HasField("summary"):
-                summary = reply.summary
-    return _counts(summary)
+        *_, last = admin.ImportRows(pb.ImportRowsRequest(lines=chunk) for chunk in chunks)
+    return last.summary
 
 
-def _counts(summary: Any) -> dict[str, int]:
-    return {kind: int(getattr(summary, kind)) for kind in ("users", "teams", "members", "rows")}
+def _load_directly(config: GatewayConfig, chunks: Iterable[bytes]) -> ImportSummary:
+    importer = Importer()
+    for chunk in chunks:  # outside the event loop, where Ctrl-C would not interrupt a blocked read
+        importer.feed(chunk)
+    return asyncio.run(_commit(config, importer))
 
 
-async def load_directly(config: GatewayConfig, importer: Importer) -> ImportSummary:
+async def _commit(config: GatewayConfig, importer: Importer) -> ImportSummary:
     """Import the parsed lines atomically into the database, while holding the serving lock.
 
     Raises `LockedError` if another process serves the gateway, and the errors of `Importer.commit`.

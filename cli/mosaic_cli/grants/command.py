@@ -12,25 +12,18 @@ from mosaic_cli.options import (
     GRANT_STATUSES,
     UNSET_GATEWAY,
     Gateway,
-    GroupGateway,
     Json,
+    command_group,
     complete_from,
     parse_choice,
     read_argument,
 )
 
-app = typer.Typer(
-    help="Let another gateway read this gateway's data within a scope.", no_args_is_help=True, rich_markup_mode=None
-)
+app = command_group("Let another gateway read this gateway's data within a scope.")
 UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 PAGE: Final = 100
 LARGEST_PAGE: Final = 1_000
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the scope, and show what it would open.")]
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Let another gateway read this gateway's data within a scope."""
 
 
 @app.command("create")

@@ -1,11 +1,9 @@
 """`mosaic mcp`: serve rows of this gateway and its peers to an agent, over standard input and output."""
 
-from typing import Annotated, Final
+from typing import Final
 
-import typer
-
-from mosaic_cli import completion
 from mosaic_cli.options import UNSET_GATEWAY, Gateway
+from mosaic_cli.query.command import Budget, User
 
 HELP: Final = """Serve list, get, search and status to an agent, as tools of the Model Context Protocol over stdio.
 
@@ -21,26 +19,7 @@ Examples:
 EXTRA: Final = frozenset({"mcp", "mcp_types", "anyio", "pydantic"})
 
 
-def mcp(
-    user: Annotated[
-        str,
-        typer.Option(
-            "--user",
-            "-u",
-            metavar="USER",
-            help="The local user in whose name to query.",
-            autocompletion=completion.users,
-        ),
-    ],
-    gateway: Gateway = UNSET_GATEWAY,
-    *,
-    budget: Annotated[
-        float,
-        typer.Option(
-            "--budget", metavar="SECONDS", min=0, max=300, help="Time limit for each peer; 0: the gateway's setting."
-        ),
-    ] = 0.0,
-) -> None:
+def mcp(user: User, gateway: Gateway = UNSET_GATEWAY, *, budget: Budget = 0.0) -> None:
     """Serve until standard input ends."""
     from federation.config import GatewayConfig
     from federation.errors import FederationError

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from shlex import quote
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from federation.errors import Action, Actor, FederationError, Reason, Refusal, Remedy
 from mosaic_cli.output.times import duration
@@ -11,45 +11,36 @@ from mosaic_cli.output.times import duration
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
-
-class _Command(NamedTuple):
-    """The arguments of `mosaic`, or only options. A word in braces is replaced by that parameter of the remedy.
-
-    An empty parameter is omitted together with the option before it. With `for_peer_operator` the peer's operator runs
-    the command, whichever actor the remedy has.
-    """
-
-    text: str
-    for_peer_operator: bool = False
-
-
-_REMOVE: Final = _Command("federation peer remove {peer} --user {user}")
-_ADD: Final = _Command("federation peer add --user {user} TOKEN")
-ADVICE: Final[Mapping[Action, tuple[_Command, ...]]] = {
-    Action.INIT_GATEWAY: (_Command("gateway init {directory}"),),
-    Action.START_GATEWAY: (_Command("gateway serve --gateway {directory}"),),
-    Action.IMPORT_DATA: (_Command("gateway import"),),
-    Action.LIST_GRANTS: (_Command("federation grant list"),),
-    Action.SHOW_GRANT: (
-        _Command("federation grant show {grant_id}"),
-        _Command("federation audit --grant {grant_id}"),
-    ),
-    Action.EDIT_SCOPE: (_Command("federation grant scope {grant_id}"),),
-    Action.ADD_PEER: (_Command("federation peer add"),),
-    Action.LIST_PEERS: (_Command("federation peer list"),),
+_REMOVE: Final = "federation peer remove {peer} --user {user}"
+_ADD: Final = "federation peer add --user {user} TOKEN"
+_NEW_TOKEN: Final = "federation grant token"  # noqa: S105
+"""The peer's operator runs this command, whichever actor the remedy has."""
+ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
+    Action.INIT_GATEWAY: ("gateway init {directory}",),
+    Action.START_GATEWAY: ("gateway serve --gateway {directory}",),
+    Action.IMPORT_DATA: ("gateway import",),
+    Action.LIST_GRANTS: ("federation grant list",),
+    Action.SHOW_GRANT: ("federation grant show {grant_id}", "federation audit --grant {grant_id}"),
+    Action.EDIT_SCOPE: ("federation grant scope {grant_id}",),
+    Action.ADD_PEER: ("federation peer add",),
+    Action.LIST_PEERS: ("federation peer list",),
     Action.REMOVE_PEER: (_REMOVE,),
     Action.REPLACE_PEER: (_REMOVE, _ADD),
-    Action.ENROLL_AGAIN: (_Command("federation grant token", for_peer_operator=True), _REMOVE, _ADD),
-    Action.ROTATE_PEER: (_Command("federation peer rotate {peer} --user {user}"),),
-    Action.RESET_CIRCUIT: (_Command("federation peer reset {peer} --user {user}"),),
-    Action.EXPLAIN_PEER: (_Command("federation status --explain {peer} --user {user}"),),
-    Action.SHOW_STATUS: (_Command("federation status"),),
-    Action.SHOW_CAPABILITIES: (_Command("federation query capabilities --user {user} --source {source}"),),
-    Action.CHOOSE_USER: (_Command("--user USER"),),
-    Action.CHOOSE_RESOURCE: (_Command("--resource RESOURCE"),),
-    Action.ALLOW_MORE_TIME: (_Command("--timeout SECONDS"),),
+    Action.ENROLL_AGAIN: (_NEW_TOKEN, _REMOVE, _ADD),
+    Action.ROTATE_PEER: ("federation peer rotate {peer} --user {user}",),
+    Action.RESET_CIRCUIT: ("federation peer reset {peer} --user {user}",),
+    Action.EXPLAIN_PEER: ("federation status --explain {peer} --user {user}",),
+    Action.SHOW_STATUS: ("federation status",),
+    Action.SHOW_CAPABILITIES: ("federation query capabilities --user {user} --source {source}",),
+    Action.CHOOSE_USER: ("--user USER",),
+    Action.CHOOSE_RESOURCE: ("--resource RESOURCE",),
+    Action.ALLOW_MORE_TIME: ("--timeout SECONDS",),
 }
-"""The commands of each action, in the order to run them."""
+"""The commands of each action, in the order to run them: the arguments of `mosaic`, or only options.
+
+A word in braces is replaced by that parameter of the remedy. An empty parameter is omitted together with the option
+before it.
+"""
 _STATUS: Final = Remedy(action=Action.SHOW_STATUS)
 _LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
 CURES: Final[Mapping[Reason, tuple[str, Remedy | None]]] = {
@@ -94,14 +85,19 @@ def command(remedy: Remedy) -> str:
 
     Several commands, and those of the peer's operator, are quoted in backticks.
     """
-    commands, parameters = ADVICE[remedy.action], _parameters(remedy)
-    theirs = [one for one in commands if one.for_peer_operator or remedy.actor is Actor.PEER_OPERATOR]
-    ours = [_command_line(one.text, parameters) for one in commands if one not in theirs]
+    parameters = {name: quote(value) for name, value in remedy.parameters.items()}
+    if remedy.peer:
+        parameters["source"] = quote(f"federated:{remedy.peer}")
+    ours: list[str] = []
+    theirs: list[str] = []
+    for template in ADVICE[remedy.action]:
+        for_peer_operator = remedy.actor is Actor.PEER_OPERATOR or template == _NEW_TOKEN
+        (theirs if for_peer_operator else ours).append(_command_line(template, parameters))
     if len(ours) == 1 and not theirs:
         return ours[0]
-    groups = [" and ".join(f"`{text}`" for text in ours)] if ours else []
-    if theirs:
-        groups.insert(0, " and ".join(f"`{_command_line(one.text, parameters)}`" for one in theirs) + " there")
+    groups = [f"{_quoted(theirs)} there"] if theirs else []
+    if ours:
+        groups.append(_quoted(ours))
     return ", then ".join(groups)
 
 
@@ -110,23 +106,19 @@ def remedy_in(message: "pb.SourceReport | pb.PeerSignal") -> Remedy | None:
     return Remedy.parse(message.remedy.action, message.remedy.parameters)
 
 
-def _parameters(remedy: Remedy) -> dict[str, str]:
-    """Return the parameters of a remedy, quoted for a shell."""
-    parameters = dict(remedy.parameters)
-    if remedy.peer:
-        parameters["source"] = f"federated:{remedy.peer}"
-    return {name: quote(value) for name, value in parameters.items()}
+def _quoted(commands: list[str]) -> str:
+    return " and ".join(f"`{one}`" for one in commands)
 
 
-def _command_line(text: str, parameters: Mapping[str, str]) -> str:
+def _command_line(template: str, parameters: Mapping[str, str]) -> str:
     typed: list[str] = []
-    for word in text.split():
+    for word in template.split():
         value = parameters.get(word[1:-1], "") if word.startswith("{") else word
         if value:
             typed.append(value)
         elif typed[-1].startswith("--"):
             typed.pop()
-    return " ".join(typed if text.startswith("--") else ["mosaic", *typed])
+    return " ".join(typed if template.startswith("--") else ["mosaic", *typed])
 
 
 def simplify_grpc_error(text: str) -> str:

@@ -9,40 +9,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+from mosaic_cli.output import models
 from mosaic_cli.output.json_schema import Keys, SchemaBuilder, keys_of
-from mosaic_cli.output.models import (
-    AuditEvent,
-    BrokenLink,
-    Capabilities,
-    Circuit,
-    EnrolledPeer,
-    Failure,
-    Gateway,
-    GatewayContact,
-    Grant,
-    Hit,
-    ImportCounts,
-    Instant,
-    Keywords,
-    LiveAnswer,
-    NewGateway,
-    OpenedSource,
-    Outage,
-    PeerName,
-    Receipt,
-    ResourcePreview,
-    Row,
-    ServedGrant,
-    Serving,
-    ShownPeer,
-    Signal,
-    SourceCapabilities,
-    SourceReport,
-    StatusPeer,
-    Step,
-    UserRemoval,
-    Watch,
-)
+from mosaic_cli.output.models import Instant, Keywords, PeerName, Receipt
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SHARED: Final = "definitions.json"
@@ -51,52 +20,51 @@ INNERMOST: Final = re.compile(r"[\[{][^\[\]{}]*[\]}]")
 """An array or object without nested ones. A string with brackets may match, but contains no line breaks to join."""
 LINKS: Final = ("dns", "tcp", "tls", "certificate", "grant", "verb")
 _IN_ORDER: Final = {"prefixItems": [{"properties": {"name": {"const": link}}} for link in LINKS]}
-_GRANT: Final[Keys] = {"grant": Grant}
-_PEER: Final[Keys] = {"peer": EnrolledPeer}
-_WARNINGS: Final[Keys] = {"warnings": list[str]}
+_GRANT: Final[Keys] = {"grant": models.Grant}
+_PEER: Final[Keys] = {"peer": models.EnrolledPeer}
 _NEXT: Final[Keys] = {"next_page_token": str | None}
 _SOURCES: Final[Keys] = {
-    "sources": list[SourceReport],
-    "signals": Annotated[list[Signal], "Starts and ends of peers' outages, reported once in a session."],
+    "sources": list[models.SourceReport],
+    "signals": Annotated[list[models.Signal], "Starts and ends of peers' outages, reported once in a session."],
     "partial": Annotated[bool, "A source did not answer; see `sources`."],
 }
 _STATUS: Final[Keys] = {
-    "gateway": Gateway,
-    "peers": list[StatusPeer],
-    "grants": list[ServedGrant],
-    "serving": Annotated[Serving | None, "null with --peer."],
+    "gateway": models.Gateway,
+    "peers": list[models.StatusPeer],
+    "grants": list[models.ServedGrant],
+    "serving": Annotated[models.Serving | None, "null with --peer."],
     "warnings": list[str],
 }
 OUTPUTS: Final[dict[str, Any]] = {
     "federation audit": {
-        "events": list[AuditEvent],
+        "events": list[models.AuditEvent],
         **_NEXT,
         "warnings": Annotated[list[str], "The history files that could not be read."],
     },
-    "federation audit --follow": keys_of(AuditEvent),
+    "federation audit --follow": keys_of(models.AuditEvent),
     "federation grant confirm": _GRANT,
     "federation grant create": {
         **_GRANT,
-        **_WARNINGS,
-        "opens": list[ResourcePreview],
+        "warnings": list[str],
+        "opens": list[models.ResourcePreview],
         "created": Annotated[bool, "false: nothing was stored (--dry-run)."],
     },
-    "federation grant list": {"grants": list[Grant], **_NEXT},
+    "federation grant list": {"grants": list[models.Grant], **_NEXT},
     "federation grant revoke": {"receipt": Receipt},
     "federation grant scope": {
         **_GRANT,
-        **_WARNINGS,
+        "warnings": list[str],
         "gains": list[str],
         "losses": list[str],
-        "opened": Annotated[list[ResourcePreview], "With --dry-run: what the current scope opens."],
-        "opens": Annotated[list[ResourcePreview], "With --dry-run: what the new scope would open."],
+        "opened": Annotated[list[models.ResourcePreview], "With --dry-run: what the current scope opens."],
+        "opens": Annotated[list[models.ResourcePreview], "With --dry-run: what the new scope would open."],
         "applied": bool,
         "receipt": Annotated[Receipt | None, "null: the peer loses nothing."],
     },
-    "federation grant show": {**_GRANT, "opens": list[ResourcePreview], "receipts": list[Receipt]},
+    "federation grant show": {**_GRANT, "opens": list[models.ResourcePreview], "receipts": list[Receipt]},
     "federation grant token": {"token": Annotated[str, Keywords(pattern="^mosaic1_")], "expires_at": Instant},
     "federation peer add": {**_PEER, "awaiting_confirmation": bool},
-    "federation peer list": {"peers": list[EnrolledPeer]},
+    "federation peer list": {"peers": list[models.EnrolledPeer]},
     "federation peer remove": {
         "removed": PeerName,
         **_PEER,
@@ -104,25 +72,28 @@ OUTPUTS: Final[dict[str, Any]] = {
     },
     "federation peer reset": _PEER,
     "federation peer rotate": _PEER,
-    "federation peer show": {"peer": ShownPeer, "live": Annotated[LiveAnswer | None, "null without --live."]},
+    "federation peer show": {
+        "peer": models.ShownPeer,
+        "live": Annotated[models.LiveAnswer | None, "null without --live."],
+    },
     "federation query capabilities": {
-        "capabilities": Annotated[Capabilities | None, "Those of the named source; null with `all`."],
+        "capabilities": Annotated[models.Capabilities | None, "Those of the named source; null with `all`."],
         "_source": str,
-        "by_source": list[SourceCapabilities],
+        "by_source": list[models.SourceCapabilities],
         **_SOURCES,
     },
     "federation query get": {
-        "row": Row | None,
-        "rows": Annotated[list[Row], "One for each source that has a row with this id."],
+        "row": models.Row | None,
+        "rows": Annotated[list[models.Row], "One for each source that has a row with this id."],
         **_SOURCES,
     },
     "federation query list": {
-        "rows": Annotated[list[Row], "The rows of all sources, newest first."],
+        "rows": Annotated[list[models.Row], "The rows of all sources, newest first."],
         **_SOURCES,
         **_NEXT,
     },
     "federation query search": {
-        "rows": Annotated[list[Hit], "The rows of all sources, best match first."],
+        "rows": Annotated[list[models.Hit], "The rows of all sources, best match first."],
         **_SOURCES,
         **_NEXT,
     },
@@ -132,29 +103,29 @@ OUTPUTS: Final[dict[str, Any]] = {
         "user": Annotated[str, "The local user who is enrolled there."],
         "endpoint": Annotated[str, "host:port of the peer's federation service."],
         "steps": Annotated[
-            list[Step],
+            list[models.Step],
             "All links in the order in which a call uses them.",
             Keywords(minItems=len(LINKS), maxItems=len(LINKS), allOf=[_IN_ORDER]),
         ],
-        "broken": Annotated[BrokenLink | None, "null: no link is broken."],
-        "gateway": GatewayContact,
-        "circuit": Circuit | None,
-        "watch": Watch | None,
-        "last_failure": Failure | None,
+        "broken": Annotated[models.BrokenLink | None, "null: no link is broken."],
+        "gateway": models.GatewayContact,
+        "circuit": models.Circuit | None,
+        "watch": models.Watch | None,
+        "last_failure": models.Failure | None,
         "notes": Annotated[list[str], "Further information for the operator."],
     },
-    "federation status --watch": (_STATUS, {"unreachable": Outage}),
-    "gateway import": {"imported": ImportCounts},
-    "gateway init": {"gateway": NewGateway},
-    "user remove": {"removal": UserRemoval, "receipts": list[Receipt]},
+    "federation status --watch": (_STATUS, {"unreachable": models.Outage}),
+    "gateway import": {"imported": models.ImportCounts},
+    "gateway init": {"gateway": models.NewGateway},
+    "user remove": {"removal": models.UserRemoval, "receipts": list[Receipt]},
 }
 """The keys of each command's `--json` output. `--watch` prints one of two objects."""
 MCP_STATUS: Final[Keys] = {
-    "signals": list[Signal],
+    "signals": list[models.Signal],
     "partial": bool,
     "gateway": str,
     "user": str,
-    "sources": list[OpenedSource],
+    "sources": list[models.OpenedSource],
 }
 
 

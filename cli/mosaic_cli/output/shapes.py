@@ -7,28 +7,15 @@ import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation.v1 import admin_pb2 as pb
-from mosaic_cli.output.models import (
-    AuditEvent,
-    Capabilities,
-    CertificateLife,
-    EnrolledPeer,
-    Hit,
-    Latency,
-    Peer,
-    Receipt,
-    Row,
-    Shape,
-    UserRemoval,
-    Watch,
-    fill,
-)
+from mosaic_cli.output import models
+from mosaic_cli.output.models import Shape, fill
 
 DEEPEST: Final = 64
 
-capabilities = partial(fill, Capabilities)
-enrolled = partial(fill, EnrolledPeer)
-receipt = partial(fill, Receipt)
-audit_event = partial(fill, AuditEvent)
+capabilities = partial(fill, models.Capabilities)
+enrolled = partial(fill, models.EnrolledPeer)
+receipt = partial(fill, models.Receipt)
+audit_event = partial(fill, models.AuditEvent)
 
 
 def dump(value: Shape) -> str:
@@ -39,7 +26,7 @@ def dump(value: Shape) -> str:
 def row(message: pb.QueryRow, *, search: bool = False) -> Shape:
     """Return a row with its tags."""
     return fill(
-        Hit if search else Row,
+        models.Hit if search else models.Row,
         message.row,
         data=json_value(message.row.data),
         _source=message.source,
@@ -65,7 +52,9 @@ def _fits(value: Any, levels: int) -> bool:
     return not items or (levels > 0 and all(_fits(item, levels - 1) for item in items))
 
 
-def certificate(message: pb.CertificateInfo, now: Timestamp, model: type[CertificateLife] = CertificateLife) -> Shape:
+def certificate(
+    message: pb.CertificateInfo, now: Timestamp, model: type[models.CertificateLife] = models.CertificateLife
+) -> Shape:
     """Return a certificate with the seconds until it expires."""
     return fill(model, message, expires_in_s=message.not_after.seconds - now.seconds)
 
@@ -88,11 +77,11 @@ def revocation_result(message: pb.RevocationProgress | pb.RevocationReceipt) -> 
 
 
 def removal(message: pb.UserRemoval) -> Shape:
-    """Return the result of removing a user."""
-    return fill(UserRemoval, message, grants=[grant.id for grant in message.grants])
+    """Return the result of removing a user, with the ids of the user's grants."""
+    return fill(models.UserRemoval, message, grants=[grant.id for grant in message.grants])
 
 
-def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **overrides: Any) -> Shape:
+def peer(message: pb.PeerStatus, now: Timestamp, model: type[models.Peer] = models.Peer, **overrides: Any) -> Shape:
     """Return a peer with all keys of its model; `overrides` overrides values."""
     latency = message.latency
     return fill(
@@ -100,8 +89,8 @@ def peer(message: pb.PeerStatus, now: Timestamp, model: type[Peer] = Peer, **ove
         message,
         **{
             "certificate": certificate(message.certificate, now),
-            "watch": fill(Watch, message.watch, state=message.watch.state or "off"),
-            "latency_ms": fill(Latency, latency, p50=latency.p50_ms, p99=latency.p99_ms)
+            "watch": fill(models.Watch, message.watch, state=message.watch.state or "off"),
+            "latency_ms": fill(models.Latency, latency, p50=latency.p50_ms, p99=latency.p99_ms)
             if message.HasField("latency")
             else None,
             **overrides,

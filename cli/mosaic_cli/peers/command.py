@@ -11,8 +11,8 @@ from mosaic_cli.options import (
     PEER_STATES,
     UNSET_GATEWAY,
     Gateway,
-    GroupGateway,
     Json,
+    command_group,
     complete_from,
     parse_choice,
     read_argument,
@@ -133,9 +133,7 @@ def reset(peer: PeerName, user: PeerUser = None, gateway: Gateway = UNSET_GATEWA
     console.message(f"{after.name} is {models.enum_name(after, 'state')}")
 
 
-app = typer.Typer(
-    help="Read another gateway's data as one of this gateway's users.", no_args_is_help=True, rich_markup_mode=None
-)
+app = command_group("Read another gateway's data as one of this gateway's users.")
 FAILED = 1
 User = Annotated[
     str,
@@ -146,11 +144,6 @@ User = Annotated[
 OfUser = Annotated[
     str, typer.Option("--user", "-u", metavar="USER", help="Only peers of this user.", autocompletion=completion.users)
 ]
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read another gateway's data as one of this gateway's users."""
 
 
 @app.command("add")

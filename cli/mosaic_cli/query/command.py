@@ -5,11 +5,9 @@ from typing import Annotated
 import typer
 
 from mosaic_cli import completion
-from mosaic_cli.options import UNSET_GATEWAY, Gateway, GroupGateway, Json
+from mosaic_cli.options import UNSET_GATEWAY, Gateway, Json, command_group
 
-app = typer.Typer(
-    help="Read rows of this gateway and of peers as one of its users.", no_args_is_help=True, rich_markup_mode=None
-)
+app = command_group("Read rows of this gateway and of peers as one of its users.")
 User = Annotated[
     str,
     typer.Option(
@@ -53,11 +51,6 @@ Budget = Annotated[
         "--budget", metavar="SECONDS", min=0, max=300, help="Time limit for each peer; 0: the gateway's setting."
     ),
 ]
-
-
-@app.callback()
-def _group(gateway: GroupGateway = UNSET_GATEWAY) -> None:
-    """Read rows of this gateway and of peers as one of its users."""
 
 
 @app.command("list")

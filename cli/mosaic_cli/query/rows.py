@@ -17,9 +17,24 @@ HEADLINES: Final = ("title", "name", "subject", "summary", "text", "body", "cont
 """Fields that hold the title of a row, in the order of preference."""
 
 
-def listing(answers: Answers, *, search: bool) -> None:
-    """Print the rows of all sources as one table, in their common order."""
-    _table(answers.rows, search=search, tagged=True)
+def table(rows: Iterable[pb.QueryRow], *, search: bool, tagged: bool = True) -> None:
+    """Print rows; `tagged` adds the column of their source."""
+    last = "match" if search else "about"
+    console.table(
+        ("id", *(("source",) if tagged else ()), "cached", "owner", "team", last),
+        (
+            (
+                row.row.id,
+                *((row.source,) if tagged else ()),
+                "yes" if row.cached else "no",
+                row.row.owner,
+                row.row.team or "-",
+                _one_line(row.snippet) if search else _headline(row.row.data),
+            )
+            for row in rows
+        ),
+        shrink=last,
+    )
 
 
 class LiveTable:
@@ -44,7 +59,7 @@ class LiveTable:
         self._started = True
         console.heading(part.source, _outcome(part.report, rows))
         if rows:
-            _table(rows, search=self._search, tagged=False)
+            table(rows, search=self._search, tagged=False)
         console.flush()
 
 
@@ -62,14 +77,13 @@ def show(rows: Iterable[pb.QueryRow]) -> None:
 
 def print_capabilities(capabilities: federation_pb2.CapabilitiesResponse) -> None:
     """Print the capabilities of a source."""
-    shape = shapes.capabilities(capabilities)
     console.facts(
         (
-            ("gateway", f"{shape['gateway']} ({shape['gateway_version'] or 'version unknown'})"),
-            ("resources", ", ".join(shape["resources"]) or "-"),
-            ("excluded", ", ".join(shape["excluded_resources"]) or "-"),
-            ("rows a query", str(shape["max_rows_per_query"])),
-            ("verbs", ", ".join(shape["verbs"])),
+            ("gateway", f"{capabilities.gateway} ({capabilities.gateway_version or 'version unknown'})"),
+            ("resources", ", ".join(capabilities.resources) or "-"),
+            ("excluded", ", ".join(capabilities.excluded_resources) or "-"),
+            ("rows a query", str(capabilities.max_rows_per_query)),
+            ("verbs", ", ".join(capabilities.verbs)),
         )
     )
 
@@ -92,26 +106,6 @@ def print_signals(answers: Answers) -> None:
     """Print the signals of this query."""
     for signal in answers.signals:
         console.message(_signal_text(signal))
-
-
-def _table(rows: Sequence[pb.QueryRow], *, search: bool, tagged: bool) -> None:
-    """Print rows; `tagged` adds the column of their source."""
-    last = "match" if search else "about"
-    console.table(
-        ("id", *(("source",) if tagged else ()), "cached", "owner", "team", last),
-        (
-            (
-                row.row.id,
-                *((row.source,) if tagged else ()),
-                "yes" if row.cached else "no",
-                row.row.owner,
-                row.row.team or "-",
-                _one_line(row.snippet) if search else _headline(row.row.data),
-            )
-            for row in rows
-        ),
-        shrink=last,
-    )
 
 
 def _outcome(report: pb.SourceReport, rows: Sequence[pb.QueryRow]) -> str:

@@ -40,7 +40,7 @@ class QueryCommand:
             console.write(shapes.dump(query_shapes.rows(answers, search=search)))
             return
         if not self._live:
-            rows.listing(answers, search=search)
+            rows.table(answers.rows, search=search)
         rows.close(answers, reported=self._live)
 
     def print_row(self, request: federation_pb2.GetRequest) -> None:

@@ -6,11 +6,10 @@ import json
 import signal
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from datetime import datetime
 from queue import Queue
 from typing import Any
 
@@ -21,8 +20,7 @@ from federation.store.audit.archive import DAY_US
 from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from tests.support.cli_runner import CommandResult, run_command
-from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic, mosaic_here
 
 pytestmark = pytest.mark.e2e
 
@@ -33,32 +31,28 @@ DAY_S = 86_400
 @pytest.fixture(scope="module")
 def work() -> Iterator[GatewayProcesses]:
     """`work` alone, in a process."""
-    served = GatewayProcesses(Path(tempfile.mkdtemp(prefix="m")))
-    try:
+    with GatewayProcesses.temporary() as served:
         served.init("work")
         served.start("work")
         yield served
-    finally:
-        served.stop_all()
 
 
-def audit(work: GatewayProcesses, arguments: str = "") -> CommandResult:
-    """Run `mosaic federation audit` in this process."""
-    return run_command("federation", "audit", "-g", str(work.directory / "work"), *arguments.split())
+def audit(work: GatewayProcesses, words: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the command within this process, which is quicker."""
+    return mosaic_here("federation", "audit", "-g", "work", *words.split(), cwd=work.directory)
 
 
 def shown(work: GatewayProcesses, words: str = "") -> dict[str, Any]:
     """Run the command with `--json`; return what it printed."""
     done = audit(work, f"{words} --json")
-    assert (done.code, done.err) == (0, ""), done.err
-    return dict(done.json)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return dict(json.loads(done.stdout))
 
 
 def act(work: GatewayProcesses) -> str:
     """Create a grant, which is recorded in the audit; return the grant's id."""
-    command = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
-    found = json.loads(work.command(*command, "--scope", SCOPE, "--json"))
-    return str(found.get("grant", found)["id"])
+    words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
+    return str(json.loads(work.command(*words, "--scope", SCOPE, "--json"))["grant"]["id"])
 
 
 def write(work: GatewayProcesses, *events: AuditEvent) -> None:
@@ -172,10 +166,10 @@ def test_a_wrong_filter_is_named_with_a_suggestion(work: GatewayProcesses, words
 
     done = audit(work, words)
 
-    assert done.code == code
-    assert done.out == ""
-    assert said in done.err
-    assert len(done.err.splitlines()) == 1
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_filters_and_times_select_events(work: GatewayProcesses) -> None:
@@ -184,14 +178,14 @@ def test_filters_and_times_select_events(work: GatewayProcesses) -> None:
     write(work, denial(at_us=0, verb="lost.art"), denial(peer="far.example"))
 
     assert {one["grant_id"] for one in shown(work, f"--grant {grant}")["events"]} == {grant}
-    assert audit(work, f"--grant {grant[:13]}").out == audit(work, f"--grant {grant}").out
+    assert audit(work, f"--grant {grant[:13]}").stdout == audit(work, f"--grant {grant}").stdout
     assert [one["source"] for one in shown(work, "--peer far.example")["events"]] == ["10.0.0.9"]
     assert {one["outcome"] for one in shown(work, "--outcome denied")["events"]} == {"denied"}
     assert [one["at"] for one in shown(work, "--verb lost.art")["events"]] == ["1970-01-01T00:00:00.000Z"]
     assert shown(work, "--verb lost.art --since 3d")["events"] == []
     until(lambda: shown(work, "--verb grant.create --since 1d --until 1s")["events"])
     assert shown(work, "--verb grant.create --until yesterday")["events"] == []
-    assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").err
+    assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").stderr
 
 
 def test_pages_continue_by_a_token_and_a_limit_spans_pages(work: GatewayProcesses) -> None:
@@ -208,8 +202,8 @@ def test_pages_continue_by_a_token_and_a_limit_spans_pages(work: GatewayProcesse
         pieces += page["events"]
         token = page["next_page_token"]
     assert pieces == whole["events"]
-    assert audit(work, f"--page-token {token}").code == 1
-    said = audit(work, "--limit 3 --outcome denied").err
+    assert audit(work, f"--page-token {token}").returncode == 1
+    said = audit(work, "--limit 3 --outcome denied").stderr
     assert said.startswith("more events: --limit, or the same filters with --page-token ")
     assert shown(work, f"--limit 1 --outcome denied --page-token {said.split()[-1]}")["events"] == pieces[3:4]
 
@@ -222,9 +216,9 @@ def test_a_table_fits_a_narrow_terminal_and_shows_denials_without_colour(
     name = "a-gateway-with-a-rather-long-name.example.org"
     write(work, denial(peer=name, subject="ada", count=12, reason=reason))
 
-    piped = audit(work, f"--peer {name}").out.splitlines()
+    piped = audit(work, f"--peer {name}").stdout.splitlines()
     monkeypatch.setenv("COLUMNS", "80")
-    lines = audit(work, f"--peer {name}").out.splitlines()
+    lines = audit(work, f"--peer {name}").stdout.splitlines()
 
     assert lines[0].split() == ["AT", "(UTC)", "OUTCOME", "WHO", "WHAT"]
     assert "✕ denied x12" in lines[1]
@@ -271,8 +265,6 @@ def test_following_shows_each_event_once_also_across_restarts(
 
 
 def _seconds(at: str) -> float:
-    from datetime import datetime  # noqa: PLC0415 - one use
-
     return datetime.fromisoformat(at).timestamp()
 
 
@@ -333,8 +325,7 @@ def test_history_reads_archived_events(work: GatewayProcesses) -> None:
 
     broken = work.directory / "work" / "audit" / f"{_date(today - 120)}.jsonl.gz"
     broken.write_bytes(gzip.compress(b"nonsense\n"))
-    words = ("--peer", "old.example", "--history", "--json")
-    done = mosaic("federation", "audit", "-g", "work", *words, cwd=work.directory)
+    done = audit(work, "--peer old.example --history --json")
     assert done.returncode == 1
     assert [one["reason"] for one in json.loads(done.stdout)["events"]] == [
         one.reason for one in old[::-1] if one not in old[3:6]

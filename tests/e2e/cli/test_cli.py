@@ -24,30 +24,14 @@ SOURCE = "federated:work.example"
 
 
 @pytest.fixture
-def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The command line in this process."""
-    monkeypatch.chdir(served.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    return Cli(capsys, any_code=True)
-
-
-@pytest.fixture
 def enrolled(cli: Cli) -> str:
     """The grant's id of ada's enrollment at work, made once in this file."""
-    peers = cli("federation peer list -g home --json").json["peers"]
-    if peers:
-        return str(peers[0]["grant_id"])
-    create = cli("federation grant create -g work --peer home.example --subject ada --json --scope", json.dumps(SCOPE))
-    grant = create.json["grant"]["id"]
-    token = cli(f"federation grant token {grant} -g work").out.strip()
-    assert cli("federation peer add --user ada -g home", token).code == 0
-    return str(grant)
+    return cli.enrolled(json.dumps(SCOPE))
 
 
-def query(cli: Cli, verb: str, *more: str, gateway: str = "home") -> CommandResult:
+def query(cli: Cli, verb: str, *more: str, code: int = 0) -> CommandResult:
     """Query the peer as ada, with `--json`."""
-    return cli(f"federation query {verb} --user ada --source {SOURCE} -g {gateway} --json", *more)
+    return cli(f"federation query {verb} --user ada --source {SOURCE} -g home --json", *more, code=code)
 
 
 def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
@@ -59,7 +43,6 @@ def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
     grant = next(grant for grant in grants if grant["peer"] == "x.example")
     shown = cli(f"federation grant show {grant['id']} -g work --json").json["grant"]
 
-    assert made.code == 0
     assert "◌ pending" in made.out
     assert "mosaic federation grant token" in made.err
     assert shown == grant
@@ -91,7 +74,7 @@ def test_scope_and_token_are_read_from_a_file_or_a_pipe(cli: Cli, monkeypatch: p
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(SCOPE)))
     by_pipe = cli("federation grant create -g work --peer f.example --subject ada --scope - --json")
     monkeypatch.setattr("sys.stdin", io.StringIO("mosaic1_nonsense\n"))
-    token = cli("federation peer add -g home --user ada -")
+    token = cli("federation peer add -g home --user ada -", code=1)
 
     assert by_file.json["grant"]["scope"] == by_pipe.json["grant"]["scope"]
     assert token.err.startswith("error: token: is garbled")
@@ -103,7 +86,6 @@ def test_a_sensitive_resource_gives_a_warning(cli: Cli) -> None:
         'federation grant create -g work --peer z.example --subject ada --json --scope {"resources":["api_keys"]}'
     )
 
-    assert made.code == 0
     assert made.err.startswith("warning: scope.resources opens api_keys")
     assert made.json["warnings"]
 
@@ -173,7 +155,7 @@ def test_an_operator_rotates_a_certificate(cli: Cli, enrolled: str) -> None:
 
     after = rotated.json["peer"]["certificate"]
     granted = cli(f"federation grant show {enrolled} -g work --json").json["grant"]["certificate"]
-    assert (shown.code, rotated.code, query(cli, "list notes").code) == (0, 0, 0)
+    query(cli, "list notes")
     assert "fingerprint" in shown.out
     assert len({before["fingerprint"], after["fingerprint"]}) == 2
     assert after["fingerprint"] not in shown.out
@@ -185,7 +167,6 @@ def test_status_matches_its_schema(cli: Cli, enrolled: str) -> None:
     query(cli, "list notes")
     status = cli("federation status -g home --json")
 
-    assert status.code == 0
     for shape in (status.json, cli("federation status -g work --json").json):
         validator("status").validate(shape)
     peer = status.json["peers"][0]
@@ -291,19 +272,17 @@ def test_a_mistake_gives_one_line_and_an_exit_code(cli: Cli, enrolled: str, line
     """One line on stderr names the field and the fix; nothing is printed on stdout, and nothing changes."""
     before = sorted(Path().iterdir())
 
-    ran = cli(line)
+    ran = cli(line, code=code)
 
     assert words in ran.err
-    assert ran.err.count("\n") == 1
-    assert (ran.code, ran.out) == (code, "")
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
     assert sorted(Path().iterdir()) == before
 
 
 def test_a_denied_resource_names_reason_and_next_step(cli: Cli, enrolled: str) -> None:
     """A refusal of the peer is shown with its reason."""
-    ran = query(cli, "list credentials")
+    ran = query(cli, "list credentials", code=1)
 
-    assert ran.code == 1
     assert ran.err.startswith(f"error: SCOPE_VIOLATION: {SOURCE}: the grant does not open the resource 'credentials'")
     assert "query capabilities" in ran.err
 
@@ -315,14 +294,14 @@ def test_an_invalid_line_of_an_import_changes_nothing(cli: Cli, served: GatewayP
         served.init("stopped")
     Path("bad.jsonl").write_text('{"kind": "user", "id": "carol"}\n{"kind": "row", "resource": "taks"}\n{"kind"\n')
 
-    ran = cli(f"gateway import bad.jsonl -g {gateway}")
+    ran = cli(f"gateway import bad.jsonl -g {gateway}", code=1)
 
-    assert ran.code == 1
     assert "line 2, " in ran.err
     assert "line 3, " in ran.err
     assert "nothing was imported" in ran.err
     if gateway == "home":
-        assert cli("federation query list tasks --user carol -g home").err.startswith("error: no user 'carol'")
+        unknown = cli("federation query list tasks --user carol -g home", code=1)
+        assert unknown.err.startswith("error: no user 'carol'")
 
 
 def test_an_import_prints_counts(cli: Cli) -> None:
@@ -340,12 +319,10 @@ def test_a_stopped_gateway_is_unreachable(cli: Cli, served: GatewayProcesses) ->
     if not Path("stopped").exists():
         served.init("stopped")
 
-    ran = cli("federation status -g stopped")
+    ran = cli("federation status -g stopped", code=4)
 
-    assert (ran.code, ran.out) == (4, "")
-    assert (
-        ran.err == "error: the gateway stopped.example does not run; start it: mosaic gateway serve --gateway stopped\n"
-    )
+    line = "error: the gateway stopped.example does not run; start it: mosaic gateway serve --gateway stopped\n"
+    assert (ran.out, ran.err) == ("", line)
 
 
 def test_a_second_serve_is_refused_in_one_line(served: GatewayProcesses) -> None:
@@ -364,9 +341,9 @@ def test_input_that_is_not_utf8_is_an_error(cli: Cli, monkeypatch: pytest.Monkey
     """Standard input that is not UTF-8 gives one line, not a traceback."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
 
-    ran = cli(f"{command} -g home")
+    ran = cli(f"{command} -g home", code=1)
 
-    assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
     assert ran.err.endswith(": standard input is not UTF-8 text\n")
 
 
@@ -460,27 +437,22 @@ def test_only_the_user_may_open_the_socket(served: GatewayProcesses) -> None:
 
 def test_a_revoked_grant_changes_the_exit_code(cli: Cli) -> None:
     """The revocation prints a receipt, the next query is refused, and `status` exits with 3."""
-    scope = '{"resources":["tasks"]}'
-    made = cli("federation grant create -g work --peer home.example --subject bob --json --scope", scope)
-    grant = made.json["grant"]["id"]
-    token = cli(f"federation grant token {grant} -g work").out.strip()
-    cli("federation peer add --user bob --name bobs-work -g home", token)
+    grant = cli.enroll("bobs-work", user="bob", scope='{"resources":["tasks"]}')
     before = cli("federation query list tasks --user bob --source federated:bobs-work -g home --json")
     assert before.json["rows"]
 
     revoked = cli(f"federation grant revoke {grant} --reason ended -g work --json")
-    refused = cli("federation query list tasks --user bob --source federated:bobs-work --page-size 7 -g home")
-    status = cli("federation status -g home --json")
+    refused = cli("federation query list tasks --user bob --source federated:bobs-work --page-size 7 -g home", code=1)
+    status = cli("federation status -g home --json", code=3)
 
     assert revoked.json["receipt"]["reason"] == "ended"
     assert revoked.json["receipt"]["revoked_at"] is not None
     assert revoked.json["receipt"]["effective_at"] >= revoked.json["receipt"]["revoked_at"]
-    assert (refused.code, status.code) == (1, 3)
     assert refused.err.startswith("error: GRANT_REVOKED: ")
     states = {peer["name"]: peer["state"] for peer in status.json["peers"]}
     assert states["bobs-work"] == "revoked"
-    assert cli("federation peer remove bobs-work -g home").code == 0
-    assert cli("federation status -g home").code == 0
+    cli("federation peer remove bobs-work -g home")
+    cli("federation status -g home")
 
 
 def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,9 +463,9 @@ def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("federation.admin.client.connect", breaks)
 
-    ran = cli("federation status -g home")
+    ran = cli("federation status -g home", code=1)
 
-    assert (ran.code, ran.err) == (1, "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n")
+    assert ran.err == "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n"
     monkeypatch.setenv("MOSAIC_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["federation", "status", "-g", "home"])
@@ -507,7 +479,7 @@ def test_an_interrupt_prints_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("federation.admin.client.connect", interrupted)
 
-    assert cli("federation status -g home") == CommandResult(130, "", "")
+    assert cli("federation status -g home", code=130) == CommandResult(130, "", "")
 
 
 def test_a_closed_pipe_is_no_error(served: GatewayProcesses) -> None:
@@ -526,11 +498,10 @@ def test_texts_of_a_peer_are_sanitized(cli: Cli, enrolled: str) -> None:
         "kind": "row", "resource": "notes", "id": "evil", "owner": "ada", "data": {"text": "a\x1b[2J\x07b"},
     }  # fmt: skip
     Path("evil.jsonl").write_text(json.dumps(line))
-    assert cli("gateway import evil.jsonl -g work").code == 0
+    cli("gateway import evil.jsonl -g work")
 
     for command in ("list notes --page-size 4", "get notes evil"):
         shown = cli(f"federation query {command} --user ada --source {SOURCE} -g home")
-        assert shown.code == 0
         assert "\x1b" not in shown.out
         assert "\x07" not in shown.out
 

@@ -3,7 +3,6 @@
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -16,27 +15,11 @@ from tests.support.gateway_processes import MOSAIC, ROOT, GatewayProcesses, envi
 
 pytestmark = pytest.mark.e2e
 
-SCOPE = '{"resources":["tasks"]}'
-
-
-@pytest.fixture
-def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The command line in this process."""
-    monkeypatch.chdir(served.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    return Cli(capsys)
-
 
 @pytest.fixture
 def grant(cli: Cli) -> str:
     """The grant's id of ada's enrollment at work, made once in this file."""
-    peers = cli("federation peer list -g home --json").json["peers"]
-    if peers:
-        return str(peers[0]["grant_id"])
-    made = cli("federation grant create -g work --peer home.example --subject ada --json --scope", SCOPE).json
-    token = cli(f"federation grant token {made['grant']['id']} -g work").out.strip()
-    cli("federation peer add --user ada -g home", token)
-    return str(made["grant"]["id"])
+    return cli.enrolled()
 
 
 def completed(served: GatewayProcesses, *words: str, **more: str) -> list[str]:
@@ -141,13 +124,10 @@ def test_without_a_running_gateway_there_are_no_completions(served: GatewayProce
 
 def test_completion_does_not_wait_for_a_suspended_gateway(served: GatewayProcesses, grant: str) -> None:
     """With a suspended gateway the completion ends at its limit of a third of a second, without names."""
-    served.processes["home"].send_signal(signal.SIGSTOP)
-    try:
+    with served.suspended("home"):
         began = time.monotonic()
         assert completed(served, "federation", "peer", "show", "-g", "home", "") == []
         assert time.monotonic() - began < 5
-    finally:
-        served.processes["home"].send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize(

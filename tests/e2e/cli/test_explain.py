@@ -85,7 +85,7 @@ async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain
     good = await explain("--json")
     bad = await explain("--json", "--resource", "credentials")
 
-    fine, broken = json.loads(good.out), json.loads(bad.out)
+    fine, broken = good.json, bad.json
     for shape in (fine, broken):
         SCHEMA.validate(shape)
     assert (good.code, bad.code) == (0, 3)
@@ -138,7 +138,7 @@ async def test_a_revoked_grant_is_shown(home: Running, work: Running, explain: E
     await home.stop()
     stopped = await explain("--json")
 
-    shape = json.loads(stopped.out)
+    shape = stopped.json
     assert (running.code, stopped.code) == (3, 3)
     assert "broken grant" in running.squeezed
     assert f"revoked the grant {grant}" in running.out
@@ -155,7 +155,7 @@ async def test_an_unconfirmed_grant_is_shown(home: Running, work: Running, expla
     token = (await work.admin.CreateEnrollmentToken(request)).token
     await home.admin.AddPeer(pb.AddPeerRequest(token=token, user="ada"))
 
-    shape = json.loads((await explain("--json")).out)
+    shape = (await explain("--json")).json
 
     assert (shape["broken"]["step"], states(shape)) == ("grant", "oooobn")
     assert f"mosaic federation grant show {created.grant.id}" in shape["broken"]["cure"]
@@ -165,7 +165,7 @@ async def test_a_rate_limit_is_shown_with_the_wait(home: Running, work: Running,
     """With one call per minute, the first run meets the limit at the verb, the next run before the grant's check."""
     await enroll(home, work, scope={**SCOPE, "rate_limit_per_minute": 1})
 
-    first, second = [json.loads((await explain("--json")).out) for _ in range(2)]
+    first, second = [(await explain("--json")).json for _ in range(2)]
 
     assert (first["broken"]["step"], states(first)) == ("verb", "ooooob")
     assert (second["broken"]["step"], states(second)) == ("verb", "oooonb")
@@ -186,7 +186,7 @@ async def test_an_expired_own_certificate_is_shown(home: Running, work: Running,
 
     ran = await explain("--json")
 
-    shape = json.loads(ran.out)
+    shape = ran.json
     assert (ran.code, shape["broken"]["step"], states(shape)) == (3, "certificate", "ooobnn")
     assert shape["broken"]["cure"].endswith("once you start it: mosaic gateway serve")
 
@@ -216,7 +216,7 @@ async def test_explain_works_without_a_running_gateway(home: Running, work: Runn
     await enroll(home, work)
     await home.stop()
 
-    ran, shape = await explain(), json.loads((await explain("--json")).out)
+    ran, shape = await explain(), (await explain("--json")).json
 
     SCHEMA.validate(shape)
     assert ran.code == 0
@@ -239,7 +239,7 @@ async def test_a_suspended_gateway_is_distinguished_from_a_stopped_one(
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(home.gateway.config.socket_path))
         hanging.listen()
-        ran, shape = await explain("--timeout", "0.5"), json.loads((await explain("--timeout", "0.5", "--json")).out)
+        ran, shape = await explain("--timeout", "0.5"), (await explain("--timeout", "0.5", "--json")).json
         plain = await asyncio.to_thread(main, ["federation", "status", "-g", str(home.gateway.config.directory)])
 
     SCHEMA.validate(shape)
@@ -277,9 +277,9 @@ async def test_an_open_circuit_of_a_working_path_is_shown(home: Running, work: R
         await back.start()
         ran = await explain()
 
-    assert (json.loads(offline.out)["circuit"]["state"], json.loads(offline.out)["notes"]) == ("open", [])
-    assert json.loads(offline.out)["last_failure"]["reason"] == "PEER_UNREACHABLE"
-    SCHEMA.validate(json.loads(offline.out))
+    assert (offline.json["circuit"]["state"], offline.json["notes"]) == ("open", [])
+    assert offline.json["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(offline.json)
     assert ran.code == 0
     assert "circuit open since " in ran.squeezed
     assert " after 5 failures in a row; next probe in " in ran.squeezed
@@ -295,7 +295,7 @@ async def test_the_user_is_required_with_two_enrollments(home: Running, work: Ru
 
     assert (neither.code, bob.code, eve.code) == (1, 0, 1)
     assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.err
-    assert json.loads(bob.out)["user"] == "bob"
+    assert bob.json["user"] == "bob"
     assert "did you mean bob?" in eve.err
 
 

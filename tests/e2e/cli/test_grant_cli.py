@@ -5,22 +5,12 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import GatewayProcesses
 
 pytestmark = pytest.mark.e2e
 
 TEAM_ONE = '{"resources":["tasks"],"filters":{"tasks":{"include_teams":["T1"]}}}'
 CREATE = "federation grant create -g work --peer home.example --subject ada"
 WORDS = ["reads tasks of team T1, no personal rows", "at most 100 rows a query", "600 calls a minute"]
-
-
-@pytest.fixture
-def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The command line in this process."""
-    monkeypatch.chdir(served.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    return Cli(capsys)
 
 
 def create(cli: Cli, scope: str = TEAM_ONE, *, peer: str = "home.example", subject: str = "ada") -> Any:
@@ -246,9 +236,7 @@ def test_a_revoked_grant_is_shown_with_its_receipt(cli: Cli) -> None:
 
 def test_a_used_grant_is_shown_with_its_use(cli: Cli) -> None:
     """After an enrollment and a query: certificate with times, last use, leases, watchers and calls."""
-    grant = create(cli)["grant"]["id"]
-    token = cli(f"federation grant token {grant} -g work").out.strip()
-    cli("federation peer add --user ada --name used -g home", token)
+    grant = cli.enroll("used", scope=TEAM_ONE)
     cli("federation query list tasks --user ada --source federated:used -g home")
 
     shown = cli(f"federation grant show {grant} -g work --json").json["grant"]

@@ -198,7 +198,7 @@ async def test_an_unknown_user_is_an_error_of_every_tool(start: Start) -> None:
 async def test_a_silent_peer_blocks_no_other_call(start: Start, pair: ProcessPair) -> None:
     """While one call waits for a silent peer, another is answered; then the first one is answered."""
     async with start("ada", "--budget", "60") as agent:
-        with pair.work_suspended():
+        with pair.suspended("work"):
             waiting = asyncio.create_task(agent.call("list", resource="notes", page_size=17))
             local = await agent.call("list", resource="tasks", source="local", page_size=1)
             assert not waiting.done()
@@ -211,7 +211,7 @@ async def test_a_silent_peer_blocks_no_other_call(start: Start, pair: ProcessPai
 async def test_a_budget_limits_every_call(start: Start, pair: ProcessPair) -> None:
     """An agent waits for a silent peer for the command's budget, and then has the local rows."""
     async with start("ada", "--budget", "0.2") as agent:
-        with pair.work_suspended():
+        with pair.suspended("work"):
             answer = await agent.call("list", resource="tasks", page_size=18)
 
     work = answer["sources"][1]
@@ -261,7 +261,7 @@ async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: Pr
 async def test_a_cancelled_call_leaves_the_session_intact(start: Start, pair: ProcessPair, mode: str) -> None:
     """After an agent cancels calls to a silent peer, its next call gets the signal of the outage, once."""
     async with start("ada", "--budget", "1", mode=mode) as agent:
-        with pair.work_suspended():
+        with pair.suspended("work"):
             given_up = [asyncio.ensure_future(agent.call("search", query="number")) for _ in range(4)]
             await asyncio.wait(given_up, timeout=0.3)
             for call in given_up:

@@ -7,36 +7,15 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import GatewayProcesses
 from tests.support.schemas import validator
 
 pytestmark = pytest.mark.e2e
-
-SCOPE = '{"resources":["tasks","notes"]}'
-
-
-@pytest.fixture
-def cli(served: GatewayProcesses, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The command line in this process."""
-    monkeypatch.chdir(served.directory)
-    monkeypatch.delenv("MOSAIC_GATEWAY", raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-    return Cli(capsys)
-
-
-def enroll(cli: Cli, name: str, user: str = "ada") -> str:
-    """Enroll home at work under a peer name; return the grant's id."""
-    create = f"federation grant create -g work --peer home.example --subject {user} --json --scope"
-    grant = str(cli(create, SCOPE).json["grant"]["id"])
-    token = cli(f"federation grant token {grant} -g work").out.strip()
-    cli(f"federation peer add --user {user} --name {name} -g home", token)
-    return grant
 
 
 @pytest.fixture
 def peer(cli: Cli) -> Iterator[str]:
     """Ada's peer `adas-work`; returns its grant's id."""
-    yield enroll(cli, "adas-work")
+    yield cli.enroll("adas-work")
     if "adas-work" in cli("federation peer list -g home --json").out:
         cli("federation peer remove adas-work -g home")
 
@@ -101,7 +80,7 @@ def test_an_offline_peer_is_shown(cli: Cli, peer: str) -> None:
 
 def test_peers_are_filtered(cli: Cli, peer: str) -> None:
     """Filters by user and by state; a user without a peer has an empty list, an unknown user is an error."""
-    enroll(cli, "bobs-work", "bob")
+    cli.enroll("bobs-work", user="bob")
 
     def names(line: str) -> list[str]:
         return [one["name"] for one in cli(f"federation peer list -g home --json {line}").json["peers"]]
@@ -147,7 +126,7 @@ def test_a_reset_shows_the_circuits_previous_state(cli: Cli, peer: str) -> None:
 
 
 def test_a_removal_shows_what_is_lost_and_what_remains(cli: Cli, peer: str) -> None:
-    """A prefix selects the peer and prints its name; the output has the command that revokes the grant."""
+    """A prefix selects the peer, its full name is printed; the output has the command that revokes the grant."""
     cli("federation query list notes --user ada --source federated:adas-work -g home")
 
     ran = cli("federation peer remove adas -g home")
@@ -214,7 +193,7 @@ def test_an_empty_user_is_a_usage_error(cli: Cli, peer: str, command: str) -> No
 
 def test_an_ambiguous_prefix_names_the_peers(cli: Cli, peer: str) -> None:
     """Two peers with the same prefix are both named, and neither is removed."""
-    enroll(cli, "adas-home")
+    cli.enroll("adas-home")
 
     ran = cli("federation peer remove adas -g home", code=1)
 

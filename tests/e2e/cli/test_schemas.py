@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from mosaic_cli.main import command_tree
 from mosaic_cli.output import outputs as output_models
+from tests.support.cli_runner import COMMANDS
 from tests.support.json_outputs import JsonOutputs
 from tests.support.schemas import DIRECTORY, SCHEMAS, validator
 
@@ -32,15 +32,6 @@ NEVER_FILLED = {
 }
 
 
-def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command with `--json`, by its path."""
-    if hasattr(command, "commands"):
-        for name, below in command.commands.items():
-            yield from commands(below, (*path, name))
-    elif any("--json" in option.opts for option in command.params):
-        yield path
-
-
 def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """Every object of an output that a schema describes, with its path of names."""
     if isinstance(value, dict):
@@ -56,7 +47,8 @@ def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any],
 def test_every_command_with_json_has_a_schema() -> None:
     """One file per command, and one per option that prints another object; no other file."""
     wanted = set()
-    for path in commands(command_tree()):
+    with_json = [path for path, command in COMMANDS.items() if any("--json" in one.opts for one in command.params)]
+    for path in with_json:
         name = "-".join(path).removeprefix("federation-")
         wanted |= {name, *(f"{name}-{option}" for option in OPTIONS.get(" ".join(path), ()))}
 

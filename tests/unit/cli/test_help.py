@@ -5,34 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mosaic_cli.main import command_tree, main
+from mosaic_cli.main import main
+from tests.support.cli_runner import COMMANDS, GROUPS
 
-
-def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command that is not a group, with its path."""
-    if not hasattr(command, "commands"):
-        yield path, command
-        return
-    for name, inner in command.commands.items():
-        yield from leaves(inner, (*path, name))
-
-
-def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every group, with its path."""
-    if hasattr(command, "commands"):
-        yield path, command
-        for name, inner in command.commands.items():
-            yield from groups(inner, (*path, name))
-
-
-GROUPS = dict(groups(command_tree()))
-COMMANDS = dict(leaves(command_tree()))
 WITHOUT_JSON = {("demo",), ("gateway", "serve"), ("mcp",)}
 SOCKET = "/nowhere/admin.sock"
 
