@@ -53,7 +53,7 @@ async def provider(database: Database) -> SqlProvider:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-async def test_every_verb_shows_the_same_rows(provider: SqlProvider, name: str):
+async def test_every_verb_shows_the_same_rows(provider: SqlProvider, name: str) -> None:
     """List, get and search show exactly the subject's own rows and its teams' rows, narrowed by the filter."""
     row_filter = FILTERS[name]
     for subject, seen in SEEN.items():
@@ -66,19 +66,19 @@ async def test_every_verb_shows_the_same_rows(provider: SqlProvider, name: str):
             assert (row is not None) == (row_id in expected), (subject, row_id)
 
 
-async def test_a_filter_cannot_open_a_team_that_the_subject_is_not_in(provider: SqlProvider):
+async def test_a_filter_cannot_open_a_team_that_the_subject_is_not_in(provider: SqlProvider) -> None:
     """Naming a team in a filter only narrows."""
     assert await list_ids(provider, "ada", RowFilter(frozenset({"T2"}), include_personal=False)) == []
 
 
-async def test_joining_a_team_shows_its_rows_at_once(provider: SqlProvider):
+async def test_joining_a_team_shows_its_rows_at_once(provider: SqlProvider) -> None:
     """Rights are read with the rows, never remembered."""
     await provider.apply(Batch(members=[Member("ada", "T2")]))
 
     assert {"grace-t2", "linus-t2"} <= set(await list_ids(provider, "ada"))
 
 
-async def test_get_asks_the_same_whatever_the_answer(provider: SqlProvider, database: Database):
+async def test_get_asks_the_same_whatever_the_answer(provider: SqlProvider, database: Database) -> None:
     """Found, absent, another user's, outside the scope, unknown subject and odd text: one statement, one text."""
     t1_only = FILTERS["T1"]
     questions = [
@@ -99,7 +99,7 @@ async def test_get_asks_the_same_whatever_the_answer(provider: SqlProvider, data
     assert len(set(statements)) == 1
 
 
-async def test_list_and_search_are_one_statement_each(provider: SqlProvider, database: Database):
+async def test_list_and_search_are_one_statement_each(provider: SqlProvider, database: Database) -> None:
     """Rights, filter and order are in one statement, the same for every subject and scope."""
     with recorded_sql(database) as statements:
         for subject in SEEN:
@@ -111,7 +111,7 @@ async def test_list_and_search_are_one_statement_each(provider: SqlProvider, dat
     assert len(set(statements)) == 2
 
 
-async def test_search_keeps_each_resource_to_its_own_filter(provider: SqlProvider):
+async def test_search_keeps_each_resource_to_its_own_filter(provider: SqlProvider) -> None:
     """A filter of one resource does not leak into another, and a resource that is not named is not searched."""
     await provider.apply(
         Batch(
@@ -130,7 +130,7 @@ async def test_search_keeps_each_resource_to_its_own_filter(provider: SqlProvide
     assert (await provider.search("ada", SearchQuery("word", {}, 50))).items == ()
 
 
-async def test_a_row_of_one_resource_is_not_found_in_another(provider: SqlProvider):
+async def test_a_row_of_one_resource_is_not_found_in_another(provider: SqlProvider) -> None:
     """The same id in two resources names two rows."""
     await provider.apply(Batch(rows=[new_row("ada-own", "ada", resource="notes", title="note")]))
 
@@ -142,14 +142,14 @@ async def test_a_row_of_one_resource_is_not_found_in_another(provider: SqlProvid
     assert await provider.get("ada", "memory", "ada-own", EVERYTHING) is None
 
 
-async def test_it_knows_its_users(provider: SqlProvider):
+async def test_it_knows_its_users(provider: SqlProvider) -> None:
     """`has_user` is true of imported users alone, whatever the text."""
     assert isinstance(provider, ResourceProvider)
     assert await provider.has_user("ada")
     assert not any([await provider.has_user(name) for name in ("", "T1", "ad", "ada\x00", "\ud800")])
 
 
-async def test_a_membership_opens_no_personal_rows(provider: SqlProvider, database: Database):
+async def test_a_membership_opens_no_personal_rows(provider: SqlProvider, database: Database) -> None:
     """Personal rows have the empty team; a member of a team with the empty id sees no personal rows of others."""
     async with database.write() as connection:
         await connection.execute(insert(teams).values(id=""))

@@ -60,7 +60,7 @@ class Grpcurl:
 
 
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
-async def test_grpcurl_reads_rows_by_the_protos_alone(serving: MemoryServer, tmp_path: Path):
+async def test_grpcurl_reads_rows_by_the_protos_alone(serving: MemoryServer, tmp_path: Path) -> None:
     """A client generated from the published protos lists, gets, searches and receives refusals."""
     grpcurl = Grpcurl(tmp_path, serving)
 
@@ -88,7 +88,7 @@ async def test_grpcurl_reads_rows_by_the_protos_alone(serving: MemoryServer, tmp
 
 
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
-async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: MemoryServer, tmp_path: Path):
+async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: MemoryServer, tmp_path: Path) -> None:
     """The same client with a certificate that the grant does not know is refused."""
     code, out, err = await Grpcurl(tmp_path, serving, serving.pki.client()).call("List", {"resource": "tasks"})
 
@@ -96,7 +96,7 @@ async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: Memor
     assert GRANT_INVALID_MESSAGE in err
 
 
-async def test_a_bare_generated_stub_reads_rows(serving: MemoryServer):
+async def test_a_bare_generated_stub_reads_rows(serving: MemoryServer) -> None:
     """A plain sync channel and the generated stub are enough; nothing of our client is needed."""
     target = serving.server.federation_address
     trust, leaf = serving.authority.trust_bundle, serving.leaf

@@ -41,7 +41,7 @@ async def assert_nothing_reached(serving: MemoryServer) -> None:
 
 
 @pytest.mark.parametrize("fault", HANDSHAKE_FAULTS)
-async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving: MemoryServer, fault: str):
+async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving: MemoryServer, fault: str) -> None:
     """Another authority, the wrong usage, expired, not yet valid, critical extensions: no connection at all."""
     leaf = HANDSHAKE_FAULTS[fault](serving.pki, GRANT_ID, "ada")
     serving.grants.certify(GRANT_ID, leaf)
@@ -52,7 +52,7 @@ async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving
     await assert_nothing_reached(serving)
 
 
-async def test_no_certificate_reaches_no_handler(serving: MemoryServer):
+async def test_no_certificate_reaches_no_handler(serving: MemoryServer) -> None:
     """A client without a certificate gets no connection."""
     stub = pb_grpc.FederationServiceStub(serving.channel(anonymous=True))
 
@@ -62,7 +62,7 @@ async def test_no_certificate_reaches_no_handler(serving: MemoryServer):
     await assert_nothing_reached(serving)
 
 
-async def test_plain_text_reaches_no_handler(serving: MemoryServer):
+async def test_plain_text_reaches_no_handler(serving: MemoryServer) -> None:
     """A client without TLS gets no connection."""
     channel = grpc.aio.insecure_channel(serving.server.federation_address)
     serving.channels.append(channel)
@@ -74,7 +74,7 @@ async def test_plain_text_reaches_no_handler(serving: MemoryServer):
 
 
 @pytest.mark.parametrize("fault", IDENTITY_FAULTS)
-async def test_a_malformed_identity_is_refused(serving: MemoryServer, fault: str):
+async def test_a_malformed_identity_is_refused(serving: MemoryServer, fault: str) -> None:
     """Extensions missing, doubled, of a wrong tag or length, with trailing bytes, or saying nonsense."""
     leaf = serving.pki.bad_client(fault)
     serving.grants.certify(GRANT_ID, leaf)
@@ -90,7 +90,9 @@ async def test_a_malformed_identity_is_refused(serving: MemoryServer, fault: str
     assert row.reason.startswith("CERTIFICATE_INVALID: ")
 
 
-async def test_a_certificate_that_expires_on_a_live_connection_is_refused_at_its_next_call(serving: MemoryServer):
+async def test_a_certificate_that_expires_on_a_live_connection_is_refused_at_its_next_call(
+    serving: MemoryServer,
+) -> None:
     """The connection stays up; the call after the certificate's end is refused, and says what to do."""
     stub = serving.stub()
     assert len((await stub.List(pb.ListRequest(resource="tasks"))).rows) == 3
@@ -160,7 +162,7 @@ def certificate_of_another_grant(serving: MemoryServer) -> Leaf:
 )
 async def test_faults_of_a_grant_look_alike_from_outside(
     serving: MemoryServer, fault: Callable[[MemoryServer], Leaf], detail: str, known: bool
-):
+) -> None:
     """One code, one reason, one message; the audit names the fault, and the grant if it is known."""
     error = await error_of(listing(serving, fault(serving)))
 
@@ -173,7 +175,7 @@ async def test_faults_of_a_grant_look_alike_from_outside(
     assert row.grant_id == (GRANT_ID if known else None)
 
 
-async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: MemoryServer):
+async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: MemoryServer) -> None:
     """The holder learns that it was revoked, at its next call on the open connection; another serial does not."""
     stub = serving.stub()
     await stub.List(pb.ListRequest(resource="tasks"))
@@ -188,7 +190,7 @@ async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: Me
     assert len(serving.provider.calls) == 1
 
 
-async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: MemoryServer):
+async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: MemoryServer) -> None:
     """The answer is looked at again before it leaves: what was read meanwhile is not sent."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(pb.ListRequest(resource="tasks"))
@@ -210,7 +212,7 @@ async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: M
         ("Capabilities", pb.CapabilitiesRequest()),
     ],
 )
-async def test_each_verb_is_behind_the_same_checks(serving: MemoryServer, method: str, request_: Any):
+async def test_each_verb_is_behind_the_same_checks(serving: MemoryServer, method: str, request_: Any) -> None:
     """A stranger's certificate opens none of the verbs."""
     error = await error_of(getattr(serving.stub(serving.pki.client()), method)(request_))
 
@@ -218,7 +220,7 @@ async def test_each_verb_is_behind_the_same_checks(serving: MemoryServer, method
     assert serving.provider.calls == []
 
 
-async def test_a_flood_of_refusals_is_one_audit_row(serve: StartMemoryServer):
+async def test_a_flood_of_refusals_is_one_audit_row(serve: StartMemoryServer) -> None:
     """Twenty refused calls of one source and reason are counted in few rows."""
     serving = await serve()
     stub = serving.stub(serving.pki.client())

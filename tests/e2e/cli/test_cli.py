@@ -507,7 +507,7 @@ def test_texts_of_a_peer_are_sanitized(cli: Cli, enrolled: str) -> None:
 
 
 @pytest.mark.parametrize("serving", [True, False])
-def test_an_import_can_be_interrupted(served: GatewayProcesses, serving: bool):
+def test_an_import_can_be_interrupted(served: GatewayProcesses, serving: bool) -> None:
     """Ctrl-C while reading standard input ends the command without a message, and imports nothing."""
     if not serving:
         served.init("idle")

@@ -132,7 +132,7 @@ def enroll(terminal: Terminal) -> None:
     terminal.run("mosaic federation peer add --user ada - --gateway home < token")
 
 
-def test_two_gateways_by_hand(terminal: Terminal):
+def test_two_gateways_by_hand(terminal: Terminal) -> None:
     """The quick start, typed as it stands there, moves rows from one gateway to the other and ends in a refusal."""
     shown = terminal.run_document(blocks("Two gateways by hand", "console"))
 
@@ -144,7 +144,7 @@ def test_two_gateways_by_hand(terminal: Terminal):
         terminal.run(again)
 
 
-def test_the_shown_output_is_what_the_sample_gives(terminal: Terminal):
+def test_the_shown_output_is_what_the_sample_gives(terminal: Terminal) -> None:
     """The first example's rows are the first rows of the sample, in that order."""
     enroll(terminal)
 
@@ -154,13 +154,13 @@ def test_the_shown_output_is_what_the_sample_gives(terminal: Terminal):
     assert [line.rstrip() for line in printed.splitlines()] == [line.rstrip() for line in expected.splitlines()]
 
 
-def test_the_settings_table_is_the_settings():
+def test_the_settings_table_is_the_settings() -> None:
     """Every setting stands in the README with its default and its meaning."""
     assert settings_table.documented_table() == settings_table.table()
 
 
 @pytest.mark.parametrize("source", [*blocks("In a Python program", "python"), *blocks("Sessions", "python")])
-def test_python_examples_import_what_exists(source: str):
+def test_python_examples_import_what_exists(source: str) -> None:
     """Each example is valid Python, and every name that it imports exists."""
     tree = ast.parse(source)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -169,7 +169,7 @@ def test_python_examples_import_what_exists(source: str):
     exec(compile(ast.Module(imports, []), "README.md", "exec"), {})  # the imports alone
 
 
-def test_the_asking_example_prints_rows(terminal: Terminal):
+def test_the_asking_example_prints_rows(terminal: Terminal) -> None:
     """The first Python example, run as it stands, prints titles and whether they came from the cache."""
     enroll(terminal)
 
@@ -180,7 +180,7 @@ def test_the_asking_example_prints_rows(terminal: Terminal):
     assert printed.splitlines()[-1] == "false"
 
 
-def test_a_session_asks_all_sources(terminal: Terminal):
+def test_a_session_asks_all_sources(terminal: Terminal) -> None:
     """The table of the section on sessions is what its command prints, and its program prints rows of both gateways."""
     enroll(terminal)
     (block,) = blocks("Sessions", "console")
@@ -203,7 +203,7 @@ def test_a_session_asks_all_sources(terminal: Terminal):
     assert sum(line.startswith("local home-task-") for line in lines) == 4
 
 
-async def test_an_agent_is_configured_as_shown(terminal: Terminal):
+async def test_an_agent_is_configured_as_shown(terminal: Terminal) -> None:
     """The snippet, with the reader's own directories in it, gives an agent every tool of the table."""
     enroll(terminal)
     server = json.loads(blocks("For agents", "json")[0])["mcpServers"]["mosaic"]
