@@ -1,1 +1,1 @@
-"""What the chain costs, against bare gRPC on the same machine in the same minute: `python -m tests.bench`."""
+"""Compares the client chain with bare gRPC in one interleaved run: `python -m tests.bench`."""

@@ -14,9 +14,9 @@ from tests.bench.run import DEFAULT, QUICK, Plan, Run, measure
 
 
 def main() -> None:
-    """Measure and print. Progress goes to stderr, and only to a terminal."""
+    """Measure and print. Progress is shown on stderr if stderr is a terminal."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few calls and rounds: shows that it works, no more")
+    parser.add_argument("--quick", action="store_true", help="few calls and rounds, to test the benchmark")
     parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default 30; quick 3)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     options = parser.parse_args()
@@ -26,7 +26,7 @@ def main() -> None:
             parser.error("--rounds must be at least 1")
         parts = ("rounds", "growth_rounds", "session_rounds", "status_rounds")
         plan = replace(plan, **dict.fromkeys(parts, options.rounds))
-    logging.getLogger("federation").addHandler(logging.NullHandler())  # peers will be away, and say so
+    logging.getLogger("federation").addHandler(logging.NullHandler())  # offline peers are logged
     run = _measured(plan)
     if options.json:
         json.dump(as_json(run), sys.stdout, indent=2)

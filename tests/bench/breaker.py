@@ -1,4 +1,4 @@
-"""What a closed circuit adds to a call: the policy alone, and the member of the chain with it; an empty loop is off."""
+"""Measures what a closed circuit adds to a call: the policy alone, and the interceptor, net of an empty loop."""
 
 import random
 import time
@@ -23,20 +23,20 @@ _CALL = Call("/v1/List", "list", "tasks", "grant", "work.example", "ada", b"", (
 
 
 class ClosedBreaker:
-    """Net microseconds a call; each round times loops with and without, in random order."""
+    """Net microseconds per call; each round times loops with and without the circuit, in random order."""
 
     def __init__(self, loops: int) -> None:
-        self.policy, self.member = Samples(), Samples()
+        self.policy, self.interceptor = Samples(), Samples()
         self._loops = loops
         breaker = CircuitBreaker(CircuitConfig())
-        member = BreakingInterceptor(breaker, PeerHealth(SYSTEM_CLOCK), SYSTEM_CLOCK)
-        self._with, self._without = compose((member,)), compose(())
+        interceptor = BreakingInterceptor(breaker, PeerHealth(SYSTEM_CLOCK), SYSTEM_CLOCK)
+        self._with, self._without = compose((interceptor,)), compose(())
         self._breaker = breaker
 
     def round(self) -> None:
-        """Add one round to both rows."""
-        self._add(self.policy, self._asked, self._idle)
-        self._add(self.member, lambda: self._stepped(self._with), lambda: self._stepped(self._without))
+        """Measure one round."""
+        self._add(self.policy, self._policy_loop, self._empty_loop)
+        self._add(self.interceptor, lambda: self._chain_loop(self._with), lambda: self._chain_loop(self._without))
 
     def _add(self, samples: Samples, loop: Callable[[], Any], empty: Callable[[], Any]) -> None:
         net = [a - b for a, b in (self._pair(loop, empty) for _ in range(_CHUNKS))]
@@ -51,19 +51,19 @@ class ClosedBreaker:
             took[function] = (time.process_time() - begun) * 1e6 / self._loops
         return took[loop], took[empty]
 
-    def _asked(self) -> None:
+    def _policy_loop(self) -> None:
         breaker, now = self._breaker, time.monotonic()
         for _ in range(self._loops):
             permit = breaker.allow(now)
             assert isinstance(permit, Permit)
             breaker.record(permit, CallResult.SUCCESS, now, took_s=0.001)
 
-    def _idle(self) -> None:
+    def _empty_loop(self) -> None:
         permit = Permit(0)
         for _ in range(self._loops):
             assert isinstance(permit, Permit)
 
-    def _stepped(self, proceed: Proceed) -> None:
+    def _chain_loop(self, proceed: Proceed) -> None:
         for _ in range(self._loops):
             flow = proceed(_CALL)
             next(flow)

@@ -1,7 +1,7 @@
-"""The goals of the project for these paths, and whether this run met them.
+"""The performance goals of the project, and whether a run met them.
 
-Ratios and differences are judged by their median over rounds, since both sides of a round saw the same machine; times
-by the best round, since nothing else takes out what the machine did beside. The other figure stands with each.
+Ratios and differences are compared by their median over rounds, because both sides of a round run under the same load;
+times by the best round, which is least affected by other load. Both figures are shown.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from typing import Final
 
 from tests.bench.run import Run
 from tests.bench.samples import Samples
-from tests.bench.sessions import AWAY, BARE_SLOW, EIGHT, FIRST, LOCAL, SILENT
+from tests.bench.sessions import BARE_SLOW, EIGHT, FIRST, LOCAL, OFFLINE, SILENT
 from tests.bench.status import PYTHON
 from tests.bench.variants import BARE, BARE_OTEL, BARE_SYNC
 
 FLAT: Final = 1.5
-"""Growth that still counts as flat: a random entry of a million lies in no cache of the processor."""
+"""The limit of growth that counts as constant: a random entry of a million is in no cache of the processor."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One line. `met` is `None` for what this run does not measure."""
+    """A goal and its result. `met` is `None` if this run does not measure it."""
 
     what: str
     limit: str
@@ -31,7 +31,7 @@ class Goal:
 
 
 def goals(run: Run) -> list[Goal]:
-    """Return every goal, in the design's order."""
+    """Return every goal, in a fixed order."""
     measured = (_live, _hits, _circuit, _growth, _sharing, _sessions, _status)
     return [*(goal for part in measured for goal in part(run)), *_elsewhere()]
 
@@ -58,7 +58,7 @@ def _circuit(run: Run) -> Iterator[Goal]:
     yield _within("closed breaker, net", run.breaker.policy, 1)
     for face in ("aio", "sync"):
         for span in ("on", "off"):
-            yield _within(f"{face} call on an open circuit, span {span}", run[f"{face} open, span {span}"], 100)
+            yield _within(f"{face} open circuit, span {span}", run[f"{face} open circuit, span {span}"], 100)
 
 
 def _growth(run: Run) -> Iterator[Goal]:
@@ -69,7 +69,7 @@ def _growth(run: Run) -> Iterator[Goal]:
 
 
 def _sharing(run: Run) -> Iterator[Goal]:
-    calls, extra = run.sharing.chain_calls, median(run.sharing.chain_ms) - median(run.sharing.one_ms)
+    calls, extra = run.shared_calls.chain_calls, median(run.shared_calls.chain_ms) - median(run.shared_calls.one_ms)
     measured = f"{max(calls)} at the server; {extra:+.1f} ms on one bare call"
     yield Goal("calls of 100 identical misses at once", "1", measured, max(calls) == 1)
 
@@ -79,7 +79,7 @@ def _sessions(run: Run) -> Iterator[Goal]:
     yield _at_most(f"{EIGHT}, against one bare call", rows[EIGHT], rows[BARE_SLOW], 1.3)
     yield _within(SILENT, rows[SILENT], 5_000)
     yield _beyond(f"{FIRST}, over local alone", rows[FIRST], rows[LOCAL], 20)
-    yield _beyond(f"{AWAY}, over local alone", rows[AWAY], rows[LOCAL], 1)
+    yield _beyond(f"{OFFLINE}, over local alone", rows[OFFLINE], rows[LOCAL], 1)
 
 
 def _status(run: Run) -> Iterator[Goal]:

@@ -1,8 +1,8 @@
-"""Whether a hit costs more where more is kept: 10^2 to 10^6 entries of one peer, and 1 to 10^3 peers of one entry.
+"""Measures a cache hit at different sizes: 10^2 to 10^6 entries of one peer, and 1 to 10^3 peers of one entry.
 
-A hit here is the chain without span and call object, from the request to the tagged outcome, of a random entry of all.
-What the call object and the loop add is the same for every size, so through a stub the growth is smaller. The bound
-of bytes is raised for this; entries are put in by the cache's own door, as fast as a peer never could.
+A hit here is the chain without span and call object, from the request to the tagged outcome, for a random entry. The
+call object and the loop add the same at every size, so the growth through a stub is smaller. The size limit of the
+cache is raised, and entries are inserted directly.
 """
 
 import random
@@ -36,8 +36,8 @@ _LIST = VERB_BY_NAME["list"]
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Whose calls they are, and the chain that answers them."""
+class CachedPeer:
+    """A peer's identity for calls, and its chain."""
 
     name: str
     grant_id: str
@@ -46,8 +46,8 @@ class Asker:
 
 
 @dataclass
-class Shelved:
-    """One size: so many peers with so many entries each. `fill_us` is what keeping one entry took."""
+class FilledCache:
+    """A cache with `peers` peers of `entries` entries each. `fill_us` is the CPU time of one insertion."""
 
     peers: int
     entries: int
@@ -56,22 +56,22 @@ class Shelved:
 
     def __post_init__(self) -> None:
         self._cache: ResponseCache[Flight] = ResponseCache(SYSTEM_CLOCK, ttl_s=_LONG_S, max_bytes=1 << 36)
-        self._askers = [self._asker(number) for number in range(self.peers)]
+        self._cached_peers = [self._cached_peer(number) for number in range(self.peers)]
         begun = time.process_time()
         for number in range(self.peers):
             self._fill(number)
         self.fill_us = (time.process_time() - begun) * 1e6 / (self.peers * self.entries)
 
     def measure(self, calls: int) -> None:
-        """Run one block of hits of random entries of random peers."""
-        questions = [(random.choice(self._askers), _request(random.randrange(self.entries))) for _ in range(calls)]
+        """Measure one block of hits on random entries of random peers."""
+        pairs = [(random.choice(self._cached_peers), _request(random.randrange(self.entries))) for _ in range(calls)]
         now, took, cpu = time.perf_counter_ns, [], time.process_time()
-        for asker, request in questions:
+        for peer, request in pairs:
             begun = now()
             outcome = None
             try:
-                call = new_call(_LIST, asker, request, None, None, now=0.0, default_s=inf)
-                next(asker.proceed(call))
+                call = new_call(_LIST, peer, request, None, None, now=0.0, default_s=inf)
+                next(peer.proceed(call))
             except StopIteration as end:
                 outcome = end.value
             took.append(now() - begun)
@@ -79,7 +79,7 @@ class Shelved:
             assert outcome.cached
         self.samples.add(took, time.process_time() - cpu)
 
-    def _asker(self, number: int) -> Asker:
+    def _cached_peer(self, number: int) -> CachedPeer:
         breaking = BreakingInterceptor(CircuitBreaker(CircuitConfig()), PeerHealth(SYSTEM_CLOCK), SYSTEM_CLOCK)
         chain = build_chain(
             tagging=TaggingInterceptor(f"peer-{number}"),
@@ -87,7 +87,7 @@ class Shelved:
             breaking=breaking,
             propagation=PropagationInterceptor(lambda: self._cache.instance_id),
         )
-        return Asker(f"peer-{number}", f"grant-{number}", "ada", compose(chain))
+        return CachedPeer(f"peer-{number}", f"grant-{number}", "ada", compose(chain))
 
     def _fill(self, number: int) -> None:
         partition, grant_id = self._cache.partition(f"peer-{number}"), f"grant-{number}"
@@ -100,17 +100,17 @@ class Shelved:
 
 
 class Growth:
-    """Every size at once, so that each round sees all of them under the same load."""
+    """All sizes, so that each round measures all of them under the same load."""
 
     def __init__(self, powers_of_entries: int, powers_of_peers: int) -> None:
-        self.by_entries = [Shelved(1, 10**power) for power in range(2, powers_of_entries + 1)]
-        self.by_peers = [Shelved(10**power, 1) for power in range(powers_of_peers + 1)]
+        self.by_entries = [FilledCache(1, 10**power) for power in range(2, powers_of_entries + 1)]
+        self.by_peers = [FilledCache(10**power, 1) for power in range(powers_of_peers + 1)]
 
     def round(self, calls: int) -> None:
         """Measure every size, in random order."""
         sizes = [*self.by_entries, *self.by_peers]
-        for shelved in random.sample(sizes, len(sizes)):
-            shelved.measure(calls)
+        for size in random.sample(sizes, len(sizes)):
+            size.measure(calls)
 
 
 def _request(number: int) -> pb.ListRequest:

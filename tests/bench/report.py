@@ -1,4 +1,4 @@
-"""A run as tables for people, and as JSON for machines."""
+"""Renders a run as tables and as JSON."""
 
 import importlib.metadata
 import os
@@ -9,12 +9,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.crowd import FIGURES
 from tests.bench.goals import Goal, goals
+from tests.bench.many_peers import FIGURES
 from tests.bench.run import Run
 from tests.bench.samples import Samples, Spread
 from tests.bench.sessions import BARE_SLOW
-from tests.bench.sharing import ASKERS
+from tests.bench.shared_calls import CALLERS
 from tests.bench.status import PYTHON
 
 _PACKAGES: Final = (
@@ -24,11 +24,11 @@ _PACKAGES: Final = (
     "opentelemetry-instrumentation-grpc",
     "cachetools",
 )
-_VERDICT: Final = {True: "[green]met[/]", False: "[red]missed[/]", None: "[dim]not measured[/]"}
+_RESULT: Final = {True: "[green]met[/]", False: "[red]missed[/]", None: "[dim]not measured[/]"}
 
 
 def machine() -> dict[str, Any]:
-    """Return what a reader needs to know of where this ran."""
+    """Return a description of the machine and the package versions."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "cores": os.cpu_count(),
@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 
 def show(run: Run, console: Console) -> None:
-    """Print every table."""
+    """Print all tables."""
     about = machine()
     console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False, soft_wrap=True)
     plan = run.plan
@@ -49,7 +49,7 @@ def show(run: Run, console: Console) -> None:
         f"in {run.took_s:.0f} s",
         highlight=False,
     )
-    for table in (_calls(run), _parts(run), _sizes(run), _sessions(run), _crowd(run), _goals(run)):
+    for table in (_calls(run), _parts(run), _sizes(run), _sessions(run), _many_peers(run), _goals(run)):
         console.print(table)
 
 
@@ -62,13 +62,13 @@ def as_json(run: Run) -> dict[str, Any]:
         "rounds": run.plan.rounds,
         "took_s": round(run.took_s, 1),
         "variants": rows,
-        "closed_breaker": {"policy_us": run.breaker.policy.wall_us, "member_us": run.breaker.member.wall_us},
-        "sharing": vars(run.sharing),
+        "closed_breaker": {"policy_us": run.breaker.policy.wall_us, "member_us": run.breaker.interceptor.wall_us},
+        "sharing": vars(run.shared_calls),
         "growth": [
             {"peers": s.peers, "entries": s.entries, "fill_us": s.fill_us, "hit_us": s.samples.wall_us} for s in sizes
         ],
         "sessions": {name: _figures(row, run.sessions.rows[BARE_SLOW]) for name, row in run.sessions.rows.items()},
-        "crowd": {"peers": run.crowd.peers, "rounds": run.crowd.rounds},
+        "crowd": {"peers": run.many_peers.peers, "rounds": run.many_peers.rounds},
         "status": {name: _figures(row, run.status.rows[PYTHON]) for name, row in run.status.rows.items()},
         "goals": [vars(goal) for goal in goals(run)],
     }
@@ -110,16 +110,16 @@ def _parts(run: Run) -> Table:
     table.add_column("best", justify="right")
     table.add_column("spread", justify="right")
     for name, samples in (
-        ("closed breaker, net: policy", run.breaker.policy),
-        ("closed breaker, net: member of the chain", run.breaker.member),
+        ("closed breaker, net: the policy", run.breaker.policy),
+        ("closed breaker, net: the interceptor", run.breaker.interceptor),
     ):
         spread = Spread.of(samples.wall_us)
         table.add_row(name, f"{spread.middle:.2f} us", f"{samples.best_us:.2f} us", _range(spread, "us"))
-    sharing = run.sharing
+    shared_calls = run.shared_calls
     for name, values in (
-        ("one bare call", sharing.one_ms),
-        (f"{ASKERS} bare calls at once, {_seen(sharing.bare_calls)} at the server", sharing.bare_ms),
-        (f"{ASKERS} through the chain, {_seen(sharing.chain_calls)} at the server", sharing.chain_ms),
+        ("one bare call", shared_calls.one_ms),
+        (f"{CALLERS} bare calls at once, {_seen(shared_calls.bare_calls)} at the server", shared_calls.bare_ms),
+        (f"{CALLERS} through the chain, {_seen(shared_calls.chain_calls)} at the server", shared_calls.chain_ms),
     ):
         spread = Spread.of(values)
         table.add_row(name, f"{spread.middle:.1f} ms", f"{min(values):.1f} ms", _range(spread, "ms"))
@@ -132,8 +132,8 @@ def _parts(run: Run) -> Table:
 
 
 def _sizes(run: Run) -> Table:
-    table = Table(title="Growth: a hit through the chain (no span, no call object), and what keeping an entry took")
-    for heading in ("peers", "entries each", "hit p50 us", "best us", "x smallest", "keep CPU us"):
+    table = Table(title="Growth: a hit through the chain (no span, no call object), and the insertion of an entry")
+    for heading in ("peers", "entries each", "hit p50 us", "best us", "x smallest", "insert CPU us"):
         table.add_column(heading, justify="right")
     for sizes in (run.growth.by_entries, run.growth.by_peers):
         for size in sizes:
@@ -160,23 +160,23 @@ def _sessions(run: Run) -> Table:
     return table
 
 
-def _crowd(run: Run) -> Table:
-    crowd = run.crowd
-    table = Table(title=f"{crowd.peers} peers, half of them dead; each round in a new process")
+def _many_peers(run: Run) -> Table:
+    many_peers = run.many_peers
+    table = Table(title=f"{many_peers.peers} peers, half of them dead; each round in a new process")
     for heading in ("", "median", "least", "most"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, what in FIGURES.items():
-        values = [each[name] for each in crowd.rounds]
-        table.add_row(what, *(f"{value:,.0f}" for value in (crowd.middle(name), min(values), max(values))))
+        values = [each[name] for each in many_peers.rounds]
+        table.add_row(what, *(f"{value:,.0f}" for value in (many_peers.middle(name), min(values), max(values))))
     return table
 
 
 def _goals(run: Run) -> Table:
-    table = Table(title="Goals: ratios and differences judged by the median over rounds, times by the best round")
+    table = Table(title="Goals: ratios and differences by the median over rounds, times by the best round")
     for heading in ("goal", "limit", "measured", "", "off by"):
         table.add_column(heading)
     for goal in goals(run):
-        table.add_row(goal.what, goal.limit, goal.measured, _VERDICT[goal.met], _off(goal))
+        table.add_row(goal.what, goal.limit, goal.measured, _RESULT[goal.met], _off(goal))
     return table
 
 

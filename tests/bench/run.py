@@ -1,4 +1,4 @@
-"""One interleaved run: in every round each variant has its block, in random order, so that all see the same machine."""
+"""One interleaved run: each round has one block of each variant, in random order, so that all share the same load."""
 
 import gc
 import random
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.bench.breaker import ClosedBreaker
-from tests.bench.crowd import CROWD, Crowd
+from tests.bench.clients import Clients
 from tests.bench.growth import Growth
+from tests.bench.many_peers import PEERS, ManyPeers
 from tests.bench.samples import Samples
 from tests.bench.sessions import SessionTimes
-from tests.bench.sharing import Sharing
+from tests.bench.shared_calls import SharedCalls
 from tests.bench.status import StatusTimes
-from tests.bench.variants import Calls, Variant, VoidError, variants
-from tests.bench.world import World
+from tests.bench.variants import BlockSizes, InvalidBlockError, Variant, variants
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured. The powers are of ten: the largest numbers of entries and of peers."""
+    """How much is measured. `entries` and `peers` are powers of ten: the largest sizes."""
 
     rounds: int
-    calls: Calls
+    calls: BlockSizes
     loops: int
     growth_rounds: int
     growth_calls: int
@@ -32,15 +32,15 @@ class Plan:
     peers: int
     session_rounds: int
     session_calls: int
-    crowd_rounds: int
-    crowd_peers: int
+    many_peers_rounds: int
+    many_peers_count: int
     status_rounds: int
     status_peers: int
 
 
 DEFAULT: Final = Plan(
     rounds=30,
-    calls=Calls(live=100, quick=400),
+    calls=BlockSizes(live=100, quick=400),
     loops=2_000,
     growth_rounds=30,
     growth_calls=400,
@@ -48,14 +48,14 @@ DEFAULT: Final = Plan(
     peers=3,
     session_rounds=30,
     session_calls=10,
-    crowd_rounds=5,
-    crowd_peers=CROWD,
+    many_peers_rounds=5,
+    many_peers_count=PEERS,
     status_rounds=10,
     status_peers=1_000,
 )
 QUICK: Final = Plan(
     rounds=3,
-    calls=Calls(live=20, quick=50),
+    calls=BlockSizes(live=20, quick=50),
     loops=200,
     growth_rounds=3,
     growth_calls=50,
@@ -63,8 +63,8 @@ QUICK: Final = Plan(
     peers=2,
     session_rounds=3,
     session_calls=3,
-    crowd_rounds=1,
-    crowd_peers=20,
+    many_peers_rounds=1,
+    many_peers_count=20,
     status_rounds=1,
     status_peers=20,
 )
@@ -72,15 +72,15 @@ QUICK: Final = Plan(
 
 @dataclass(frozen=True)
 class Run:
-    """What was measured."""
+    """The results of a run."""
 
     plan: Plan
     rows: dict[str, tuple[Variant, Samples]]
     breaker: ClosedBreaker
-    sharing: Sharing
+    shared_calls: SharedCalls
     growth: Growth
     sessions: SessionTimes
-    crowd: Crowd
+    many_peers: ManyPeers
     status: StatusTimes
     took_s: float
 
@@ -89,17 +89,17 @@ class Run:
 
 
 def measure(plan: Plan, progress: Callable[[str, int, int], None]) -> Run:
-    """Do a whole run. `progress` is told the part, how far it is, and how far it goes."""
+    """Make a complete run. `progress` is called with the part, the completed rounds and their total."""
     begun = time.monotonic()
     rows = {variant.name: (variant, Samples()) for variant in variants(plan.calls)}
-    breaker, sharing = ClosedBreaker(plan.loops), Sharing()
-    with World.open() as world:
+    breaker, shared_calls = ClosedBreaker(plan.loops), SharedCalls()
+    with Clients.open() as clients:
         for variant, _ in rows.values():
-            with suppress(VoidError):
-                variant.measure(world, Samples())
+            with suppress(InvalidBlockError):
+                variant.measure(clients, Samples())
         for number in range(plan.rounds):
             progress("calls", number, plan.rounds)
-            _round(world, list(rows.values()), breaker, sharing)
+            _round(clients, list(rows.values()), breaker, shared_calls)
         progress("calls", plan.rounds, plan.rounds)
     progress("filling", 0, plan.growth_rounds)
     growth = Growth(plan.entries, plan.peers)
@@ -108,9 +108,9 @@ def measure(plan: Plan, progress: Callable[[str, int, int], None]) -> Run:
         progress("growth", number, plan.growth_rounds)
         growth.round(plan.growth_calls)
     progress("growth", plan.growth_rounds, plan.growth_rounds)
-    sessions, crowd = _sessions(plan, progress), _crowd(plan, progress)
+    sessions, many_peers = _sessions(plan, progress), _many_peers(plan, progress)
     status = _status(plan, progress)
-    return Run(plan, rows, breaker, sharing, growth, sessions, crowd, status, time.monotonic() - begun)
+    return Run(plan, rows, breaker, shared_calls, growth, sessions, many_peers, status, time.monotonic() - begun)
 
 
 def _sessions(plan: Plan, progress: Callable[[str, int, int], None]) -> SessionTimes:
@@ -123,13 +123,13 @@ def _sessions(plan: Plan, progress: Callable[[str, int, int], None]) -> SessionT
     return sessions
 
 
-def _crowd(plan: Plan, progress: Callable[[str, int, int], None]) -> Crowd:
-    progress("crowd", 0, plan.crowd_rounds)
-    crowd = Crowd(plan.crowd_peers)
-    for number in range(plan.crowd_rounds):
-        crowd.round()
-        progress("crowd", number + 1, plan.crowd_rounds)
-    return crowd
+def _many_peers(plan: Plan, progress: Callable[[str, int, int], None]) -> ManyPeers:
+    progress("many peers", 0, plan.many_peers_rounds)
+    many_peers = ManyPeers(plan.many_peers_count)
+    for number in range(plan.many_peers_rounds):
+        many_peers.round()
+        progress("many peers", number + 1, plan.many_peers_rounds)
+    return many_peers
 
 
 def _status(plan: Plan, progress: Callable[[str, int, int], None]) -> StatusTimes:
@@ -141,9 +141,11 @@ def _status(plan: Plan, progress: Callable[[str, int, int], None]) -> StatusTime
     return status
 
 
-def _round(world: World, rows: list[tuple[Variant, Samples]], breaker: ClosedBreaker, sharing: Sharing) -> None:
+def _round(
+    clients: Clients, rows: list[tuple[Variant, Samples]], breaker: ClosedBreaker, shared_calls: SharedCalls
+) -> None:
     for variant, samples in random.sample(rows, len(rows)):
         gc.collect()
-        variant.measure(world, samples)
+        variant.measure(clients, samples)
     breaker.round()
-    sharing.round(world)
+    shared_calls.round(clients)

@@ -1,9 +1,9 @@
-"""The peer that is asked: a lean aio server in a process of its own that gives everybody the same 20 rows.
+"""The benchmark's peer: a lean aio server, run as a separate process, that answers every call with the same 20 rows.
 
-It reads its certificate, key and trust bundle from stdin as one line of JSON, prints its port, and ends with stdin.
-The answer is made once, so that what is measured is the client; it carries a lease and a `traceresponse`, as a
-gateway's does. `Get` takes `SLOW_S`, and `Capabilities` tells how many `Get` calls there were. `List` takes no time,
-or what `delay_s` beside the certificate says.
+It reads its certificate, key and trust bundle from stdin as one line of JSON, prints its port, and ends when stdin is
+closed. The answer is serialized once, so that the client is measured; it has a lease and a `traceresponse`, as a
+gateway's answer does. `Get` takes `SLOW_S`, and `Capabilities` returns the number of `Get` calls. `List` answers
+immediately, or after the `delay_s` given with the certificate.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _TRAILING: Final = ((LEASE_MS, "30000"), (TRACERESPONSE, "00-" + "ab" * 16 + "-"
 
 
 def rows(count: int) -> list[pb.Row]:
-    """Rows such as the demo has: a JSON text of a hundred characters, and two instants."""
+    """Rows like those of the demo: a JSON text of a hundred characters and two timestamps."""
     data = json.dumps({"title": "Write the quarterly report", "status": "open", "priority": 2, "notes": "x" * 32})
     at = Timestamp(seconds=1_800_000_000, nanos=123_456_000)
     return [
@@ -36,7 +36,7 @@ def rows(count: int) -> list[pb.Row]:
 
 
 class Peer(grpc.GenericRpcHandler):
-    """The federation service on bytes."""
+    """The federation service, on serialized messages."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.gets, self._delay_s = 0, delay_s
@@ -69,7 +69,7 @@ class Peer(grpc.GenericRpcHandler):
         return pb.CapabilitiesResponse(max_rows_per_query=self.gets).SerializeToString()
 
     async def watch(self, requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
-        """Arm at once, and answer each heartbeat."""
+        """Arm immediately, and answer each heartbeat."""
         number = 0
         async for raw in requests:
             number += 1

@@ -1,7 +1,7 @@
-"""How long `mosaic federation status` takes from the start of its process to its end, with one peer and with many.
+"""Measures `mosaic federation status` from the start of its process to its end, with one peer and with many.
 
-The peers are enrolled and never answer: what is measured is the command and the gateway's reply. The other side is the
-start of Python itself, `python -c pass`, of the same round.
+The peers are enrolled and never answer, so the command and the gateway's reply are measured. The base is the start of
+Python itself, `python -c pass`, in the same round.
 """
 
 import asyncio
@@ -22,23 +22,24 @@ from federation.pki.sealing import Sealer
 from federation.store.database import Database
 from federation.store.peers import PeerRecord, PeerStore
 from tests.bench.samples import Samples
+from tests.support.peer_records import peer_record
 from tests.support.pki import Pki
 
 ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = "python -c pass"
 STATUS: Final = "status"
-NOWHERE: Final = "127.0.0.1:9"
+UNUSED_ADDRESS: Final = "127.0.0.1:9"
 
 
 class StatusTimes:
-    """Two gateways in processes of their own, and the times of the command against each. Use it as a context."""
+    """Two gateways in separate processes, and the times of the command against each. A context manager."""
 
     def __init__(self, peers: int) -> None:
         self.peers = peers
         self.many = f"{STATUS}, {peers:,} peers"
         self.one = f"{STATUS}, 1 peer"
         self.rows = {name: Samples() for name in (PYTHON, self.one, self.many)}
-        self._held = ExitStack()
+        self._stack = ExitStack()
         self._directories: dict[str, Path] = {}
 
     def __enter__(self) -> Self:
@@ -48,27 +49,27 @@ class StatusTimes:
                 directory = self._directories[name] = root / str(peers)
                 asyncio.run(_enroll(directory, peers))
                 stack.enter_context(_serving(directory))
-            self._held = stack.pop_all()
+            self._stack = stack.pop_all()
         for name in self.rows:
             self._time(name)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        self._stack.close()
 
     def round(self) -> None:
-        """Run each once, in random order."""
+        """Measure each variant once, in random order."""
         for name in random.sample(list(self.rows), len(self.rows)):
             took_ns, cpu_s = self._time(name)
             self.rows[name].add([took_ns], cpu_s)
 
     def _time(self, name: str) -> tuple[int, float]:
-        words = ["-c", "pass"]
+        arguments = ["-c", "pass"]
         if name in self._directories:
-            words = ["-m", "mosaic_cli", "federation", "status", "--gateway", str(self._directories[name])]
+            arguments = ["-m", "mosaic_cli", "federation", "status", "--gateway", str(self._directories[name])]
         cpu = _children_s()
         begun = time.perf_counter_ns()
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
         took_ns = time.perf_counter_ns() - begun
         if name == self.many:
             assert f"{self.peers:,} peers: {self.peers} not seen" in done.stdout
@@ -81,7 +82,7 @@ def _children_s() -> float:
 
 
 async def _enroll(directory: Path, peers: int) -> None:
-    """Found a gateway that has enrolled at so many others, each with a certificate of its own."""
+    """Create a gateway with `peers` enrollments, each with its own certificate."""
     free = "127.0.0.1:0"
     await init_gateway(GatewayConfig(directory=directory, name="home.example", listen=free, enroll=free))
     settings = directory / "gateway.toml"
@@ -97,20 +98,7 @@ async def _enroll(directory: Path, peers: int) -> None:
 
 def _record(pki: Pki, number: int) -> PeerRecord:
     name, grant_id = f"peer-{number}.example", f"{number:08x}-0000-4000-8000-000000000000"
-    leaf = pki.client(grant_id, "ada")
-    return PeerRecord(
-        id=f"peer-{number}",
-        name=name,
-        user="ada",
-        gateway=name,
-        endpoint=NOWHERE,
-        grant_id=grant_id,
-        subject="ada",
-        certificate_pem=leaf.certificate_pem,
-        key_pem=leaf.key_pem,
-        trust_bundle=pki.trust_bundle,
-        created_at_us=0,
-    )
+    return peer_record(pki.client(grant_id), pki.trust_bundle, UNUSED_ADDRESS, name=name, grant_id=grant_id)
 
 
 @contextmanager

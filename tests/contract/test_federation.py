@@ -44,11 +44,11 @@ FORKED = textwrap.dedent(
     from federation.store.peers import PeerRecord
     from federation.v1 import federation_pb2 as pb
     from federation.v1.federation_pb2_grpc import FederationServiceStub
-    from tests.support.federations import home_of, sync_channel_of
+    from tests.support.federations import shared_runtime, sync_channel_of
 
     record = PeerRecord(**eval(sys.stdin.read()))
     request = pb.ListRequest(resource="tasks")
-    with home_of(Path(sys.argv[1]), record) as home:
+    with shared_runtime(Path(sys.argv[1]), record) as home:
         stub = FederationServiceStub(sync_channel_of(home))
         stub.List(request)
         before = home.cache.instance_id

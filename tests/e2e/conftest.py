@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: `home` and `work` are whole gateways."""
+"""Fixtures of the end-to-end tests: `home` and `work` are complete gateways."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from tests.support.gateway_pair import Running
 
 @pytest.fixture
 def home(home_gateway: Running) -> Running:
-    """The gateway that asks."""
+    """The asking gateway."""
     return home_gateway
 
 
 @pytest.fixture
 def work(work_gateway: Running) -> Running:
-    """The gateway that is asked."""
+    """The serving gateway."""
     return work_gateway

@@ -13,8 +13,8 @@ from federation.client.watch.events import EventHandler
 from federation.client.watch.policy import EventRate
 from federation.server.watch.subscriptions import Watcher
 from federation.v1 import federation_pb2 as pb
-from tests.interleaving.granting_side import Answer, Taken
-from tests.interleaving.snapshot import Names
+from tests.interleaving.granting_side import Answer, RunningRevocation
+from tests.interleaving.snapshot import CanonicalNames
 from tests.support.clock import ManualClock
 from tests.support.manual_driver import ManualChain, ManualDriver, ScriptedSink, Wire, ids, make_call
 
@@ -29,7 +29,7 @@ class BlockingDriver(ManualDriver):
         self.late: list[Callable[[], object]] = []
 
     def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Keep what shall be done until no call blocks."""
+        """Defer the function until no call blocks."""
 
         def call() -> None:
             if any(wire.open for wire in self.wires):
@@ -40,14 +40,14 @@ class BlockingDriver(ManualDriver):
         return call
 
     def wake(self) -> None:
-        """Do what was kept."""
+        """Call the deferred functions."""
         while self.late and not any(wire.open for wire in self.wires):
             self.late.pop(0)()
 
 
 @dataclass
 class Stream:
-    """A watch stream: its end at B, what is on its way to A, and which acknowledgements are on their way to B."""
+    """A watch stream: B's watcher, the events on their way to A, and the acknowledgements on their way to B."""
 
     watcher: Watcher
     version: int
@@ -57,15 +57,15 @@ class Stream:
     """Each with the version of the rows when it was sent."""
     acks: list[pb.WatchAck] = field(default_factory=list)
     lost: bool = False
-    """A has noticed that it is gone; B has not."""
+    """A has noticed the loss of the stream; B has not."""
 
     @property
     def is_arming(self) -> bool:
-        """Whether A has not heard yet that it is armed."""
+        """Whether the armed event has not reached A."""
         return bool(self.events) and self.events[0][0].WhichOneof("kind") == "armed"
 
     def digest(self, known: int) -> Hashable:
-        """What is on its way. Of an acknowledgement only what it acknowledges counts, not under which number."""
+        """The messages on their way. Of an acknowledgement, only the event type counts, not the event id."""
         words = tuple((event.WhichOneof("kind"), version - known) for event, version in self.events)
         acks = tuple(self.watcher._unacked[ack.event_id].event_type.value for ack in self.acks)
         at = (self.version - known, self.scope) if self.is_arming else ()
@@ -82,13 +82,13 @@ class Caller:
     detach: bool = False
     run: FlowRunner | None = None
     version_known: int = 0
-    receipts: list[Taken] = field(default_factory=list)
-    """What had been taken back, with its receipt due, when the call began."""
+    receipts: list[RunningRevocation] = field(default_factory=list)
+    """The revocations that were effective when the call began."""
     judged: bool = False
 
 
-class Side:
-    """One cache object, or a second peer's part of it, with its own watch."""
+class AskingSide:
+    """One cache, or a second peer's partition of it, with its own watch."""
 
     def __init__(
         self,
@@ -117,13 +117,13 @@ class Side:
         self.arming: Outcome | None = None
         """A refusal of the watch on its way to A."""
         self.version = 0
-        """The newest version of the rows that A was told of, or that was there when its watch was armed."""
+        """The newest version of the rows in an event to A, or when its watch was armed."""
         self.scope = 0
-        """The scope that A was told of."""
+        """The scope in the newest event to A."""
         self.kept_scope = 0
-        """The scope under which everything was answered that may be kept."""
+        """The scope of every answer that may be cached."""
         self.owes = False
-        """Whether B may await an acknowledgement: the watch stood, and was never told of a revocation."""
+        """Whether B may await an acknowledgement: the watch was armed, and has sent no revocation."""
         self.handler = handler(
             grant, self.partition, revoke=self.sink.on_revoked, fail=self._fail, rate=EventRate(1_000_000)
         )
@@ -141,7 +141,7 @@ class Side:
         self.sent += [self.time.monotonic_s] * (len(self.wires) - len(self.sent))
 
     def hear(self) -> None:
-        """Act on the next event of the stream, and acknowledge it on that stream."""
+        """Handle the next event of the stream, and acknowledge it."""
         assert self.stream is not None
         stream = self.stream
         event, version = stream.events.pop(0)
@@ -159,7 +159,7 @@ class Side:
             stream.acks.append(ack)
 
     def hear_refusal(self) -> None:
-        """Hear that the watch is refused: the chain's own way with the peer's refusals."""
+        """Handle a refused watch, by the chain's handling of refusals."""
         run = self.chain.start(make_call("watch", b"", resource="", grant_id=self.grant))
         assert self.arming is not None
         self.driver.wires[-1].answer(self.arming)
@@ -168,7 +168,7 @@ class Side:
         self.arming, self.owes = None, False
 
     def rotate(self) -> None:
-        """Take another certificate."""
+        """Replace the certificate."""
         self.partition.flush(InvalidationReason.ROTATION)
 
     def _fail(self) -> int:
@@ -180,11 +180,11 @@ class Side:
 
     @property
     def wires(self) -> list[Wire]:
-        """Every call that left."""
+        """Every sent call."""
         return self.driver.wires
 
     def kept(self) -> Iterator[Answer]:
-        """What a look-up at this moment could find."""
+        """The cached answers that a lookup could find now."""
         clock = self.time
         for bucket in self.partition._buckets():
             for entry in bucket._entries.values():
@@ -192,11 +192,11 @@ class Side:
                     [text] = ids(Outcome(grpc.StatusCode.OK, entry.body))
                     yield Answer.read(text)
 
-    def digest(self, names: Names, known: int) -> Hashable:
-        """Everything of the cache and its watch that bears on the future. Who knows of the end has nothing to lose."""
-        told = () if self.sink.refusal is not None else (self.version - known, self.scope, self.kept_scope)
+    def digest(self, names: CanonicalNames, known: int) -> Hashable:
+        """The state of the cache and its watch that decides on later events."""
+        known_of_rows = () if self.sink.refusal is not None else (self.version - known, self.scope, self.kept_scope)
         return (
-            (told, self.owes, self.arming is not None),
+            (known_of_rows, self.owes, self.arming is not None),
             tuple((grant.revoked, names.buckets(grant.buckets)) for grant in self.partition._grants.values()),
             len(self.driver.late) if isinstance(self.driver, BlockingDriver) else 0,
             self.stream and self.stream.digest(known),
@@ -204,7 +204,7 @@ class Side:
         )
 
     def versions(self) -> Iterator[int]:
-        """The versions of the rows that this side, its watch and what it keeps speak of."""
+        """The versions of the rows in this side, its watch and its entries."""
         if self.sink.refusal is None:
             yield self.version
         for bucket in self.partition._buckets():
@@ -217,5 +217,5 @@ class Side:
 
     @property
     def passed_s(self) -> float:
-        """How much time has passed on its clock."""
+        """The elapsed time on its clock."""
         return self.time.monotonic_s - self._start_s

@@ -1,4 +1,4 @@
-"""Records the calls of callers on one clock: when each look-up began and how it ended."""
+"""Records the calls of callers on one clock: their begin, end and result."""
 
 import asyncio
 import time
@@ -15,8 +15,8 @@ from federation.wire.metadata import CACHED
 from federation.wire.status import error_detail_of
 
 
-class Seen(NamedTuple):
-    """One call: monotonic seconds of its beginning and end; `reason` is empty where rows came."""
+class CallRecord(NamedTuple):
+    """One call: monotonic seconds of begin and end; `reason` is empty if rows were returned."""
 
     began: float
     ended: float
@@ -25,16 +25,16 @@ class Seen(NamedTuple):
 
 
 def effective_at(receipt: Receipt) -> float:
-    """The instant of a receipt on the monotonic clock."""
+    """The effective time of a receipt on the monotonic clock."""
     assert receipt.effective_at_us is not None
     return receipt.effective_at_us / 1e6 - (time.time() - time.monotonic())
 
 
 @dataclass
-class History:
-    """The calls of one peer's callers until they are told to stop."""
+class CallLog:
+    """The calls of one peer's callers until `stopped` is set."""
 
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[CallRecord] = field(default_factory=list)
     stopped: bool = False
 
     async def listing(self, stub: Any, requests: Callable[[], pb.ListRequest]) -> None:
@@ -47,7 +47,7 @@ class History:
                 cached, reason = (await call.trailing_metadata())[CACHED] == "true", ""
             except grpc.RpcError as error:
                 cached, reason = False, error_detail_of(error).reason or "?"
-            self.seen.append(Seen(began, time.monotonic(), cached, reason))
+            self.seen.append(CallRecord(began, time.monotonic(), cached, reason))
             await asyncio.sleep(0.001 if reason else 0)
 
     def listing_in_thread(self, stub: Any, requests: Callable[[], pb.ListRequest]) -> None:
@@ -61,13 +61,13 @@ class History:
                 cached, reason = False, error_detail_of(error).reason or "?"
             except Cancelled:
                 return
-            self.seen.append(Seen(began, time.monotonic(), cached, reason))
+            self.seen.append(CallRecord(began, time.monotonic(), cached, reason))
             time.sleep(0.001)  # the callers of one process share one interpreter
 
-    def served_after(self, instant: float) -> list[Seen]:
-        """The calls that brought rows though they began at or after an instant."""
+    def served_after(self, instant: float) -> list[CallRecord]:
+        """The calls that began at or after an instant and returned rows."""
         return [seen for seen in self.seen if not seen.reason and seen.began >= instant]
 
     def hits_before(self, instant: float) -> int:
-        """How many calls were answered from the cache before an instant."""
+        """The number of cache hits that began before an instant."""
         return sum(seen.cached and seen.began < instant for seen in self.seen)

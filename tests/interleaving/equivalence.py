@@ -4,9 +4,9 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from tests.interleaving.asking_side import Caller, Side
-from tests.interleaving.granting_side import Answer, GrantingGateway, Taken
-from tests.interleaving.snapshot import Names
+from tests.interleaving.asking_side import AskingSide, Caller
+from tests.interleaving.granting_side import Answer, GrantingGateway, RunningRevocation
+from tests.interleaving.snapshot import CanonicalNames
 
 B_ALONE = ("admit", "finish", "change", "begin", "go", "ack", "acked", "drop", "arm", "cut")
 """Events that touch no cache of A."""
@@ -18,20 +18,20 @@ APART = frozenset(
     + [("change", b) for b in ("ack", "acked", "drop", "cut")]
     + [("cut", b) for b in ("go", "acked", "drop")]
 )
-"""Events that do not touch each other, whichever comes first."""
+"""Pairs of events that commute."""
 DELIVERING = {"call", "receive"}
 
 
-class Alike:
-    """The part of a `ProtocolWorld` that compares it with others."""
+class ComparableWorld:
+    """The part of a `ProtocolWorld` that compares it with other worlds."""
 
     protocol: Any
     grantor: GrantingGateway
-    sides: list[Side]
+    sides: list[AskingSide]
     callers: list[Caller]
     replies: dict[tuple[int, int], Any]
     admitted: set[tuple[int, int]]
-    connected: frozenset[Side]
+    connected: frozenset[AskingSide]
     ticks: int
     cuts: int
     arms: int
@@ -43,7 +43,7 @@ class Alike:
     def _name(at: tuple[int, int]) -> int:
         return at[0] * 1_000 + at[1]
 
-    def _effective(self) -> list[Taken]:
+    def _effective(self) -> list[RunningRevocation]:
         return [taken for taken in self.grantor.taken if taken.effective]
 
     def _may_begin(self) -> bool:
@@ -53,9 +53,9 @@ class Alike:
         return bool(self.protocol.crash) and not self.crashed
 
     def digest(self) -> Hashable:
-        """Return what may still happen and what may still be broken, as values. Callers in the same state are alike."""
+        """Return the state that decides on later events, as values. Callers in the same state are equal."""
         known = self._known()
-        names = [Names(side.partition, side.passed_s, partial(_relative, known)) for side in self.sides]
+        names = [CanonicalNames(side.partition, side.passed_s, partial(_relative, known)) for side in self.sides]
         return (
             self.ticks if len(self.protocol.ticks) > 1 else 0,
             tuple(side in self.connected for side in self.sides),
@@ -67,7 +67,7 @@ class Alike:
         )
 
     def _known(self) -> int:
-        """Return the version that everything has come to, or 0: what was before makes no difference then."""
+        """Return the version that every part of the world has reached, or 0. Earlier versions do not matter then."""
         if not self.grantor.version:
             return 0
         versions = {self.grantor.version, *(caller.version_known for caller in self._under_way if self._cares(caller))}
@@ -88,7 +88,7 @@ class Alike:
         return self.sides[caller.side].sink.refusal is None
 
     def budget(self) -> tuple[int, ...]:
-        """How often time may pass, a stream may be cut and armed again, and so on."""
+        """Return how often each spontaneous event may still happen."""
         protocol = self.protocol
         return (
             len(protocol.ticks) - self.ticks if len(protocol.ticks) == 1 else 0,
@@ -100,11 +100,11 @@ class Alike:
         )
 
     def names(self) -> Hashable:
-        """Which wires are open, and which caller is where. To be asked for after `digest`."""
+        """Return the open wires and the places of the callers. Call it after `digest`."""
         return tuple(tuple(n for n, wire in enumerate(side.wires) if wire.open) for side in self.sides), self._where
 
     def apart(self, one: str, other: str) -> bool:
-        """Tell whether two events touch different things. What is effective decides on what may be delivered."""
+        """Tell whether two events commute. An effective revocation decides on what may be delivered."""
         first, second = one.partition(" ")[0], other.partition(" ")[0]
         if self.protocol.late and "call" in (first, second):
             return False
@@ -112,7 +112,7 @@ class Alike:
             return False
         return not self._effective() or not DELIVERING & {first, second}
 
-    def _wire_digests(self, n: int, side: Side, names: Names, known: int) -> Hashable:
+    def _wire_digests(self, n: int, side: AskingSide, names: CanonicalNames, known: int) -> Hashable:
         digests = []
         for number, wire in enumerate(side.wires):
             if wire.open:
@@ -124,7 +124,7 @@ class Alike:
                 digests.append((names.flow(wire.runner._flow), sent, at in self.admitted, said, read))
         return tuple(digests)
 
-    def _caller_digests(self, names: list[Names], known: int) -> Hashable:
+    def _caller_digests(self, names: list[CanonicalNames], known: int) -> Hashable:
         waiting = sum(caller.run is None for caller in self.callers)
         under_way = []
         for caller in self._under_way:

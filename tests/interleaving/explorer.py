@@ -1,10 +1,10 @@
-"""Every order in which events can happen: a depth-first search over a world that can only be run forward.
+"""Explores every order of events: a depth-first search over a world that can only run forward.
 
-Generators can't be copied, so a branch is reached by doing its events anew in a fresh world. Two orders that lead to
-the same state (`digest`) have the same future, so that future is walked once. A state with less left to happen
-(`budget`) can do nothing that the same state with more left cannot, so where that one was seen, this one is covered.
-Where two events do not touch each other (`apart`), the second way round leads to where the first one led. How many
-orders were walked is counted afterwards on the graph of states.
+Generators cannot be copied, so a branch is reached by replaying its events in a new world. Two orders that lead to the
+same state (`digest`) have the same future, so that future is explored once. A state with fewer spontaneous events left
+(`budget`) can do nothing that the same state with more left cannot, so it is covered by that state. If two events
+commute (`apart`), the second order leads to the same state as the first. The number of orders is counted afterwards on
+the graph of states.
 """
 
 import gc
@@ -14,35 +14,35 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-class Violation(AssertionError):  # noqa: N818 - it reads as what it is
+class Violation(AssertionError):  # noqa: N818 - the name says what it is
     """A promise was broken in some order."""
 
 
 class World(Protocol):
-    """What is explored. It is deterministic: the same events in the same order make the same world."""
+    """An explored world. It is deterministic: the same events in the same order lead to the same state."""
 
     def enabled(self) -> Sequence[str]:
-        """Return what may happen now. Each event happens finitely often; the world ends when this is empty."""
+        """Return the events that may happen now. Each happens finitely often; the world ends when this is empty."""
         ...
 
     def do(self, event: str, *, again: bool = False) -> None:
-        """Let it happen. Raise `Violation` if that breaks a promise, which needs no check when it is done `again`."""
+        """Apply an event. Raise `Violation` if a promise is broken; a replay (`again`) needs no check."""
         ...
 
     def finish(self) -> None:
-        """Check what must hold when nothing can happen any more."""
+        """Check what must hold when no event is possible any more."""
         ...
 
     def digest(self) -> Hashable:
-        """Return all of the state that bears on what may still happen and on what may still be broken, but `budget`."""
+        """Return the state that decides on later events and violations, without `budget`."""
         ...
 
     def budget(self) -> tuple[int, ...]:
-        """Return how often each event of its own accord may still happen. None of them ever has to."""
+        """Return how often each spontaneous event may still happen. None has to happen."""
         ...
 
     def names(self) -> Hashable:
-        """Return which event names what: where two equal states agree in this, equal names mean the same."""
+        """Return the meaning of event names: if two equal states agree in it, equal names mean the same event."""
         ...
 
     def apart(self, one: str, other: str) -> bool:
@@ -52,11 +52,11 @@ class World(Protocol):
 
 @dataclass
 class Explored:
-    """What a search saw: distinct states, complete orders of events, and events done.
+    """The result of a search: distinct states, complete orders of events, and applied events.
 
-    `covered` of the states were not walked on from, because the same with more left to happen was; orders that end
-    there count as one each. `known` counts the events whose end was known from another order. `digests` counts states
-    without regard to what is left to happen. `seconds` are the processor's.
+    `covered` states were not explored further, because the same state with a larger budget was; orders that end there
+    count as one each. `known` counts the events whose next state was known from another order. `digests` counts states
+    without their budgets. `seconds` is CPU time.
     """
 
     orders: int = 0
@@ -81,14 +81,14 @@ class Explored:
 
 @dataclass
 class _State:
-    """One state, by the path that found it first. `children` has the state that each event led to, by number."""
+    """A state, with the first path to it. `children` has the number of the next state by event."""
 
     path: tuple[str, ...]
     parent: int
     names: Hashable
     children: dict[str, int] = field(default_factory=dict)
     alike: dict[str, bool] = field(default_factory=dict)
-    """Whether the child was found first by a path on which events have the same names as on this one."""
+    """Whether the child was first found by a path on which events have the same names as on this path."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class _Search:
     known: int = 0
 
     def arrive(self, world: World, parent: int, path: tuple[str, ...]) -> tuple[int, bool]:
-        """Return the number of the world's state, and whether its future is to be walked."""
+        """Return the number of the world's state, and whether it must be explored further."""
         digest: Hashable = world.digest() if self.merge else len(self.states)
         budget, names = world.budget(), world.names()
         like = self.seen.setdefault(digest, [])
@@ -121,7 +121,7 @@ class _Search:
         return number, walked
 
     def is_known(self, world: World, number: int, event: str) -> bool:
-        """Find out where an event leads from the order in which it came before the one that led here."""
+        """Take the next state of an event from the order in which it came before the last event, if known."""
         state = self.states[number]
         if not self.cover or not state.path:
             return False
@@ -165,7 +165,7 @@ def _covers(known: tuple[int, ...], budget: tuple[int, ...]) -> bool:
 
 
 def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True, seconds: float = 120.0) -> Explored:
-    """Walk every order of events until a promise breaks, or all are walked, or time is up."""
+    """Explore every order of events until a promise is broken, all are explored, or time is up."""
     begun = time.process_time()
     search = _Search(make, merge, merge and cover, time.monotonic() + seconds)
     result = Explored()
@@ -173,7 +173,7 @@ def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True
     pending: list[tuple[int, str]] = []
 
     def expand(world: World, number: int) -> str:
-        """Put off all events but the first whose end is not known; return that one."""
+        """Return the first event whose next state is not known, and defer the others."""
         events = world.enabled()
         if not events:
             world.finish()
@@ -182,7 +182,7 @@ def explore(make: Callable[[], World], *, merge: bool = True, cover: bool = True
         return events[0] if events else ""
 
     thresholds = gc.get_threshold()
-    gc.set_threshold(thresholds[0], thresholds[1], 100)  # what is found is kept, and looking at it is slow
+    gc.set_threshold(thresholds[0], thresholds[1], 100)  # results are kept, and collecting them is slow
     try:
         world = make()
         number, _ = search.arrive(world, 0, ())

@@ -44,7 +44,7 @@ END_US = 10**16
 
 @dataclass(frozen=True)
 class Answer:
-    """What B put into an answer, and when A had asked, on A's clock."""
+    """The content of an answer, and the time at which A sent the call, on A's clock."""
 
     grant: str
     sent: float
@@ -70,13 +70,13 @@ class Answer:
         return cls.read(text)
 
     def relative(self, passed_s: float, known: int) -> Hashable:
-        """Write it relative to now, and to the version that everybody knows."""
+        """Return it relative to now and to the known version."""
         return self.grant, self.sent - passed_s, self.version - known, self.scope
 
 
 @dataclass
-class Taken:
-    """Something that is being taken back: the act, its steps, and the step that it stands at."""
+class RunningRevocation:
+    """A revocation or narrowing in progress: the act, its steps, and the current step."""
 
     act: Act
     steps: Generator[Step, None, None]
@@ -84,8 +84,8 @@ class Taken:
     revocation: PendingRevocation
 
     @property
-    def told(self) -> bool:
-        """Whether the watchers were told."""
+    def notified(self) -> bool:
+        """Whether the watchers were notified."""
         return not isinstance(self.step, Store)
 
     @property
@@ -95,9 +95,9 @@ class Taken:
 
     @property
     def effective(self) -> bool:
-        """Whether nobody is awaited any more: from here on the receipt may be written at any moment."""
+        """Whether no instance is awaited any more: the receipt may be stored at any time from now on."""
         now = self.revocation._clock.elapsed()
-        return self.told and all(hold.end <= now for hold in self.revocation._held.values())
+        return self.notified and all(hold.end <= now for hold in self.revocation._held.values())
 
     @property
     def final(self) -> bool:
@@ -107,24 +107,24 @@ class Taken:
     @property
     def may_go_on(self) -> bool:
         """Whether the next step can be done."""
-        return not self.over and (not self.told or self.effective)
+        return not self.over and (not self.notified or self.effective)
 
     def how(self, instance: str) -> str:
-        """How an instance was released; empty where it was not awaited, or is still."""
+        """How an instance was released; empty if it was not awaited, or still is."""
         release = self.revocation._released.get(instance)
         return release.how.value if release else ""
 
     def digest(self, passed_s: float) -> Hashable:
-        """Whom it awaits until when, relative to now, and who was released how."""
+        """The awaited instances with their ends, relative to now, and the released instances."""
         holds = () if self.effective else self.revocation._held.items()
         held = tuple(sorted((instance, hold.end - passed_s, hold.leased) for instance, hold in holds))
         released = tuple(sorted((i, r.how.value) for i, r in self.revocation._released.items()))
-        return (self.final, self.told, self.over, self.effective, held, released)
+        return (self.final, self.notified, self.over, self.effective, held, released)
 
 
 @dataclass
-class Working:
-    """A call that was let in and read its rows, and has not been answered."""
+class PendingCall:
+    """An admitted call that has read its rows and is not answered yet."""
 
     arrival: _CallContext
     answer: Answer
@@ -135,7 +135,7 @@ RevocationSteps = Any
 
 
 class GrantingGateway:
-    """One granting gateway, with what its database holds. `crash` forgets everything else."""
+    """One serving gateway with its stored state; `crash` loses everything else."""
 
     def __init__(
         self,
@@ -150,14 +150,14 @@ class GrantingGateway:
         self.version = 0
         self.stored = {name: _grant(name) for name in grants}
         self.unfinished: list[Act] = []
-        self.taken: list[Taken] = []
+        self.taken: list[RunningRevocation] = []
         self._boot(())
 
     def _boot(self, inherited: Iterable[str]) -> None:
         self.grants = GrantRegistry(None, self.clock, self.stored.values())  # type: ignore[arg-type]
         self.leases = self._table(self.clock, inherited=inherited)
         self.subscriptions = SubscriptionRegistry(self.leases.on_disconnect, is_pending=self.leases.is_pending)
-        self.working: dict[int, Working] = {}
+        self.working: dict[int, PendingCall] = {}
         self._service = FederationService(
             gateway="work.example",
             version="1",
@@ -173,7 +173,7 @@ class GrantingGateway:
     # -- calls
 
     def admit(self, number: int, grant_id: str, instance: str, verb: str, sent: float) -> Outcome | None:
-        """Let a call in and read its rows; the answer where it is refused at once."""
+        """Admit a call and read its rows; return the refusal if it is refused."""
         grant = self.grants.require(grant_id)
         if grant.status is GrantStatus.REVOKED:
             return self._refused(grant)
@@ -190,11 +190,11 @@ class GrantingGateway:
             resource="tasks",
             grant=grant,
         )
-        self.working[number] = Working(arrival, answer)
+        self.working[number] = PendingCall(arrival, answer)
         return None
 
     def finish(self, number: int) -> Outcome:
-        """Let the answer leave, by the service's own last look; return what leaves."""
+        """Send the answer after the service's final check; return the answer or the refusal."""
         work = self.working.pop(number)
         resource = "tasks" if work.arrival.verb == "list" else ""
         try:
@@ -211,10 +211,10 @@ class GrantingGateway:
             return _outcome(refusal)
         raise AssertionError("a revoked grant was let in")
 
-    # -- what is taken back
+    # -- revocations
 
     def begin(self, kind: str, grant_id: str) -> None:
-        """Refuse and begin to wait: one step, nothing comes in between."""
+        """Refuse and begin to wait, in one step."""
         if kind == "revoke":
             self._run(Revoking(self.grants, self.subscriptions, grant_id, "over"))
         else:
@@ -224,10 +224,10 @@ class GrantingGateway:
         steps = self._steps(act, self.leases)
         step = next(steps)
         assert isinstance(step, Store)
-        self.taken.append(Taken(act, steps, step, step.revocation))
+        self.taken.append(RunningRevocation(act, steps, step, step.revocation))
 
     def go_on(self, number: int) -> None:
-        """Do the next step: it was stored, somebody was released, or time has passed."""
+        """Do the next step, after storing, a release, or time."""
         taken = self.taken[number]
         if isinstance(taken.step, Store):
             self.stored[taken.act.grant_id] = self.grants.require(taken.act.grant_id)
@@ -238,7 +238,7 @@ class GrantingGateway:
             next(taken.steps, None)
 
     def change_rows(self, grants: Iterable[str]) -> None:
-        """Commit a write, and tell the watchers."""
+        """Commit a write and notify the watchers."""
         self.version += 1
         for grant_id in grants:
             self.subscriptions.publish(grant_id, Event(EventType.RESOURCE_CHANGED, "tasks"))
@@ -246,7 +246,7 @@ class GrantingGateway:
     # -- streams
 
     def arm(self, grant_id: str, instance: str) -> Watcher | Outcome:
-        """Arm a watch, or refuse it; while a revocation is under way it is let in, as by the watch service."""
+        """Arm or refuse a watch; during a revocation it is admitted, as by the watch service."""
         grant = self.grants.require(grant_id)
         if grant.status is GrantStatus.REVOKED and not self._is_revoking(grant_id):
             return self._refused(grant)
@@ -256,7 +256,7 @@ class GrantingGateway:
         return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
 
     def crash(self) -> None:
-        """Lose the process; start again from the database, as `InvalidationCoordinator` does it."""
+        """Lose the process and start again from the stored state, as `InvalidationCoordinator` does."""
         over, unfinished = [taken for taken in self.taken if taken.over], self.unfinished
         self._boot(self.stored)
         self.taken, self.unfinished = over, []
@@ -265,9 +265,9 @@ class GrantingGateway:
             self.unfinished.append(self.taken[-1].act)
 
     def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:
-        """Everything that bears on the future: there may come a crash, and something may be taken back still.
+        """The state that decides on later events, if a crash or another revocation may come.
 
-        Instants are relative to now, versions to the one that everybody knows.
+        Times are relative to now, versions to the known version.
         """
         table, passed_s = self.leases, self._time.elapsed_s - self._start_s
         inherited = table._inherited_end - passed_s if table._inherited and takes else 0
@@ -284,7 +284,7 @@ class GrantingGateway:
 
 
 def sent_by(watcher: Watcher) -> list[pb.WatchResponse]:
-    """Take what waits for a watcher, as the messages that leave."""
+    """Take the queued events of a watcher as messages."""
     messages = []
     while watcher._queue:
         messages.append(pb.WatchResponse.FromString(_message(watcher, watcher._queue.popleft())))

@@ -1,4 +1,4 @@
-"""Caches, watches and gateways with one rule broken each."""
+"""Caches, watches and gateways, each with one rule broken."""
 
 from collections.abc import Callable, Generator, Iterable
 
@@ -12,29 +12,29 @@ from federation.v1 import federation_pb2 as pb
 
 
 class NoFence(Partition[Flight]):
-    """Inserts whatever arrives, whenever it was asked for."""
+    """Inserts every answer, whenever its call was sent."""
 
     def _bucket_for_insert(self, token: FetchToken) -> CacheBucket[Flight] | None:
         return self._bucket(token.key)
 
 
-class NoLookAtDelivery(Partition[Flight]):
-    """Delivers whatever arrives."""
+class NoCheckAtDelivery(Partition[Flight]):
+    """Delivers every answer."""
 
     def decision(self, token: FetchToken) -> DeliveryDecision:
         return DeliveryDecision.DELIVER
 
 
-class NoQuestionAfterAChange(Partition[Flight]):
-    """Knows revocation, but not that a scope has ended."""
+class NoRetryAfterAChange(Partition[Flight]):
+    """Checks revocation, but not a change of the scope."""
 
     def decision(self, token: FetchToken) -> DeliveryDecision:
         found = super().decision(token)
         return DeliveryDecision.DELIVER if found is DeliveryDecision.RETRY else found
 
 
-class LifeFromReceipt(Partition[Flight]):
-    """Counts an answer's life from its arrival."""
+class LifeFromArrival(Partition[Flight]):
+    """Counts the lifetime of an answer from its arrival."""
 
     def insert(self, token: FetchToken, body: bytes, lease_s: float, filled_by: str = "") -> bool:
         with self._lock:
@@ -56,7 +56,7 @@ class FlightsOutliveEpochs(Partition[Flight]):
 
 
 class HitsExtend(Partition[Flight]):
-    """Gives an entry a new life with every hit."""
+    """Extends the lifetime of an entry with every hit."""
 
     def lookup(
         self, key: Key, join: Callable[[Flight], bool], launch: Callable[[FetchToken], Flight]
@@ -70,8 +70,8 @@ class HitsExtend(Partition[Flight]):
         return found
 
 
-class FlushForgetsEntries(Partition[Flight]):
-    """Moves the epoch but leaves what was kept."""
+class FlushKeepsEntries(Partition[Flight]):
+    """Increments the epoch but keeps the entries."""
 
     def flush(self, cause: InvalidationReason, grant_id: str = "", resource: str = "") -> Flushed[Flight]:
         with self._lock:
@@ -84,21 +84,21 @@ class FlushForgetsEntries(Partition[Flight]):
 
 
 class FlightsStay(Partition[Flight]):
-    """Never lets a flight go from the register."""
+    """Never removes a flight."""
 
     def remove_flight(self, token: FetchToken, flight: Flight) -> None:
-        """Forget nothing."""
+        """Remove nothing."""
 
 
-class MissesNothing(EventHandler):
-    """Keeps what it has when the watch stands again after a gap."""
+class NoFlushWhenRearmed(EventHandler):
+    """Keeps its entries when the watch is armed again after a gap."""
 
     def on_rearmed(self) -> None:
-        """Drop nothing."""
+        """Flush nothing."""
 
 
 class AcksAtOnce(EventHandler):
-    """Acknowledges without having dropped anything."""
+    """Acknowledges without a flush."""
 
     def handle(self, event: pb.WatchResponse, now: float) -> pb.WatchAck | None:
         if event.WhichOneof("kind") in {"grant_revoked", "grant_changed"}:
@@ -106,8 +106,8 @@ class AcksAtOnce(EventHandler):
         return super().handle(event, now)
 
 
-class NotesLate(LeaseTable):
-    """Notes a lease when its answer has left."""
+class LateLeases(LeaseTable):
+    """Records a lease after its answer has left."""
 
     late: tuple[tuple[str, str, int], ...] = ()
 
@@ -115,15 +115,15 @@ class NotesLate(LeaseTable):
         self.late = (*self.late, (grant_id, instance, lease_ms))
         return lease_ms
 
-    def note_late(self) -> None:
-        """Note the oldest."""
+    def record_late(self) -> None:
+        """Record the oldest of the leases that were not recorded."""
         first, *rest = self.late
         self.late = tuple(rest)
         super().grant_lease(*first)
 
 
-class NotesNoMargin(LeaseTable):
-    """Notes a lease for exactly as long as it lasts, though clocks differ."""
+class LeasesWithoutMargin(LeaseTable):
+    """Records a lease without a margin for clock drift."""
 
     def grant_lease(self, grant_id: str, instance: str, lease_ms: int) -> int:
         given = super().grant_lease(grant_id, instance, lease_ms)
@@ -132,23 +132,23 @@ class NotesNoMargin(LeaseTable):
         return given
 
 
-class ForgetsAtRestart(LeaseTable):
-    """Takes nobody as leased when a process begins."""
+class LeasesForgottenAtRestart(LeaseTable):
+    """Assumes no leases after a restart."""
 
     def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
         self._inherited = frozenset()
         return super().begin(grant_id, watching, final=final)
 
 
-class AwaitsNoWatcher(LeaseTable):
-    """Awaits only those with a lease, though a watcher may have a call under way."""
+class WatchersNotAwaited(LeaseTable):
+    """Awaits only instances with a lease, although a watcher may have a call in flight."""
 
     def begin(self, grant_id: str, watching: Iterable[str], *, final: bool) -> PendingRevocation:
         return super().begin(grant_id, (), final=final)
 
 
-def told_first(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
-    """Tell the watches, and refuse afterwards."""
+def notify_before_refusing(act: Act, leases: LeaseTable) -> Generator[Step, None, None]:
+    """Notify the watches before refusing."""
     revocation = leases.begin(act.grant_id, act.watching(), final=False)
     mark = leases.sequence
     act.notify(lambda instance, failed: leases.ack(act.grant_id, instance, mark, failed))

@@ -1,4 +1,4 @@
-"""B and the caches that hold its answers, with every delay in the hands of the explorer.
+"""The serving gateway B and the caches that hold its answers, with every delay chosen by the explorer.
 
 The granting side uses the real lease table, subscriptions, revocation steps and final check of the service; the asking
 side uses the real cache, caching flow, runner and handler of watch events. Promises are checked against the answers
@@ -16,22 +16,30 @@ from federation.client.chain.flow import Flight, Outcome
 from federation.client.watch.events import EventHandler
 from federation.server.revocation.leases import LeaseTable, ReleaseReason
 from federation.server.revocation.protocol import revocation_steps
-from tests.interleaving.asking_side import DEADLINE_S, BlockingDriver, Caller, Side, Stream
-from tests.interleaving.equivalence import Alike
+from tests.interleaving.asking_side import DEADLINE_S, AskingSide, BlockingDriver, Caller, Stream
+from tests.interleaving.equivalence import ComparableWorld
 from tests.interleaving.explorer import Violation
-from tests.interleaving.granting_side import LEASE_S, SCOPES, Answer, GrantingGateway, Taken, armed_by, sent_by
+from tests.interleaving.granting_side import (
+    LEASE_S,
+    SCOPES,
+    Answer,
+    GrantingGateway,
+    RunningRevocation,
+    armed_by,
+    sent_by,
+)
 from tests.support.clock import ManualClock
 from tests.support.manual_driver import ids
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which events there are. `sides` names cache object and grant of each side, `calls` side and verb of each call."""
+    """The possible events. `sides` has the cache and grant of each side, `calls` the side and verb of each call."""
 
     calls: Sequence[tuple[int, str]] = ((0, "list"), (0, "list"))
     sides: Sequence[tuple[str, str]] = (("a", "g1"),)
     takes: Sequence[str] = ("revoke",)
-    """What B takes back of the first side's grant, in this order: `narrow`, `revoke`."""
+    """What B does to the first side's grant, in this order: `narrow`, `revoke`."""
     armed: bool = True
     cuts: int = 0
     arms: int = 0
@@ -45,7 +53,7 @@ class Protocol:
     detach: bool = False
     """Whether a flight continues after every caller of it was cancelled."""
     late: bool = False
-    """Whether calls may last longer than a lease: then only those that begin after a receipt are promised no rows."""
+    """Whether calls may last longer than a lease. Then only calls that begin after a receipt must get no rows."""
     ticks: Sequence[float] = ()
     rate: float = 1.0
     """How fast the clocks of the sides run, B's being right."""
@@ -62,7 +70,7 @@ class Protocol:
         return ProtocolWorld(self)
 
 
-class ProtocolWorld(Alike):
+class ProtocolWorld(ComparableWorld):
     """The state of B and of every side, and the promises that hold between them. Needs a running event loop."""
 
     def __init__(self, protocol: Protocol) -> None:
@@ -80,15 +88,15 @@ class ProtocolWorld(Alike):
         self.admitted: set[tuple[int, int]] = set()
         self.ticks = self.cuts = self.arms = 0
         self.crashed = self.rotated = False
-        self.connected: frozenset[Side] = frozenset()
-        """The sides whose watch stood when something was taken back, and stands still."""
+        self.connected: frozenset[AskingSide] = frozenset()
+        """The sides whose watch was open when a revocation began, and is still open."""
         if protocol.armed:
             for n, side in enumerate(self.sides):
                 self._arm(n)
                 side.hear()
             self.arms = 0
 
-    def _make_sides(self) -> list[Side]:
+    def _make_sides(self) -> list[AskingSide]:
         protocol = self.protocol
         caches: dict[str, tuple[ManualClock, ResponseCache[Flight]]] = {}
         sides = []
@@ -99,7 +107,7 @@ class ProtocolWorld(Alike):
             time, cache = caches[instance]
             name = next(iter(caches)) if protocol.one_id else instance
             sides.append(
-                Side(
+                AskingSide(
                     grant,
                     name * 32,
                     cache,
@@ -115,11 +123,10 @@ class ProtocolWorld(Alike):
     # -- events
 
     def enabled(self) -> list[str]:
-        """Callers begin in their order; everything else may happen whenever it can.
+        """Return the possible events. Callers begin in order; all other events may happen in any order.
 
-        Two things are left out, which lose no order that matters. Nothing happens any more where nothing can be broken
-        any more: no call is to come, nothing is kept. And an event that does the same now as at any later moment
-        happens now.
+        Two reductions lose no relevant order. No event is possible when no promise can be broken any more: no call is
+        to come and nothing is cached. An event that has the same effect now as at any later time happens now.
         """
         if self.protocol.whole:
             return self._events()
@@ -134,7 +141,7 @@ class ProtocolWorld(Alike):
         return callers_done and not flying and not any(any(side.kept()) for side in self.sides)
 
     def _urgent(self) -> str:
-        """Return an event that nothing to come can change, and that changes nothing to come but its own call."""
+        """Return an event that no later event can change, and that changes no later event except of its own call."""
         waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
         if waiting and self.sides[self.callers[waiting[0]].side].sink.refusal is not None:
             return f"call {waiting[0]}"
@@ -164,18 +171,18 @@ class ProtocolWorld(Alike):
             "crash": self._may_crash(),
         }
         events += [name for name, possible in once.items() if possible]
-        # What needs no cause comes last: a state with more of it left is seen first then, and covers the others.
+        # Spontaneous events come last: then a state with more of them left is seen first, and covers the others.
         return sorted(events, key=lambda event: event.startswith(("arm", "cut", "rotate", "tick", "crash")))
 
-    def _matters(self, taken: Taken) -> bool:
-        """Tell whether a next step can be noticed: to store the receipt decides on restarts and late watches alone."""
-        return self.protocol.whole or not taken.told or self.protocol.crash or self.arms < self.protocol.arms
+    def _matters(self, taken: RunningRevocation) -> bool:
+        """Tell whether a next step has an effect: a stored receipt matters only to restarts and late watches."""
+        return self.protocol.whole or not taken.notified or self.protocol.crash or self.arms < self.protocol.arms
 
     def _awaits(self) -> bool:
-        """Tell whether B waits for anybody, or may come to."""
+        """Tell whether B waits for a cache, or may later."""
         return self.protocol.whole or self._may_begin() or not all(taken.effective for taken in self.grantor.taken)
 
-    def _of_wires(self, n: int, side: Side) -> list[str]:
+    def _of_wires(self, n: int, side: AskingSide) -> list[str]:
         events = []
         for number, wire in enumerate(side.wires):
             if not wire.open:
@@ -189,7 +196,7 @@ class ProtocolWorld(Alike):
                 events.append(f"finish {n} {number}")
         return events
 
-    def _of_watch(self, n: int, side: Side) -> list[str]:
+    def _of_watch(self, n: int, side: AskingSide) -> list[str]:
         events = []
         stream = side.stream
         if stream is not None:
@@ -206,7 +213,7 @@ class ProtocolWorld(Alike):
         return events
 
     def do(self, event: str, *, again: bool = False) -> None:
-        """Let an event happen, then hold everything that was delivered or kept against the promises."""
+        """Apply an event, then check the promises for everything that was delivered or cached."""
         name, *numbers = event.split()
         effective = self._effective()
         getattr(self, f"_{name}")(*map(int, numbers))
@@ -226,7 +233,7 @@ class ProtocolWorld(Alike):
                     self._judge_kept(side, answer)
 
     def _collect(self) -> None:
-        """What B has just said to its watchers is on its way."""
+        """Put the new messages of B to its watchers on the streams."""
         for side in self.sides:
             for stream in (side.stream, *side.old):
                 if stream is not None:
@@ -255,7 +262,7 @@ class ProtocolWorld(Alike):
         self.sides[n].wires[number].answer(self.replies[n, number])
 
     def _note(self) -> None:
-        self.grantor.leases.note_late()  # type: ignore[attr-defined]
+        self.grantor.leases.record_late()  # type: ignore[attr-defined]
 
     def _begin(self) -> None:
         self.connected = frozenset(side for side in self.sides if side.stream is not None)
@@ -290,7 +297,7 @@ class ProtocolWorld(Alike):
         run.cancel()
 
     def _arm(self, n: int) -> None:
-        """A subscribes, B looks and arms: one step at B, whose word is on its way then."""
+        """A subscribes; B arms the watch in one step, and its message is on the stream."""
         self.arms += 1
         side = self.sides[n]
         armed = self.grantor.arm(side.grant, side.instance)
@@ -321,14 +328,14 @@ class ProtocolWorld(Alike):
         stream.watcher.ack(ack.event_id, ack.failed_in_flight)
 
     def _cut(self, n: int) -> None:
-        """A's stream is gone, with all that was on its way to A. B notices later."""
+        """A loses the stream with all messages to A; B notices later."""
         self.cuts += 1
         side = self.sides[n]
         assert side.stream is not None
         self._lose(side)
         side.handler.on_lost()
 
-    def _lose(self, side: Side) -> None:
+    def _lose(self, side: AskingSide) -> None:
         self.connected -= {side}
         if side.stream is not None:
             side.stream.lost, side.stream.events = True, []
@@ -336,7 +343,7 @@ class ProtocolWorld(Alike):
             side.stream = None
 
     def _drop(self, n: int, number: int) -> None:
-        """B notices that a stream is gone; acknowledgements on their way are lost."""
+        """B notices that a stream is lost; acknowledgements on the stream are lost."""
         self.grantor.subscriptions.remove(self.sides[n].old.pop(number).watcher)
 
     def _crash(self) -> None:
@@ -353,7 +360,7 @@ class ProtocolWorld(Alike):
 
     # -- promises
 
-    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[Taken]) -> None:
+    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[RunningRevocation]) -> None:
         if outcome is None or not outcome.ok:
             return
         side, [text] = self.sides[caller.side], ids(outcome)
@@ -372,7 +379,9 @@ class ProtocolWorld(Alike):
             raise Violation("scope: rows of a scope that was known to be over")
         self._judge_receipts(caller, side, answer, effective)
 
-    def _judge_receipts(self, caller: Caller, side: Side, answer: Answer, effective: list[Taken]) -> None:
+    def _judge_receipts(
+        self, caller: Caller, side: AskingSide, answer: Answer, effective: list[RunningRevocation]
+    ) -> None:
         if any(_holds(side, answer, taken) for taken in caller.receipts):
             raise Violation("P1: a call that began after the receipt brought rows")
         if self.protocol.late:
@@ -380,17 +389,17 @@ class ProtocolWorld(Alike):
         if any(_holds(side, answer, taken) and self._is_promised(side, caller, taken) for taken in effective):
             raise Violation("P1: rows were delivered after the receipt")
 
-    def _judge_kept(self, side: Side, answer: Answer) -> None:
+    def _judge_kept(self, side: AskingSide, answer: Answer) -> None:
         if answer.grant != side.grant:
             raise Violation("P2: an answer is kept under another grant")
         if side.sink.refusal is not None:
             raise Violation("P1: an entry is left at a gateway that knew of the revocation")
         if answer.version < side.version or answer.scope < side.kept_scope:
-            raise Violation("an entry is kept from before a change that A was told of")
+            raise Violation("an entry is kept from before a change that A knows of")
         if any(_holds(side, answer, taken) for taken in self._effective()):
             raise Violation("P1: an entry outlives the receipt")
 
-    def _is_promised(self, side: Side, caller: Caller, taken: Taken) -> bool:
+    def _is_promised(self, side: AskingSide, caller: Caller, taken: RunningRevocation) -> bool:
         """Tell whether an answer under way is promised to be stopped: with a lease, or at a connected gateway."""
         return caller.verb == "list" or side in self.connected or taken.how(side.instance) == ReleaseReason.ACKED
 
@@ -422,6 +431,6 @@ class ProtocolWorld(Alike):
             self.do(events[0])
 
 
-def _holds(side: Side, answer: Answer, taken: Taken) -> bool:
+def _holds(side: AskingSide, answer: Answer, taken: RunningRevocation) -> bool:
     """Tell whether an answer holds what was taken back."""
     return taken.act.grant_id == side.grant and (taken.final or not answer.scope)

@@ -1,4 +1,4 @@
-"""Writes down where caches, flights and flows stand, so that what is alike looks alike."""
+"""Represents caches, flights and flows as values, so that equal states have equal values."""
 
 from collections.abc import Callable, Hashable
 from math import inf
@@ -9,13 +9,13 @@ from federation.cache.response_cache import Partition
 from federation.client.chain.flow import Call, Flight, Flow, Outcome
 
 NEVER = 1e5
-"""Later than anything that is explored."""
+"""Later than every explored time."""
 
 
-class Names:
-    """Names objects by the order in which they are met, and writes down where a flow stands.
+class CanonicalNames:
+    """Names objects by the order in which they are met, and represents flows as values.
 
-    Instants are written relative to now, so that what happened alike at another time looks alike.
+    Times are relative to now, so that equal states at different times have equal values.
     """
 
     PLAIN = frozenset({int, bool, float, str, bytes, Key, DeliveryDecision, type(None)})
@@ -26,15 +26,15 @@ class Names:
         self._met: list[Flight] = []
 
     def age(self, instant: float) -> float:
-        """Return an instant relative to now; one that is never reached as such."""
+        """Return a time relative to now; infinity for a time that is never reached."""
         return instant - self._passed_s if instant < NEVER else inf
 
     def answer(self, body: bytes) -> Hashable:
-        """Return what an answer says, relative to now and to what everybody knows."""
+        """Return the content of an answer, relative to now and to the known version."""
         return self._read(body, self._passed_s) if body else None
 
     def buckets(self, buckets: Any) -> Hashable:
-        """Return what is kept and under way, by resource."""
+        """Return entries and flights by resource."""
         found = []
         for resource, bucket in sorted(buckets.items()):
             entries = tuple(
@@ -69,7 +69,7 @@ class Names:
         )
 
     def flow(self, flow: Flow) -> Hashable:
-        """Return where a suspended generator and those it delegates to stand, with what they remember."""
+        """Return the positions and local variables of a suspended generator and its subgenerators."""
         frames: list[Hashable] = []
         generator: Any = flow
         while generator is not None and getattr(generator, "gi_frame", None) is not None:

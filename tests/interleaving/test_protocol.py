@@ -9,20 +9,20 @@ import pytest
 from tests.interleaving.explorer import explore
 from tests.interleaving.mutants import (
     AcksAtOnce,
-    AwaitsNoWatcher,
     FlightsOutliveEpochs,
     FlightsStay,
-    FlushForgetsEntries,
-    ForgetsAtRestart,
+    FlushKeepsEntries,
     HitsExtend,
-    LifeFromReceipt,
-    MissesNothing,
+    LateLeases,
+    LeasesForgottenAtRestart,
+    LeasesWithoutMargin,
+    LifeFromArrival,
+    NoCheckAtDelivery,
     NoFence,
-    NoLookAtDelivery,
-    NoQuestionAfterAChange,
-    NotesLate,
-    NotesNoMargin,
-    told_first,
+    NoFlushWhenRearmed,
+    NoRetryAfterAChange,
+    WatchersNotAwaited,
+    notify_before_refusing,
 )
 from tests.interleaving.protocol_world import Protocol, ProtocolWorld
 
@@ -172,33 +172,33 @@ async def test_what_is_covered_by_other_orders_reaches_nothing_new(protocol: Pro
 MUTANTS = {
     "no fence on insert": (Protocol(blocking=True, partition=NoFence), "an entry is left at a gateway that knew"),
     "no look at delivery": (
-        Protocol(takes=("narrow",), blocking=True, partition=NoLookAtDelivery),
+        Protocol(takes=("narrow",), blocking=True, partition=NoCheckAtDelivery),
         "scope: rows of a scope",
     ),
     "a life from the receipt": (
-        Protocol(armed=False, ticks=(5, 27, 2), partition=LifeFromReceipt),
+        Protocol(armed=False, ticks=(5, 27, 2), partition=LifeFromArrival),
         "P1: an entry outlives the receipt",
     ),
     "a hit gives a new life": (
         Protocol(calls=(LIST,) * 3, armed=False, ticks=(20, 14), partition=HitsExtend),
         "P1: an entry outlives the receipt",
     ),
-    "a lease noted after its answer left": (Protocol(table=NotesLate, armed=False), "P1: an entry outlives"),
-    "told before refused": (
-        Protocol(takes=("narrow",), steps=told_first),
+    "a lease noted after its answer left": (Protocol(table=LateLeases, armed=False), "P1: an entry outlives"),
+    "notified before refused": (
+        Protocol(takes=("narrow",), steps=notify_before_refusing),
         "scope: rows of a scope",
     ),
     "no new epoch when armed again": (
-        Protocol(takes=(), cuts=1, arms=1, changes=1, handler=MissesNothing),
+        Protocol(takes=(), cuts=1, arms=1, changes=1, handler=NoFlushWhenRearmed),
         "an entry is kept from before a change",
     ),
     "flights of any epoch": (Protocol(takes=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
     "no question after a change of scope": (
-        Protocol(takes=("narrow",), partition=NoQuestionAfterAChange),
+        Protocol(takes=("narrow",), partition=NoRetryAfterAChange),
         "scope: rows of a scope",
     ),
     "a flush forgets no entry": (
-        Protocol(takes=(), changes=1, partition=FlushForgetsEntries),
+        Protocol(takes=(), changes=1, partition=FlushKeepsEntries),
         "an entry is kept from before a change",
     ),
     "flights stay registered": (Protocol(takes=(), partition=FlightsStay), "flights are left"),
@@ -208,12 +208,12 @@ MUTANTS = {
     ),
     "acknowledged without a flush": (Protocol(handler=AcksAtOnce), "P1"),
     "a note without a margin": (
-        Protocol(armed=False, ticks=(31,), rate=0.95, table=NotesNoMargin),
+        Protocol(armed=False, ticks=(31,), rate=0.95, table=LeasesWithoutMargin),
         "P1: an entry outlives the receipt",
     ),
-    "leases forgotten at a restart": (Protocol(crash=True, table=ForgetsAtRestart), "P1: an entry outlives"),
+    "leases forgotten at a restart": (Protocol(crash=True, table=LeasesForgottenAtRestart), "P1: an entry outlives"),
     "watchers without a lease not awaited": (
-        Protocol(calls=(SEARCH,), table=AwaitsNoWatcher),
+        Protocol(calls=(SEARCH,), table=WatchersNotAwaited),
         "P1: rows were delivered after the receipt",
     ),
 }

@@ -32,14 +32,15 @@ from federation.v1 import admin_pb2
 from federation.v1 import federation_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 from federation.v1.federation_pb2_grpc import FederationServiceStub
-from tests.interleaving.call_log import History, Seen, effective_at
+from tests.interleaving.call_log import CallLog, CallRecord, effective_at
 from tests.support.federations import federation_of, sync_channel_of
 from tests.support.gateway_pair import NewStore, Start, enroll, fill
-from tests.support.gateway_processes import ROOT, Served, environment
+from tests.support.gateway_processes import ROOT, GatewayProcesses, environment
 from tests.support.network_faults import Relay, closed_port
+from tests.support.peer_records import peer_record
 from tests.support.scripted import eventually
-from tests.support.server_on_database import Granting, StartGranting
-from tests.support.watching import QUICK, watching
+from tests.support.scripted_watches import QUICK, watching
+from tests.support.server_on_database import DatabaseServer, StartDatabaseServer
 
 SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "200"))
 BATCH = 25
@@ -52,22 +53,10 @@ AFTER_S = 0.01
 """How long callers go on after the receipt."""
 
 
-def record_of(granting: Granting, grant: Grant, endpoint: str, user: str) -> PeerRecord:
+def record_of(granting: DatabaseServer, grant: Grant, endpoint: str, user: str) -> PeerRecord:
     """The enrollment of a local user under a grant."""
-    leaf = granting.leaves[grant.id]
-    return PeerRecord(
-        id=f"peer-{user}",
-        name="work.example",
-        user=user,
-        gateway=granting.authority.name,
-        endpoint=endpoint,
-        grant_id=grant.id,
-        subject=grant.subject,
-        certificate_pem=leaf.certificate_pem,
-        key_pem=leaf.key_pem,
-        trust_bundle=granting.authority.trust_bundle,
-        created_at_us=0,
-    )
+    leaf, bundle = granting.leaves[grant.id], granting.authority.trust_bundle
+    return peer_record(leaf, bundle, endpoint, user=user, subject=grant.subject, grant_id=grant.id)
 
 
 def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:
@@ -76,9 +65,9 @@ def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:
 
 
 @asynccontextmanager
-async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIterator[History]:
+async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIterator[CallLog]:
     """Two tasks and a thread that list as `user` until the end."""
-    history, home = History(), fed._runtime
+    history, home = CallLog(), fed._runtime
     assert home is not None
     with sync_channel_of(home, user=user) as channel:
         thread = asyncio.create_task(
@@ -93,7 +82,7 @@ async def callers(fed: Federation, user: str, chance: random.Random) -> AsyncIte
             await asyncio.gather(thread, *tasks)
 
 
-async def revoked(granting: Granting, grant_id: str) -> Receipt:
+async def revoked(granting: DatabaseServer, grant_id: str) -> Receipt:
     """Revoke a grant and wait for its receipt."""
     handle = await granting.revocations.revoke(grant_id)
     try:
@@ -104,14 +93,14 @@ async def revoked(granting: Granting, grant_id: str) -> Receipt:
         raise AssertionError(f"no receipt: {handle.instances}, watching {watching}, {handle.begun}") from None
 
 
-def holds(history: History, receipt: Receipt, seed: int) -> None:
+def holds(history: CallLog, receipt: Receipt, seed: int) -> None:
     """Assert that the race was one, and that nothing is served after the receipt."""
     instant = effective_at(receipt)
     assert not history.served_after(instant), f"seed {seed}: served after {instant}, {receipt}"
     assert history.hits_before(instant), f"seed {seed}: nothing was cached before"
 
 
-async def race(granting: Granting, fed: Federation, grant_id: str, seed: int, cut: Callable[[], None]) -> Receipt:
+async def race(granting: DatabaseServer, fed: Federation, grant_id: str, seed: int, cut: Callable[[], None]) -> Receipt:
     """Revoke one grant while its callers list, at an instant of the seed's; hold what they saw against the receipt."""
     chance = random.Random(seed)
     async with callers(fed, f"u{seed}", chance) as history:
@@ -128,7 +117,7 @@ async def race(granting: Granting, fed: Federation, grant_id: str, seed: int, cu
 
 @asynccontextmanager
 async def batch(
-    granting: Granting, directory: Path, seeds: range, endpoint: str
+    granting: DatabaseServer, directory: Path, seeds: range, endpoint: str
 ) -> AsyncIterator[tuple[Federation, dict[int, str]]]:
     """A federation with one grant a seed, all of them watched."""
     grants = {seed: await granting.grant() for seed in seeds}
@@ -154,7 +143,7 @@ def batches(seeds: int, size: int) -> list[range]:
     ],
     indirect=["database_url"],
 )
-async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Granting, count: int) -> None:
+async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: DatabaseServer, count: int) -> None:
     """Of all calls of threads and tasks, none that began after the receipt brought rows, cached or not."""
     released = []
     for seeds in batches(count, BATCH):
@@ -169,7 +158,7 @@ async def test_nothing_is_served_after_a_receipt(tmp_path: Path, granting: Grant
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", ["reset", "freeze"])
 async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
-    tmp_path: Path, start_granting: StartGranting, granting: Granting, fault: str
+    tmp_path: Path, start_granting: StartDatabaseServer, granting: DatabaseServer, fault: str
 ) -> None:
     """The same while the network between the gateways is reset, or is silent, in the middle of it."""
     granting = await start_granting(max_lease_ms=500)
@@ -189,7 +178,7 @@ async def test_nothing_is_served_after_a_receipt_with_the_watch_cut(
 
 @pytest.mark.long
 async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
-    tmp_path: Path, start_granting: StartGranting, granting: Granting
+    tmp_path: Path, start_granting: StartDatabaseServer, granting: DatabaseServer
 ) -> None:
     """Silent from before the revocation, A goes on with hits for a lease at most; the receipt comes a tenth later."""
     granting = await start_granting(max_lease_ms=800)
@@ -211,7 +200,7 @@ async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
 
 
 @pytest.mark.long
-async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: Granting) -> None:
+async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: DatabaseServer) -> None:
     """Silent while B revokes, then cut: it arms again, hears of it, and the receipt waits for no lease of 30 s."""
     relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
     try:
@@ -245,7 +234,7 @@ LISTING = textwrap.dedent(
     from federation.store.peers import PeerRecord
     from federation.v1 import federation_pb2 as pb
     from federation.v1.federation_pb2_grpc import FederationServiceStub
-    from tests.interleaving.call_log import History
+    from tests.interleaving.call_log import CallLog
     from tests.support.federations import config_of, sync_channel_of
 
     home = ClientRuntime.share(config_of(Path(sys.argv[1]), client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
@@ -255,7 +244,7 @@ LISTING = textwrap.dedent(
     home.watches.watch_peer(peer)
     while peer.watch.status.state != "armed":
         threading.Event().wait(0.01)
-    history = History()
+    history = CallLog()
     stub = FederationServiceStub(sync_channel_of(home))
     request = pb.ListRequest(resource="tasks")
     loops = [
@@ -278,7 +267,7 @@ LISTING = textwrap.dedent(
 
 @pytest.mark.long
 async def test_a_frozen_process_serves_nothing_after_the_receipt(
-    tmp_path: Path, start_granting: StartGranting, granting: Granting
+    tmp_path: Path, start_granting: StartDatabaseServer, granting: DatabaseServer
 ) -> None:
     """A process stopped across the revocation is awaited for its lease; continued, it serves nothing it held."""
     granting = await start_granting(max_lease_ms=1_000)
@@ -303,7 +292,7 @@ async def test_a_frozen_process_serves_nothing_after_the_receipt(
         if process.returncode is None:
             process.kill()
             await process.wait()
-    history = History([Seen(*json.loads(line)) for line in printed.splitlines()])
+    history = CallLog([CallRecord(*json.loads(line)) for line in printed.splitlines()])
     holds(history, receipt, 0)
     assert {one.how for one in receipt.instances} == {"lease_ended"}
     assert history.seen[-1].reason == "GRANT_REVOKED"
@@ -328,7 +317,7 @@ async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
     record = home.gateway.federation.peer("work.example", "ada").record
     await home.stop()
     await work.stop()
-    served = Served(short_path)
+    served = GatewayProcesses(short_path)
     try:
         await asyncio.to_thread(served.start, "work.example")
         async with (
@@ -353,7 +342,7 @@ async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
 
 
 async def _begun(config: GatewayConfig, grant_id: str) -> bool:
-    """Ask B to revoke, and go away once it is durable and somebody is awaited."""
+    """Ask B to revoke, and disconnect once the revocation is stored and a cache is awaited."""
     async with grpc.aio.insecure_channel(target(config.socket_path)) as channel:
         stream = AdminServiceStub(channel).RevokeGrant(admin_pb2.RevokeGrantRequest(id=grant_id))
         async for step in stream:

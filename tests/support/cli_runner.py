@@ -1,4 +1,4 @@
-"""Commands run in the test's own process, as a shell would run them."""
+"""Runs commands in the test's own process."""
 
 import json
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ from mosaic_cli.main import command_tree, main
 TASKS_AND_NOTES = '{"resources":["tasks","notes"]}'
 
 
-class Ran(NamedTuple):
-    """What a command did."""
+class CommandResult(NamedTuple):
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
-    words: str
+    err: str
 
     @property
     def json(self) -> Any:
-        """The JSON that it printed."""
-        assert self.out, self.words
+        """The printed JSON."""
+        assert self.out, self.err
         return json.loads(self.out)
 
     @property
     def squeezed(self) -> str:
-        """What it printed, with single blanks."""
+        """Stdout with each run of blanks as one blank."""
         return " ".join(self.out.split())
 
 
@@ -36,14 +36,14 @@ class Cli:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, line: str, *more: str, code: int = 0) -> Ran:
+    def __call__(self, line: str, *more: str, code: int = 0) -> CommandResult:
         self._capsys.readouterr()
-        ran = Ran(main([*line.split(), *more]), *self._capsys.readouterr())
+        ran = CommandResult(main([*line.split(), *more]), *self._capsys.readouterr())
         assert ran.code == code, ran
         return ran
 
     def enroll(self, name: str = "", *, user: str = "ada", scope: str = TASKS_AND_NOTES) -> str:
-        """Let a user at home read work as the user of that name there; the grant's id. `name` is the peer's at home."""
+        """Enroll a user at work as the peer `name`, with the subject of the same name; return the grant's id."""
         create = "federation grant create -g work --peer home.example --json --subject"
         grant = str(self(create, user, "--scope", scope).json["grant"]["id"])
         token = self(f"federation grant token {grant} -g work").out.strip()
@@ -51,7 +51,7 @@ class Cli:
         return grant
 
     def enrolled(self, scope: str = TASKS_AND_NOTES) -> str:
-        """Let ada at home read work, unless a user does already; the grant's id."""
+        """Enroll ada at work unless a peer exists; return the grant's id."""
         peers = self("federation peer list -g home --json").json["peers"]
         return str(peers[0]["grant_id"]) if peers else self.enroll(scope=scope)
 
@@ -65,4 +65,4 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 GROUPS = {path: command for path, command in walk(command_tree()) if hasattr(command, "commands")}
 COMMANDS = {path: command for path, command in walk(command_tree()) if not hasattr(command, "commands")}
-"""All groups, and all other commands, of the command line, by their path."""
+"""All groups and all other commands of the command line, by path."""

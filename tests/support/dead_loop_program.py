@@ -1,6 +1,6 @@
-"""A program that closes a loop under the probe of a half-open circuit, and goes on in threads: run by a test.
+"""A program that closes an event loop during the probe of a half-open circuit, then continues in threads.
 
-It is a process of its own because gRPC's tasks of a loop that was closed complain when they are collected.
+A test runs it as a separate process, because gRPC's tasks of a closed loop warn when they are collected.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from federation.config import CircuitConfig
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.status import error_detail_of
-from tests.support.federations import home_of, sync_channel_of
+from tests.support.federations import shared_runtime, sync_channel_of
 from tests.support.pki import Pki
 from tests.support.scripted import Reply, ScriptedPeer
 
@@ -28,8 +28,8 @@ BUDGET_S = 0.3
 CIRCUIT = CircuitConfig(failure_threshold=1, cooldown_s=0.01, jitter=0.0)
 
 
-def end_of(stub: Any, verb: str) -> str:
-    """The reason that a call fails with, or OK."""
+def outcome_of(stub: Any, verb: str) -> str:
+    """The reason of a failed call, or OK."""
     try:
         getattr(stub, verb)(REQUESTS[verb])
     except grpc.RpcError as e:
@@ -38,14 +38,17 @@ def end_of(stub: Any, verb: str) -> str:
 
 
 def main(verb: str) -> None:
-    """Print the state under the probe, what is answered during and after it, the state then, and that all ended."""
+    """Print the circuit's state during the probe, the outcomes of a call during and after it, and the final state."""
     peer = ScriptedPeer(Pki())
     peer.start()
-    with tempfile.TemporaryDirectory() as directory, home_of(Path(directory), peer.record(), circuit=CIRCUIT) as home:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        shared_runtime(Path(directory), peer.record(), circuit=CIRCUIT) as home,
+    ):
         called, channel = home.peers.all()[0], sync_channel_of(home)
         stub = FederationServiceStub(channel)
         peer.service.script(verb.lower(), Reply(code=grpc.StatusCode.UNAVAILABLE), Reply(gate=threading.Event()))
-        end_of(stub, verb)
+        outcome_of(stub, verb)
         time.sleep(0.05)
 
         async def probe() -> Any:
@@ -59,13 +62,13 @@ def main(verb: str) -> None:
         loop.close()
         assert not held.done()
         print(called.circuit.snapshot(home.clock.monotonic()).state)
-        print(end_of(stub, "Search"))
+        print(outcome_of(stub, "Search"))
         time.sleep(BUDGET_S + 1.0)
         peer.service.script(verb.lower(), Reply())
-        print(end_of(stub, verb))
+        print(outcome_of(stub, verb))
         print(called.circuit.snapshot(home.clock.monotonic()).state)
     print("ended", flush=True)
-    os._exit(0)  # what is left of the loop is not collected
+    os._exit(0)  # skips collecting the remains of the loop
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Looking for words in everything that a program left on disk, however they are wrapped."""
+"""Searches everything that a program left on disk for a word, through encodings and compression."""
 
 import base64
 import binascii
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 DEPTH: Final = 3
-"""Wraps within wraps."""
+"""How many nested encodings are searched."""
 _RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
 _PACKED: Final = re.compile(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]")
 _SWAPPED: Final = bytes.maketrans(b"-_", b"+/")
 
 
-def found_in(data: bytes, word: str, depth: int = DEPTH) -> set[str]:
-    """The forms in which bytes hold a word: plain, UTF-16, hexadecimal, base64, gzip or zlib, or one in another."""
+def encodings_of(data: bytes, word: str, depth: int = DEPTH) -> set[str]:
+    """The encodings in which bytes contain a word: plain, UTF-16, hex, base64, gzip, zlib, also nested."""
     low = data.lower()
     forms = {
         "plain": word.encode(),
@@ -29,13 +29,13 @@ def found_in(data: bytes, word: str, depth: int = DEPTH) -> set[str]:
     found = {form for form, spelt in forms.items() if spelt in low}
     if depth:
         for kind, unwrapped in _unwrapped(data):
-            found |= {f"{form} in {kind}" for form in found_in(unwrapped, word, depth - 1)}
+            found |= {f"{form} in {kind}" for form in encodings_of(unwrapped, word, depth - 1)}
     return found
 
 
 def _unwrapped(data: bytes) -> Iterator[tuple[str, bytes]]:
     for match in _PACKED.finditer(data):
-        unpacking = zlib.decompressobj(47)  # gzip or zlib, whichever it is
+        unpacking = zlib.decompressobj(47)  # gzip or zlib, detected by the header
         try:
             unpacked = unpacking.decompress(data[match.start() :], 1 << 26)
         except zlib.error:
@@ -43,7 +43,7 @@ def _unwrapped(data: bytes) -> Iterator[tuple[str, bytes]]:
         yield "compressed", unpacked
     for match in _RUN.finditer(data):
         run = match.group().translate(_SWAPPED)
-        for start in range(4):  # letters that stand in front may belong to something else
+        for start in range(4):  # leading characters may not belong to the encoded text
             whole = run[start : start + (len(run) - start) // 4 * 4]
             with_rest = run[start:] + b"=" * (-(len(run) - start) % 4)
             try:
@@ -52,24 +52,24 @@ def _unwrapped(data: bytes) -> Iterator[tuple[str, bytes]]:
                 yield "base64", base64.b64decode(whole)
 
 
-def remains(directory: Path, word: str) -> dict[str, set[str]]:
-    """Every file below a directory that holds the word, or is named so, with the forms; databases also row by row."""
+def files_with(directory: Path, word: str) -> dict[str, set[str]]:
+    """Files below a directory whose content or name contains a word, with the encodings; databases are also dumped."""
     found: dict[str, set[str]] = {}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
-        forms = {f"{form} in the name" for form in found_in(name.encode(), word, 1)}
+        forms = {f"{form} in the name" for form in encodings_of(name.encode(), word, 1)}
         if path.is_file():
             data = path.read_bytes()
-            forms |= found_in(data, word)
+            forms |= encodings_of(data, word)
             if data.startswith(b"SQLite format 3\0"):
-                forms |= {f"{form} in a table" for form in found_in(_dumped(path), word)}
+                forms |= {f"{form} in a table" for form in encodings_of(_dump_tables(path), word)}
         if forms:
             found[name] = forms
     return found
 
 
-def _dumped(path: Path) -> bytes:
-    """All tables as text; what is written beside goes on. A value that lies across two pages is whole here."""
+def _dump_tables(path: Path) -> bytes:
+    """All tables as text, so that a value that spans two pages is found. Writers may continue meanwhile."""
     with closing(sqlite3.connect(path, timeout=10)) as database:
         database.text_factory = lambda raw: raw.decode(errors="replace")
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -78,7 +78,7 @@ def _dumped(path: Path) -> bytes:
 
 
 def open_files(process: int) -> Iterator[tuple[str, bytes]]:
-    """Each regular file that a process holds open, deleted ones too, with what is in it."""
+    """Each regular file that a process holds open, also deleted ones, with its content."""
     for entry in Path(f"/proc/{process}/fd").iterdir():
         try:
             target = str(entry.readlink())

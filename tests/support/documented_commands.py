@@ -1,7 +1,7 @@
-"""Documents whose commands are typed as they stand there, and whose shown lines must appear.
+"""Runs the commands of a document and compares their output with the lines that the document shows.
 
-In a `console` block, `$ ` begins a command; what follows it is what one sees: each line must be printed, in this order,
-where `…` stands for anything. A block below `<!-- not run: why -->` is left out.
+In a `console` block, `$ ` begins a command; each line below it must be printed, in this order, where `…` matches
+anything. A block below `<!-- not run: why -->` is skipped.
 """
 
 import io
@@ -31,11 +31,11 @@ FINGERPRINT = re.compile(r"fingerprint +([0-9a-f]{64})")
 PORTS = ("7443", "7444", "8443", "8444", "9443", "9444", "9464")
 PLAIN = re.compile(r"mosaic [^|<>;&$`\\\n]*")
 """A command that needs no shell."""
-USUAL = frozenset({0, 3})
-"""Exit codes of a command below which no `error:` is shown; 3 is `status` that found a peer unhealthy."""
-ENDING_S = 20.0
-LOOKING = re.compile(r"federation (audit|status)\b")
-LOOKING_S = 5.0
+SUCCESS_CODES = frozenset({0, 3})
+"""Exit codes of a command without a shown `error:`; 3 is `status` with an unhealthy peer."""
+STOP_TIMEOUT_S = 20.0
+RETRIED = re.compile(r"federation (audit|status)\b")
+RETRY_S = 5.0
 
 
 class Step(NamedTuple):
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 def steps(text: str) -> list[Step]:
-    """Return every command of a document that is run, in order."""
+    """Return every command of a document that is not skipped, in order."""
     found = []
     for why, block in re.findall(
         r"(<!-- not run: [^>]* -->\s+)?```console\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE
@@ -67,22 +67,22 @@ def _step(part: str) -> Step:
 
 
 def pattern(shown: str) -> str:
-    """Return the expression of a line or message in which `…` stands for anything, and blanks for any blanks."""
+    """Return a regular expression for a line in which `…` matches anything, and a blank any run of blanks."""
     blanks, anything = r"[ \t]+", ".*?"
     words = blanks.join(anything.join(re.escape(part) for part in word.split("…")) for word in shown.split())
     return words.replace(f"{blanks}{anything}", anything).replace(f"{anything}{blanks}", anything)
 
 
-class Typist:
-    """A directory in which a reader types a document's commands; ports, ids and fingerprints are the real ones."""
+class DocumentRunner:
+    """Runs a document's commands in a directory, with the documented ports, ids and fingerprints replaced."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.words = {port: _free_port() for port in PORTS}
+        self.replacements = {port: _free_port() for port in PORTS}
         self.printed = ""
-        """Everything that was printed so far."""
+        """All output so far."""
         self.max_lease_s = ""
-        """What gateways get as `server.max_lease_s`, if not the default."""
+        """`server.max_lease_s` of new gateways; empty for the default."""
         self.serving: list[subprocess.Popen[bytes]] = []
         (directory / "cli").symlink_to(ROOT / "cli")
         (directory / "bin").mkdir()
@@ -92,50 +92,50 @@ class Typist:
             script.chmod(0o755)
         self.environment = environment(PATH=f"{directory / 'bin'}:{os.environ['PATH']}", COLUMNS="200")
 
-    def follow(self, text: str) -> None:
-        """Type every command of a document, and hold what is printed against what is shown."""
+    def run_document(self, text: str) -> None:
+        """Run every command of a document and compare its output with the shown lines."""
         for step in steps(text):
-            self.take(step)
+            self.run_step(step)
 
-    def take(self, step: Step) -> str:
-        """Type one command; return what it printed, both streams together."""
-        wanted = self._real(r"[\s\S]*?\n[\s\S]*?".join(pattern(line) for line in step.shown))
-        end = time.monotonic() + (LOOKING_S if LOOKING.search(step.command) else 0)
-        code, printed = self.type(step.command)
+    def run_step(self, step: Step) -> str:
+        """Run one command, compare its output with the shown lines, and return it (stdout and stderr together)."""
+        wanted = self._replace(r"[\s\S]*?\n[\s\S]*?".join(pattern(line) for line in step.shown))
+        end = time.monotonic() + (RETRY_S if RETRIED.search(step.command) else 0)
+        code, printed = self.run(step.command)
         while not re.search(wanted, printed) and time.monotonic() < end:
-            code, printed = self.type(step.command)  # a person looks again: the audit is written within a second
+            code, printed = self.run(step.command)  # the audit is written within a second
         refused = any(line.startswith("error:") for line in step.shown)
-        assert (code not in USUAL) if refused else (code in USUAL), f"{step.command}\nexit code {code}\n{printed}"
+        assert (code not in SUCCESS_CODES) is refused, f"{step.command}\nexit code {code}\n{printed}"
         assert re.search(wanted, printed), f"{step.command}\nshows {step.shown}\n{printed}"
         return printed
 
-    def type(self, command: str) -> tuple[int, str]:
-        """Run one command as typed; return its exit code and output. What serves goes on in the background."""
-        command = self._real(command)
+    def run(self, command: str) -> tuple[int, str]:
+        """Run one command; return its exit code and output. `gateway serve` continues in the background."""
+        command = self._replace(command)
         if "gateway serve" in command:
             return self._serve(command)
-        code, printed = self._here(command) if PLAIN.fullmatch(command) else self._in_a_shell(command)
+        code, printed = self._run_in_process(command) if PLAIN.fullmatch(command) else self._run_in_shell(command)
         if command.startswith("kill $"):
-            self._wait_for_ends()
-        self._learn(command, printed)
+            self._wait_for_exits()
+        self._remember_ids(command, printed)
         return code, printed
 
     def close(self) -> None:
-        """Stop what serves."""
+        """Stop the served gateways."""
         for process in self.serving:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-        self._wait_for_ends(all_of_them=True)
+        self._wait_for_exits(all_processes=True)
 
-    def _in_a_shell(self, command: str) -> tuple[int, str]:
+    def _run_in_shell(self, command: str) -> tuple[int, str]:
         done = subprocess.run(
             command, shell=True, cwd=self.directory, env=self.environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout
 
-    def _here(self, command: str) -> tuple[int, str]:
-        """Run a command without a shell in this process, which saves the time to start one."""
+    def _run_in_process(self, command: str) -> tuple[int, str]:
+        """Run a command that needs no shell in this process, which is faster."""
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(printed):
             patch.setenv("COLUMNS", self.environment["COLUMNS"])
@@ -144,21 +144,21 @@ class Typist:
             code = main(shlex.split(command)[1:])
         return code, printed.getvalue()
 
-    def _real(self, text: str) -> str:
-        for word, real in self.words.items():
+    def _replace(self, text: str) -> str:
+        for word, real in self.replacements.items():
             text = text.replace(word, real)
         return text
 
-    def _learn(self, command: str, printed: str) -> None:
+    def _remember_ids(self, command: str, printed: str) -> None:
         self.printed += printed
         if self.max_lease_s and (made := re.search(r"gateway init (\w+)", command)):
             settings = self.directory / made[1] / "gateway.toml"
             text = settings.read_text(encoding="utf-8")
             settings.write_text(text.replace("# max_lease_s = 30.0", f"max_lease_s = {self.max_lease_s}"))
         if "grant create" in command and "--dry-run" not in command and (grants := ID.findall(printed)):
-            self.words["GRANT_ID"] = grants[-1]
+            self.replacements["GRANT_ID"] = grants[-1]
         if "peer add" in command and (found := FINGERPRINT.search(printed)):
-            self.words["FINGERPRINT"] = found[1]
+            self.replacements["FINGERPRINT"] = found[1]
 
     def _serve(self, command: str) -> tuple[int, str]:
         path = self.directory / f"serve-{len(self.serving)}.log"
@@ -166,25 +166,25 @@ class Typist:
             process = subprocess.Popen(
                 f"exec {command}", shell=True, cwd=self.directory, env=self.environment, stdout=log, stderr=log
             )
-        end = time.monotonic() + ENDING_S
+        end = time.monotonic() + STOP_TIMEOUT_S
         while process.poll() is None and time.monotonic() < end:
             if re.search(r"^  admin |waiting for it to exit", path.read_text(), re.MULTILINE):
                 self.serving.append(process)
                 return 0, path.read_text()
             time.sleep(0.05)  # another process is waited for
         self.printed += path.read_text()
-        return process.wait(ENDING_S), path.read_text()
+        return process.wait(STOP_TIMEOUT_S), path.read_text()
 
-    def _wait_for_ends(self, *, all_of_them: bool = False) -> None:
-        """Wait until what was told to stop has stopped."""
-        end = time.monotonic() + ENDING_S
+    def _wait_for_exits(self, *, all_processes: bool = False) -> None:
+        """Wait until one signalled gateway, or every one, has stopped."""
+        end = time.monotonic() + STOP_TIMEOUT_S
         while self.serving and time.monotonic() < end:
-            gone = [process for process in self.serving if process.poll() is not None]
-            self.serving = [process for process in self.serving if process not in gone]
-            if gone and not all_of_them:
+            exited = [process for process in self.serving if process.poll() is not None]
+            self.serving = [process for process in self.serving if process not in exited]
+            if exited and not all_processes:
                 return
             time.sleep(0.05)  # another process is waited for
-        assert not self.serving or all_of_them, "nothing stopped"
+        assert not self.serving or all_processes, "nothing stopped"
 
 
 def _free_port() -> str:
@@ -194,12 +194,12 @@ def _free_port() -> str:
 
 
 @pytest.fixture
-def typist() -> Iterator[Typist]:
-    """An empty directory with the command on the path."""
+def document_runner() -> Iterator[DocumentRunner]:
+    """A runner in an empty directory with `mosaic` on the path."""
     directory = Path(tempfile.mkdtemp(prefix="m"))
-    typist = Typist(directory)
+    document_runner = DocumentRunner(directory)
     try:
-        yield typist
+        yield document_runner
     finally:
-        typist.close()
+        document_runner.close()
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Four employees, what each may see where, worked out from the rows and the scope documents alone.
+"""Four employees and the rows that each may see, computed from the rows and scope documents alone.
 
-Nothing here asks the code under test: rights and scopes are read anew from the data, in the words of the design.
+Nothing here uses the code under test: rights and scopes are implemented a second time from the documentation.
 """
 
 import json
@@ -18,7 +18,7 @@ RATE: Final = {"rate_limit_per_minute": 1_000_000}
 
 @dataclass(frozen=True)
 class Record:
-    """One row of one gateway."""
+    """A row of one gateway."""
 
     gateway: str
     resource: str
@@ -30,24 +30,24 @@ class Record:
 
     @property
     def words(self) -> frozenset[str]:
-        """What a search finds it by."""
+        """The words by which a search finds the row."""
         return frozenset(word for text in self.data.values() for word in text.split())
 
     def has(self, where: Mapping[str, str]) -> bool:
-        """Whether all these fields are so."""
+        """Tell whether all these fields have these values."""
         columns = {"id": self.id, "owner": self.owner, "team": self.team}
         return all(columns.get(name, self.data.get(name)) == value for name, value in where.items())
 
     def line(self) -> dict[str, Any]:
-        """Its line of an import file."""
+        """The row's line of an import file."""
         at = f"2026-01-01T00:{self.second // 60:02}:{self.second % 60:02}Z"
         place = {"resource": self.resource, "id": self.id, "owner": self.owner, "team": self.team}
         return {"kind": "row", **place, "created_at": at, "data": dict(self.data)}
 
 
 @dataclass(frozen=True)
-class Office:
-    """One gateway's people, teams and rows. Ids and instants are alike at all, and so may names of users be."""
+class GatewayData:
+    """Users, teams and rows of one gateway. Row ids and times are the same at every gateway, and user names may be."""
 
     name: str
     teams: Mapping[str, tuple[str, ...]]
@@ -55,7 +55,7 @@ class Office:
     rows: tuple[Record, ...] = field(default=(), compare=False)
 
     def teams_of(self, user: str) -> frozenset[str]:
-        """The teams that a user is in."""
+        """The teams of a user."""
         return frozenset(team for team, members in self.teams.items() if user in members)
 
     def lines(self) -> bytes:
@@ -69,7 +69,7 @@ class Office:
 
 @dataclass(frozen=True)
 class Employee:
-    """A person: the user of a home gateway, the subject at work, and the peers there with what each opens."""
+    """A person: the user at a home gateway, the subject at work, and the home gateway's peers with their scopes."""
 
     name: str
     home: str
@@ -78,7 +78,7 @@ class Employee:
     peers: Mapping[str, dict[str, Any]] = field(repr=False)
 
 
-def _office(name: str, each: int, users: tuple[str, ...], **teams: tuple[str, ...]) -> Office:
+def _gateway_data(name: str, each: int, users: tuple[str, ...], **teams: tuple[str, ...]) -> GatewayData:
     numbers = count()
 
     def rows() -> Iterator[Record]:
@@ -92,16 +92,16 @@ def _office(name: str, each: int, users: tuple[str, ...], **teams: tuple[str, ..
                         "status": STATES[number % 2],
                         "secret": f"{name.partition('.')[0]}{number}secret {team}team",
                     }
-                    # Seven rows to an instant, in no order of the ids.
+                    # Seven rows share a creation time, in no order of their ids.
                     yield Record(name, resource, f"row-{number}", owner, team, number * 37 % 101 // 7, data)
 
-    return Office(name, teams, users, tuple(rows()))
+    return GatewayData(name, teams, users, tuple(rows()))
 
 
-OFFICES: Final = {
-    office.name: office
-    for office in (
-        _office(
+GATEWAYS: Final = {
+    gateway.name: gateway
+    for gateway in (
+        _gateway_data(
             WORK,
             2,
             ("ada", "ben", "cleo", "dan", "eve"),
@@ -110,10 +110,10 @@ OFFICES: Final = {
             green=("ada", "dan"),
             gold=("eve",),
         ),
-        _office("ada.example", 1, ("ada", "dan"), red=("ada", "dan")),
-        # People of other names and the same: what they are called here says nothing about who they are at work.
-        _office("ben.example", 1, ("ben", "cleo"), blue=("ben", "cleo")),
-        _office("cleo.example", 1, ("ada", "ben"), green=("ada",)),
+        _gateway_data("ada.example", 1, ("ada", "dan"), red=("ada", "dan")),
+        # The same user name may be another person at work.
+        _gateway_data("ben.example", 1, ("ben", "cleo"), blue=("ben", "cleo")),
+        _gateway_data("cleo.example", 1, ("ada", "ben"), green=("ada",)),
     )
 }
 ADA: Final = Employee(
@@ -178,25 +178,25 @@ CLEO: Final = Employee(  # her home gateway calls her ada
 EMPLOYEES: Final = (ADA, BEN, CLEO, DAN)
 
 
-def visible(person: Employee, source: str) -> tuple[Record, ...]:
-    """What a person may see of a source: by their own rights there, and at work by the grant's scope too."""
+def visible_rows(person: Employee, source: str) -> tuple[Record, ...]:
+    """The rows of a source that a person may see: by the user's rights, and at work also by the grant's scope."""
     scope = None if source == "local" else person.peers[source.removeprefix("federated:")]
-    office, who = (OFFICES[person.home], person.user) if scope is None else (OFFICES[WORK], person.subject)
-    teams = office.teams_of(who)
-    own = (row for row in office.rows if row.owner == who or row.team in teams)
-    return tuple(row for row in own if scope is None or admitted(scope, row))
+    gateway, who = (GATEWAYS[person.home], person.user) if scope is None else (GATEWAYS[WORK], person.subject)
+    teams = gateway.teams_of(who)
+    own = (row for row in gateway.rows if row.owner == who or row.team in teams)
+    return tuple(row for row in own if scope is None or in_scope(scope, row))
 
 
-def opened(person: Employee, source: str) -> frozenset[str]:
-    """The resources that a source opens."""
+def allowed_resources(person: Employee, source: str) -> frozenset[str]:
+    """The resources that a source allows to a person."""
     if source == "local":
         return frozenset((*RESOURCES, "api_keys"))
     scope = person.peers[source.removeprefix("federated:")]
     return frozenset(scope["resources"]) - frozenset(scope.get("excluded_resources", ()))
 
 
-def admitted(scope: dict[str, Any], row: Record) -> bool:
-    """Whether a scope document lets a row through."""
+def in_scope(scope: dict[str, Any], row: Record) -> bool:
+    """Tell whether a scope document allows a row."""
     if row.resource not in scope["resources"] or row.resource in scope.get("excluded_resources", ()):
         return False
     narrowing = scope.get("filters", {}).get(row.resource, {})
@@ -206,7 +206,7 @@ def admitted(scope: dict[str, Any], row: Record) -> bool:
     return teams is None or row.team in teams
 
 
-def in_order(rows: Mapping[str, tuple[Record, ...]]) -> list[tuple[str, Record]]:
-    """The rows of several sources, the newest first, then by source, then by id."""
+def merged(rows: Mapping[str, tuple[Record, ...]]) -> list[tuple[str, Record]]:
+    """The rows of several sources, newest first, then by source, then by id."""
     pairs = [(source, row) for source, found in rows.items() for row in found]
     return sorted(pairs, key=lambda pair: (-pair[1].second, pair[0], pair[1].id))

@@ -1,4 +1,4 @@
-"""Both ends of enrollment over one database: an issuing gateway, served over real TLS, and an enrolling one."""
+"""Both sides of enrollment over one database: an issuing gateway, served over real TLS, and an enrolling gateway."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,13 +37,13 @@ SEALER = Sealer(bytes(range(32)))
 
 
 def csr(key: ec.EllipticCurvePrivateKey | None = None, name: str = PEER) -> bytes:
-    """A good certificate request."""
+    """A valid certificate request."""
     return make_request(key or new_key(), name)
 
 
 @dataclass
 class IssuingGateway:
-    """The gateway that grants, as one process of it sees the database."""
+    """The gateway that issues certificates, as one process with its own view of the database."""
 
     database: Database
     grants: GrantRegistry
@@ -55,7 +55,7 @@ class IssuingGateway:
 
     @classmethod
     async def open(cls, database: Database, authority: Authority, clock: Clock = SYSTEM_CLOCK) -> "IssuingGateway":
-        """Load what the database holds, as a start of the gateway does."""
+        """Load grants and tokens from the database, as the gateway does when it starts."""
         grants, tokens = await GrantRegistry.load(database, clock), TokenStore(database, clock)
         lifetimes = {"certificate_lifetime_s": 86_400, "token_lifetime_s": 900}
         issuer = Issuer(authority, grants, tokens, clock=clock, **lifetimes)
@@ -67,18 +67,18 @@ class IssuingGateway:
         return await self.grants.create(**({"peer": PEER, "subject": "ada", "scope": SCOPE} | changes))
 
     async def token(self, grant: Grant | None = None, **options: Any) -> EnrollmentToken:
-        """A token, of a new grant where none is given."""
+        """An enrollment token, of a new grant unless one is given."""
         grant = grant or await self.grant()
         token, _ = await self.issuer.create_token(grant.id, **({"endpoint": "127.0.0.1:1"} | options))
         return token
 
     async def record(self, event: EnrollmentEvent) -> None:
-        """The audit hook."""
+        """Record an audit event."""
         self.events.append(event)
 
     @property
     def servicer(self) -> EnrollmentServicer:
-        """The service over this gateway's issuer."""
+        """The enrollment service of this gateway."""
         return EnrollmentServicer(
             self.issuer, self.renewal_issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=self.record
         )
@@ -115,13 +115,13 @@ class IssuingGateway:
 
 @dataclass
 class EnrollingGateway:
-    """The gateway that wants to read."""
+    """The gateway that enrolls."""
 
     peers: PeerStore
     clock: Clock = SYSTEM_CLOCK
 
     async def enroll(self, token: EnrollmentToken, address: str = "", **options: Any) -> EnrolledPeer:
-        """Redeem a token, at `address` where one is given."""
+        """Redeem a token, at `address` if given."""
         token = replace(token, endpoint=address or token.endpoint)
         values = {"gateway_name": PEER, "user": "bea", "peers": self.peers, "clock": self.clock} | options
         return await enroll(token, **values)
@@ -137,5 +137,5 @@ async def work(database: Database) -> AsyncIterator[IssuingGateway]:
 
 @pytest_asyncio.fixture
 async def home(database: Database) -> EnrollingGateway:
-    """An enrolling gateway; its tables stand in the same database as the issuing one's."""
+    """An enrolling gateway, in the same database as the issuing gateway."""
     return EnrollingGateway(PeerStore(database, SEALER))

@@ -1,4 +1,4 @@
-"""Federations over peers that a test lists, and each form in which the chain is offered."""
+"""Federations over listed peers, and stubs through each form of the client chain."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ from tests.support.scripted import ScriptedPeer
 
 
 class ListedPeers:
-    """The enrollments that a test wants."""
+    """A peer source with a fixed list of enrollments."""
 
     def __init__(self, *records: PeerRecord) -> None:
         self.records = records
@@ -33,21 +33,21 @@ class ListedPeers:
 
 
 def config_of(directory: Path, **settings: Any) -> GatewayConfig:
-    """Settings of a gateway whose admin socket nobody opens, so that no path is too long for it; it watches nobody."""
+    """Settings of a gateway without watches, and with an admin socket that is never opened (no path is too long)."""
     settings.setdefault("client", ClientConfig(watch=False))
     return GatewayConfig(directory=directory, name="home.example", admin_socket="/nowhere/admin.sock", **settings)
 
 
 def federation_of(directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any) -> Federation:
-    """A federation over these peers, to be entered."""
+    """A federation over these peers, not yet started."""
     return Federation(config_of(directory, **settings), ListedPeers(*records), clock=clock)
 
 
 @contextmanager
-def home_of(
+def shared_runtime(
     directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any
 ) -> Iterator[ClientRuntime]:
-    """The shared object beneath federations, for tests of threads alone."""
+    """The client runtime that federations share, for tests with threads only."""
     home = ClientRuntime.share(config_of(directory, **settings), clock, None)
     home.peers.load(records)
     home.loaded = True
@@ -66,7 +66,7 @@ def sync_channel_of(home: ClientRuntime, name: str = "work.example", user: str =
 
 @asynccontextmanager
 async def aio_stub(form: str, fed: Federation, scripted: ScriptedPeer) -> AsyncIterator[Any]:
-    """The generated aio stub: over our channel, or over a bare channel with our interceptors."""
+    """The generated aio stub, over the project's channel or over a bare channel with the project's interceptors."""
     if form == "channel":
         yield fed.stub("work.example", "ada")
         return
@@ -77,7 +77,7 @@ async def aio_stub(form: str, fed: Federation, scripted: ScriptedPeer) -> AsyncI
 
 @contextmanager
 def sync_stub(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> Iterator[Any]:
-    """The generated sync stub: over our channel, or over a bare channel with our interceptors."""
+    """The generated sync stub, over the project's channel or over a bare channel with the project's interceptors."""
     if form == "channel":
         with sync_channel_of(home) as channel:
             yield FederationServiceStub(channel)
@@ -89,12 +89,12 @@ def sync_stub(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> Iterato
 
 
 def client_threads() -> int:
-    """How many threads there are, those of the scripted server left out."""
+    """The number of threads, without those of the scripted server."""
     return sum(1 for thread in threading.enumerate() if "ThreadPoolExecutor" not in thread.name)
 
 
 def in_threads(count: int, work: Any) -> list[Any]:
-    """Run `work(index)` in so many threads at once; return what each returned or raised."""
+    """Run `work(index)` in `count` threads at once; return what each returned or raised."""
     results: list[Any] = [None] * count
     ready = threading.Barrier(count)
 

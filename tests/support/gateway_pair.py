@@ -1,4 +1,4 @@
-"""Two real gateways in one process: real databases, real mutual TLS on loopback, enrolled by the real path."""
+"""Two real gateways in one process: real databases, mutual TLS on loopback, real enrollment."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ SCOPE = {
 
 @dataclass
 class Running:
-    """A gateway that serves, and the operator's stub of it."""
+    """A running gateway and an admin stub for it."""
 
     gateway: Gateway
     stack: AsyncExitStack
@@ -46,7 +46,7 @@ class Running:
         return self.gateway.config.name
 
     async def stop(self) -> None:
-        """Stop it; twice is fine."""
+        """Stop the gateway; stopping twice is allowed."""
         await self.stack.aclose()
 
 
@@ -96,7 +96,7 @@ def short_path() -> Iterator[Path]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def store(request: pytest.FixtureRequest) -> NewStore:
-    """How a new gateway gets its database; the same test on both kinds."""
+    """Make the database URL of a new gateway; runs the test on SQLite and PostgreSQL."""
     if request.param == "sqlite":
         return _in_its_directory
     directory = str(request.getfixturevalue("postgres_directory"))
@@ -109,7 +109,7 @@ async def _in_its_directory() -> str:
 
 @pytest_asyncio.fixture
 async def start(short_path: Path, store: NewStore) -> AsyncIterator[Start]:
-    """Start a gateway of a name; one that was made before starts again from its directory."""
+    """Start a gateway by name; an existing one starts again from its directory."""
     started: list[Running] = []
 
     async def start(name: str, **options: Any) -> Running:
@@ -150,7 +150,7 @@ async def enroll(home: Running, work: Running, *, user: str = "ada", subject: st
 
 @pytest_asyncio.fixture
 async def home_gateway(start: Start) -> Running:
-    """The gateway that asks."""
+    """The asking gateway."""
     running = await start("home.example")
     await fill(running)
     return running
@@ -158,7 +158,7 @@ async def home_gateway(start: Start) -> Running:
 
 @pytest_asyncio.fixture
 async def work_gateway(start: Start) -> Running:
-    """The gateway that is asked."""
+    """The serving gateway."""
     running = await start("work.example")
     await fill(running)
     return running

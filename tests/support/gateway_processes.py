@@ -1,4 +1,4 @@
-"""Gateways as processes of their own, and the real command line against them."""
+"""Gateways as separate processes, and the real command line against them."""
 
 import contextlib
 import io
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a command: no gateway named, this tree first."""
+    """Return the environment of a command: no gateway selected, this source tree first on the path."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MOSAIC_", "OTEL_"))}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def mosaic(*arguments: str, cwd: Path, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run one command to its end."""
+    """Run one command as a process until it ends."""
     return subprocess.run(
         [*MOSAIC, *arguments],
         cwd=cwd,
@@ -44,7 +44,7 @@ def mosaic(*arguments: str, cwd: Path, stdin: str = "", **more: str) -> "subproc
 
 
 def mosaic_here(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run one command to its end in this process, which saves the start of an interpreter."""
+    """Run one command in this process, which is faster than a new interpreter."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([*arguments])
@@ -52,13 +52,13 @@ def mosaic_here(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]
 
 
 @dataclass
-class Served:
+class GatewayProcesses:
     """A directory of gateways, and the processes that serve them."""
 
     directory: Path
     processes: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
-    """Of the environment of what serves."""
+    """Additional environment variables of the gateways."""
 
     @classmethod
     @contextlib.contextmanager
@@ -70,8 +70,8 @@ class Served:
         finally:
             served.stop_all()
 
-    def found(self, name: str, **options: str) -> None:
-        """Make the gateway `name`.example in the directory `name`, with rows."""
+    def init(self, name: str, **options: str) -> None:
+        """Create the gateway `name`.example in the directory `name` and import rows."""
         free = {"listen": "127.0.0.1:0", "enroll": "127.0.0.1:0", **options}
         words = [word for key, value in free.items() for word in (f"--{key}", value)]
         made = mosaic_here("gateway", "init", name, "--name", f"{name}.example", *words, cwd=self.directory)
@@ -98,12 +98,12 @@ class Served:
             token = ["--page-token", page["next_page_token"]]
 
     def start(self, name: str, *options: str) -> list[str]:
-        """Serve a gateway; return what it printed once it does."""
+        """Start a gateway and wait until it serves; return what it printed."""
         self.launch(name, *options)
         return self.ready(name)
 
     def start_all(self, *names: str) -> None:
-        """Serve several gateways, whose processes start side by side."""
+        """Start several gateways concurrently."""
         for name in names:
             self.launch(name)
         for name in names:
@@ -134,8 +134,8 @@ class Served:
         raise AssertionError((self.directory / f"{name}.log").read_text())
 
     @contextlib.contextmanager
-    def silence(self, name: str) -> Iterator[None]:
-        """Keep a gateway from doing anything, with its connections left open, as a suspended machine does."""
+    def suspended(self, name: str) -> Iterator[None]:
+        """Suspend a gateway's process inside the context; its connections stay open."""
         self.processes[name].send_signal(signal.SIGSTOP)
         try:
             yield
@@ -164,20 +164,20 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[Served]:
+def worker_gateways() -> Iterator[GatewayProcesses]:
     """`home` and `work`, each in its own process, started once in each worker of the test run."""
-    with Served.temporary() as served:
+    with GatewayProcesses.temporary() as served:
         for name in ("home", "work"):
-            served.found(name)
+            served.init(name)
         served.start_all("home", "work")
         yield served
 
 
 @pytest.fixture(scope="module")
-def served(world: Served) -> Iterator[Served]:
-    """`home` and `work` of this worker; each test file finds them without a peer and without an open grant."""
-    yield world
-    for grant in world.listed("grants", "federation", "grant", "list", "-g", "work"):
-        world.command("federation", "grant", "revoke", grant["id"], "--no-wait", "-g", "work")
-    for peer in world.listed("peers", "federation", "peer", "list", "-g", "home"):
-        world.command("federation", "peer", "remove", peer["name"], "--user", peer["user"], "-g", "home")
+def served(worker_gateways: GatewayProcesses) -> Iterator[GatewayProcesses]:
+    """`home` and `work` of this worker. Peers are removed and grants revoked after each test file."""
+    yield worker_gateways
+    for grant in worker_gateways.listed("grants", "federation", "grant", "list", "-g", "work"):
+        worker_gateways.command("federation", "grant", "revoke", grant["id"], "--no-wait", "-g", "work")
+    for peer in worker_gateways.listed("peers", "federation", "peer", "list", "-g", "home"):
+        worker_gateways.command("federation", "peer", "remove", peer["name"], "--user", peer["user"], "-g", "home")

@@ -1,4 +1,4 @@
-"""A driver that a test steps by hand: the real `FlowRunner`, the real flows, and a wire answered by the test."""
+"""A driver that a test steps by hand, with the real `FlowRunner` and flows; the test answers the calls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ def make_call(
     detach: bool = False,
     trace: Any = None,
 ) -> Call:
-    """A call that differs from another in what is named."""
+    """A call with defaults for all fields."""
     method = f"/federation.v1.FederationService/{verb.capitalize()}"
     return Call(
         method, verb, resource, grant_id, "work.example", "ada", request, (), deadline, trace=trace, detach=detach
@@ -35,13 +35,13 @@ def make_call(
 
 
 def rows(*ids: str, lease_ms: int | str | None = 30_000) -> Outcome:
-    """A good answer to a list."""
+    """A successful answer to `List` with these row ids."""
     body = pb.ListResponse(rows=[pb.Row(id=row_id) for row_id in ids]).SerializeToString()
     return Outcome(grpc.StatusCode.OK, body, trailing=() if lease_ms is None else ((LEASE_MS, str(lease_ms)),))
 
 
 def ids(outcome: Outcome | None) -> list[str]:
-    """The rows of an answer."""
+    """The row ids of a successful answer."""
     assert outcome is not None
     assert outcome.ok, outcome
     return [row.id for row in pb.ListResponse.FromString(outcome.body).rows]
@@ -49,7 +49,7 @@ def ids(outcome: Outcome | None) -> list[str]:
 
 @dataclass
 class Wire:
-    """One call on the wire: answered by hand, or cancelled by its runner."""
+    """One sent call: answered by the test, or cancelled by its runner."""
 
     runner: FlowRunner
     suspension: Suspension
@@ -58,7 +58,7 @@ class Wire:
     answered: bool = False
 
     def answer(self, outcome: Outcome) -> None:
-        """Let the answer arrive."""
+        """Deliver the answer."""
         self.answered = True
         self.runner.answer(self.suspension, outcome)
 
@@ -68,40 +68,40 @@ class Wire:
 
     @property
     def open(self) -> bool:
-        """Whether an answer would still be received."""
+        """Whether an answer would still be accepted."""
         return not self.answered and not self.cancelled
 
 
 @dataclass
 class Timer:
-    """Something to be done at an instant."""
+    """A function to call at a time."""
 
     at: float
     function: Callable[[], object]
     stopped: bool = False
 
     def stop(self) -> None:
-        """Do it no more."""
+        """Cancel the timer."""
         self.stopped = True
 
 
 @dataclass
 class ManualDriver:
-    """The driver of a single thread: wires and timers in lists."""
+    """A single-threaded driver that keeps wires and timers in lists."""
 
     time: ManualClock = field(default_factory=ManualClock)
     wires: list[Wire] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
 
     def send(self, runner: FlowRunner, suspension: Suspension, call: Call) -> Outcome | None:
-        """Put the call on the wire."""
+        """Record the call as a wire."""
         wire = Wire(runner, suspension, call)
         self.wires.append(wire)
         suspension.on_claim(wire.cancel)
         return None
 
     def in_loop(self, function: Callable[[], object]) -> Callable[[], None]:
-        """Call at once: there is one thread."""
+        """Call immediately: there is one thread."""
 
         def call() -> None:
             function()
@@ -115,7 +115,7 @@ class ManualDriver:
         return timer.stop
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; timers that are due fire, and wires whose deadline passed time out, as gRPC does it."""
+        """Advance the clock, fire due timers, and time out wires whose deadline passed, as gRPC does."""
         self.time.advance(seconds)
         now = self.time.monotonic_s
         for timer in sorted(self.timers, key=lambda timer: timer.at):
@@ -139,7 +139,7 @@ class ScriptedSink:
 
 
 class ManualChain:
-    """The caching interceptor of one peer over a driver that the test steps by hand."""
+    """The caching interceptor of one peer over a manual driver."""
 
     def __init__(
         self,
@@ -159,13 +159,13 @@ class ManualChain:
         return self.driver.wires
 
     def start(self, call: Call) -> FlowRunner:
-        """Begin a call; a hit is done when this returns."""
+        """Start a call; a cache hit is done when this returns."""
         runner = FlowRunner(self.driver, self._proceed(call))
         runner.start()
         return runner
 
     def fetch(self, call: Call, answer: Outcome) -> Outcome | None:
-        """Begin a call and answer it at once, if it asks."""
+        """Start a call and answer it if it was sent; return its outcome."""
         before = len(self.wires)
         runner = self.start(call)
         if len(self.wires) > before:

@@ -1,4 +1,4 @@
-"""A day on which everything of a peer is marked, and everything that a gateway may write lies in known places."""
+"""Gateways whose peer's data are all marked, with every place that the asking gateway may write to known."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from federation.telemetry.log_format import JsonFormatter
 from federation.telemetry.metrics import metrics_for
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
-from tests.support.disk_search import remains
+from tests.support.disk_search import files_with
 from tests.support.gateway_processes import MOSAIC, environment, mosaic
 from tests.support.otlp_collector import Collector
-from tests.support.outage_world import Pair
+from tests.support.process_pair import ProcessPair
 
 WORK: Final = "federated:work.example"
 MARK: Final = "zq5b81d94cmark"
-"""Stands in every id, team, title and text of the work gateway's rows, and nowhere else."""
+"""Part of every id, team, title and text of the work gateway's rows, and of nothing else."""
 SERVE: Final = """
 import functools, logging, sys
 import mosaic_cli.gateway.serve
@@ -31,11 +31,11 @@ mosaic_cli.gateway.serve.setup_logging = functools.partial(mosaic_cli.gateway.se
 from mosaic_cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
-"""Serves with every line of its log."""
+"""Serves with the log level DEBUG."""
 
 
 def marked_rows(count: int = 40) -> bytes:
-    """Rows of ada in a team, marked wherever somebody may write; one is large enough to leave its page."""
+    """Rows of ada in a team, marked in every writable field; one is larger than a database page."""
     team = f"team-{MARK}"
     lines: list[dict[str, Any]] = [
         {"kind": "user", "id": "ada"},
@@ -55,68 +55,72 @@ def marked_rows(count: int = 40) -> bytes:
 
 
 @dataclass
-class Day(Pair):
-    """Two gateways; everything that home's processes may write lies in `home` and `beside`, with what they sent."""
+class MarkedGateways(ProcessPair):
+    """Two gateways; home's processes write only below `home` and `side_directory`, which also has their exports."""
 
     seen: list[str] = field(default_factory=list)
-    """What came back to those who asked, in memory: proof that rows did come."""
+    """The outputs of queries, as proof that rows were returned."""
 
     @property
-    def beside(self) -> Path:
-        """Home's temporary files, its user's directory, its logs, and what it exported."""
+    def side_directory(self) -> Path:
+        """Home's temporary files, its user's home directory, its logs and its exported telemetry."""
         return self.directory / "beside"
 
-    def everywhere(self) -> dict[str, set[str]]:
-        """Every file of home's with the mark in it."""
-        return {**remains(self.directory / "home", MARK), **remains(self.beside, MARK)}
+    def files_with_mark(self) -> dict[str, set[str]]:
+        """Every file of home that contains the mark, with the encodings."""
+        return {**files_with(self.directory / "home", MARK), **files_with(self.side_directory, MARK)}
 
-    def surroundings(self) -> dict[str, str]:
-        """Variables by which a process of home's writes nowhere else."""
-        beside = {name: str(self.beside / name.lower()) for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME")}
-        return {**self.variables, **beside}
+    def variables_of_home(self) -> dict[str, str]:
+        """Environment variables that keep the files of home's processes below `side_directory`."""
+        side_directory = {
+            name: str(self.side_directory / name.lower()) for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME")
+        }
+        return {**self.variables, **side_directory}
 
     def serve_home(self) -> None:
-        """Start home with all of its log, as JSON, in a file."""
-        log = (self.beside / "home.log").open("ab")
+        """Start home with its complete log in a file."""
+        log = (self.side_directory / "home.log").open("ab")
         with log:
             process = subprocess.Popen(
                 [MOSAIC[0], "-c", SERVE, "gateway", "serve", "--gateway", "home"],
                 cwd=self.directory,
-                env=environment(PYTHONUNBUFFERED="1", **self.surroundings()),
+                env=environment(PYTHONUNBUFFERED="1", **self.variables_of_home()),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
         self.processes["home"] = process
         assert process.stdout is not None
-        assert any(line.startswith("  admin") for line in process.stdout), (self.beside / "home.log").read_text()
+        assert any(line.startswith("  admin") for line in process.stdout), (
+            self.side_directory / "home.log"
+        ).read_text()
 
     def query(self, line: str, code: int = 0, source: str = "all") -> Any:
-        """Ask by the command line as ada."""
+        """Query by the command line as ada."""
         words = ["federation", "query", *line.split(), "--user", "ada", "--source", source, "-g", "home", "--json"]
-        ran = mosaic(*words, cwd=self.directory, **self.surroundings())
+        ran = mosaic(*words, cwd=self.directory, **self.variables_of_home())
         assert ran.returncode == code, (line, ran.stdout, ran.stderr)
-        with (self.beside / "commands.log").open("a") as log:
+        with (self.side_directory / "commands.log").open("a") as log:
             log.write(ran.stderr)
         self.seen.append(ran.stdout)
         return json.loads(ran.stdout) if ran.stdout.strip() else None
 
 
-class Spool(Collector):
-    """Keeps whatever arrives in files, as it arrived."""
+class FileCollector(Collector):
+    """Writes each received export request to a file."""
 
     directory: Path
     count = 0
 
     def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
-        Spool.count += 1
-        (self.directory / f"{type(request).__name__}-{Spool.count}").write_bytes(request.SerializeToString())
+        FileCollector.count += 1
+        (self.directory / f"{type(request).__name__}-{FileCollector.count}").write_bytes(request.SerializeToString())
         return super().Export(request, context)
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Write every line that anything in this process logs."""
+    """Write every log record of this process to a file."""
     handler, root = logging.FileHandler(path), logging.getLogger()
     handler.setFormatter(JsonFormatter())
     level = root.level
@@ -132,7 +136,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def tracing_to(path: Path) -> Iterator[Telemetry]:
-    """Write every span of this process, those of the package among them, within one of the program's own."""
+    """Write every span of this process to a file, inside one span of the program."""
     tracers = TracerProvider(shutdown_on_exit=False)
     with path.open("w") as out:
         tracers.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=out)))

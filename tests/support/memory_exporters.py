@@ -1,4 +1,4 @@
-"""Spans and metrics of one test, kept in memory, and flows stepped by hand."""
+"""Spans and metrics of one test in memory, and flows stepped by hand."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from federation.telemetry.spans import SpanSource
 
 
 class SpanLog(SimpleSpanProcessor):
-    """Every span that was started, and whether it ended."""
+    """Counts started spans and keeps ended ones."""
 
     def __init__(self, sampler: Sampler | None = None) -> None:
         self.exporter = InMemorySpanExporter()
@@ -32,7 +32,7 @@ class SpanLog(SimpleSpanProcessor):
 
     @property
     def ended(self) -> Sequence[ReadableSpan]:
-        """The finished spans, in the order of their ends."""
+        """The ended spans, in order."""
         return self.exporter.get_finished_spans()
 
     @property
@@ -48,7 +48,7 @@ class SpanLog(SimpleSpanProcessor):
 
 
 class MetricLog:
-    """Points by metric name."""
+    """The exported points of a meter, by metric name."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
@@ -68,7 +68,7 @@ class MetricLog:
 
 
 def answer(interceptors: Sequence[Interceptor], call: Call, *outcomes: Outcome) -> tuple[Outcome, list[Call]]:
-    """Step the flow of a call, giving these outcomes for the calls that it sends; return its end and those calls."""
+    """Run the flow of a call with these outcomes for the calls that it sends; return its outcome and those calls."""
     flow = compose(interceptors)(call)
     sent: list[Call] = []
     waiting = iter(outcomes)
@@ -82,8 +82,8 @@ def answer(interceptors: Sequence[Interceptor], call: Call, *outcomes: Outcome) 
         return end.value, sent
 
 
-def parked(interceptors: Sequence[Interceptor], call: Call) -> tuple[Flow, Call]:
-    """Step the flow of a call until it waits for the wire; return it and the call that it sends."""
+def suspended_flow(interceptors: Sequence[Interceptor], call: Call) -> tuple[Flow, Call]:
+    """Run the flow of a call until it sends; return the flow and the sent call."""
     flow = compose(interceptors)(call)
     step = next(flow)
     assert isinstance(step, Call)
@@ -92,7 +92,7 @@ def parked(interceptors: Sequence[Interceptor], call: Call) -> tuple[Flow, Call]
 
 @pytest.fixture
 def span_log() -> Iterator[SpanLog]:
-    """A tracer whose spans stay here; at the end of the test none may be open."""
+    """A span log; every span must have ended at the end of the test."""
     log = SpanLog()
     yield log
     assert log.leaked == 0
@@ -100,5 +100,5 @@ def span_log() -> Iterator[SpanLog]:
 
 @pytest.fixture
 def metric_log() -> MetricLog:
-    """A meter whose figures stay here."""
+    """A metric log."""
     return MetricLog()

@@ -1,4 +1,4 @@
-"""The table of metrics in OBSERVABILITY.md, made from the catalogue: `python -m tests.support.metric_table`."""
+"""The table of metrics in OBSERVABILITY.md, generated from the definitions: `python -m tests.support.metric_table`."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def written() -> str:
-    """Return the table that stands in the document."""
+def documented_table() -> str:
+    """Return the table in the document."""
     return PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
 
 

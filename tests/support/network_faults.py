@@ -1,4 +1,4 @@
-"""Faults of the network, made for real: a TCP relay that counts, freezes, resets, and a port that only accepts."""
+"""Real network faults: a TCP relay that counts, freezes and resets connections, and a port that only accepts."""
 
 import contextlib
 import socket
@@ -32,38 +32,38 @@ class Relay:
         return f"127.0.0.1:{self.port}"
 
     def freeze(self) -> None:
-        """Pass nothing on any more, and keep every connection."""
+        """Stop forwarding, with every connection left open."""
         self._open.clear()
 
     def thaw(self) -> None:
-        """Go on passing."""
+        """Continue forwarding."""
         self._open.set()
 
     def reset(self) -> None:
-        """Cut every connection with a reset."""
+        """Reset every connection."""
         with self._lock:
             cut, self._sockets = self._sockets, []
         _reset(cut)
 
     def refuse(self) -> None:
-        """Take no connection any more; those there are go on."""
+        """Refuse new connections; existing ones continue."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def accept(self) -> None:
-        """Take connections again, on the same port."""
+        """Accept connections again, on the same port."""
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def reset_oldest(self) -> None:
-        """Cut the connection that was made before all others, with a reset."""
+        """Reset the oldest connection."""
         with self._lock:
             oldest, self._sockets = self._sockets[:2], self._sockets[2:]
         _reset(oldest)
 
     def close(self) -> None:
-        """End: the port refuses from now on."""
+        """Close the relay: the port refuses connections from now on."""
         self.refuse()
         self._open.set()
         self.reset()
@@ -105,7 +105,7 @@ class Relay:
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""A collector: receives spans, metrics and logs by real OTLP over gRPC."""
+"""An OTLP collector: receives spans, metrics and logs over gRPC."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 
 @dataclass(frozen=True)
-class Received:
-    """One span as it arrived; ids are hexadecimal."""
+class ReceivedSpan:
+    """A received span; ids are hexadecimal."""
 
     instance: str
     name: str
@@ -26,19 +26,19 @@ class Received:
     parent_id: str
     attributes: dict[str, Any]
     links: tuple[tuple[str, str, str], ...]
-    """Trace, span, and what the link is for."""
+    """Trace id, span id, and the purpose of the link."""
     events: tuple[str, ...]
     status: int
 
     @property
     def outcome(self) -> Any:
-        """The outcome word."""
+        """The outcome attribute."""
         return self.attributes.get("outcome")
 
 
 @dataclass(frozen=True)
-class ReceivedLine:
-    """One log record as it arrived; ids are hexadecimal, empty without a span."""
+class ReceivedLog:
+    """A received log record; ids are hexadecimal, empty without a span."""
 
     instance: str
     logger: str
@@ -50,7 +50,7 @@ class ReceivedLine:
 
 
 Points = dict[tuple[tuple[str, Any], ...], float]
-"""Value, or count of a histogram, by sorted attributes."""
+"""Value (of a histogram the count) by sorted attributes."""
 
 
 class Collector(
@@ -58,11 +58,11 @@ class Collector(
     metrics_service_pb2_grpc.MetricsServiceServicer,
     logs_service_pb2_grpc.LogsServiceServicer,
 ):
-    """Keeps what it is sent: of spans and lines all, of figures the latest."""
+    """Keeps all received spans and log records, and the latest metric points."""
 
     def __init__(self) -> None:
-        self.spans: list[Received] = []
-        self.lines: list[ReceivedLine] = []
+        self.spans: list[ReceivedSpan] = []
+        self.lines: list[ReceivedLog] = []
         self.points: dict[tuple[str, str], Points] = {}
         """By instance and metric name."""
         self.services: set[str] = set()
@@ -71,7 +71,7 @@ class Collector(
 
     @property
     def metrics(self) -> set[str]:
-        """The names of the metrics that came."""
+        """The names of the received metrics."""
         return {name for _, name in self.points}
 
     def Export(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -98,7 +98,7 @@ class Collector(
 
     def _logs(self, instance: str, scope: Any) -> None:
         self.lines += [
-            ReceivedLine(
+            ReceivedLog(
                 instance,
                 scope.scope.name,
                 line.severity_text,
@@ -111,13 +111,13 @@ class Collector(
         ]
 
     def wait(self, condition: Callable[["Collector"], bool], timeout: float = 10.0) -> None:
-        """Block until the condition holds; fail the test where it does not come true."""
+        """Block until the condition holds; fail the test at the timeout."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), vars(self)
 
 
-def _received(instance: str, span: Any) -> Received:
-    return Received(
+def _received(instance: str, span: Any) -> ReceivedSpan:
+    return ReceivedSpan(
         instance,
         span.name,
         span.kind,
@@ -152,8 +152,8 @@ _ANSWERS = {
 
 
 @contextmanager
-def collecting(made: Collector | None = None) -> Iterator[Collector]:
-    """A running collector on a port of its own; one of a test's own kind where that is given."""
+def running_collector(made: Collector | None = None) -> Iterator[Collector]:
+    """Run a collector on a free port; `made` is a subclass's instance to run instead."""
     made = made or Collector()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(made, server)
@@ -167,6 +167,6 @@ def collecting(made: Collector | None = None) -> Iterator[Collector]:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """A running collector of this test."""
-    with collecting() as made:
+    """A running collector."""
+    with running_collector() as made:
         yield made

@@ -1,6 +1,6 @@
-"""A certificate authority for tests: makes every good and every bad certificate, and dials with them.
+"""A certificate authority for tests: issues valid and faulty certificates, and opens channels with them.
 
-It encodes by itself what the product encodes, so that a fault of the product is not mirrored here.
+It encodes identity extensions with its own code, so that a fault in the project's encoder is not repeated here.
 """
 
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ class Leaf:
 
     @property
     def issued(self) -> IssuedCertificate:
-        """The leaf as the grant book takes it: `await book.add_certificate(grant.id, leaf.issued, activate=True)`."""
+        """The certificate in the form that `GrantRegistry.add_certificate` takes."""
         begin, end = validity_us(self.certificate)
         return IssuedCertificate(
             pem=self.certificate_pem,
@@ -74,7 +74,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class LeafSpec:
-    """What a leaf says; the default is a good client certificate."""
+    """The content of a leaf certificate; the default is a valid client certificate."""
 
     names: tuple[str, ...] = ()
     common_name: str = PEER
@@ -88,7 +88,7 @@ class LeafSpec:
 
 
 class Pki:
-    """One root. `Pki()` is a stranger's; `Pki.of(authority)` signs as a gateway's own authority does."""
+    """A root certificate and its key. `Pki()` is an unknown authority; `Pki.of(authority)` uses a gateway's key."""
 
     def __init__(self, name: str = "stranger.example") -> None:
         self._key = new_key()
@@ -108,7 +108,7 @@ class Pki:
 
     @classmethod
     def of(cls, authority: Authority) -> Self:
-        """Sign with a gateway's root: for certificates that its authority would never issue."""
+        """Use a gateway's root, for certificates that its authority would never issue."""
         pki = cls.__new__(cls)
         key = load_pem_private_key(authority.ca_key_pem.encode(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -135,7 +135,7 @@ class Pki:
         return self.client(extensions=IDENTITY_FAULTS[fault](grant_id, subject))
 
     def leaf(self, spec: LeafSpec) -> Leaf:
-        """A leaf exactly as `spec` says, however wrong."""
+        """A leaf with the content of `spec`, valid or not."""
         key = spec.key or new_key()
         now = spec.now or datetime.now(UTC)
         builder = (
@@ -154,7 +154,7 @@ class Pki:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         seen: list[str] = []
         for oid, value in spec.extensions:
-            # The library refuses to write an extension twice, so the second one is written under another name.
+            # The library refuses to write an extension twice, so the second one gets another OID first.
             written = STAND_IN_OID if oid in seen else oid
             seen.append(oid)
             extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(written), value)
@@ -182,8 +182,8 @@ IDENTITY_FAULTS: Final[Mapping[str, Callable[[str, str], tuple[tuple[str, bytes]
     "no extensions": lambda _grant, _subject: (),
     "grant missing": lambda _grant, subject: ((SUBJECT_OID, utf8(subject)),),
     "subject missing": lambda grant, _subject: ((GRANT_OID, utf8(grant)),),
-    "grant doubled": lambda grant, subject: (*identity(grant, subject), (GRANT_OID, utf8(grant))),
-    "subject doubled": lambda grant, subject: (*identity(grant, subject), (SUBJECT_OID, utf8("eve"))),
+    "grant twice": lambda grant, subject: (*identity(grant, subject), (GRANT_OID, utf8(grant))),
+    "subject twice": lambda grant, subject: (*identity(grant, subject), (SUBJECT_OID, utf8("eve"))),
     "wrong tag": lambda grant, subject: ((GRANT_OID, b"\x13" + utf8(grant)[1:]), (SUBJECT_OID, utf8(subject))),
     "raw text": lambda grant, subject: ((GRANT_OID, grant.encode()), (SUBJECT_OID, utf8(subject))),
     "length too long": lambda grant, subject: ((GRANT_OID, b"\x0c\x25" + grant.encode()), (SUBJECT_OID, utf8(subject))),
@@ -209,7 +209,7 @@ IDENTITY_FAULTS: Final[Mapping[str, Callable[[str, str], tuple[tuple[str, bytes]
         (SUBJECT_OID, utf8(subject)),
     ),
 }
-"""Client certificates that pass TLS and must be refused by their identity extensions: name, and what they carry."""
+"""Client certificates that pass TLS and must be refused for their identity extensions: name and extensions."""
 
 HANDSHAKE_FAULTS: Final[Mapping[str, Callable[[Pki, str, str], Leaf]]] = {
     "other authority": lambda _pki, grant, subject: Pki().client(grant, subject),
@@ -222,25 +222,25 @@ HANDSHAKE_FAULTS: Final[Mapping[str, Callable[[Pki, str, str], Leaf]]] = {
     ),
     "critical extensions": lambda pki, grant, subject: pki.client(grant, subject, critical=True),
 }
-"""Client certificates that never get past the handshake: name, and a maker (root, grant id, subject)."""
+"""Client certificates that fail the TLS handshake: name and factory (root, grant id, subject)."""
 
 
 def server_credentials(leaf: Leaf, client_roots: str | None = None) -> grpc.ServerCredentials:
-    """Credentials of a server; with `client_roots` it demands a client certificate of theirs."""
+    """Server credentials; with `client_roots` a client certificate of these roots is required."""
     roots = client_roots.encode() if client_roots is not None else None
     pair = (leaf.key_pem.encode(), leaf.certificate_pem.encode())
     return grpc.ssl_server_credentials([pair], root_certificates=roots, require_client_auth=roots is not None)
 
 
 def channel_credentials(roots: str, leaf: Leaf | None = None) -> grpc.ChannelCredentials:
-    """Credentials of a client; without a leaf it shows no certificate."""
+    """Client credentials, without a client certificate if `leaf` is `None`."""
     if leaf is None:
         return grpc.ssl_channel_credentials(roots.encode())
     return grpc.ssl_channel_credentials(roots.encode(), leaf.key_pem.encode(), leaf.certificate_pem.encode())
 
 
 def dial(address: str, gateway: str, roots: str, leaf: Leaf | None = None) -> grpc.aio.Channel:
-    """An aio channel to a gateway known by name, as a peer opens it."""
+    """An aio channel to a gateway, with the options and name check of a peer."""
     return grpc.aio.secure_channel(address, channel_credentials(roots, leaf), options=CHANNEL.to_grpc(gateway))
 
 
@@ -255,7 +255,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """An IP address where the text is one, else a DNS name."""
+    """An IP address if the text is one, else a DNS name."""
     try:
         return x509.IPAddress(ip_address(name))
     except ValueError:

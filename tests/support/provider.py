@@ -1,4 +1,4 @@
-"""A gateway's own data in a list: rights, filters, order and paging as the protocol demands, and scripted faults."""
+"""A row provider over a list: rights, filters, order and paging as the protocol requires, and scripted faults."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -14,7 +14,7 @@ START_US = 1_750_000_000_000_000
 
 
 def row(row_id: str, *, resource: str = "tasks", owner: str = "ada", team: str = "", age: int = 0, **data: Any) -> Row:
-    """A row; `age` counts seconds back from a fixed instant, so that a list begins with age 0."""
+    """A row; `age` is in seconds before a fixed time, so that a list begins with age 0."""
     at = START_US - age * 1_000_000
     return Row(resource, row_id, owner, team, at, at, orjson.dumps(data or {"title": row_id}).decode())
 
@@ -28,11 +28,11 @@ class ListedProvider:
     fault: BaseException | None = None
     gate: asyncio.Event | None = None
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
-    """(verb, subject, query) of each read, as it came in."""
+    """(verb, subject, query) of each read, in order."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by the first read."""
+    """Set when the first read begins."""
     finished: int = 0
-    """Reads that came to their end."""
+    """The number of completed reads."""
 
     async def list(self, subject: str, query: ListQuery) -> Page[Row]:
         await self._arrive("list", subject, query)

@@ -1,4 +1,4 @@
-"""Rows, and people who may or may not see them."""
+"""Rows with users and teams, and reads through the SQL provider."""
 
 import json
 from collections.abc import Iterator
@@ -18,32 +18,34 @@ EVERYTHING = RowFilter()
 NOON_US = 1_790_000_000_000_000
 
 
-def new_row(row_id: str, owner: str, team: str = "", /, *, resource: str = "tasks", at_us: int = NOON_US, **data: Any):
-    """A row whose data are the other arguments."""
+def new_row(
+    row_id: str, owner: str, team: str = "", /, *, resource: str = "tasks", at_us: int = NOON_US, **data: Any
+) -> NewRow:
+    """A new row whose data are the keyword arguments."""
     document = Document.parse(json.dumps(data, ensure_ascii=False))
     return NewRow(resource, row_id, owner, document, team, created_at_us=at_us, updated_at_us=at_us)
 
 
-def office(*rows: NewRow) -> Batch:
-    """Ada is in T1, Grace in T1 and T2, Linus in none; with these rows."""
+def batch_with(*rows: NewRow) -> Batch:
+    """A batch with these rows; ada is in team T1, grace in T1 and T2, linus in none."""
     members = (Member("ada", "T1"), Member("grace", "T1"), Member("grace", "T2"))
     return Batch(("ada", "grace", "linus"), ("T1", "T2"), members, rows)
 
 
-async def listed(provider: SqlProvider, subject: str, row_filter: RowFilter = EVERYTHING, **where: str) -> list[str]:
+async def list_ids(provider: SqlProvider, subject: str, row_filter: RowFilter = EVERYTHING, **where: str) -> list[str]:
     """The ids of the first thousand tasks that a subject sees."""
     page = await provider.list(subject, ListQuery("tasks", row_filter, 1_000, where))
     assert not page.more
     return [row.id for row in page.items]
 
 
-async def found(provider: SqlProvider, subject: str, text: str, row_filter: RowFilter = EVERYTHING) -> list[str]:
+async def search_ids(provider: SqlProvider, subject: str, text: str, row_filter: RowFilter = EVERYTHING) -> list[str]:
     """The ids of the tasks that a search finds, best first."""
     page = await provider.search(subject, SearchQuery(text, {"tasks": row_filter}, 1_000))
     return [hit.row.id for hit in page.items]
 
 
-async def walked(provider: SqlProvider, subject: str, limit: int) -> list[Row]:
+async def list_all(provider: SqlProvider, subject: str, limit: int) -> list[Row]:
     """Every task that a subject sees, page by page."""
     rows: list[Row] = []
     after: Position | None = None
@@ -58,7 +60,7 @@ async def walked(provider: SqlProvider, subject: str, limit: int) -> list[Row]:
 
 @contextmanager
 def recorded_sql(database: Database) -> Iterator[list[str]]:
-    """The text of every statement that reaches the database, transactions aside."""
+    """The text of every SQL statement, without the statements that control transactions and locks."""
     statements: list[str] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A peer whose answers a test writes: the federation service over real mutual TLS, recording what it was asked.
+"""A peer with scripted answers: the federation service over real mutual TLS, which records its requests.
 
 The server runs in gRPC's own threads, so a test may call it from a loop, from threads, or from another process.
 """
@@ -23,6 +23,7 @@ from federation.v1 import federation_pb2_grpc
 from federation.wire.channel_args import SERVER, ServerOptions
 from federation.wire.metadata import LEASE_MS, Metadata
 from federation.wire.status import refusal_status
+from tests.support.peer_records import peer_record
 from tests.support.pki import GRANT_ID, Leaf, Pki, channel_credentials, server_credentials
 
 DEFAULTS: dict[str, Message] = {
@@ -35,27 +36,27 @@ DEFAULTS: dict[str, Message] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One scripted answer. The default is a good one with a lease of 30 s."""
+    """One scripted answer. The default is successful, with a lease of 30 s."""
 
     message: Message | None = None
     """`None`: the verb's default message."""
     code: grpc.StatusCode = grpc.StatusCode.OK
     details: str = ""
     refusal: Refusal | None = None
-    """A rich error; wins over `code`."""
+    """A rich error; takes precedence over `code`."""
     initial: Metadata = ()
     trailing: Metadata = ()
     lease_ms: int | None = 30_000
-    """`None`: the trailing key is absent."""
+    """`None`: no lease in the trailing metadata."""
     delay_s: float = 0.0
-    """Wait so long before the answer; a cancelled call ends the wait."""
+    """Delay of the answer; a cancelled call ends it."""
     gate: threading.Event | None = None
-    """Wait for this before the answer; a cancelled call ends the wait."""
+    """The answer waits for this event; a cancelled call ends the wait."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One request as the server received it."""
+class ReceivedRequest:
+    """A request as the server received it."""
 
     verb: str
     request: Any
@@ -72,12 +73,12 @@ class Seen:
 class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
     """Answers each verb from its script; the last reply of a script repeats."""
 
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[ReceivedRequest] = field(default_factory=list)
     cancelled: int = 0
     finished: int = 0
     active: int = 0
     raw: bytes | None = None
-    """Bytes that stand for the message of every answer; a client may find them unreadable."""
+    """Bytes that replace the message of every answer; they need not be parseable."""
     watches: Callable[[Any, Any], Iterator[pb.WatchResponse]] | None = None
     """Serves `Watch` instead of the echo."""
     scripts: dict[str, list[Reply]] = field(default_factory=lambda: defaultdict(list))
@@ -86,15 +87,15 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
         self._changed = threading.Condition()
 
     def script(self, verb: str, *replies: Reply) -> None:
-        """Answer the next calls of `verb` in this order; the last reply goes on for ever."""
+        """Answer the next calls of `verb` in this order; the last reply repeats."""
         self.scripts[verb] = list(replies)
 
     def calls(self, verb: str | None = None) -> int:
-        """How many requests arrived, of one verb or of all."""
+        """The number of received requests, of one verb or of all."""
         return sum(1 for seen in list(self.seen) if verb in {None, seen.verb})
 
     def wait(self, condition: Callable[["ScriptedService"], bool], timeout: float = 5.0) -> None:
-        """Block until the condition holds; fail the test where it does not come true."""
+        """Block until the condition holds; fail the test at the timeout."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), f"timed out; {self}"
 
@@ -113,7 +114,7 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
     def Watch(  # noqa: N802
         self, request_iterator: Any, context: Any
     ) -> Iterator[pb.WatchResponse]:
-        """Unless a test has `watches`, arm at the subscription, then echo acknowledged ids; end with the requests."""
+        """Serve with `watches` if set; otherwise arm, echo acknowledged ids, and end with the requests."""
         self._note("watch", None, context)
         if self.watches is not None:
             yield from self.watches(request_iterator, context)
@@ -131,7 +132,7 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
         metadata = tuple((key, value) for key, value in context.invocation_metadata())
         remaining = context.time_remaining()
         with self._changed:
-            self.seen.append(Seen(verb, request, metadata, remaining, pem))
+            self.seen.append(ReceivedRequest(verb, request, metadata, remaining, pem))
             self._changed.notify_all()
 
     def _next(self, verb: str) -> Reply:
@@ -173,7 +174,7 @@ class ScriptedService(federation_pb2_grpc.FederationServiceServicer):
 
 
 def _wait(reply: Reply, gone: threading.Event) -> bool:
-    """Hold the answer back; return whether somebody still waits for it."""
+    """Delay the answer; return whether the call is still waiting."""
     end = time.monotonic() + reply.delay_s
     while (reply.gate is not None and not reply.gate.is_set()) or time.monotonic() < end:
         if gone.wait(0.005):
@@ -182,7 +183,7 @@ def _wait(reply: Reply, gone: threading.Event) -> bool:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """The generated handlers, except that a service may answer with bytes of its own."""
+    """The generated handlers, with answers that a service may replace by raw bytes."""
 
     def __init__(self, service: ScriptedService) -> None:
         self._service = service
@@ -190,10 +191,10 @@ class _Handlers(grpc.GenericRpcHandler):
         federation_pb2_grpc.add_FederationServiceServicer_to_server(service, self)  # type: ignore[arg-type]
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Take what the generated code makes; it comes a second time by its newer name."""
+        """Ignore the handlers; the generated code also passes them to `add_registered_method_handlers`."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """Take what the generated code makes."""
+        """Register the generated handlers."""
         for name, handler in handlers.items():
             serialize = handler.response_serializer
             changed = handler._replace(response_serializer=partial(self._serialize, serialize))
@@ -208,7 +209,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class ScriptedPeer:
-    """A scripted service on a port of its own, and what a client needs to reach it."""
+    """A scripted service on a free port, with the certificates and records of its clients."""
 
     def __init__(self, pki: Pki, gateway: str = "work.example", options: ServerOptions = SERVER) -> None:
         self.pki, self.gateway, self.options = pki, gateway, options
@@ -222,7 +223,7 @@ class ScriptedPeer:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Serve; again after a `stop`, on the same port."""
+        """Start serving; after `stop`, on the same port."""
         server = grpc.server(ThreadPoolExecutor(max_workers=64), options=self.options.to_grpc())
         server.add_generic_rpc_handlers((_Handlers(self.service),))
         leaf = self.pki.server(self.gateway, "127.0.0.1")
@@ -232,7 +233,7 @@ class ScriptedPeer:
         self._server = server
 
     def stop(self) -> None:
-        """Stop at once, cutting the calls under way. Doing so twice is fine."""
+        """Stop immediately and abort calls in flight. Stopping twice is allowed."""
         server, self._server = self._server, None
         if server is not None:
             server.stop(None).wait()
@@ -240,29 +241,24 @@ class ScriptedPeer:
     def record(
         self, *, user: str = "ada", name: str = "", grant_id: str = GRANT_ID, identity: Leaf | None = None
     ) -> PeerRecord:
-        """The enrollment of `user` at this peer; the certificate is a good one unless another is given."""
-        identity = identity or self.pki.client(grant_id, user)
-        return PeerRecord(
-            id=f"peer-{name or self.gateway}-{user}",
+        """The enrollment of `user` at this peer, with a valid certificate unless `identity` is given."""
+        return peer_record(
+            identity or self.pki.client(grant_id, user),
+            self.pki.trust_bundle,
+            self.endpoint,
             name=name or self.gateway,
-            user=user,
             gateway=self.gateway,
-            endpoint=self.endpoint,
+            user=user,
             grant_id=grant_id,
-            subject=user,
-            certificate_pem=identity.certificate_pem,
-            key_pem=identity.key_pem,
-            trust_bundle=self.pki.trust_bundle,
-            created_at_us=0,
         )
 
     def aio_channel(self, identity: Leaf | None = None, interceptors: Any = None) -> grpc.aio.Channel:
-        """A bare aio channel with a good certificate."""
+        """A bare aio channel, with a valid certificate unless `identity` is given."""
         credentials = self._credentials(identity)
         return grpc.aio.secure_channel(self.endpoint, credentials, self._options, interceptors=interceptors)
 
     def sync_channel(self, identity: Leaf | None = None) -> grpc.Channel:
-        """A bare sync channel with a good certificate."""
+        """A bare sync channel, with a valid certificate unless `identity` is given."""
         return grpc.secure_channel(self.endpoint, self._credentials(identity), self._options)
 
     @property
@@ -290,7 +286,7 @@ def scripted(peer_pki: Pki) -> Iterator[ScriptedPeer]:
 
 @pytest.fixture
 def other_scripted(peer_pki: Pki) -> Iterator[ScriptedPeer]:
-    """A second running scripted peer, of another name."""
+    """A second running scripted peer, named lab.example."""
     peer = ScriptedPeer(peer_pki, "lab.example")
     peer.start()
     yield peer
@@ -299,16 +295,16 @@ def other_scripted(peer_pki: Pki) -> Iterator[ScriptedPeer]:
 
 @pytest.fixture(params=["channel", "interceptors"])
 def form(request: pytest.FixtureRequest) -> str:
-    """The same test through our channel and through the standard interceptors."""
+    """Runs a test over the project's channel, and over a bare channel with the project's interceptors."""
     return str(request.param)
 
 
 async def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:
-    """Let the loop run until the condition holds; fail the test where it does not come true."""
+    """Let the loop run until the condition holds; fail the test at the timeout."""
     async for _ in _ticks(timeout):
         if condition():
             return
-    raise AssertionError("the condition did not come true")
+    raise AssertionError("the condition did not hold in time")
 
 
 async def _ticks(timeout: float) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""A gateway's serving half over real mutual TLS, on grants in a dict and rows in a list, and how a peer dials it."""
+"""The serving side of a gateway over real mutual TLS, with grants and rows in memory, and channels to it."""
 
 import asyncio
 import time
@@ -36,12 +36,12 @@ SCOPE = Scope(("tasks", "notes", "api_keys"), filters={"notes": RowFilter(frozen
 
 
 def untraced(clock: Clock = SYSTEM_CLOCK) -> ServerTracing:
-    """Tracing without spans or figures."""
+    """Server tracing without spans and metrics."""
     return ServerTracing(SpanSource(NoOpTracerProvider()), clock)
 
 
 class ScriptedWriter:
-    """An audit table in memory. While `fault` is set every write fails; while `gate` is cleared it hangs."""
+    """An audit table in memory. Writes fail while `fault` is set, and wait while `gate` is cleared."""
 
     def __init__(self) -> None:
         self.events: list[AuditEvent] = []
@@ -65,14 +65,14 @@ class ScriptedWriter:
             self._written.notify_all()
 
     async def seen(self, count: int) -> list[AuditEvent]:
-        """The events, once `count` of them are written."""
+        """Wait until `count` events are written; return all."""
         async with asyncio.timeout(5), self._written:
             await self._written.wait_for(lambda: sum(event.count for event in self.events) >= count)
         return self.events
 
 
 class ListedGrants(dict[str, Grant]):
-    """Grants by id, as the pipeline reads them."""
+    """Grants by id, with the interface that the pipeline uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ListedGrants(dict[str, Grant]):
         self.used.append(grant_id)
 
     def certify(self, grant_id: str, leaf: Leaf) -> None:
-        """Make a certificate known under a grant."""
+        """Add a certificate to a grant."""
         grant = self[grant_id]
         self[grant_id] = replace(grant, certificates={**grant.certificates, leaf.serial: record(leaf)})
 
@@ -92,7 +92,7 @@ class ListedGrants(dict[str, Grant]):
 
 
 class NoEnrollment(enrollment_pb2_grpc.EnrollmentServiceServicer):
-    """An enrollment service that breaks, with words that nobody may read."""
+    """An enrollment service that raises an error whose text must not leave the gateway."""
 
     async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802
         raise ValueError("secret words")
@@ -102,8 +102,8 @@ class NoEnrollment(enrollment_pb2_grpc.EnrollmentServiceServicer):
 
 
 @dataclass
-class Serving:
-    """One running server and everything around it. `leaf` is the good certificate of the grant `GRANT_ID`."""
+class MemoryServer:
+    """A running server and its parts. `leaf` is the valid certificate of the grant `GRANT_ID`."""
 
     server: GatewayServer
     authority: Authority
@@ -117,7 +117,7 @@ class Serving:
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def channel(self, leaf: Leaf | None = None, *, anonymous: bool = False) -> grpc.aio.Channel:
-        """A new channel with that certificate, the good one, or none."""
+        """A new channel with this certificate, the valid one, or none."""
         shown = None if anonymous else leaf or self.leaf
         channel = dial(self.server.federation_address, GATEWAY, self.authority.trust_bundle, shown)
         self.channels.append(channel)
@@ -128,24 +128,24 @@ class Serving:
         return pb_grpc.FederationServiceStub(self.channel(leaf))
 
     def known_leaf(self, **changes: Any) -> Leaf:
-        """One more certificate of the good grant."""
+        """Another certificate of the valid grant."""
         leaf = self.pki.client(**changes)
         self.grants.certify(GRANT_ID, leaf)
         return leaf
 
 
-Serve = Callable[..., Awaitable[Serving]]
+StartMemoryServer = Callable[..., Awaitable[MemoryServer]]
 
 
 def record(leaf: Leaf) -> CertificateRecord:
-    """What the store keeps of a certificate."""
+    """The store's record of a certificate."""
     before, after = validity_us(leaf.certificate)
     print_ = fingerprint_of(leaf.certificate)
     return CertificateRecord(leaf.serial, print_, leaf.certificate_pem, "", before, after, after)
 
 
 def grant_of(*leaves: Leaf, **changes: Any) -> Grant:
-    """The good grant, active, with these certificates."""
+    """The active grant `GRANT_ID` with these certificates."""
     certificates: Mapping[str, CertificateRecord] = {leaf.serial: record(leaf) for leaf in leaves}
     grant = Grant(
         id=GRANT_ID,
@@ -160,7 +160,7 @@ def grant_of(*leaves: Leaf, **changes: Any) -> Grant:
 
 
 def sample_rows() -> ListedProvider:
-    """Rows of which the good grant opens t1-t3 and n1; n2 (personal), x1 (another team's) and e1 (eve's) stay shut."""
+    """Rows: the grant allows t1-t3 and n1, but not n2 (personal), x1 (another team) and e1 (of eve)."""
     rows = [row(f"t{i}", age=i, title=f"task {i}") for i in (1, 2, 3)]
     rows += [
         row("n1", resource="notes", owner="eve", team="T1", title="note of the team"),
@@ -173,11 +173,11 @@ def sample_rows() -> ListedProvider:
 
 
 @pytest_asyncio.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """Start servers that the test's end stops: `serve(capacity=…, **options of FederationService)`."""
-    running: list[Serving] = []
+async def serve() -> AsyncIterator[StartMemoryServer]:
+    """Start servers, stopped after the test: `serve(capacity=…, **options of FederationService)`."""
+    running: list[MemoryServer] = []
 
-    async def start(*, capacity: int = 64, enrollment: Any = None, server: Any = None, **options: Any) -> Serving:
+    async def start(*, capacity: int = 64, enrollment: Any = None, server: Any = None, **options: Any) -> MemoryServer:
         clock = ManualClock(time.time())
         authority = Authority.create(GATEWAY, ("127.0.0.1",))
         pki = Pki.of(authority)
@@ -209,7 +209,7 @@ async def serve() -> AsyncIterator[Serve]:
         )
         trail.start()
         await gateway.start()
-        running.append(Serving(gateway, authority, pki, leaf, grants, provider, trail, writer, clock))
+        running.append(MemoryServer(gateway, authority, pki, leaf, grants, provider, trail, writer, clock))
         return running[-1]
 
     yield start
@@ -223,6 +223,6 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest_asyncio.fixture
-async def serving(serve: Serve) -> Serving:
-    """A server with its defaults."""
+async def serving(serve: StartMemoryServer) -> MemoryServer:
+    """A server with default options."""
     return await serve()

@@ -1,4 +1,4 @@
-"""The granting side whole, over a real database and real mutual TLS, and peers that a test plays by hand."""
+"""The complete serving side over a real database and mutual TLS, and clients that a test steps by hand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,7 +11,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from federation.clock import SYSTEM_CLOCK, Clock
-from federation.pki.authority import Authority, IssuedCertificate
+from federation.pki.authority import Authority
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.documents import Document
 from federation.resources.sql.provider import SqlProvider
@@ -27,22 +27,22 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.metadata import INSTANCE, LEASE_MS, first
 from tests.support.pki import PEER, Leaf, Pki, dial
-from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, record, untraced
+from tests.support.server_in_memory import GATEWAY, PAGE_KEY, NoEnrollment, ScriptedWriter, untraced
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
-"""Ids of three cache objects."""
+"""Instance ids of three caches."""
 TASKS = pb.ListRequest(resource="tasks")
 WIDE = Scope(("tasks", "notes"), max_rows_per_query=10)
 
 
 def new_row(row_id: str, resource: str = "tasks", owner: str = "ada", team: str = "", title: str = "x") -> NewRow:
-    """A row to be written."""
+    """A new row."""
     return NewRow(resource, row_id, owner, Document.of({"title": title}), team)
 
 
 @contextmanager
 def refusing(database: Database, statement: str) -> Iterator[None]:
-    """Let the database refuse every statement that begins so."""
+    """Make the database fail every statement with this prefix."""
 
     def refuse(_connection: Any, _cursor: Any, text: str, *_rest: Any) -> None:
         if text.startswith(statement):
@@ -56,15 +56,15 @@ def refusing(database: Database, statement: str) -> Iterator[None]:
         event.remove(engine, "before_cursor_execute", refuse)
 
 
-class Watching:
-    """One watch stream of a peer that a test plays. Heartbeats of the gateway are passed over."""
+class WatchClient:
+    """The client side of one watch stream. Heartbeats of the gateway are skipped."""
 
     def __init__(self, stub: Any, instance: str) -> None:
         self.instance = instance
         self.call = stub.Watch()
 
-    async def arm(self) -> "Watching":
-        """Subscribe, and wait until the gateway says that the watch is armed."""
+    async def arm(self) -> "WatchClient":
+        """Subscribe, and wait until the watch is armed."""
         await self.call.write(pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=self.instance)))
         armed = await self.next()
         assert armed.WhichOneof("kind") == "armed"
@@ -90,7 +90,7 @@ class Watching:
         await self.call.write(pb.WatchRequest(heartbeat=pb.WatchHeartbeat()))
 
     async def silent(self, timeout_s: float) -> bool:
-        """Tell whether nothing comes for so long. The stream is of no use afterwards."""
+        """Tell whether no event arrives within the timeout. The stream cannot be used afterwards."""
         try:
             await self.next(timeout_s)
         except TimeoutError:
@@ -110,8 +110,8 @@ class Watching:
 
 
 @dataclass
-class Granting:
-    """One running process of the gateway that grants."""
+class DatabaseServer:
+    """A running serving side of a gateway, with its stores."""
 
     database: Database
     grants: GrantRegistry
@@ -126,7 +126,7 @@ class Granting:
 
     @property
     def revocations(self) -> Any:
-        """What takes back."""
+        """The revocation manager."""
         return self.coordinator.revocations
 
     async def grant(self, subject: str = "ada", scope: Scope = WIDE, **changes: Any) -> Grant:
@@ -136,46 +136,42 @@ class Granting:
         return self.grants.require(grant.id)
 
     async def certify(self, grant_id: str, **changes: Any) -> Leaf:
-        """One more certificate of a grant."""
+        """Another certificate of a grant."""
         leaf = Pki.of(self.authority).client(grant_id, self.grants.require(grant_id).subject, **changes)
-        known = record(leaf)
-        issued = IssuedCertificate(
-            known.pem, known.serial, known.fingerprint, known.not_before_us, known.not_after_us, known.serial
-        )
-        await self.grants.add_certificate(grant_id, issued, activate=True)
+        await self.grants.add_certificate(grant_id, leaf.issued, activate=True)
         self.leaves[grant_id] = leaf
         return leaf
 
     def stub(self, grant: Grant, leaf: Leaf | None = None) -> Any:
-        """A stub on a connection of its own, with the grant's certificate."""
+        """A stub on a new connection with the grant's certificate."""
         leaf = leaf or self.leaves[grant.id]
         channel = dial(self.server.federation_address, GATEWAY, self.authority.trust_bundle, leaf)
         self.channels.append(channel)
         return pb_grpc.FederationServiceStub(channel)
 
-    async def watch(self, grant: Grant, instance: str = A, stub: Any = None) -> Watching:
+    async def watch(self, grant: Grant, instance: str = A, stub: Any = None) -> WatchClient:
         """An armed watch."""
-        return await Watching(stub or self.stub(grant), instance).arm()
+        return await WatchClient(stub or self.stub(grant), instance).arm()
 
     async def lease(self, grant: Grant, instance: str = A, stub: Any = None) -> int:
-        """List tasks for a cache object, and return the lease that comes with the answer."""
+        """List tasks for a cache; return the lease in ms."""
         call = (stub or self.stub(grant)).List(TASKS, metadata=((INSTANCE, instance),))
         await call
         return int(first(tuple(await call.trailing_metadata()), LEASE_MS) or 0)
 
     async def stop(self) -> None:
-        """Stop as a gateway does; twice is fine."""
+        """Stop in the gateway's order; stopping twice is allowed."""
         for channel in self.channels:
             await channel.close()
         await self.stack.aclose()
 
 
-StartGranting = Callable[..., Awaitable[Granting]]
+StartDatabaseServer = Callable[..., Awaitable[DatabaseServer]]
 
 
 async def _open(
     database: Database, authority: Authority, leaves: dict[str, Leaf], clock: Clock, **options: Any
-) -> Granting:
+) -> DatabaseServer:
     stack = AsyncExitStack()
     writer = ScriptedWriter()
     grants, audit = await GrantRegistry.load(database, clock), AuditTrail(writer, clock)
@@ -209,17 +205,17 @@ async def _open(
     await coordinator.start()
     await server.start()
     stack.push_async_callback(server.stop, 0.5)
-    return Granting(database, grants, coordinator, provider, server, authority, writer, stack, leaves)
+    return DatabaseServer(database, grants, coordinator, provider, server, authority, writer, stack, leaves)
 
 
 @asynccontextmanager
-async def granting_gateways(database: Database) -> AsyncIterator[StartGranting]:
-    """Yield what starts a gateway on a database; starting again is the next process of the same gateway."""
+async def database_servers(database: Database) -> AsyncIterator[StartDatabaseServer]:
+    """Yield a function that starts a server on a database; a second start is the gateway's next process."""
     authority = Authority.create(GATEWAY, ("127.0.0.1",))
     leaves: dict[str, Leaf] = {}
-    running: list[Granting] = []
+    running: list[DatabaseServer] = []
 
-    async def start(clock: Clock = SYSTEM_CLOCK, **options: Any) -> Granting:
+    async def start(clock: Clock = SYSTEM_CLOCK, **options: Any) -> DatabaseServer:
         if running:
             await running[-1].stop()
         running.append(await _open(database, authority, leaves, clock, **options))
@@ -231,15 +227,15 @@ async def granting_gateways(database: Database) -> AsyncIterator[StartGranting]:
 
 
 @pytest_asyncio.fixture
-async def start_granting(database: Database) -> AsyncIterator[StartGranting]:
-    """Start gateways on one database, one after the other."""
-    async with granting_gateways(database) as start:
+async def start_granting(database: Database) -> AsyncIterator[StartDatabaseServer]:
+    """Start servers on one database, one after the other."""
+    async with database_servers(database) as start:
         yield start
 
 
 @pytest_asyncio.fixture
-async def granting(start_granting: StartGranting) -> Granting:
-    """A gateway with ada in T1, bob in T2, and a task of each kind."""
+async def granting(start_granting: StartDatabaseServer) -> DatabaseServer:
+    """A server with ada in T1, bob in T2, and one row of each kind."""
     granting = await start_granting()
     members = (Member("ada", "T1"), Member("bob", "T2"))
     rows = (new_row("t1", team="T1"), new_row("t2"), new_row("t3", owner="bob", team="T2"), new_row("n1", "notes"))

@@ -1,4 +1,4 @@
-"""Federations with data of their own, for sessions, and what a test reads off their results."""
+"""Federations with local rows, for sessions, and readers of session results."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ QUICK = SessionConfig(peer_budget_s=0.3)
 
 
 def own_rows(count: int = 3) -> ListedProvider:
-    """Ada's own tasks, the newest first."""
+    """Local tasks of ada, newest first."""
     return ListedProvider([row(f"own-{number}", age=number) for number in range(count)], {"ada": set(), "bob": set()})
 
 
@@ -30,13 +30,13 @@ def with_data(
     clock: Clock = SYSTEM_CLOCK,
     **settings: Any,
 ) -> Federation:
-    """A federation over these peers, with rows of its own, to be entered."""
+    """A federation over these peers with local rows, not yet started."""
     own = own_rows() if provider is None else provider
     return Federation(config_of(directory, **settings), ListedPeers(*records), clock=clock, provider=own)
 
 
 def report(result: Result, source: str) -> SourceReport:
-    """What became of one source."""
+    """The report of one source."""
     return next(each for each in result.sources if each.source == source)
 
 
@@ -46,12 +46,12 @@ def states(result: Result) -> dict[str, str]:
 
 
 def ids(result: Result) -> list[str]:
-    """The rows' ids in their order."""
+    """The row ids, in order."""
     return [each.id for each in result.rows]
 
 
 def peer_rows(*names: str, resource: str = "tasks", age: int = 0) -> pb.ListResponse:
-    """A peer's whole list: so many rows, each a second older than the one before."""
+    """A peer's complete list of rows with these ids, each a second older than the one before."""
     reply = pb.ListResponse()
     for number, name in enumerate(names):
         added = reply.rows.add(id=name, resource=resource, owner="ada", data="{}")
@@ -59,7 +59,7 @@ def peer_rows(*names: str, resource: str = "tasks", age: int = 0) -> pb.ListResp
     return reply
 
 
-def forget(fed: Federation, peer: str = "work.example") -> None:
-    """Drop what is cached of a peer."""
+def flush_peer(fed: Federation, peer: str = "work.example") -> None:
+    """Flush a peer's cache entries."""
     found = fed.peer(peer)
     found.cache.flush(InvalidationReason.GRANT_CHANGED, found.grant_id)

@@ -1,4 +1,4 @@
-"""The settings table of the README, made from the settings themselves: `python -m tests.support.settings_table`."""
+"""The settings table of the README, generated from the settings: `python -m tests.support.settings_table`."""
 
 import dataclasses
 from pathlib import Path
@@ -21,8 +21,8 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def written() -> str:
-    """Return the table that stands in the README."""
+def documented_table() -> str:
+    """Return the table in the README."""
     return README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
 
 

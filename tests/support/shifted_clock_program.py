@@ -1,6 +1,6 @@
-"""A gateway whose wall clock goes ahead by as many seconds as the file `ahead` in its directory says, in a process.
+"""A gateway process whose wall clock is ahead by the number of seconds in the file `ahead` of its directory.
 
-`python -m tests.support.ahead DIR` serves as `mosaic gateway serve --gateway DIR` does.
+`python -m tests.support.shifted_clock_program DIR` serves like `mosaic gateway serve --gateway DIR`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The real command in a terminal of its own: a pseudo-terminal of a given size, read and typed at from the test."""
+"""Runs the real command in a pseudo-terminal that the test reads, types into and resizes."""
 
 import fcntl
 import os
@@ -18,14 +18,14 @@ from tests.support.gateway_processes import MOSAIC, environment
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9])")
 TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-"""Makes standard input the terminal of the session. Done by the child's own program: a function between fork and exec
-would have this process fork for real, and run gRPC's handlers of that, which may wait for ever for one another."""
+"""Makes standard input the session's terminal. The child does this itself: with a `preexec_fn`, this process would fork
+and run gRPC's fork handlers, which can deadlock."""
 HOME = "\x1b[H"
-"""What rich begins each drawing of a whole screen with."""
+"""rich begins each full-screen drawing with it."""
 
 
 class Terminal:
-    """A command that runs in a pseudo-terminal. `output` is all that it wrote, escape sequences included."""
+    """A command in a pseudo-terminal. `output` is all that it wrote, including escape sequences."""
 
     def __init__(self, *arguments: str, cwd: Path, columns: int = 80, rows: int = 24, **more: str) -> None:
         self._master, slave = pty.openpty()
@@ -54,35 +54,35 @@ class Terminal:
         os.close(self._slave)
 
     def type(self, keys: str) -> None:
-        """Press keys."""
+        """Type keys."""
         os.write(self._master, keys.encode())
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command alone."""
+        """Send a signal to the command only."""
         self.process.send_signal(number)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Give the terminal another size."""
+        """Change the size of the terminal."""
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     @property
     def text(self) -> str:
-        """What was written, without escape sequences."""
+        """The output without escape sequences."""
         return plain(self.output)
 
     @property
     def frame(self) -> list[str]:
-        """The lines of the newest whole drawing of the screen."""
+        """The lines of the newest complete drawing of the screen."""
         drawings = self.output.split(HOME)
         return [line.rstrip() for line in plain(drawings[-2] if len(drawings) > 2 else drawings[-1]).split("\n")]
 
     @property
     def restored(self) -> bool:
-        """Whether the terminal's modes are what they were at the start."""
+        """Whether the terminal's modes are the original ones."""
         return termios.tcgetattr(self._slave) == self.modes
 
     def until(self, *words: str, timeout_s: float = 30.0) -> list[str]:
-        """Read until the newest drawing holds all the words; return it."""
+        """Read until the newest drawing contains all the texts; return it."""
         deadline = time.monotonic() + timeout_s
         while not all(any(word in line for line in self.frame) for word in words):
             assert time.monotonic() < deadline, (words, self.frame)
@@ -110,7 +110,7 @@ class Terminal:
         return False
 
     def goes_on(self) -> None:
-        """Let a suspended command go on."""
+        """Continue a suspended command."""
         self.process.send_signal(signal.SIGCONT)
 
     def _read(self, timeout_s: float) -> bool:

@@ -1,6 +1,6 @@
-"""A program that asks a gateway of another process, under one span of its own; a test runs it as a process.
+"""A program that calls a gateway of another process inside one span; a test runs it as a process.
 
-Arguments: a directory for its gateway, an enrollment token, the process id of the gateway that is asked.
+Arguments: a directory for its gateway, an enrollment token, the process id of the serving gateway.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from federation.v1 import federation_pb2 as pb
 SEARCH = pb.SearchRequest(query="task")
 
 
-async def found(directory: Path, token: str) -> GatewayConfig:
-    """Make this program's gateway and enroll it."""
+async def init_and_enroll(directory: Path, token: str) -> GatewayConfig:
+    """Create this program's gateway and enroll it."""
     config = GatewayConfig(directory=directory, name="home.example", listen="127.0.0.1:0", enroll="127.0.0.1:0")
     await init_gateway(config)
     database = await Database.open(config.database_url)
@@ -40,13 +40,13 @@ async def found(directory: Path, token: str) -> GatewayConfig:
 
 
 async def failing(call: Any) -> None:
-    """Wait for a call that fails."""
+    """Await a call that may fail."""
     with suppress(grpc.aio.AioRpcError):
         await call
 
 
 async def ask(stub: Any, pid: int) -> None:
-    """Make one call of each kind of end."""
+    """Make one call of each outcome."""
     await stub.List(pb.ListRequest(resource="tasks"))
     await stub.List(pb.ListRequest(resource="tasks"))
     await failing(stub.Get(pb.GetRequest(resource="tasks", id="absent")))
@@ -65,8 +65,8 @@ async def ask(stub: Any, pid: int) -> None:
 
 
 async def main(directory: str, token: str, pid: str) -> None:
-    """Found, enroll, ask, and send what was recorded."""
-    config = await found(Path(directory), token)
+    """Create and enroll the gateway, make the calls, and export the telemetry."""
+    config = await init_and_enroll(Path(directory), token)
     telemetry = setup_telemetry(config.telemetry, config.name, "1.0")
     async with Federation(config, telemetry=telemetry) as fed:
         await fed.armed()

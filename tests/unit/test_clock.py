@@ -8,17 +8,17 @@ from tests.support.clock import ManualClock
 
 
 @given(st.integers(min_value=-(10**15), max_value=10**17))
-def test_microseconds_survive_conversion_to_datetime(micros: int):
+def test_microseconds_survive_conversion_to_datetime(micros: int) -> None:
     """No instant loses a microsecond to a float."""
     assert to_micros(from_micros(micros)) == micros
 
 
-def test_an_instant_before_1970_is_exact():
+def test_an_instant_before_1970_is_exact() -> None:
     """Negative microseconds keep their fraction."""
     assert from_micros(-1) == datetime(1970, 1, 1, tzinfo=UTC) - timedelta(microseconds=1)
 
 
-def test_the_system_clock_goes_on():
+def test_the_system_clock_goes_on() -> None:
     """Each reading of the system clock moves forward, and `now` agrees with `now_us`."""
     before, after = SYSTEM_CLOCK.elapsed(), SYSTEM_CLOCK.elapsed()
 
@@ -26,7 +26,7 @@ def test_the_system_clock_goes_on():
     assert abs(to_micros(SYSTEM_CLOCK.now()) - SYSTEM_CLOCK.now_us()) < 1_000_000
 
 
-def test_a_manual_clock_moves_its_readings_together():
+def test_a_manual_clock_moves_its_readings_together() -> None:
     """Advancing moves all three readings by the same time."""
     manual = ManualClock(wall=100.0)
     clock = manual.clock

@@ -12,7 +12,7 @@ def write(directory: Path, text: str) -> Path:
     return directory
 
 
-def test_a_name_is_all_that_a_gateway_needs(tmp_path: Path):
+def test_a_name_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
     """Everything but the name has a default, and the database is in the directory."""
     config = GatewayConfig.load(write(tmp_path, 'name = "work.example"'))
 
@@ -22,7 +22,7 @@ def test_a_name_is_all_that_a_gateway_needs(tmp_path: Path):
     assert config.socket_path == tmp_path / "run/admin.sock"
 
 
-def test_every_table_can_be_set(tmp_path: Path):
+def test_every_table_can_be_set(tmp_path: Path) -> None:
     """Settings of nested tables are read, and a whole number may stand for a float."""
     text = 'name = "w"\nlisten = "[::1]:0"\n[circuit]\ncooldown_s = 5\nslow_call_s = 1.5\n[store]\nurl = "x"\n'
     config = GatewayConfig.load(write(tmp_path, text))
@@ -55,13 +55,13 @@ def test_every_table_can_be_set(tmp_path: Path):
         ('name = "w"\n[telemetry]\nenabled = "yes"', "telemetry.enabled: must be bool"),
     ],
 )
-def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str):
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> None:
     """Each error of the settings file names the field."""
     with pytest.raises(ConfigError, match=message):
         GatewayConfig.load(write(tmp_path, text))
 
 
-def test_a_directory_without_settings_is_reported_with_the_remedy(tmp_path: Path):
+def test_a_directory_without_settings_is_reported_with_the_remedy(tmp_path: Path) -> None:
     """The remedy of a directory without settings is to make a gateway in that directory."""
     with pytest.raises(ConfigError, match="is not a gateway's directory; make one") as caught:
         GatewayConfig.load(tmp_path)
@@ -69,7 +69,7 @@ def test_a_directory_without_settings_is_reported_with_the_remedy(tmp_path: Path
     assert caught.value.remedy == Remedy(action=Action.INIT_GATEWAY, directory=str(tmp_path))
 
 
-def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
+def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path) -> None:
     """A path above the limit of Unix sockets is refused by name; without a socket such a directory is allowed."""
     config = GatewayConfig(directory=tmp_path / ("d" * 120), name="w")
 
@@ -88,7 +88,7 @@ def test_a_socket_path_that_the_system_cannot_bind_is_refused(tmp_path: Path):
         ("0.0.0.0:1", "w.internal", "w.internal"),
     ],
 )
-def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, expected: str):
+def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, expected: str) -> None:
     """Peers get a host that they can dial."""
     config = GatewayConfig(directory=Path("g"), name="work.example", listen=listen, advertise=advertise)
 
@@ -96,7 +96,7 @@ def test_a_wildcard_address_is_never_advertised(listen: str, advertise: str, exp
     assert config.advertised("[::]:7443") == f"{expected}:7443"
 
 
-def test_addresses_are_split_with_brackets_for_ipv6():
+def test_addresses_are_split_with_brackets_for_ipv6() -> None:
     """An IPv6 host needs brackets, loses them, and gets them back."""
     assert parse_address("[::1]:80", "listen") == ("::1", 80)
     assert (join_address("::1", 80), join_address("host", 80)) == ("[::1]:80", "host:80")

@@ -19,7 +19,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
-from tests.support.federations import aio_stub, federation_of, home_of, sync_stub
+from tests.support.federations import aio_stub, federation_of, shared_runtime, sync_stub
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 
 LIST = pb.ListRequest(resource="tasks")
@@ -92,7 +92,7 @@ async def test_search_and_capabilities_are_never_hits(
 @pytest.mark.parametrize("verb", READS)
 def test_sync_reads_are_hits_as_well(form: str, verb: str, way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Each way to call a sync stub is a hit the second time, tagged if it returns metadata."""
-    with home_of(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
         ends = [called(getattr(stub, verb), READS[verb], way) for _ in range(2)]
         (first, live), (second, hit) = ends
 
@@ -320,7 +320,7 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
 @pytest.fixture
 def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The state of a gateway that knows the scripted peer."""
-    with home_of(tmp_path, scripted.record()) as home:
+    with shared_runtime(tmp_path, scripted.record()) as home:
         yield home
 
 

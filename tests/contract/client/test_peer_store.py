@@ -30,7 +30,7 @@ RECORD = PeerRecord(
 SECOND = replace(RECORD, id="2", name="lab", grant_id="g2")
 
 
-async def test_peers_are_read_back_in_order(database: Database):
+async def test_peers_are_read_back_in_order(database: Database) -> None:
     """Every field comes back, the key opened; peers are sorted by name and user."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -48,7 +48,7 @@ async def test_peers_are_read_back_in_order(database: Database):
         ({"grant_id": "g2"}, "ada already has a peer named work"),
     ],
 )
-async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: dict[str, str], complaint: str):
+async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: dict[str, str], complaint: str) -> None:
     """The second enrollment of a grant, or of a name for one user, is refused before and at the insert."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -61,7 +61,7 @@ async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: 
     assert await store.all() == (RECORD,)
 
 
-async def test_two_users_may_have_a_peer_of_one_name(database: Database):
+async def test_two_users_may_have_a_peer_of_one_name(database: Database) -> None:
     """A name is unique for a user, not for the gateway."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -82,7 +82,7 @@ async def test_two_users_may_have_a_peer_of_one_name(database: Database):
         ("user", "ü"),
     ],
 )
-async def test_names_that_metadata_cannot_carry_are_refused(sqlite_url: str, field: str, value: str):
+async def test_names_that_metadata_cannot_carry_are_refused(sqlite_url: str, field: str, value: str) -> None:
     """The error names the field; nothing is stored."""
     database = await Database.open(sqlite_url)
     store = PeerStore(database, SEALER)
@@ -95,7 +95,7 @@ async def test_names_that_metadata_cannot_carry_are_refused(sqlite_url: str, fie
     await database.close()
 
 
-async def test_a_removed_peer_is_gone_with_its_key(database: Database):
+async def test_a_removed_peer_is_gone_with_its_key(database: Database) -> None:
     """Removing forgets the row; removing again says that there is none."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -107,7 +107,7 @@ async def test_a_removed_peer_is_gone_with_its_key(database: Database):
     assert unknown.value.remedy == Remedy(action=Action.LIST_PEERS)
 
 
-async def test_keys_swapped_in_the_database_do_not_open(database: Database):
+async def test_keys_swapped_in_the_database_do_not_open(database: Database) -> None:
     """A sealed key belongs to its own row: who can write to the database cannot hand one peer's key to another."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -120,7 +120,7 @@ async def test_keys_swapped_in_the_database_do_not_open(database: Database):
         await store.all()
 
 
-async def test_another_seal_key_opens_no_peer(database: Database):
+async def test_another_seal_key_opens_no_peer(database: Database) -> None:
     """A database restored without its seal key says so."""
     await PeerStore(database, SEALER).add(RECORD)
 
@@ -128,7 +128,7 @@ async def test_another_seal_key_opens_no_peer(database: Database):
         await PeerStore(database, Sealer(bytes(32))).all()
 
 
-async def test_a_pending_key_is_made_once(database: Database):
+async def test_a_pending_key_is_made_once(database: Database) -> None:
     """Asking again for the key of an enrollment under way gives the first one, also after a restart."""
     store = PeerStore(database, SEALER)
 
@@ -138,7 +138,7 @@ async def test_a_pending_key_is_made_once(database: Database):
     assert await store.pending_key("h", lambda: "third") == "third"
 
 
-async def test_one_token_pasted_twice_at_once_has_one_key(database: Database):
+async def test_one_token_pasted_twice_at_once_has_one_key(database: Database) -> None:
     """Concurrent enrollments with one token agree on a key."""
     store = PeerStore(database, SEALER)
     keys = await asyncio.gather(*(store.pending_key("h", lambda n=n: f"key {n}") for n in range(8)))
@@ -147,7 +147,7 @@ async def test_one_token_pasted_twice_at_once_has_one_key(database: Database):
     assert await store.pending_key("h", lambda: "other") == keys[0]
 
 
-async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Database):
+async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Database) -> None:
     """After 30 days the next enrollment sweeps them out."""
     hand = ManualClock()
     store = PeerStore(database, SEALER, hand.clock)
@@ -162,7 +162,7 @@ async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Data
     assert sorted(kept) == ["new", "young"]
 
 
-async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
+async def test_a_stored_peer_ends_its_pending_enrollment(database: Database) -> None:
     """Peer and pending key change hands in one transaction: a refused peer leaves the key where it was."""
     store = PeerStore(database, SEALER)
     await store.pending_key("h", lambda: "key")
@@ -175,7 +175,7 @@ async def test_a_stored_peer_ends_its_pending_enrollment(database: Database):
     assert await store.pending_key("h", lambda: "other") == "other"
 
 
-async def test_a_conflict_of_ids_is_a_store_error(database: Database):
+async def test_a_conflict_of_ids_is_a_store_error(database: Database) -> None:
     """A collision that is no conflict of names is reported as what the database says."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
@@ -184,7 +184,7 @@ async def test_a_conflict_of_ids_is_a_store_error(database: Database):
         await store.add(replace(SECOND, id=RECORD.id))
 
 
-async def test_a_gateway_finds_its_own_identity_again(database: Database):
+async def test_a_gateway_finds_its_own_identity_again(database: Database) -> None:
     """The authority comes back whole, and cannot be replaced by another by mistake."""
     authority = Authority.create("work.example", ["127.0.0.1"])
     assert await load_identity(database, SEALER) is None
@@ -196,7 +196,7 @@ async def test_a_gateway_finds_its_own_identity_again(database: Database):
     assert await load_identity(database, SEALER) == authority
 
 
-async def test_an_identity_does_not_open_with_another_seal_key(database: Database):
+async def test_an_identity_does_not_open_with_another_seal_key(database: Database) -> None:
     """The error names the seal key file; keys sealed for another purpose do not open either."""
     await save_identity(database, SEALER, Authority.create("work.example"))
 
@@ -210,7 +210,7 @@ async def test_an_identity_does_not_open_with_another_seal_key(database: Databas
         await load_identity(database, SEALER)
 
 
-async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database):
+async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database) -> None:
     """When and why a peer revoked its grant is there after a restart; hearing it again changes nothing."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)

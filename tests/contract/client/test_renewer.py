@@ -20,11 +20,11 @@ from federation.errors import ConflictError, LockedError, Reason, Refusal, Store
 from federation.store.locks import FileLock
 from federation.store.peers import PeerRecord
 from tests.support.federations import config_of
-from tests.support.renewals import DAY_S, LIFE_S, Renewing
+from tests.support.renewal_pair import DAY_S, LIFE_S, RenewalPair
 
 
 @contextmanager
-def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
+def process(renewing: RenewalPair, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
     """One process on a directory: a runtime of its own, and its renewer."""
     home = ClientRuntime(config_of(directory), renewing.work.clock, None)
     home.peers.load(records or (renewing.record,))
@@ -42,7 +42,7 @@ def process(renewing: Renewing, directory: Path, *records: PeerRecord) -> Iterat
         home.close()
 
 
-def due_in_s(renewing: Renewing, peer: Peer) -> float:
+def due_in_s(renewing: RenewalPair, peer: Peer) -> float:
     """Seconds until the peer's next renewal."""
     now = renewing.work.clock.now_us()
     at = plan_of(peer).next_at_us(now)
@@ -50,7 +50,7 @@ def due_in_s(renewing: Renewing, peer: Peer) -> float:
     return (at - now) / 1e6
 
 
-async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
+async def stored_at(renewing: RenewalPair, address: str) -> PeerRecord:
     """Return the stored record, as if the peer's federation and enrollment services were at this address."""
     await renewing.peers.remove(renewing.record.id)
     renewing.record = replace(renewing.record, endpoint=address, enrollment_endpoint=address)
@@ -58,7 +58,7 @@ async def stored_at(renewing: Renewing, address: str) -> PeerRecord:
     return renewing.record
 
 
-async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: Renewing, tmp_path: Path):
+async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: RenewalPair, tmp_path: Path) -> None:
     """One request at two thirds of the lifetime; the peer has the new certificate, its cache was flushed once."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -79,7 +79,7 @@ async def test_a_certificate_is_renewed_when_it_is_due_and_not_before(renewing: 
             assert due_in_s(renewing, peer) > DAY_S / 2
 
 
-async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_path: Path):
+async def test_processes_on_one_directory_renew_once(renewing: RenewalPair, tmp_path: Path) -> None:
     """All reach the due time at once; one renews, the rest load its certificate from the store and flush once each."""
     async with renewing.work.serving_renewals() as address:
         record = await stored_at(renewing, address)
@@ -98,7 +98,9 @@ async def test_processes_on_one_directory_renew_once(renewing: Renewing, tmp_pat
             assert {peer.cache.stats().flushes for peer in (one, two, three)} == {1}
 
 
-async def test_a_certificate_renewed_since_the_last_read_is_not_renewed_again(renewing: Renewing, tmp_path: Path):
+async def test_a_certificate_renewed_since_the_last_read_is_not_renewed_again(
+    renewing: RenewalPair, tmp_path: Path
+) -> None:
     """The process that gets the lock reads the record again before renewing."""
     async with renewing.work.serving_renewals() as address:
         record = await stored_at(renewing, address)
@@ -114,8 +116,8 @@ async def test_a_certificate_renewed_since_the_last_read_is_not_renewed_again(re
 
 
 async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not_renewed(
-    renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+    renewing: RenewalPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that finds a newer certificate in the store sends no request of its own."""
     async with renewing.work.serving_renewals() as address:
         record = await stored_at(renewing, address)
@@ -135,7 +137,7 @@ async def test_a_certificate_that_another_process_renewed_first_is_taken_and_not
             assert two.record == one.record
 
 
-async def test_a_held_renewal_lock_is_respected(renewing: Renewing, tmp_path: Path):
+async def test_a_held_renewal_lock_is_respected(renewing: RenewalPair, tmp_path: Path) -> None:
     """A lock held by another process is no failure; a rotation by hand waits, and then reports the lock."""
     lock = FileLock(tmp_path / RENEWAL_LOCK, "x")
     async with renewing.work.serving_renewals() as address:
@@ -157,7 +159,7 @@ async def test_a_held_renewal_lock_is_respected(renewing: Renewing, tmp_path: Pa
             assert [event.outcome for event in renewing.work.events] == ["ok"]
 
 
-async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing, tmp_path: Path):
+async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: RenewalPair, tmp_path: Path) -> None:
     """Each rotation has a new key, also when nothing is due, and right after another one."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -172,8 +174,8 @@ async def test_a_rotation_by_hand_makes_a_fresh_key_each_time(renewing: Renewing
 
 
 async def test_failures_are_retried_and_logged_once(
-    renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+    renewing: RenewalPair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Unreachable: one log line for the first failure, one for degraded, and one for the success that ends it."""
     caplog.set_level(logging.INFO, "federation.client.renewer")
     await stored_at(renewing, "127.0.0.1:1")
@@ -202,7 +204,7 @@ async def test_failures_are_retried_and_logged_once(
         assert "can be renewed again" in caplog.text
 
 
-async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_path: Path):
+async def test_a_revoked_grant_makes_the_peer_revoked(renewing: RenewalPair, tmp_path: Path) -> None:
     """After the peer's refusal no earlier answer is cached or delivered, and the peer is not called again."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
@@ -221,7 +223,7 @@ async def test_a_revoked_grant_makes_the_peer_revoked(renewing: Renewing, tmp_pa
             assert [event.reason for event in renewing.work.events] == ["grant revoked"]
 
 
-async def test_another_refusal_is_not_a_revocation(renewing: Renewing, tmp_path: Path):
+async def test_another_refusal_is_not_a_revocation(renewing: RenewalPair, tmp_path: Path) -> None:
     """A grant that is not valid does not make the peer revoked; the renewal is retried later."""
     renewing.work.grants._grants[renewing.grant.id] = replace(renewing.grant, subject="eve")
     async with renewing.work.serving_renewals() as address:
@@ -235,7 +237,7 @@ async def test_another_refusal_is_not_a_revocation(renewing: Renewing, tmp_path:
             assert plan_of(peer).next_at_us(0) is not None
 
 
-async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tmp_path: Path):
+async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: RenewalPair, tmp_path: Path) -> None:
     """After the peer revoked the grant, its certificate is not renewed, whichever part received the revocation."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -248,8 +250,8 @@ async def test_a_peer_that_revoked_the_grant_is_never_due(renewing: Renewing, tm
 
 
 async def test_a_conflict_makes_the_next_poll_read_the_store_again(
-    renewing: Renewing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+    renewing: RenewalPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a conflict the records are read again, although the store's version has not changed."""
     reads: list[None] = []
     read = renewing.peers.all
@@ -274,7 +276,7 @@ async def test_a_conflict_makes_the_next_poll_read_the_store_again(
         assert reads == [None]
 
 
-async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Renewing, tmp_path: Path):
+async def test_an_expired_certificate_is_renewed_in_the_background(renewing: RenewalPair, tmp_path: Path) -> None:
     """A gateway that slept for days recovers by itself."""
     async with renewing.work.serving() as address:
         await stored_at(renewing, address)
@@ -286,7 +288,9 @@ async def test_an_expired_certificate_is_renewed_in_the_background(renewing: Ren
             assert [event.reason for event in renewing.work.events] == ["after expiry"]
 
 
-async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(renewing: Renewing, tmp_path: Path):
+async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(
+    renewing: RenewalPair, tmp_path: Path
+) -> None:
     """While the circuit is open nothing is sent; in the last tenth of the lifetime the renewal is sent all the same."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -304,14 +308,14 @@ async def test_an_open_circuit_keeps_a_renewal_off_the_wire_until_it_is_urgent(r
             assert [event.outcome for event in renewing.work.events] == ["ok"]
 
 
-def _open(peer: Peer, renewing: Renewing) -> None:
+def _open(peer: Peer, renewing: RenewalPair) -> None:
     circuit, now = peer.circuit, renewing.work.clock.monotonic()
     circuit.reset()
     while circuit.snapshot(now).state is not CircuitState.OPEN:
         circuit.record(circuit.allow(now), CallResult.FAILURE, now)
 
 
-async def test_changes_of_other_processes_are_loaded(renewing: Renewing, tmp_path: Path):
+async def test_changes_of_other_processes_are_loaded(renewing: RenewalPair, tmp_path: Path) -> None:
     """New peers are added and removed ones dropped, at the latest at the next poll."""
     async with renewing.work.serving_renewals() as address:
         await stored_at(renewing, address)
@@ -328,7 +332,7 @@ async def test_changes_of_other_processes_are_loaded(renewing: Renewing, tmp_pat
             assert {peer.user for peer in renewer._peers.all()} == {"bea"}
 
 
-async def test_changes_of_this_process_during_a_read_are_newer(renewing: Renewing, tmp_path: Path):
+async def test_changes_of_this_process_during_a_read_are_newer(renewing: RenewalPair, tmp_path: Path) -> None:
     """A peer that was added during the read is not dropped for its absence from the records read."""
     with process(renewing, tmp_path) as (renewer, _):
         registry, read = renewer._peers, renewing.peers.all
@@ -350,8 +354,8 @@ async def test_changes_of_this_process_during_a_read_are_newer(renewing: Renewin
 
 
 async def test_a_store_that_fails_is_logged_once(
-    renewing: Renewing, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+    renewing: RenewalPair, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The background task continues, and logs the error once."""
     monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
 
@@ -398,7 +402,7 @@ except Exception:
 """
 
 
-def test_a_forked_child_does_not_keep_a_lock(tmp_path: Path):
+def test_a_forked_child_does_not_keep_a_lock(tmp_path: Path) -> None:
     """The child neither takes the lock from its parent nor holds it when the parent releases it."""
     with subprocess.Popen(
         [sys.executable, "-c", FORKING, str(tmp_path / "l")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

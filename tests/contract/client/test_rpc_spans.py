@@ -31,7 +31,7 @@ from tests.support.clock import ManualClock
 from tests.support.federations import sync_channel_of
 from tests.support.memory_exporters import SpanLog
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.server_in_memory import Serve
+from tests.support.server_in_memory import StartMemoryServer
 
 RPC = "/federation.v1.FederationService/Search"
 SEARCH, LIST = pb.SearchRequest(query="report"), pb.ListRequest(resource="tasks")
@@ -213,7 +213,7 @@ async def test_a_program_that_instruments_grpc_itself_gets_no_span_twice(
     assert (names.count("federation.request"), names.count(RPC)) == (3, 3 if rpc_spans else 0)
 
 
-async def test_the_servers_rpc_span_is_above_ours(serve: Serve, span_log: SpanLog) -> None:
+async def test_the_servers_rpc_span_is_above_ours(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """The caller's span, then the RPC SERVER span, then `federation.request`; a peer's baggage is not adopted."""
     serving = await serve(
         tracing=ServerTracing(span_log.source, ManualClock().clock),
@@ -233,7 +233,7 @@ async def test_the_servers_rpc_span_is_above_ours(serve: Serve, span_log: SpanLo
 
 @pytest.mark.parametrize("header", [(), (("traceparent", f"00-{TRACE}-{SPAN}-01"),)])
 async def test_a_server_that_is_instrumented_already_gets_no_span_twice(
-    serve: Serve, span_log: SpanLog, header: tuple[tuple[str, str], ...]
+    serve: StartMemoryServer, span_log: SpanLog, header: tuple[tuple[str, str], ...]
 ) -> None:
     """Where the program patched `grpc.aio.server`, its RPC span is the only one."""
     GrpcAioInstrumentorServer().instrument(tracer_provider=span_log.provider)
@@ -251,7 +251,7 @@ async def test_a_server_that_is_instrumented_already_gets_no_span_twice(
 
 @pytest.mark.parametrize("header", [(), (("traceparent", "junk"),)])
 async def test_the_servers_rpc_span_begins_a_trace_where_the_caller_has_none(
-    serve: Serve, span_log: SpanLog, header: tuple[tuple[str, str], ...]
+    serve: StartMemoryServer, span_log: SpanLog, header: tuple[tuple[str, str], ...]
 ) -> None:
     """Not in the trace in which the server was started, and ours beneath it."""
     with span_log.provider.get_tracer("x").start_as_current_span("start-up"):
@@ -269,7 +269,7 @@ async def test_the_servers_rpc_span_begins_a_trace_where_the_caller_has_none(
 
 @pytest.mark.parametrize(("what", "code"), [("refused", 7), ("broken", 13), ("cancelled", 1)])
 async def test_the_servers_rpc_span_knows_how_the_call_ended(
-    serve: Serve, span_log: SpanLog, what: str, code: int
+    serve: StartMemoryServer, span_log: SpanLog, what: str, code: int
 ) -> None:
     """Faults of the package: status 0 for a bug and a cancellation, two exception events for an abort."""
     serving = await serve(

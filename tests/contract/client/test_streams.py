@@ -11,7 +11,7 @@ from federation.client.calls import FederationStreamInterceptor
 from federation.client.sync.interceptors import SyncFederationUnaryInterceptor
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
-from tests.support.federations import aio_stub, federation_of, home_of, sync_stub
+from tests.support.federations import aio_stub, federation_of, shared_runtime, sync_stub
 from tests.support.scripted import ScriptedPeer
 
 SUBSCRIBE = pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id="0" * 32))
@@ -37,7 +37,7 @@ async def test_aio_watch_is_refused(form: str, tmp_path: Path, scripted: Scripte
 
 def test_sync_watch_is_refused(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A sync channel refuses the call; behind sync interceptors the first response raises the refusal."""
-    with home_of(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
         with pytest.raises(grpc.RpcError) as refused:
             next(stub.Watch(iter([SUBSCRIBE])))
         assert_refused(refused.value, scripted)

@@ -20,7 +20,7 @@ from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
 from federation.wire.status import error_detail_of
-from tests.support.federations import client_threads, home_of, in_threads, sync_channel_of, sync_stub
+from tests.support.federations import client_threads, in_threads, shared_runtime, sync_channel_of, sync_stub
 from tests.support.scripted import Reply, ScriptedPeer
 
 SEARCH = pb.SearchRequest(query="report")
@@ -30,12 +30,12 @@ CALLER = textwrap.dedent(
     import sys
     from pathlib import Path
     from federation.store.peers import PeerRecord
-    from tests.support.federations import home_of, sync_channel_of
+    from tests.support.federations import shared_runtime, sync_channel_of
     from federation.v1 import federation_pb2 as pb
     from federation.v1.federation_pb2_grpc import FederationServiceStub
 
     record = PeerRecord(**eval(sys.stdin.read()))
-    with home_of(Path(sys.argv[1]), record) as home:
+    with shared_runtime(Path(sys.argv[1]), record) as home:
         stub = FederationServiceStub(sync_channel_of(home))
         request = pb.ListRequest(resource="tasks")
         print("calling", flush=True)
@@ -54,7 +54,7 @@ CALLER = textwrap.dedent(
 @pytest.fixture
 def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The runtime of a gateway that knows the scripted peer."""
-    with home_of(tmp_path, scripted.record()) as home:
+    with shared_runtime(tmp_path, scripted.record()) as home:
         yield home
 
 
@@ -257,7 +257,7 @@ def test_close_ends_futures_and_refuses_calls(home: ClientRuntime, scripted: Scr
 def test_closing_the_runtime_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A thread that is blocked on the wire when everything is closed gets UNAVAILABLE, not a hang."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with home_of(tmp_path, scripted.record()) as home, sync_stub("channel", home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub("channel", home, scripted) as stub:
         results: list[Any] = []
         thread = threading.Thread(
             target=lambda: results.extend(in_threads(1, lambda _: stub.Search(SEARCH, timeout=30)))

@@ -23,7 +23,7 @@ from federation.v1.federation_pb2_grpc import (
 )
 from federation.wire.metadata import CACHED, LEASE_MS, SOURCE
 from federation.wire.status import error_detail_of, refusal_status
-from tests.support.federations import home_of
+from tests.support.federations import shared_runtime
 from tests.support.network_faults import closed_port
 
 LIST = pb.ListRequest(resource="tasks")
@@ -88,7 +88,7 @@ def home(tmp_path: Path) -> Iterator[ClientRuntime]:
     words = dict.fromkeys(("gateway", "endpoint", "grant_id", "subject"), "work.example")
     pems = dict.fromkeys(("certificate_pem", "key_pem", "trust_bundle"), "")
     record = PeerRecord(id="p", name="work.example", user="ada", created_at_us=0, **words, **pems)
-    with home_of(tmp_path, record) as home:
+    with shared_runtime(tmp_path, record) as home:
         yield home
 
 

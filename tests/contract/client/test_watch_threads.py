@@ -29,7 +29,7 @@ from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.status import error_detail_of
 from tests.support.federations import ListedPeers, client_threads, config_of, sync_channel_of
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.watching import QUICK, WatchDesk, until_watch, watching
+from tests.support.scripted_watches import QUICK, ScriptedWatches, until_watch, watching
 
 TASKS = pb.ListRequest(resource="tasks")
 SEARCH = pb.SearchRequest(query="x")
@@ -118,7 +118,7 @@ def _wait(condition: Any) -> None:
         threading.Event().wait(0.005)
 
 
-def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """Without a loop the watch runs in the background; a hit turns into a refusal, and the revocation is stored."""
     store = ListedPeers()
     with threads_alone(tmp_path, scripted, store) as home, sync_channel_of(home) as channel:
@@ -126,8 +126,8 @@ def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPee
         stub.List(TASKS)
         stub.List(TASKS)
         assert scripted.service.calls("list") == 1
-        desk.last.revoke("over")
-        desk.last.wait(lambda stream: bool(stream.acks))
+        watches.last.revoke("over")
+        watches.last.wait(lambda stream: bool(stream.acks))
 
         with pytest.raises(grpc.RpcError) as error:
             stub.List(TASKS)
@@ -138,7 +138,7 @@ def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPee
     assert [(peer_id, reason) for peer_id, _, reason in store.revoked] == [("peer-work.example-ada", "over")]
 
 
-def test_futures_are_failed_at_once(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+def test_futures_are_failed_at_once(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """`.future()` calls end with the event, not with their deadline, and are counted in the ack."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
@@ -147,16 +147,16 @@ def test_futures_are_failed_at_once(tmp_path: Path, scripted: ScriptedPeer, desk
         futures.append(stub.Search.future(SEARCH, timeout=30))
         scripted.service.script("search", Reply(gate=threading.Event()))
         scripted.service.wait(lambda service: service.active >= 1)
-        desk.last.revoke()
+        watches.last.revoke()
         for future in futures[:2]:
             error = future.exception(timeout=2)
             assert error_detail_of(error).reason == Reason.GRANT_REVOKED
-        desk.last.wait(lambda stream: bool(stream.acks))
-        assert desk.last.acks[0].failed_in_flight >= 2
+        watches.last.wait(lambda stream: bool(stream.acks))
+        assert watches.last.acks[0].failed_in_flight >= 2
 
 
 def test_a_blocking_call_is_refused_when_its_answer_arrives(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """The ack does not wait for a thread that blocks; its later answer is not delivered."""
     gate = threading.Event()
@@ -175,9 +175,9 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
         thread = threading.Thread(target=call)
         thread.start()
         scripted.service.wait(lambda service: service.active == 1)
-        desk.last.revoke()
-        desk.last.wait(lambda stream: bool(stream.acks))
-        assert desk.last.acks[0].failed_in_flight == 1
+        watches.last.revoke()
+        watches.last.wait(lambda stream: bool(stream.acks))
+        assert watches.last.acks[0].failed_in_flight == 1
         assert ends == []
         gate.set()
         thread.join(5)
@@ -187,7 +187,9 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
         assert peer.cache.stats().entries == 0
 
 
-async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+async def test_one_directory_has_one_watch_a_peer(
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+) -> None:
     """Two federations and a sync channel on a directory share the watch; closing the last one ends it."""
     async with watching(tmp_path, scripted.record()) as first:
         await until_watch(first)
@@ -197,11 +199,11 @@ async def test_one_directory_has_one_watch_a_peer(tmp_path: Path, scripted: Scri
                 stub: Any = FederationServiceStub(channel)
                 await asyncio.to_thread(stub.List, TASKS)
         assert first.peer_state("work.example").watch is WatchState.ARMED
-        assert len(desk.streams) == 1
-    await eventually(desk.last.over.is_set)
+        assert len(watches.streams) == 1
+    await eventually(watches.last.ended.is_set)
 
 
-async def test_two_directories_have_their_own(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+async def test_two_directories_have_their_own(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """Two caches are two instances: each has a watch, and each acknowledges its own events."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -211,53 +213,55 @@ async def test_two_directories_have_their_own(tmp_path: Path, scripted: Scripted
     ):
         await until_watch(first)
         await until_watch(second)
-        assert {stream.instance_id for stream in desk.streams} == {first.instance_id, second.instance_id}
-        for stream in desk.streams:
+        assert {stream.instance_id for stream in watches.streams} == {first.instance_id, second.instance_id}
+        for stream in watches.streams:
             stream.revoke()
-        await eventually(lambda: all(stream.acks for stream in desk.streams))
+        await eventually(lambda: all(stream.acks for stream in watches.streams))
 
 
 async def test_closing_leaves_neither_task_nor_thread_nor_stream(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """A federation that closes, armed or still dialling, leaks nothing."""
     threads = client_threads()
     tasks = asyncio.all_tasks()
     async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
-    desk.arms = False
+    watches.arms = False
     async with watching(tmp_path, scripted.record()):
-        await eventually(lambda: len(desk.streams) == 2)
+        await eventually(lambda: len(watches.streams) == 2)
     async with watching(tmp_path, scripted.record()):
         pass
     assert asyncio.all_tasks() == tasks
     assert client_threads() <= threads + 1  # gRPC's own poller stays
-    await eventually(lambda: all(stream.over.is_set() for stream in desk.streams))
+    await eventually(lambda: all(stream.ended.is_set() for stream in watches.streams))
 
 
-def test_closing_threads_leaves_nothing(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+def test_closing_threads_leaves_nothing(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """The background thread ends with the last sync channel, and the stream with it."""
     with threads_alone(tmp_path, scripted):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "mosaic-federation"]
-    assert desk.last.over.wait(5)
+    assert watches.last.ended.wait(5)
 
 
-async def test_a_removed_peer_is_watched_no_longer(tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk) -> None:
+async def test_a_removed_peer_is_watched_no_longer(
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+) -> None:
     """Removing a peer ends its stream; an added one is watched from then on."""
     async with watching(tmp_path) as fed:
         peer = fed.peers.add(scripted.record())
         await until_watch(fed)
         fed.peers.remove("work.example", "ada")
-        await eventually(desk.last.over.is_set)
+        await eventually(watches.last.ended.is_set)
         assert peer.watch is not None
         await eventually(lambda: peer.watch is not None and peer.watch.status.state is WatchState.OFF)
         await asyncio.sleep(0.2)
-        assert len(desk.streams) == 1
+        assert len(watches.streams) == 1
 
 
 def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """A program that does not close its federation does not end the watch of other users in the process."""
     store = ListedPeers(scripted.record())
@@ -271,8 +275,8 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
     async def later() -> None:
         async with watching(tmp_path, source=store) as fed:
             assert fed.peer_state("work.example").watch is WatchState.ARMED
-            assert len(desk.streams) == 1
-            desk.last.revoke("over")
+            assert len(watches.streams) == 1
+            watches.last.revoke("over")
             await eventually(lambda: bool(store.revoked))
             forgotten._runtime = None
 
@@ -284,7 +288,7 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
 
 
 async def test_watches_run_in_the_background_thread_and_fail_calls_of_another_loop(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """The event is handled in the background thread while the loop of the call is busy; the call ends with it."""
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -292,9 +296,9 @@ async def test_watches_run_in_the_background_thread_and_fail_calls_of_another_lo
         await until_watch(fed)
         call = fed.stub("work.example").List(TASKS, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
-        desk.last.revoke()
-        desk.last.wait(lambda stream: bool(stream.acks))  # blocks the loop of the call
-        assert desk.last.acks[0].failed_in_flight == 1
+        watches.last.revoke()
+        watches.last.wait(lambda stream: bool(stream.acks))  # blocks the loop of the call
+        assert watches.last.acks[0].failed_in_flight == 1
         assert not call.done()
         with pytest.raises(grpc.RpcError) as error:
             await call
@@ -302,22 +306,22 @@ async def test_watches_run_in_the_background_thread_and_fail_calls_of_another_lo
 
 
 async def test_the_number_of_watches_that_dial_at_once_is_limited(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """The streams of many peers are opened a few at a time; the next one follows when one is confirmed."""
-    desk.arms = False
+    watches.arms = False
     records = [scripted.record(user=f"u{number}", grant_id=str(UUID(int=number))) for number in range(DIALS + 2)]
     async with watching(tmp_path, *records):
-        await eventually(lambda: len(desk.streams) == DIALS and all(stream.received for stream in desk.streams))
+        await eventually(lambda: len(watches.streams) == DIALS and all(stream.received for stream in watches.streams))
         await asyncio.sleep(0.1)
-        assert len(desk.streams) == DIALS
-        for stream in list(desk.streams[:2]):
+        assert len(watches.streams) == DIALS
+        for stream in list(watches.streams[:2]):
             stream.arm()
-        await eventually(lambda: len(desk.streams) == DIALS + 2)
+        await eventually(lambda: len(watches.streams) == DIALS + 2)
 
 
 def test_a_forked_child_watches_nothing_and_does_not_disturb_the_parent(
-    tmp_path: Path, scripted: ScriptedPeer, desk: WatchDesk
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """The child refuses calls, has no watch and may collect garbage; the parent arms again."""
     environment = os.environ | {"GRPC_VERBOSITY": "NONE", "PYTHONWARNINGS": "ignore"}
@@ -338,9 +342,9 @@ def test_a_forked_child_watches_nothing_and_does_not_disturb_the_parent(
         child, parent = process.stdout.readline(), process.stdout.readline()
         assert child.startswith("child off True this process was forked")
         assert parent.startswith("parent armed")
-        assert len(desk.streams) == 2  # given up for the fork, and armed again
-        desk.last.revoke("after the fork")
-        desk.last.wait(lambda stream: bool(stream.acks))
+        assert len(watches.streams) == 2  # given up for the fork, and armed again
+        watches.last.revoke("after the fork")
+        watches.last.wait(lambda stream: bool(stream.acks))
         process.stdin.write("\n")
         process.stdin.flush()
         assert "after the fork" in process.stdout.readline()

@@ -14,7 +14,7 @@ from tests.support.enrollments import SEALER, EnrollingGateway, IssuingGateway
 
 async def test_a_reader_of_the_raw_database_finds_no_key_and_no_token(
     database: Database, work: IssuingGateway, home: EnrollingGateway
-):
+) -> None:
     """After a whole enrollment, a lost one and an unused token, neither rows nor files hold a secret of either side."""
     authority = work.issuer.authority
     await save_identity(database, SEALER, authority)

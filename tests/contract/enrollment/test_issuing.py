@@ -49,7 +49,7 @@ async def refused(gateway: IssuingGateway, secret: str, request: bytes) -> Enrol
     return caught.value
 
 
-async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: Database, authority: Authority):
+async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: Database, authority: Authority) -> None:
     """After enrolling, grant and serial are known in memory and in the database."""
     gateway = await opened(database, authority)
     grant = await gateway.grant()
@@ -62,7 +62,7 @@ async def test_a_token_brings_an_active_grant_and_a_known_certificate(database: 
     assert (await opened(database, authority)).grants.all() == gateway.grants.all()
 
 
-async def test_the_same_key_gets_the_same_certificate_again(database: Database, authority: Authority, hand):
+async def test_the_same_key_gets_the_same_certificate_again(database: Database, authority: Authority, hand) -> None:
     """A new request with the same key gets the same certificate, also after the token's expiry and a restart."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -75,7 +75,7 @@ async def test_the_same_key_gets_the_same_certificate_again(database: Database, 
     assert (again.repeated, restarted.repeated) == (True, True)
 
 
-async def test_a_death_between_claim_and_issue_loses_nothing(database: Database, authority: Authority, hand):
+async def test_a_death_between_claim_and_issue_loses_nothing(database: Database, authority: Authority, hand) -> None:
     """A token claimed by a process that died before it issued still serves that key, and only that key."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -88,7 +88,7 @@ async def test_a_death_between_claim_and_issue_loses_nothing(database: Database,
     assert (await restarted.issuer.enroll(token.secret, csr(KEY))).certificate == issued.certificate
 
 
-async def test_another_key_is_refused(database: Database, authority: Authority):
+async def test_another_key_is_refused(database: Database, authority: Authority) -> None:
     """A used token is refused with a second key, and the refusal names the remedy."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -100,7 +100,7 @@ async def test_another_key_is_refused(database: Database, authority: Authority):
     assert refusal.grant.id == token.grant_id
 
 
-async def test_of_many_keys_at_once_exactly_one_wins(database: Database, authority: Authority):
+async def test_of_many_keys_at_once_exactly_one_wins(database: Database, authority: Authority) -> None:
     """Concurrent claims of one token by different keys make one certificate, in memory and in the database."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -117,7 +117,7 @@ async def test_of_many_keys_at_once_exactly_one_wins(database: Database, authori
         assert (await connection.scalars(select(schema.certificates.c.serial))).all() == [won[0].certificate.serial]
 
 
-async def test_two_processes_that_claim_at_once_agree(database: Database, authority: Authority):
+async def test_two_processes_that_claim_at_once_agree(database: Database, authority: Authority) -> None:
     """The database decides, not the memory of one process."""
     first = await opened(database, authority)
     token = await first.token()
@@ -130,7 +130,7 @@ async def test_two_processes_that_claim_at_once_agree(database: Database, author
     assert len({record.claimed_key_hash for record in claimed}) == 1
 
 
-async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: Database, authority: Authority):
+async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: Database, authority: Authority) -> None:
     """Concurrent requests of one key are answered alike."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -141,7 +141,7 @@ async def test_one_key_asking_many_times_at_once_gets_one_certificate(database: 
         assert len((await connection.execute(select(schema.certificates))).all()) == 1
 
 
-async def test_an_unused_token_ends(database: Database, authority: Authority, hand):
+async def test_an_unused_token_ends(database: Database, authority: Authority, hand) -> None:
     """From its end on, a token that no key claimed is refused, and the message states its expiry."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -155,7 +155,7 @@ async def test_an_unused_token_ends(database: Database, authority: Authority, ha
     )
 
 
-async def test_a_token_lives_to_the_last_second(database: Database, authority: Authority, hand):
+async def test_a_token_lives_to_the_last_second(database: Database, authority: Authority, hand) -> None:
     """Just before its end it is good."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -165,14 +165,16 @@ async def test_a_token_lives_to_the_last_second(database: Database, authority: A
 
 
 @pytest.mark.parametrize("secret", ["", "x", "A" * 44, "ä" * 43])
-async def test_a_malformed_secret_is_refused_without_a_look_up(database: Database, authority: Authority, secret: str):
+async def test_a_malformed_secret_is_refused_without_a_look_up(
+    database: Database, authority: Authority, secret: str
+) -> None:
     """A malformed secret is an invalid request without a grant."""
     refusal = await refused(await opened(database, authority), secret, csr(KEY))
 
     assert (refusal.reason, refusal.grant) == (Reason.INVALID_REQUEST, None)
 
 
-async def test_an_unknown_secret_learns_nothing(database: Database, authority: Authority):
+async def test_an_unknown_secret_learns_nothing(database: Database, authority: Authority) -> None:
     """Whatever the request, an unknown secret gets one answer."""
     gateway = await opened(database, authority)
     await gateway.token()
@@ -190,7 +192,7 @@ async def test_an_unknown_secret_learns_nothing(database: Database, authority: A
 )
 async def test_a_bad_request_does_not_spend_the_token(
     database: Database, authority: Authority, request_der: bytes, complaint: str
-):
+) -> None:
     """A refused certificate request leaves the token for a good one."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -202,7 +204,7 @@ async def test_a_bad_request_does_not_spend_the_token(
     assert await gateway.issuer.enroll(token.secret, csr(OTHER_KEY))
 
 
-async def test_a_revoked_grant_enrolls_no_gateway(database: Database, authority: Authority):
+async def test_a_revoked_grant_enrolls_no_gateway(database: Database, authority: Authority) -> None:
     """Neither a first enrollment nor the same certificate again."""
     gateway = await opened(database, authority)
     fresh, used = await gateway.token(), await gateway.token()
@@ -213,7 +215,7 @@ async def test_a_revoked_grant_enrolls_no_gateway(database: Database, authority:
         assert (refusal.reason, refusal.detail) == (Reason.GRANT_INVALID, "grant revoked")
 
 
-async def test_an_expired_grant_enrolls_no_gateway(database: Database, authority: Authority, hand):
+async def test_an_expired_grant_enrolls_no_gateway(database: Database, authority: Authority, hand) -> None:
     """The grant's end counts before the token's, and bounds the certificate."""
     gateway = await opened(database, authority)
     end = hand.clock.now_us() + 600 * SECOND
@@ -247,7 +249,7 @@ def interrupted(gateway: IssuingGateway, meanwhile: Callable[[], Awaitable[objec
     return Issuer(authority, gateway.grants, tokens, clock=gateway.clock, **lifetimes)
 
 
-async def test_a_revocation_between_claim_and_issue_wins(database: Database, authority: Authority):
+async def test_a_revocation_between_claim_and_issue_wins(database: Database, authority: Authority) -> None:
     """A grant revoked while it is being enrolled gets no certificate."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -268,7 +270,7 @@ class RevokedAtOnce(GrantRegistry):
         return await self.revoke(grant_id)
 
 
-async def test_a_revocation_between_issue_and_answer_wins(database: Database, authority: Authority):
+async def test_a_revocation_between_issue_and_answer_wins(database: Database, authority: Authority) -> None:
     """A certificate whose grant was revoked before it was handed out is not handed out."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -280,7 +282,9 @@ async def test_a_revocation_between_issue_and_answer_wins(database: Database, au
         await issuer.enroll(token.secret, csr(KEY))
 
 
-async def test_a_token_replaced_between_claim_and_issue_brings_nothing(database: Database, authority: Authority):
+async def test_a_token_replaced_between_claim_and_issue_brings_nothing(
+    database: Database, authority: Authority
+) -> None:
     """One grant never ends with two certificates from two tokens."""
     gateway = await opened(database, authority)
     grant = await gateway.grant()
@@ -295,7 +299,7 @@ async def test_a_token_replaced_between_claim_and_issue_brings_nothing(database:
     assert await gateway.issuer.enroll(newer[0].secret, csr(OTHER_KEY))
 
 
-async def test_the_same_key_overtaking_itself_gets_one_certificate(database: Database, authority: Authority):
+async def test_the_same_key_overtaking_itself_gets_one_certificate(database: Database, authority: Authority) -> None:
     """A request that stands between claim and issue while its twin is answered gets the twin's certificate."""
     gateway = await opened(database, authority)
     token = await gateway.token()
@@ -309,7 +313,7 @@ async def test_the_same_key_overtaking_itself_gets_one_certificate(database: Dat
     assert issued.certificate == twin[0].certificate
 
 
-async def test_confirmation_holds_the_grant_back(database: Database, authority: Authority):
+async def test_confirmation_holds_the_grant_back(database: Database, authority: Authority) -> None:
     """A token made with confirmation enrolls, but the grant stays pending until the fingerprint was compared."""
     gateway = await opened(database, authority)
     token = await gateway.token(confirm=True)
@@ -321,7 +325,7 @@ async def test_confirmation_holds_the_grant_back(database: Database, authority: 
     assert (again.grant.status, again.certificate) == (GrantStatus.ACTIVE, issued.certificate)
 
 
-async def test_a_newer_token_replaces_an_unused_one(database: Database, authority: Authority):
+async def test_a_newer_token_replaces_an_unused_one(database: Database, authority: Authority) -> None:
     """Of two tokens of a grant only the newer works."""
     gateway = await opened(database, authority)
     grant = await gateway.grant()
@@ -331,7 +335,7 @@ async def test_a_newer_token_replaces_an_unused_one(database: Database, authorit
     assert await gateway.issuer.enroll(newer.secret, csr(KEY))
 
 
-async def test_an_enrolled_grant_gets_no_second_token(database: Database, authority: Authority, hand):
+async def test_an_enrolled_grant_gets_no_second_token(database: Database, authority: Authority, hand) -> None:
     """One grant is one enrollment, until its last certificate has ended."""
     gateway = await opened(database, authority)
     grant = await gateway.grant()
@@ -347,7 +351,7 @@ async def test_an_enrolled_grant_gets_no_second_token(database: Database, author
     assert await gateway.issuer.enroll((await gateway.token(grant)).secret, csr(OTHER_KEY))
 
 
-async def test_no_token_for_a_grant_that_is_no_more(database: Database, authority: Authority, hand):
+async def test_no_token_for_a_grant_that_is_no_more(database: Database, authority: Authority, hand) -> None:
     """The operator gets different errors for unknown, revoked and expired grants."""
     gateway = await opened(database, authority)
     revoked, expired = await gateway.grant(), await gateway.grant(expires_at_us=hand.clock.now_us() + SECOND)
@@ -362,7 +366,7 @@ async def test_no_token_for_a_grant_that_is_no_more(database: Database, authorit
         await gateway.issuer.create_token("x", endpoint="a:1")
 
 
-async def test_the_token_text_leads_back_to_its_grant(database: Database, authority: Authority):
+async def test_the_token_text_leads_back_to_its_grant(database: Database, authority: Authority) -> None:
     """What the operator pastes redeems."""
     gateway = await opened(database, authority)
     pasted = EnrollmentToken.decode((await gateway.token()).encode())
@@ -370,7 +374,7 @@ async def test_the_token_text_leads_back_to_its_grant(database: Database, author
     assert (await gateway.issuer.enroll(pasted.secret, csr(KEY))).grant.id == pasted.grant_id
 
 
-async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Database, authority: Authority):
+async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Database, authority: Authority) -> None:
     """A record with another key does not settle a claimed token; the record that the claim returned does."""
     gateway = await opened(database, authority)
     tokens = TokenStore(database, authority.clock)
@@ -382,7 +386,7 @@ async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Dat
         assert await mark_redeemed(connection, claimed, "1")
 
 
-async def test_a_new_token_deletes_unused_tokens_alone(database: Database, authority: Authority):
+async def test_a_new_token_deletes_unused_tokens_alone(database: Database, authority: Authority) -> None:
     """A token that brought a certificate stays stored; an unused token of the grant is gone."""
     gateway = await opened(database, authority)
     tokens = TokenStore(database, authority.clock)
@@ -397,7 +401,7 @@ async def test_a_new_token_deletes_unused_tokens_alone(database: Database, autho
     assert await tokens.find(unused.secret_hash) is None
 
 
-async def test_a_second_token_of_an_enrolled_grant_brings_nothing(database: Database, authority: Authority):
+async def test_a_second_token_of_an_enrolled_grant_brings_nothing(database: Database, authority: Authority) -> None:
     """A token that was made before the grant was enrolled by another token is refused afterwards."""
     gateway = await opened(database, authority)
     grant = await gateway.grant()

@@ -20,7 +20,7 @@ from federation.v1.enrollment_pb2_grpc import EnrollmentServiceStub
 from federation.wire.status import error_detail_of
 from tests.support.enrollments import SEALER, WORK, csr
 from tests.support.pki import PEER, Pki, dial
-from tests.support.renewals import LIFE_S, Renewing
+from tests.support.renewal_pair import LIFE_S, RenewalPair
 
 TEN_MINUTES_US = 600 * MICROSECONDS
 
@@ -32,13 +32,13 @@ async def refused(call) -> tuple[str, str]:
     return error_detail_of(caught.value).reason, caught.value.details() or ""
 
 
-async def certificates(renewing: Renewing) -> int:
+async def certificates(renewing: RenewalPair) -> int:
     """How many certificates the database holds."""
     async with renewing.work.database.read() as connection:
         return len((await connection.execute(select(schema.certificates.c.serial))).all())
 
 
-async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(renewing: Renewing):
+async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(renewing: RenewalPair) -> None:
     """The record changes certificate and key, and nothing else; the store holds the same; it is on record."""
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
@@ -57,7 +57,7 @@ async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(rene
     assert events == [("renew", "ok", "", old.grant_id)]
 
 
-async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new(renewing: Renewing):
+async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new(renewing: RenewalPair) -> None:
     """Later calls do not move that instant, calls with the old one do not bring it, and a restart keeps it."""
     book, old = renewing.work.grants, renewing.leaf.serial
     async with renewing.work.serving_renewals() as address:
@@ -78,7 +78,7 @@ async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new
     assert again.get(renewing.grant.id).certificates[old].accepted_until_us == first + TEN_MINUTES_US
 
 
-async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
+async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: RenewalPair) -> None:
     """`not_after` stays where it comes sooner than the ten minutes."""
     old = renewing.leaf.serial
     async with renewing.work.serving_renewals() as address:
@@ -91,7 +91,7 @@ async def test_an_old_serial_near_its_end_is_not_prolonged(renewing: Renewing):
     assert renewing.grant.certificates[old].accepted_until_us == end
 
 
-async def test_a_retired_serial_cannot_renew(renewing: Renewing):
+async def test_a_retired_serial_cannot_renew(renewing: RenewalPair) -> None:
     """Ten minutes after its successor came into use, the old certificate opens nothing, renewals included."""
     old = renewing.leaf
     async with renewing.work.serving_renewals() as address:
@@ -104,7 +104,7 @@ async def test_a_retired_serial_cannot_renew(renewing: Renewing):
     assert renewing.work.events[-1].reason == "retired serial"
 
 
-async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
+async def test_the_same_request_brings_the_same_certificate(renewing: RenewalPair) -> None:
     """One request, however often it arrives and also at once, makes one certificate."""
     request = pb.RenewRequest(csr=csr())
     async with renewing.work.serving_renewals() as address:
@@ -116,7 +116,7 @@ async def test_the_same_request_brings_the_same_certificate(renewing: Renewing):
     assert [event.reason for event in renewing.work.events].count("same certificate again") == 5
 
 
-async def test_a_lost_answer_loses_nothing(renewing: Renewing):
+async def test_a_lost_answer_loses_nothing(renewing: RenewalPair) -> None:
     """After a crash of both sides the retry uses the stored key, and gets the lost certificate."""
     answered = renewing.work.renewal_issuer.renew
 
@@ -140,7 +140,7 @@ async def test_a_lost_answer_loses_nothing(renewing: Renewing):
     assert await certificates(renewing) == 2
 
 
-async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: Renewing):
+async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: RenewalPair) -> None:
     """The new key is stored, sealed, before its use; afterwards neither it nor the old one is stored twice."""
     old, peers = renewing.record, schema.peers
     with pytest.raises(Refusal) as caught:
@@ -161,7 +161,7 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
     assert new.key_pem != old.key_pem
 
 
-async def test_a_revoked_grant_is_reported_as_revoked(renewing: Renewing):
+async def test_a_revoked_grant_is_reported_as_revoked(renewing: RenewalPair) -> None:
     """Its own certificate learns that the grant was revoked; nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
@@ -173,7 +173,7 @@ async def test_a_revoked_grant_is_reported_as_revoked(renewing: Renewing):
     assert await certificates(renewing) == 1
 
 
-async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: Renewing):
+async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: RenewalPair) -> None:
     """Neither the answer nor the store holds a certificate that came too late."""
     authority, book, grant_id = renewing.work.renewal_issuer.authority, renewing.work.grants, renewing.grant.id
 
@@ -190,7 +190,7 @@ async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing:
     assert await certificates(renewing) == 1
 
 
-async def test_faults_of_a_request_are_named(renewing: Renewing):
+async def test_faults_of_a_request_are_named(renewing: RenewalPair) -> None:
     """A request for another name, for the key in use, without a valid CSR, or with a proof, is invalid."""
     async with renewing.work.serving_renewals() as address:
         for request, message in (
@@ -208,7 +208,7 @@ async def test_faults_of_a_request_are_named(renewing: Renewing):
     assert {event.outcome for event in renewing.work.events} == {"invalid"}
 
 
-async def test_only_certificates_of_the_grant_renew(renewing: Renewing):
+async def test_only_certificates_of_the_grant_renew(renewing: RenewalPair) -> None:
     """A good signature of the authority is not enough, as at any other call."""
     pki = Pki.of(renewing.work.issuer.authority)
     async with renewing.work.serving_renewals() as address:
@@ -224,7 +224,7 @@ async def test_only_certificates_of_the_grant_renew(renewing: Renewing):
     assert await certificates(renewing) == 1
 
 
-async def test_the_federation_port_does_not_enroll(renewing: Renewing):
+async def test_the_federation_port_does_not_enroll(renewing: RenewalPair) -> None:
     """`Enroll` belongs to the enrollment port alone."""
     async with (
         renewing.work.serving_renewals() as address,
@@ -235,7 +235,7 @@ async def test_the_federation_port_does_not_enroll(renewing: Renewing):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
+async def test_a_peer_cannot_hoard_certificates(renewing: RenewalPair) -> None:
     """Beyond 32 that are accepted at once, the next is refused with the time to wait."""
     await renewing.work.grants.close()
     for _ in range(31):
@@ -247,7 +247,7 @@ async def test_a_peer_cannot_hoard_certificates(renewing: Renewing):
     assert caught.value.retry_after_s == pytest.approx(LIFE_S, abs=2)
 
 
-async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
+async def test_a_certificate_never_outlives_its_grant(renewing: RenewalPair) -> None:
     """The grant's end bounds the renewed certificate as it bounds the first."""
     end = renewing.work.clock.now_us() + 3_600 * MICROSECONDS
     book = renewing.work.grants
@@ -258,7 +258,7 @@ async def test_a_certificate_never_outlives_its_grant(renewing: Renewing):
     assert end - MICROSECONDS <= issued.certificate.not_after_us <= end
 
 
-async def test_a_new_root_is_accepted_beside_a_known_one(renewing: Renewing):
+async def test_a_new_root_is_accepted_beside_a_known_one(renewing: RenewalPair) -> None:
     """The answer's trust bundle replaces the stored one; one that knows none of the old roots is refused."""
     authority, successor = renewing.work.issuer.authority, Authority.create(WORK)
     both = authority.ca_certificate_pem + successor.ca_certificate_pem
@@ -280,7 +280,7 @@ async def test_a_new_root_is_accepted_beside_a_known_one(renewing: Renewing):
     assert new.trust_bundle == both
 
 
-async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
+async def test_an_answer_with_another_key_is_refused(renewing: RenewalPair) -> None:
     """A certificate that the own new key does not fit is not stored."""
     answered = renewing.work.renewal_issuer.renew
 
@@ -294,7 +294,7 @@ async def test_an_answer_with_another_key_is_refused(renewing: Renewing):
     assert (await renewing.peers.get(renewing.record.id)).certificate_pem == renewing.record.certificate_pem
 
 
-async def test_a_record_that_another_process_renewed_is_left_unchanged(renewing: Renewing):
+async def test_a_record_that_another_process_renewed_is_left_unchanged(renewing: RenewalPair) -> None:
     """Two renewals of one certificate: the second one stores nothing, and says so."""
     old = renewing.record
     async with renewing.work.serving_renewals() as address:
@@ -305,7 +305,7 @@ async def test_a_record_that_another_process_renewed_is_left_unchanged(renewing:
     assert (await renewing.peers.get(old.id)).certificate_pem == new.certificate_pem
 
 
-async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
+async def test_versions_change_with_every_change_of_a_peer(renewing: RenewalPair) -> None:
     """Another process sees by one cheap query whether it must read the peers again."""
     seen = [await renewing.peers.versions()]
     with pytest.raises(Refusal):
@@ -321,7 +321,7 @@ async def test_versions_change_with_every_change_of_a_peer(renewing: Renewing):
     assert len({*seen}) == 3
 
 
-async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
+async def test_certificates_of_one_second_keep_their_order(renewing: RenewalPair) -> None:
     """The newest certificate is the last issued, also after a restart, although X.509 counts whole seconds."""
     for _ in range(4):
         await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
@@ -331,7 +331,7 @@ async def test_certificates_of_one_second_keep_their_order(renewing: Renewing):
     assert [*again.get(renewing.grant.id).certificates] == [*renewing.grant.certificates]
 
 
-async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: Renewing):
+async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: RenewalPair) -> None:
     """A stored key that cannot be used is reported before a request is sent."""
     record = replace(renewing.record, key_pem="nonsense")
     with pytest.raises(EnrollmentError, match="cannot be used"):
@@ -340,5 +340,5 @@ async def test_a_request_with_a_leaf_of_another_key_fails_at_home(renewing: Rene
         await _renew_record(renewing, replace(renewing.record, certificate_pem="nonsense"))
 
 
-async def _renew_record(renewing: Renewing, record):
+async def _renew_record(renewing: RenewalPair, record):
     return await renew(record, gateway_name=PEER, peers=renewing.peers, clock=renewing.work.clock)

@@ -7,7 +7,7 @@ from tests.support.pki import GRANT_ID, HANDSHAKE_FAULTS, PEER, Leaf, Pki, dial,
 
 
 @pytest.mark.parametrize("fault", [None, *HANDSHAKE_FAULTS])
-async def test_what_the_authority_issues_passes_mutual_tls_and_bad_certificates_do_not(fault: str | None):
+async def test_what_the_authority_issues_passes_mutual_tls_and_bad_certificates_do_not(fault: str | None) -> None:
     """A server that requires client certificates accepts those of its authority, and no forged or expired one."""
     authority = Authority.create(WORK, ["127.0.0.1"])
     pki, key = Pki.of(authority), new_key()

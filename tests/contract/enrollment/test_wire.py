@@ -2,6 +2,7 @@ import asyncio
 import logging
 import socket
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -29,7 +30,7 @@ class LosingAnswers(EnrollmentServicer):
 
     lost = 1
 
-    async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+    async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
         answer = await super().Enroll(request, context)
         if self.lost:
             self.lost -= 1
@@ -46,7 +47,7 @@ async def failing(home: EnrollingGateway, token: EnrollmentToken, address: str, 
     return str(caught.value)
 
 
-async def test_an_enrollment_ends_with_a_peer_and_an_active_grant(work: IssuingGateway, home: EnrollingGateway):
+async def test_an_enrollment_ends_with_a_peer_and_an_active_grant(work: IssuingGateway, home: EnrollingGateway) -> None:
     """Both sides hold the same certificate, and both operators see the same fingerprint."""
     token = await work.token()
     async with work.serving() as address:
@@ -63,7 +64,7 @@ async def test_an_enrollment_ends_with_a_peer_and_an_active_grant(work: IssuingG
     assert read_identity(x509.load_pem_x509_certificate(record.certificate_pem.encode())) == (grant.id, "ada")
 
 
-async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGateway, home: EnrollingGateway):
+async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGateway, home: EnrollingGateway) -> None:
     """One event an attempt: outcome, the finer reason, the grant where it is known, and the caller's address."""
     token = await work.token()
     async with work.serving() as address:
@@ -81,7 +82,7 @@ async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGa
     assert work.events[1].source.startswith("ipv4:127.0.0.1:")
 
 
-async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway, home: EnrollingGateway):
+async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway, home: EnrollingGateway) -> None:
     """What cannot be audited is not answered; the same token then still works."""
     token = await work.token()
 
@@ -98,7 +99,7 @@ async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway,
     assert "queue full" not in told
 
 
-async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGateway, home: EnrollingGateway) -> None:
     """The second attempt, after a restart of both gateways, ends with the certificate that was lost."""
     token = await work.token()
     servicer = LosingAnswers(work.issuer, work.renewal_issuer, endpoint=lambda: FEDERATION_ENDPOINT, audit=work.record)
@@ -114,7 +115,7 @@ async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGatewa
     assert [event.reason for event in restarted.events] == ["same certificate again"]
 
 
-async def test_a_key_without_an_answer_is_used_again(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_key_without_an_answer_is_used_again(work: IssuingGateway, home: EnrollingGateway) -> None:
     """The key is durable before the request leaves, so that a second attempt sends the same one."""
     token = await work.token()
     with socket.socket() as bound:
@@ -132,7 +133,7 @@ async def test_a_key_without_an_answer_is_used_again(work: IssuingGateway, home:
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
 
-async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: EnrollingGateway) -> None:
     """A server that accepts and never answers costs the timeout and no more."""
     token = await work.token()
     with socket.socket() as silent:
@@ -145,7 +146,7 @@ async def test_a_silent_server_ends_in_time(work: IssuingGateway, home: Enrollin
 
 async def test_a_second_gateway_with_the_same_token_is_refused(
     work: IssuingGateway, home: EnrollingGateway, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """Another key gets nothing; the attempt is audited under the grant, logged, and the error names the remedy."""
     token = await work.token()
     thief = EnrollingGateway(home.peers)
@@ -164,7 +165,7 @@ async def test_a_second_gateway_with_the_same_token_is_refused(
     assert f"grant {token.grant_id} refused: token used by another key" in caplog.text
 
 
-async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: EnrollingGateway) -> None:
     """After a refusal that is final nothing of the attempt stays."""
     token = await work.token()
     await work.grants.revoke(token.grant_id)
@@ -176,7 +177,9 @@ async def test_a_refused_enrollment_forgets_its_key(work: IssuingGateway, home: 
         assert (await connection.execute(select(schema.pending_enrollments))).all() == []
 
 
-async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(
+    work: IssuingGateway, home: EnrollingGateway
+) -> None:
     """No request leaves for a grant, or a name of this user, that is there already."""
     first, second = await work.token(), await work.token()
     async with work.serving() as address:
@@ -194,7 +197,9 @@ async def test_a_known_grant_or_name_is_refused_before_the_token_is_spent(work: 
         assert await home.enroll(second, address, user="cy")
 
 
-async def test_a_token_for_another_gateway_says_which_name_was_sent(work: IssuingGateway, home: EnrollingGateway):
+async def test_a_token_for_another_gateway_says_which_name_was_sent(
+    work: IssuingGateway, home: EnrollingGateway
+) -> None:
     """The error names this gateway, not the grant's peer; the right gateway can still use the token."""
     token = await work.token()
     async with work.serving() as address:
@@ -205,7 +210,7 @@ async def test_a_token_for_another_gateway_says_which_name_was_sent(work: Issuin
     assert PEER not in told
 
 
-async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, home: EnrollingGateway):
+async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, home: EnrollingGateway) -> None:
     """A pending grant is reported, and confirming the shown fingerprint activates it."""
     token = await work.token(confirm=True)
     async with work.serving() as address:
@@ -216,7 +221,7 @@ async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, 
     assert (await work.grants.confirm(token.grant_id, enrolled.fingerprint)).status is GrantStatus.ACTIVE
 
 
-async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: EnrollingGateway):
+async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: EnrollingGateway) -> None:
     """A server of another authority, or of the right one under another name, never sees the secret."""
     token = await work.token()
     strange = Pki().server(WORK, "127.0.0.1")
@@ -244,12 +249,14 @@ async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: 
         ({"certificate": ""}, "cannot be read"),
     ],
 )
-async def test_a_forged_answer_is_refused(work: IssuingGateway, home: EnrollingGateway, changes: dict, complaint: str):
+async def test_a_forged_answer_is_refused(
+    work: IssuingGateway, home: EnrollingGateway, changes: dict, complaint: str
+) -> None:
     """The right server with a wrong answer: nothing is stored, and the error says what did not hold and whom to ask."""
     token = await work.token()
 
     class Forging(EnrollmentServicer):
-        async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+        async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
             answer = await super().Enroll(request, context)
             for name, value in changes.items():
                 setattr(answer, name, value)
@@ -264,11 +271,11 @@ async def test_a_forged_answer_is_refused(work: IssuingGateway, home: EnrollingG
     assert "ask the operator of work.example" in told
 
 
-async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, home: EnrollingGateway):
+async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, home: EnrollingGateway) -> None:
     """Control characters in a refusal are not shown, and a long one is cut."""
 
     class Shouting(EnrollmentServiceServicer):
-        async def Enroll(self, request, context):  # noqa: N802 - the name in the contract
+        async def Enroll(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name in the contract
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "\x1b[2J\r\n" + "x" * 2_000)
 
     async with work.serving(Shouting()) as address:
@@ -279,7 +286,7 @@ async def test_words_of_a_peer_cannot_steer_a_terminal(work: IssuingGateway, hom
     assert "FAILED_PRECONDITION" in told
 
 
-async def test_an_expired_token_is_reported_as_expired(work: IssuingGateway, home: EnrollingGateway):
+async def test_an_expired_token_is_reported_as_expired(work: IssuingGateway, home: EnrollingGateway) -> None:
     """The holder of the real secret learns that the token ended."""
     slow = replace(SYSTEM_CLOCK, wall=lambda: SYSTEM_CLOCK.wall() - 3_600)
     past = await IssuingGateway.open(work.database, work.issuer.authority, slow)
@@ -292,7 +299,7 @@ async def test_an_expired_token_is_reported_as_expired(work: IssuingGateway, hom
     assert (late.events[-1].reason, late.events[-1].grant_id) == ("token expired", token.grant_id)
 
 
-async def test_statuses_on_the_wire_are_the_contracts(work: IssuingGateway):
+async def test_statuses_on_the_wire_are_the_contracts(work: IssuingGateway) -> None:
     """Code and reason of each kind of refusal; garbage on the wire is an invalid request, rotation is not there yet."""
     token = await work.token()
     authority = work.issuer.authority
@@ -315,7 +322,7 @@ async def test_statuses_on_the_wire_are_the_contracts(work: IssuingGateway):
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_one_token_used_by_two_gateways_at_once_enrolls_one(database: Database, work: IssuingGateway):
+async def test_one_token_used_by_two_gateways_at_once_enrolls_one(database: Database, work: IssuingGateway) -> None:
     """Over the wire, too, exactly one of two keys wins."""
     token = await work.token()
     request = [pb.EnrollRequest(secret=token.secret, csr=csr(new_key())) for _ in range(6)]

@@ -17,7 +17,7 @@ from federation.resources.sql.provider import SqlProvider
 from federation.resources.sql.writes import CHUNK
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, listed, new_row, office, recorded_sql, walked
+from tests.support.rows import EVERYTHING, batch_with, list_all, list_ids, new_row, recorded_sql
 
 EMPTY = Document.parse("{}")
 
@@ -32,7 +32,7 @@ def time() -> ManualClock:
 async def provider(database: Database, time: ManualClock) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database, time.clock)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -62,14 +62,14 @@ async def told(stream: ChangeStream) -> list[Change]:
         "{}",
     ],
 )
-async def test_data_come_back_byte_for_byte(provider: SqlProvider, text: str):
+async def test_data_come_back_byte_for_byte(provider: SqlProvider, text: str) -> None:
     """What was given as JSON text is what every reader gets, in list and get."""
     await provider.apply(Batch(rows=[NewRow("tasks", "x", "ada", Document.parse(text))]))
 
     assert (await read(provider, "x")).data == text
 
 
-async def test_instants_are_kept_now_or_as_they_were(provider: SqlProvider, time: ManualClock):
+async def test_instants_are_kept_now_or_as_they_were(provider: SqlProvider, time: ManualClock) -> None:
     """A new row without instants is of now; a change keeps the creation and moves the update, unless told."""
     began = time.clock.now_us()
     await provider.apply(Batch(rows=[NewRow("tasks", "x", "ada", EMPTY)]))
@@ -85,7 +85,7 @@ async def test_instants_are_kept_now_or_as_they_were(provider: SqlProvider, time
     assert (third.created_at_us, third.updated_at_us) == (5, 6)
 
 
-async def test_an_update_replaces_every_field(provider: SqlProvider):
+async def test_an_update_replaces_every_field(provider: SqlProvider) -> None:
     """Owner, team and data are the new ones, in the row's own place, and there is one row still."""
     await provider.apply(Batch(rows=[new_row("x", "ada", "T1", a=1), new_row("y", "ada")]))
     await provider.apply(Batch(rows=[new_row("x", "grace", "T2", b=2)]))
@@ -93,14 +93,14 @@ async def test_an_update_replaces_every_field(provider: SqlProvider):
     row = await read(provider, "x", "grace")
 
     assert (row.owner, row.team, row.data) == ("grace", "T2", '{"b": 2}')
-    assert await listed(provider, "ada") == ["y"]
+    assert await list_ids(provider, "ada") == ["y"]
 
 
 async def test_the_same_again_changes_and_announces_nothing(
     provider: SqlProvider, time: ManualClock, database: Database
-):
+) -> None:
     """A batch that is stored already writes nothing, moves no instant, and publishes no change."""
-    batch = office(new_row("x", "ada", "T1"), NewRow("tasks", "y", "ada", EMPTY))
+    batch = batch_with(new_row("x", "ada", "T1"), NewRow("tasks", "y", "ada", EMPTY))
     await provider.apply(batch)
     before = await read(provider, "y")
     stream = provider.changes()
@@ -114,13 +114,13 @@ async def test_the_same_again_changes_and_announces_nothing(
     assert await told(stream) == []
 
 
-async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlProvider):
+async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlProvider) -> None:
     """New, changed and unchanged rows over several chunks."""
     count = CHUNK * 2 + 7
     await provider.apply(Batch(rows=[new_row(f"{n:05}", "ada", n=n) for n in range(0, count, 2)]))
     await provider.apply(Batch(rows=[new_row(f"{n:05}", "ada", n=n if n % 3 else -n) for n in range(count)]))
 
-    stored = {row.id: json.loads(row.data)["n"] for row in await walked(provider, "ada", 1_000)}
+    stored = {row.id: json.loads(row.data)["n"] for row in await list_all(provider, "ada", 1_000)}
     assert stored == {f"{n:05}": n if n % 3 else -n for n in range(count)}
 
 
@@ -135,7 +135,7 @@ async def test_a_batch_larger_than_a_statement_is_written_whole(provider: SqlPro
 )
 async def test_an_unknown_reference_stops_everything(
     provider: SqlProvider, database: Database, batch: Batch, users: set[str], teams: set[str]
-):
+) -> None:
     """Owners, members and teams must exist in the batch or before; otherwise nothing is written or announced."""
     stream = provider.changes()
 
@@ -143,21 +143,21 @@ async def test_an_unknown_reference_stops_everything(
         await provider.apply(batch)
 
     assert (caught.value.users, caught.value.teams) == (users, teams)
-    assert await listed(provider, "ada") == []
+    assert await list_ids(provider, "ada") == []
     assert not await provider.has_user("eve")
     assert await told(stream) == []
 
 
-async def test_references_may_come_from_the_batch_itself(provider: SqlProvider):
+async def test_references_may_come_from_the_batch_itself(provider: SqlProvider) -> None:
     """New people, their teams and their rows arrive together."""
     await provider.apply(
         Batch(["eve"], ["T3"], [Member("eve", "T3")], [new_row("x", "ada", "T3"), new_row("y", "eve")])
     )
 
-    assert await listed(provider, "eve") == ["x", "y"]
+    assert await list_ids(provider, "eve") == ["x", "y"]
 
 
-async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
+async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider) -> None:
     """Each change is published once, with old and new values, to the streams opened before the commit."""
     await provider.apply(Batch(rows=[new_row("x", "ada", "T1"), new_row("y", "ada")]))
     stream, other = provider.changes(), provider.changes()
@@ -181,13 +181,13 @@ async def test_changes_hold_the_old_and_the_new_place(provider: SqlProvider):
     assert len(await told(other)) == 3
 
 
-async def test_a_change_is_published_after_its_commit(provider: SqlProvider):
+async def test_a_change_is_published_after_its_commit(provider: SqlProvider) -> None:
     """A reader that receives a change finds it in the data."""
     stream = provider.changes()
 
     async def listen() -> list[str]:
         await anext(stream)
-        return await listed(provider, "ada")
+        return await list_ids(provider, "ada")
 
     listener = asyncio.create_task(listen())
     await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_a_change_is_published_after_its_commit(provider: SqlProvider):
     assert await listener == ["x"]
 
 
-async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvider):
+async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvider) -> None:
     """Too many waiting commits end one stream with a clear error, once; a reader that keeps up receives all of them."""
     slow, quick = provider.changes(), provider.changes()
     for n in range(MAX_WAITING + 1):
@@ -210,7 +210,7 @@ async def test_a_slow_listener_loses_its_stream_and_no_other(provider: SqlProvid
     assert await told(quick) == []
 
 
-async def test_closing_wakes_the_reader(provider: SqlProvider):
+async def test_closing_wakes_the_reader(provider: SqlProvider) -> None:
     """A reader that waits ends quietly when its stream is closed; an unreferenced stream is removed."""
     stream = provider.changes()
     reader = asyncio.create_task(anext(stream, None))
@@ -224,7 +224,7 @@ async def test_closing_wakes_the_reader(provider: SqlProvider):
     await provider.apply(Batch(rows=[new_row("x", "ada")]))
 
 
-async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider):
+async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider) -> None:
     """Twenty batches at once, over the same rows and new people, end as if one came after the other."""
     batches = [
         Batch([f"u{n % 3}"], (), (), [new_row("same", "ada", n=n), new_row(f"own{n}", "ada")]) for n in range(20)
@@ -232,17 +232,17 @@ async def test_writers_at_the_same_time_lose_nothing(provider: SqlProvider):
 
     await asyncio.gather(*(provider.apply(batch) for batch in batches))
 
-    assert len(await listed(provider, "ada")) == 21
+    assert len(await list_ids(provider, "ada")) == 21
 
 
-async def test_two_providers_of_one_database_do_not_collide(database: Database):
+async def test_two_providers_of_one_database_do_not_collide(database: Database) -> None:
     """Writers that share no lock in memory wait for each other in the database."""
     first, second = SqlProvider(database), SqlProvider(database)
-    await first.apply(office())
+    await first.apply(batch_with())
 
     await asyncio.gather(*(p.apply(Batch(rows=[new_row("x", "ada", n=n)])) for n, p in enumerate([first, second] * 5)))
 
-    assert await listed(second, "ada") == ["x"]
+    assert await list_ids(second, "ada") == ["x"]
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
-async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: SqlProvider):
+async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: SqlProvider) -> None:
     """Cut off at any point, a batch is there whole or not at all, and the next writer need not wait for it."""
     for step in range(40):
         rows = [new_row(f"{step}-{n}", "ada", step=step) for n in range(100)]
@@ -269,7 +269,7 @@ async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: S
         assert len(stored) in {0, 100}
 
 
-async def test_a_database_failure_is_reported_as_such(provider: SqlProvider, database: Database):
+async def test_a_database_failure_is_reported_as_such(provider: SqlProvider, database: Database) -> None:
     """The error of an import or user removal says that the database failed, without SQL or values."""
     async with database.write() as connection:
         await connection.exec_driver_sql("DROP TABLE memberships")

@@ -15,7 +15,7 @@ from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Import
 from federation.resources.sql.provider import SqlProvider
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, listed
+from tests.support.rows import EVERYTHING, list_ids
 
 USER = '{"kind":"user","id":"ada"}'
 TEAM = '{"kind":"team","id":"T1"}'
@@ -50,15 +50,15 @@ def faults_of(*lines: str | bytes) -> tuple[LineFault, ...]:
     return caught.value.faults
 
 
-async def test_references_may_stand_in_any_order(provider: SqlProvider):
+async def test_references_may_stand_in_any_order(provider: SqlProvider) -> None:
     """Rows before their owners, memberships before their teams; blank lines, a byte order mark, CR LF."""
     summary = await load(provider, b"\xef\xbb\xbf" + ROW.encode(), "", MEMBER + "\r", "  \t", TEAM, USER, USER, MEMBER)
 
     assert summary == ImportSummary(users=1, teams=1, members=1, rows=1)
-    assert await listed(provider, "ada") == ["1"]
+    assert await list_ids(provider, "ada") == ["1"]
 
 
-async def test_references_may_stand_in_the_database(provider: SqlProvider):
+async def test_references_may_stand_in_the_database(provider: SqlProvider) -> None:
     """A second file may name what the first one brought."""
     await load(provider, USER, TEAM)
 
@@ -66,7 +66,7 @@ async def test_references_may_stand_in_the_database(provider: SqlProvider):
 
 
 @pytest.mark.smoke
-async def test_the_same_file_again_is_harmless(provider: SqlProvider):
+async def test_the_same_file_again_is_harmless(provider: SqlProvider) -> None:
     """Nothing is duplicated, no instant changes, no change is published."""
     lines = (USER, TEAM, MEMBER, ROW, row(id="2", created_at="2026-10-01T08:00:00Z"))
     first = await load(provider, *lines)
@@ -77,7 +77,7 @@ async def test_the_same_file_again_is_harmless(provider: SqlProvider):
     assert [await provider.get("ada", "tasks", row_id, EVERYTHING) for row_id in ("1", "2")] == before
 
 
-async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider):
+async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider) -> None:
     """Data become compact text with numbers and characters intact; instants keep their zone's meaning."""
     line = (
         '{"kind":"row","resource":"notes","id":"n","owner":"ada","created_at":"2026-10-05T09:30:00.123456789+02:00",'
@@ -147,7 +147,7 @@ async def test_data_and_instants_arrive_as_they_were_given(provider: SqlProvider
         (b" " * (MAX_LINE + 1), "line: is longer than 1 MiB"),
     ],
 )
-def test_a_bad_line_is_named_by_number_and_field(line: str | bytes, fault: str):
+def test_a_bad_line_is_named_by_number_and_field(line: str | bytes, fault: str) -> None:
     """Each kind of fault, between good lines."""
     (found,) = faults_of(USER, "", line, ROW)
 
@@ -156,14 +156,14 @@ def test_a_bad_line_is_named_by_number_and_field(line: str | bytes, fault: str):
     assert len(str(found)) < 300
 
 
-def test_a_doubled_row_names_both_lines():
+def test_a_doubled_row_names_both_lines() -> None:
     """The same resource and id in one file; the same id in another resource is fine."""
     (fault,) = faults_of(ROW, row(resource="notes"), USER, ROW)
 
     assert str(fault) == "line 4, id: tasks '1' is already in line 1"
 
 
-def test_the_first_faults_are_kept_and_all_are_counted():
+def test_the_first_faults_are_kept_and_all_are_counted() -> None:
     """A file of faults makes a short error that tells how many there are."""
     with pytest.raises(ImportFailedError, match=r"line 1, kind: .* \(and 80 more\); nothing was imported") as caught:
         parse([b"{}\n"] * (MAX_FAULTS + 80))
@@ -171,7 +171,7 @@ def test_the_first_faults_are_kept_and_all_are_counted():
     assert (len(caught.value.faults), caught.value.total) == (MAX_FAULTS, MAX_FAULTS + 80)
 
 
-async def test_one_bad_line_keeps_everything_out(provider: SqlProvider):
+async def test_one_bad_line_keeps_everything_out(provider: SqlProvider) -> None:
     """Nothing of a file is loaded unless all of it is good."""
     with pytest.raises(ImportFailedError):
         await load(provider, USER, TEAM, MEMBER, ROW, "{}")
@@ -179,7 +179,7 @@ async def test_one_bad_line_keeps_everything_out(provider: SqlProvider):
     assert not await provider.has_user("ada")
 
 
-async def test_unknown_references_are_named_by_line(provider: SqlProvider):
+async def test_unknown_references_are_named_by_line(provider: SqlProvider) -> None:
     """Unknown owners, users and teams are reported with similar names; nothing is imported."""
     await load(provider, '{"kind":"user","id":"grace"}', '{"kind":"team","id":"growth"}')
     lines = (USER, row(id="2", owner="grase", team="T1"), row(owner="ada", team="grwth"), MEMBER.replace("ada", "x"))
@@ -199,7 +199,7 @@ async def test_unknown_references_are_named_by_line(provider: SqlProvider):
 
 
 @given(st.data())
-def test_chunks_may_be_split_anywhere(data: st.DataObject):
+def test_chunks_may_be_split_anywhere(data: st.DataObject) -> None:
     """However a file is split, the batch, the line numbers and the progress are the same."""
     file = "\n".join([USER, "", TEAM, MEMBER, ROW, row(id="é😀")]).encode() + data.draw(st.sampled_from([b"", b"\n"]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(file)), max_size=6)))
@@ -213,7 +213,7 @@ def test_chunks_may_be_split_anywhere(data: st.DataObject):
     assert importer.lines_read == 6
 
 
-def test_a_line_without_end_is_not_held_in_memory():
+def test_a_line_without_end_is_not_held_in_memory() -> None:
     """Bytes beyond the limit are dropped at once, and later lines keep their numbers."""
     importer = Importer()
     importer.feed(b"\n")
@@ -229,7 +229,7 @@ def test_a_line_without_end_is_not_held_in_memory():
     assert importer.lines_read == 4
 
 
-def test_a_file_beyond_all_bounds_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_file_beyond_all_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would not fit into memory is refused while it is read."""
     monkeypatch.setattr(importing, "MAX_BYTES", 1_000)
     importer = Importer()

@@ -20,7 +20,7 @@ from federation.resources.sql.list_query import list_parameters, list_statement
 from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter
 from federation.store.database import Database
-from tests.support.rows import EVERYTHING, NOON_US, listed, new_row, office, walked
+from tests.support.rows import EVERYTHING, NOON_US, batch_with, list_all, list_ids, new_row
 
 # A locale sorts these otherwise than code points do: case, accents, punctuation, digits, planes beyond the first.
 ODD_IDS = ("B", "a", "b", "A", "ä", "z", "é", "e\u0301", "-a", "_a", "~", "10", "9", "Ω", "\uff5a", "🜚", "\ufb01", " a")
@@ -30,7 +30,7 @@ ODD_IDS = ("B", "a", "b", "A", "ä", "z", "é", "e\u0301", "-a", "_a", "~", "10"
 async def provider(database: Database) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -40,14 +40,14 @@ def runner(database_url: str) -> Iterator[SimpleNamespace]:
     with asyncio.Runner() as runner:
         database = runner.run(Database.open(database_url))
         provider = SqlProvider(database)
-        runner.run(provider.apply(office()))
+        runner.run(provider.apply(batch_with()))
         yield SimpleNamespace(provider=provider, run=runner.run)
         runner.run(database.close())
 
 
 @pytest.mark.parametrize("instants", [1, 3])
 @pytest.mark.smoke
-async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, instants: int):
+async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, instants: int) -> None:
     """A thousand rows of equal instants, owned, shared and both, in pages that do not divide them."""
     ids = [*ODD_IDS, *(f"{n}" for n in range(100, 1_100 - len(ODD_IDS)))]
     random.Random(7).shuffle(ids)
@@ -57,10 +57,10 @@ async def test_paging_gives_every_row_once_and_in_order(provider: SqlProvider, i
     expected = sorted((row for row in rows if row.team != "T2"), key=lambda row: (-(row.created_at_us or 0), row.id))
 
     for limit in (1_000, 750, 749, 97):
-        assert [row.id for row in await walked(provider, "ada", limit)] == [row.id for row in expected], limit
+        assert [row.id for row in await list_all(provider, "ada", limit)] == [row.id for row in expected], limit
 
 
-async def test_a_position_needs_no_row(provider: SqlProvider):
+async def test_a_position_needs_no_row(provider: SqlProvider) -> None:
     """A list goes on behind any place, whether a row stands there or not, before the first and behind the last."""
     await provider.apply(Batch(rows=[new_row(i, "ada", at_us=NOON_US + n) for n, i in enumerate("cba")]))
 
@@ -76,7 +76,7 @@ async def test_a_position_needs_no_row(provider: SqlProvider):
     assert await behind(2**63 - 1, "z") == ["a", "b", "c"]
 
 
-async def test_more_tells_whether_another_row_stands_behind(provider: SqlProvider):
+async def test_more_tells_whether_another_row_stands_behind(provider: SqlProvider) -> None:
     """`more` is false on a page that ends exactly with the last row."""
     await provider.apply(Batch(rows=[new_row(i, "ada") for i in "abc"]))
 
@@ -85,7 +85,7 @@ async def test_more_tells_whether_another_row_stands_behind(provider: SqlProvide
     assert [(len(page.items), page.more) for page in pages] == [(2, True), (3, False), (3, False)]
 
 
-async def test_columns_are_compared_by_name(provider: SqlProvider):
+async def test_columns_are_compared_by_name(provider: SqlProvider) -> None:
     """`id`, `owner` and `team` compare the row's own, also against a field of the data with that name."""
     await provider.apply(
         Batch(
@@ -97,13 +97,13 @@ async def test_columns_are_compared_by_name(provider: SqlProvider):
         )
     )
 
-    assert await listed(provider, "ada", team="T1") == ["1", "3"]
-    assert await listed(provider, "ada", team="") == ["2"]
-    assert await listed(provider, "ada", owner="ada") == ["1", "2"]
-    assert await listed(provider, "ada", owner="grace", n="1") == ["3"]
-    assert await listed(provider, "ada", id="2", owner="ada", team="", n="1") == ["2"]
-    assert await listed(provider, "ada", team="T2") == []
-    assert await listed(provider, "grace", RowFilter(frozenset({"T2"})), team="T1") == []
+    assert await list_ids(provider, "ada", team="T1") == ["1", "3"]
+    assert await list_ids(provider, "ada", team="") == ["2"]
+    assert await list_ids(provider, "ada", owner="ada") == ["1", "2"]
+    assert await list_ids(provider, "ada", owner="grace", n="1") == ["3"]
+    assert await list_ids(provider, "ada", id="2", owner="ada", team="", n="1") == ["2"]
+    assert await list_ids(provider, "ada", team="T2") == []
+    assert await list_ids(provider, "grace", RowFilter(frozenset({"T2"})), team="T1") == []
 
 
 class Whole(str):
@@ -141,7 +141,7 @@ fields = st.sampled_from(["status", "a", "B_2", "x-y", "_", "data", "resource"])
 @given(data=st.dictionaries(fields, scalars, max_size=3), field=fields, other=scalars, escaped=st.booleans())
 def test_fields_of_the_data_are_compared_alike_everywhere(
     runner: SimpleNamespace, data: dict[str, Any], field: str, other: Any, escaped: bool
-):
+) -> None:
     """Both databases agree with the rule in Python, for the value held, its JSON text, and any other value."""
     text = json.dumps(data, ensure_ascii=escaped)
     row = NewRow("tasks", "x", "ada", Document.parse(text))
@@ -149,7 +149,7 @@ def test_fields_of_the_data_are_compared_alike_everywhere(
     held = data.get(field)
 
     for value in {str(held), json.dumps(held), json.dumps(held).strip('"'), str(other), json.dumps(other)}:
-        matched = runner.run(listed(runner.provider, "ada", **{field: value}))
+        matched = runner.run(list_ids(runner.provider, "ada", **{field: value}))
 
         assert matched == (["x"] if equals(text, field, value) else []), (text, field, value)
 
@@ -170,11 +170,11 @@ def test_fields_of_the_data_are_compared_alike_everywhere(
         ('{"n": "\\ud83d\\ude00"}', "😀", True),
     ],
 )
-async def test_numbers_are_compared_as_written(provider: SqlProvider, text: str, value: str, matches: bool):
+async def test_numbers_are_compared_as_written(provider: SqlProvider, text: str, value: str, matches: bool) -> None:
     """Whole numbers equal their own digits, beyond 64 bits too; other numbers equal nothing; escapes are undone."""
     await provider.apply(Batch(rows=[NewRow("tasks", "x", "ada", Document.parse(text))]))
 
-    assert await listed(provider, "ada", n=value) == (["x"] if matches else [])
+    assert await list_ids(provider, "ada", n=value) == (["x"] if matches else [])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ async def test_numbers_are_compared_as_written(provider: SqlProvider, text: str,
         "\ud800",
     ],
 )
-async def test_an_odd_field_name_is_refused_by_name(provider: SqlProvider, name: str):
+async def test_an_odd_field_name_is_refused_by_name(provider: SqlProvider, name: str) -> None:
     """Names that are no plain field names never reach the database."""
     with pytest.raises(Refusal, match=r"^where\.") as caught:
         await provider.list("ada", ListQuery("tasks", EVERYTHING, 5, {name: "x"}))
@@ -217,7 +217,7 @@ async def test_an_odd_field_name_is_refused_by_name(provider: SqlProvider, name:
         (ListQuery("tasks", EVERYTHING, 5, after=Position(-(2**63) - 1, "a")), "after.created_at"),
     ],
 )
-async def test_what_no_row_can_hold_is_refused_by_name(provider: SqlProvider, query: ListQuery, field: str):
+async def test_what_no_row_can_hold_is_refused_by_name(provider: SqlProvider, query: ListQuery, field: str) -> None:
     """Text and instants that a database cannot take as a parameter end as a refusal, alike on both."""
     with pytest.raises(Refusal, match=f"^{field}: ") as caught:
         await provider.list("ada", query)
@@ -225,23 +225,23 @@ async def test_what_no_row_can_hold_is_refused_by_name(provider: SqlProvider, qu
     assert caught.value.reason is Reason.INVALID_REQUEST
 
 
-async def test_values_are_never_part_of_the_statement(provider: SqlProvider):
+async def test_values_are_never_part_of_the_statement(provider: SqlProvider) -> None:
     """Quotes, comments and long text in a value are compared as they are."""
     odd = ["' OR 1=1 --", '"', "\\", "%", "_", "$1", ":subject", "{}", "x" * 100_000]
     await provider.apply(Batch(rows=[new_row(str(n), "ada", status=value) for n, value in enumerate(odd)]))
 
     for n, value in enumerate(odd):
-        assert await listed(provider, "ada", status=value) == [str(n)]
+        assert await list_ids(provider, "ada", status=value) == [str(n)]
 
 
-async def test_an_unknown_resource_has_no_rows(provider: SqlProvider):
+async def test_an_unknown_resource_has_no_rows(provider: SqlProvider) -> None:
     """The provider leaves the knowledge of resources to the scope, and simply finds nothing."""
     for resource in ("nothing", "", "\x00", "\ud800"):
         assert (await provider.list("ada", ListQuery(resource, EVERYTHING, 5))).items == ()
 
 
 @pytest.mark.parametrize("after", [None, Position(NOON_US, "r5")])
-async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Position | None):
+async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Position | None) -> None:
     """No table is scanned, and what is sorted are only the few keys of one page."""
     database = await Database.open(sqlite_url)
     shape, values = list_parameters("ada", ListQuery("tasks", EVERYTHING, 50, after=after), "sqlite")
@@ -261,11 +261,11 @@ async def test_sqlite_reads_a_page_from_the_indexes(sqlite_url: str, after: Posi
     assert steps.count("USE TEMP B-TREE FOR ORDER BY") == 2
 
 
-async def test_sqlite_reads_a_page_of_a_large_table_as_fast_as_of_a_small_one(sqlite_url: str):
+async def test_sqlite_reads_a_page_of_a_large_table_as_fast_as_of_a_small_one(sqlite_url: str) -> None:
     """The database visits a bounded number of rows however many there are."""
     database = await Database.open(sqlite_url)
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     counts = []
     for start, end in ((0, 500), (500, 20_000)):
         rows = [new_row(f"r{n}", "ada" if n % 2 else "grace", "T1" if n % 3 else "") for n in range(start, end)]

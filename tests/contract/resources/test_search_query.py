@@ -13,14 +13,14 @@ from federation.resources.provider import SearchHit, SearchQuery
 from federation.resources.sql.provider import SqlProvider
 from federation.resources.sql.search_query import search_parameters, search_statement
 from federation.store.database import Database
-from tests.support.rows import EVERYTHING, NOON_US, found, new_row, office
+from tests.support.rows import EVERYTHING, NOON_US, batch_with, new_row, search_ids
 
 
 @pytest_asyncio.fixture
 async def provider(database: Database) -> SqlProvider:
     """A provider with people and no rows."""
     provider = SqlProvider(database)
-    await provider.apply(office())
+    await provider.apply(batch_with())
     return provider
 
 
@@ -56,7 +56,7 @@ async def hits(provider: SqlProvider, text: str, limit: int = 100, offset: int =
         ("the", ["1", "5"]),
     ],
 )
-async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list[str]):
+async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list[str]) -> None:
     """Whole words of every string value, without case and accents, whatever punctuation stands round them."""
     await provider.apply(
         Batch(
@@ -70,7 +70,7 @@ async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list
         )
     )
 
-    assert sorted(await found(provider, "ada", query)) == ids
+    assert sorted(await search_ids(provider, "ada", query)) == ids
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ async def test_all_words_must_match(provider: SqlProvider, query: str, ids: list
         '"*-"',
     ],
 )
-async def test_a_query_is_never_syntax(provider: SqlProvider, query: str):
+async def test_a_query_is_never_syntax(provider: SqlProvider, query: str) -> None:
     """Operators, quotes and column names are words or separators; a query without a word is refused by name."""
     await provider.apply(Batch(rows=[new_row("1", "ada", title="the login page")]))
     words = set(tokens(query))
 
     if 1 <= len(words) <= 32:
         expected = ["1"] if words <= set(tokens("the login page")) else []
-        assert await found(provider, "ada", query) == expected
+        assert await search_ids(provider, "ada", query) == expected
     else:
         with pytest.raises(Refusal, match=r"^query: ") as caught:
-            await found(provider, "ada", query)
+            await search_ids(provider, "ada", query)
         assert caught.value.reason is Reason.INVALID_REQUEST
 
 
-async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlProvider):
+async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlProvider) -> None:
     """Over many random rows, exactly those are found whose words include the query's."""
     random_ = random.Random(11)
     alphabet = [
@@ -160,10 +160,10 @@ async def test_random_texts_and_queries_agree_with_sets_of_words(provider: SqlPr
         words = set(tokens(query))
         if words:
             expected = {row_id for row_id, text in texts.items() if words <= set(tokens(text))}
-            assert set(await found(provider, "ada", query)) == expected, query
+            assert set(await search_ids(provider, "ada", query)) == expected, query
 
 
-async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvider):
+async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvider) -> None:
     """The best hit scores 1, none 0; more matches in a shorter text rank higher; ties are newest first, then by id."""
     filler = " ".join(f"word{n}" for n in range(80))
     await provider.apply(
@@ -188,7 +188,7 @@ async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvid
 
 
 @pytest.mark.smoke
-async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
+async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider) -> None:
     """Offsets give every hit once, with the same order and scores as one large page, and `more` until the last."""
     rows = [
         new_row(f"r{n}", "ada", title="match " * (1 + n % 5) + "x " * (n % 7), at_us=NOON_US + n * 7 % 4)
@@ -210,7 +210,7 @@ async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider):
         await hits(provider, "match", offset=10**9)
 
 
-async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provider: SqlProvider):
+async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provider: SqlProvider) -> None:
     """How often a word stands in other people's rows changes neither the order nor, noticeably, the scores."""
     await provider.apply(
         Batch(
@@ -227,7 +227,7 @@ async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provid
     assert [hit.score for hit in after] == pytest.approx([hit.score for hit in before], rel=0.2)
 
 
-async def test_snippets_mark_the_match_and_stay_short(provider: SqlProvider):
+async def test_snippets_mark_the_match_and_stay_short(provider: SqlProvider) -> None:
     """Matched words stand in brackets as written, inside a bounded piece of the string that holds the first."""
     body = f"{'before ' * 200}the Needle, and a needle again {'after ' * 200}"
     await provider.apply(Batch(rows=[new_row("1", "ada", title="Über alles", body=body)]))
@@ -240,26 +240,26 @@ async def test_snippets_mark_the_match_and_stay_short(provider: SqlProvider):
     assert len(only.snippet) <= MAX_SNIPPET
 
 
-async def test_a_changed_row_is_found_by_its_new_words_only(provider: SqlProvider):
+async def test_a_changed_row_is_found_by_its_new_words_only(provider: SqlProvider) -> None:
     """The index follows updates."""
     await provider.apply(Batch(rows=[new_row("1", "ada", title="old words"), new_row("2", "ada", title="other")]))
     await provider.apply(Batch(rows=[new_row("1", "ada", title="new words")]))
 
-    assert await found(provider, "ada", "old") == []
-    assert await found(provider, "ada", "new words") == ["1"]
-    assert await found(provider, "ada", "other") == ["2"]
+    assert await search_ids(provider, "ada", "old") == []
+    assert await search_ids(provider, "ada", "new words") == ["1"]
+    assert await search_ids(provider, "ada", "other") == ["2"]
 
 
-async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvider):
+async def test_a_row_of_very_many_words_is_stored_and_found(provider: SqlProvider) -> None:
     """A megabyte of different words stays inside the bounds of the full-text index, and the first are found."""
     body = " ".join(f"{n:x}" for n in range(150_000))
     await provider.apply(Batch(rows=[new_row("1", "ada", body=body), new_row("2", "ada", body="y" * 1_000_000)]))
 
-    assert await found(provider, "ada", "1a2b") == ["1"]
-    assert await found(provider, "ada", "y" * 64) == ["2"]
+    assert await search_ids(provider, "ada", "1a2b") == ["1"]
+    assert await search_ids(provider, "ada", "y" * 64) == ["2"]
 
 
-async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str):
+async def test_sqlite_begins_a_search_at_the_words(sqlite_url: str) -> None:
     """The full-text index is asked once, and rows are read by their number; nothing is asked for every row."""
     database = await Database.open(sqlite_url)
     _, values = search_parameters("ada", SearchQuery("login page", {"tasks": EVERYTHING}, 50), "sqlite")

@@ -16,7 +16,7 @@ from federation.store.audit.history import AuditHistory
 from federation.store.audit.model import AuditEvent, AuditFilter
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from tests.support.audit_events import TODAY, event, lines_of, numbers
+from tests.support.audit_events import TODAY, archived_events, archived_ids, event
 from tests.support.clock import ManualClock
 
 KEPT = 10
@@ -68,7 +68,7 @@ async def trail(database: Database, tmp_path: Path) -> AsyncIterator[Trail]:
     yield Trail(database, tmp_path)
 
 
-async def test_days_that_ended_long_enough_ago_move_and_the_others_stay(trail: Trail):
+async def test_days_that_ended_long_enough_ago_move_and_the_others_stay(trail: Trail) -> None:
     """The last whole day that is kept stays to its first microsecond; the day before moves to its last one."""
     last_kept = TODAY - KEPT
     edge = AuditEvent(at_us=last_kept * DAY_US - 1, verb="get", outcome="ok")
@@ -80,7 +80,7 @@ async def test_days_that_ended_long_enough_ago_move_and_the_others_stay(trail: T
     assert [file.day for file in trail.files.days()[0]] == [last_kept - 1]
 
 
-async def test_a_day_is_one_file_that_others_can_read(trail: Trail):
+async def test_a_day_is_one_file_that_others_can_read(trail: Trail) -> None:
     """Every field is there under the name that `--json` gives it, newest first, in a file only for the gateway."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(8)))
@@ -92,8 +92,8 @@ async def test_a_day_is_one_file_that_others_can_read(trail: Trail):
     assert path.name == "2024-08-15.jsonl.gz"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert numbers(path) == [8, 7, 6, 5, 9, 4, 3, 2, 1]
-    assert lines_of(path)[4] == {
+    assert archived_ids(path) == [8, 7, 6, 5, 9, 4, 3, 2, 1]
+    assert archived_events(path)[4] == {
         "at": "2024-08-15T00:00:03.000001Z",
         "verb": "list",
         "outcome": "denied",
@@ -112,7 +112,7 @@ async def test_a_day_is_one_file_that_others_can_read(trail: Trail):
     }
 
 
-async def test_what_moved_reads_as_it_was(trail: Trail):
+async def test_what_moved_reads_as_it_was(trail: Trail) -> None:
     """The same events, each once and in the same order, before and after."""
     for day in (TODAY - 40, TODAY - 12, TODAY - 11, TODAY - 3, TODAY):
         await trail.write(*(event(day, second % 5, reason=f"r{second}") for second in range(7)))
@@ -127,7 +127,7 @@ async def test_what_moved_reads_as_it_was(trail: Trail):
     assert await trail.retention.step() == 0
 
 
-async def test_nothing_to_move_makes_no_directory(trail: Trail):
+async def test_nothing_to_move_makes_no_directory(trail: Trail) -> None:
     """A young gateway has no `audit/`."""
     await trail.write(event(TODAY))
 
@@ -135,7 +135,7 @@ async def test_nothing_to_move_makes_no_directory(trail: Trail):
     assert not trail.files.directory.exists()
 
 
-async def test_numbers_go_on_after_everything_was_moved(trail: Trail):
+async def test_numbers_go_on_after_everything_was_moved(trail: Trail) -> None:
     """An event written after the newest one moved away has a number that no event had, so a follower sees it."""
     await trail.write(event(TODAY - 50), event(TODAY - 50, 1))
     await trail.retention.step()
@@ -199,7 +199,9 @@ def _amid_the_deletion(trail: Trail, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("crash", [_in_the_draft, _before_the_rename, _after_the_rename, _amid_the_deletion])
-async def test_a_crash_loses_nothing_and_doubles_nothing(trail: Trail, crash: Crash, monkeypatch: pytest.MonkeyPatch):
+async def test_a_crash_loses_nothing_and_doubles_nothing(
+    trail: Trail, crash: Crash, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Right after a crash at any step, and after the next start, every event is there once, also in the file itself."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(10)), event(TODAY))
@@ -215,14 +217,14 @@ async def test_a_crash_loses_nothing_and_doubles_nothing(trail: Trail, crash: Cr
 
     after = await trail.everything()
     assert [found for found in after if not found.reason] == before
-    assert numbers(trail.file(day)) == [10, 9, 8, 7, 12, 6, 5, 4, 3, 2, 1]
+    assert archived_ids(trail.file(day)) == [10, 9, 8, 7, 12, 6, 5, 4, 3, 2, 1]
     assert [path.name for path in trail.files.directory.iterdir()] == [trail.file(day).name]
     assert await trail.stored() == [TODAY]
 
 
 async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """What comes into an old day between reading and deleting goes into the file as well."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(5)))
@@ -236,11 +238,11 @@ async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     monkeypatch.setattr(trail.store, "remove", remove)
     await trail.retention.step()
 
-    assert sorted(numbers(trail.file(day))) == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(archived_ids(trail.file(day))) == [1, 2, 3, 4, 5, 6, 7]
     assert await trail.stored() == []
 
 
-async def test_cancelling_leaves_the_database_whole(trail: Trail, monkeypatch: pytest.MonkeyPatch):
+async def test_cancelling_leaves_the_database_whole(trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop amid the writing waits for the thread, removes the draft and deletes nothing."""
     day, begun = TODAY - 50, asyncio.Event()
     await trail.write(*(event(day, second) for second in range(9)))
@@ -261,7 +263,7 @@ async def test_cancelling_leaves_the_database_whole(trail: Trail, monkeypatch: p
     assert len(await trail.stored()) == 9
 
 
-async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail):
+async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail) -> None:
     """Late events of its day go beside it; a look at the history shows both and names the broken one."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(6)))
@@ -275,7 +277,7 @@ async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail):
 
     assert broken.read_bytes() == left
     assert trail.file(day, 2).name == "2024-08-15.2.jsonl.gz"
-    assert numbers(trail.file(day, 2)) == [7]
+    assert archived_ids(trail.file(day, 2)) == [7]
     page = await trail.history.page(AuditFilter(), 100)
     assert [found.id for found in page.events][:3] == [6, 5, 7]
     assert len(page.warnings) == 1
@@ -284,7 +286,7 @@ async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail):
 
 async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged_once(
     trail: Trail, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """The rows stay; the log names the directory and the cause once, and the chore goes on trying."""
     monkeypatch.setattr(audit_retention, "EVERY_S", 0.0)
     caplog.set_level(logging.WARNING)
@@ -311,7 +313,7 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged
     )
 
 
-async def test_days_move_as_time_passes(trail: Trail):
+async def test_days_move_as_time_passes(trail: Trail) -> None:
     """A day moves at the first midnight in UTC at which it is old enough, and not before."""
     await trail.write(event(TODAY - KEPT, 80_000))
     assert await trail.retention.step() == 0
@@ -322,7 +324,7 @@ async def test_days_move_as_time_passes(trail: Trail):
     assert await trail.retention.step() == 1
 
 
-async def test_zero_days_keep_everything(trail: Trail):
+async def test_zero_days_keep_everything(trail: Trail) -> None:
     """With 0 the chore ends at once and moves nothing."""
     await trail.write(event(0))
 
@@ -331,7 +333,9 @@ async def test_zero_days_keep_everything(trail: Trail):
     assert await trail.stored() == [0]
 
 
-async def test_a_file_that_does_not_read_as_written_replaces_nothing(trail: Trail, monkeypatch: pytest.MonkeyPatch):
+async def test_a_file_that_does_not_read_as_written_replaces_nothing(
+    trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before the database forgets, the file is read back; one with fewer lines than were written is no file."""
     await trail.write(*(event(TODAY - 50, second) for second in range(4)))
     real = gzip.GzipFile.write

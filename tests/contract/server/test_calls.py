@@ -23,7 +23,7 @@ from tests.support.memory_exporters import SpanLog
 from tests.support.pki import GRANT_ID, PEER
 from tests.support.provider import row
 from tests.support.scripted import eventually
-from tests.support.server_in_memory import INSTANCE, SCOPE, Serve, Serving
+from tests.support.server_in_memory import INSTANCE, SCOPE, MemoryServer, StartMemoryServer
 
 TASKS = pb.ListRequest(resource="tasks")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -43,7 +43,7 @@ async def lease_of(call: Any) -> str | None:
     return first(tuple(await call.trailing_metadata()), "mosaic-lease-ms")
 
 
-async def test_the_four_verbs_answer(serving: Serving):
+async def test_the_four_verbs_answer(serving: MemoryServer) -> None:
     """List, get, search and capabilities give what the grant opens, through generated stubs."""
     stub = serving.stub()
 
@@ -60,7 +60,7 @@ async def test_the_four_verbs_answer(serving: Serving):
     assert serving.grants.used == [GRANT_ID] * 4
 
 
-async def test_each_read_has_its_audit_row_within_a_second(serving: Serving):
+async def test_each_read_has_its_audit_row_within_a_second(serving: MemoryServer) -> None:
     """The row says who, what, how much, and in which trace; and nothing of what was read."""
     request = pb.ListRequest(resource="tasks", where={"title": "task 2"})
     answer = await serving.stub().List(request, metadata=(("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),))
@@ -78,7 +78,7 @@ async def test_each_read_has_its_audit_row_within_a_second(serving: Serving):
     assert "task 2" not in repr(event)
 
 
-async def test_the_latency_on_record_is_in_milliseconds(serving: Serving):
+async def test_the_latency_on_record_is_in_milliseconds(serving: MemoryServer) -> None:
     """A read that takes a second and a half has a latency of 1,500 ms in its audit row."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS)
@@ -99,8 +99,8 @@ async def test_the_latency_on_record_is_in_milliseconds(serving: Serving):
     ],
 )
 async def test_a_refusal_is_a_rich_status_and_an_audit_row(
-    serving: Serving, method: str, request_: Any, code: str, reason: str, outcome: str
-):
+    serving: MemoryServer, method: str, request_: Any, code: str, reason: str, outcome: str
+) -> None:
     """Code, reason and domain are on the wire; the outcome is in the audit; no lease is granted."""
     error = await error_of(getattr(serving.stub(), method)(request_, metadata=CACHES))
     event = (await serving.writer.seen(1))[0]
@@ -113,7 +113,7 @@ async def test_a_refusal_is_a_rich_status_and_an_audit_row(
     assert (event.grant_id, event.resource) == (GRANT_ID, request_.resource)
 
 
-async def test_an_incident_says_nothing_but_its_id(serving: Serving, caplog: pytest.LogCaptureFixture):
+async def test_an_incident_says_nothing_but_its_id(serving: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
     """The text of an exception stays in the log, under the incident id that the caller gets."""
     serving.provider.fault = RuntimeError("secret words")
 
@@ -133,7 +133,7 @@ async def test_an_incident_says_nothing_but_its_id(serving: Serving, caplog: pyt
     assert (event.outcome, event.reason) == ("error", "INTERNAL")
 
 
-async def test_a_refusal_of_the_provider_reaches_the_caller(serving: Serving):
+async def test_a_refusal_of_the_provider_reaches_the_caller(serving: MemoryServer) -> None:
     """A provider may say that it cannot compare a field."""
     serving.provider.fault = Refusal(Reason.INVALID_REQUEST, "where.x: not a field that can be compared")
 
@@ -142,7 +142,7 @@ async def test_a_refusal_of_the_provider_reaches_the_caller(serving: Serving):
     assert error.details() == "where.x: not a field that can be compared"
 
 
-async def test_bytes_that_are_no_message_are_an_invalid_request(serving: Serving):
+async def test_bytes_that_are_no_message_are_an_invalid_request(serving: MemoryServer) -> None:
     """A malformed request is refused with our message, and audited under its grant."""
     call = serving.channel().unary_unary("/federation.v1.FederationService/List")
 
@@ -155,7 +155,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_request(serving: Serving
 
 
 @pytest.mark.parametrize("method", ["Watch", "Delete"])
-async def test_a_method_that_is_not_served_is_unimplemented(serving: Serving, method: str):
+async def test_a_method_that_is_not_served_is_unimplemented(serving: MemoryServer, method: str) -> None:
     """Neither an unknown method nor one that is still to come is an incident."""
     call = serving.channel().stream_stream(f"/federation.v1.FederationService/{method}")(iter([b""]))
 
@@ -165,7 +165,7 @@ async def test_a_method_that_is_not_served_is_unimplemented(serving: Serving, me
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_request_of_300_kb_is_refused(serving: Serving):
+async def test_a_request_of_300_kb_is_refused(serving: MemoryServer) -> None:
     """The message bound holds before anything is decoded."""
     error = await error_of(serving.stub().Search(pb.SearchRequest(query="x" * 300_000)))
 
@@ -173,7 +173,7 @@ async def test_a_request_of_300_kb_is_refused(serving: Serving):
     assert serving.provider.calls == []
 
 
-async def test_an_answer_that_no_message_can_hold_is_an_incident_and_no_read(serving: Serving):
+async def test_an_answer_that_no_message_can_hold_is_an_incident_and_no_read(serving: MemoryServer) -> None:
     """A row beyond the message bound is not recorded as read, for it cannot be sent."""
     serving.provider.rows = [row("big", text="x" * (5 << 20))]
 
@@ -183,14 +183,14 @@ async def test_an_answer_that_no_message_can_hold_is_an_incident_and_no_read(ser
     assert (await serving.writer.seen(1))[0].outcome == "error"
 
 
-async def test_an_overlong_resource_name_is_cut_in_the_audit(serving: Serving):
+async def test_an_overlong_resource_name_is_cut_in_the_audit(serving: MemoryServer) -> None:
     """What a caller sends as a name never fills the audit."""
     await error_of(serving.stub().Search(pb.SearchRequest(query="q", resources=["r" * 200_000])))
 
     assert len((await serving.writer.seen(1))[0].resource) == 256
 
 
-async def test_a_lease_is_given_for_list_and_get(serving: Serving):
+async def test_a_lease_is_given_for_list_and_get(serving: MemoryServer) -> None:
     """A cacheable answer carries its lease in trailing metadata: 30 s by default."""
     stub = serving.stub()
 
@@ -201,26 +201,26 @@ async def test_a_lease_is_given_for_list_and_get(serving: Serving):
 
 
 @pytest.mark.parametrize("instance", [None, "", "A" * 32, "0" * 31, "0" * 33, "g" * 32])
-async def test_no_lease_without_a_proper_instance(serving: Serving, instance: str | None):
+async def test_no_lease_without_a_proper_instance(serving: MemoryServer, instance: str | None) -> None:
     """A caller without an instance id gets no lease."""
     metadata = () if instance is None else (("mosaic-instance", instance),)
 
     assert await lease_of(serving.stub().List(TASKS, metadata=metadata)) == "0"
 
 
-async def test_no_lease_for_sensitive_resources(serving: Serving):
+async def test_no_lease_for_sensitive_resources(serving: MemoryServer) -> None:
     """Sensitive resources get no lease, though this grant opens them."""
     assert await lease_of(serving.stub().List(pb.ListRequest(resource="api_keys"), metadata=CACHES)) == "0"
 
 
-async def test_a_lease_ends_with_the_grant(serving: Serving):
+async def test_a_lease_ends_with_the_grant(serving: MemoryServer) -> None:
     """The time to the grant's end bounds the lease."""
     serving.grants.change(GRANT_ID, expires_at_us=serving.clock.clock.now_us() + 1_234_567)
 
     assert await lease_of(serving.stub().List(TASKS, metadata=CACHES)) == "1234"
 
 
-async def test_a_lease_ends_with_the_certificate(serving: Serving):
+async def test_a_lease_ends_with_the_certificate(serving: MemoryServer) -> None:
     """The time to the certificate's end bounds the lease."""
     end_s = serving.leaf.certificate.not_valid_after_utc.timestamp()
     serving.clock.advance(end_s - serving.clock.wall_s - 2)
@@ -230,7 +230,7 @@ async def test_a_lease_ends_with_the_certificate(serving: Serving):
     assert 1_990 <= lease <= 2_000
 
 
-async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: Serving):
+async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: MemoryServer) -> None:
     """What leaves was read under the scope in force when it leaves, though the call came in under an older one."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS, metadata=CACHES)
@@ -243,7 +243,7 @@ async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: S
     assert await lease_of(call) == "30000"
 
 
-async def test_a_resource_closed_while_it_is_read_stays_shut(serving: Serving):
+async def test_a_resource_closed_while_it_is_read_stays_shut(serving: MemoryServer) -> None:
     """A call under way when its resource leaves the scope is refused, with nothing in it."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS, metadata=CACHES)
@@ -258,7 +258,9 @@ async def test_a_resource_closed_while_it_is_read_stays_shut(serving: Serving):
 
 
 @pytest.mark.parametrize("row_id", ["t1", "absent"])
-async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(serve: Serve, row_id: str):
+async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(
+    serve: StartMemoryServer, row_id: str
+) -> None:
     """The last look is behind the last wait: an answer that is on record does not leave after the revocation."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
@@ -276,7 +278,9 @@ async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(s
     assert first(tuple(error.trailing_metadata()), "mosaic-lease-ms") is None
 
 
-async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_refused(serve: Serve):
+async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_refused(
+    serve: StartMemoryServer,
+) -> None:
     """It was read under another scope than the one in force when it would leave; the caller may ask again at once."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
@@ -293,7 +297,7 @@ async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_
     assert (error.reason, error.retry_after_s) == ("RATE_LIMITED", 0.1)
 
 
-async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refused(serve: Serve):
+async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refused(serve: StartMemoryServer) -> None:
     """The check before an answer leaves uses the time of that moment, not the time at which the call came in."""
     serving = await serve(capacity=1)
     serving.grants.change(GRANT_ID, expires_at_us=int((serving.clock.wall_s + 1) * 1e6))
@@ -309,7 +313,7 @@ async def test_a_grant_that_expires_while_an_answer_waits_for_its_record_is_refu
     assert error_detail_of(await error_of(call)).reason == "GRANT_INVALID"
 
 
-async def test_leases_are_recorded_before_the_reply_leaves(serve: Serve):
+async def test_leases_are_recorded_before_the_reply_leaves(serve: StartMemoryServer) -> None:
     """The lease table holds each lease and bounds it, and the answer carries the lease as bounded."""
     leases = LeaseTable(max_lease_ms=20_000)
     serving = await serve(leases=leases, max_lease_ms=25_000)
@@ -318,7 +322,7 @@ async def test_leases_are_recorded_before_the_reply_leaves(serve: Serve):
     assert leases.begin(GRANT_ID, (), final=True).instances[0].instance == INSTANCE
 
 
-async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(serving: Serving):
+async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(serving: MemoryServer) -> None:
     """The refusal carries RetryInfo; then calls pass again, and other grants never notice."""
     serving.grants.change(GRANT_ID, scope=Scope(SCOPE.resources, rate_limit_per_minute=2))
     stub = serving.stub()
@@ -337,7 +341,7 @@ async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(se
     assert len(serving.provider.calls) == 3
 
 
-async def test_a_read_that_cannot_be_recorded_is_not_served(serve: Serve):
+async def test_a_read_that_cannot_be_recorded_is_not_served(serve: StartMemoryServer) -> None:
     """With a full audit queue the caller gets an error instead of rows, and a time after which to retry."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
@@ -356,7 +360,7 @@ async def test_a_read_that_cannot_be_recorded_is_not_served(serve: Serve):
     ]
 
 
-async def test_a_missing_row_is_a_recorded_read(serve: Serve):
+async def test_a_missing_row_is_a_recorded_read(serve: StartMemoryServer) -> None:
     """Asking for a row that is not there is on record like a read: it, too, is held while the queue is full."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
@@ -369,7 +373,7 @@ async def test_a_missing_row_is_a_recorded_read(serve: Serve):
     assert second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_cancelled_call_is_recorded_as_cancelled(serving: Serving):
+async def test_a_cancelled_call_is_recorded_as_cancelled(serving: MemoryServer) -> None:
     """The provider is stopped, no row says that the read was served, one says that it was cancelled."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS)
@@ -382,7 +386,7 @@ async def test_a_cancelled_call_is_recorded_as_cancelled(serving: Serving):
     assert serving.provider.finished == 0
 
 
-async def test_a_caller_whose_deadline_passes_is_recorded_too(serving: Serving):
+async def test_a_caller_whose_deadline_passes_is_recorded_too(serving: MemoryServer) -> None:
     """A deadline that the caller set ends the provider's work like a cancellation."""
     serving.provider.gate = asyncio.Event()
 
@@ -393,8 +397,8 @@ async def test_a_caller_whose_deadline_passes_is_recorded_too(serving: Serving):
 
 
 async def test_a_failing_audit_table_does_not_fail_reads_while_there_is_room(
-    serving: Serving, caplog: pytest.LogCaptureFixture
-):
+    serving: MemoryServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """Rows wait for the database; the reads that fit into the queue are served meanwhile."""
     caplog.set_level(logging.INFO)
     serving.writer.fault = OSError("disk full")
@@ -407,7 +411,7 @@ async def test_a_failing_audit_table_does_not_fail_reads_while_there_is_room(
     assert len(await serving.writer.seen(5)) == 5
 
 
-async def test_tracing_wraps_each_call(serve: Serve, span_log: SpanLog):
+async def test_tracing_wraps_each_call(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """Every call has one span with what is known of its caller; `traceresponse` goes out with answers and refusals."""
     serving = await serve(tracing=ServerTracing(span_log.source, ManualClock().clock))
     good = serving.stub().List(TASKS, metadata=CACHES)

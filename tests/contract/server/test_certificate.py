@@ -46,13 +46,15 @@ class CertificateSink:
         self.acts.append(("shown", authority.server_certificate_pem))
 
 
-def kept(hands: ManualClock, sink: CertificateSink, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S):
+def kept(
+    hands: ManualClock, sink: CertificateSink, *, hosts: tuple[str, ...] = ("127.0.0.1",), life_s: float = DAY_S
+) -> ServerCertificate:
     """A certificate of a day, made now."""
     authority = Authority.create(NAME, ("127.0.0.1",), hands.clock, life_s)
     return ServerCertificate(authority, hosts, lifetime_s=life_s, save=sink.save, clock=hands.clock)
 
 
-async def test_it_is_renewed_at_two_thirds_of_its_life():
+async def test_it_is_renewed_at_two_thirds_of_its_life() -> None:
     """A new key and certificate of the same authority, stored before it is published."""
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)
@@ -72,7 +74,7 @@ async def test_it_is_renewed_at_two_thirds_of_its_life():
     assert certificate.warnings == ()
 
 
-async def test_the_life_can_be_five_minutes():
+async def test_the_life_can_be_five_minutes() -> None:
     """The shortest that can be configured; a check every 30 s renews it in time."""
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink, life_s=300)
@@ -82,7 +84,7 @@ async def test_the_life_can_be_five_minutes():
         assert certificate.validity.not_after_us > hands.clock.now_us() + 30_000_000
 
 
-async def test_names_that_changed_bring_a_new_certificate():
+async def test_names_that_changed_bring_a_new_certificate() -> None:
     """Another advertised host is carried from the next start on; the gateway's own name always is."""
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink, hosts=("gateway.example.org",))
@@ -96,7 +98,9 @@ async def test_names_that_changed_bring_a_new_certificate():
 
 
 @pytest.mark.parametrize("fault", [StoreError("the disk is full"), ConfigError("server certificate", "does not fit")])
-async def test_a_failure_keeps_the_old_one_and_is_logged_once(fault: Exception, caplog: pytest.LogCaptureFixture):
+async def test_a_failure_keeps_the_old_one_and_is_logged_once(
+    fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
     caplog.set_level(logging.WARNING)
     hands, sink = ManualClock(), CertificateSink()
@@ -118,7 +122,7 @@ async def test_a_failure_keeps_the_old_one_and_is_logged_once(fault: Exception, 
     assert certificate.authority is not old
 
 
-async def test_no_certificate_outlives_the_authority():
+async def test_no_certificate_outlives_the_authority() -> None:
     """Near the authority's end the operator is warned; renewing over and over would win nothing."""
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)
@@ -133,7 +137,7 @@ async def test_no_certificate_outlives_the_authority():
     assert leaf.not_valid_after_utc == ca.not_valid_after_utc
 
 
-async def test_a_stored_certificate_is_there_at_the_next_start(database: Database):
+async def test_a_stored_certificate_is_there_at_the_next_start(database: Database) -> None:
     """Certificate and key go together; the authority stays."""
     first = Authority.create(NAME)
     await save_identity(database, SEALER, first)
@@ -143,7 +147,7 @@ async def test_a_stored_certificate_is_there_at_the_next_start(database: Databas
     assert await load_identity(database, SEALER) == second
 
 
-def test_material_that_peers_would_refuse_is_never_shown():
+def test_material_that_peers_would_refuse_is_never_shown() -> None:
     """Expired, not yet valid, or of an authority outside the trust bundle."""
     long_ago, ahead = (Clock(wall=lambda days=days: time.time() + days * DAY_S) for days in (-400, 10))
     good = Authority.create(NAME)
@@ -168,7 +172,9 @@ def _shown(address: str) -> str:
     return serial_of(x509.load_pem_x509_certificate(pem.encode()))
 
 
-async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_it_while_it_serves(short_path: Path):
+async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_it_while_it_serves(
+    short_path: Path,
+) -> None:
     """At the start what is due is renewed; later a renewal reaches new connections without a restart."""
     directory = short_path / "work"
     config = GatewayConfig(directory=directory, name=NAME, listen="127.0.0.1:0", enroll="127.0.0.1:0")

@@ -16,23 +16,23 @@ from tests.support.pki import GRANT_ID
 from tests.support.provider import ListedProvider
 from tests.support.scripted import eventually
 from tests.support.server_in_memory import ListedGrants, grant_of
-from tests.support.server_on_database import TASKS, A, Granting, Watching, new_row
+from tests.support.server_on_database import TASKS, A, DatabaseServer, WatchClient, new_row
 
 T1_ONLY = Scope(("tasks", "notes"), filters={"tasks": RowFilter(frozenset({"T1"}), include_personal=False)})
 
 
-async def heard(watch: Watching) -> str:
+async def heard(watch: WatchClient) -> str:
     """What the next event says."""
     event = await watch.next()
     return event.resource_changed.resource or str(event.WhichOneof("kind"))
 
 
-async def watched(granting: Granting, scope: Scope = T1_ONLY) -> Watching:
+async def watched(granting: DatabaseServer, scope: Scope = T1_ONLY) -> WatchClient:
     """A watch of a grant for ada."""
     return await granting.watch(await granting.grant(scope=scope))
 
 
-async def write(granting: Granting, *rows: Any) -> None:
+async def write(granting: DatabaseServer, *rows: Any) -> None:
     """Write rows."""
     await granting.provider.apply(Batch(rows=rows))
 
@@ -53,7 +53,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("rows", INSIDE.values(), ids=INSIDE.keys())
-async def test_a_write_inside_the_grant_is_sent(granting: Granting, rows: list[Any]):
+async def test_a_write_inside_the_grant_is_sent(granting: DatabaseServer, rows: list[Any]) -> None:
     """The row's state before or after is enough."""
     watch = await watched(granting)
     await write(granting, *rows)
@@ -61,7 +61,7 @@ async def test_a_write_inside_the_grant_is_sent(granting: Granting, rows: list[A
 
 
 @pytest.mark.parametrize("rows", OUTSIDE.values(), ids=OUTSIDE.keys())
-async def test_a_write_outside_the_grant_is_not_sent(granting: Granting, rows: list[Any]):
+async def test_a_write_outside_the_grant_is_not_sent(granting: DatabaseServer, rows: list[Any]) -> None:
     """A peer learns nothing of rows that it may not see, not even that they changed."""
     watch = await watched(granting)
     await write(granting, *rows)
@@ -69,7 +69,7 @@ async def test_a_write_outside_the_grant_is_not_sent(granting: Granting, rows: l
     assert await heard(watch) == "notes"
 
 
-async def test_an_event_comes_after_the_commit(granting: Granting):
+async def test_an_event_comes_after_the_commit(granting: DatabaseServer) -> None:
     """Who asks upon the event sees the new row."""
     grant = await granting.grant()
     stub = granting.stub(grant)
@@ -79,7 +79,7 @@ async def test_an_event_comes_after_the_commit(granting: Granting):
     assert "t9" in {row.id for row in (await stub.List(TASKS)).rows}
 
 
-async def test_many_writes_within_the_window_make_two_events_at_most(granting: Granting):
+async def test_many_writes_within_the_window_make_two_events_at_most(granting: DatabaseServer) -> None:
     """The first is sent at once, the others of the same 100 ms as one event at its end."""
     watch = await watched(granting)
     begun = asyncio.get_running_loop().time()
@@ -92,7 +92,7 @@ async def test_many_writes_within_the_window_make_two_events_at_most(granting: G
     assert 2 <= len(events) <= 2 + wrote_for / COALESCE_S
 
 
-async def test_the_last_write_is_always_sent(granting: Granting):
+async def test_the_last_write_is_always_sent(granting: DatabaseServer) -> None:
     """A write in the quiet time after an event has an event of its own, later."""
     watch = await watched(granting)
     await write(granting, new_row("t1", team="T1", title="one"))
@@ -101,7 +101,7 @@ async def test_the_last_write_is_always_sent(granting: Granting):
     assert await heard(watch) == "tasks"
 
 
-async def test_a_change_of_membership_flushes_its_users_grants_alone(granting: Granting):
+async def test_a_change_of_membership_flushes_its_users_grants_alone(granting: DatabaseServer) -> None:
     """Joining a team changes what ada sees, and nothing of bob's; her new team's changes are sent from then on."""
     watch = await watched(granting, Scope(("tasks",)))
     bobs = await granting.watch(await granting.grant("bob", Scope(("tasks",))))
@@ -112,7 +112,7 @@ async def test_a_change_of_membership_flushes_its_users_grants_alone(granting: G
     assert await heard(bobs) == "tasks"
 
 
-async def test_leaving_a_team_flushes_and_ends_its_events(granting: Granting):
+async def test_leaving_a_team_flushes_and_ends_its_events(granting: DatabaseServer) -> None:
     """A removed user's watcher gets `grant_changed`, and no more events of its former team's rows."""
     watch = await watched(granting, Scope(("tasks",)))
     await write(granting, new_row("t4", owner="bob", team="T1"))
@@ -163,7 +163,7 @@ class Following:
 
 
 @pytest.mark.parametrize("fault", [ChangesLostError("too slow"), ValueError("odd")])
-async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.LogCaptureFixture):
+async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """Where changes were missed, every watcher gets `grant_changed`, and the changes are followed again."""
     following = Following()
     await following.told(fault)
@@ -175,14 +175,14 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
     following.task.cancel()
 
 
-async def test_a_provider_without_changes_is_left_alone():
+async def test_a_provider_without_changes_is_left_alone() -> None:
     """A provider that ends its changes reports none, and is not followed again."""
     freshness = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
     async with asyncio.timeout(1):
         await freshness.run()
 
 
-async def test_a_provider_that_knows_no_teams_tells_owners_alone():
+async def test_a_provider_that_knows_no_teams_tells_owners_alone() -> None:
     """Without team memberships, a peer gets events of its subject's own rows only."""
     following = Following()
     await following.told(Change("tasks", frozenset({"eve"}), frozenset({"T1"})))
@@ -199,7 +199,7 @@ class Telling(Reporting):
         return frozenset(self.teams[subject])
 
 
-async def test_teams_are_read_again_after_a_change_of_rights():
+async def test_teams_are_read_again_after_a_change_of_rights() -> None:
     """After a change of rights, events of joined teams are sent and those of left teams are not."""
     following = Following(Scope(("tasks", "notes", "memory", "credentials")), Telling())
     of_t1, of_t2 = frozenset({"T1"}), frozenset({"T2"})
@@ -214,7 +214,7 @@ async def test_teams_are_read_again_after_a_change_of_rights():
     following.task.cancel()
 
 
-async def test_a_watcher_of_a_removed_grant_does_not_stop_the_notifier():
+async def test_a_watcher_of_a_removed_grant_does_not_stop_the_notifier() -> None:
     """A change finds a watcher whose grant is not known any more."""
     following = Following()
     following.subscriptions.add("gone", A)

@@ -15,7 +15,7 @@ from federation.server.pipeline.authorization import GRANT_INVALID_MESSAGE
 from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from tests.support.pki import Leaf
-from tests.support.server_in_memory import GATEWAY, INSTANCE, Serving
+from tests.support.server_in_memory import GATEWAY, INSTANCE, MemoryServer
 
 PROTOS = Path(__file__).parents[3] / "protos"
 GRPCURL = shutil.which("grpcurl", path=Path(sys.executable).parent) or shutil.which("grpcurl")
@@ -32,7 +32,7 @@ def runs() -> bool:
 class Grpcurl:
     """Runs grpcurl against a server as the holder of a certificate."""
 
-    def __init__(self, directory: Path, serving: Serving, leaf: Leaf | None = None) -> None:
+    def __init__(self, directory: Path, serving: MemoryServer, leaf: Leaf | None = None) -> None:
         leaf = leaf or serving.leaf
         self._given = ["-import-path", str(PROTOS), "-proto", "federation/v1/federation.proto", "-authority", GATEWAY]
         files = {"cacert": serving.authority.trust_bundle, "cert": leaf.certificate_pem, "key": leaf.key_pem}
@@ -60,7 +60,7 @@ class Grpcurl:
 
 
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
-async def test_grpcurl_reads_rows_by_the_protos_alone(serving: Serving, tmp_path: Path):
+async def test_grpcurl_reads_rows_by_the_protos_alone(serving: MemoryServer, tmp_path: Path) -> None:
     """A client generated from the published protos lists, gets, searches and receives refusals."""
     grpcurl = Grpcurl(tmp_path, serving)
 
@@ -88,7 +88,7 @@ async def test_grpcurl_reads_rows_by_the_protos_alone(serving: Serving, tmp_path
 
 
 @pytest.mark.skipif(not runs(), reason="grpcurl's binary does not run here; the plain stub is tested below")
-async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: Serving, tmp_path: Path):
+async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: MemoryServer, tmp_path: Path) -> None:
     """The same client with a certificate that the grant does not know is refused."""
     code, out, err = await Grpcurl(tmp_path, serving, serving.pki.client()).call("List", {"resource": "tasks"})
 
@@ -96,7 +96,7 @@ async def test_grpcurl_with_a_stranger_s_certificate_gets_nothing(serving: Servi
     assert GRANT_INVALID_MESSAGE in err
 
 
-async def test_a_bare_generated_stub_reads_rows(serving: Serving):
+async def test_a_bare_generated_stub_reads_rows(serving: MemoryServer) -> None:
     """A plain sync channel and the generated stub are enough; nothing of our client is needed."""
     target = serving.server.federation_address
     trust, leaf = serving.authority.trust_bundle, serving.leaf

@@ -24,7 +24,7 @@ from federation.v1 import enrollment_pb2, enrollment_pb2_grpc
 from federation.v1 import federation_pb2 as pb
 from federation.wire.channel_args import SERVER
 from tests.support.pki import GRANT_ID, Pki, dial
-from tests.support.server_in_memory import GATEWAY, NoEnrollment, Serve, Serving, record
+from tests.support.server_in_memory import GATEWAY, MemoryServer, NoEnrollment, StartMemoryServer, record
 
 TASKS = pb.ListRequest(resource="tasks")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -38,26 +38,26 @@ async def error_of(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def health(serving: Serving) -> Any:
+def health(serving: MemoryServer) -> Any:
     """A health stub on a new channel."""
     return health_pb2_grpc.HealthStub(serving.channel())
 
 
-def enrollment_channel(serving: Serving) -> grpc.aio.Channel:
+def enrollment_channel(serving: MemoryServer) -> grpc.aio.Channel:
     """A channel to the enrollment port, without a client certificate."""
     channel = dial(serving.server.enrollment_address, GATEWAY, serving.authority.trust_bundle)
     serving.channels.append(channel)
     return channel
 
 
-def second_server(serving: Serving, **addresses: str) -> GatewayServer:
+def second_server(serving: MemoryServer, **addresses: str) -> GatewayServer:
     """Another server on given addresses; free ones by default."""
     where = {"listen": "127.0.0.1:0", "enroll": "127.0.0.1:0", **addresses}
     service = serving.server._service
     return GatewayServer(**where, identity=serving.authority, service=service, enrollment=NoEnrollment())
 
 
-async def test_port_0_takes_free_ports_and_tells_them(serving: Serving):
+async def test_port_0_takes_free_ports_and_tells_them(serving: MemoryServer) -> None:
     """Both addresses name real, different ports."""
     ports = {serving.server.federation_address, serving.server.enrollment_address}
 
@@ -66,7 +66,7 @@ async def test_port_0_takes_free_ports_and_tells_them(serving: Serving):
 
 
 @pytest.mark.parametrize("name", ["listen", "enroll"])
-async def test_a_taken_port_names_the_setting_and_leaves_nothing_bound(serving: Serving, name: str):
+async def test_a_taken_port_names_the_setting_and_leaves_nothing_bound(serving: MemoryServer, name: str) -> None:
     """The error says which address, why, and the cure; the other port of the failed server is free again."""
     taken = serving.server.federation_address
     other = second_server(serving, **{name: taken})
@@ -85,13 +85,13 @@ async def test_a_taken_port_names_the_setting_and_leaves_nothing_bound(serving: 
             probe.bind((host, int(port)))
 
 
-async def test_an_address_that_is_not_this_machines_is_named(serving: Serving):
+async def test_an_address_that_is_not_this_machines_is_named(serving: MemoryServer) -> None:
     """An address that cannot be had at all gives the system's own reason."""
     with pytest.raises(ConfigError, match=r"^listen: cannot listen on 192\.0\.2\.1:7443"):
         await second_server(serving, listen="192.0.2.1:7443").start()
 
 
-async def test_ipv6_addresses_are_shown_in_brackets(serving: Serving):
+async def test_ipv6_addresses_are_shown_in_brackets(serving: MemoryServer) -> None:
     """An IPv6 host stays host:port."""
     server = second_server(serving, listen="[::1]:0")
     await server.start()
@@ -101,7 +101,7 @@ async def test_ipv6_addresses_are_shown_in_brackets(serving: Serving):
         await server.stop(0)
 
 
-async def test_the_enrollment_port_serves_enrollment_and_nothing_else(serving: Serving):
+async def test_the_enrollment_port_serves_enrollment_and_nothing_else(serving: MemoryServer) -> None:
     """Without a client certificate neither federation nor health can be reached, by any port."""
     channel = enrollment_channel(serving)
     methods = ["/federation.v1.FederationService/List", "/grpc.health.v1.Health/Check", "/federation.v1.AdminService/X"]
@@ -112,14 +112,14 @@ async def test_the_enrollment_port_serves_enrollment_and_nothing_else(serving: S
     assert serving.provider.calls == []
 
 
-async def test_the_federation_port_serves_no_enrollment(serving: Serving):
+async def test_the_federation_port_serves_no_enrollment(serving: MemoryServer) -> None:
     """A token is of no use on the mutual TLS port."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(serving.channel())
 
     assert (await error_of(stub.Enroll(enrollment_pb2.EnrollRequest()))).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_the_guard_covers_enrollment(serving: Serving, caplog: pytest.LogCaptureFixture):
+async def test_the_guard_covers_enrollment(serving: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
     """An exception of another service is an incident as well, and its text stays here."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(enrollment_channel(serving))
 
@@ -133,7 +133,7 @@ async def test_the_guard_covers_enrollment(serving: Serving, caplog: pytest.LogC
     assert sum("incident" in line for line in caplog.messages) == 1
 
 
-async def test_the_enrollment_port_takes_small_messages_only(serving: Serving):
+async def test_the_enrollment_port_takes_small_messages_only(serving: MemoryServer) -> None:
     """Every client may connect there, so messages are limited to 64 KiB."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(enrollment_channel(serving))
 
@@ -151,7 +151,7 @@ class Broken(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-async def test_the_guard_covers_interceptors(serve: Serve, caplog: pytest.LogCaptureFixture):
+async def test_the_guard_covers_interceptors(serve: StartMemoryServer, caplog: pytest.LogCaptureFixture) -> None:
     """What an interceptor within the guard raises is an incident too."""
     serving = await serve(server={"interceptors": (Broken(),)})
 
@@ -240,7 +240,7 @@ async def read_all(call: Any) -> tuple[list[bytes], grpc.aio.AioRpcError | None]
 )
 async def test_the_guard_covers_streams(
     guarded: tuple[grpc.aio.Channel, Streams], arity: str, sent: Any, seen: list[bytes], code: Any
-):
+) -> None:
     """Streaming handlers work as without the guard, and break as incidents, also on bytes that cannot be decoded."""
     channel, _ = guarded
     many = channel.stream_stream if isinstance(sent, list) else channel.unary_stream
@@ -252,7 +252,7 @@ async def test_the_guard_covers_streams(
     assert "secret" not in repr(error)
 
 
-async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tuple[grpc.aio.Channel, Streams]):
+async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tuple[grpc.aio.Channel, Streams]) -> None:
     """A stream to one answer, and a handler that is no coroutine, pass through the guard."""
     channel, _ = guarded
 
@@ -262,7 +262,7 @@ async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tupl
     assert (await error_of(channel.unary_unary("/x/unknown")(b"a"))).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_stream_that_breaks_off_ends_its_generator_first():
+async def test_a_stream_that_breaks_off_ends_its_generator_first() -> None:
     """The handler's `finally` has run when the call ends, even if the generator is still referenced."""
 
     class Gone:
@@ -285,7 +285,7 @@ async def test_a_stream_that_breaks_off_ends_its_generator_first():
     assert held.tb is not None
 
 
-async def test_a_cancelled_stream_ends_its_generator_at_once(guarded: tuple[grpc.aio.Channel, Streams]):
+async def test_a_cancelled_stream_ends_its_generator_at_once(guarded: tuple[grpc.aio.Channel, Streams]) -> None:
     """The handler's `finally` runs when the call is cancelled, not when the collector comes by."""
     channel, streams = guarded
     gc.disable()
@@ -300,7 +300,7 @@ async def test_a_cancelled_stream_ends_its_generator_at_once(guarded: tuple[grpc
         gc.enable()
 
 
-async def test_health_answers_every_certificate_and_is_no_read(serving: Serving):
+async def test_health_answers_every_certificate_and_is_no_read(serving: MemoryServer) -> None:
     """Check says SERVING of the server and of the service, NOT_FOUND of others, without audit and without a grant."""
     stub = health(serving)
     serving.grants.clear()
@@ -315,7 +315,7 @@ async def test_health_answers_every_certificate_and_is_no_read(serving: Serving)
     assert serving.writer.events == []
 
 
-async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: Serving):
+async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: MemoryServer) -> None:
     """A watch gets NOT_SERVING and ends, and uses none of the grace time."""
     watch = health(serving).Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == SERVING
@@ -329,7 +329,7 @@ async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: S
     assert await watch.read() is grpc.aio.EOF
 
 
-async def test_health_watches_are_bounded(serving: Serving):
+async def test_health_watches_are_bounded(serving: MemoryServer) -> None:
     """One more than the bound is refused; a watch that ends frees its place."""
     stub = health(serving)
     watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_WATCHES)]
@@ -345,7 +345,7 @@ async def test_health_watches_are_bounded(serving: Serving):
     assert (await stub.Watch(health_pb2.HealthCheckRequest()).read()).status == SERVING
 
 
-async def test_a_graceful_stop_lets_running_calls_finish(serving: Serving):
+async def test_a_graceful_stop_lets_running_calls_finish(serving: MemoryServer) -> None:
     """A call that came in before the stop gets its answer; hooks run first; later calls are refused."""
     serving.provider.gate = asyncio.Event()
     stub = serving.stub()
@@ -367,7 +367,7 @@ async def test_a_graceful_stop_lets_running_calls_finish(serving: Serving):
     await serving.server.stop(5)
 
 
-async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: Serving):
+async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: MemoryServer) -> None:
     """A call that outlives the grace is cancelled, and the audit knows."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS)
@@ -380,7 +380,7 @@ async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: Serving):
     assert [event.outcome for event in serving.writer.events] == ["cancelled"]
 
 
-async def test_calls_beyond_the_bound_are_refused(serve: Serve):
+async def test_calls_beyond_the_bound_are_refused(serve: StartMemoryServer) -> None:
     """Concurrent calls are bounded; further calls are refused at once."""
     serving = await serve(server={"max_calls": 2})
     serving.provider.gate = asyncio.Event()
@@ -397,7 +397,7 @@ async def test_calls_beyond_the_bound_are_refused(serve: Serve):
     assert [len((await call).rows) for call in held] == [3, 3]
 
 
-async def test_calls_beyond_the_streams_of_a_connection_wait_for_their_turn(serving: Serving):
+async def test_calls_beyond_the_streams_of_a_connection_wait_for_their_turn(serving: MemoryServer) -> None:
     """A burst on one connection is answered call by call; none looks as if the gateway could not be reached."""
     scope = replace(serving.grants[GRANT_ID].scope, rate_limit_per_minute=100_000)
     serving.grants.change(GRANT_ID, scope=scope)
@@ -406,7 +406,7 @@ async def test_calls_beyond_the_streams_of_a_connection_wait_for_their_turn(serv
     assert {len(answer.rows) for answer in answers} == {3}
 
 
-async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(serving: Serving):
+async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(serving: MemoryServer) -> None:
     """Thousands of calls that are dropped at once leave nothing behind: soon after, others are answered."""
     hasty, other = serving.stub(), serving.stub()
     for _ in range(20):
@@ -419,7 +419,7 @@ async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(se
             await asyncio.sleep(0.05)
 
 
-async def test_a_published_identity_counts_from_the_next_handshake(serving: Serving):
+async def test_a_published_identity_counts_from_the_next_handshake(serving: MemoryServer) -> None:
     """A new authority is served to new connections without a restart; open ones go on."""
     stub, leaf = serving.stub(), serving.leaf
     await stub.List(TASKS)
@@ -435,7 +435,7 @@ async def test_a_published_identity_counts_from_the_next_handshake(serving: Serv
     assert len((await serving.stub(renewed).List(TASKS)).rows) == 3
 
 
-async def test_an_identity_that_does_not_fit_is_never_published(caplog: pytest.LogCaptureFixture):
+async def test_an_identity_that_does_not_fit_is_never_published(caplog: pytest.LogCaptureFixture) -> None:
     """A key of another certificate, or text that is none, is refused before any handshake could see it."""
     caplog.set_level(logging.DEBUG)
     good, other = Authority.create(GATEWAY), Authority.create(GATEWAY)

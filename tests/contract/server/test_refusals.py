@@ -15,7 +15,7 @@ from federation.v1 import federation_pb2 as pb
 from federation.v1 import federation_pb2_grpc as pb_grpc
 from federation.wire.status import error_detail_of
 from tests.support.pki import GRANT_ID, HANDSHAKE_FAULTS, IDENTITY_FAULTS, Leaf
-from tests.support.server_in_memory import Serve, Serving, record
+from tests.support.server_in_memory import MemoryServer, StartMemoryServer, record
 
 OTHER_GRANT = "99999999-2222-4333-8444-555555555555"
 
@@ -27,12 +27,12 @@ async def error_of(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def listing(serving: Serving, leaf: Leaf | None = None) -> pb.ListResponse:
+async def listing(serving: MemoryServer, leaf: Leaf | None = None) -> pb.ListResponse:
     """One list on a new connection."""
     return await serving.stub(leaf).List(pb.ListRequest(resource="tasks"), timeout=5)
 
 
-async def assert_nothing_reached(serving: Serving) -> None:
+async def assert_nothing_reached(serving: MemoryServer) -> None:
     """No provider call and no audit row: the connection was refused before any handler."""
     await asyncio.sleep(0.15)  # longer than the audit gathers a batch
     assert serving.provider.calls == []
@@ -41,7 +41,7 @@ async def assert_nothing_reached(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize("fault", HANDSHAKE_FAULTS)
-async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving: Serving, fault: str):
+async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving: MemoryServer, fault: str) -> None:
     """Another authority, the wrong usage, expired, not yet valid, critical extensions: no connection at all."""
     leaf = HANDSHAKE_FAULTS[fault](serving.pki, GRANT_ID, "ada")
     serving.grants.certify(GRANT_ID, leaf)
@@ -52,7 +52,7 @@ async def test_a_certificate_that_fails_the_handshake_reaches_no_handler(serving
     await assert_nothing_reached(serving)
 
 
-async def test_no_certificate_reaches_no_handler(serving: Serving):
+async def test_no_certificate_reaches_no_handler(serving: MemoryServer) -> None:
     """A client without a certificate gets no connection."""
     stub = pb_grpc.FederationServiceStub(serving.channel(anonymous=True))
 
@@ -62,7 +62,7 @@ async def test_no_certificate_reaches_no_handler(serving: Serving):
     await assert_nothing_reached(serving)
 
 
-async def test_plain_text_reaches_no_handler(serving: Serving):
+async def test_plain_text_reaches_no_handler(serving: MemoryServer) -> None:
     """A client without TLS gets no connection."""
     channel = grpc.aio.insecure_channel(serving.server.federation_address)
     serving.channels.append(channel)
@@ -74,7 +74,7 @@ async def test_plain_text_reaches_no_handler(serving: Serving):
 
 
 @pytest.mark.parametrize("fault", IDENTITY_FAULTS)
-async def test_a_malformed_identity_is_refused(serving: Serving, fault: str):
+async def test_a_malformed_identity_is_refused(serving: MemoryServer, fault: str) -> None:
     """Extensions missing, doubled, of a wrong tag or length, with trailing bytes, or saying nonsense."""
     leaf = serving.pki.bad_client(fault)
     serving.grants.certify(GRANT_ID, leaf)
@@ -90,7 +90,9 @@ async def test_a_malformed_identity_is_refused(serving: Serving, fault: str):
     assert row.reason.startswith("CERTIFICATE_INVALID: ")
 
 
-async def test_a_certificate_that_expires_on_a_live_connection_is_refused_at_its_next_call(serving: Serving):
+async def test_a_certificate_that_expires_on_a_live_connection_is_refused_at_its_next_call(
+    serving: MemoryServer,
+) -> None:
     """The connection stays up; the call after the certificate's end is refused, and says what to do."""
     stub = serving.stub()
     assert len((await stub.List(pb.ListRequest(resource="tasks"))).rows) == 3
@@ -104,41 +106,41 @@ async def test_a_certificate_that_expires_on_a_live_connection_is_refused_at_its
     assert len(serving.provider.calls) == 1
 
 
-def subject_is_not_the_grants(serving: Serving) -> Leaf:
+def subject_is_not_the_grants(serving: MemoryServer) -> Leaf:
     """A certificate of the grant that names another subject."""
     return serving.known_leaf(subject="eve")
 
 
-def unknown_serial(serving: Serving) -> Leaf:
+def unknown_serial(serving: MemoryServer) -> Leaf:
     """A certificate that the grant does not know."""
     return serving.pki.client()
 
 
-def unknown_grant(serving: Serving) -> Leaf:
+def unknown_grant(serving: MemoryServer) -> Leaf:
     """A certificate of a grant that does not exist."""
     return serving.pki.client(OTHER_GRANT)
 
 
-def grant_pending(serving: Serving) -> Leaf:
+def grant_pending(serving: MemoryServer) -> Leaf:
     """A grant that awaits confirmation."""
     serving.grants.change(GRANT_ID, status=GrantStatus.PENDING)
     return serving.leaf
 
 
-def grant_expired(serving: Serving) -> Leaf:
+def grant_expired(serving: MemoryServer) -> Leaf:
     """A grant that ends this instant."""
     serving.grants.change(GRANT_ID, expires_at_us=serving.clock.clock.now_us())
     return serving.leaf
 
 
-def retired_serial(serving: Serving) -> Leaf:
+def retired_serial(serving: MemoryServer) -> Leaf:
     """A certificate whose successor is in use."""
     retired = replace(record(serving.leaf), accepted_until_us=serving.clock.clock.now_us())
     serving.grants.change(GRANT_ID, certificates={serving.leaf.serial: retired})
     return serving.leaf
 
 
-def certificate_of_another_grant(serving: Serving) -> Leaf:
+def certificate_of_another_grant(serving: MemoryServer) -> Leaf:
     """A certificate that names this grant and was issued under another."""
     leaf = serving.pki.client()
     serving.grants[OTHER_GRANT] = replace(serving.grants[GRANT_ID], id=OTHER_GRANT)
@@ -159,8 +161,8 @@ def certificate_of_another_grant(serving: Serving) -> Leaf:
     ],
 )
 async def test_faults_of_a_grant_look_alike_from_outside(
-    serving: Serving, fault: Callable[[Serving], Leaf], detail: str, known: bool
-):
+    serving: MemoryServer, fault: Callable[[MemoryServer], Leaf], detail: str, known: bool
+) -> None:
     """One code, one reason, one message; the audit names the fault, and the grant if it is known."""
     error = await error_of(listing(serving, fault(serving)))
 
@@ -173,7 +175,7 @@ async def test_faults_of_a_grant_look_alike_from_outside(
     assert row.grant_id == (GRANT_ID if known else None)
 
 
-async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: Serving):
+async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: MemoryServer) -> None:
     """The holder learns that it was revoked, at its next call on the open connection; another serial does not."""
     stub = serving.stub()
     await stub.List(pb.ListRequest(resource="tasks"))
@@ -188,7 +190,7 @@ async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: Se
     assert len(serving.provider.calls) == 1
 
 
-async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: Serving):
+async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: MemoryServer) -> None:
     """The answer is looked at again before it leaves: what was read meanwhile is not sent."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(pb.ListRequest(resource="tasks"))
@@ -210,7 +212,7 @@ async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: S
         ("Capabilities", pb.CapabilitiesRequest()),
     ],
 )
-async def test_each_verb_is_behind_the_same_checks(serving: Serving, method: str, request_: Any):
+async def test_each_verb_is_behind_the_same_checks(serving: MemoryServer, method: str, request_: Any) -> None:
     """A stranger's certificate opens none of the verbs."""
     error = await error_of(getattr(serving.stub(serving.pki.client()), method)(request_))
 
@@ -218,7 +220,7 @@ async def test_each_verb_is_behind_the_same_checks(serving: Serving, method: str
     assert serving.provider.calls == []
 
 
-async def test_a_flood_of_refusals_is_one_audit_row(serve: Serve):
+async def test_a_flood_of_refusals_is_one_audit_row(serve: StartMemoryServer) -> None:
     """Twenty refused calls of one source and reason are counted in few rows."""
     serving = await serve()
     stub = serving.stub(serving.pki.client())

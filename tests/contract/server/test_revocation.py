@@ -19,7 +19,7 @@ from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, Rece
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
 from tests.support.scripted import eventually
-from tests.support.server_on_database import TASKS, A, B, C, Granting, StartGranting, Watching, refusing
+from tests.support.server_on_database import TASKS, A, B, C, DatabaseServer, StartDatabaseServer, WatchClient, refusing
 
 
 def real_time() -> ManualClock:
@@ -59,7 +59,7 @@ async def reason_of(call: Any) -> str:
     return error_detail_of(error.value).reason
 
 
-async def stored(granting: Granting, grant: Grant, kind: ReceiptKind = ReceiptKind.REVOKED) -> Receipt | None:
+async def stored(granting: DatabaseServer, grant: Grant, kind: ReceiptKind = ReceiptKind.REVOKED) -> Receipt | None:
     """The receipt in the database."""
     return await ReceiptStore(granting.database).last(grant.id, kind)
 
@@ -77,7 +77,7 @@ def read_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return go_on
 
 
-async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting: Granting):
+async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting: DatabaseServer) -> None:
     """The event reaches the watch with the reason; its ack on that stream is all that is awaited."""
     grant = await granting.grant()
     assert await granting.lease(grant) == 30_000
@@ -102,7 +102,7 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
     assert "grant.effective" in acts
 
 
-async def test_a_flush_takes_one_round_trip(granting: Granting):
+async def test_a_flush_takes_one_round_trip(granting: DatabaseServer) -> None:
     """From the durable revocation to the ack: below 10 ms in the middle over loopback."""
     rounds = []
     for _ in range(3):
@@ -113,7 +113,7 @@ async def test_a_flush_takes_one_round_trip(granting: Granting):
             await granting.lease(grant, stub=stub)
             watch = await granting.watch(grant, stub=stub)
 
-            async def answer(watch: Watching = watch) -> None:
+            async def answer(watch: WatchClient = watch) -> None:
                 await watch.ack(await watch.next())
 
             answering = asyncio.create_task(answer())
@@ -129,7 +129,7 @@ async def test_a_flush_takes_one_round_trip(granting: Granting):
     assert min(rounds) < 0.010, rounds
 
 
-async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartGranting):
+async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartDatabaseServer) -> None:
     """The receipt comes when the last lease ends and not before; every call is refused at once."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -152,7 +152,7 @@ async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_gran
     assert receipt.effective_at_us == hand.clock.now_us()
 
 
-async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGranting):
+async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartDatabaseServer) -> None:
     """With leases of a second, a peer that is cut off costs a tenth more than that and hardly more."""
     granting = await start_granting(max_lease_ms=1_000)
     grant = await granting.grant()
@@ -163,7 +163,7 @@ async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartGrant
     assert released(receipt) == {A: "lease_ended"}
 
 
-async def test_the_order_is_refused_then_stored_then_sent(granting: Granting):
+async def test_the_order_is_refused_then_stored_then_sent(granting: DatabaseServer) -> None:
     """While the write hangs, calls are refused already, and no watcher has received an event."""
     grant = await granting.grant()
     stub = granting.stub(grant)
@@ -186,7 +186,7 @@ async def test_the_order_is_refused_then_stored_then_sent(granting: Granting):
     assert released(receipt) == {A: "acked"}
 
 
-async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartGranting):
+async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartDatabaseServer) -> None:
     """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
     granting = await start_granting(heartbeat_interval_s=0.1)
     grant = await granting.grant()
@@ -201,7 +201,9 @@ async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_gr
     assert released(await soon(handle)) == {A: "acked"}
 
 
-async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(start_granting: StartGranting):
+async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(
+    start_granting: StartDatabaseServer,
+) -> None:
     """A peer that arms a watch while it is awaited gets the event at once; after its ack, no watch can be armed."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
@@ -219,12 +221,12 @@ async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(star
     await late.ack(await late.next())
     receipt = await soon(handle)
     assert released(receipt) == {A: "acked", B: "acked"}
-    assert await reason_of(Watching(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
+    assert await reason_of(WatchClient(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
 
 
 async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later_one_does_not(
-    start_granting: StartGranting,
-):
+    start_granting: StartDatabaseServer,
+) -> None:
     """The event reaches watches that are armed while acks are awaited, and no later ones."""
     granting = await start_granting(real_time().clock)
     grant = await granting.grant()
@@ -239,7 +241,7 @@ async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later
     assert await again.silent(0.1)
 
 
-async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: Granting):
+async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: DatabaseServer) -> None:
     """What was read before the refusal and would leave after it is refused, and holds nothing up."""
     grant = await granting.grant()
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -261,7 +263,7 @@ async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(
     assert granting.coordinator.leases.count(grant.id) == 0
 
 
-async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
+async def test_only_the_own_ack_of_the_own_instance_counts(granting: DatabaseServer) -> None:
     """No ack of another instance, under another grant with the same instance, or of an earlier event releases one."""
     grant, other = await granting.grant(), await granting.grant()
     for instance in (A, B):
@@ -284,7 +286,7 @@ async def test_only_the_own_ack_of_the_own_instance_counts(granting: Granting):
     assert released(await soon(both[1])) == {A: "acked", B: "acked"}
 
 
-async def test_either_stream_of_one_instance_may_ack(granting: Granting):
+async def test_either_stream_of_one_instance_may_ack(granting: DatabaseServer) -> None:
     """Two streams of one cache object, as during a move: both get the event, and one ack counts for both."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -297,7 +299,7 @@ async def test_either_stream_of_one_instance_may_ack(granting: Granting):
     assert receipt.instances[0].failed_in_flight == 1
 
 
-async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_granting: StartGranting):
+async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_granting: StartDatabaseServer) -> None:
     """Who holds a lease is awaited after its stream is gone; who only watched is not."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -320,7 +322,7 @@ async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_
     assert released(await soon(handle)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
 
 
-async def test_no_instance_is_awaited_without_leases_and_watches(granting: Granting):
+async def test_no_instance_is_awaited_without_leases_and_watches(granting: DatabaseServer) -> None:
     """A grant that was never used, or never enrolled, is effective at once."""
     used_never = await granting.grant()
     never_enrolled = await granting.grants.create(peer="home.example", subject="ada", scope=used_never.scope)
@@ -328,7 +330,7 @@ async def test_no_instance_is_awaited_without_leases_and_watches(granting: Grant
         assert (await soon(await granting.revocations.revoke(grant.id))).instances == ()
 
 
-async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting):
+async def test_revoking_again_joins_or_shows_the_same_receipt(granting: DatabaseServer) -> None:
     """Concurrent callers share one revocation; later ones get its stored receipt with the first reason."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -342,7 +344,7 @@ async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Granting
     assert receipt.reason == "first"
 
 
-async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: Granting):
+async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: DatabaseServer) -> None:
     """The operator's command may end: the receipt is stored all the same."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -358,7 +360,7 @@ async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: Gra
 
 
 @pytest.mark.smoke
-async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartGranting):
+async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: StartDatabaseServer) -> None:
     """The next process continues the revocation; it knows no leases, so it waits for the longest lease."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -386,7 +388,7 @@ async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: Sta
     assert await soon(await granting.revocations.revoke(grant.id)) == receipt
 
 
-async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: StartGranting):
+async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: StartDatabaseServer) -> None:
     """The next process sends the event to watches that are armed, and stores the receipt."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -402,7 +404,7 @@ async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: 
     assert released(receipt) == {"": "lease_ended"}
 
 
-async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_granting: StartGranting):
+async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_granting: StartDatabaseServer) -> None:
     """A grant that an earlier process served waits out the restart rule, also after an ack; a new one does not."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -419,7 +421,7 @@ async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_gra
     assert released(await soon(handle)) == {A: "acked", "": "lease_ended"}
 
 
-async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartGranting):
+async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartDatabaseServer) -> None:
     """What the process before gave out is still out, however short the new leases are, and after a second restart."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -435,7 +437,9 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     await soon(handle)
 
 
-async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(start_granting: StartGranting):
+async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(
+    start_granting: StartDatabaseServer,
+) -> None:
     """Another host's process may answer for a while after it lost the right to serve; its leases count as well."""
     hand = real_time()
     granting = await start_granting(hand.clock, served_from="one:/srv/work")
@@ -448,7 +452,9 @@ async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(s
     await soon(handle)
 
 
-async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repeated(start_granting: StartGranting):
+async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repeated(
+    start_granting: StartDatabaseServer,
+) -> None:
     """The operator gets the error, watchers no event, calls stay refused; a second attempt runs all steps."""
     hand = real_time()
     granting = await start_granting(hand.clock)
@@ -474,7 +480,7 @@ async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repe
     assert (receipt.reason, released(receipt)) == ("leak", {A: "lease_ended"})
 
 
-async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(granting: Granting):
+async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(granting: DatabaseServer) -> None:
     """Revocation and its beginning are one transaction: a crash never leaves a revoked grant without its beginning."""
     grant = await granting.grant()
     with refusing(granting.database, "INSERT INTO revocations"), pytest.raises(StoreError):
@@ -483,7 +489,7 @@ async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(gr
     await soon(await granting.revocations.revoke(grant.id))
 
 
-async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Granting):
+async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: DatabaseServer) -> None:
     """The operator gets the error; a second attempt stores and returns the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -500,7 +506,7 @@ async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Gr
     assert receipt == await stored(granting, grant)
 
 
-async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting: Granting):
+async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting: DatabaseServer) -> None:
     """A receipt that could not be stored keeps the revocation open; storing the receipt closes the revocation."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
@@ -512,7 +518,9 @@ async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting:
     assert not granting.revocations.is_open(grant.id)
 
 
-async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+async def test_asking_while_it_ends_shows_the_one_receipt(
+    granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A caller whose read of the database overlaps the last ack gets the same receipt."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -530,7 +538,9 @@ async def test_asking_while_it_ends_shows_the_one_receipt(granting: Granting, mo
     assert await stored(granting, grant) == receipt
 
 
-async def test_concurrent_callers_after_a_failure_get_one_receipt(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+async def test_concurrent_callers_after_a_failure_get_one_receipt(
+    granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A receipt that could not be stored is stored once, and all who ask are shown it."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
@@ -545,7 +555,7 @@ async def test_concurrent_callers_after_a_failure_get_one_receipt(granting: Gran
     assert sum(event.verb == "grant.effective" for event in await granting.audit.seen(1)) == 1
 
 
-async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
+async def test_what_a_peer_says_cannot_break_the_receipt(granting: DatabaseServer) -> None:
     """Two caches claim the largest number of failed calls: the sum is capped at the largest value of its field."""
     grant = await granting.grant()
     watches = [await granting.watch(grant, instance) for instance in (A, B)]
@@ -557,7 +567,7 @@ async def test_what_a_peer_says_cannot_break_the_receipt(granting: Granting):
     assert told.failed_in_flight == 2**32 - 1
 
 
-async def test_what_cannot_be_revoked_is_named(granting: Granting):
+async def test_what_cannot_be_revoked_is_named(granting: DatabaseServer) -> None:
     """An unknown grant and an unprintable reason are the operator's errors; nothing is refused then."""
     grant = await granting.grant()
     with pytest.raises(NotFoundError):
@@ -567,7 +577,7 @@ async def test_what_cannot_be_revoked_is_named(granting: Granting):
     assert granting.grants.require(grant.id).status is GrantStatus.ACTIVE
 
 
-async def test_who_follows_sees_each_release(granting: Granting):
+async def test_who_follows_sees_each_release(granting: DatabaseServer) -> None:
     """Progress comes at once and after each release, and ends with the receipt."""
     grant = await granting.grant()
     for instance in (A, B):
@@ -585,7 +595,7 @@ async def test_who_follows_sees_each_release(granting: Granting):
     assert all(one.how == ReleaseReason.ACKED for one in (await soon(handle)).instances)
 
 
-async def test_a_receipt_is_read_as_it_was_written(granting: Granting):
+async def test_a_receipt_is_read_as_it_was_written(granting: DatabaseServer) -> None:
     """Every field of a receipt survives the database."""
     grant = await granting.grant()
     receipt = Receipt(

@@ -11,14 +11,14 @@ from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import ReceiptKind
 from tests.contract.server.test_revocation import how, is_pending, reason_of, released, soon, stored
 from tests.support.clock import ManualClock
-from tests.support.server_on_database import TASKS, WIDE, A, Granting, StartGranting, refusing
+from tests.support.server_on_database import TASKS, WIDE, A, DatabaseServer, StartDatabaseServer, refusing
 
 NOTES_ONLY = Scope(("notes",), max_rows_per_query=10)
 NOTHING_MUCH = Scope(("notes",), max_rows_per_query=1)
 WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
 
 
-async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: Granting):
+async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: DatabaseServer) -> None:
     """The peer gets `grant_changed`, and its ack makes the scope reduction effective."""
     grant = await granting.grant()
     stub = granting.stub(grant)
@@ -44,7 +44,7 @@ async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(gran
     assert granting.coordinator.subscriptions.count(grant.id) == 1, "the watch goes on"
 
 
-async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_granting: StartGranting):
+async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_granting: StartDatabaseServer) -> None:
     """A peer that is cut off holds it up until its lease ends; leases under the new scope do not."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
@@ -59,7 +59,7 @@ async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_grant
     assert released(await soon(edit.handle)) == {A: "lease_ended"}
 
 
-async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: Granting):
+async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: DatabaseServer) -> None:
     """The peer flushes its cache and sees the new rows; no instance is awaited."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -72,7 +72,7 @@ async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: Granting):
     assert await stored(granting, grant, ReceiptKind.NARROWED) is None
 
 
-async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granting: Granting):
+async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granting: DatabaseServer) -> None:
     """Asking again joins the narrowing that goes on, and shows its receipt once it is over."""
     grant = await granting.grant()
     assert not (await granting.revocations.edit_scope(grant.id, WIDE)).applied
@@ -90,7 +90,7 @@ async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granti
     assert await soon(later.handle) == receipt
 
 
-async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: Granting):
+async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: DatabaseServer) -> None:
     """Refused stays refused; editing again stores it and goes through all the steps."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -107,7 +107,7 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
-async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Granting):
+async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: DatabaseServer) -> None:
     """After a narrowing that was not stored, a wider scope than that in force still takes something from the peer."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError):
@@ -120,7 +120,9 @@ async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Granting
     assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
 
 
-async def test_a_loss_against_the_scope_in_force_is_a_narrowing(granting: Granting, monkeypatch: pytest.MonkeyPatch):
+async def test_a_loss_against_the_scope_in_force_is_a_narrowing(
+    granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scope that takes nothing from the stored scope, but from the scope in force, still gets a receipt."""
     grant = await granting.grant(scope=NOTES_ONLY)
     granting.revocations._stored_scopes[grant.id] = NOTES_ONLY
@@ -133,7 +135,7 @@ async def test_a_loss_against_the_scope_in_force_is_a_narrowing(granting: Granti
     assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
 
 
-async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting):
+async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: DatabaseServer) -> None:
     """What is gained is opened once it is durable."""
     grant = await granting.grant(scope=NOTES_ONLY)
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError, match="old one stays in force"):
@@ -141,7 +143,7 @@ async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Granting
     assert await reason_of(granting.stub(grant).List(TASKS)) == "SCOPE_VIOLATION"
 
 
-async def test_edits_come_one_after_the_other(granting: Granting):
+async def test_edits_come_one_after_the_other(granting: DatabaseServer) -> None:
     """A widening whose write hangs does not undo the narrowing that came after it."""
     grant = await granting.grant()
     async with granting.grants._lock:
@@ -154,7 +156,7 @@ async def test_edits_come_one_after_the_other(granting: Granting):
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
-async def test_a_scope_edit_never_undoes_a_revocation(granting: Granting):
+async def test_a_scope_edit_never_undoes_a_revocation(granting: DatabaseServer) -> None:
     """A grant revoked while its scope is being stored stays revoked, and a revoked one has no scope to edit."""
     grant = await granting.grant()
     async with granting.grants._lock:
@@ -170,7 +172,7 @@ async def test_a_scope_edit_never_undoes_a_revocation(granting: Granting):
         await granting.revocations.edit_scope("nonsense", WIDE)
 
 
-async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Granting):
+async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: DatabaseServer) -> None:
     """The peer that drops everything need not ack twice; both receipts are stored."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -184,7 +186,7 @@ async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Gr
     assert released(await soon(handle)) == released(await soon(edit.handle)) == {A: "acked"}
 
 
-async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartGranting):
+async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartDatabaseServer) -> None:
     """The next process holds the new scope, notifies watches armed meanwhile, and waits for the longest lease."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
@@ -200,7 +202,7 @@ async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: Star
     assert released(await soon(again.handle)) == {"": "lease_ended"}
 
 
-async def test_a_filter_narrows_within_a_resource(granting: Granting):
+async def test_a_filter_narrows_within_a_resource(granting: DatabaseServer) -> None:
     """Rows that the new filter takes away are gone at the next call."""
     grant = await granting.grant()
     stub = granting.stub(grant)

@@ -113,7 +113,7 @@ async def error_of(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_pages_by_token_and_by_position_give_every_row_once(gateway: Gateway):
+async def test_pages_by_token_and_by_position_give_every_row_once(gateway: Gateway) -> None:
     """The grant's cap cuts the pages; both ways through them meet rows that share an instant once each."""
     by_token: list[str] = []
     token = ""
@@ -133,7 +133,7 @@ async def test_pages_by_token_and_by_position_give_every_row_once(gateway: Gatew
     assert by_token == [row.id for row in by_place] == [f"t{i}" for i in range(10)]
 
 
-async def test_scope_and_rights_narrow_every_verb(gateway: Gateway):
+async def test_scope_and_rights_narrow_every_verb(gateway: Gateway) -> None:
     """Another team's row, a personal one and another user's are nowhere: not listed, not got, not found."""
     hidden = ["other", "own", "eves", "absent"]
 
@@ -151,7 +151,7 @@ async def test_scope_and_rights_narrow_every_verb(gateway: Gateway):
 
 @pytest.mark.smoke
 @pytest.mark.postgres
-async def test_an_import_in_progress_delays_no_read(postgres_url: str):
+async def test_an_import_in_progress_delays_no_read(postgres_url: str) -> None:
     """A gateway answers reads, and records them, while another connection holds the transaction of a long import."""
     database, other = await Database.open(postgres_url), await Database.open(postgres_url)
     async with serving_gateway(database) as gateway, other.write() as importing:
@@ -171,7 +171,7 @@ async def test_an_import_in_progress_delays_no_read(postgres_url: str):
 
 
 @pytest.mark.smoke
-async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Gateway):
+async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Gateway) -> None:
     """Rows of the audit are visible within a second; after `revoke` the next call is refused, and that is recorded."""
     call = gateway.stub.List(pb.ListRequest(resource="tasks"), metadata=(("mosaic-instance", INSTANCE),))
     await call

@@ -21,7 +21,7 @@ from tests.support.clock import ManualClock
 from tests.support.memory_exporters import MetricLog, SpanLog
 from tests.support.pki import GRANT_ID, PEER
 from tests.support.scripted import eventually
-from tests.support.server_in_memory import Serve
+from tests.support.server_in_memory import StartMemoryServer
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -42,7 +42,7 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, dict[str, Any]]:
     return grpc.StatusCode.OK, dict(await call.trailing_metadata())
 
 
-async def test_the_span_is_a_child_of_the_callers(serve: Serve, span_log: SpanLog) -> None:
+async def test_the_span_is_a_child_of_the_callers(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """SERVER, remote parent, the seven attributes; `traceresponse` names it; the audit row has its trace."""
     serving = await serve(tracing=tracing(span_log))
     code, trailing = await end_of(serving.stub().List(LIST, metadata=(("traceparent", PARENT),)))
@@ -79,7 +79,7 @@ async def test_the_span_is_a_child_of_the_callers(serve: Serve, span_log: SpanLo
     ],
 )
 async def test_refusals_have_their_words(
-    serve: Serve, span_log: SpanLog, verb: str, request_: Any, outcome: str, status: StatusCode
+    serve: StartMemoryServer, span_log: SpanLog, verb: str, request_: Any, outcome: str, status: StatusCode
 ) -> None:
     """A refused call's span has its outcome, no error status and no exception event."""
     serving = await serve(tracing=tracing(span_log))
@@ -90,7 +90,7 @@ async def test_refusals_have_their_words(
     assert span.events == ()
 
 
-async def test_a_broken_provider_is_an_error_without_its_text(serve: Serve, span_log: SpanLog) -> None:
+async def test_a_broken_provider_is_an_error_without_its_text(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """The span is `error`; what the exception says stays in the log."""
     serving = await serve(tracing=tracing(span_log))
 
@@ -106,7 +106,7 @@ async def test_a_broken_provider_is_an_error_without_its_text(serve: Serve, span
     assert "secret" not in span.to_json()
 
 
-async def test_a_call_whose_caller_disconnects_is_cancelled(serve: Serve, span_log: SpanLog) -> None:
+async def test_a_call_whose_caller_disconnects_is_cancelled(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """The span of a cancelled call ends as `cancelled`."""
     serving = await serve(tracing=tracing(span_log))
     begun = asyncio.Event()
@@ -128,7 +128,7 @@ async def test_a_call_whose_caller_disconnects_is_cancelled(serve: Serve, span_l
     "header", [(), (("traceparent", PARENT.upper()),), (("traceparent", "00-junk"),), (("traceparent-bin", b"\x00"),)]
 )
 async def test_without_a_sound_parent_a_trace_begins_here(
-    serve: Serve, span_log: SpanLog, header: tuple[tuple[str, str | bytes], ...]
+    serve: StartMemoryServer, span_log: SpanLog, header: tuple[tuple[str, str | bytes], ...]
 ) -> None:
     """Absent or malformed: a root span, not a child of the span in which the server was started."""
     with span_log.provider.get_tracer("x").start_as_current_span("start-up"):
@@ -141,7 +141,7 @@ async def test_without_a_sound_parent_a_trace_begins_here(
     assert trailing["traceresponse"].split("-")[1] == f"{span.context.trace_id:032x}"
 
 
-async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: Serve, span_log: SpanLog) -> None:
+async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """While the provider works our span is current and the peer's baggage is not there."""
     serving = await serve(tracing=tracing(span_log))
     seen: dict[str, Any] = {}
@@ -164,7 +164,7 @@ async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: Serve, s
     assert len(span.parent.trace_state) == 0
 
 
-async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: Serve, span_log: SpanLog) -> None:
+async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """Where a program instruments gRPC itself, our span hangs beneath its span of the same trace."""
 
     class Instrumented(grpc.aio.ServerInterceptor):
@@ -185,7 +185,7 @@ async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: Serve, span_lo
     assert span_log.one(verb="list").parent == rpc.context
 
 
-async def test_without_an_sdk_nothing_is_traced_and_the_audit_keeps_the_callers_trace(serve: Serve) -> None:
+async def test_without_an_sdk_nothing_is_traced_and_the_audit_keeps_the_callers_trace(serve: StartMemoryServer) -> None:
     """No span and no `traceresponse`; the audit event still has the caller's trace id."""
     serving = await serve(tracing=ServerTracing(SpanSource(NoOpTracerProvider()), ManualClock().clock))
     _, trailing = await end_of(serving.stub().List(LIST, metadata=(("traceparent", PARENT),)))
@@ -204,7 +204,9 @@ def test_a_call_without_identity_has_a_span_too(span_log: SpanLog) -> None:
     assert (attributes["grant_id"], attributes["resource"]) == ("", "x" * 256)
 
 
-async def test_a_watch_is_neither_traced_nor_counted(serve: Serve, span_log: SpanLog, metric_log: MetricLog) -> None:
+async def test_a_watch_is_neither_traced_nor_counted(
+    serve: StartMemoryServer, span_log: SpanLog, metric_log: MetricLog
+) -> None:
     """A stream that lasts for hours has no span, and is no request in the metrics."""
 
     async def watch(_requests: Any, context: Any) -> None:
@@ -223,7 +225,7 @@ async def test_a_watch_is_neither_traced_nor_counted(serve: Serve, span_log: Spa
 
 @pytest.mark.parametrize("spans", [True, False])
 async def test_served_calls_are_counted_and_timed(
-    serve: Serve, span_log: SpanLog, metric_log: MetricLog, spans: bool
+    serve: StartMemoryServer, span_log: SpanLog, metric_log: MetricLog, spans: bool
 ) -> None:
     """By the grant's peer, verb and outcome, with spans and without; the seconds are those of the span."""
     hands = ManualClock()
@@ -249,7 +251,7 @@ async def test_served_calls_are_counted_and_timed(
         assert (span_log.one(verb="search").attributes or {})["latency_ms"] == 500.0
 
 
-async def test_an_incident_is_logged_within_its_span(serve: Serve, span_log: SpanLog) -> None:
+async def test_an_incident_is_logged_within_its_span(serve: StartMemoryServer, span_log: SpanLog) -> None:
     """The log line with the incident id has the trace id of the call."""
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)

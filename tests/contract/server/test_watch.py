@@ -15,12 +15,12 @@ from federation.v1 import federation_pb2 as pb
 from federation.wire.status import error_detail_of
 from tests.support.pki import IDENTITY_FAULTS, Pki
 from tests.support.scripted import eventually
-from tests.support.server_on_database import TASKS, A, B, Granting, StartGranting, Watching
+from tests.support.server_on_database import TASKS, A, B, DatabaseServer, StartDatabaseServer, WatchClient
 
 QUICK = {"heartbeat_interval_s": 0.15}
 
 
-async def ended(watch: Watching) -> tuple[grpc.StatusCode, str]:
+async def ended(watch: WatchClient) -> tuple[grpc.StatusCode, str]:
     """Code and reason with which a stream ends."""
     error = await watch.end()
     assert error is not None
@@ -28,12 +28,12 @@ async def ended(watch: Watching) -> tuple[grpc.StatusCode, str]:
     return (await code if asyncio.iscoroutine(code) else code), error_detail_of(error).reason
 
 
-def opened(granting: Granting, grant: Grant, instance: str = A, **options: Any) -> Watching:
+def opened(granting: DatabaseServer, grant: Grant, instance: str = A, **options: Any) -> WatchClient:
     """A stream without a subscription."""
-    return Watching(granting.stub(grant, **options), instance)
+    return WatchClient(granting.stub(grant, **options), instance)
 
 
-async def test_a_watch_is_armed_by_its_subscription(granting: Granting):
+async def test_a_watch_is_armed_by_its_subscription(granting: DatabaseServer) -> None:
     """Metadata comes at once, the armed event after the subscription; ids rise from 1."""
     grant = await granting.grant()
     watch = opened(granting, grant)
@@ -51,7 +51,7 @@ async def test_a_watch_is_armed_by_its_subscription(granting: Granting):
     assert (second.event_id, second.resource_changed.resource) == (3, "notes")
 
 
-async def test_a_watcher_gets_events_of_its_own_grant_only(granting: Granting):
+async def test_a_watcher_gets_events_of_its_own_grant_only(granting: DatabaseServer) -> None:
     """Events of another grant of the same peer go elsewhere."""
     mine, other = await granting.grant(), await granting.grant()
     watch = await granting.watch(mine)
@@ -72,7 +72,9 @@ async def test_a_watcher_gets_events_of_its_own_grant_only(granting: Granting):
         pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id="a" * 31 + "\n")),
     ],
 )
-async def test_a_stream_that_does_not_begin_with_a_subscription_is_refused(granting: Granting, first: pb.WatchRequest):
+async def test_a_stream_that_does_not_begin_with_a_subscription_is_refused(
+    granting: DatabaseServer, first: pb.WatchRequest
+) -> None:
     """Anything else first, and every malformed instance, is INVALID_REQUEST; nothing is armed."""
     grant = await granting.grant()
     watch = opened(granting, grant)
@@ -93,7 +95,7 @@ async def test_a_stream_that_does_not_begin_with_a_subscription_is_refused(grant
         pb.WatchRequest(ack=pb.WatchAck(event_id=2**63)),
     ],
 )
-async def test_a_stream_that_breaks_the_protocol_ends(granting: Granting, later: pb.WatchRequest):
+async def test_a_stream_that_breaks_the_protocol_ends(granting: DatabaseServer, later: pb.WatchRequest) -> None:
     """A second subscription, an empty message, and an ack of what this stream has not sent end it."""
     grant = await granting.grant()
     watch = await granting.watch(grant)
@@ -102,7 +104,7 @@ async def test_a_stream_that_breaks_the_protocol_ends(granting: Granting, later:
     await eventually(lambda: not granting.coordinator.subscriptions.grants)
 
 
-async def test_garbage_ends_a_stream(granting: Granting):
+async def test_garbage_ends_a_stream(granting: DatabaseServer) -> None:
     """Bytes that are no message are a refusal, not an incident."""
     grant = await granting.grant()
     granting.stub(grant)
@@ -115,7 +117,7 @@ async def test_garbage_ends_a_stream(granting: Granting):
 
 
 @pytest.mark.parametrize("fault", ["tag alone", "grant not a uuid"])
-async def test_a_certificate_without_a_good_identity_arms_nothing(granting: Granting, fault: str):
+async def test_a_certificate_without_a_good_identity_arms_nothing(granting: DatabaseServer, fault: str) -> None:
     """The identity is read as at any call."""
     grant = await granting.grant()
     assert fault in IDENTITY_FAULTS
@@ -123,7 +125,7 @@ async def test_a_certificate_without_a_good_identity_arms_nothing(granting: Gran
     assert await ended(watch) == (grpc.StatusCode.UNAUTHENTICATED, "CERTIFICATE_INVALID")
 
 
-async def test_a_certificate_of_no_grant_arms_nothing(granting: Granting):
+async def test_a_certificate_of_no_grant_arms_nothing(granting: DatabaseServer) -> None:
     """A certificate that the grant does not know is GRANT_INVALID, like at any call, and on record."""
     grant = await granting.grant()
     watch = opened(granting, grant, leaf=Pki.of(granting.authority).client(grant.id, "ada"))
@@ -132,7 +134,7 @@ async def test_a_certificate_of_no_grant_arms_nothing(granting: Granting):
     assert (event.verb, event.outcome, event.reason) == ("watch", "denied", "GRANT_INVALID: unknown serial")
 
 
-async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granting: Granting):
+async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granting: DatabaseServer) -> None:
     """A watch armed after the refusal gets GRANT_REVOKED, also one whose stream was open but not armed."""
     grant = await granting.grant()
     open_before = opened(granting, grant)
@@ -146,7 +148,7 @@ async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granti
     assert granting.coordinator.subscriptions.grants == ()
 
 
-async def test_both_sides_get_heartbeats_and_silence_ends_a_stream(start_granting: StartGranting):
+async def test_both_sides_get_heartbeats_and_silence_ends_a_stream(start_granting: StartDatabaseServer) -> None:
     """A stream with heartbeats stays open; one without a message for three intervals is closed."""
     granting = await start_granting(**QUICK)
     grant = await granting.grant()
@@ -167,7 +169,7 @@ async def test_both_sides_get_heartbeats_and_silence_ends_a_stream(start_grantin
     assert beats >= 2
 
 
-async def test_a_stream_that_never_subscribes_ends(start_granting: StartGranting):
+async def test_a_stream_that_never_subscribes_ends(start_granting: StartDatabaseServer) -> None:
     """An open stream without a subscription is closed after a timeout."""
     granting = await start_granting(**QUICK)
     assert await ended(opened(granting, await granting.grant())) == (
@@ -176,7 +178,7 @@ async def test_a_stream_that_never_subscribes_ends(start_granting: StartGranting
     )
 
 
-async def test_a_watch_ends_with_its_certificate(granting: Granting):
+async def test_a_watch_ends_with_its_certificate(granting: DatabaseServer) -> None:
     """At the certificate's end the stream ends, on a connection that stays open, and not at the next beat only."""
     grant = await granting.grant()
     leaf = await granting.certify(grant.id, ends_in=timedelta(seconds=2))
@@ -184,14 +186,14 @@ async def test_a_watch_ends_with_its_certificate(granting: Granting):
     assert await ended(watch) == (grpc.StatusCode.UNAUTHENTICATED, "CERTIFICATE_INVALID")
 
 
-async def test_a_watch_ends_with_its_grant(granting: Granting):
+async def test_a_watch_ends_with_its_grant(granting: DatabaseServer) -> None:
     """At the grant's end the stream ends as a call would be refused."""
     grant = await granting.grant(expires_at_us=int(granting.coordinator.revocations._clock.now_us()) + 700_000)
     watch = await granting.watch(grant)
     assert await ended(watch) == (grpc.StatusCode.PERMISSION_DENIED, "GRANT_INVALID")
 
 
-async def test_a_watch_that_the_peer_ends_is_forgotten(granting: Granting):
+async def test_a_watch_that_the_peer_ends_is_forgotten(granting: DatabaseServer) -> None:
     """Half-closed ends with OK, cancelled ends as well; neither leaves anything behind."""
     grant = await granting.grant()
     polite, rude = await granting.watch(grant, A), await granting.watch(grant, B)
@@ -201,7 +203,7 @@ async def test_a_watch_that_the_peer_ends_is_forgotten(granting: Granting):
     await eventually(lambda: not granting.coordinator.subscriptions.grants)
 
 
-async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Granting):
+async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: DatabaseServer) -> None:
     """Events that were queued at the half-close are delivered, in order, and then the stream ends with OK."""
     grant = await granting.grant()
     watch = await granting.watch(grant)
@@ -217,8 +219,8 @@ async def test_what_waits_reaches_a_peer_that_has_closed_its_side(granting: Gran
 
 
 async def test_a_half_closed_stream_whose_peer_does_not_read_ends_with_an_error(
-    start_granting: StartGranting,
-):
+    start_granting: StartDatabaseServer,
+) -> None:
     """Events that cannot be delivered in time end the stream as too slow."""
     granting = await start_granting(**QUICK)
     grant = await granting.grant()
@@ -231,7 +233,7 @@ async def test_a_half_closed_stream_whose_peer_does_not_read_ends_with_an_error(
     assert await ended(watch) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
 
 
-async def test_a_watch_with_a_new_certificate_begins_the_end_of_the_old_one(granting: Granting):
+async def test_a_watch_with_a_new_certificate_begins_the_end_of_the_old_one(granting: DatabaseServer) -> None:
     """Arming is a use like any call: the older serial ends 10 minutes later; a stream that never armed is none."""
     grant = await granting.grant()
     old = granting.leaves[grant.id]
@@ -252,7 +254,7 @@ async def test_a_watch_with_a_new_certificate_begins_the_end_of_the_old_one(gran
     assert left_s(new.serial) > 700
 
 
-async def test_watches_end_first_when_the_gateway_stops(granting: Granting):
+async def test_watches_end_first_when_the_gateway_stops(granting: DatabaseServer) -> None:
     """A stop waits for no watch: streams end with OK at once, and no other one arms."""
     grant = await granting.grant()
     watch = await granting.watch(grant)
@@ -263,12 +265,12 @@ async def test_watches_end_first_when_the_gateway_stops(granting: Granting):
     assert asyncio.get_running_loop().time() - begun < 2
 
 
-async def test_only_so_many_watches_a_grant(granting: Granting):
+async def test_only_so_many_watches_a_grant(granting: DatabaseServer) -> None:
     """One more is RATE_LIMITED; another grant's come in, and calls go on."""
     grant, other = await granting.grant(), await granting.grant()
     stub = granting.stub(grant)
     watches = [await granting.watch(grant, f"{number:032x}", stub) for number in range(MAX_PER_GRANT)]
-    assert await ended(Watching(stub, A)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+    assert await ended(WatchClient(stub, A)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
     await granting.watch(other)
     assert len((await stub.List(TASKS)).rows) == 2
     watches[0].call.cancel()
@@ -276,7 +278,7 @@ async def test_only_so_many_watches_a_grant(granting: Granting):
     await granting.watch(grant, A, stub)
 
 
-async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting: Granting):
+async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting: DatabaseServer) -> None:
     """A queue that overflows ends its own stream with a hint when to come again."""
     grant = await granting.grant()
     watch = await granting.watch(grant, A)
@@ -286,7 +288,7 @@ async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting:
     await eventually(lambda: not granting.coordinator.subscriptions.grants)
 
 
-async def test_events_of_the_whole_grant_replace_what_they_cover():
+async def test_events_of_the_whole_grant_replace_what_they_cover() -> None:
     """While it waits, a change of the grant swallows changes of resources, and a revocation swallows all."""
     told: list[str] = []
     watcher = Watcher("g", A)
@@ -311,7 +313,7 @@ async def test_events_of_the_whole_grant_replace_what_they_cover():
     assert watcher.ended.done(), "what was revoked has nothing more to hear"
 
 
-async def test_an_ack_counts_once_and_for_its_own_stream():
+async def test_an_ack_counts_once_and_for_its_own_stream() -> None:
     """The same id on another stream is another event, and twice is once."""
     heard: list[tuple[str, int]] = []
     subscriptions = SubscriptionRegistry(lambda _, __: None)
@@ -328,7 +330,7 @@ async def test_an_ack_counts_once_and_for_its_own_stream():
     assert heard == [(A, 2)]
 
 
-async def test_the_last_stream_of_an_instance_tells_that_it_left():
+async def test_the_last_stream_of_an_instance_tells_that_it_left() -> None:
     """While a second stream of the same cache object is armed, it has not left."""
     left: list[tuple[str, str]] = []
     subscriptions = SubscriptionRegistry(lambda grant, instance: left.append((grant, instance)))
@@ -340,7 +342,7 @@ async def test_the_last_stream_of_an_instance_tells_that_it_left():
     assert (left, subscriptions.grants) == ([("g", A), ("g", B)], ())
 
 
-async def test_a_scope_that_closes_everything_still_lets_watch(granting: Granting):
+async def test_a_scope_that_closes_everything_still_lets_watch(granting: DatabaseServer) -> None:
     """Watching needs the grant, not a resource."""
     grant = await granting.grant(scope=Scope(("tasks",), excluded_resources=("tasks",)))
     await granting.watch(grant)

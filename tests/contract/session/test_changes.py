@@ -1,4 +1,4 @@
-"""Peers that come, go and change while sessions ask them, and requests that change under way."""
+"""Peers that are added, removed or changed while sessions query them, and requests that change while they run."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ from tests.support.sessions import QUICK, WORK, ids, own_rows, peer_rows, report
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
 
-async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_a_peer_removed_before_its_request_is_skipped(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer removed before its request starts is reported as skipped; every other source answers."""
     records = [
         replace(scripted.record(), id=f"p{n}", name=f"p{n:03}.example", grant_id=f"{GRANT_ID[:-3]}{n:03}")
@@ -42,7 +42,7 @@ async def test_a_peer_removed_while_the_others_are_being_asked(tmp_path: Path, s
         assert not result.signals
 
 
-async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
+async def test_a_new_enrollment_does_not_inherit_an_outage(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A peer that was unreachable, removed and enrolled again gets the next request."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
     async with with_data(tmp_path, gone) as fed, fed.session("ada") as session:
@@ -52,8 +52,8 @@ async def test_a_new_enrollment_does_not_inherit_an_absence(tmp_path: Path, scri
         assert states(await session.list("tasks"))[WORK] == "ok"
 
 
-async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The probe of a removed peer ends without an error or a leftover."""
+async def test_a_removed_peer_is_not_probed(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The probe of a removed peer ends without an error and without a remaining task."""
     gone = replace(scripted.record(), endpoint="127.0.0.1:1")
     faults: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
@@ -66,8 +66,8 @@ async def test_a_removed_peer_is_probed_no_more(tmp_path: Path, scripted: Script
         assert not faults
 
 
-async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A caller that reads results alone gets every signal once, also one from a probe."""
+async def test_the_next_result_has_the_signal_of_a_probe(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A caller that reads only results gets every signal once, also a signal of a probe."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed, fed.session("ada") as session:
         assert [signal.kind for signal in (await session.list("tasks")).signals] == [SignalKind.OFFLINE]
@@ -82,8 +82,10 @@ async def test_a_return_that_a_probe_found_is_told_by_the_next_answer(tmp_path: 
 
 
 @pytest.mark.parametrize("how", ["warm", "left"])
-async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
-    """A signal from warming, or from a stream left early, is in the next result."""
+async def test_a_signal_without_a_result_is_in_the_next_result(
+    tmp_path: Path, scripted: ScriptedPeer, how: str
+) -> None:
+    """A signal of a warm-up, or of a stream that was closed early, is in the next result."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         if how == "warm":
@@ -96,10 +98,10 @@ async def test_a_signal_that_no_answer_told_is_not_lost(tmp_path: Path, scripted
         assert [(states(result)[WORK], signal.kind) for signal in result.signals] == [("skipped", SignalKind.OFFLINE)]
 
 
-async def test_warming_outlives_a_peer_that_goes(
+async def test_a_warm_up_skips_a_removed_peer(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
-    """A peer that is removed meanwhile is skipped, and the others are warmed."""
+    """A peer removed during a warm-up is skipped, and the other peers are warmed."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     config = SessionConfig(warm_concurrency=1)
@@ -114,8 +116,8 @@ async def test_warming_outlives_a_peer_that_goes(
         assert {each.state for _, each in found.reports if each.source == WORK} == {SourceState.OK}
 
 
-async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Invalid input is raised where it was given, by its field; so is a word where words are asked for."""
+async def test_invalid_resources_of_a_warm_up_raise(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Invalid resources raise an error that names the field; so does a text instead of a list."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         for wrong in (["x" * 1000], [""]):
             with pytest.raises(InputError, match="resource"):
@@ -126,8 +128,8 @@ async def test_warming_what_cannot_be_asked_is_the_callers_fault(tmp_path: Path,
             session.warm("tasks")
 
 
-async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A message may be changed after a call: each stream uses a copy."""
+async def test_a_stream_copies_its_request(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The caller may change a request after the call: each stream uses a copy."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         request = pb.GetRequest(resource="tasks", id="own-1")
         answers = session.stream(request, source="local")
@@ -137,7 +139,7 @@ async def test_a_request_that_is_reused_asks_what_it_said(tmp_path: Path, script
 
 
 async def test_two_readers_of_one_stream_share_its_answers(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Each answer goes to one reader, and both see the end."""
+    """Each answer goes to one reader, and both readers see the end."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     provider = own_rows()
@@ -157,8 +159,8 @@ async def _sources(answers: AnswerStream) -> list[str]:
     return [answer.source async for answer in answers]
 
 
-async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The collector drops it in any thread, and inside any lock; the peer's call is cancelled all the same."""
+async def test_a_stream_can_be_collected_in_any_thread(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The garbage collector may free a stream in any thread and inside any lock; the peer's call is cancelled."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         held = [session.stream(pb.ListRequest(resource="tasks"))]
@@ -178,8 +180,8 @@ async def test_a_stream_may_be_collected_anywhere(tmp_path: Path, scripted: Scri
 
 
 @pytest.mark.parametrize("name", ["x" * 1_025, "é" * 700_000])
-async def test_a_peers_endless_id_breaks_no_paging(tmp_path: Path, scripted: ScriptedPeer, name: str) -> None:
-    """An id out of its bounds is the peer's fault: no token is made that nobody could open again."""
+async def test_a_row_id_out_of_bounds_fails_its_source(tmp_path: Path, scripted: ScriptedPeer, name: str) -> None:
+    """A peer's row id out of bounds fails the source: no page token is made that cannot be decoded again."""
     reply = peer_rows(name, "b")
     reply.next_page_token = "more"
     scripted.service.script("list", Reply(message=reply))
@@ -198,18 +200,18 @@ async def test_a_peers_endless_id_breaks_no_paging(tmp_path: Path, scripted: Scr
         pb.GetResponse(row=pb.Row(id="t1", resource="notes")),
     ],
 )
-async def test_another_row_than_was_asked_for_is_no_answer(
+async def test_a_wrong_row_of_get_fails_its_source(
     tmp_path: Path, scripted: ScriptedPeer, reply: pb.GetResponse
 ) -> None:
-    """A peer that answers `get` with no row, or with another one, has failed."""
+    """A peer that answers `get` with no row or with another row has failed."""
     scripted.service.script("get", Reply(message=reply))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         result = await session.get("tasks", "t1")
         assert (states(result)[WORK], result.rows) == ("failed", ())
 
 
-async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that is skipped has its rows from memory; once its grant is revoked it has none, and is denied."""
+async def test_a_revocation_of_an_offline_peer_is_reported(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A skipped peer's rows come from the cache; after the revocation of its grant the source is denied."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
         assert states(await session.list("tasks"))[WORK] == "ok"
         scripted.service.script("search", Reply(gate=threading.Event()))
@@ -222,8 +224,8 @@ async def test_a_revocation_is_told_also_of_a_peer_that_is_away(tmp_path: Path, 
             assert not result.signals
 
 
-async def test_a_federation_that_closes_lets_go_of_its_data(tmp_path: Path) -> None:
-    """Whenever the federation is closed, no read continues and no database connection stays open."""
+async def test_a_closed_federation_releases_its_data(tmp_path: Path) -> None:
+    """After the federation is closed, no read continues and no database connection is open."""
     home = tmp_path / "home"
     await init_gateway(config_of(home))
     before = set(threading.enumerate())

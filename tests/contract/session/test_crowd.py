@@ -1,4 +1,4 @@
-"""A session with many peers: what stays bounded however many they are, and that local data go before."""
+"""A session with many peers: bounded tasks and memory, and local data first."""
 
 import asyncio
 import gc
@@ -43,7 +43,7 @@ def enrollments(scripted: ScriptedPeer, endpoints: list[str]) -> list[PeerRecord
 
 
 async def most_tasks(until: "asyncio.Task[object]") -> int:
-    """The most tasks that the loop has until one of them is done, this one left out."""
+    """The maximum number of the loop's tasks until `until` is done, without this one."""
     most = 0
     while not until.done():
         most = max(most, len(asyncio.all_tasks()) - 1)
@@ -52,7 +52,7 @@ async def most_tasks(until: "asyncio.Task[object]") -> int:
 
 
 async def answered(answers: AnswerStream, silent: socket.socket) -> Counter[str]:
-    """The states in which a request ends whose silent peers fall once all others have answered."""
+    """The source states of a request; the silent peers' port is closed once all other peers have answered."""
     states: Counter[str] = Counter()
     async for answer in answers:
         states[answer.report.state] += 1
@@ -62,16 +62,16 @@ async def answered(answers: AnswerStream, silent: socket.socket) -> Counter[str]
 
 
 async def again(session: Session, times: int = 1) -> Counter[str]:
-    """The states of one request more, of which there are several alike."""
+    """The source states of the last of `times` further requests."""
     for _ in range(times):
         states = Counter(report.state for report in (await session.list("tasks")).sources)
     return states
 
 
-async def test_half_of_many_peers_may_be_unreachable(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Of 200 peers 50 refuse and 50 are silent: tasks are bounded by the calls under way, memory by nothing that grows.
+async def test_half_of_200_peers_may_be_unreachable(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """With 50 refusing and 50 silent peers of 200, tasks are bounded by the calls in flight, and memory does not grow.
 
-    What is not asked any more costs no task.
+    Peers that are skipped cost no task.
     """
     scripted.service.script("list", Reply(message=peer_rows("t1", "t2")))
     silent = socket.create_server(("127.0.0.1", 0), backlog=PEERS)
@@ -114,10 +114,10 @@ async def test_half_of_many_peers_may_be_unreachable(tmp_path: Path, scripted: S
             assert client_threads() <= threads
 
 
-async def test_further_peer_requests_are_deferred_while_local_data_are_read(
+async def test_peer_requests_wait_for_local_data(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a first turn of asking, the other peers are asked as soon as local data are there."""
+    """After the first group of requests, the other peers are queried once local data are read."""
     monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
     monkeypatch.setattr("federation.session.fanout.LOCAL_HEAD_START_S", 3_600.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
@@ -141,7 +141,7 @@ async def test_further_peer_requests_are_deferred_while_local_data_are_read(
 async def test_peer_requests_do_not_wait_for_slow_local_data(
     tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest is short: every peer is asked, and has answered, before local data that take their time."""
+    """The wait is short: every peer has answered before slow local data."""
     monkeypatch.setattr("federation.session.fanout.BATCH_S", 0.0)
     own = ListedProvider([row("own")], {"ada": set()}, gate=asyncio.Event())
     peers = enrollments(scripted, [scripted.endpoint] * 4)

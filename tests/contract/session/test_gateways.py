@@ -1,4 +1,4 @@
-"""Sessions over real gateways: paging through all of them, and the same by the operator's socket."""
+"""Sessions over real gateways, and queries through the admin socket."""
 
 import asyncio
 import json
@@ -19,11 +19,11 @@ from tests.support.gateway_pair import Running, Start, enroll, fill
 from tests.support.sessions import LAB, WORK, ids, own_rows, states, with_data
 
 OPEN = {"resources": ["tasks"], "max_rows_per_query": 70, "rate_limit_per_minute": 1_000_000}
-Ask = Callable[..., Awaitable[list[pb.QueryResponse]]]
+Query = Callable[..., Awaitable[list[pb.QueryResponse]]]
 
 
 def thousand(gateway: str, count: int = 1_000) -> bytes:
-    """Rows of ada whose instants interleave with those of the other gateways, several to a second."""
+    """Rows of ada whose creation times interleave with those of the other gateways, several per second."""
     lines: list[dict[str, Any]] = [{"kind": "user", "id": "ada"}]
     for number in range(count):
         second = number // 3
@@ -41,7 +41,7 @@ def thousand(gateway: str, count: int = 1_000) -> bytes:
 
 
 async def three(start: Start, count: int) -> tuple[Running, Running, Running]:
-    """A home gateway that reads two others, each with so many rows of ada."""
+    """A home gateway that reads two other gateways, each with `count` rows of ada."""
     names = ("home.example", "work.example", "lab.example")
     home, work, lab = [await start(name) for name in names]
     for running in (home, work, lab):
@@ -52,12 +52,12 @@ async def three(start: Start, count: int) -> tuple[Running, Running, Running]:
 
 
 def order(row: Any) -> tuple[int, str, str]:
-    """The order of a merged list."""
+    """The sort key of a merged list."""
     return -row.row.created_at.seconds, row.source, row.id
 
 
-async def test_paging_gives_every_row_once_and_in_order(start: Start) -> None:
-    """Three gateways of a thousand rows each, of which two cap their pages: 3,000 rows, each once, newest first."""
+async def test_paging_returns_every_row_once_in_order(start: Start) -> None:
+    """Three gateways of 1,000 rows each, two of which limit their pages: 3,000 rows, each once, newest first."""
     home, _, _ = await three(start, 1_000)
     async with home.gateway.federation.session("ada") as session:
         page = await session.list("tasks", page_size=200)
@@ -71,8 +71,8 @@ async def test_paging_gives_every_row_once_and_in_order(start: Start) -> None:
     assert len(rows) == len({(row.source, row.id) for row in rows}) == 3_000
 
 
-async def test_a_peer_lost_half_way_leaves_the_others_whole(start: Start) -> None:
-    """A gateway stops between two pages: its rest is reported missing, and every row of the others comes once."""
+async def test_a_peer_that_stops_between_pages_leaves_other_sources_complete(start: Start) -> None:
+    """The stopped gateway is reported, and every row of the other sources comes once."""
     home, work, _ = await three(start, 1_000)
     async with home.gateway.federation.session("ada") as session:
         page = await session.list("tasks", page_size=200)
@@ -93,8 +93,8 @@ async def test_a_peer_lost_half_way_leaves_the_others_whole(start: Start) -> Non
 
 
 @pytest.fixture
-def query(home_gateway: Running) -> Ask:
-    """Ask the home gateway's socket as ada; return every message."""
+def query(home_gateway: Running) -> Query:
+    """Query through the home gateway's socket as ada; return every message."""
 
     async def ask(source: str = "all", **request: Any) -> list[pb.QueryResponse]:
         request.setdefault("user", "ada")
@@ -110,9 +110,9 @@ TASKS = federation_pb2.ListRequest(resource="tasks")
 
 
 async def test_the_socket_merges_and_ends_with_a_summary(
-    query: Ask, home_gateway: Running, work_gateway: Running
+    query: Query, home_gateway: Running, work_gateway: Running
 ) -> None:
-    """Rows in the order of all sources, then one message with every source's report and nothing else."""
+    """The socket sends the merged rows, then one message with every source's report."""
     await enroll(home_gateway, work_gateway)
     *before, last = await query(list=TASKS)
 
@@ -129,8 +129,8 @@ async def test_the_socket_merges_and_ends_with_a_summary(
     assert not any(message.HasField("summary") for message in before)
 
 
-async def test_the_socket_streams_each_source(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
-    """Streamed, each message is one source's rows with its report; the summary and token come last."""
+async def test_the_socket_streams_each_source(query: Query, home_gateway: Running, work_gateway: Running) -> None:
+    """Each streamed message has one source's rows and report; summary and token come last."""
     await enroll(home_gateway, work_gateway)
     *sources, last = await query(list=TASKS, stream=True)
 
@@ -144,8 +144,10 @@ async def test_the_socket_streams_each_source(query: Ask, home_gateway: Running,
     assert {row.source for message in rest for row in message.rows} == {WORK}
 
 
-async def test_capabilities_come_a_source_a_message(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
-    """Merged or streamed, each source's capabilities are in a message of their own, under its name."""
+async def test_each_message_has_one_sources_capabilities(
+    query: Query, home_gateway: Running, work_gateway: Running
+) -> None:
+    """Merged or streamed, each source's capabilities are in a separate message with the source's name."""
     await enroll(home_gateway, work_gateway)
     for stream in (False, True):
         *sources, last = await query(capabilities=federation_pb2.CapabilitiesRequest(), stream=stream)
@@ -156,8 +158,8 @@ async def test_capabilities_come_a_source_a_message(query: Ask, home_gateway: Ru
         assert len(last.summary.sources) == 2
 
 
-async def test_large_answers_come_in_pieces(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
-    """Rows beyond a mebibyte are spread over messages, in their order; paging on brings each of them once."""
+async def test_large_answers_are_split(query: Query, home_gateway: Running, work_gateway: Running) -> None:
+    """Rows beyond a mebibyte are split into messages, in order; paging returns each row once."""
     await enroll(home_gateway, work_gateway, scope={"resources": ["memory"]})
     for running in (home_gateway, work_gateway):
         for number in range(10):
@@ -178,8 +180,10 @@ async def test_large_answers_come_in_pieces(query: Ask, home_gateway: Running, w
         assert got == wanted if not stream else sorted(got) == sorted(wanted)
 
 
-async def test_a_lost_peer_never_fails_all(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
-    """`all` answers with what is there and one signal; the peer alone ends the call with its own refusal."""
+async def test_an_offline_peer_does_not_fail_a_query_of_all_sources(
+    query: Query, home_gateway: Running, work_gateway: Running
+) -> None:
+    """`all` returns the other sources and one signal; a query of the peer alone fails with its refusal."""
     await enroll(home_gateway, work_gateway)
     await work_gateway.stop()
 
@@ -204,9 +208,9 @@ async def test_a_lost_peer_never_fails_all(query: Ask, home_gateway: Running, wo
 
 
 async def test_an_absent_row_of_one_source_is_not_found(
-    query: Ask, home_gateway: Running, work_gateway: Running
+    query: Query, home_gateway: Running, work_gateway: Running
 ) -> None:
-    """A single source that has no such row ends the call as it did; over all sources an answer without rows does."""
+    """A query of a single source without the row fails; a query of all sources returns no rows."""
     await enroll(home_gateway, work_gateway)
     row = federation_pb2.GetRequest(resource="tasks", id="nothing")
     for source in ("local", WORK):
@@ -217,8 +221,8 @@ async def test_an_absent_row_of_one_source_is_not_found(
     assert [each.reason for each in last.summary.sources] == ["ROW_NOT_FOUND"] * 2
 
 
-async def test_the_socket_names_what_is_wrong(query: Ask) -> None:
-    """Faults of a query arrive by kind and field."""
+async def test_the_socket_names_the_fault_of_a_query(query: Query) -> None:
+    """An invalid query fails with the kind of the fault and the field."""
     cases: list[tuple[dict[str, Any], str]] = [
         ({"list": federation_pb2.ListRequest(resource="taks")}, "resource"),
         ({"list": TASKS, "source": "nowhere"}, "source"),
@@ -234,8 +238,8 @@ async def test_the_socket_names_what_is_wrong(query: Ask) -> None:
         await query(list=TASKS, user="nobody")
 
 
-async def test_a_budget_comes_with_the_query(query: Ask, home_gateway: Running, work_gateway: Running) -> None:
-    """`budget_ms` is what each peer may take: a hair's breadth is too little for a real one."""
+async def test_a_query_sets_the_budget(query: Query, home_gateway: Running, work_gateway: Running) -> None:
+    """`budget_ms` limits each peer: one millisecond is too little for a real peer."""
     await enroll(home_gateway, work_gateway)
     *_, hasty = await query(search=federation_pb2.SearchRequest(query="number"), budget_ms=1)
     *_, patient = await query(search=federation_pb2.SearchRequest(query="number"), budget_ms=5_000)
@@ -243,8 +247,8 @@ async def test_a_budget_comes_with_the_query(query: Ask, home_gateway: Running, 
     assert [each.state for each in patient.summary.sources] == ["ok", "ok"]
 
 
-class Made:
-    """Sessions in the order in which they were made."""
+class RecordedSessions:
+    """Sessions in the order of their creation."""
 
     def __init__(self, session: Callable[[str], Session]) -> None:
         self._session = session
@@ -256,14 +260,14 @@ class Made:
 
     @property
     def closed(self) -> list[bool]:
-        """Which of them are closed."""
+        """The names of the closed sessions."""
         return [session._closed for session in self.sessions]
 
 
-async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> None:
-    """A name is one session per user; a query without a name has a session of its own."""
+async def test_a_named_session_belongs_to_one_user(tmp_path: Any) -> None:
+    """A name is one session per user; a query without a name has a new session."""
     async with with_data(tmp_path, provider=own_rows()) as fed:
-        made, clock = Made(fed.session), ManualClock()
+        made, clock = RecordedSessions(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
         for user, name in (("ada", "x"), ("ada", "x"), ("bob", "x"), ("ada", ""), ("ada", "")):
             async with named.use(user, name) as session:
@@ -274,11 +278,11 @@ async def test_named_sessions_belong_to_their_user_and_stay(tmp_path: Any) -> No
         assert made.closed == [True] * 4
 
 
-async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the least recently used session is closed, at once or after its last query."""
+async def test_the_least_recently_used_session_is_closed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit the least recently used session is closed, at once or after its last query."""
     monkeypatch.setattr("federation.admin.named_sessions.MAX_SESSIONS", 2)
     async with with_data(tmp_path) as fed:
-        made, clock = Made(fed.session), ManualClock()
+        made, clock = RecordedSessions(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
         async with named.use("ada", "a"):
             async with named.use("ada", "b"), named.use("ada", "c"):
@@ -293,10 +297,10 @@ async def test_the_least_used_session_makes_room(tmp_path: Any, monkeypatch: pyt
         assert len(made.sessions) == 4
 
 
-async def test_an_idle_session_ends_by_itself(tmp_path: Any) -> None:
-    """After an hour without a query a session is closed, one in use is not; nothing is left to sweep then."""
+async def test_an_idle_session_is_closed(tmp_path: Any) -> None:
+    """After an hour without a query a session is closed, but not a session in use; no timer remains."""
     async with with_data(tmp_path) as fed:
-        made, clock = Made(fed.session), ManualClock()
+        made, clock = RecordedSessions(fed.session), ManualClock()
         named = NamedSessions(made, clock.clock)
         async with named.use("ada", "idle"):
             pass

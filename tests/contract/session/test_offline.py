@@ -1,4 +1,4 @@
-"""A peer that is away: told once, paid for once, found again without anybody asking."""
+"""An offline peer: one signal, one budget, and its return without a call of the session."""
 
 import asyncio
 import logging
@@ -26,13 +26,13 @@ from federation.v1 import federation_pb2 as pb
 from tests.support.network_faults import Relay
 from tests.support.pki import Pki
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, report, states, with_data
+from tests.support.sessions import LAB, QUICK, WORK, flush_peer, ids, own_rows, report, states, with_data
 
 SOON = CircuitConfig(cooldown_s=0.15, jitter=0.0)
 
 
 async def answered(fed: Federation) -> None:
-    """Call the peer until it answers: gRPC dials a failed connection again after a moment of its own choice."""
+    """Call the peer until it answers: gRPC chooses when it dials a failed connection again."""
     async with asyncio.timeout(5):
         while True:
             try:
@@ -44,7 +44,7 @@ async def answered(fed: Federation) -> None:
 
 
 async def timed(session: Session, source: str, rounds: int = 200) -> float:
-    """The best milliseconds of a list."""
+    """The least milliseconds of a list."""
     best = float("inf")
     for _ in range(rounds):
         began = time.perf_counter()
@@ -53,12 +53,12 @@ async def timed(session: Session, source: str, rounds: int = 200) -> float:
     return best * 1e3
 
 
-async def test_a_stopped_peer_costs_once_and_is_told_once(
+async def test_a_stopped_peer_costs_one_budget_and_one_signal(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hundred requests at once: within one budget, on local rows, with one signal; later ones cost next to nothing.
+    """A hundred concurrent requests take one budget, return local rows and give one signal; later ones are fast.
 
-    The signal comes in one result, by the callback, by the iterator and in the log, and a second session has its own.
+    The signal is in one result, in the callback, in the iterator and in the log; a second session gets its own signal.
     """
     scripted.stop()
     heard: list[PeerSignal] = []
@@ -96,8 +96,8 @@ async def test_a_stopped_peer_costs_once_and_is_told_once(
         assert len(heard) == 1
 
 
-async def test_a_silent_peer_is_cut_at_its_budget(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
-    """A peer that accepts and never answers: the whole takes one budget; after that, microseconds."""
+async def test_a_silent_peer_ends_at_its_budget(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
+    """A request to a peer that never answers takes one budget; later requests take microseconds."""
     record = replace(scripted.record(), endpoint=silent_port.endpoint)
     async with with_data(tmp_path, record) as fed:
         took = []
@@ -116,8 +116,8 @@ async def test_a_silent_peer_is_cut_at_its_budget(tmp_path: Path, scripted: Scri
         assert await timed(session, "all") < await timed(session, "local") + 1.0
 
 
-async def test_a_cut_call_fills_the_cache_all_the_same(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A slow peer's answer that comes after the budget is kept: the next request has its rows, though it is away."""
+async def test_a_call_beyond_its_budget_fills_the_cache(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer's answer after the budget is cached: the next request has its rows, although the peer is offline."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
@@ -134,16 +134,16 @@ async def test_a_cut_call_fills_the_cache_all_the_same(tmp_path: Path, scripted:
         assert scripted.service.calls() == 1
 
 
-async def test_a_call_that_is_not_kept_ends_with_its_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A search cannot fill anything, so the peer sees it cancelled at the budget."""
+async def test_an_uncached_call_is_cancelled_at_its_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A search cannot fill the cache, so it is cancelled at the peer when the budget is used up."""
     scripted.service.script("search", Reply(gate=threading.Event()))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
         assert states(await session.search("own"))[WORK] == "offline"
         await eventually(lambda: scripted.service.cancelled == 1)
 
 
-async def test_kept_answers_are_given_while_the_peer_is_away(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A hit needs no peer: it comes as cached, the request is whole, and nothing is sent or joined."""
+async def test_cached_answers_are_returned_while_the_peer_is_offline(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A cache hit needs no peer: the source is cached, the result is complete, and no call is sent."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         await session.list("tasks")
         scripted.stop()
@@ -162,8 +162,8 @@ async def test_kept_answers_are_given_while_the_peer_is_away(tmp_path: Path, scr
         assert (after.misses, after.flights, after.hits) == (figures.misses, 0, figures.hits + 1)
 
 
-async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """While the peer is away one probe a cooldown looks for it, for all sessions; its return is told once to each."""
+async def test_a_probe_finds_the_peer_again(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Per cooldown one probe is sent for all sessions; each session gets one signal of the peer's return."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
         async with fed.session("ada") as session, fed.session("ada") as second:
@@ -184,7 +184,7 @@ async def test_a_probe_brings_the_peer_back(tmp_path: Path, scripted: ScriptedPe
             assert states(await session.list("tasks"))[WORK] == "ok"
             assert len(fed._session_context.probes) == 0
 
-            forget(fed)
+            flush_peer(fed)
             scripted.stop()
             assert states(await session.list("tasks"))[WORK] == "offline"
             assert (await session.list("tasks")).signals == ()
@@ -205,7 +205,7 @@ async def everything(session: Session) -> list[PeerSignal]:
 
 
 async def back(session: Session) -> Result:
-    """Ask until the peer is asked again."""
+    """Query until the peer is queried again."""
     async with asyncio.timeout(5):
         while True:
             result = await session.list("tasks")
@@ -214,8 +214,8 @@ async def back(session: Session) -> Result:
             await asyncio.sleep(0.02)
 
 
-async def test_a_probe_that_fails_waits_another_cooldown(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The session goes on skipping, and the report's `retry_after_s` follows the probe."""
+async def test_a_failed_probe_waits_for_another_cooldown(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The session continues to skip the peer, and the report's `retry_after_s` follows the probe."""
     relay = Relay(scripted.port)
     record = replace(scripted.record(), endpoint=relay.endpoint)
     relay.freeze()
@@ -230,8 +230,8 @@ async def test_a_probe_that_fails_waits_another_cooldown(tmp_path: Path, scripte
     relay.close()
 
 
-async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """When somebody else's call shows that the peer is back, the next request asks it, and carries the signal."""
+async def test_a_successful_call_ends_the_outage(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """After a successful call of another caller, the next request queries the peer and has the signal."""
     scripted.stop()
     lasting = CircuitConfig(failure_threshold=10_000)
     async with with_data(tmp_path, scripted.record(), circuit=lasting) as fed, fed.session("ada") as session:
@@ -243,8 +243,8 @@ async def test_another_call_that_succeeds_ends_the_absence(tmp_path: Path, scrip
         assert [signal.text for signal in result.signals] == ["federation restored for work.example"]
 
 
-async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """When the probe's time comes and somebody's call has succeeded, the sessions are told without one more call."""
+async def test_no_probe_is_sent_after_a_successful_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """If another call has succeeded when the probe is due, the sessions get the signal without a probe."""
     scripted.stop()
     circuit = CircuitConfig(cooldown_s=1.0, failure_threshold=10_000)
     async with with_data(tmp_path, scripted.record(), circuit=circuit) as fed, fed.session("ada") as session:
@@ -256,8 +256,8 @@ async def test_no_probe_is_sent_to_a_peer_that_has_answered_since(tmp_path: Path
         assert scripted.service.calls("capabilities") == 0
 
 
-async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """With `announce_restored` off a peer that is back is asked again, and no signal says so."""
+async def test_a_session_may_omit_the_signal_of_a_return(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """With `announce_restored` off, a peer that is back is queried again without a signal."""
     config = SessionConfig(announce_restored=False)
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON, session=config) as fed:
@@ -268,8 +268,8 @@ async def test_the_return_may_be_silent(tmp_path: Path, scripted: ScriptedPeer) 
         assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
 
 
-async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A probe that is refused ends the skipping in silence: what the peer says is in the sources from then on."""
+async def test_a_refused_probe_ends_the_outage(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A refused probe ends the skipping without a signal; the refusal is in later reports."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed, fed.session("ada") as session:
         await session.list("tasks")
@@ -284,8 +284,8 @@ async def test_a_peer_that_comes_back_with_a_refusal_is_denied(tmp_path: Path, s
     assert [signal.kind for signal in await everything(session)] == [SignalKind.OFFLINE]
 
 
-async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A session that meets an open circuit sends nothing, gives its signal, and names the operator's command."""
+async def test_an_open_circuit_has_its_own_signal(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A session that meets an open circuit sends nothing; its signal names the operator's command."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         circuit = fed.peer("work.example").circuit
         assert circuit is not None
@@ -301,10 +301,10 @@ async def test_an_open_circuit_is_told_as_such(tmp_path: Path, scripted: Scripte
         assert scripted.service.calls() == 0
 
 
-async def test_an_own_certificate_that_ended_is_told_apart(
+async def test_an_expired_own_certificate_has_its_own_signal(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer, peer_pki: Pki
 ) -> None:
-    """It is not the peer that is down: the signal says so, names the cure, and other peers are not concerned."""
+    """The signal of an expired own certificate names the cause and the next step; other peers are queried."""
     ended = peer_pki.client(begins_in=timedelta(days=-2), ends_in=timedelta(days=-1))
     records = scripted.record(identity=ended), other_scripted.record(grant_id="lab")
     async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
@@ -318,8 +318,8 @@ async def test_an_own_certificate_that_ended_is_told_apart(
         assert scripted.service.calls() == 0
 
 
-async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Where a whole request has less time than a peer, that is what a peer that is away costs, and it is told."""
+async def test_a_request_budget_limits_a_silent_peer(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """If the request's budget is less than the peer's, a silent peer costs the request's budget, once."""
     scripted.service.script("search", Reply(delay_s=5))
     config = SessionConfig(peer_budget_s=2.0, request_budget_s=0.2)
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
@@ -331,8 +331,8 @@ async def test_a_silent_peer_costs_a_request_budget_once(tmp_path: Path, scripte
         assert time.monotonic() - began < 0.1
 
 
-async def test_a_request_has_a_budget_of_its_own(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`request_budget_s` bounds own data too: what is not there by then is left out, and the rest is answered."""
+async def test_a_request_budget_limits_local_data(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`request_budget_s` also limits local data: late sources are left out, and the others answer."""
     provider = own_rows()
     provider.gate = asyncio.Event()
     config = SessionConfig(request_budget_s=0.2)
@@ -350,8 +350,8 @@ async def test_a_request_has_a_budget_of_its_own(tmp_path: Path, scripted: Scrip
             assert states(await asking)["local"] == "ok"
 
 
-async def test_the_signal_is_an_event_of_the_callers_span(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Whoever traces a question sees on its span that a peer went away: peer and reason, and no row."""
+async def test_a_signal_is_an_event_of_the_callers_span(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The caller's span gets an event with the peer and the reason, and without rows."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -366,10 +366,10 @@ async def test_the_signal_is_an_event_of_the_callers_span(tmp_path: Path, script
     assert event.attributes == {"peer": "work.example", "reason": "PEER_UNREACHABLE"}
 
 
-async def test_a_listener_that_breaks_costs_nobody_an_answer(
+async def test_a_failing_callback_does_not_fail_the_request(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The callback's fault is logged; the request has its rows and its signal."""
+    """An error of the callback is logged; the request has its rows and its signal."""
 
     def breaks(_: PeerSignal) -> None:
         raise RuntimeError("listener")
@@ -381,8 +381,8 @@ async def test_a_listener_that_breaks_costs_nobody_an_answer(
         assert "listener" in caplog.text
 
 
-async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The probe ends with the last session that waits, closed or forgotten; a later session begins anew."""
+async def test_a_probe_ends_with_its_last_session(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The probe ends when the last waiting session is closed or collected; a later session starts a new one."""
     scripted.stop()
     async with with_data(tmp_path, scripted.record(), circuit=SOON) as fed:
         session = fed.session("ada")
@@ -402,8 +402,8 @@ async def test_nobody_is_probed_for_sessions_that_are_gone(tmp_path: Path, scrip
         assert scripted.service.calls("capabilities") == 0
 
 
-async def test_a_federation_that_closes_raises_no_alarm(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Calls that end because the federation is closed are nobody's outage."""
+async def test_closing_a_federation_gives_no_signal(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Calls that end because the federation is closed are not outages."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     heard: list[PeerSignal] = []
     fed: Federation = await with_data(tmp_path, scripted.record()).start()
@@ -417,10 +417,10 @@ async def test_a_federation_that_closes_raises_no_alarm(tmp_path: Path, scripted
 
 
 @pytest.mark.parametrize("wait_s", [0.1, 5.0])
-async def test_a_peers_patience_is_kept_within_the_budget(
+async def test_a_retry_delay_within_the_budget_is_waited_for(
     tmp_path: Path, scripted: ScriptedPeer, wait_s: float
 ) -> None:
-    """`RetryInfo` that fits is waited for and the rows come; one that does not is reported, and kept to afterwards."""
+    """A `RetryInfo` within the budget is waited for; a longer one is reported, and respected by later requests."""
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=wait_s)
     scripted.service.script("search", Reply(refusal=refusal), Reply())
     config = SessionConfig(peer_budget_s=1.0)
@@ -443,8 +443,8 @@ async def test_a_peers_patience_is_kept_within_the_budget(
         assert scripted.service.calls() == 1
 
 
-async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that asked for patience and then had too little time is offline for this request, not for the session."""
+async def test_a_budget_used_up_by_a_retry_delay_is_no_outage(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer with too little time after its retry delay is offline for this request only."""
     limited = Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.2))
     scripted.service.script("search", limited, Reply(gate=threading.Event()), Reply())
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
@@ -453,8 +453,8 @@ async def test_a_wait_that_used_the_budget_up_is_no_proof(tmp_path: Path, script
         assert states(await session.search("own"))[WORK] == "ok"
 
 
-async def test_a_limited_peer_still_gives_what_is_kept(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """While the peer asks for patience its kept answers are given."""
+async def test_cached_answers_of_a_rate_limited_peer_are_returned(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """During a peer's retry delay its cached answers are returned."""
     scripted.service.script(
         "list", Reply(), Reply(refusal=Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=60.0))
     )
@@ -466,8 +466,8 @@ async def test_a_limited_peer_still_gives_what_is_kept(tmp_path: Path, scripted:
         assert scripted.service.calls() == 2
 
 
-async def test_endless_patience_ends_with_the_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that always asks for a moment more is asked few times, and reported when the budget is up."""
+async def test_endless_retry_delays_end_at_the_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that always asks for a short delay gets few calls, and is reported when the budget is used up."""
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=0.0)
     scripted.service.script("search", Reply(refusal=refusal))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:

@@ -1,4 +1,4 @@
-"""What a session answers: rows of every source in one order with their tags, and what became of each source."""
+"""Results of sessions: rows of every source in one order with their tags, and a report of each source."""
 
 import asyncio
 import threading
@@ -23,11 +23,11 @@ from tests.support.federations import config_of
 from tests.support.gateway_pair import rows_jsonl
 from tests.support.provider import ListedProvider, row
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.sessions import LAB, QUICK, WORK, forget, ids, own_rows, peer_rows, report, states, with_data
+from tests.support.sessions import LAB, QUICK, WORK, flush_peer, ids, own_rows, peer_rows, report, states, with_data
 
 
-async def test_all_sources_in_one_list(tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer) -> None:
-    """`all` merges own rows and every peer's, newest first, each with its source; nothing is partial."""
+async def test_all_sources_are_merged(tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer) -> None:
+    """`all` merges local rows and every peer's, newest first, each with its source; nothing is partial."""
     scripted.service.script("list", Reply(message=peer_rows("w0", "w1", age=1)))
     other_scripted.service.script("list", Reply(message=peer_rows("l0", age=1)))
     records = scripted.record(), other_scripted.record(grant_id="lab")
@@ -49,8 +49,8 @@ async def test_all_sources_in_one_list(tmp_path: Path, scripted: ScriptedPeer, o
         assert {(each.cached, each.age_s) for each in result.rows} == {(False, 0.0)}
 
 
-async def test_a_kept_answer_says_so(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The second time the peer's rows come from memory, with their age; local data are never kept."""
+async def test_a_cached_answer_is_tagged(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The second answer of the peer comes from the cache, with its age; local data are never cached."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         await session.list("tasks")
         await asyncio.sleep(0.02)
@@ -65,7 +65,7 @@ async def test_a_kept_answer_says_so(tmp_path: Path, scripted: ScriptedPeer) -> 
 
 
 async def test_a_session_shares_the_cache_with_stubs(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The first page is asked for by the same bytes as a plain call: either fills what the other hits."""
+    """The first page has the same request bytes as a stub's call: each fills the cache of the other."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         await fed.stub("work.example", "ada").List(pb.ListRequest(resource="tasks", where={"status": "open"}))
         result = await session.list("tasks", where={"status": "open"}, source=WORK)
@@ -75,8 +75,8 @@ async def test_a_session_shares_the_cache_with_stubs(tmp_path: Path, scripted: S
         assert (await call.trailing_metadata())["_cached"] == "true"
 
 
-async def test_one_row_from_whoever_has_it(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`get` brings the row of each source that has it; where it is absent the source is well, and says so."""
+async def test_get_returns_the_row_of_each_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`get` returns the row of each source that has it; a source without the row is ok and says so."""
     scripted.service.script("get", Reply(refusal=Refusal(Reason.ROW_NOT_FOUND, "no such row")))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         result = await session.get("tasks", "own-1")
@@ -92,8 +92,8 @@ async def test_one_row_from_whoever_has_it(tmp_path: Path, scripted: ScriptedPee
         assert [each.reason for each in nothing.sources] == [Reason.ROW_NOT_FOUND] * 2
 
 
-async def test_hits_by_score(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`search` merges by score relative to each source's best, and is never answered from memory."""
+async def test_search_merges_by_score(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`search` merges by score relative to each source's best, and is never cached."""
     hits = [pb.SearchHit(row=pb.Row(id=f"w{n}"), score=score, snippet="[w]") for n, score in enumerate((0.5, 0.25))]
     scripted.service.script("search", Reply(message=pb.SearchResponse(hits=hits)))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -110,8 +110,8 @@ async def test_hits_by_score(tmp_path: Path, scripted: ScriptedPeer) -> None:
         assert scripted.service.calls("search") == 2
 
 
-async def test_what_each_source_opens(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`capabilities` has one answer a source, and no rows."""
+async def test_capabilities_has_an_answer_per_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`capabilities` has one answer per source, and no rows."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         result = await session.capabilities()
         assert result.rows == ()
@@ -123,8 +123,8 @@ async def test_what_each_source_opens(tmp_path: Path, scripted: ScriptedPeer) ->
         )
 
 
-async def test_local_rights_are_the_users(tmp_path: Path) -> None:
-    """`local` is read as the session's user, by the provider's own rights."""
+async def test_local_data_are_read_as_the_user(tmp_path: Path) -> None:
+    """`local` is read as the session's user, with the provider's rights."""
     provider = ListedProvider(
         [row("hers"), row("his", owner="bob"), row("shared", owner="x", team="T")], {"ada": {"T"}}
     )
@@ -138,7 +138,7 @@ async def test_local_rights_are_the_users(tmp_path: Path) -> None:
 async def test_a_user_reaches_only_own_peers(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
-    """`all` has no peer of somebody else, a name of one is unknown, and no error tells that it exists."""
+    """`all` has no peer of another user; such a name is unknown, and no error shows that it exists."""
     records = scripted.record(user="ada"), other_scripted.record(user="bob", grant_id="lab")
     async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
         assert set(states(await session.list("tasks"))) == {"local", WORK}
@@ -148,8 +148,8 @@ async def test_a_user_reaches_only_own_peers(
         assert other_scripted.service.calls() == 0
 
 
-async def test_a_peer_by_its_host(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`federated:<host>` finds the peer; rows carry its name, and its page token serves under either spelling."""
+async def test_a_peer_is_found_by_its_host(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`federated:<host>` finds the peer; rows have its name, and a page token is valid with both spellings."""
     scripted.service.script("list", Reply(message=replace_token(peer_rows("w0", "w1"))))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         result = await session.list("tasks", page_size=1, source="federated:127.0.0.1")
@@ -160,7 +160,7 @@ async def test_a_peer_by_its_host(tmp_path: Path, scripted: ScriptedPeer) -> Non
 
 
 def replace_token(reply: pb.ListResponse) -> pb.ListResponse:
-    """The same page, with more behind it."""
+    """The same page, with a next page."""
     reply.next_page_token = "more"
     return reply
 
@@ -176,10 +176,10 @@ def replace_token(reply: pb.ListResponse) -> pb.ListResponse:
         ({"resource": "tasks", "where": {"a": "\0"}}, "where.a"),
     ],
 )
-async def test_invalid_input_is_raised_before_anybody_is_asked(
+async def test_invalid_input_raises_before_any_call(
     tmp_path: Path, scripted: ScriptedPeer, asked: dict[str, Any], field: str
 ) -> None:
-    """The error names the field, and neither the peer nor the own data hear of it."""
+    """The error names the field; neither the peer nor the local data are queried."""
     provider = own_rows()
     async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
         with pytest.raises(InputError) as caught:
@@ -190,8 +190,8 @@ async def test_invalid_input_is_raised_before_anybody_is_asked(
         assert (cache.stats().misses, provider.calls) == (0, [])
 
 
-async def test_what_the_own_data_cannot_compare_is_the_callers_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A `where` that the provider refuses is raised, and cancels the peers' calls."""
+async def test_a_where_that_the_provider_refuses_raises(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A `where` that the provider refuses raises, and cancels the peers' calls."""
     provider = own_rows()
     provider.fault = Refusal(Reason.INVALID_REQUEST, "where.a-b: is no plain field name")
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -202,10 +202,10 @@ async def test_what_the_own_data_cannot_compare_is_the_callers_fault(tmp_path: P
         await eventually(lambda: not fed.peer("work.example").runners)
 
 
-async def test_own_data_that_break_leave_the_peers_rows(
+async def test_a_failing_provider_fails_only_the_local_source(
     tmp_path: Path, scripted: ScriptedPeer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the provider is an incident in the log and one failed source, not the end of the request."""
+    """An error of the provider is a logged incident and one failed source; the peers' rows are returned."""
     provider = own_rows()
     provider.fault = RuntimeError("secret words")
     async with with_data(tmp_path, scripted.record(), provider=provider) as fed, fed.session("ada") as session:
@@ -232,10 +232,10 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("reply", "state", "reason"), FAULTS)
-async def test_refusals_are_states_and_no_signals(
+async def test_refusals_are_states_without_signals(
     tmp_path: Path, scripted: ScriptedPeer, reply: Reply, state: str, reason: str
 ) -> None:
-    """Denied, revoked, limited and failed sources are reported with reason and next step; none is a signal."""
+    """Denied, revoked, limited and failed sources have a reason and a next step in the report, and no signal."""
     scripted.service.script("list", reply)
     heard: list[Any] = []
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", on_signal=heard.append) as session:
@@ -250,16 +250,16 @@ async def test_refusals_are_states_and_no_signals(
         assert (result.signals, heard) == ((), [])
 
 
-async def test_a_refusal_is_never_kept(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """What failed is asked again by the next request."""
+async def test_a_refusal_is_not_cached(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The next request queries a failed source again."""
     scripted.service.script("list", Reply(refusal=Refusal(Reason.INTERNAL, "incident")), Reply())
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "failed"
         assert states(await session.list("tasks"))[WORK] == "ok"
 
 
-async def test_a_peers_disorder_is_its_own_fault(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A list that is not in order cannot be paged: its source has failed, and the others stand."""
+async def test_rows_out_of_order_fail_their_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A list out of order cannot be paged: its source has failed, and the other sources are returned."""
     reply = peer_rows("w0", "w1")
     reply.rows[0].created_at.seconds, reply.rows[1].created_at.seconds = 1, 2
     scripted.service.script("list", Reply(message=reply))
@@ -270,8 +270,8 @@ async def test_a_peers_disorder_is_its_own_fault(tmp_path: Path, scripted: Scrip
         assert "order" in report(result, WORK).message
 
 
-async def test_an_unreadable_answer_is_a_failed_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Bytes that are no message end as one failed source, for kept and for live verbs."""
+async def test_an_unreadable_answer_fails_its_source(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Bytes that cannot be parsed fail one source, for cached and uncached verbs."""
     scripted.service.raw = b"\xff\xff\xff"
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         for result in (await session.list("tasks"), await session.search("own"), await session.capabilities()):
@@ -279,8 +279,8 @@ async def test_an_unreadable_answer_is_a_failed_source(tmp_path: Path, scripted:
             assert report(result, WORK).reason == Reason.INTERNAL
 
 
-async def test_a_peers_words_are_safe_to_show(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """What a peer says in an error is shortened and holds nothing that a terminal would obey."""
+async def test_error_texts_of_a_peer_are_sanitized(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The text of a peer's error is shortened and has no control characters."""
     scripted.service.script("list", Reply(code=grpc.StatusCode.INTERNAL, details="\x1b[2J" + "x" * 900))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         message = report(await session.list("tasks"), WORK).message
@@ -288,8 +288,8 @@ async def test_a_peers_words_are_safe_to_show(tmp_path: Path, scripted: Scripted
         assert len(message) < 350
 
 
-async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A peer that was removed between two pages is skipped, said so, and the other sources go on."""
+async def test_a_peer_removed_between_pages_is_skipped(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A peer that was removed between two pages is reported as skipped, and the other sources continue."""
     scripted.service.script("list", Reply(message=replace_token(peer_rows("w0", age=1))))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         first = await session.list("tasks")
@@ -302,8 +302,8 @@ async def test_a_removed_peer_is_reported_behind_a_token(tmp_path: Path, scripte
         assert set(states(await session.list("tasks"))) == {"local"}
 
 
-async def test_a_peer_that_was_enrolled_anew_is_asked_anew(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The same name with another enrollment is another peer: a session that goes on uses the new one."""
+async def test_a_session_uses_a_new_enrollment(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A session uses the new enrollment of a peer that was removed and enrolled again under the same name."""
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "ok"
         fed.peers.remove("work.example", "ada")
@@ -312,8 +312,8 @@ async def test_a_peer_that_was_enrolled_anew_is_asked_anew(tmp_path: Path, scrip
         assert scripted.service.calls() == 2
 
 
-async def test_a_token_serves_another_session_of_the_same_user_only(tmp_path: Path) -> None:
-    """Page tokens outlive a session; another user's session refuses them."""
+async def test_a_page_token_is_bound_to_the_user(tmp_path: Path) -> None:
+    """Another session of the same user accepts a page token; a session of another user refuses it."""
     async with with_data(tmp_path) as fed:
         async with fed.session("ada") as first:
             token = (await first.list("tasks", page_size=1)).next_page_token
@@ -325,8 +325,8 @@ async def test_a_token_serves_another_session_of_the_same_user_only(tmp_path: Pa
                 await again.list("tasks", page_token=token, source="local")
 
 
-async def test_a_closed_session_and_a_closed_federation_answer_nothing(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Closing ends what is under way by an error, cancels the peer's call, and refuses what comes later."""
+async def test_closing_a_session_or_federation_ends_its_requests(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Closing fails running requests, cancels the peer's call, and refuses later requests."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     async with with_data(tmp_path, scripted.record()) as fed:
         session = fed.session("ada")
@@ -348,8 +348,8 @@ async def test_a_closed_session_and_a_closed_federation_answer_nothing(tmp_path:
         fed.session("ada")
 
 
-async def test_odd_budgets_are_refused(tmp_path: Path) -> None:
-    """A session cannot be made with a budget of nothing, nor asked with one."""
+async def test_invalid_budgets_are_refused(tmp_path: Path) -> None:
+    """A session and a request refuse a budget that is not positive."""
     async with with_data(tmp_path) as fed:
         with pytest.raises(ConfigError, match="peer_budget_s"):
             fed.session("ada", config=SessionConfig(peer_budget_s=-1.0))
@@ -360,8 +360,8 @@ async def test_odd_budgets_are_refused(tmp_path: Path) -> None:
                 await session.ask(pb.ListRequest(resource="tasks"), budget_s=0.0)
 
 
-async def test_values_of_another_kind_name_their_field(tmp_path: Path) -> None:
-    """A token that is no text, and a listener that nobody would await, are faults of their field."""
+async def test_values_of_a_wrong_type_name_their_field(tmp_path: Path) -> None:
+    """A token that is no text, and an async callback, raise errors that name the field."""
 
     async def listen(_: PeerSignal) -> None: ...
 
@@ -373,10 +373,8 @@ async def test_values_of_another_kind_name_their_field(tmp_path: Path) -> None:
             fed.session("ada", on_signal=listen)
 
 
-async def test_warming_fills_what_a_list_asks_first(
-    tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
-) -> None:
-    """After `warm` the first list of each resource is a hit; what is there already is not fetched again."""
+async def test_a_warm_up_fills_the_cache(tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer) -> None:
+    """After `warm` the first list of each resource is a hit; cached lists are not fetched again."""
     records = scripted.record(), other_scripted.record(grant_id="lab")
     async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
         warmed = await session.warm(["tasks", "notes"])
@@ -387,8 +385,8 @@ async def test_warming_fills_what_a_list_asks_first(
         assert scripted.service.calls() == 2
 
 
-async def test_warming_is_polite(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """No more calls at a time than the setting says; a peer that is away costs one call, not one a resource."""
+async def test_a_warm_up_limits_its_calls(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A warm-up has at most the configured number of concurrent calls; an offline peer costs one call."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     config = SessionConfig(warm_concurrency=2)
@@ -400,15 +398,15 @@ async def test_warming_is_polite(tmp_path: Path, scripted: ScriptedPeer) -> None
         gate.set()
         assert (await warming).count(SourceState.OK) == 4
         scripted.stop()
-        forget(fed)
+        flush_peer(fed)
         one = SessionConfig(warm_concurrency=1)
         async with fed.session("ada", config=one) as late:
             report_ = await late.warm(["tasks", "notes", "memory"])
             assert (report_.count(SourceState.OFFLINE), report_.count(SourceState.SKIPPED)) == (1, 2)
 
 
-async def test_warming_ends_with_its_session(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """A session that closes cancels its warming, and the peer sees it."""
+async def test_a_warm_up_ends_with_its_session(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Closing a session cancels its warm-up and the peer's call."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     async with with_data(tmp_path, scripted.record()) as fed:
         session = fed.session("ada")
@@ -421,8 +419,8 @@ async def test_warming_ends_with_its_session(tmp_path: Path, scripted: ScriptedP
             session.warm(["tasks"])
 
 
-async def test_no_task_for_what_is_answered_at_once(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """Hits, skipped peers and calls under way need no task of ours: only the own data have one."""
+async def test_immediate_answers_need_no_task(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """Hits, skipped peers and calls in flight need no task of a session; only the local data have one."""
     gate = threading.Event()
     scripted.service.script("list", Reply(), Reply(gate=gate))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
@@ -438,8 +436,8 @@ async def test_no_task_for_what_is_answered_at_once(tmp_path: Path, scripted: Sc
         assert (await anext(live)).report.state is SourceState.OK
 
 
-async def test_an_embedder_reads_the_gateways_rows(tmp_path: Path) -> None:
-    """`Federation.open` of a gateway's directory reads its embedded rows; tokens survive the next opening."""
+async def test_an_embedded_federation_reads_the_gateways_rows(tmp_path: Path) -> None:
+    """`Federation.open` reads the rows of the gateway's directory; page tokens stay valid after it is reopened."""
     home = tmp_path / "home"
     await init_gateway(config_of(home))
     database = await Database.open(GatewayConfig.load(home).database_url)
@@ -452,8 +450,8 @@ async def test_an_embedder_reads_the_gateways_rows(tmp_path: Path) -> None:
         assert ids(await session.list("tasks", page_size=2, page_token=first.next_page_token)) == ["task-9", "task-8"]
 
 
-async def test_a_quick_session_leaves_the_gateways_budget_alone(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The settings of one session are its own."""
+async def test_settings_of_a_session_do_not_change_the_gateways(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The settings of one session do not affect other sessions."""
     scripted.service.script("search", Reply(delay_s=0.5))
     async with with_data(tmp_path, scripted.record()) as fed:
         async with fed.session("ada", config=QUICK) as quick, fed.session("ada") as patient:

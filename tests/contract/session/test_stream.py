@@ -1,4 +1,4 @@
-"""Answers as they come: who is first, what an early leave ends, and how to go on."""
+"""Streamed answers: their order, closing a stream early, and continuing with a token."""
 
 import asyncio
 import gc
@@ -21,8 +21,10 @@ LIST = pb.ListRequest(resource="tasks")
 ROUNDS = 5
 
 
-async def test_own_rows_wait_for_nobody(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
-    """Beside a peer that never answers, own rows are there as soon as alone, and all ends with the budget."""
+async def test_local_rows_do_not_wait_for_a_silent_peer(
+    tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay
+) -> None:
+    """Local rows come as fast as without the silent peer, and the stream ends at the budget."""
     record = replace(scripted.record(), endpoint=silent_port.endpoint)
     config = SessionConfig(peer_budget_s=0.3)
     async with with_data(tmp_path, record) as fed:
@@ -46,10 +48,10 @@ async def test_own_rows_wait_for_nobody(tmp_path: Path, scripted: ScriptedPeer, 
         assert 0.29 < min(wholes) < 0.3 + 0.05
 
 
-async def test_each_source_comes_as_it_answers(
+async def test_each_source_is_streamed_when_it_answers(
     tmp_path: Path, scripted: ScriptedPeer, other_scripted: ScriptedPeer
 ) -> None:
-    """A slow source holds nobody up; the result at the end has every source, and no rows of its own."""
+    """A slow source does not delay the others; the result at the end has every source and no rows."""
     slow, provider = threading.Event(), own_rows()
     provider.gate = asyncio.Event()
     scripted.service.script("list", Reply(gate=slow))
@@ -70,8 +72,8 @@ async def test_each_source_comes_as_it_answers(
         assert (result.rows, result.next_page_token, result.partial) == ((), "", False)
 
 
-async def test_a_stream_goes_on_behind_every_row_it_gave(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """The token of a streamed page stands behind all its rows; the same token serves a merged request."""
+async def test_a_streams_token_continues_after_its_rows(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The token of a streamed page continues after all its rows; a merged request accepts the same token."""
     full = peer_rows(*(f"w{n}" for n in range(4)))
     first = pb.ListResponse(rows=full.rows[:2], next_page_token="more")
     later = (pb.ListResponse(rows=full.rows[start:]) for start in (2, 3))
@@ -90,8 +92,8 @@ async def test_a_stream_goes_on_behind_every_row_it_gave(tmp_path: Path, scripte
 
 
 @pytest.mark.parametrize("how", ["block", "close", "drop", "cancel"])
-async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
-    """However a stream is left, the peer sees its call cancelled, the own read ends, and nothing is counted."""
+async def test_closing_a_stream_cancels_its_calls(tmp_path: Path, scripted: ScriptedPeer, how: str) -> None:
+    """Closing a stream in any way cancels the peer's call and ends the local read; no failure is counted."""
     provider = own_rows()
     provider.gate = asyncio.Event()
     scripted.service.script("list", Reply(gate=threading.Event()))
@@ -122,8 +124,8 @@ async def test_leaving_early_cancels_what_is_under_way(tmp_path: Path, scripted:
         assert peer.circuit.snapshot(time.monotonic()).consecutive_failures == 0
 
 
-async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
-    """A closed stream ends, but what it never saw cannot pass for a whole answer."""
+async def test_a_closed_stream_has_no_result(tmp_path: Path) -> None:
+    """A stream that was closed early has no result, because it is not complete."""
     async with with_data(tmp_path) as fed, fed.session("ada") as session:
         answers = session.stream(LIST)
         answers.close()
@@ -132,8 +134,8 @@ async def test_a_stream_that_was_left_has_no_result(tmp_path: Path) -> None:
             answers.merged()
 
 
-async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) -> None:
-    """An answer that arrives at a closed stream, however it got through, is dropped."""
+async def test_an_answer_after_closing_is_dropped(tmp_path: Path) -> None:
+    """An answer that arrives after the stream was closed is dropped."""
     async with with_data(tmp_path) as fed, fed.session("ada") as session:
         answers = session.stream(LIST)
         answers.close()
@@ -144,8 +146,8 @@ async def test_a_page_delivered_after_leaving_is_not_handed_out(tmp_path: Path) 
                 await anext(answers)
 
 
-async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """What only the own data can know is raised where the answers are read."""
+async def test_an_invalid_request_raises_while_reading(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A fault that only the provider can detect raises where the answers are read."""
     provider = own_rows()
     provider.fault = Refusal(Reason.INVALID_REQUEST, "query: contains no word to search for")
     scripted.service.script("search", Reply(gate=threading.Event()))
@@ -156,8 +158,8 @@ async def test_a_fault_of_the_request_comes_from_the_stream(tmp_path: Path, scri
         assert not fed.peer("work.example").runners
 
 
-async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """With sixty peers the own rows are first, every peer is asked once, and no task of ours waits for any."""
+async def test_local_rows_come_before_many_peers(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """With 60 peers the local rows come first, every peer is queried once, and no task waits for a peer."""
     scripted.service.script("search", Reply(delay_s=0.2))
     records = [
         replace(scripted.record(name=f"p{n}.example", grant_id=f"g{n}"), gateway="work.example") for n in range(60)
@@ -173,8 +175,8 @@ async def test_many_peers_start_while_own_rows_come(tmp_path: Path, scripted: Sc
         assert len(asyncio.all_tasks()) <= before + 1
 
 
-async def test_a_budget_of_one_request(tmp_path: Path, scripted: ScriptedPeer) -> None:
-    """`budget_s` stands for the peers' budget this once."""
+async def test_a_stream_sets_its_budget(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """`budget_s` replaces the peers' budget for one request."""
     scripted.service.script("search", Reply(delay_s=0.4))
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         request = pb.SearchRequest(query="own")

@@ -62,7 +62,7 @@ async def history(sqlite_url: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 100])
-async def test_files_and_database_are_one_list(history: History, page_size: int):
+async def test_files_and_database_are_one_list(history: History, page_size: int) -> None:
     """Newest first over all days, each once, also where a file and the database hold the same event."""
     await history.store.insert_many([event(TODAY), event(OLD, 7), event(TODAY - 95, 5)])
     both = (await history.store.newest(AuditFilter(peer="home.example"), 10))[-1]
@@ -73,7 +73,7 @@ async def test_files_and_database_are_one_list(history: History, page_size: int)
     assert await history.ids(page_size) == [1, 3, 71, 70, 50, 2, 60]
 
 
-async def test_every_filter_holds_in_files_too(history: History):
+async def test_every_filter_holds_in_files_too(history: History) -> None:
     """Equality, since and until decide as they do in the database, and at the same microsecond."""
     events = [
         event(OLD, 1, id=1),
@@ -102,7 +102,7 @@ async def test_every_filter_holds_in_files_too(history: History):
     assert [await history.ids(**wanted) for wanted in filters] == expected
 
 
-async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: History):
+async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: History) -> None:
     """A token continues at its position, wherever the following events are stored by then."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     first = await history.history.page(AuditFilter(), 2)
@@ -115,7 +115,7 @@ async def test_a_move_between_two_pages_neither_hides_nor_repeats(history: Histo
 
 async def test_a_move_between_database_and_files_of_one_page_hides_nothing(
     history: History, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """An event archived while a page is read appears once."""
     await history.store.insert_many([event(OLD, second) for second in range(6)])
     real = history.store.newest
@@ -132,7 +132,7 @@ async def test_a_move_between_database_and_files_of_one_page_hides_nothing(
     assert [one.id for one in page.events] == [6, 5, 4, 3, 2, 1]
 
 
-async def test_a_rare_event_is_found_in_bounded_steps(history: History):
+async def test_a_rare_event_is_found_in_bounded_steps(history: History) -> None:
     """A page reads so many lines and no more; short or empty pages with tokens lead to all that match."""
     history.keep(*(event(OLD, n, id=n + 1, verb="get" if n in {2, 17} else "list") for n in range(20)))
     await history.store.insert_many([event(OLD - 1, verb="get")])
@@ -150,7 +150,7 @@ async def test_a_rare_event_is_found_in_bounded_steps(history: History):
     assert sizes == [1, 0, 0, 0, 1, 1]
 
 
-async def test_a_full_page_of_young_events_opens_no_file(history: History, monkeypatch: pytest.MonkeyPatch):
+async def test_a_full_page_of_young_events_opens_no_file(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """Days that lie behind the page are not read for it, nor are those outside the times asked for."""
     await history.store.insert_many([event(TODAY, second) for second in range(3)])
     history.keep(event(OLD, id=50))
@@ -197,7 +197,7 @@ GOOD = encode_event(event(OLD, 5, id=5))
         (b'{"at":"' + b"x" * 70_000 + b'"}\n', "line 2: is not JSON"),
     ],
 )
-async def test_an_invalid_line_is_named_and_skipped(history: History, line: bytes, fault: str):
+async def test_an_invalid_line_is_named_and_skipped(history: History, line: bytes, fault: str) -> None:
     """The warning names file, line and problem; the other lines are read."""
     path = history.put("2024-06-26.jsonl.gz", GOOD + line + encode_event(event(OLD, 1, id=1)))
 
@@ -207,7 +207,7 @@ async def test_an_invalid_line_is_named_and_skipped(history: History, line: byte
     assert [one.id for one in page.events] == ([5, 1] if len(line) < 60_000 else [5])
 
 
-async def test_files_that_are_not_archives_are_named_and_skipped(history: History):
+async def test_files_that_are_not_archives_are_named_and_skipped(history: History) -> None:
     """Other names, truncated files, garbage and directories are reported once; readable events count."""
     day = history.keep(event(OLD, 1, id=1), event(OLD, 2, id=2))
     directory = history.files.directory
@@ -231,7 +231,7 @@ async def test_files_that_are_not_archives_are_named_and_skipped(history: Histor
     assert day.exists()
 
 
-async def test_a_gateway_without_files_has_an_empty_history(history: History):
+async def test_a_gateway_without_files_has_an_empty_history(history: History) -> None:
     """A missing directory is no error; a file in its place is a one-line error."""
     history.files.directory.rmdir()
     await history.store.insert_many([event(TODAY)])
@@ -243,13 +243,13 @@ async def test_a_gateway_without_files_has_an_empty_history(history: History):
 
 
 @pytest.mark.parametrize("size", [0, 1_001])
-async def test_a_page_size_out_of_range_is_named(history: History, size: int):
+async def test_a_page_size_out_of_range_is_named(history: History, size: int) -> None:
     """As in the database."""
     with pytest.raises(InputError, match=r"^page_size: "):
         await history.history.page(AuditFilter(), size)
 
 
-async def test_a_cancelled_scan_ends(history: History, monkeypatch: pytest.MonkeyPatch):
+async def test_a_cancelled_scan_ends(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled page stops reading in its thread, long before the end of the file."""
     history.keep(*(event(OLD, n, id=n + 1) for n in range(2_000)))
     begun, go, seen = threading.Event(), threading.Event(), []

@@ -17,27 +17,7 @@ from federation.store.audit.model import AuditEvent, AuditFilter, Position, tail
 from federation.store.audit.table import AuditStore
 from federation.store.database import MIGRATIONS, Database
 from federation.store.schema import audit_events
-
-
-def event(number: int, **changes: Any) -> AuditEvent:
-    """An event with every field set."""
-    defaults = {
-        "at_us": number,
-        "verb": "list",
-        "outcome": "ok",
-        "grant_id": "g",
-        "peer": "home.example",
-        "subject": "ada",
-        "resource": "tasks",
-        "query_hash": "a" * 64,
-        "reason": "",
-        "bytes_out": 2**40,
-        "latency_ms": 1.5,
-        "trace_id": "b" * 32,
-        "source": "127.0.0.1",
-        "count": 1,
-    }
-    return AuditEvent(**{**defaults, **changes})
+from tests.support.audit_events import audit_event as event
 
 
 def plain(found: AuditEvent) -> dict[str, Any]:
@@ -45,7 +25,7 @@ def plain(found: AuditEvent) -> dict[str, Any]:
     return {name: getattr(found, name) for name in AuditEvent.__slots__ if name != "id"}
 
 
-async def test_events_come_back_as_they_went_in_newest_first(database: Database):
+async def test_events_come_back_as_they_went_in_newest_first(database: Database) -> None:
     """Every field survives, and the order is that of writing, backwards."""
     store = AuditStore(database)
     written = [event(1), event(2, grant_id=None, outcome="denied", reason="GRANT_INVALID: unknown grant", count=7)]
@@ -59,7 +39,7 @@ async def test_events_come_back_as_they_went_in_newest_first(database: Database)
     assert page.next_page_token == ""
 
 
-async def test_pages_give_every_event_once(database: Database):
+async def test_pages_give_every_event_once(database: Database) -> None:
     """Tokens lead through all events; events written meanwhile do not disturb them."""
     store, seen, token = AuditStore(database), [], ""
     await store.insert_many([event(number) for number in range(7)])
@@ -74,7 +54,7 @@ async def test_pages_give_every_event_once(database: Database):
     assert seen == [6, 5, 4, 3, 2, 1, 0]
 
 
-async def test_filters_narrow_together(database: Database):
+async def test_filters_narrow_together(database: Database) -> None:
     """Each filter is equality, `since` counts from its instant on, and the count follows the same filters."""
     store = AuditStore(database)
     await store.insert_many(
@@ -101,7 +81,7 @@ async def test_filters_narrow_together(database: Database):
     assert await found(grant_id="' OR 1=1 --") == []
 
 
-async def test_unprintable_text_of_a_peer_never_fails_a_batch(database: Database):
+async def test_unprintable_text_of_a_peer_never_fails_a_batch(database: Database) -> None:
     """Unprintable characters are replaced and overlong text is truncated; other text is unchanged."""
     store = AuditStore(database)
 
@@ -112,7 +92,7 @@ async def test_unprintable_text_of_a_peer_never_fails_a_batch(database: Database
     assert (len(kept.reason), len(kept.trace_id)) == (256, 32)
 
 
-async def test_the_order_is_that_of_time(database: Database):
+async def test_the_order_is_that_of_time(database: Database) -> None:
     """An event written late is listed by its time; events of one instant in the order of writing."""
     store = AuditStore(database)
     await store.insert_many([event(5), event(9), event(5), event(7)])
@@ -127,7 +107,7 @@ async def test_the_order_is_that_of_time(database: Database):
     assert seen == [(9, 2), (7, 4), (5, 3), (5, 1)]
 
 
-async def test_a_token_belongs_to_its_filters_and_not_to_its_times(database: Database):
+async def test_a_token_belongs_to_its_filters_and_not_to_its_times(database: Database) -> None:
     """With another name it is refused, field by field; with a later time window it continues at its position."""
     store = AuditStore(database)
     await store.insert_many([event(number) for number in range(4)])
@@ -142,7 +122,7 @@ async def test_a_token_belongs_to_its_filters_and_not_to_its_times(database: Dat
                 await store.page(replace(mine, **{field: value}), 2, token)
 
 
-async def test_tail_and_page_tokens_are_not_interchangeable(database: Database):
+async def test_tail_and_page_tokens_are_not_interchangeable(database: Database) -> None:
     """A page refuses a tail token, and a page token is not a tail token."""
     store, wanted = AuditStore(database), AuditFilter(verb="list")
     await store.insert_many([event(1), event(2)])
@@ -157,7 +137,7 @@ async def test_tail_and_page_tokens_are_not_interchangeable(database: Database):
         tail_position(AuditFilter(), tail_token(wanted, 7))
 
 
-async def test_following_gives_each_row_once_in_the_order_of_writing(database: Database):
+async def test_following_gives_each_row_once_in_the_order_of_writing(database: Database) -> None:
     """The newest first of all, then what is written later, whatever its time; what no filter wants only moves on."""
     store, wanted = AuditStore(database), AuditFilter(verb="list")
     await store.insert_many([event(10), event(20), event(15), event(30, verb="get")])
@@ -173,7 +153,7 @@ async def test_following_gives_each_row_once_in_the_order_of_writing(database: D
     assert (one.last_id, two.last_id, three.last_id) == (6, 7, 7)
 
 
-async def test_following_an_empty_trail_begins_with_its_first_row(database: Database):
+async def test_following_an_empty_trail_begins_with_its_first_row(database: Database) -> None:
     """An empty trail also gives a position to continue from."""
     store = AuditStore(database)
     begun = await store.latest(AuditFilter(), 5)
@@ -186,7 +166,7 @@ async def test_following_an_empty_trail_begins_with_its_first_row(database: Data
 
 @pytest.mark.postgres
 @pytest.mark.smoke
-async def test_numbers_become_visible_in_their_order(postgres_url: str):
+async def test_numbers_become_visible_in_their_order(postgres_url: str) -> None:
     """A batch waits for one that another process has begun, so that no follower passes over the slower one."""
     first, second = await Database.open(postgres_url), await Database.open(postgres_url)
     async with first.write() as slow:
@@ -211,7 +191,7 @@ async def test_numbers_become_visible_in_their_order(postgres_url: str):
 
 
 @pytest.mark.postgres
-async def test_an_import_in_progress_does_not_delay_the_audit(postgres_url: str):
+async def test_an_import_in_progress_does_not_delay_the_audit(postgres_url: str) -> None:
     """Audit events are appended while another connection holds the lock that the writes of rows wait for."""
     database = await Database.open(postgres_url)
     store = AuditStore(database)
@@ -234,7 +214,7 @@ async def test_an_import_in_progress_does_not_delay_the_audit(postgres_url: str)
         (AuditFilter(verb="grant.revoke", until_us=900), "verb_at_id"),
     ],
 )
-async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, index: str):
+async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, index: str) -> None:
     """A page of a large table is read in its order from an index: nothing is scanned, nothing is sorted."""
     database = await Database.open(sqlite_url)
     asked: list[str] = []
@@ -255,7 +235,7 @@ async def test_every_filter_has_its_index(sqlite_url: str, wanted: AuditFilter, 
 
 
 @pytest.mark.smoke
-async def test_numbers_and_rows_survive_the_change_of_the_table(database_url: str):
+async def test_numbers_and_rows_survive_the_change_of_the_table(database_url: str) -> None:
     """An audit of the version before keeps rows and numbers, and goes on counting where it was."""
     await (await Database.open(database_url)).close()
     await _migrated(database_url, "0002")
@@ -296,7 +276,7 @@ TOKENS = [(0, ""), (1_001, ""), (5, "x"), (5, "-1"), (5, "9" * 30), (5, "\u0661"
 
 
 @pytest.mark.parametrize(("size", "token"), TOKENS)
-async def test_a_size_or_token_that_is_none_is_named(database: Database, size: int, token: str):
+async def test_a_size_or_token_that_is_none_is_named(database: Database, size: int, token: str) -> None:
     """A wrong page size or token is an input error that names the field."""
     with pytest.raises(InputError, match=r"^page_(size|token): "):
         await AuditStore(database).page(AuditFilter(), size, token)

@@ -1,14 +1,16 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text, update
 
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
+from federation.pki.authority import IssuedCertificate
 from federation.scope.model import RowFilter, Scope
 from federation.store import schema
 from federation.store.database import Database
-from federation.store.grants.model import CertificateRecord, GrantStatus
+from federation.store.grants.model import CertificateRecord, Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
 from tests.support.clock import ManualClock
 from tests.support.enrollments import SCOPE
@@ -25,19 +27,19 @@ def hand() -> ManualClock:
     return ManualClock()
 
 
-async def new_grant(book: GrantRegistry, **changes):
+async def new_grant(book: GrantRegistry, **changes: Any) -> Grant:
     """A pending grant."""
     return await book.create(**({"peer": PEER, "subject": "ada", "scope": SCOPE} | changes))
 
 
-def certificate(hand: ManualClock, lifetime_s: float = 86_400):
+def certificate(hand: ManualClock, lifetime_s: float = 86_400) -> IssuedCertificate:
     """A certificate valid from the hand's now on."""
     now_us = hand.clock.now_us()
     return replace(PKI.client().issued, not_before_us=now_us, not_after_us=now_us + round(lifetime_s * SECOND))
 
 
 @pytest.mark.smoke
-async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock):
+async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock) -> None:
     """Every field, scope and certificates included, is read back as it was."""
     book = await GrantRegistry.load(database, hand.clock)
     made = await new_grant(book, scope=WIDE, expires_at_us=hand.clock.now_us() + 90 * SECOND)
@@ -67,7 +69,7 @@ async def test_a_grant_survives_a_restart(database: Database, hand: ManualClock)
         ({"expires_at_us": 10**18}, "expires_at"),
     ],
 )
-async def test_a_wrong_grant_is_not_made(sqlite_url: str, hand: ManualClock, changes: dict, field: str):
+async def test_a_wrong_grant_is_not_made(sqlite_url: str, hand: ManualClock, changes: dict, field: str) -> None:
     """The error names the field, and nothing is stored."""
     database = await Database.open(sqlite_url)
     book = await GrantRegistry.load(database, hand.clock)
@@ -80,7 +82,7 @@ async def test_a_wrong_grant_is_not_made(sqlite_url: str, hand: ManualClock, cha
     await database.close()
 
 
-async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
+async def test_expiry_follows_the_clock(database: Database, hand: ManualClock) -> None:
     """A grant is expired from its very end on; a revoked one stays revoked."""
     book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book, expires_at_us=hand.clock.now_us() + SECOND)
@@ -90,7 +92,7 @@ async def test_expiry_follows_the_clock(database: Database, hand: ManualClock):
     assert (await book.revoke(grant.id)).status_at(grant.expires_at_us) is GrantStatus.REVOKED
 
 
-async def test_an_unknown_grant_is_named(database: Database):
+async def test_an_unknown_grant_is_named(database: Database) -> None:
     """Every operation on an unknown grant fails, with a similar id if there is one."""
     book = await GrantRegistry.load(database)
     known = await new_grant(book)
@@ -106,7 +108,7 @@ async def test_an_unknown_grant_is_named(database: Database):
     book.record_use("x")
 
 
-async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock):
+async def test_revocation_is_final_and_idempotent(database: Database, hand: ManualClock) -> None:
     """The first instant and reason stay; nothing makes the grant active again, also after a restart."""
     book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
@@ -123,7 +125,7 @@ async def test_revocation_is_final_and_idempotent(database: Database, hand: Manu
     assert (await GrantRegistry.load(database, hand.clock)).get(grant.id) == first
 
 
-async def test_a_revocation_refuses_before_it_is_durable(database: Database):
+async def test_a_revocation_refuses_before_it_is_durable(database: Database) -> None:
     """Memory says revoked before the database was asked."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -150,7 +152,7 @@ class Refusing:
         event.remove(self._engine, "before_cursor_execute", self._refuse)
 
 
-async def test_a_revocation_that_cannot_be_stored_holds_and_can_be_repeated(database: Database):
+async def test_a_revocation_that_cannot_be_stored_holds_and_can_be_repeated(database: Database) -> None:
     """The failing write is reported, calls are refused nevertheless, and revoking again repeats the write."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -168,7 +170,7 @@ async def test_a_revocation_that_cannot_be_stored_holds_and_can_be_repeated(data
     assert (stored.status, stored.revoked_reason) == (GrantStatus.REVOKED, "leak")
 
 
-async def test_other_writes_reach_memory_only_when_stored(database: Database):
+async def test_other_writes_reach_memory_only_when_stored(database: Database) -> None:
     """A grant, certificate or confirmation that the database refused is not seen in memory either."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -189,7 +191,7 @@ async def test_other_writes_reach_memory_only_when_stored(database: Database):
     refusing.stop()
 
 
-async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database):
+async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database) -> None:
     """The operator's Ctrl-C between refusal and write does not leave a revocation that a restart forgets."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -204,7 +206,7 @@ async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database)
 
 
 @pytest.mark.smoke
-async def test_a_revocation_wins_over_a_certificate_under_way(database: Database):
+async def test_a_revocation_wins_over_a_certificate_under_way(database: Database) -> None:
     """A grant revoked while a certificate is being stored stays revoked in memory and in the database."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -221,7 +223,7 @@ async def test_a_revocation_wins_over_a_certificate_under_way(database: Database
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
-async def test_a_stored_revocation_is_never_undone(database: Database):
+async def test_a_stored_revocation_is_never_undone(database: Database) -> None:
     """Not even a process whose memory is behind makes a revoked grant active again in the database."""
     book = await GrantRegistry.load(database)
     grant, issued = await new_grant(book), PKI.client().issued
@@ -233,7 +235,7 @@ async def test_a_stored_revocation_is_never_undone(database: Database):
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
-async def test_what_runs_within_is_one_transaction_with_the_certificate(database: Database):
+async def test_what_runs_within_is_one_transaction_with_the_certificate(database: Database) -> None:
     """When the companion write fails, there is no certificate, neither in the database nor in memory."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -248,7 +250,7 @@ async def test_what_runs_within_is_one_transaction_with_the_certificate(database
 
 
 @pytest.mark.parametrize("written", [str.upper, str.strip, lambda f: ":".join(f[i : i + 2] for i in range(0, 64, 2))])
-async def test_the_right_fingerprint_activates_a_grant(database: Database, written):
+async def test_the_right_fingerprint_activates_a_grant(database: Database, written) -> None:
     """Case and colons of the fingerprint do not matter; confirming again changes nothing."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -262,7 +264,7 @@ async def test_the_right_fingerprint_activates_a_grant(database: Database, writt
 
 
 @pytest.mark.parametrize("wrong", ["", "abc", "0" * 64, "g" * 64])
-async def test_a_wrong_fingerprint_activates_nothing(database: Database, wrong: str):
+async def test_a_wrong_fingerprint_activates_nothing(database: Database, wrong: str) -> None:
     """The error names the field, and the grant stays pending."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -274,7 +276,7 @@ async def test_a_wrong_fingerprint_activates_nothing(database: Database, wrong: 
     assert book.get(grant.id).status is GrantStatus.PENDING
 
 
-async def test_a_grant_without_certificate_cannot_be_confirmed(database: Database):
+async def test_a_grant_without_certificate_cannot_be_confirmed(database: Database) -> None:
     """There is nothing to compare yet."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -283,7 +285,7 @@ async def test_a_grant_without_certificate_cannot_be_confirmed(database: Databas
         await book.confirm(grant.id, "0" * 64)
 
 
-async def test_only_the_newest_certificate_can_be_confirmed(database: Database, hand: ManualClock):
+async def test_only_the_newest_certificate_can_be_confirmed(database: Database, hand: ManualClock) -> None:
     """The fingerprint of an earlier certificate does not confirm a later one."""
     book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
@@ -296,7 +298,7 @@ async def test_only_the_newest_certificate_can_be_confirmed(database: Database, 
     assert (await book.confirm(grant.id, second.fingerprint)).status is GrantStatus.ACTIVE
 
 
-async def test_memory_keeps_accepted_certificates_and_the_newest(database: Database, hand: ManualClock):
+async def test_memory_keeps_accepted_certificates_and_the_newest(database: Database, hand: ManualClock) -> None:
     """Years of renewals do not grow what a gateway holds; the newest one stays known after its end."""
     book = await GrantRegistry.load(database, hand.clock)
     grant = await new_grant(book)
@@ -316,7 +318,7 @@ async def test_memory_keeps_accepted_certificates_and_the_newest(database: Datab
     assert not late.is_enrolled(hand.clock.now_us())
 
 
-def test_a_certificate_is_accepted_until_its_end():
+def test_a_certificate_is_accepted_until_its_end() -> None:
     """The end itself is outside."""
     record = replace(CertificateRecord.of(PKI.client().issued), accepted_until_us=100)
 
@@ -324,7 +326,7 @@ def test_a_certificate_is_accepted_until_its_end():
     assert not record.is_accepted(100)
 
 
-async def test_uses_are_written_in_batches(database: Database, hand: ManualClock):
+async def test_uses_are_written_in_batches(database: Database, hand: ManualClock) -> None:
     """A use shows at once in memory, and in the database after a flush; a failing flush loses none."""
     book = await GrantRegistry.load(database, hand.clock)
     used, unused = await new_grant(book), await new_grant(book)
@@ -345,7 +347,7 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
     assert (stored.get(used.id).last_used_at_us, stored.get(unused.id).last_used_at_us) == (now, None)
 
 
-async def test_a_use_never_undoes_a_revocation(database: Database):
+async def test_a_use_never_undoes_a_revocation(database: Database) -> None:
     """Recording a use of a revoked grant leaves it revoked."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -356,7 +358,7 @@ async def test_a_use_never_undoes_a_revocation(database: Database):
 
 
 @pytest.mark.parametrize("reason", ["a\nb", "\x1b[2J", "x" * 501])
-async def test_a_reason_is_one_printable_line(database: Database, reason: str):
+async def test_a_reason_is_one_printable_line(database: Database, reason: str) -> None:
     """A reason that would spoil a terminal or a log is refused, and nothing is revoked."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -368,7 +370,7 @@ async def test_a_reason_is_one_printable_line(database: Database, reason: str):
 
 
 @pytest.mark.parametrize(("column", "value"), [("scope", "{}"), ("status", "odd")])
-async def test_an_invalid_grant_in_the_database_is_named(database: Database, column: str, value: str):
+async def test_an_invalid_grant_in_the_database_is_named(database: Database, column: str, value: str) -> None:
     """A row that this program did not write stops the start with the grant's id, not with a trace."""
     book = await GrantRegistry.load(database)
     grant = await new_grant(book)
@@ -379,7 +381,7 @@ async def test_an_invalid_grant_in_the_database_is_named(database: Database, col
         await GrantRegistry.load(database)
 
 
-async def test_a_missing_table_is_a_store_error(sqlite_url: str):
+async def test_a_missing_table_is_a_store_error(sqlite_url: str) -> None:
     """Whatever the database says when grants are read ends as one clear error."""
     database = await Database.open(sqlite_url)
     async with database.write() as connection:
@@ -390,7 +392,7 @@ async def test_a_missing_table_is_a_store_error(sqlite_url: str):
     await database.close()
 
 
-async def test_one_certificate_cannot_be_added_twice(database: Database):
+async def test_one_certificate_cannot_be_added_twice(database: Database) -> None:
     """A serial is unique."""
     book = await GrantRegistry.load(database)
     grant, issued = await new_grant(book), PKI.client().issued

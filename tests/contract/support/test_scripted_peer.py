@@ -1,4 +1,4 @@
-"""The scripted peer is what other tests trust, so it is tested itself."""
+"""Tests of the scripted peer and the relay, which other tests rely on."""
 
 import threading
 
@@ -14,7 +14,7 @@ from tests.support.scripted import Reply, ScriptedPeer
 
 
 async def test_answers_over_mutual_tls_and_records_the_request(scripted: ScriptedPeer) -> None:
-    """A bare aio stub gets the default answer, and the peer knows request, metadata and certificate."""
+    """A bare aio stub gets the default answer; the peer records request, metadata and certificate."""
     async with scripted.aio_channel() as channel:
         reply = await FederationServiceStub(channel).List(pb.ListRequest(resource="tasks"), metadata=(("a", "b"),))
 
@@ -26,7 +26,7 @@ async def test_answers_over_mutual_tls_and_records_the_request(scripted: Scripte
 
 
 def test_script_runs_in_order_and_its_last_reply_repeats(scripted: ScriptedPeer) -> None:
-    """A script's replies are taken one a call; the last goes on for ever."""
+    """Each call takes the next reply of a script; the last reply repeats."""
     scripted.service.script("get", Reply(refusal=Refusal(Reason.GRANT_INVALID, "no")), Reply())
     with scripted.sync_channel() as channel:
         stub = FederationServiceStub(channel)
@@ -37,7 +37,7 @@ def test_script_runs_in_order_and_its_last_reply_repeats(scripted: ScriptedPeer)
 
 
 def test_cancellation_is_counted(scripted: ScriptedPeer) -> None:
-    """A call that is cancelled while its answer is held back is counted as that."""
+    """A call that is cancelled while its answer is delayed is counted as cancelled."""
     scripted.service.script("list", Reply(gate=threading.Event()))
     with scripted.sync_channel() as channel:
         call = FederationServiceStub(channel).List.future(pb.ListRequest(resource="tasks"))
@@ -47,7 +47,7 @@ def test_cancellation_is_counted(scripted: ScriptedPeer) -> None:
 
 
 def test_relay_counts_and_resets_connections(scripted: ScriptedPeer) -> None:
-    """The relay passes a whole mTLS connection, counts it, and can reset it in mid-call."""
+    """The relay forwards a complete mTLS connection, counts it, and can reset it during a call."""
     relay = Relay(scripted.port)
     inner, scripted.port = scripted.port, relay.port
     scripted.service.script("list", Reply(), Reply(gate=threading.Event()))

@@ -1,4 +1,4 @@
-"""`mosaic federation audit` as an operator runs it: processes of their own, files on the disk, Ctrl-C."""
+"""`mosaic federation audit`: processes, archived files, Ctrl-C."""
 
 import asyncio
 import gzip
@@ -20,7 +20,7 @@ from federation.store.audit.archive import DAY_US
 from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
 from federation.store.database import Database
-from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic, mosaic_here
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic, mosaic_here
 
 pytestmark = pytest.mark.e2e
 
@@ -29,34 +29,34 @@ DAY_S = 86_400
 
 
 @pytest.fixture(scope="module")
-def work() -> Iterator[Served]:
-    """`work` alone, in its own process."""
-    with Served.temporary() as served:
-        served.found("work")
+def work() -> Iterator[GatewayProcesses]:
+    """`work` alone, in a process."""
+    with GatewayProcesses.temporary() as served:
+        served.init("work")
         served.start("work")
         yield served
 
 
-def audit(work: Served, words: str = "") -> "subprocess.CompletedProcess[str]":
+def audit(work: GatewayProcesses, words: str = "") -> "subprocess.CompletedProcess[str]":
     """Run the command within this process, which is quicker."""
     return mosaic_here("federation", "audit", "-g", "work", *words.split(), cwd=work.directory)
 
 
-def shown(work: Served, words: str = "") -> dict[str, Any]:
-    """Run the command with `--json` and return what it printed."""
+def shown(work: GatewayProcesses, words: str = "") -> dict[str, Any]:
+    """Run the command with `--json`; return what it printed."""
     done = audit(work, f"{words} --json")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return dict(json.loads(done.stdout))
 
 
-def act(work: Served) -> str:
-    """Do something that is on record; return the grant's id."""
+def act(work: GatewayProcesses) -> str:
+    """Create a grant, which is recorded in the audit; return the grant's id."""
     words = ("federation", "grant", "create", "-g", "work", "--peer", "home.example", "--subject", "ada")
     return str(json.loads(work.command(*words, "--scope", SCOPE, "--json"))["grant"]["id"])
 
 
-def write(work: Served, *events: AuditEvent) -> None:
-    """Write events into the database of the gateway, which another process may serve."""
+def write(work: GatewayProcesses, *events: AuditEvent) -> None:
+    """Write events into the gateway's database, which another process may have open."""
 
     async def insert() -> None:
         database = await Database.open(GatewayConfig.load(work.directory / "work").database_url)
@@ -67,7 +67,7 @@ def write(work: Served, *events: AuditEvent) -> None:
 
 
 def until(found: Callable[[], Any], timeout_s: float = 20.0) -> Any:
-    """Ask until there is an answer."""
+    """Repeat until there is an answer."""
     end = time.monotonic() + timeout_s
     while not (answer := found()):
         assert time.monotonic() < end
@@ -75,7 +75,7 @@ def until(found: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 
 def denial(**changes: Any) -> AuditEvent:
-    """A refused call of just now, before its grant was known."""
+    """A refusal of now, of a call without a known grant."""
     values: dict[str, Any] = {"verb": "list", "outcome": "denied", "resource": "credentials", "source": "10.0.0.9"}
     return AuditEvent(**{"at_us": int(time.time() * 1e6), **values, **changes})
 
@@ -83,7 +83,7 @@ def denial(**changes: Any) -> AuditEvent:
 class Follower:
     """A running `audit --follow`."""
 
-    def __init__(self, work: Served, *words: str) -> None:
+    def __init__(self, work: GatewayProcesses, *words: str) -> None:
         command = [*MOSAIC, "federation", "audit", "-g", "work", "--follow", *words]
         self.process = subprocess.Popen(
             command, cwd=work.directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -102,7 +102,7 @@ class Follower:
                 queue.put((time.time(), line.rstrip("\n")))
 
     def next(self) -> dict[str, Any]:
-        """The next event, as JSON; `arrived` is when it came."""
+        """The next event, as JSON; `arrived` is the time of its arrival."""
         arrived, line = self.lines.get(timeout=30)
         return {**json.loads(line), "arrived": arrived}
 
@@ -115,7 +115,7 @@ class Follower:
             self.close()
 
     def close(self) -> None:
-        """See it ended, and everything that it printed read."""
+        """Wait for the end of the process and of its output."""
         self.process.kill()
         self.process.wait(20)
         for reader in self.readers:
@@ -123,8 +123,8 @@ class Follower:
 
 
 @pytest.fixture
-def follow(work: Served) -> Iterator[Callable[..., Follower]]:
-    """Start followers; none outlives the test."""
+def follow(work: GatewayProcesses) -> Iterator[Callable[..., Follower]]:
+    """Start followers, which are stopped after the test."""
     started: list[Follower] = []
 
     def start(*words: str) -> Follower:
@@ -159,8 +159,8 @@ def follow(work: Served) -> Iterator[Callable[..., Follower]]:
         ("--follow --outcome denid", 1, "error: outcome: there is no 'denid'"),
     ],
 )
-def test_a_wrong_filter_is_named_with_what_there_is(work: Served, words: str, code: int, said: str) -> None:
-    """One line and its exit code: what is wrong, what was probably meant, what there is."""
+def test_a_wrong_filter_is_named_with_a_suggestion(work: GatewayProcesses, words: str, code: int, said: str) -> None:
+    """One line and an exit code: the fault, a suggestion, and the valid values."""
     if "hme" in words:
         act(work)
 
@@ -172,8 +172,8 @@ def test_a_wrong_filter_is_named_with_what_there_is(work: Served, words: str, co
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
-    """Each filter alone, and a window of time from both sides; a verb of another version is no wrong word."""
+def test_filters_and_times_select_events(work: GatewayProcesses) -> None:
+    """Each filter alone, and a time window with both ends; a verb of another version is a valid filter."""
     grant = until(lambda: shown(work, f"--grant {act(work)}")["events"])[0]["grant_id"]
     write(work, denial(at_us=0, verb="lost.art"), denial(peer="far.example"))
 
@@ -188,8 +188,8 @@ def test_filters_and_times_narrow_what_is_shown(work: Served) -> None:
     assert "no event matches these filters" in audit(work, "--verb lost.art --since 3d").stderr
 
 
-def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
-    """Pages by token are the list in one piece; a token of other filters is refused, of a moved window not."""
+def test_pages_continue_by_a_token_and_a_limit_spans_pages(work: GatewayProcesses) -> None:
+    """Pages by token make up the whole list; a token of other filters is refused, of a moved window accepted."""
     write(work, *(denial(reason=f"r{number}") for number in range(1_205)))
     whole = shown(work, "--limit 1200 --outcome denied")
     assert len(whole["events"]) == 1_200
@@ -208,10 +208,10 @@ def test_pages_go_on_by_a_token_and_a_limit_spans_pages(work: Served) -> None:
     assert shown(work, f"--limit 1 --outcome denied --page-token {said.split()[-1]}")["events"] == pieces[3:4]
 
 
-def test_a_table_fits_a_narrow_terminal_and_tells_denials_without_colour(
-    work: Served, monkeypatch: pytest.MonkeyPatch
+def test_a_table_fits_a_narrow_terminal_and_shows_denials_without_colour(
+    work: GatewayProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 80 columns no line is longer; a denial has its symbol, word and count, and its whole reason."""
+    """No line exceeds 80 columns; a denial has its symbol, outcome, count and complete reason."""
     reason = "GRANT_INVALID: the subject differs from that of the grant"
     name = "a-gateway-with-a-rather-long-name.example.org"
     write(work, denial(peer=name, subject="ada", count=12, reason=reason))
@@ -230,10 +230,10 @@ def test_a_table_fits_a_narrow_terminal_and_tells_denials_without_colour(
     assert "\x1b" not in "".join((*lines, *piped))
 
 
-def test_following_shows_each_event_once_and_soon_also_over_restarts(
-    work: Served, follow: Callable[..., Follower]
+def test_following_shows_each_event_once_also_across_restarts(
+    work: GatewayProcesses, follow: Callable[..., Follower]
 ) -> None:
-    """The newest, then each new one in order; a gateway killed and one stopped are waited for; Ctrl-C is a fine end."""
+    """Followers show the newest events, then each new one in order; they wait for a restart; Ctrl-C exits with 0."""
     made = {act(work) for _ in range(3)}
     until(lambda: {one["grant_id"] for one in shown(work, "--verb grant.create --limit 3")["events"]} == made)
     follower = follow("--json", "--verb", "grant.create", "--limit", "2")
@@ -249,7 +249,7 @@ def test_following_shows_each_event_once_and_soon_also_over_restarts(
         work.stop("work", number)
         said = follower.said.get(timeout=20)[1]
         assert "Waiting for it; no event will be missed. Ctrl-C quits" in said
-        write(work, denial(verb="grant.create", reason="while it was away"))
+        write(work, denial(verb="grant.create", reason="while it was stopped"))
         work.start("work")
         grants.append(act(work))
         seen += [follower.next(), follower.next()]
@@ -268,8 +268,10 @@ def _seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-def test_following_shows_a_table_and_begins_with_the_last_few(work: Served, follow: Callable[..., Follower]) -> None:
-    """One heading, at most ten lines to begin with, then new lines; nothing of what the filters keep out."""
+def test_following_shows_a_table_that_begins_with_the_last_events(
+    work: GatewayProcesses, follow: Callable[..., Follower]
+) -> None:
+    """One heading, at most ten lines at first, then new lines; no event that the filters exclude."""
     write(work, *(denial(verb="watch", reason=f"r{number}") for number in range(15)))
     follower = follow("--verb", "watch")
     first = [follower.lines.get(timeout=30)[1] for _ in range(11)]
@@ -283,9 +285,9 @@ def test_following_shows_a_table_and_begins_with_the_last_few(work: Served, foll
     assert follower.said.empty()
 
 
-def test_a_gateway_that_does_not_run_is_not_followed(work: Served) -> None:
-    """To begin with there must be a gateway: exit code 4 and how to start it."""
-    work.found("idle")
+def test_a_stopped_gateway_is_not_followed(work: GatewayProcesses) -> None:
+    """Without a running gateway the exit code is 4, and the error says how to start it."""
+    work.init("idle")
 
     done = mosaic("federation", "audit", "-g", "idle", "--follow", cwd=work.directory)
 
@@ -293,8 +295,8 @@ def test_a_gateway_that_does_not_run_is_not_followed(work: Served) -> None:
     assert done.stderr.startswith("error: the gateway idle.example does not run; start it: mosaic gateway serve")
 
 
-def test_old_events_move_to_files_that_history_reads(work: Served) -> None:
-    """A start moves what is older than the retention; `--history` shows it in its place, and names a broken file."""
+def test_history_reads_archived_events(work: GatewayProcesses) -> None:
+    """At its start a gateway archives old events; `--history` shows them in order, and names a broken file."""
     today = int(time.time()) // DAY_S
     old = [
         denial(at_us=day * DAY_US + n, verb="watch", peer="old.example", reason=f"{day}.{n}")

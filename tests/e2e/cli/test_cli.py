@@ -1,4 +1,4 @@
-"""The `mosaic` command against two gateways in processes of their own."""
+"""The `mosaic` command against two gateways in separate processes."""
 
 import io
 import json
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mosaic_cli.main import main
-from tests.support.cli_runner import Cli, Ran
+from tests.support.cli_runner import Cli, CommandResult
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import MOSAIC, Served, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment, mosaic
 from tests.support.schemas import validator
 
 pytestmark = pytest.mark.e2e
@@ -25,17 +25,17 @@ SOURCE = "federated:work.example"
 
 @pytest.fixture
 def enrolled(cli: Cli) -> str:
-    """Home reads work for ada; the grant's id. Enrolled once in this file."""
+    """The grant's id of ada's enrollment at work, made once in this file."""
     return cli.enrolled(json.dumps(SCOPE))
 
 
-def query(cli: Cli, verb: str, *more: str, code: int = 0) -> Ran:
-    """Query the peer as ada, printed as JSON."""
+def query(cli: Cli, verb: str, *more: str, code: int = 0) -> CommandResult:
+    """Query the peer as ada, with `--json`."""
     return cli(f"federation query {verb} --user ada --source {SOURCE} -g home --json", *more, code=code)
 
 
 def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
-    """What was asked for comes back, in words and as JSON, with the next step on stderr."""
+    """The grant has the given values as text and as JSON; the next step is on stderr."""
     made = cli(
         "federation grant create -g work --peer x.example --subject bob --expires 90d --scope", json.dumps(SCOPE)
     )
@@ -44,7 +44,7 @@ def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
     shown = cli(f"federation grant show {grant['id']} -g work --json").json["grant"]
 
     assert "◌ pending" in made.out
-    assert "mosaic federation grant token" in made.words
+    assert "mosaic federation grant token" in made.err
     assert shown == grant
     assert (grant["subject"], grant["status"], grant["scope"]["max_rows_per_query"]) == ("bob", "pending", 5)
     assert set(grant) == {
@@ -56,19 +56,19 @@ def test_a_grant_is_created_shown_and_listed(cli: Cli) -> None:
     assert "x.example" in cli("federation grant list -g work").out
 
 
-def test_the_token_stands_alone_on_stdout(cli: Cli) -> None:
-    """It can be piped; everything else is on stderr."""
+def test_only_the_token_is_on_stdout(cli: Cli) -> None:
+    """The token can be piped; all other output is on stderr."""
     made = cli("federation grant create -g work --peer y.example --subject ada --json --scope", json.dumps(SCOPE))
 
     token = cli(f"federation grant token {made.json['grant']['id']} -g work")
 
     assert token.out.count("\n") == 1
     assert token.out.startswith("mosaic1_")
-    assert "works once" in token.words
+    assert "works once" in token.err
 
 
-def test_the_scope_and_the_token_come_by_file_and_by_pipe(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-` reads standard input, a name reads the file."""
+def test_scope_and_token_are_read_from_a_file_or_a_pipe(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-` reads standard input, a file name reads the file."""
     Path("scope.json").write_text(json.dumps(SCOPE))
     by_file = cli("federation grant create -g work --peer f.example --subject ada --scope scope.json --json")
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(SCOPE)))
@@ -77,21 +77,21 @@ def test_the_scope_and_the_token_come_by_file_and_by_pipe(cli: Cli, monkeypatch:
     token = cli("federation peer add -g home --user ada -", code=1)
 
     assert by_file.json["grant"]["scope"] == by_pipe.json["grant"]["scope"]
-    assert token.words.startswith("error: token: is garbled")
+    assert token.err.startswith("error: token: is garbled")
 
 
-def test_a_sensitive_resource_is_warned_about(cli: Cli) -> None:
-    """The grant is made, and stderr says what it opens."""
+def test_a_sensitive_resource_gives_a_warning(cli: Cli) -> None:
+    """The grant is created, and stderr names the sensitive resource."""
     made = cli(
         'federation grant create -g work --peer z.example --subject ada --json --scope {"resources":["api_keys"]}'
     )
 
-    assert made.words.startswith("warning: scope.resources opens api_keys")
+    assert made.err.startswith("warning: scope.resources opens api_keys")
     assert made.json["warnings"]
 
 
-def test_rows_carry_their_tags(cli: Cli, enrolled: str) -> None:
-    """`--json` rows have `_source` and `_cached`, hit and miss alike, and the data as an object."""
+def test_rows_have_their_tags(cli: Cli, enrolled: str) -> None:
+    """With `--json` rows have `_source` and `_cached`, for a hit and a miss, and the data as an object."""
     first, again = query(cli, "list tasks --page-size 3").json, query(cli, "list tasks --page-size 3").json
 
     row = first["rows"][0]
@@ -104,8 +104,8 @@ def test_rows_carry_their_tags(cli: Cli, enrolled: str) -> None:
     assert {row["_cached"] for row in again["rows"]} == {True}
 
 
-def test_a_page_token_leads_on(cli: Cli, enrolled: str) -> None:
-    """The token of one answer is the option of the next command."""
+def test_a_page_token_returns_the_next_page(cli: Cli, enrolled: str) -> None:
+    """The token of an answer is the option of the next command."""
     first = query(cli, "list tasks").json
     rest = query(cli, "list tasks", "--page-token", first["next_page_token"]).json
 
@@ -125,17 +125,17 @@ def test_get_search_and_capabilities_answer(cli: Cli, enrolled: str) -> None:
     assert opened["_source"] == SOURCE
 
 
-def test_rows_are_a_table_for_people(cli: Cli, enrolled: str) -> None:
-    """The table shows id, tags and what the row is about; the summary is on stderr."""
+def test_rows_are_shown_as_a_table(cli: Cli, enrolled: str) -> None:
+    """The table shows id, tags and title of the rows; the summary is on stderr."""
     listed = cli(f"federation query list tasks --user ada --source {SOURCE} --where status=done -g home")
 
     assert "task number 6" in listed.out
     assert SOURCE in listed.out
-    assert "2 rows from" in listed.words
+    assert "2 rows from" in listed.err
 
 
 def test_a_row_is_shown_field_by_field(cli: Cli, enrolled: str) -> None:
-    """Get prints names and values."""
+    """`get` prints names and values."""
     shown = cli(f"federation query get tasks task-6 --user ada --source {SOURCE} -g home")
 
     assert ["title", "task number 6"] in [line.split(maxsplit=1) for line in map(str.rstrip, shown.out.splitlines())]
@@ -143,12 +143,12 @@ def test_a_row_is_shown_field_by_field(cli: Cli, enrolled: str) -> None:
 
 @pytest.mark.parametrize("line", ["federation grant list -g work", "federation peer list -g home"])
 def test_a_pipe_gets_no_colour(cli: Cli, enrolled: str, line: str) -> None:
-    """Escape sequences are for terminals."""
+    """Only a terminal gets escape sequences."""
     assert "\x1b" not in cli(line).out
 
 
-def test_a_certificate_is_rotated_by_hand(cli: Cli, enrolled: str) -> None:
-    """Each rotation shows another fingerprint; queries go on, and the other side lists the new certificate."""
+def test_an_operator_rotates_a_certificate(cli: Cli, enrolled: str) -> None:
+    """Each rotation shows another fingerprint; queries continue, and the peer lists the new certificate."""
     before = cli("federation peer list -g home --json").json["peers"][0]["certificate"]
     shown = cli("federation peer rotate work.example -g home")
     rotated = cli("federation peer rotate work.example --user ada -g home --json")
@@ -162,8 +162,8 @@ def test_a_certificate_is_rotated_by_hand(cli: Cli, enrolled: str) -> None:
     assert granted["fingerprint"] == after["fingerprint"]
 
 
-def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
-    """The JSON of `status` at both gateways keeps the published schema."""
+def test_status_matches_its_schema(cli: Cli, enrolled: str) -> None:
+    """The JSON of `status` at both gateways matches the published schema."""
     query(cli, "list notes")
     status = cli("federation status -g home --json")
 
@@ -174,8 +174,8 @@ def test_status_has_the_documented_shape(cli: Cli, enrolled: str) -> None:
     assert 80_000 < peer["certificate"]["expires_in_s"] <= 86_400
 
 
-def test_status_is_a_table_for_people(cli: Cli, enrolled: str) -> None:
-    """State with its symbol, the peer, the gateway; at 80 columns too."""
+def test_status_is_shown_as_a_table(cli: Cli, enrolled: str) -> None:
+    """The table shows the state with its symbol, the peer and the gateway, also at 80 columns."""
     wide = cli("federation status -g home").out
     os.environ["COLUMNS"] = "80"
     narrow = cli("federation status -g home").out
@@ -187,8 +187,8 @@ def test_status_is_a_table_for_people(cli: Cli, enrolled: str) -> None:
     assert max(len(line) for line in narrow.splitlines()) <= 80
 
 
-def test_the_audit_shows_who_read_what(cli: Cli, enrolled: str) -> None:
-    """A read at home is on record at work within a second, under its grant."""
+def test_the_audit_shows_a_read(cli: Cli, enrolled: str) -> None:
+    """A read by home is in work's audit within a second, with its grant."""
     query(cli, "list tasks --page-size 2")
     deadline = time.monotonic() + 5
     events: list[dict[str, Any]] = []
@@ -200,8 +200,8 @@ def test_the_audit_shows_who_read_what(cli: Cli, enrolled: str) -> None:
     assert "home.example" in cli("federation audit -g work").out
 
 
-def test_the_gateway_may_be_named_anywhere(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the environment, on the group or on the command; the nearest one wins."""
+def test_the_gateway_is_an_option_of_every_level(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway comes from the environment, the group or the command; the innermost takes precedence."""
     monkeypatch.setenv("MOSAIC_GATEWAY", "home")
 
     names = [
@@ -268,44 +268,44 @@ BAD = [
 
 
 @pytest.mark.parametrize(("line", "code", "words"), BAD, ids=[line[:60] for line, _, _ in BAD])
-def test_a_mistake_gets_one_line_and_its_exit_code(cli: Cli, enrolled: str, line: str, code: int, words: str) -> None:
-    """One clear line on stderr that names the field and the cure; nothing on stdout, nothing half done."""
+def test_a_mistake_gives_one_line_and_an_exit_code(cli: Cli, enrolled: str, line: str, code: int, words: str) -> None:
+    """One line on stderr names the field and the fix; nothing is printed on stdout, and nothing changes."""
     before = sorted(Path().iterdir())
 
     ran = cli(line, code=code)
 
-    assert words in ran.words
-    assert (ran.out, ran.words.count("\n")) == ("", 1)
+    assert words in ran.err
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
     assert sorted(Path().iterdir()) == before
 
 
-def test_a_denied_resource_names_reason_and_cure(cli: Cli, enrolled: str) -> None:
-    """What the peer refuses comes with its reason."""
+def test_a_denied_resource_names_reason_and_next_step(cli: Cli, enrolled: str) -> None:
+    """A refusal of the peer is shown with its reason."""
     ran = query(cli, "list credentials", code=1)
 
-    assert ran.words.startswith(f"error: SCOPE_VIOLATION: {SOURCE}: the grant does not open the resource 'credentials'")
-    assert "query capabilities" in ran.words
+    assert ran.err.startswith(f"error: SCOPE_VIOLATION: {SOURCE}: the grant does not open the resource 'credentials'")
+    assert "query capabilities" in ran.err
 
 
 @pytest.mark.parametrize("gateway", ["home", "stopped"])
-def test_a_bad_line_of_an_import_changes_nothing(cli: Cli, served: Served, gateway: str) -> None:
-    """Through the running gateway or straight into the database: line and field are named, and no row is there."""
+def test_an_invalid_line_of_an_import_changes_nothing(cli: Cli, served: GatewayProcesses, gateway: str) -> None:
+    """Through the gateway or directly into the database: line and field are named, and no row is imported."""
     if gateway == "stopped" and not Path("stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
     Path("bad.jsonl").write_text('{"kind": "user", "id": "carol"}\n{"kind": "row", "resource": "taks"}\n{"kind"\n')
 
     ran = cli(f"gateway import bad.jsonl -g {gateway}", code=1)
 
-    assert "line 2, " in ran.words
-    assert "line 3, " in ran.words
-    assert "nothing was imported" in ran.words
+    assert "line 2, " in ran.err
+    assert "line 3, " in ran.err
+    assert "nothing was imported" in ran.err
     if gateway == "home":
         unknown = cli("federation query list tasks --user carol -g home", code=1)
-        assert unknown.words.startswith("error: no user 'carol'")
+        assert unknown.err.startswith("error: no user 'carol'")
 
 
-def test_an_import_says_what_it_held(cli: Cli) -> None:
-    """Counts by kind, for people and as JSON."""
+def test_an_import_prints_counts(cli: Cli) -> None:
+    """An import prints counts by kind, as text and as JSON."""
     Path("more.jsonl").write_text('{"kind": "user", "id": "dora"}\n{"kind": "team", "id": "T9"}\n')
 
     assert cli("gateway import more.jsonl -g home").out == "1 users, 1 teams, 0 members, 0 rows\n"
@@ -314,19 +314,19 @@ def test_an_import_says_what_it_held(cli: Cli) -> None:
     }
 
 
-def test_a_gateway_that_does_not_run_is_not_reachable(cli: Cli, served: Served) -> None:
-    """Exit code 4 and how to start it."""
+def test_a_stopped_gateway_is_unreachable(cli: Cli, served: GatewayProcesses) -> None:
+    """The exit code is 4, and the error says how to start the gateway."""
     if not Path("stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
 
     ran = cli("federation status -g stopped", code=4)
 
     line = "error: the gateway stopped.example does not run; start it: mosaic gateway serve --gateway stopped\n"
-    assert (ran.out, ran.words) == ("", line)
+    assert (ran.out, ran.err) == ("", line)
 
 
-def test_a_second_serve_is_refused_in_one_line(served: Served) -> None:
-    """The first one goes on."""
+def test_a_second_serve_is_refused_in_one_line(served: GatewayProcesses) -> None:
+    """The first gateway continues."""
     ran = mosaic("gateway", "serve", "--gateway", "work", cwd=served.directory)
 
     assert (ran.returncode, ran.stdout) == (1, "")
@@ -337,26 +337,26 @@ def test_a_second_serve_is_refused_in_one_line(served: Served) -> None:
 
 @pytest.mark.parametrize("command", ["federation grant create --peer p.example --subject ada --scope -",
                                      "federation peer add --user ada -"])  # fmt: skip
-def test_bytes_that_are_no_text_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """Standard input that is not UTF-8 is one line, not a trace."""
+def test_input_that_is_not_utf8_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Standard input that is not UTF-8 gives one line, not a traceback."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
 
     ran = cli(f"{command} -g home", code=1)
 
-    assert (ran.out, ran.words.count("\n")) == ("", 1)
-    assert ran.words.endswith(": standard input is not UTF-8 text\n")
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
+    assert ran.err.endswith(": standard input is not UTF-8 text\n")
 
 
-def test_a_terminal_without_unicode_shows_all_the_same(served: Served, enrolled: str) -> None:
-    """A symbol that the output's encoding lacks is written by its number, and the command ends well."""
+def test_output_without_unicode_escapes_symbols(served: GatewayProcesses, enrolled: str) -> None:
+    """A symbol that the output's encoding lacks is written by its number, and the command succeeds."""
     ran = mosaic("federation", "status", "-g", "home", cwd=served.directory, PYTHONIOENCODING="ascii")
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert r"\u25cf active" in ran.stdout
 
 
-def test_a_closed_output_is_no_fault(served: Served) -> None:
-    """A command whose standard output is closed does its work."""
+def test_a_closed_stdout_is_no_error(served: GatewayProcesses) -> None:
+    """A command with a closed standard output succeeds."""
     closed = f"{sys.executable} -m mosaic_cli federation grant list -g home >&-"
     ran = subprocess.run(
         closed, shell=True, cwd=served.directory, env=environment(), capture_output=True, timeout=60, check=False
@@ -366,11 +366,11 @@ def test_a_closed_output_is_no_fault(served: Served) -> None:
 
 
 @pytest.mark.parametrize("field", ["listen", "enroll"])
-def test_a_taken_port_is_named(served: Served, field: str) -> None:
-    """The setting and the cure are named, and the gateway can be started once it is free."""
+def test_a_port_in_use_is_named(served: GatewayProcesses, field: str) -> None:
+    """The error names the setting and the fix; the gateway starts once the port is free."""
     address = _listening(served, "home")
     name = f"blocked-{field}"
-    served.found(name, **{field: address})
+    served.init(name, **{field: address})
 
     ran = mosaic("gateway", "serve", "--gateway", name, cwd=served.directory)
 
@@ -382,14 +382,14 @@ def test_a_taken_port_is_named(served: Served, field: str) -> None:
     assert not (served.directory / name / "run" / "admin.sock").exists()
 
 
-def _listening(served: Served, name: str) -> str:
+def _listening(served: GatewayProcesses, name: str) -> str:
     human = mosaic("federation", "status", "--gateway", name, cwd=served.directory)
     return next(line.split()[1] for line in human.stdout.splitlines() if line.startswith("listens"))
 
 
-def test_a_standby_takes_over(served: Served) -> None:
-    """It waits for the first process, says so, and serves when that one has ended."""
-    served.found("twin")
+def test_a_standby_takes_over(served: GatewayProcesses) -> None:
+    """A standby waits for the first process, says so, and serves when the first process has ended."""
+    served.init("twin")
     served.start("twin")
     first = served.processes.pop("twin")
     standby = subprocess.Popen(
@@ -414,9 +414,9 @@ def test_a_standby_takes_over(served: Served) -> None:
         process.communicate()
 
 
-def test_a_killed_gateway_leaves_nothing_in_the_way(served: Served) -> None:
-    """After SIGKILL the next start needs no cleaning by hand."""
-    served.found("phoenix")
+def test_a_killed_gateway_starts_again(served: GatewayProcesses) -> None:
+    """After SIGKILL the next start needs no manual cleanup."""
+    served.init("phoenix")
     served.start("phoenix")
     assert served.stop("phoenix", signal.SIGKILL) == -signal.SIGKILL
     assert (served.directory / "phoenix" / "run" / "admin.sock").exists()
@@ -428,15 +428,15 @@ def test_a_killed_gateway_leaves_nothing_in_the_way(served: Served) -> None:
     assert not (served.directory / "phoenix" / "run" / "admin.sock").exists()
 
 
-def test_the_socket_is_the_users_alone(served: Served) -> None:
-    """Mode 0600 in a directory of mode 0700."""
+def test_only_the_user_may_open_the_socket(served: GatewayProcesses) -> None:
+    """The socket has mode 0600, its directory mode 0700."""
     run = served.directory / "work" / "run"
 
     assert (run.stat().st_mode & 0o777, (run / "admin.sock").stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_a_revoked_grant_shows_in_the_exit_code(cli: Cli) -> None:
-    """Bob's peer is revoked: the receipt says so, the next query is refused, and status ends with 3."""
+def test_a_revoked_grant_changes_the_exit_code(cli: Cli) -> None:
+    """The revocation prints a receipt, the next query is refused, and `status` exits with 3."""
     grant = cli.enroll("bobs-work", user="bob", scope='{"resources":["tasks"]}')
     before = cli("federation query list tasks --user bob --source federated:bobs-work -g home --json")
     assert before.json["rows"]
@@ -448,7 +448,7 @@ def test_a_revoked_grant_shows_in_the_exit_code(cli: Cli) -> None:
     assert revoked.json["receipt"]["reason"] == "ended"
     assert revoked.json["receipt"]["revoked_at"] is not None
     assert revoked.json["receipt"]["effective_at"] >= revoked.json["receipt"]["revoked_at"]
-    assert refused.words.startswith("error: GRANT_REVOKED: ")
+    assert refused.err.startswith("error: GRANT_REVOKED: ")
     states = {peer["name"]: peer["state"] for peer in status.json["peers"]}
     assert states["bobs-work"] == "revoked"
     cli("federation peer remove bobs-work -g home")
@@ -456,7 +456,7 @@ def test_a_revoked_grant_shows_in_the_exit_code(cli: Cli) -> None:
 
 
 def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever happens, a person sees one line; MOSAIC_DEBUG shows where."""
+    """An unexpected error gives one line; MOSAIC_DEBUG shows the traceback."""
 
     def breaks(_: Path) -> None:
         raise ZeroDivisionError("oops")
@@ -465,25 +465,25 @@ def test_a_bug_shows_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
 
     ran = cli("federation status -g home", code=1)
 
-    assert ran.words == "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n"
+    assert ran.err == "error: ZeroDivisionError: oops; set MOSAIC_DEBUG=1 for the traceback\n"
     monkeypatch.setenv("MOSAIC_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["federation", "status", "-g", "home"])
 
 
-def test_an_interrupt_is_quiet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends with 130 and no words."""
+def test_an_interrupt_prints_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with exit code 130 and no output."""
 
     def interrupted(_: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("federation.admin.client.connect", interrupted)
 
-    assert cli("federation status -g home", code=130) == Ran(130, "", "")
+    assert cli("federation status -g home", code=130) == CommandResult(130, "", "")
 
 
-def test_a_reader_that_goes_away_is_no_error(served: Served) -> None:
-    """`mosaic … | head` ends without words."""
+def test_a_closed_pipe_is_no_error(served: GatewayProcesses) -> None:
+    """`mosaic … | head` ends without a message."""
     command = f"{' '.join(MOSAIC)} federation audit --json --limit 1000 --gateway work | head -c 1"
     ran = subprocess.run(
         command, shell=True, cwd=served.directory, env=environment(), capture_output=True, text=True, check=False
@@ -492,8 +492,8 @@ def test_a_reader_that_goes_away_is_no_error(served: Served) -> None:
     assert (ran.stdout, ran.stderr) == ("{", "")
 
 
-def test_a_peers_words_do_not_steer_the_terminal(cli: Cli, enrolled: str) -> None:
-    """A row of a hostile peer is shown without its escape sequences, also in an error."""
+def test_texts_of_a_peer_are_sanitized(cli: Cli, enrolled: str) -> None:
+    """A row of a hostile peer is shown without its escape sequences, and so is an error."""
     line = {
         "kind": "row", "resource": "notes", "id": "evil", "owner": "ada", "data": {"text": "a\x1b[2J\x07b"},
     }  # fmt: skip
@@ -507,10 +507,10 @@ def test_a_peers_words_do_not_steer_the_terminal(cli: Cli, enrolled: str) -> Non
 
 
 @pytest.mark.parametrize("serving", [True, False])
-def test_an_import_can_be_interrupted(served: Served, serving: bool):
-    """Ctrl-C in the middle of standard input ends the command at once, quietly, and nothing is loaded."""
+def test_an_import_can_be_interrupted(served: GatewayProcesses, serving: bool) -> None:
+    """Ctrl-C while reading standard input ends the command without a message, and imports nothing."""
     if not serving:
-        served.found("idle")
+        served.init("idle")
     gateway = "home" if serving else "idle"
     with subprocess.Popen(
         [*MOSAIC, "gateway", "import", "-", "--gateway", gateway],

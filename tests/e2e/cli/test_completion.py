@@ -1,4 +1,4 @@
-"""Completion by the shells' own protocol, against a gateway as a process of its own, and without one."""
+"""Shell completion by the shells' protocol, with a running gateway and without one."""
 
 import os
 import pty
@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli_runner import Cli
-from tests.support.gateway_processes import MOSAIC, ROOT, Served, environment, mosaic
+from tests.support.gateway_processes import MOSAIC, ROOT, GatewayProcesses, environment, mosaic
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
 def grant(cli: Cli) -> str:
-    """Home reads work for ada; the grant's id. Enrolled once in this file."""
+    """The grant's id of ada's enrollment at work, made once in this file."""
     return cli.enrolled()
 
 
-def completed(served: Served, *words: str, **more: str) -> list[str]:
-    """What bash is offered for the last of the words, parted as bash parts them; nothing else is printed."""
+def completed(served: GatewayProcesses, *words: str, **more: str) -> list[str]:
+    """The completions of the last word for bash, split as bash splits words; nothing else is printed."""
     ran = subprocess.run(
         MOSAIC,
         cwd=served.directory,
@@ -42,13 +42,13 @@ def completed(served: Served, *words: str, **more: str) -> list[str]:
     return ran.stdout.split("\n")[:-1]
 
 
-def offered(served: Served, *words: str, **more: str) -> list[str]:
-    """What bash is offered where there is something: a machine that is busy elsewhere may need another try."""
+def offered(served: GatewayProcesses, *words: str, **more: str) -> list[str]:
+    """The completions for bash, with retries, because a loaded machine may exceed the time limit."""
     return next(filter(None, (completed(served, *words, **more) for _ in range(5))), [])
 
 
-def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None:
-    """Grants, peers, users, resources and sources, each where it belongs, and those alone that begin as typed."""
+def test_names_come_from_the_running_gateway(served: GatewayProcesses, grant: str) -> None:
+    """Grants, peers, users, resources and sources are completed by their prefix, each where it is valid."""
     federation = ("federation", "-g")
 
     assert offered(served, *federation, "work", "grant", "show", grant[:8]) == [grant]
@@ -67,8 +67,8 @@ def test_names_come_from_the_running_gateway(served: Served, grant: str) -> None
     assert offered(served, "federation", "grant", "re") == ["revoke"]
 
 
-def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: Served, grant: str) -> None:
-    """`federated:w` reaches the command as three words; what is offered replaces the last of them."""
+def test_completion_handles_bash_word_breaks(served: GatewayProcesses, grant: str) -> None:
+    """`federated:w` reaches the command as three words; the completion replaces the last of them."""
     ask = ("federation", "query", "list", "tasks", "-g", "home", "--user", "ada", "--source")
 
     assert offered(served, *ask, "") == ["all", "federated:work.example", "local"]
@@ -81,8 +81,8 @@ def test_bash_parts_words_at_colons_and_signs_and_is_understood(served: Served, 
     assert offered(served, *ask[:-2], "bob", "--source", "") == ["all", "local"]
 
 
-def test_the_gateway_may_come_from_the_environment(served: Served, grant: str) -> None:
-    """As for every other command; without any gateway there is nothing to offer."""
+def test_the_gateway_may_come_from_the_environment(served: GatewayProcesses, grant: str) -> None:
+    """MOSAIC_GATEWAY selects the gateway; without a gateway there are no completions."""
     assert offered(served, "federation", "peer", "show", "w", MOSAIC_GATEWAY="home") == ["work.example"]
     assert completed(served, "federation", "peer", "show", "w") == []
     assert offered(served, "federation", "peer", "show", "w", MOSAIC_GATEWAY="~/home", HOME=str(served.directory)) == [
@@ -90,7 +90,7 @@ def test_the_gateway_may_come_from_the_environment(served: Served, grant: str) -
     ]
 
 
-def test_other_shells_see_what_tells_names_apart(served: Served, grant: str) -> None:
+def test_zsh_and_fish_show_help_beside_names(served: GatewayProcesses, grant: str) -> None:
     """Zsh and fish show peer and subject beside a grant's id."""
     for shell, sign in (("zsh", ":"), ("fish", "\t")):
         ran = subprocess.run(
@@ -113,18 +113,18 @@ def test_other_shells_see_what_tells_names_apart(served: Served, grant: str) -> 
 
 
 @pytest.mark.parametrize("gateway", ["stopped", "nowhere", "rows.jsonl", "\x01", "''"])
-def test_without_a_running_gateway_there_is_nothing_and_no_word(served: Served, gateway: str) -> None:
-    """Not running, not a gateway, not a directory: no names, no error, and commands are completed all the same."""
+def test_without_a_running_gateway_there_are_no_completions(served: GatewayProcesses, gateway: str) -> None:
+    """A stopped or missing gateway gives no names and no error; commands are still completed."""
     if gateway == "stopped" and not (served.directory / "stopped").exists():
-        served.found("stopped")
+        served.init("stopped")
 
     assert completed(served, "federation", "grant", "show", "-g", gateway, "") == []
     assert offered(served, "federation", "-g", gateway, "grant", "sh") == ["show"]
 
 
-def test_a_hanging_gateway_is_not_waited_for(served: Served, grant: str) -> None:
-    """A gateway that is stopped in its tracks takes the third of a second that it has, and nothing is offered."""
-    with served.silence("home"):
+def test_completion_does_not_wait_for_a_suspended_gateway(served: GatewayProcesses, grant: str) -> None:
+    """With a suspended gateway the completion ends at its limit of a third of a second, without names."""
+    with served.suspended("home"):
         began = time.monotonic()
         assert completed(served, "federation", "peer", "show", "-g", "home", "") == []
         assert time.monotonic() - began < 5
@@ -135,8 +135,8 @@ def test_a_hanging_gateway_is_not_waited_for(served: Served, grant: str) -> None
     [{"COMP_WORDS": "mosaic"}, {"COMP_CWORD": "1"}, {"COMP_WORDS": "mosaic", "COMP_CWORD": "x"},
      {"COMP_WORDS": "mosaic 'x", "COMP_CWORD": "9"}, {"COMP_WORDS": "\n\n", "COMP_CWORD": "-7"}],
 )  # fmt: skip
-def test_a_broken_question_leaves_no_trace(served: Served, more: dict[str, str]) -> None:
-    """Whatever a shell asks, nobody who types sees a traceback."""
+def test_invalid_completion_input_gives_no_traceback(served: GatewayProcesses, more: dict[str, str]) -> None:
+    """No input of a shell gives a traceback."""
     ran = mosaic(cwd=served.directory, _MOSAIC_COMPLETE="complete_bash", **more)
 
     assert ran.stderr == ""
@@ -144,12 +144,12 @@ def test_a_broken_question_leaves_no_trace(served: Served, more: dict[str, str])
 
 
 @pytest.mark.parametrize(("shell", "file"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish")])
-def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, shell: str, file: str) -> None:
-    """`--show-completion` prints the shell's script, `--install-completion` puts it where the shell finds it."""
-    told = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+def test_completion_can_be_shown_and_installed(served: GatewayProcesses, tmp_path: Path, shell: str, file: str) -> None:
+    """`--show-completion` prints the shell's script, `--install-completion` installs it for the shell."""
+    variables = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
-    shown = mosaic("--show-completion", shell, cwd=served.directory, **told)
-    installed = mosaic("--install-completion", shell, cwd=served.directory, **told)
+    shown = mosaic("--show-completion", shell, cwd=served.directory, **variables)
+    installed = mosaic("--install-completion", shell, cwd=served.directory, **variables)
 
     assert (shown.returncode, installed.returncode) == (0, 0), shown.stderr + installed.stderr
     assert f"_MOSAIC_COMPLETE=complete_{shell}" in shown.stdout
@@ -157,8 +157,8 @@ def test_completion_can_be_shown_and_installed(served: Served, tmp_path: Path, s
     assert any("_MOSAIC_COMPLETE" in path.read_text() for path in tmp_path.rglob("*mosaic*") if path.is_file())
 
 
-def test_a_real_bash_completes_a_source(served: Served, grant: str, tmp_path: Path) -> None:
-    """In an interactive bash, TAB behind `federated:` writes the peer's name behind the colon."""
+def test_an_interactive_bash_completes_a_source(served: GatewayProcesses, grant: str, tmp_path: Path) -> None:
+    """TAB after `federated:` inserts the peer's name after the colon."""
     command = tmp_path / "mosaic"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}:{ROOT}/cli exec {sys.executable} -m mosaic_cli "$@"\n')
     command.chmod(0o755)
@@ -188,7 +188,7 @@ def test_a_real_bash_completes_a_source(served: Served, grant: str, tmp_path: Pa
 
 
 def seen_until(terminal: int, words: str, within_s: float = 20) -> str:
-    """Read a terminal until it shows the words."""
+    """Read a terminal until it shows the texts."""
     seen, until = "", time.monotonic() + within_s
     while words not in seen:
         left = until - time.monotonic()

@@ -1,4 +1,4 @@
-"""`mosaic demo`: it does what it tells, and leaves nothing behind."""
+"""`mosaic demo`: its steps, its errors, and its cleanup."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def demo(temporary: Path, *options: str) -> "subprocess.Popen[str]":
-    """Start the demo with its own place for temporary directories."""
+    """Start the demo with a temporary directory of the test."""
     return subprocess.Popen(
         [*MOSAIC, "demo", *options],
         env=environment(TMPDIR=str(temporary), PYTHONUNBUFFERED="1", COLUMNS="80"),
@@ -32,7 +32,7 @@ def running_in(directory: Path) -> list[str]:
         try:
             if str((process / "cwd").readlink()).startswith(str(directory)):
                 found.append((process / "cmdline").read_text())
-        except OSError:  # it has just ended, or is somebody else's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return found
 
@@ -43,8 +43,8 @@ def temporary() -> Path:
     return Path(tempfile.mkdtemp(prefix="m"))
 
 
-def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
-    """Each step is shown as a command with its output; in the end there is neither process nor file."""
+def test_the_demo_shows_every_step_and_cleans_up(temporary: Path) -> None:
+    """Each step is shown as a command with its output; afterwards no process and no file is left."""
     process = demo(temporary)
 
     out, words = process.communicate(timeout=115)
@@ -76,8 +76,8 @@ def test_the_demo_shows_every_step_and_leaves_nothing(temporary: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(temporary: Path, number: int) -> None:
-    """Ctrl-C, or the terminal closing, in the middle: both gateways end, the directory goes, the code is 130."""
+def test_an_interrupted_demo_cleans_up(temporary: Path, number: int) -> None:
+    """Ctrl-C or a closed terminal ends both gateways and removes the directory; the exit code is 130."""
     process = demo(temporary)
     assert process.stdout is not None
     for line in process.stdout:
@@ -94,7 +94,7 @@ def test_an_interrupted_demo_leaves_nothing(temporary: Path, number: int) -> Non
 
 @pytest.fixture
 def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
-    """A stage of its own place."""
+    """A demo environment in a temporary directory of the test."""
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     return DemoEnvironment()
 
@@ -103,10 +103,10 @@ def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
     ("code", "expect", "problem"),
     [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not print no such words")],
 )
-def test_a_step_that_does_something_else_is_told(
+def test_a_step_with_an_unexpected_result_fails(
     stage: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
 ) -> None:
-    """The narration cannot lie: a wrong exit code, or words that did not come, end the demo."""
+    """A wrong exit code or missing output ends the demo."""
     with stage, pytest.raises(StepError, match=problem):
         stage.run("mosaic --version", code=code, expect=expect)
 
@@ -114,7 +114,7 @@ def test_a_step_that_does_something_else_is_told(
 def test_a_failed_step_ends_the_demo_with_1(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What went wrong is on stderr with the gateways' logs, and the directory goes all the same."""
+    """The error and the gateways' logs are on stderr, and the directory is removed."""
     from mosaic_cli.main import main  # noqa: PLC0415
 
     def breaks(env: DemoEnvironment) -> None:
@@ -132,7 +132,7 @@ def test_a_failed_step_ends_the_demo_with_1(
 def test_the_directory_can_be_kept(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With --keep a reader can go on by hand, and is told where."""
+    """With --keep the directory is kept and its path is printed."""
     from mosaic_cli.main import main  # noqa: PLC0415
 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -144,8 +144,8 @@ def test_the_directory_can_be_kept(
     assert (kept / "file").exists()
 
 
-def test_redirections_do_what_a_shell_would_do(stage: DemoEnvironment) -> None:
-    """`> FILE` takes standard output, and nothing of it is shown."""
+def test_redirections_work_as_in_a_shell(stage: DemoEnvironment) -> None:
+    """`> FILE` writes standard output to the file, and none of it is shown."""
     with stage:
         ran = stage.run("mosaic --version > version")
         assert (stage.directory / "version").read_text() == ran.stdout

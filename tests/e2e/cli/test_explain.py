@@ -1,4 +1,4 @@
-"""`mosaic federation status --explain` against real gateways: what it prints, its JSON and its exit code."""
+"""`mosaic federation status --explain` against real gateways: output, JSON and exit code."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2
 from mosaic_cli.main import main
 from mosaic_cli.status import command as status
-from tests.support.cli_runner import Ran
+from tests.support.cli_runner import CommandResult
 from tests.support.gateway_pair import SCOPE, Running, enroll
 from tests.support.pki import Pki
 from tests.support.schemas import validator
@@ -32,19 +32,19 @@ from tests.support.schemas import validator
 SCHEMA = validator("status-explain")
 
 
-Explain = Callable[..., Awaitable[Ran]]
+Explain = Callable[..., Awaitable[CommandResult]]
 
 
 @pytest.fixture
 def explain(home: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Explain:
-    """Run the real command line beside the gateways, in a thread."""
+    """Run the command in a thread, beside the gateways."""
     monkeypatch.setenv("COLUMNS", "200")
 
-    async def explain(*more: str, peer: str = "work.example") -> Ran:
+    async def explain(*more: str, peer: str = "work.example") -> CommandResult:
         capsys.readouterr()
         words = ["federation", "status", "--gateway", str(home.gateway.config.directory), "--explain", peer, *more]
         code = await asyncio.to_thread(main, words)
-        return Ran(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return explain
 
@@ -56,12 +56,12 @@ async def stored(home: Running) -> PeerRecord:
 
 
 def states(shape: dict[str, Any]) -> str:
-    """One letter a step: o, b or n."""
+    """The first letter of each step's state: o, b or n."""
     return "".join(step["state"][0] for step in shape["steps"])
 
 
-async def test_a_good_way_is_told_link_by_link(home: Running, work: Running, explain: Explain) -> None:
-    """Six lines with word, symbol and time; what the gateway knows besides; no row; exit code 0."""
+async def test_a_working_path_is_shown_step_by_step(home: Running, work: Running, explain: Explain) -> None:
+    """Six lines with name, symbol and time, and the gateway's state; no row; exit code 0."""
     grant = await enroll(home, work)
 
     ran = await explain()
@@ -79,7 +79,7 @@ async def test_a_good_way_is_told_link_by_link(home: Running, work: Running, exp
 
 
 async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain: Explain) -> None:
-    """Scripts find the same keys whether all holds or not."""
+    """Scripts find the same keys in success and in failure."""
     await enroll(home, work)
 
     good = await explain("--json")
@@ -100,10 +100,8 @@ async def test_the_json_has_a_stable_shape(home: Running, work: Running, explain
     assert states(broken) == "ooooob"
 
 
-async def test_an_excluded_and_an_unnamed_resource_are_told_apart(
-    home: Running, work: Running, explain: Explain
-) -> None:
-    """Both are the verb's; the cure names what the grant opens."""
+async def test_excluded_and_unnamed_resources_are_distinguished(home: Running, work: Running, explain: Explain) -> None:
+    """Both fail at the verb; the next step names the allowed resources."""
     grant = await enroll(home, work)
 
     excluded, unnamed = await explain("--resource", "credentials"), await explain("--resource", "note")
@@ -114,8 +112,8 @@ async def test_an_excluded_and_an_unnamed_resource_are_told_apart(
     assert "request a resource that it opens (tasks, notes)" in excluded.out
 
 
-async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running, explain: Explain) -> None:
-    """The broken line has a word and a symbol, what follows is not reached, and the cure names whom to ask."""
+async def test_a_closed_port_is_shown_with_a_next_step(home: Running, work: Running, explain: Explain) -> None:
+    """The failed step has a text and a symbol, later steps are not reached, and the next step says whom to ask."""
     await enroll(home, work)
     await work.stop()
 
@@ -130,10 +128,8 @@ async def test_a_closed_port_is_told_with_its_cure(home: Running, work: Running,
     assert "and whether it runs: `mosaic gateway serve` there" in ran.squeezed
 
 
-async def test_a_revoked_grant_is_told_by_the_peer_and_remembered_here(
-    home: Running, work: Running, explain: Explain
-) -> None:
-    """The gateway hears of it and refuses; the walk names the grant, also when the gateway does not run."""
+async def test_a_revoked_grant_is_shown(home: Running, work: Running, explain: Explain) -> None:
+    """The gateway learns of the revocation and refuses; the grant step fails, also while the gateway is stopped."""
     grant = await enroll(home, work)
     async for _ in work.admin.RevokeGrant(pb.RevokeGrantRequest(id=grant, reason="project over")):
         pass
@@ -150,8 +146,8 @@ async def test_a_revoked_grant_is_told_by_the_peer_and_remembered_here(
     assert (shape["broken"]["step"], states(shape)) == ("grant", "oooobn")
 
 
-async def test_a_grant_that_awaits_its_confirmation_is_named(home: Running, work: Running, explain: Explain) -> None:
-    """The peer tells only its own operator why; the cure is the command that shows it there."""
+async def test_an_unconfirmed_grant_is_shown(home: Running, work: Running, explain: Explain) -> None:
+    """The peer tells the reason only to its operator; the next step is the command that shows it there."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
     )
@@ -165,8 +161,8 @@ async def test_a_grant_that_awaits_its_confirmation_is_named(home: Running, work
     assert f"mosaic federation grant show {created.grant.id}" in shape["broken"]["cure"]
 
 
-async def test_a_rate_limit_is_named_with_the_time_to_wait(home: Running, work: Running, explain: Explain) -> None:
-    """One call a minute: the first walk meets the limit at the verb, the next one before the grant is looked at."""
+async def test_a_rate_limit_is_shown_with_the_wait(home: Running, work: Running, explain: Explain) -> None:
+    """With one call per minute, the first run meets the limit at the verb, the next run before the grant's check."""
     await enroll(home, work, scope={**SCOPE, "rate_limit_per_minute": 1})
 
     first, second = [(await explain("--json")).json for _ in range(2)]
@@ -178,8 +174,8 @@ async def test_a_rate_limit_is_named_with_the_time_to_wait(home: Running, work: 
     assert 0 < wait <= 61
 
 
-async def test_an_expired_own_certificate_is_named(home: Running, work: Running, explain: Explain) -> None:
-    """With the gateway stopped: the handshake fails because of it, and it is what is named, with the renewal."""
+async def test_an_expired_own_certificate_is_shown(home: Running, work: Running, explain: Explain) -> None:
+    """With a stopped gateway the handshake fails; the certificate is named as the cause, with the renewal."""
     grant = await enroll(home, work)
     record = await stored(home)
     await home.stop()
@@ -195,8 +191,8 @@ async def test_an_expired_own_certificate_is_named(home: Running, work: Running,
     assert shape["broken"]["cure"].endswith("once you start it: mosaic gateway serve")
 
 
-async def test_the_wrong_authority_is_named_in_both_directions(home: Running, work: Running) -> None:
-    """A real gateway refuses a stranger's certificate, and a stranger's gateway is refused here."""
+async def test_a_wrong_authority_is_shown_in_both_directions(home: Running, work: Running) -> None:
+    """A gateway refuses an unknown authority's certificate, and an unknown authority's gateway is refused."""
     grant = await enroll(home, work)
     record, stranger = await stored(home), Pki()
     leaf = stranger.client(grant, "ada")
@@ -215,8 +211,8 @@ async def test_the_wrong_authority_is_named_in_both_directions(home: Running, wo
     ]
 
 
-async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Running, explain: Explain) -> None:
-    """Everything but the circuit and the watch can be told without it."""
+async def test_explain_works_without_a_running_gateway(home: Running, work: Running, explain: Explain) -> None:
+    """Every step but the circuit and the watch is checked without the gateway."""
     await enroll(home, work)
     await home.stop()
 
@@ -233,10 +229,10 @@ async def test_a_stopped_gateway_does_not_stop_the_walk(home: Running, work: Run
     assert states(shape) == "oooooo"
 
 
-async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
+async def test_a_suspended_gateway_is_distinguished_from_a_stopped_one(
     home: Running, work: Running, explain: Explain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The walk says that it runs and does not answer; the status gives up in time, with the code of no answer."""
+    """Explain says that the gateway runs and does not answer; `status` ends in time, with exit code 4."""
     monkeypatch.setattr(status, "PATIENCE_S", 0.3)
     await enroll(home, work)
     await home.stop()
@@ -254,10 +250,10 @@ async def test_a_gateway_that_hangs_is_told_from_one_that_does_not_run(
 
 
 @pytest.mark.parametrize("more", [("--resource", "tasks"), ("--timeout", "1")], ids=["resource", "timeout"])
-async def test_what_only_the_walk_takes_is_refused_without_it(
+async def test_options_of_explain_are_refused_without_it(
     home: Running, capsys: pytest.CaptureFixture[str], more: tuple[str, str]
 ) -> None:
-    """An option without effect is a slip, as is an empty name of a peer, which an unset variable leaves."""
+    """An option without effect is an error, and so is an empty peer name of an unset variable."""
     directory = str(home.gateway.config.directory)
 
     assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, *more]) == 2
@@ -265,8 +261,8 @@ async def test_what_only_the_walk_takes_is_refused_without_it(
     assert await asyncio.to_thread(main, ["federation", "status", "-g", directory, "--explain", ""]) == 1
 
 
-async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, work: Running, explain: Explain) -> None:
-    """The peer is back and the gateway still rests: exit code 0, and the command that closes the circuit."""
+async def test_an_open_circuit_of_a_working_path_is_shown(home: Running, work: Running, explain: Explain) -> None:
+    """If the peer works again and the circuit is open: exit code 0, and the command that closes the circuit."""
     await enroll(home, work)
     directory, address = work.gateway.config.directory, work.gateway.federation_address
     settings = directory / "gateway.toml"
@@ -276,45 +272,45 @@ async def test_an_open_circuit_over_a_good_way_is_pointed_out(home: Running, wor
     for number in range(5):
         with pytest.raises(grpc.RpcError):
             await stub.List(federation_pb2.ListRequest(resource="tasks", page_size=number + 1))
-    away = await explain("--json")
+    offline = await explain("--json")
     async with Gateway.open(directory) as back:
         await back.start()
         ran = await explain()
 
-    assert (away.json["circuit"]["state"], away.json["notes"]) == ("open", [])
-    assert away.json["last_failure"]["reason"] == "PEER_UNREACHABLE"
-    SCHEMA.validate(away.json)
+    assert (offline.json["circuit"]["state"], offline.json["notes"]) == ("open", [])
+    assert offline.json["last_failure"]["reason"] == "PEER_UNREACHABLE"
+    SCHEMA.validate(offline.json)
     assert ran.code == 0
     assert "circuit open since " in ran.squeezed
     assert " after 5 failures in a row; next probe in " in ran.squeezed
-    assert "mosaic federation peer reset work.example --user ada" in ran.words
+    assert "mosaic federation peer reset work.example --user ada" in ran.err
 
 
-async def test_which_of_two_users_is_asked_for(home: Running, work: Running, explain: Explain) -> None:
-    """With two enrollments at one peer the user must be named, and is."""
+async def test_the_user_is_required_with_two_enrollments(home: Running, work: Running, explain: Explain) -> None:
+    """With two enrollments at one peer the user must be given."""
     await enroll(home, work)
     await enroll(home, work, user="bob", subject="bob")
 
     neither, bob, eve = await explain(), await explain("--user", "bob", "--json"), await explain("--user", "bobb")
 
     assert (neither.code, bob.code, eve.code) == (1, 0, 1)
-    assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.words
+    assert "ada, bob are enrolled at work.example; say which: --user USER" in neither.err
     assert bob.json["user"] == "bob"
-    assert "did you mean bob?" in eve.words
+    assert "did you mean bob?" in eve.err
 
 
-async def test_an_unknown_peer_is_answered_with_near_matches(home: Running, work: Running, explain: Explain) -> None:
-    """A slip of the finger is no broken link."""
+async def test_an_unknown_peer_gives_suggestions(home: Running, work: Running, explain: Explain) -> None:
+    """A misspelled peer name is not shown as a failed step."""
     await enroll(home, work)
 
     ran = await explain(peer="wrk.example")
 
     assert (ran.code, ran.out) == (1, "")
-    assert "no peer 'wrk.example'; did you mean work.example?" in ran.words
+    assert "no peer 'wrk.example'; did you mean work.example?" in ran.err
 
 
-async def test_the_reads_stand_in_the_peers_audit(home: Running, work: Running, explain: Explain) -> None:
-    """B sees a capabilities call and a list, as of any reader."""
+async def test_the_calls_are_in_the_peers_audit(home: Running, work: Running, explain: Explain) -> None:
+    """The peer records a capabilities call and a list, as for any caller."""
     grant = await enroll(home, work)
     before = await _reads(work, grant)
     await explain()
@@ -334,10 +330,10 @@ async def _reads(work: Running, grant: str) -> list[str]:
 
 
 @pytest.mark.parametrize("missing", ["gateway.toml", "gateway.db", "seal.key"])
-async def test_nothing_is_said_where_the_store_cannot_be_read(
+async def test_an_unreadable_store_is_an_error(
     missing: str, short_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 4, the reason in words, and no empty database left behind."""
+    """The exit code is 4, the error has the reason, and no empty database is created."""
     directory, free = short_path / "alone", "127.0.0.1:0"
     await init_gateway(GatewayConfig(directory=directory, name="alone.example", listen=free, enroll=free))
     (directory / missing).unlink()
@@ -349,6 +345,6 @@ async def test_nothing_is_said_where_the_store_cannot_be_read(
     assert not (directory / missing).exists()
 
 
-async def test_a_time_that_is_none_is_a_usage_error(explain: Explain) -> None:
-    """Each link must have some time, and not for ever."""
+async def test_an_invalid_time_limit_is_a_usage_error(explain: Explain) -> None:
+    """The limit of a step must be positive and finite."""
     assert [(await explain("--timeout", value)).code for value in ("0", "-1", "1e9", "soon")] == [2, 2, 2, 2]

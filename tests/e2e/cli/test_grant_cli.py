@@ -1,4 +1,4 @@
-"""`grant create|list|show` and ids by their beginning, by the real command line against two gateways as processes."""
+"""`grant create|list|show` and id prefixes, against two gateways in separate processes."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ WORDS = ["reads tasks of team T1, no personal rows", "at most 100 rows a query",
 
 
 def create(cli: Cli, scope: str = TEAM_ONE, *, peer: str = "home.example", subject: str = "ada") -> Any:
-    """Create a grant; what `--json` printed."""
+    """Create a grant; return the printed JSON."""
     return cli(f"federation grant create -g work --peer {peer} --subject {subject} --json --scope", scope).json
 
 
 def count(cli: Cli) -> int:
-    """How many grants there are."""
+    """The number of grants."""
     return len(cli("federation grant list -g work --all --json").json["grants"])
 
 
-def test_a_grant_comes_with_its_words_and_what_it_opens(cli: Cli) -> None:
-    """The scope in sentences and the rows that the provider lets through, newest first; as JSON too."""
+def test_a_new_grant_is_shown_with_its_scope_and_rows(cli: Cli) -> None:
+    """The scope as text, and the rows that it allows, newest first; also as JSON."""
     made = create(cli)
     human = cli(CREATE, "--scope", TEAM_ONE)
 
@@ -35,11 +35,11 @@ def test_a_grant_comes_with_its_words_and_what_it_opens(cli: Cli) -> None:
     assert all(words in human.out for words in WORDS)
     assert "WOULD OPEN" in human.out
     assert "6     task-10, task-8, task-6, task-4, task-2" in human.out
-    assert "is pending for home.example as ada already" in human.words
+    assert "is pending for home.example as ada already" in human.err
 
 
-def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
-    """Everything is checked and shown, and there is no grant, no id and no audit row afterwards."""
+def test_a_dry_run_creates_nothing_and_shows_the_same(cli: Cli) -> None:
+    """Everything is checked and shown; afterwards there is no grant, no id and no audit event."""
     made, before = create(cli), count(cli)
 
     tried = cli(f"{CREATE} --dry-run --json --scope", TEAM_ONE).json
@@ -50,7 +50,7 @@ def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
     assert tried["opens"] == made["opens"]
     assert tried["grant"]["words"] == made["grant"]["words"]
     assert "(not created)" in human.out
-    assert human.words.endswith("nothing was created (--dry-run)\n")
+    assert human.err.endswith("nothing was created (--dry-run)\n")
     for wrong in ("--peer home.example --subject adda", "--peer Home! --subject ada"):
         cli(f"federation grant create -g work --dry-run {wrong} --scope", TEAM_ONE, code=1)
 
@@ -70,18 +70,18 @@ def test_a_dry_run_creates_nothing_and_says_the_same(cli: Cli) -> None:
         ('{"resources":["tasks"]}', "hoem.example", "peer: no other grant names hoem.example; did you mean home.ex"),
     ],
 )  # fmt: skip
-def test_what_is_worth_a_second_thought_is_warned_about(cli: Cli, scope: str, peer: str, words: str) -> None:
-    """The grant is made all the same; stderr and the JSON say what may not have been meant."""
+def test_an_unusual_scope_gives_a_warning(cli: Cli, scope: str, peer: str, words: str) -> None:
+    """The grant is created; stderr and the JSON have a warning."""
     create(cli)
 
     tried = cli(f"federation grant create -g work --dry-run --peer {peer} --subject ada --json --scope", scope)
 
     assert any(warning.startswith(words) for warning in tried.json["warnings"]), tried.json["warnings"]
-    assert f"warning: {words}" in tried.words
+    assert f"warning: {words}" in tried.err
 
 
-def test_a_team_that_the_subject_is_not_in_is_told(cli: Cli) -> None:
-    """Bob is not in T1: a filter on T1 opens him nothing but rows that he owns there."""
+def test_a_team_without_the_subject_gives_a_warning(cli: Cli) -> None:
+    """Bob is not in T1: a filter on T1 only allows rows that he owns there."""
     tried = cli("federation grant create -g work --dry-run --peer b.example --subject bob --json --scope", TEAM_ONE)
 
     assert tried.json["warnings"][0] == (
@@ -90,15 +90,15 @@ def test_a_team_that_the_subject_is_not_in_is_told(cli: Cli) -> None:
     assert tried.json["opens"] == [{"resource": "tasks", "rows": 0, "more": False, "newest_ids": []}]
 
 
-def test_a_good_scope_is_not_warned_about(cli: Cli) -> None:
-    """Nothing is said of what needs no second thought."""
+def test_a_usual_scope_gives_no_warning(cli: Cli) -> None:
+    """A usual scope has no warning."""
     tried = cli("federation grant create -g work --dry-run --peer quite.another --subject ada --scope", TEAM_ONE)
 
-    assert "warning" not in tried.words
+    assert "warning" not in tried.err
 
 
 def test_grants_are_filtered_and_paged(cli: Cli) -> None:
-    """Each filter narrows; a page says how to go on, `--all` goes on by itself."""
+    """Each filter selects; a page says how to continue, and `--all` continues automatically."""
     for _ in range(3):
         create(cli, peer="paged.example", subject="bob")
     listing = "federation grant list -g work --json --peer paged.example"
@@ -113,18 +113,18 @@ def test_grants_are_filtered_and_paged(cli: Cli) -> None:
     assert whole["next_page_token"] is None
     assert [grant["id"] for grant in first["grants"] + rest["grants"]] == ids
     assert rest["next_page_token"] is None
-    assert "more grants: --all" in human.words
+    assert "more grants: --all" in human.err
     cli(f"federation grant revoke {ids[1]} -g work")
     revoked = cli(f"{listing} --status revoked").json["grants"]
     assert [grant["id"] for grant in revoked] == [ids[1]]
     assert [grant["id"] for grant in cli(f"{listing} --status pending").json["grants"]] == [ids[0], ids[2]]
     assert cli(f"{listing} --subject ada").json["grants"] == []
     none = cli("federation grant list -g work --peer paged.example --status expired")
-    assert (none.out, none.words) == ("", "no grant matches these filters\n")
+    assert (none.out, none.err) == ("", "no grant matches these filters\n")
 
 
-def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
-    """A grant that is made or revoked meanwhile neither repeats another one nor hides it."""
+def test_a_page_of_grants_continues_at_its_place(cli: Cli) -> None:
+    """A grant that is created or revoked meanwhile neither repeats nor hides another grant."""
     for _ in range(4):
         create(cli, peer="moving.example", subject="bob")
     listing = "federation grant list -g work --json --peer moving.example --status pending"
@@ -136,10 +136,10 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
     cli(f"federation grant revoke {ids[0]} -g work")
     assert [grant["id"] for grant in cli(f"{listing} --page-token {token}").json["grants"]] == ids[2:]
     other = cli(f"federation grant list -g work --page-token {token}", code=1)
-    assert other.words.startswith("error: page_token: is not a token of an earlier page with these filters")
+    assert other.err.startswith("error: page_token: is not a token of an earlier page with these filters")
     for grant in ids[2:]:
         cli(f"federation grant revoke {grant} -g work")
-    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").words == "no more grants\n"
+    assert cli(f"{listing.replace(' --json', '')} --page-token {token}").err == "no more grants\n"
 
 
 @pytest.mark.parametrize(
@@ -155,24 +155,24 @@ def test_a_page_of_grants_goes_on_at_its_place(cli: Cli) -> None:
          "error: no grant 'zzzz'; list the grants to find its id: mosaic federation grant list"),
     ],
 )  # fmt: skip
-def test_a_slip_in_a_filter_names_what_was_meant(cli: Cli, line: str, code: int, words: str) -> None:
+def test_a_misspelled_filter_gives_a_suggestion(cli: Cli, line: str, code: int, words: str) -> None:
     """One line on stderr, nothing on stdout."""
     create(cli)
 
     ran = cli(line, code=code)
 
-    assert words in ran.words
-    assert (ran.out, ran.words.count("\n")) == ("", 1)
+    assert words in ran.err
+    assert (ran.out, ran.err.count("\n")) == ("", 1)
 
 
-def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: Cli) -> None:
-    """It is the scope that keeps everything closed, whether the grant is tried, pending, or in use."""
+def test_a_scope_that_excludes_all_its_resources_says_so(cli: Cli) -> None:
+    """The text names the scope as the reason: in a dry run, for a pending grant and for an active grant."""
     scope = '{"resources": ["tasks"], "excluded_resources": ["tasks"]}'
     grant = create(cli, scope, peer="closed.example")["grant"]["id"]
     why = "the grant opens nothing: its scope excludes every resource that it names\n"
 
-    assert why in cli(f"{CREATE} --dry-run --scope", scope).words
-    assert cli(f"federation grant show {grant} -g work").words == why
+    assert why in cli(f"{CREATE} --dry-run --scope", scope).err
+    assert cli(f"federation grant show {grant} -g work").err == why
 
 
 @pytest.mark.parametrize(
@@ -184,16 +184,16 @@ def test_a_scope_that_excludes_all_that_it_names_says_why_it_opens_nothing(cli: 
     ],
     ids=["end", "scope", "resources"],
 )
-def test_an_empty_value_is_no_value(cli: Cli, arguments: tuple[str, ...], code: int, words: str) -> None:
-    """A variable that holds nothing makes no grant, and none without an end above all."""
+def test_an_empty_option_creates_no_grant(cli: Cli, arguments: tuple[str, ...], code: int, words: str) -> None:
+    """An empty variable creates no grant, in particular none without an expiry."""
     before = count(cli)
 
-    assert words in cli(CREATE, *arguments, code=code).words
+    assert words in cli(CREATE, *arguments, code=code).err
     assert count(cli) == before
 
 
-def test_an_id_may_be_given_by_its_beginning(cli: Cli) -> None:
-    """Four characters do; fewer do not, and a slip is suggested."""
+def test_an_id_prefix_selects_a_grant(cli: Cli) -> None:
+    """Four characters are enough; fewer are refused, and a misspelled prefix gives a suggestion."""
     grant = create(cli)["grant"]["id"]
     others = [one["id"] for one in cli("federation grant list -g work --all --json").json["grants"]]
     length = next(size for size in range(4, 37) if sum(one.startswith(grant[:size]) for one in others) == 1)
@@ -201,24 +201,24 @@ def test_an_id_may_be_given_by_its_beginning(cli: Cli) -> None:
     assert cli(f"federation grant show {grant[:length]} -g work --json").json["grant"]["id"] == grant
     assert cli(f"federation grant show {grant[:length].upper()} -g work --json").json["grant"]["id"] == grant
     short = cli(f"federation grant show {grant[:3]} -g work", code=1)
-    assert "give at least 4 characters of the id" in short.words
+    assert "give at least 4 characters of the id" in short.err
     wrong = cli(f"federation grant show {grant[:-2]}zz -g work", code=1)
-    assert wrong.words == f"error: no grant '{grant[:-2]}zz'; did you mean {grant}?\n"
+    assert wrong.err == f"error: no grant '{grant[:-2]}zz'; did you mean {grant}?\n"
 
 
-def test_revoking_by_a_beginning_says_the_whole_id_first(cli: Cli) -> None:
-    """Before anything is taken back, stderr has the id, the peer and the subject; then comes the receipt."""
+def test_revoking_by_a_prefix_prints_the_full_id_first(cli: Cli) -> None:
+    """Before the revocation stderr has the full id, the peer and the subject; then the receipt is printed."""
     grant = create(cli)["grant"]["id"]
 
     ran = cli(f"federation grant revoke {grant[:13]} -g work --json")
 
-    assert ran.words == f"{grant[:13]} is grant {grant}: home.example reads as ada\n"
+    assert ran.err == f"{grant[:13]} is grant {grant}: home.example reads as ada\n"
     assert ran.json["receipt"]["grant_id"] == grant
-    assert cli(f"federation grant revoke {grant} -g work --json").words == ""
+    assert cli(f"federation grant revoke {grant} -g work --json").err == ""
 
 
-def test_a_revoked_grant_shows_its_receipt_and_opens_nothing(cli: Cli) -> None:
-    """What was taken back, when, why, and from when on no cache could serve it; and nothing is counted."""
+def test_a_revoked_grant_is_shown_with_its_receipt(cli: Cli) -> None:
+    """The receipt has the time, the reason and the effective time; the rows are not counted."""
     grant = create(cli)["grant"]["id"]
     cli(f"federation grant revoke {grant} -g work --reason", "contract ended")
 
@@ -231,11 +231,11 @@ def test_a_revoked_grant_shows_its_receipt_and_opens_nothing(cli: Cli) -> None:
     assert receipt["effective_at"] >= receipt["revoked_at"]
     assert "effective" in human.out
     assert "contract ended" in human.out
-    assert human.words == "the grant opens nothing: it is revoked\n"
+    assert human.err == "the grant opens nothing: it is revoked\n"
 
 
-def test_a_used_grant_shows_who_uses_it(cli: Cli) -> None:
-    """After an enrollment and a query: certificate with its times, last use, leases, watchers and calls."""
+def test_a_used_grant_is_shown_with_its_use(cli: Cli) -> None:
+    """After an enrollment and a query: certificate with times, last use, leases, watchers and calls."""
     grant = cli.enroll("used", scope=TEAM_ONE)
     cli("federation query list tasks --user ada --source federated:used -g home")
 

@@ -1,4 +1,4 @@
-"""`mosaic mcp`, driven by the client of the protocol's own SDK, against two gateways in processes of their own."""
+"""`mosaic mcp`, driven by the client of the protocol's SDK, against two gateways in separate processes."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from mcp.types import CallToolResult, LoggingMessageNotificationParams
 
 from mosaic_cli.main import main
 from tests.support.gateway_processes import MOSAIC, environment
-from tests.support.outage_world import Pair
+from tests.support.process_pair import ProcessPair
 
 pytestmark = pytest.mark.e2e
 
@@ -26,10 +26,10 @@ TOOLS = {"mosaic_list", "mosaic_get", "mosaic_search", "mosaic_status"}
 
 @dataclass
 class Agent:
-    """A client, and what it was told by log notifications."""
+    """A client and the log notifications that it received."""
 
     client: Client
-    told: list[LoggingMessageNotificationParams] = field(default_factory=list)
+    notifications: list[LoggingMessageNotificationParams] = field(default_factory=list)
 
     async def call(self, tool: str, **arguments: Any) -> Any:
         """Call a tool that must succeed; return its structured answer."""
@@ -39,15 +39,15 @@ class Agent:
         return result.structured_content
 
     async def fail(self, tool: str, **arguments: Any) -> str:
-        """Call a tool that must fail; return its words."""
+        """Call a tool that must fail; return its text."""
         result = await self.client.call_tool(f"mosaic_{tool}", arguments)
         assert result.is_error, words(result)
         return words(result)
 
     @property
     def signals(self) -> list[tuple[str, str]]:
-        """Level and sentence of each notification."""
-        return [(one.level, one.data["text"]) for one in self.told]
+        """Level and text of each notification."""
+        return [(one.level, one.data["text"]) for one in self.notifications]
 
 
 Start = Callable[..., AbstractAsyncContextManager[Agent]]
@@ -59,7 +59,7 @@ def words(result: CallToolResult) -> str:
 
 
 @pytest.fixture
-def start(pair: Pair) -> Start:
+def start(pair: ProcessPair) -> Start:
     """Start `mosaic mcp` at home for a user, as an agent's program does."""
 
     @asynccontextmanager
@@ -69,7 +69,7 @@ def start(pair: Pair) -> Start:
         agent = Agent(None)  # type: ignore[arg-type]
 
         async def log(params: LoggingMessageNotificationParams) -> None:
-            agent.told.append(params)
+            agent.notifications.append(params)
 
         command, *arguments = [*MOSAIC, "mcp", "--user", user, "--gateway", gateway, *options]
         server = StdioServerParameters(command=command, args=arguments, cwd=pair.directory, env=environment())
@@ -80,8 +80,8 @@ def start(pair: Pair) -> Start:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_the_tools_say_what_they_take_and_give(start: Start, mode: str) -> None:
-    """Clients of the newest protocol and of older ones find four read-only tools with described, closed arguments."""
+async def test_the_tools_describe_arguments_and_results(start: Start, mode: str) -> None:
+    """Clients of the newest and of older protocols find four read-only tools with described, closed arguments."""
     async with start(mode=mode) as agent:
         tools = (await agent.client.list_tools()).tools
 
@@ -101,7 +101,7 @@ async def test_the_tools_say_what_they_take_and_give(start: Start, mode: str) ->
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_an_agent_lists_gets_and_searches(start: Start, mode: str) -> None:
-    """Rows of home and work come together, each saying whence it is and whether it was in memory."""
+    """Rows of home and work are merged; each names its source and whether it came from the cache."""
     async with start(mode=mode) as agent:
         listed = await agent.call("list", resource="tasks", where={"status": "done"}, page_size=4)
         again = await agent.call("list", resource="tasks", where={"status": "done"}, page_size=4)
@@ -120,8 +120,8 @@ async def test_an_agent_lists_gets_and_searches(start: Start, mode: str) -> None
     assert {"score", "snippet"} <= set(found["rows"][0])
 
 
-async def test_an_agent_pages_through_all(start: Start) -> None:
-    """The token of one answer is the argument of the next call, until there is none; every row comes once."""
+async def test_an_agent_pages_through_all_rows(start: Start) -> None:
+    """The token of an answer is the argument of the next call; every row comes once."""
     seen: list[tuple[str, str]] = []
     async with start() as agent:
         token = ""
@@ -137,8 +137,8 @@ async def test_an_agent_pages_through_all(start: Start) -> None:
     assert forged.startswith("page_token: ")
 
 
-async def test_status_tells_the_sources_and_what_they_open(start: Start) -> None:
-    """Local and the peer, with what may be read there and how the peer is."""
+async def test_status_lists_the_sources_and_their_resources(start: Start) -> None:
+    """The local source and the peer are listed with their resources and the peer's state."""
     async with start() as agent:
         status = await agent.call("status")
 
@@ -150,8 +150,8 @@ async def test_status_tells_the_sources_and_what_they_open(start: Start) -> None
     assert work["certificate_ends"] is not None
 
 
-async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair: Pair) -> None:
-    """Bob's agent reads as bob at home and at bob's peer; ada's peer does not exist for it, nor the other way round."""
+async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair: ProcessPair) -> None:
+    """Bob's agent reads as bob; ada's peer does not exist for it, and bob's peer does not exist for ada."""
     pair.enroll("bob", filters={})
     async with start("bob") as bob, start("ada") as ada:
         rows = (await bob.call("list", resource="tasks"))["rows"]
@@ -171,8 +171,8 @@ async def test_users_see_neither_rows_nor_peers_of_each_other(start: Start, pair
     assert hidden.startswith("ROW_NOT_FOUND: ")
 
 
-async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
-    """Each names the argument and the cure, so that an agent can correct itself; the server goes on."""
+async def test_invalid_arguments_are_answers_of_the_tool(start: Start) -> None:
+    """Each answer names the argument and the fix, so that an agent can correct it; the server continues."""
     async with start() as agent:
         assert await agent.fail("list") == "INVALID_REQUEST: resource: Field required"
         assert (await agent.fail("list", resource="taks")).startswith("resource: ")
@@ -188,17 +188,17 @@ async def test_bad_arguments_are_answers_of_the_tool(start: Start) -> None:
         assert await agent.call("list", resource="tasks", where={"status": "open"}, source="local")
 
 
-async def test_an_unknown_user_is_told(start: Start) -> None:
-    """By every tool, with the near match, and not by a crash."""
+async def test_an_unknown_user_is_an_error_of_every_tool(start: Start) -> None:
+    """Every tool fails with a suggestion, without a crash."""
     async with start("adda") as agent:
         for tool, arguments in (("list", {"resource": "tasks"}), ("status", {})):
             assert await agent.fail(tool, **arguments) == "no user 'adda'; did you mean ada?"
 
 
-async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> None:
-    """While one call waits for a peer that is silent, another is answered; then the first one is."""
+async def test_a_silent_peer_blocks_no_other_call(start: Start, pair: ProcessPair) -> None:
+    """While one call waits for a silent peer, another is answered; then the first one is answered."""
     async with start("ada", "--budget", "60") as agent:
-        with pair.silence("work"):
+        with pair.suspended("work"):
             waiting = asyncio.create_task(agent.call("list", resource="notes", page_size=17))
             local = await agent.call("list", resource="tasks", source="local", page_size=1)
             assert not waiting.done()
@@ -208,10 +208,10 @@ async def test_a_silent_peer_blocks_nothing_else(start: Start, pair: Pair) -> No
     assert (answer["partial"], {row["_source"] for row in answer["rows"]}) == (False, {"local", WORK})
 
 
-async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
-    """An agent waits for a silent peer as long as the command was told, and has the local rows then."""
+async def test_a_budget_limits_every_call(start: Start, pair: ProcessPair) -> None:
+    """An agent waits for a silent peer for the command's budget, and then has the local rows."""
     async with start("ada", "--budget", "0.2") as agent:
-        with pair.silence("work"):
+        with pair.suspended("work"):
             answer = await agent.call("list", resource="tasks", page_size=18)
 
     work = answer["sources"][1]
@@ -220,10 +220,10 @@ async def test_a_budget_bounds_every_call(start: Start, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair, mode: str) -> None:
-    """Of many calls at once, one answer and one log notification have the signal; all have the local rows."""
+async def test_an_outage_and_its_end_give_one_signal_each(start: Start, pair: ProcessPair, mode: str) -> None:
+    """Of many concurrent calls, one answer and one log notification have the signal; all have the local rows."""
     async with start(mode=mode) as agent, start(mode=mode) as other:
-        pair.leave()
+        pair.stop_work()
         try:
             calls = (
                 agent.call("list", resource="tasks", page_size=20 + number if mode == "auto" else 50 + number)
@@ -235,10 +235,10 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
             named = await other.fail("search", query="number", source=WORK)
             named_again = await other.fail("search", query="number", source=WORK)
         finally:
-            pair.come_back()
+            pair.restart_work()
         back = await agent.call("search", query="number")
         after = await agent.call("search", query="number")
-        told = list(agent.signals)
+        notified = list(agent.signals)
 
     signals = [one for answer in answers for one in answer["signals"]]
     assert [one["text"] for one in signals] == ["federation offline for work.example"]
@@ -251,17 +251,17 @@ async def test_an_outage_is_told_once_and_so_is_its_end(start: Start, pair: Pair
     assert other.signals[0] == ("warning", "federation offline for work.example")
     assert [one["kind"] for one in back["signals"]] == ["restored"]
     assert (back["partial"], after["signals"]) == (False, [])
-    assert told == [
+    assert notified == [
         ("warning", "federation offline for work.example"), ("notice", "federation restored for work.example"),
     ]  # fmt: skip
-    assert {one.logger for one in agent.told} == {"mosaic.federation"}
+    assert {one.logger for one in agent.notifications} == {"mosaic.federation"}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pair: Pair, mode: str) -> None:
-    """An agent that cancels its calls to a silent peer loses nothing: its next one is told of the outage, once."""
+async def test_a_cancelled_call_leaves_the_session_intact(start: Start, pair: ProcessPair, mode: str) -> None:
+    """After an agent cancels calls to a silent peer, its next call gets the signal of the outage, once."""
     async with start("ada", "--budget", "1", mode=mode) as agent:
-        with pair.silence("work"):
+        with pair.suspended("work"):
             given_up = [asyncio.ensure_future(agent.call("search", query="number")) for _ in range(4)]
             await asyncio.wait(given_up, timeout=0.3)
             for call in given_up:
@@ -275,36 +275,36 @@ async def test_a_call_that_is_given_up_leaves_the_session_well(start: Start, pai
     assert agent.signals == [("warning", "federation offline for work.example")]
 
 
-async def test_older_clients_set_how_much_they_are_told(start: Start, pair: Pair) -> None:
-    """Above the level of a signal nothing is sent; the answer has it all the same."""
+async def test_older_clients_set_the_log_level(start: Start, pair: ProcessPair) -> None:
+    """Above the level of a signal no notification is sent; the answer still has the signal."""
     async with start(mode="legacy") as agent:
         with pytest.warns(UserWarning, match="deprecated"):
             await agent.client.set_logging_level("error")
-        pair.leave()
+        pair.stop_work()
         try:
             answer = await agent.call("list", resource="tasks", page_size=16)
         finally:
-            pair.come_back()
+            pair.restart_work()
 
     assert [one["kind"] for one in answer["signals"]] == ["offline"]
-    assert agent.told == []
+    assert agent.notifications == []
 
 
-async def test_a_gateway_that_does_not_run_is_told_and_found_once_it_does(start: Start, pair: Pair) -> None:
-    """Each call says how to start it; after that the very same server answers, also after another restart."""
-    await asyncio.to_thread(pair.found, "late")
+async def test_a_stopped_gateway_is_an_error_until_it_runs(start: Start, pair: ProcessPair) -> None:
+    """Each call says how to start the gateway; afterwards the same server answers, also after another restart."""
+    await asyncio.to_thread(pair.init, "late")
     async with start(gateway="late") as agent:
         for _ in range(2):
-            told = await agent.fail("list", resource="tasks")
-            assert told == "the gateway late.example does not run; start it: mosaic gateway serve --gateway late"
-            assert await agent.fail("status") == told
+            error = await agent.fail("list", resource="tasks")
+            assert error == "the gateway late.example does not run; start it: mosaic gateway serve --gateway late"
+            assert await agent.fail("status") == error
             pair.start("late")
             assert len((await agent.call("list", resource="tasks", page_size=2))["rows"]) == 2
             pair.stop("late")
 
 
-def test_nothing_but_the_protocol_is_on_standard_output(pair: Pair) -> None:
-    """Also for input that is none, each line there is a message; the command ends with its input."""
+def test_stdout_has_only_protocol_messages(pair: ProcessPair) -> None:
+    """Each line of stdout is a message, also after invalid input; the command ends with its input."""
     opening = {
         "jsonrpc": "2.0", "id": 1, "method": "initialize",
         "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
@@ -332,8 +332,8 @@ def test_nothing_but_the_protocol_is_on_standard_output(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_signal_ends_it_while_its_input_is_open(pair: Pair, number: int, code: int) -> None:
-    """Ctrl-C does not wait for a line that never comes."""
+def test_a_signal_ends_the_command_while_its_input_is_open(pair: ProcessPair, number: int, code: int) -> None:
+    """Ctrl-C does not wait for input."""
     with serving(pair) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -346,18 +346,18 @@ def test_a_signal_ends_it_while_its_input_is_open(pair: Pair, number: int, code:
         assert process.wait(20) == code
 
 
-def serving(pair: Pair) -> "subprocess.Popen[str]":
-    """Start the command with pipes of our own."""
+def serving(pair: ProcessPair) -> "subprocess.Popen[str]":
+    """Start the command with pipes of the test."""
     return subprocess.Popen(
         [*MOSAIC, "mcp", "--user", "ada", "--gateway", "home"],
         cwd=pair.directory, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def test_without_the_extra_one_line_says_so(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_the_extra_one_line_names_it(
+    pair: ProcessPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Who has not installed the SDK is told what to install."""
+    """Without the SDK one line says what to install."""
     monkeypatch.delitem(sys.modules, "mosaic_cli.mcp.server", raising=False)
     monkeypatch.delitem(sys.modules, "mosaic_cli.mcp.tools", raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] in {"mcp", "mcp_types"}]:
@@ -372,9 +372,9 @@ def test_without_the_extra_one_line_says_so(
     )
 
 
-def test_a_directory_without_a_gateway_is_told(capsys: pytest.CaptureFixture[str], short_path: Any) -> None:
-    """Before anything is served: one line, exit 1."""
+def test_a_directory_without_a_gateway_is_an_error(capsys: pytest.CaptureFixture[str], short_path: Any) -> None:
+    """Before anything is served: one line, exit code 1."""
     code = main(["mcp", "--user", "ada", "--gateway", str(short_path)])
 
-    out, told = capsys.readouterr()
-    assert (code, out, told.count("\n")) == (1, "", 1)
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (1, "", 1)

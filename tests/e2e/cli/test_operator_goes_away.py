@@ -1,4 +1,4 @@
-"""What the operator began goes on when the command is gone, and is on record."""
+"""Operations of an operator continue and are recorded after their command has ended."""
 
 import asyncio
 import json
@@ -17,13 +17,13 @@ WIDER = json.dumps({**SCOPE, "max_rows_per_query": 50})
 
 
 async def verbs(work: Running) -> set[str]:
-    """The acts on record."""
+    """The verbs of the recorded operations."""
     events = await work.admin.ListAuditEvents(pb.ListAuditEventsRequest(page_size=100))
     return {event.verb for event in events.events}
 
 
 async def on_record(work: Running, verb: str) -> None:
-    """Wait until an act is on record."""
+    """Wait until an operation is recorded."""
     for _ in range(100):
         if verb in await verbs(work):
             return
@@ -31,8 +31,8 @@ async def on_record(work: Running, verb: str) -> None:
     raise AssertionError(f"{verb} is not on record")
 
 
-async def test_a_scope_edit_whose_command_is_gone_is_applied_and_recorded(home: Running, work: Running) -> None:
-    """The command ends while the write is on its way."""
+async def test_a_scope_edit_continues_after_its_command(home: Running, work: Running) -> None:
+    """The command ends during the write; the edit is applied and recorded."""
     grant = await enroll(home, work)
     async with work.gateway.grants._lock:
         call = work.admin.UpdateGrantScope(pb.UpdateGrantScopeRequest(id=grant, scope=WIDER))
@@ -44,8 +44,8 @@ async def test_a_scope_edit_whose_command_is_gone_is_applied_and_recorded(home: 
     assert work.gateway.grants.require(grant).scope.max_rows_per_query == 50
 
 
-async def test_a_removal_whose_command_is_gone_is_carried_out_and_recorded(home: Running, work: Running) -> None:
-    """Grants are revoked and teams are left, though nobody waits for it."""
+async def test_a_user_removal_continues_after_its_command(home: Running, work: Running) -> None:
+    """Grants are revoked and team memberships removed, although the command has ended."""
     grant = await enroll(home, work)
     async with work.gateway.grants._lock:
         call = work.admin.RemoveUser(pb.RemoveUserRequest(user="ada", reason="left"))
@@ -59,8 +59,8 @@ async def test_a_removal_whose_command_is_gone_is_carried_out_and_recorded(home:
     assert await work.gateway.provider.teams_of("ada") == frozenset()
 
 
-async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(home: Running, work: Running) -> None:
-    """The grants refuse already, but a restart would forget that; the second removal stores it and shows a receipt."""
+async def test_a_removal_that_was_not_stored_can_be_repeated(home: Running, work: Running) -> None:
+    """Grants refuse calls, but a restart would lose that; a second removal is stored and shows a receipt."""
     grant = await enroll(home, work)
     removal = pb.RemoveUserRequest(user="ada", reason="left")
     database = work.gateway.grants._database
@@ -75,8 +75,8 @@ async def test_a_removal_that_could_not_be_stored_is_repeated_by_removing_again(
     assert (len(over), len(over[0].removal.grants)) == (1, 0)
 
 
-async def test_a_command_that_waits_hears_that_the_gateway_stops(home: Running, work: Running) -> None:
-    """It is told that the revocation goes on at the next start, and the stop does not wait for it."""
+async def test_a_waiting_command_learns_that_the_gateway_stops(home: Running, work: Running) -> None:
+    """The command prints that the revocation continues at the next start, and does not delay the stop."""
     grant = await enroll(home, work)
     coordinator = work.gateway._parts.coordinator
     coordinator.leases.grant_lease(grant, "f" * 32, 30_000)  # a cache object that never comes back

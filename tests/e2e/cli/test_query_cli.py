@@ -1,4 +1,4 @@
-"""`mosaic federation query` over several sources, against two gateways in processes of their own."""
+"""`mosaic federation query` over several sources, against two gateways in separate processes."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.support.cli_runner import Cli, Ran
+from tests.support.cli_runner import Cli, CommandResult
 from tests.support.gateway_processes import MOSAIC, environment
-from tests.support.outage_world import Pair
+from tests.support.process_pair import ProcessPair
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.e2e
@@ -17,40 +17,40 @@ WORK = "federated:work.example"
 REPORT = {"source", "state", "reason", "message", "next_step", "latency_ms", "rows", "retry_after_s"}
 SIGNAL = {"kind", "peer", "text", "reason", "message", "next_step", "since", "retry_at"}
 
-Query = Callable[..., Ran]
+Query = Callable[..., CommandResult]
 
 
 @pytest.fixture
-def query(pair: Pair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Query:
-    """Run a query of ada's at home in this process, its output piped."""
+def query(pair: ProcessPair, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Query:
+    """Run a query of ada at home in this process, with piped output."""
     monkeypatch.chdir(pair.directory)
     monkeypatch.setenv("MOSAIC_GATEWAY", "home")
     monkeypatch.setenv("COLUMNS", "80")
 
     cli = Cli(capsys)
 
-    def query(line: str, source: str = "all", code: int = 0) -> Ran:
+    def query(line: str, source: str = "all", code: int = 0) -> CommandResult:
         return cli(f"federation query {line} --user ada --source {source}", code=code)
 
     return query
 
 
 @pytest.fixture(scope="class")
-def away(pair: Pair) -> Iterator[None]:
-    """The work gateway is stopped, and comes back afterwards."""
-    pair.leave()
+def work_stopped(pair: ProcessPair) -> Iterator[None]:
+    """The work gateway is stopped during a test class."""
+    pair.stop_work()
     yield
-    pair.come_back()
+    pair.restart_work()
 
 
-def terminal(pair: Pair, *arguments: str) -> Terminal:
-    """Run a query of ada's at home on a terminal of its own."""
+def terminal(pair: ProcessPair, *arguments: str) -> Terminal:
+    """Run a query on a terminal."""
     words = ("federation", "query", *arguments, "--user", "ada", "-g", "home")
     return Terminal(*words, cwd=pair.directory, COLUMNS="80")
 
 
 def test_all_is_one_object_of_rows_sources_and_signals(query: Query) -> None:
-    """`--json` has the rows of both sources newest first, each tagged, what became of each source, and no surprise."""
+    """`--json` has the tagged rows of both sources newest first, a report of each source, and no signal."""
     answer = query("list tasks --page-size 4 --json").json
 
     assert list(answer) == ["rows", "sources", "signals", "partial", "next_page_token"]
@@ -66,8 +66,8 @@ def test_all_is_one_object_of_rows_sources_and_signals(query: Query) -> None:
     assert (answer["signals"], answer["partial"]) == ([], False)
 
 
-def test_a_row_from_memory_tells_its_age(query: Query) -> None:
-    """The second time the peer's rows are cached and some time old, and local ones are neither."""
+def test_a_cached_row_has_its_age(query: Query) -> None:
+    """The second time the peer's rows are cached and have an age; local rows have neither."""
     query("list tasks --page-size 3 --json")
 
     rows = query("list tasks --page-size 3 --json").json["rows"]
@@ -77,8 +77,8 @@ def test_a_row_from_memory_tells_its_age(query: Query) -> None:
     }  # fmt: skip
 
 
-def test_one_token_leads_through_all_sources(query: Query) -> None:
-    """Page by page, every row of each source comes exactly once, in one order."""
+def test_one_token_pages_through_all_sources(query: Query) -> None:
+    """Page by page, every row of each source comes once, in one order."""
     seen: list[tuple[str, str, str]] = []
     token = ""
     for _ in range(20):
@@ -94,22 +94,22 @@ def test_one_token_leads_through_all_sources(query: Query) -> None:
     assert all(before[0] > after[0] or before < after for before, after in pairwise(seen))
 
 
-def test_a_pipe_gets_one_table_of_eighty_columns(query: Query) -> None:
-    """The rows of both sources are one table that says whence each is; how many came from where is on stderr."""
+def test_a_pipe_gets_one_table_of_80_columns(query: Query) -> None:
+    """The rows of both sources are one table with their sources; the counts per source are on stderr."""
     ran = query("list tasks --page-size 5")
 
     header, *lines = ran.out.splitlines()
     assert header.split() == ["ID", "SOURCE", "CACHED", "OWNER", "TEAM", "ABOUT"]
     assert [line.split()[:2] for line in lines[:2]] == [["task-11", "local"], ["task-10", WORK]]
     assert max(map(len, ran.out.splitlines())) <= 80
-    assert ran.words.startswith("5 rows from 2 of 2 sources in ")
-    assert "\nmore: --page-token " in ran.words
+    assert ran.err.startswith("5 rows from 2 of 2 sources in ")
+    assert "\nmore: --page-token " in ran.err
 
 
-def test_a_terminal_shows_each_source_when_it_answers(pair: Pair) -> None:
-    """Local rows stand there while the peer is silent; its own come under its heading once it speaks."""
+def test_a_terminal_shows_each_source_when_it_answers(pair: ProcessPair) -> None:
+    """Local rows are shown while the peer is silent; its rows follow under a heading when it answers."""
     with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "6", "--budget", "60") as shown:
-        with pair.silence("work"):
+        with pair.suspended("work"):
             before = shown.until("task-6 ")
         assert shown.wait() == 0
         screen = shown.text
@@ -123,8 +123,8 @@ def test_a_terminal_shows_each_source_when_it_answers(pair: Pair) -> None:
     assert max(len(line) for line in screen.splitlines() if not line.startswith("more: ")) <= 80
 
 
-def test_a_row_is_shown_of_each_source_that_has_it(query: Query) -> None:
-    """The same id at two sources is two rows; `row` is the first of them."""
+def test_get_shows_the_row_of_each_source(query: Query) -> None:
+    """The same id at two sources gives two rows; `row` is the first of them."""
     answer = query("get tasks task-4 --json").json
     shown = query("get tasks task-4").out
 
@@ -135,17 +135,17 @@ def test_a_row_is_shown_of_each_source_that_has_it(query: Query) -> None:
     assert "\n\n" in shown
 
 
-def test_a_row_that_nobody_has_ends_with_1(query: Query) -> None:
-    """The object tells which sources were asked, stderr says it in one line."""
+def test_an_absent_row_ends_with_1(query: Query) -> None:
+    """The object has the queried sources, and stderr has one line."""
     ran = query("get tasks nothing --json", code=1)
 
     assert (ran.json["row"], ran.json["rows"], ran.json["partial"]) == (None, [], False)
     assert {one["reason"] for one in ran.json["sources"]} == {"ROW_NOT_FOUND"}
-    assert ran.words == "error: ROW_NOT_FOUND: no such row that this user may read\n"
+    assert ran.err == "error: ROW_NOT_FOUND: no such row that this user may read\n"
 
 
-def test_a_search_runs_over_all(query: Query) -> None:
-    """Hits of both sources, best first, with score and snippet; the token leads through all of them."""
+def test_a_search_queries_all_sources(query: Query) -> None:
+    """Hits of both sources, best first, with score and snippet; the token pages through all of them."""
     first = query("search number --resource tasks --json").json
     rest = query(f"search number --resource tasks --json --page-token {first['next_page_token']}").json
 
@@ -157,7 +157,7 @@ def test_a_search_runs_over_all(query: Query) -> None:
 
 
 def test_capabilities_of_each_source(query: Query) -> None:
-    """`all` lists them by source; of one source they stand where they always stood."""
+    """`all` lists capabilities by source; a single source's capabilities are at the top level."""
     every, one = query("capabilities --json").json, query("capabilities --json", WORK).json
     shown = query("capabilities").out
 
@@ -169,22 +169,22 @@ def test_capabilities_of_each_source(query: Query) -> None:
     assert [line for line in shown.splitlines() if line in {"local", WORK}] == ["local", WORK]
 
 
-def test_what_a_grant_does_not_open_is_told_and_fails_nothing(query: Query) -> None:
-    """A refusal by one of all sources is a line with the next step, and no signal; the rest is there, and exit 0."""
+def test_a_refusal_of_one_of_all_sources_is_no_failure(query: Query) -> None:
+    """The refusal is a line with the next step, without a signal; other sources are shown, and the exit code is 0."""
     ran, asked = query("list credentials"), query("list credentials --json").json
 
     assert ran.out.splitlines()[1].split()[:3] == ["c-1", "local", "no"]
-    assert f"\n{WORK}: denied: SCOPE_VIOLATION: " in ran.words
+    assert f"\n{WORK}: denied: SCOPE_VIOLATION: " in ran.err
     assert (asked["partial"], asked["signals"]) == (True, [])
     assert asked["sources"][1]["next_step"] is not None
 
 
-@pytest.mark.usefixtures("away")
-class TestAway:
-    """What is said of a peer that is stopped."""
+@pytest.mark.usefixtures("work_stopped")
+class TestOffline:
+    """Output about a stopped peer."""
 
-    def test_a_peer_that_is_away_is_told_once_a_session(self, query: Query) -> None:
-        """All commands of a session together say it once, and go on with local rows; another session is told too."""
+    def test_an_offline_peer_gives_one_signal_per_session(self, query: Query) -> None:
+        """All commands of one session print one signal and show local rows; another session gets its own signal."""
         first = query("list tasks --page-size 7 --session a --json")
         again = query("list tasks --page-size 7 --session a --json")
         other = query("list tasks --page-size 7 --session b")
@@ -198,14 +198,14 @@ class TestAway:
         assert (again.json["signals"], again.json["sources"][1]["state"]) == ([], "skipped")
         assert first.json["partial"]
         assert again.json["partial"]
-        assert "7 rows from 1 of 2 sources in " in other.words
-        assert other.words.count("federation offline for work.example; queried again in ") == 1
-        assert f"\n{WORK}: offline: " in other.words
-        assert "federation offline" not in once_more.words
-        assert f"\n{WORK}: skipped: " in once_more.words
+        assert "7 rows from 1 of 2 sources in " in other.err
+        assert other.err.count("federation offline for work.example; queried again in ") == 1
+        assert f"\n{WORK}: offline: " in other.err
+        assert "federation offline" not in once_more.err
+        assert f"\n{WORK}: skipped: " in once_more.err
 
-    def test_a_terminal_is_told_of_a_peer_that_is_away(self, pair: Pair) -> None:
-        """Local rows, one line about the peer, one signal, exit 0."""
+    def test_a_terminal_shows_an_offline_peer(self, pair: ProcessPair) -> None:
+        """Local rows, one line about the peer, one signal, exit code 0."""
         with terminal(pair, "list", "tasks", "--source", "all", "--page-size", "8") as shown:
             assert shown.wait() == 0
             screen = shown.text
@@ -214,27 +214,27 @@ class TestAway:
         assert screen.count(f"{WORK}: offline: ") == 1
         assert screen.count("federation offline for work.example") == 1
 
-    def test_a_single_source_that_is_away_fails(self, query: Query) -> None:
-        """Exit 1 and one line; a session that has a name is told its signal too, and not again by the next query."""
+    def test_a_single_offline_source_fails(self, query: Query) -> None:
+        """Exit code 1 and one line; a named session also prints its signal, once."""
         alone = query("search gone", WORK, code=1)
         named = query("search gone --session c --json", WORK, code=1)
         later = query("list tasks --session c --json")
 
         assert alone.out == named.out == ""
-        assert alone.words.startswith("error: ")
-        assert alone.words.count("\n") == 1
-        assert named.words.splitlines()[0].startswith("federation offline for work.example")
-        assert named.words.splitlines()[1].startswith("error: ")
+        assert alone.err.startswith("error: ")
+        assert alone.err.count("\n") == 1
+        assert named.err.splitlines()[0].startswith("federation offline for work.example")
+        assert named.err.splitlines()[1].startswith("error: ")
         assert later.json["signals"] == []
 
 
-def test_a_peer_that_is_back_is_told_once(query: Query, pair: Pair) -> None:
-    """A session that heard of the outage hears of its end with its next query, and has the peer's rows again."""
-    pair.leave()
+def test_a_peer_that_is_back_gives_one_signal(query: Query, pair: ProcessPair) -> None:
+    """A session with an outage gets the signal of its end in the next query, and the peer's rows again."""
+    pair.stop_work()
     try:
         query("list tasks --page-size 9 --session d")
     finally:
-        pair.come_back()
+        pair.restart_work()
 
     back = query("list tasks --page-size 9 --session d --json").json
     after = query("list tasks --page-size 9 --session d --json").json
@@ -247,17 +247,17 @@ def test_a_peer_that_is_back_is_told_once(query: Query, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("budget", ["-1", "soon", "301"])
-def test_a_budget_is_seconds(query: Query, budget: str) -> None:
-    """What is none is wrong usage, named."""
+def test_a_budget_is_in_seconds(query: Query, budget: str) -> None:
+    """An invalid budget is a usage error that names the option."""
     ran = query(f"list tasks --budget {budget}", code=2)
 
     assert ran.out == ""
-    assert "--budget" in ran.words
+    assert "--budget" in ran.err
 
 
-def test_a_budget_bounds_the_wait_for_a_silent_peer(query: Query, pair: Pair) -> None:
-    """A peer that does not answer is given up at the budget, however long it would take."""
-    with pair.silence("work"):
+def test_a_budget_limits_the_wait_for_a_silent_peer(query: Query, pair: ProcessPair) -> None:
+    """A peer that does not answer is offline at the end of the budget."""
+    with pair.suspended("work"):
         answer = query("list tasks --page-size 10 --budget 0.2 --json").json
 
     assert (answer["sources"][1]["state"], answer["sources"][1]["reason"]) == ("offline", "PEER_TIMEOUT")
@@ -267,7 +267,7 @@ def test_a_budget_bounds_the_wait_for_a_silent_peer(query: Query, pair: Pair) ->
 
 @pytest.mark.parametrize("verb", ["list", "get", "search", "capabilities"])
 def test_every_help_has_examples(verb: str) -> None:
-    """Somebody who knows nothing can copy a line."""
+    """The help of each command has a complete example."""
     shown = subprocess.run(
         [*MOSAIC, "federation", "query", verb, "--help"], env=environment(COLUMNS="80"), capture_output=True, text=True,
         check=True,

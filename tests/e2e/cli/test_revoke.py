@@ -1,4 +1,4 @@
-"""`grant revoke`, `grant scope` and `user remove` against two gateways as processes, with leases of 2 s."""
+"""`grant revoke`, `grant scope` and `user remove` against two gateways in separate processes, with leases of 2 s."""
 
 import os
 import pty
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli_runner import TASKS_AND_NOTES, Cli, Ran
-from tests.support.gateway_processes import MOSAIC, Served, environment
+from tests.support.cli_runner import TASKS_AND_NOTES, Cli, CommandResult
+from tests.support.gateway_processes import MOSAIC, GatewayProcesses, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -20,29 +20,29 @@ LEASE_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+def served() -> Iterator[GatewayProcesses]:
     """`home` and `work`; work gives leases of 2 s."""
-    with Served.temporary() as served:
+    with GatewayProcesses.temporary() as served:
         for name in ("home", "work"):
-            served.found(name)
+            served.init(name)
         config = served.directory / "work" / "gateway.toml"
         config.write_text(config.read_text().replace("[server]", f"[server]\nmax_lease_s = {LEASE_S}"))
         served.start_all("home", "work")
         yield served
 
 
-def listed(cli: Cli, peer: str, user: str = "ada", code: int = 0) -> Ran:
+def listed(cli: Cli, peer: str, user: str = "ada", code: int = 0) -> CommandResult:
     """List tasks of a peer."""
     return cli(f"federation query list tasks --user {user} --source federated:{peer} -g home --json", code=code)
 
 
 def receipt(cli: Cli, grant: str) -> dict[str, Any]:
-    """The receipt of a grant that is revoked, or is being."""
+    """The receipt of a revoked grant."""
     return dict(cli(f"federation grant revoke {grant} -g work --json").json["receipt"])
 
 
-def test_revoking_a_connected_peers_grant_ends_with_its_receipt(cli: Cli) -> None:
-    """The receipt says from when on it is effective and how each cache said so; the next query is refused."""
+def test_revoking_a_connected_peers_grant_prints_a_receipt(cli: Cli) -> None:
+    """The receipt has the effective time and each cache's acknowledgement; the next query is refused."""
     grant = cli.enroll("r1")
     listed(cli, "r1")
     assert listed(cli, "r1").json["rows"][0]["_cached"] is True
@@ -52,10 +52,10 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(cli: Cli) -> Non
     assert "effective" in done.out
     assert "contract ended" in done.out
     assert "its acknowledgement" in done.out
-    assert done.words.endswith("no cache of the peer can serve anything of this grant\n")
+    assert done.err.endswith("no cache of the peer can serve anything of this grant\n")
     refused = listed(cli, "r1", code=1)
-    assert "GRANT_REVOKED" in refused.words
-    assert "contract ended" in refused.words
+    assert "GRANT_REVOKED" in refused.err
+    assert "contract ended" in refused.err
     shape = receipt(cli, grant)
     assert shape["kind"] == "revoked"
     assert shape["effective_at"] >= shape["revoked_at"]
@@ -63,11 +63,11 @@ def test_revoking_a_connected_peers_grant_ends_with_its_receipt(cli: Cli) -> Non
     cli("federation peer remove r1 -g home")
 
 
-def test_a_peer_that_is_cut_off_is_named_and_awaited(cli: Cli, served: Served) -> None:
-    """Plain lines say who is awaited and until when; without waiting the command says what it leaves."""
+def test_an_unreachable_peer_is_named_and_awaited(cli: Cli, served: GatewayProcesses) -> None:
+    """The lines name the awaited caches and the latest end; with --no-wait the pending receipt is printed."""
     grant = cli.enroll("r2")
     listed(cli, "r2")
-    with served.silence("home"):
+    with served.suspended("home"):
         begun = time.monotonic()
         quick = cli(f"federation grant revoke {grant} -g work --no-wait --json")
         pending = quick.json["receipt"]
@@ -77,29 +77,29 @@ def test_a_peer_that_is_cut_off_is_named_and_awaited(cli: Cli, served: Served) -
     assert pending["revoked_at"] is not None
     assert [(one["how"], one["at"]) for one in pending["instances"]] == [("awaited", None)]
     assert pending["instances"][0]["until"] is not None
-    assert "waiting for one cache of the peer" in done.words
-    assert "UTC at the latest" in done.words
+    assert "waiting for one cache of the peer" in done.err
+    assert "UTC at the latest" in done.err
     assert "the end of its lease" in done.out
-    assert listed(cli, "r2", code=1).words.startswith("error: GRANT_REVOKED")
+    assert listed(cli, "r2", code=1).err.startswith("error: GRANT_REVOKED")
     cli("federation peer remove r2 -g home")
 
 
-def test_no_wait_says_in_words_what_goes_on(cli: Cli, served: Served) -> None:
-    """Who does not want to wait sees that new calls are refused, and who is awaited."""
+def test_no_wait_prints_the_state_of_the_revocation(cli: Cli, served: GatewayProcesses) -> None:
+    """The output says that new calls are refused, and names the awaited caches."""
     grant = cli.enroll("r3")
     listed(cli, "r3")
-    with served.silence("home"):
+    with served.suspended("home"):
         done = cli(f"federation grant revoke {grant} -g work --no-wait")
     assert "revoked" in done.out
-    assert done.words.startswith("in force for every new call; waiting for one cache of the peer")
+    assert done.err.startswith("in force for every new call; waiting for one cache of the peer")
     cli("federation peer remove r3 -g home")
 
 
-def test_an_interrupted_command_leaves_the_revocation_going(cli: Cli, served: Served) -> None:
-    """Ctrl-C ends the waiting, with words on how to see it again; the receipt comes all the same."""
+def test_an_interrupted_command_does_not_stop_the_revocation(cli: Cli, served: GatewayProcesses) -> None:
+    """Ctrl-C ends the wait and prints the command that shows the revocation; the receipt is stored later."""
     grant = cli.enroll("r4")
     listed(cli, "r4")
-    with served.silence("home"):
+    with served.suspended("home"):
         command = subprocess.Popen(
             [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
             cwd=served.directory,
@@ -121,12 +121,12 @@ def test_an_interrupted_command_leaves_the_revocation_going(cli: Cli, served: Se
     cli("federation peer remove r4 -g home")
 
 
-def test_a_terminal_shows_a_live_line(cli: Cli, served: Served) -> None:
-    """On a terminal one line counts down, and is gone before the receipt is printed."""
+def test_a_terminal_shows_a_live_line(cli: Cli, served: GatewayProcesses) -> None:
+    """A terminal shows a countdown in one line, which is erased before the receipt is printed."""
     grant = cli.enroll("r5")
     listed(cli, "r5")
     ours, theirs = pty.openpty()
-    with served.silence("home"):
+    with served.suspended("home"):
         done = subprocess.run(
             [*MOSAIC, "federation", "grant", "revoke", grant, "-g", "work"],
             cwd=served.directory,
@@ -148,11 +148,11 @@ def test_a_terminal_shows_a_live_line(cli: Cli, served: Served) -> None:
     cli("federation peer remove r5 -g home")
 
 
-def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(cli: Cli, served: Served) -> None:
-    """The grant stays refused, the log says so, and the receipt waits for what the process before gave out."""
+def test_a_killed_gateway_continues_its_revocations(cli: Cli, served: GatewayProcesses) -> None:
+    """After a restart the grant is refused, the log says so, and the receipt waits for earlier leases."""
     grant = cli.enroll("r6")
     listed(cli, "r6")
-    with served.silence("home"):
+    with served.suspended("home"):
         cli(f"federation grant revoke {grant} -g work --no-wait")
         served.stop("work", signal.SIGKILL)
         served.start("work")
@@ -164,8 +164,8 @@ def test_a_gateway_killed_in_the_middle_goes_on_when_it_is_back(cli: Cli, served
     cli("federation peer remove r6 -g home")
 
 
-def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(cli: Cli) -> None:
-    """A revoked grant opens nothing under any scope, and its scope stays: a dry run says what the edit says."""
+def test_a_dry_run_of_a_refused_scope_edit_is_refused(cli: Cli) -> None:
+    """A dry run on a revoked grant fails with the same error as the edit."""
     create = "federation grant create --peer home.example --subject ada --json -g work --scope"
     grant = cli(create, TASKS_AND_NOTES).json["grant"]["id"]
     cli(f"federation grant revoke {grant} -g work")
@@ -175,11 +175,11 @@ def test_a_scope_edit_that_would_be_refused_is_refused_when_it_is_tried(cli: Cli
     done = cli(edit, NARROWER, code=1)
 
     assert tried == done
-    assert done == Ran(1, "", f"error: grant {grant} is revoked, which is final; make a new one\n")
+    assert done == CommandResult(1, "", f"error: grant {grant} is revoked, which is final; make a new one\n")
 
 
 def test_a_scope_edit_shows_gains_and_losses(cli: Cli) -> None:
-    """A dry run changes nothing; the edit applies to the next query and ends with a receipt; again is the same."""
+    """A dry run changes nothing; the edit is in force for the next query, has a receipt, and can be repeated."""
     grant = cli.enroll("s1")
     assert len(listed(cli, "s1").json["rows"]) > 3
 
@@ -194,7 +194,7 @@ def test_a_scope_edit_shows_gains_and_losses(cli: Cli) -> None:
         "tasks     12        6          task-10, task-8, task-6, task-4, task-2",
         "notes     1         -          -",
     ]
-    assert dry.words.splitlines() == [
+    assert dry.err.splitlines() == [
         "-: not in the scope",
         "nothing was changed (--dry-run)",
         "the scope would be: reads tasks of team T1, no personal rows, at most 3 rows a query, 600 calls a minute",
@@ -215,25 +215,25 @@ def test_a_scope_edit_shows_gains_and_losses(cli: Cli) -> None:
     assert len(rows) == 3
 
     again = cli(f"federation grant scope {grant} -g work --scope", NARROWER)
-    assert again.words.splitlines()[0] == "this scope is already in force"
+    assert again.err.splitlines()[0] == "this scope is already in force"
     assert "narrowed" in again.out
 
     wider = cli(f"federation grant scope {grant} -g work --scope", TASKS_AND_NOTES)
     assert "gains  tasks: personal rows" in wider.out
-    assert wider.words.splitlines()[0] == "the new scope is in force from the next call on"
-    assert "reads tasks and notes: all that ada may" in wider.words
+    assert wider.err.splitlines()[0] == "the new scope is in force from the next call on"
+    assert "reads tasks and notes: all that ada may" in wider.err
     assert len(listed(cli, "s1").json["rows"]) > 3
 
     faulty = cli(f"federation grant scope {grant} -g work --scope", '{"resources": ["tsks"]}', code=1)
-    assert faulty.words.startswith("error: scope.resources: unknown resource")
+    assert faulty.err.startswith("error: scope.resources: unknown resource")
     cli(f"federation grant revoke {grant} -g work")
     final = cli(f"federation grant scope {grant} -g work --scope", TASKS_AND_NOTES, code=1)
-    assert "is revoked, which is final" in final.words
+    assert "is revoked, which is final" in final.err
     cli("federation peer remove s1 -g home")
 
 
 def test_removing_a_user_revokes_every_grant(cli: Cli) -> None:
-    """Every grant of the user ends with its receipt; the teams are left, owned rows stay; others are not touched."""
+    """Every grant of the user has a receipt; memberships are removed, owned rows and other users' grants stay."""
     bobs, other = cli.enroll("u1", user="bob"), cli.enroll("u2")
     listed(cli, "u1", "bob")
     create = "federation grant create -g work --peer x.example --subject bob --json --scope"
@@ -246,7 +246,7 @@ def test_removing_a_user_revokes_every_grant(cli: Cli) -> None:
     assert (removal["owned_rows"], removal["from_data"], removal["peers"]) == (1, True, [])
     assert {one["grant_id"] for one in done["receipts"]} == {bobs, never_used}
     assert all(one["effective_at"] and one["reason"] == "the user was removed" for one in done["receipts"])
-    assert "GRANT_REVOKED" in listed(cli, "u1", "bob", code=1).words
+    assert "GRANT_REVOKED" in listed(cli, "u1", "bob", code=1).err
     assert listed(cli, "u2").json["rows"]
     until = time.monotonic() + 5
     while "user.remove" not in cli("federation audit -g work --json").out:  # written off the request path
@@ -255,9 +255,9 @@ def test_removing_a_user_revokes_every_grant(cli: Cli) -> None:
     assert "0 revoked" in words.out
     assert "1 rows keep this user" in words.out
     peers = cli("user remove bob -g home")
-    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.words
+    assert "still enrolled for this user: mosaic federation peer remove u1 --user bob" in peers.err
     unknown = cli("user remove nobody -g work", code=1)
-    assert unknown.words.startswith("error: no user 'nobody'")
+    assert unknown.err.startswith("error: no user 'nobody'")
     cli(f"federation grant revoke {other} -g work")
     for name in ("u1", "u2"):
         cli(f"federation peer remove {name} -g home")

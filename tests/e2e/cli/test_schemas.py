@@ -1,4 +1,4 @@
-"""The published JSON Schemas: every command's `--json` output has one, keeps it, and nothing looser would do."""
+"""The published JSON Schemas: every command's `--json` output has one and matches it, and no schema is too loose."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from mosaic_cli.output import outputs as output_models
 from tests.support.cli_runner import COMMANDS
-from tests.support.json_walk import Outputs
+from tests.support.json_outputs import JsonOutputs
 from tests.support.schemas import DIRECTORY, SCHEMAS, validator
 
 # The walk through all outputs is the set-up of the first test.
@@ -33,7 +33,7 @@ NEVER_FILLED = {
 
 
 def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Every object in an output that a schema knows, with the names that lead there."""
+    """Every object of an output that a schema describes, with its path of names."""
     if isinstance(value, dict):
         yield value, path
         for key, below in value.items():
@@ -45,7 +45,7 @@ def objects(value: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any],
 
 
 def test_every_command_with_json_has_a_schema() -> None:
-    """One file for each command, and one for each option that prints something else; no file besides."""
+    """One file per command, and one per option that prints another object; no other file."""
     wanted = set()
     with_json = [path for path, command in COMMANDS.items() if any("--json" in one.opts for one in command.params)]
     for path in with_json:
@@ -64,8 +64,8 @@ def test_the_files_are_generated_from_the_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_a_schema_is_one_and_is_named(name: str) -> None:
-    """Each is valid JSON Schema 2020-12, knows its own file name, and leaves no object open but what a person wrote."""
+def test_a_schema_is_valid_and_named(name: str) -> None:
+    """Each is JSON Schema 2020-12, has its file name as id, and closes every object but a user's data."""
     schema = SCHEMAS[name]
 
     Draft202012Validator.check_schema(schema)
@@ -75,23 +75,23 @@ def test_a_schema_is_one_and_is_named(name: str) -> None:
     assert set(closed) <= {"false"}
 
 
-def test_every_output_keeps_its_schema(outputs: Outputs) -> None:
-    """What two real gateways printed, in good and in bad states, is what the schemas say."""
+def test_every_output_matches_its_schema(outputs: JsonOutputs) -> None:
+    """The outputs of two real gateways in many states match the schemas."""
     faults = [
         f"{name}: {fault.json_path}: {fault.message}"
-        for name, shapes in outputs.taken.items()
+        for name, shapes in outputs.recorded.items()
         for shape in shapes
         for fault in validator(name).iter_errors(shape)
     ]
 
     assert faults == []
-    assert set(outputs.taken) == set(SCHEMAS) - {SHARED}
+    assert set(outputs.recorded) == set(SCHEMAS) - {SHARED}
 
 
-def test_a_field_that_is_missing_or_new_is_refused(outputs: Outputs) -> None:
-    """No object of any output may lose a field or get another one, so the schemas say all there is."""
+def test_a_missing_or_new_field_is_refused(outputs: JsonOutputs) -> None:
+    """No object of any output may lose or gain a field, so the schemas are complete."""
     let_through = set()
-    for name, shapes in outputs.taken.items():
+    for name, shapes in outputs.recorded.items():
         check = validator(name).is_valid
         for shape in (copy.deepcopy(shape) for shape in (shapes[0], shapes[-1])):
             for inner, path in objects(shape, ()):
@@ -109,10 +109,10 @@ def test_a_field_that_is_missing_or_new_is_refused(outputs: Outputs) -> None:
     assert let_through == set()
 
 
-def test_the_outputs_fill_what_may_be_empty(outputs: Outputs) -> None:
-    """Whatever was null or an empty list somewhere has a value elsewhere, so its schema was put to the test."""
+def test_the_outputs_fill_optional_fields(outputs: JsonOutputs) -> None:
+    """Each field that is null or empty in one output has a value in another, so its schema is tested."""
     seen: dict[str, set[bool]] = defaultdict(set)
-    for name, shapes in outputs.taken.items():
+    for name, shapes in outputs.recorded.items():
         for inner, path in objects(shapes, ()):
             for key, value in inner.items():
                 kind = path[-1] if path else SAME.get(name, name)
@@ -122,7 +122,7 @@ def test_the_outputs_fill_what_may_be_empty(outputs: Outputs) -> None:
 
 
 def test_the_index_names_every_schema() -> None:
-    """The table in the directory's README has one row for each file."""
+    """The table in the directory's README has one row per file."""
     index = (DIRECTORY / "README.md").read_text(encoding="utf-8")
 
     assert set(re.findall(r"\(([a-z-]+)\.json\)", index)) == set(SCHEMAS)

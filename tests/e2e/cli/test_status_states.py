@@ -1,4 +1,4 @@
-"""`federation status` in every state that an operator may find, by the real command in a terminal of 80 columns."""
+"""`federation status` in every state, by the real command in a terminal of 80 columns."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway_processes import MOSAIC, environment, mosaic
-from tests.support.status_walk import States, Told
+from tests.support.status_states import StatusOutput, StatusStates
 from tests.support.terminal import Terminal
 
 # The walk through all states is the set-up of the first test.
@@ -43,10 +43,10 @@ EXPLAIN = "find the broken link: mosaic federation status --explain work.example
 UNREACHABLE = "PEER_UNREACHABLE, no connection: the peer's gateway does not run, or the network does not reach it"
 
 
-def card(told: Told) -> tuple[str, dict[str, list[str]]]:
-    """The line about the peer, and what follows by its label."""
-    assert told.text.startswith(HEAD)
-    title, *rest = told.text.removeprefix(HEAD).split("\n\n")[1].splitlines()
+def card(outputs: StatusOutput) -> tuple[str, dict[str, list[str]]]:
+    """The line about the peer, and the lines below it by label."""
+    assert outputs.text.startswith(HEAD)
+    title, *rest = outputs.text.removeprefix(HEAD).split("\n\n")[1].splitlines()
     facts: dict[str, list[str]] = {}
     label = ""
     for line in rest:
@@ -55,36 +55,36 @@ def card(told: Told) -> tuple[str, dict[str, list[str]]]:
     return title, facts
 
 
-def summary(told: Told) -> str:
+def summary(outputs: StatusOutput) -> str:
     """The line that counts the peers."""
-    return told.text.removeprefix(HEAD).split("\n")[1]
+    return outputs.text.removeprefix(HEAD).split("\n")[1]
 
 
-def peer(told: Told) -> dict[str, Any]:
-    """The one peer as JSON has it."""
-    found: dict[str, Any] = told.json["peers"][0]
+def peer(outputs: StatusOutput) -> dict[str, Any]:
+    """The only peer of the JSON output."""
+    found: dict[str, Any] = outputs.json["peers"][0]
     return found
 
 
-def test_the_exit_code_tells_what_was_seen(states: States) -> None:
-    """0 where nothing unhealthy was seen, 3 where something was, 4 where the gateway is away; table and JSON alike."""
-    assert {state: told.code for state, told in states.told.items()} == CODES
-    assert {state: told.json_code for state, told in states.told.items()} == CODES
+def test_the_exit_code_depends_on_the_state(states: StatusStates) -> None:
+    """0 without an unhealthy peer, 3 with one, 4 with a stopped gateway; the same for table and JSON."""
+    assert {state: outputs.code for state, outputs in states.outputs.items()} == CODES
+    assert {state: outputs.json_code for state, outputs in states.outputs.items()} == CODES
 
 
-def test_no_line_is_wider_than_the_terminal(states: States) -> None:
-    """Whatever is told fits into 80 columns, and a terminal gets colour with it."""
-    told = {state: one for state, one in states.told.items() if state != "gateway down"}
+def test_no_line_is_wider_than_the_terminal(states: StatusStates) -> None:
+    """Every output fits into 80 columns, and a terminal gets colour."""
+    outputs = {state: one for state, one in states.outputs.items() if state != "gateway down"}
 
-    assert {state: one.width for state, one in told.items() if one.width > 80} == {}
-    assert all(one.colour for one in told.values())
+    assert {state: one.width for state, one in outputs.items() if one.width > 80} == {}
+    assert all(one.colour for one in outputs.values())
 
 
-def test_a_healthy_peer_is_told_in_full(states: States) -> None:
-    """The whole page of one peer that was read once."""
-    told = states.told["healthy"]
+def test_a_healthy_peer(states: StatusStates) -> None:
+    """The complete page of one peer after one read."""
+    outputs = states.outputs["healthy"]
 
-    assert told.text == HEAD + (
+    assert outputs.text == HEAD + (
         "\n1 peer: 1 active\n\n"
         f"{ACTIVE}\n"
         "  endpoint      ADDRESS, under grant ID\n"
@@ -95,156 +95,156 @@ def test_a_healthy_peer_is_told_in_full(states: States) -> None:
         "  latency       p50 N ms, p99 N ms, of the last answers (512 at most)\n"
         "  last success  N ago (AT)"
     )
-    shape = peer(told)
+    shape = peer(outputs)
     assert (shape["state"], shape["shown"], shape["healthy"]) == ("active", "active", True)
     assert (shape["why"], shape["next_step"], shape["last_failure"]) == (None, None, None)
     assert shape["seen_at"] >= shape["last_success"]
-    assert told.json["serving"]["requests"] == []
+    assert outputs.json["serving"]["requests"] == []
 
 
-def test_a_hit_of_the_cache_is_counted(states: States) -> None:
-    """The second question of the same kind shows as a share of hits, and is no new sign of life."""
-    told = states.told["cached"]
+def test_a_cache_hit_is_counted(states: StatusStates) -> None:
+    """The second identical query is shown in the hit ratio, and does not change the last successful call."""
+    outputs = states.outputs["cached"]
 
-    assert card(told)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer stored (N KiB)"]
-    assert peer(told)["cache"] | {"bytes": 0} == {"entries": 1, "bytes": 0, "hits": 1, "misses": 1}
-    assert peer(told)["last_success"] == peer(states.told["healthy"])["last_success"]
+    assert card(outputs)[1]["cache"] == ["50% hits (1 of 2 since the start), 1 answer stored (N KiB)"]
+    assert peer(outputs)["cache"] | {"bytes": 0} == {"entries": 1, "bytes": 0, "hits": 1, "misses": 1}
+    assert peer(outputs)["last_success"] == peer(states.outputs["healthy"])["last_success"]
 
 
-def test_a_watch_that_is_down_does_not_make_a_peer_that_answers_unhealthy(states: States) -> None:
-    """It answered since, so it is active; that revocations are heard late is said beside the watch."""
-    told = states.told["watch down"]
-    title, facts = card(told)
+def test_a_lost_watch_does_not_make_an_answering_peer_unhealthy(states: StatusStates) -> None:
+    """The peer is active, because it answered since; the watch says that revocations arrive late."""
+    outputs = states.outputs["watch down"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == (ACTIVE, "1 peer: 1 active")
+    assert (title, summary(outputs)) == (ACTIVE, "1 peer: 1 active")
     assert facts["watch"] == ["connecting since N ago (AT); revocations arrive late"]
-    assert (peer(told)["watch"]["state"], peer(told)["healthy"]) == ("connecting", True)
-    assert peer(told)["seen_at"] > peer(told)["watch"]["since"]
+    assert (peer(outputs)["watch"]["state"], peer(outputs)["healthy"]) == ("connecting", True)
+    assert peer(outputs)["seen_at"] > peer(outputs)["watch"]["since"]
 
 
-def test_a_stopped_peer_is_failing_before_its_circuit_opens(states: States) -> None:
-    """The state is active still, and the table says that it is failing, with the meaning and the next step."""
-    told = states.told["peer stopped"]
-    title, facts = card(told)
+def test_a_stopped_peer_is_failing_before_its_circuit_opens(states: StatusStates) -> None:
+    """The state is active, and the table shows the failures with their meaning and the next step."""
+    outputs = states.outputs["peer stopped"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == ("◑ failing  work.example for ada, seen N ago", "1 peer: 1 failing")
+    assert (title, summary(outputs)) == ("◑ failing  work.example for ada, seen N ago", "1 peer: 1 failing")
     assert facts["why"] == ["the last call failed"]
     assert facts["circuit"] == ["closed; 1 failure in a row"]
     assert facts["last failure"][0].startswith(f"N ago (AT): {UNREACHABLE}")
     assert facts["next step"] == [EXPLAIN]
-    shape = peer(told)
+    shape = peer(outputs)
     assert (shape["state"], shape["shown"], shape["healthy"]) == ("active", "failing", False)
     assert shape["last_failure"]["meaning"].startswith("no connection: ")
     assert shape["last_failure"]["reason"] == "PEER_UNREACHABLE"
 
 
-def test_an_open_circuit_says_when_the_next_probe_goes(states: States) -> None:
-    """Offline, since when, after how many failures, and the seconds to the probe."""
-    told = states.told["circuit open"]
-    title, facts = card(told)
+def test_an_open_circuit_shows_the_time_of_the_next_probe(states: StatusStates) -> None:
+    """Offline, with the start, the number of failures, and the seconds until the probe."""
+    outputs = states.outputs["circuit open"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == ("○ offline  work.example for ada, seen N ago", "1 peer: 1 offline")
+    assert (title, summary(outputs)) == ("○ offline  work.example for ada, seen N ago", "1 peer: 1 offline")
     assert facts["why"] == ["circuit open since N ago (AT) after 3 failures in a row; next probe in N"]
     assert facts["circuit"] == ["open since N ago (AT) after 3 failures in a row; next probe in N"]
     assert facts["watch"] == ["off since N ago (AT)"]
     assert facts["next step"] == [EXPLAIN]
-    circuit = peer(told)["circuit"]
-    assert (peer(told)["state"], circuit["state"], circuit["consecutive_failures"]) == ("offline", "open", 3)
-    assert circuit["retry_at"] > told.json["gateway"]["now"]
+    circuit = peer(outputs)["circuit"]
+    assert (peer(outputs)["state"], circuit["state"], circuit["consecutive_failures"]) == ("offline", "open", 3)
+    assert circuit["retry_at"] > outputs.json["gateway"]["now"]
 
 
-def test_a_half_open_circuit_says_that_the_next_call_is_the_probe(states: States) -> None:
-    """The cooldown is over and nobody has asked yet."""
-    told = states.told["half-open"]
-    title, facts = card(told)
+def test_a_half_open_circuit_shows_that_the_next_call_is_the_probe(states: StatusStates) -> None:
+    """The cooldown is over and no call was made since."""
+    outputs = states.outputs["half-open"]
+    title, facts = card(outputs)
 
     assert title == "○ offline  work.example for ada, seen N ago"
     words = "half-open, opened N ago (AT) after 3 failures in a row; the next call is the probe"
     assert (facts["why"], facts["circuit"]) == ([f"circuit {words}"], [words])
-    assert (peer(told)["state"], peer(told)["circuit"]["state"]) == ("offline", "half_open")
+    assert (peer(outputs)["state"], peer(outputs)["circuit"]["state"]) == ("offline", "half_open")
 
 
-def test_a_recovered_peer_is_active_and_keeps_its_last_failure(states: States) -> None:
-    """The failure stays with its meaning; nothing is to be done about it."""
-    told = states.told["recovered"]
-    title, facts = card(told)
+def test_a_recovered_peer_is_active_and_shows_its_last_failure(states: StatusStates) -> None:
+    """The failure is shown with its meaning, without a next step."""
+    outputs = states.outputs["recovered"]
+    title, facts = card(outputs)
 
     assert (title, facts["circuit"]) == (ACTIVE, ["closed"])
     assert facts["watch"] == ["armed since N ago (AT)"]
     assert facts["last failure"][0].startswith(f"N ago (AT): {UNREACHABLE}")
     assert not {"why", "next step"} & set(facts)
-    assert peer(told)["last_failure"]["at"] < peer(told)["last_success"]
+    assert peer(outputs)["last_failure"]["at"] < peer(outputs)["last_success"]
 
 
-def test_a_certificate_near_its_end_is_pointed_out(states: States) -> None:
-    """The peer is well, and the line about its certificate has a second one."""
-    told = states.told["near expiry"]
-    title, facts = card(told)
+def test_a_certificate_near_its_end_is_shown(states: StatusStates) -> None:
+    """The peer is healthy, and the certificate's line has a second line."""
+    outputs = states.outputs["near expiry"]
+    title, facts = card(outputs)
 
     assert title == ACTIVE
     assert facts["certificate"] == ["renews in N, expires in N (AT)"]
     assert facts["renewal"] == ["its certificate expires in N (AT) and is not renewed yet"]
-    assert 0 < peer(told)["certificate"]["expires_in_s"] < 6 * 3_600
-    assert peer(told)["renewal"]["last_failure"] is None
+    assert 0 < peer(outputs)["certificate"]["expires_in_s"] < 6 * 3_600
+    assert peer(outputs)["renewal"]["last_failure"] is None
 
 
-def test_a_failing_renewal_degrades_a_peer(states: States) -> None:
-    """After three attempts, with the reason of the last one and when it is tried again."""
-    told = states.told["renewal failing"]
-    title, facts = card(told)
+def test_a_failing_renewal_degrades_a_peer(states: StatusStates) -> None:
+    """After three attempts: the reason of the last one and the time of the next."""
+    outputs = states.outputs["renewal failing"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
+    assert (title, summary(outputs)) == ("◐ degraded  work.example for ada, seen N ago", "1 peer: 1 degraded")
     assert facts["why"] == ["renewing its certificate failed 3 times in a row; it expires in N (AT)"]
-    told_of = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
-    assert facts["renewal"][0].startswith(told_of)
+    renewal = "its certificate expires in N (AT) and is not renewed yet; renewal failed 3 times in a row, next attempt "
+    assert facts["renewal"][0].startswith(renewal)
     assert UNREACHABLE in facts["renewal"][0]
-    renewal = peer(told)["renewal"]
-    assert (peer(told)["state"], renewal["consecutive_failures"]) == ("degraded", 3)
+    renewal = peer(outputs)["renewal"]
+    assert (peer(outputs)["state"], renewal["consecutive_failures"]) == ("degraded", 3)
     assert renewal["last_failure"]["reason"] == "PEER_UNREACHABLE"
 
 
-def test_an_ended_certificate_makes_a_peer_expired(states: States) -> None:
-    """With the hope that is left: it renews by itself on the word of its old key."""
-    told = states.told["expired"]
-    title, facts = card(told)
+def test_an_expired_certificate_makes_a_peer_expired(states: StatusStates) -> None:
+    """The text says that the certificate is renewed automatically with a proof by its old key."""
+    outputs = states.outputs["expired"]
+    title, facts = card(outputs)
 
     assert title == "✕ expired  work.example for ada, seen N ago"
     assert facts["why"] == ["this gateway's certificate for it expired N ago (AT)"]
     assert facts["certificate"][0].endswith("expired N ago (AT)")
     assert facts["next step"] == [f"it renews automatically once the peer is reachable; {EXPLAIN}"]
-    assert (peer(told)["state"], peer(told)["certificate"]["expires_in_s"] < 0) == ("expired", True)
+    assert (peer(outputs)["state"], peer(outputs)["certificate"]["expires_in_s"] < 0) == ("expired", True)
 
 
-def test_a_gateway_that_is_down_is_one_line_with_its_cure(states: States) -> None:
-    """On stderr, as JSON too, and nothing on stdout."""
-    told = states.told["gateway down"]
+def test_a_stopped_gateway_is_one_line_with_a_next_step(states: StatusStates) -> None:
+    """On stderr, also with --json, and nothing on stdout."""
+    outputs = states.outputs["gateway down"]
     line = "error: the gateway home.example does not run; start it: mosaic gateway serve --gateway home"
 
-    assert told.text == line
-    assert told.json == f"{line}\n"
+    assert outputs.text == line
+    assert outputs.json == f"{line}\n"
 
 
-def test_a_peer_that_was_not_seen_is_never_called_healthy(states: States) -> None:
-    """After a start of this gateway with the peer away: not seen yet, which is neither healthy nor a fault."""
-    told = states.told["not seen"]
-    title, facts = card(told)
+def test_an_unseen_peer_is_not_healthy(states: StatusStates) -> None:
+    """After a start with the peer offline, the peer is not seen yet, which is neither healthy nor a fault."""
+    outputs = states.outputs["not seen"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == ("◌ not seen  work.example for ada, not seen yet", "1 peer: 1 not seen")
+    assert (title, summary(outputs)) == ("◌ not seen  work.example for ada, not seen yet", "1 peer: 1 not seen")
     assert facts["why"] == ["the peer has not been seen since this gateway started N ago (AT)"]
     assert facts["last success"] == ["none since the start"]
     assert facts["next step"] == [
         "query it: mosaic federation query capabilities --user ada --source federated:work.example"
     ]
-    shape = peer(told)
+    shape = peer(outputs)
     assert (shape["state"], shape["shown"], shape["healthy"], shape["seen_at"]) == ("active", "not_seen", None, None)
 
 
-def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
-    """When and why, and what to do: ask, or forget it."""
-    told = states.told["revoked"]
-    title, facts = card(told)
+def test_a_revoked_peer_shows_the_reason_of_its_operator(states: StatusStates) -> None:
+    """Time, reason and next step of the revocation: ask the operator, or remove the peer."""
+    outputs = states.outputs["revoked"]
+    title, facts = card(outputs)
 
-    assert (title, summary(told)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
+    assert (title, summary(outputs)) == ("✕ revoked  work.example for ada, seen N ago", "1 peer: 1 revoked")
     assert facts["why"] == ["the peer revoked the grant N ago (AT): project over"]
     assert facts["next step"] == [
         (
@@ -252,14 +252,14 @@ def test_a_revoked_peer_has_the_reason_of_its_operator(states: States) -> None:
             "to remove this peer: mosaic federation peer remove work.example --user ada"
         )
     ]
-    assert peer(told)["revocation"]["reason"] == "project over"
+    assert peer(outputs)["revocation"]["reason"] == "project over"
 
 
-def test_the_serving_side_shows_who_reads(states: States) -> None:
-    """The grant with its watchers, leases, calls and its last denial, and all requests by verb and outcome."""
-    told = states.told["serving"]
+def test_the_serving_side_shows_its_readers(states: StatusStates) -> None:
+    """The grant with its watchers, leases, calls and last denial, and all requests by verb and outcome."""
+    outputs = states.outputs["serving"]
 
-    summed, listed = told.text.split("\n\n")[1:]
+    summed, listed = outputs.text.split("\n\n")[1:]
     assert summed == (
         "1 grant: 1 active; 1 watch, 0 leases; 2 requests, the last N ago\n  since the start: list 1 denied; watch 1 ok"
     )
@@ -269,38 +269,38 @@ def test_the_serving_side_shows_who_reads(states: States) -> None:
         "    ID\n"
         "    last denied N ago (AT): SCOPE_VIOLATION"
     )
-    grant = told.json["grants"][0]
+    grant = outputs.json["grants"][0]
     assert (grant["status"], grant["watches"], grant["requests"], grant["denials"]) == ("active", 1, 2, 1)
     assert grant["last_denied"]["reason"] == "SCOPE_VIOLATION"
-    assert told.json["serving"]["requests"] == [
+    assert outputs.json["serving"]["requests"] == [
         {"verb": "list", "outcome": "denied", "count": 1},
         {"verb": "watch", "outcome": "ok", "count": 1},
     ]
-    assert told.json["serving"]["last_request"] is not None
+    assert outputs.json["serving"]["last_request"] is not None
 
 
-def test_a_grant_that_was_taken_back_shows_as_revoked(states: States) -> None:
-    """On the serving side; a revoked grant is no peer that is unhealthy."""
-    told = states.told["taken back"]
+def test_a_revoked_grant_is_shown_as_revoked(states: StatusStates) -> None:
+    """On the serving side a revoked grant is not an unhealthy peer."""
+    outputs = states.outputs["taken back"]
 
-    assert "1 grant: 1 revoked" in told.text
-    assert "✕ revoked  home.example  ada" in told.text
-    assert told.json["grants"][0]["status"] == "revoked"
+    assert "1 grant: 1 revoked" in outputs.text
+    assert "✕ revoked  home.example  ada" in outputs.text
+    assert outputs.json["grants"][0]["status"] == "revoked"
 
 
-def test_the_live_view_survives_a_restart_of_the_gateway(states: States) -> None:
-    """It says since when the gateway is away, above what it said last, shows the new one, and q ends it with 0."""
+def test_the_live_view_survives_a_restart_of_the_gateway(states: StatusStates) -> None:
+    """It shows since when the gateway is unreachable above the last status, then the new status; q ends with 0."""
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked  work.example for ada", "q quits")
         states.stop("home")
-        away = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
+        unreachable = terminal.until("✕ gateway not reachable since", "(2 s ago)", "last status:", "✕ revoked")
         states.start_ahead("home")
         back = terminal.until("not seen yet", "q quits")
         terminal.type("q")
 
         assert terminal.wait() == 0
         assert terminal.restored
-    assert away[0].startswith("✕ gateway not reachable since ")
+    assert unreachable[0].startswith("✕ gateway not reachable since ")
     assert not any("not reachable" in line for line in back)
     assert terminal.output.rstrip().endswith("\x1b[?1049l")
 
@@ -310,8 +310,8 @@ def test_the_live_view_survives_a_restart_of_the_gateway(states: States) -> None
     [("\x03", 0), ("Q", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["ctrl-c", "q", "term", "hup"],
 )
-def test_the_terminal_is_restored_however_the_live_view_ends(states: States, how: Any, code: int) -> None:
-    """Modes, cursor and screen are as they were, at a height of five lines too."""
+def test_the_terminal_is_restored_after_the_live_view(states: StatusStates, how: Any, code: int) -> None:
+    """Modes, cursor and screen are restored after every kind of end, also at a height of five lines."""
     with Terminal("federation", "status", "-w", "-g", "home", cwd=states.directory, rows=5) as terminal:
         frame = terminal.until("home.example, as of", "1 peer: 1 revoked", "✕ revoked  work.example", "q quits")
         terminal.signal(how) if isinstance(how, signal.Signals) else terminal.type(how)
@@ -322,8 +322,8 @@ def test_the_terminal_is_restored_however_the_live_view_ends(states: States, how
     assert terminal.output.rstrip().endswith("\x1b[?25h\x1b[?1049l")
 
 
-def test_a_suspended_live_view_gives_the_terminal_back_and_takes_it_again(states: States) -> None:
-    """Ctrl-Z leaves the screen in order; what goes on draws anew, in the size that the terminal has then."""
+def test_a_suspended_live_view_restores_the_terminal(states: StatusStates) -> None:
+    """Ctrl-Z restores the screen; a continued view draws again in the current size of the terminal."""
     with Terminal("federation", "status", "--watch", "-g", "home", cwd=states.directory) as terminal:
         terminal.until("✕ revoked")
         terminal.type("\x1a")
@@ -339,8 +339,8 @@ def test_a_suspended_live_view_gives_the_terminal_back_and_takes_it_again(states
     assert terminal.output[before:].startswith("\x1b[?1049h")
 
 
-def test_json_lines_go_on_over_a_restart(states: States) -> None:
-    """One object a line: the status, once that the gateway is away, and the status again; Ctrl-C ends them with 0."""
+def test_json_lines_continue_across_a_restart(states: StatusStates) -> None:
+    """One object per line: the status, one for the stopped gateway, and the status again; Ctrl-C ends with 0."""
     command = [*MOSAIC, "federation", "status", "--watch", "--json", "-g", "home"]
     with subprocess.Popen(
         command, cwd=states.directory, env=environment(), stdout=subprocess.PIPE, text=True, process_group=0
@@ -349,21 +349,21 @@ def test_json_lines_go_on_over_a_restart(states: States) -> None:
         first = json.loads(process.stdout.readline())
         states.stop("home")
         lines = iter(process.stdout.readline, "")
-        away = next(shape for shape in map(json.loads, lines) if "unreachable" in shape)
+        unreachable = next(shape for shape in map(json.loads, lines) if "unreachable" in shape)
         states.start_ahead("home")
         again = json.loads(next(lines))
         process.send_signal(signal.SIGINT)
         process.wait(10)
 
     assert first["peers"][0]["state"] == again["peers"][0]["state"] == "revoked"
-    assert set(away) == {"unreachable"}
-    assert away["unreachable"]["since"].endswith("Z")
+    assert set(unreachable) == {"unreachable"}
+    assert unreachable["unreachable"]["since"].endswith("Z")
     assert again["gateway"]["started_at"] > first["gateway"]["started_at"]
     assert process.returncode == 0
 
 
-def test_the_live_view_needs_a_terminal(states: States) -> None:
-    """Without one it says so in one line, and how to have it otherwise."""
+def test_the_live_view_needs_a_terminal(states: StatusStates) -> None:
+    """Without a terminal one line says so and names the alternative."""
     ran = mosaic("federation", "status", "--watch", "-g", "home", cwd=states.directory)
 
     assert (ran.returncode, ran.stdout) == (2, "")
@@ -373,8 +373,8 @@ def test_the_live_view_needs_a_terminal(states: States) -> None:
     )
 
 
-def test_the_live_view_ends_with_what_waiting_cannot_mend(states: States) -> None:
-    """A peer that nobody knows is an error at once, with the terminal in order."""
+def test_the_live_view_ends_at_a_permanent_error(states: StatusStates) -> None:
+    """An unknown peer is an immediate error, and the terminal is restored."""
     with Terminal(
         "federation", "status", "--watch", "--peer", "wrok.example", "-g", "home", cwd=states.directory
     ) as one:
@@ -385,8 +385,8 @@ def test_the_live_view_ends_with_what_waiting_cannot_mend(states: States) -> Non
     assert "error: no peer 'wrok.example'; did you mean work.example?" in one.text
 
 
-def test_the_status_of_one_peer_or_user_leaves_the_others_out(states: States) -> None:
-    """By peer on either side, by user, and one who has neither peer nor grant is told apart from a slip."""
+def test_the_status_is_filtered_by_peer_or_user(states: StatusStates) -> None:
+    """By peer on either side and by user; a user without peer and grant is distinguished from an unknown user."""
 
     def status(*more: str, gateway: str = "home") -> Any:
         return mosaic("federation", "status", "--json", "-g", gateway, *more, cwd=states.directory)
@@ -403,8 +403,8 @@ def test_the_status_of_one_peer_or_user_leaves_the_others_out(states: States) ->
     assert "no user 'adda'; did you mean ada?" in status("--user", "adda").stderr
 
 
-def test_a_pipe_gets_no_escape_sequence(states: States) -> None:
-    """Colour is for terminals; the words and symbols are the same."""
+def test_a_pipe_gets_no_escape_sequence(states: StatusStates) -> None:
+    """Only a terminal gets colour; texts and symbols are the same."""
     ran = mosaic("federation", "status", "-g", "home", cwd=states.directory)
 
     assert "\x1b" not in ran.stdout

@@ -1,4 +1,4 @@
-"""The wheel is installed beside a distribution that owns a top-level module `cli`: neither overwrites the other."""
+"""The wheel beside a distribution with a top-level module `cli`: neither overwrites the other."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ IMPORTS = (
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command without variables that change where Python finds modules; return its output."""
+    """Run a command without environment variables that change Python's module search; return its output."""
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "MOSAIC_"))
     }
@@ -49,7 +49,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built from a copy, because setuptools writes into the tree that it builds."""
+    """The wheel of this tree, built from a copy, because setuptools writes into the source tree."""
     directory = tmp_path_factory.mktemp("wheel")
     source = directory / "source"
     for name in ("federation", "cli"):
@@ -64,7 +64,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of another distribution, which owns the top-level package `cli`."""
+    """The wheel of another distribution with the top-level package `cli`."""
     path = tmp_path_factory.mktemp("other") / f"{OTHER}-py3-none-any.whl"
     record = f"{OTHER}.dist-info/RECORD"
     with zipfile.ZipFile(path, "w") as archive:
@@ -74,8 +74,8 @@ def other_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_owns_two_packages_and_all_their_files(wheel: Path) -> None:
-    """The wheel holds `federation` and `mosaic_cli` with every module and data file, and no top-level `cli`."""
+def test_the_wheel_has_two_packages_and_all_their_files(wheel: Path) -> None:
+    """The wheel has `federation` and `mosaic_cli` with every module and data file, and no top-level `cli`."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (top_level,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/top_level.txt"))
@@ -92,8 +92,10 @@ def test_the_wheel_owns_two_packages_and_all_their_files(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["mosaic", "other"])
-def test_it_works_beside_another_package_named_cli(wheel: Path, other_wheel: Path, tmp_path: Path, first: str) -> None:
-    """Both distributions keep their modules and the command runs, whichever was installed first."""
+def test_the_wheel_works_beside_another_package_named_cli(
+    wheel: Path, other_wheel: Path, tmp_path: Path, first: str
+) -> None:
+    """Both distributions keep their modules and the command runs, in either order of installation."""
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     for path in (wheel, other_wheel) if first == "mosaic" else (other_wheel, wheel):

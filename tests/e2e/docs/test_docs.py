@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documented_commands import Typist, steps
+from tests.support.documented_commands import DocumentRunner, steps
 from tests.support.gateway_processes import ROOT
 
 pytestmark = pytest.mark.documents
@@ -28,22 +28,24 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_onboarding_leads_to_the_first_federated_read(typist: Typist) -> None:
+def test_onboarding_leads_to_the_first_federated_read(document_runner: DocumentRunner) -> None:
     """Typed from the first command to the last, by all four people, it shows what it says."""
     text = text_of("ONBOARDING.md")
     (program,) = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
-    (typist.directory / "read.py").write_text(re.sub(r"^    ", "", program, flags=re.MULTILINE), encoding="utf-8")
+    (document_runner.directory / "read.py").write_text(
+        re.sub(r"^    ", "", program, flags=re.MULTILINE), encoding="utf-8"
+    )
 
-    typist.follow(text)
+    document_runner.run_document(text)
 
 
 @pytest.mark.timeout(300)
-def test_the_runbook_is_typed_from_beginning_to_end(typist: Typist) -> None:
+def test_the_runbook_is_typed_from_beginning_to_end(document_runner: DocumentRunner) -> None:
     """Every task, one after the other on the same two gateways, shows what it says."""
-    typist.max_lease_s = "1.0"  # a restarted gateway awaits what its predecessor leased
+    document_runner.max_lease_s = "1.0"  # a restarted gateway awaits what its predecessor leased
     program_free = [step for step in steps(text_of("ONBOARDING.md")) if not step.command.startswith("python")]
     for step in (*program_free, *steps(text_of("RUNBOOK.md"))):
-        typist.take(step)
+        document_runner.run_step(step)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

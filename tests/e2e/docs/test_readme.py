@@ -51,7 +51,7 @@ class Terminal:
         mosaic.chmod(0o755)
         self.environment = environment(PATH=f"{scripts}:{os.environ['PATH']}", COLUMNS="120")
 
-    def type(self, command: str) -> str:
+    def run(self, command: str) -> str:
         """Run one command; a gateway that serves goes on in the background."""
         for port, free in self.ports.items():
             command = command.replace(port, free)
@@ -75,11 +75,11 @@ class Terminal:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def follow(self, blocks: list[str]) -> dict[str, str]:
+    def run_document(self, blocks: list[str]) -> dict[str, str]:
         """Type every command of console blocks; return what each printed."""
         shown = {}
         for command in (command for block in blocks for command in commands(block)):
-            shown[command] = self.type(command)
+            shown[command] = self.run(command)
             if "grant create" in command:
                 self.grant = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", shown[command])[0]
         return shown
@@ -128,39 +128,39 @@ def terminal() -> Iterator[Terminal]:
 
 def enroll(terminal: Terminal) -> None:
     """Follow the quick start as far as the enrollment."""
-    terminal.follow(blocks("Two gateways by hand", "console")[:3])
-    terminal.type("mosaic federation peer add --user ada - --gateway home < token")
+    terminal.run_document(blocks("Two gateways by hand", "console")[:3])
+    terminal.run("mosaic federation peer add --user ada - --gateway home < token")
 
 
-def test_two_gateways_by_hand(terminal: Terminal):
+def test_two_gateways_by_hand(terminal: Terminal) -> None:
     """The quick start, typed as it stands there, moves rows from one gateway to the other and ends in a refusal."""
-    shown = terminal.follow(blocks("Two gateways by hand", "console"))
+    shown = terminal.run_document(blocks("Two gateways by hand", "console"))
 
     listed = next(text for command, text in shown.items() if "query list" in command)
     assert "federated:work.example" in listed
     assert "work.example" in next(text for command, text in shown.items() if command.startswith("mosaic federation st"))
     again = "mosaic federation query list notes --user ada --source federated:work.example --gateway home"
     with pytest.raises(AssertionError, match="GRANT_REVOKED"):
-        terminal.type(again)
+        terminal.run(again)
 
 
-def test_the_shown_output_is_what_the_sample_gives(terminal: Terminal):
+def test_the_shown_output_is_what_the_sample_gives(terminal: Terminal) -> None:
     """The first example's rows are the first rows of the sample, in that order."""
     enroll(terminal)
 
     query = "mosaic federation query list tasks --user ada --source federated:work.example --page-size 3"
-    printed = terminal.type(f"{query} --gateway home")
+    printed = terminal.run(f"{query} --gateway home")
     expected = README.split(f"$ {query}\n")[1].split("\n\n")[0]
     assert [line.rstrip() for line in printed.splitlines()] == [line.rstrip() for line in expected.splitlines()]
 
 
-def test_the_settings_table_is_the_settings():
+def test_the_settings_table_is_the_settings() -> None:
     """Every setting stands in the README with its default and its meaning."""
-    assert settings_table.written() == settings_table.table()
+    assert settings_table.documented_table() == settings_table.table()
 
 
 @pytest.mark.parametrize("source", [*blocks("In a Python program", "python"), *blocks("Sessions", "python")])
-def test_python_examples_import_what_exists(source: str):
+def test_python_examples_import_what_exists(source: str) -> None:
     """Each example is valid Python, and every name that it imports exists."""
     tree = ast.parse(source)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -169,28 +169,28 @@ def test_python_examples_import_what_exists(source: str):
     exec(compile(ast.Module(imports, []), "README.md", "exec"), {})  # the imports alone
 
 
-def test_the_asking_example_prints_rows(terminal: Terminal):
+def test_the_asking_example_prints_rows(terminal: Terminal) -> None:
     """The first Python example, run as it stands, prints titles and whether they came from the cache."""
     enroll(terminal)
 
     (terminal.directory / "example.py").write_text(blocks("In a Python program", "python")[0], encoding="utf-8")
-    printed = terminal.type(f"{settings_python()} example.py")
+    printed = terminal.run(f"{settings_python()} example.py")
 
     assert "task-1130 Correct the queued reminders for Lisbon practices" in printed
     assert printed.splitlines()[-1] == "false"
 
 
-def test_a_session_asks_all_sources(terminal: Terminal):
+def test_a_session_asks_all_sources(terminal: Terminal) -> None:
     """The table of the section on sessions is what its command prints, and its program prints rows of both gateways."""
     enroll(terminal)
     (block,) = blocks("Sessions", "console")
     (command,) = (line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ "))
 
-    printed = terminal.type(command)
+    printed = terminal.run(command)
     assert [line.rstrip() for line in printed.splitlines()] == block.rstrip().splitlines()[1:]
 
     (terminal.directory / "example.py").write_text(blocks("Sessions", "python")[0], encoding="utf-8")
-    lines = terminal.type(f"{settings_python()} example.py").splitlines()
+    lines = terminal.run(f"{settings_python()} example.py").splitlines()
     assert lines[0] == "federated:work.example task-1130 Correct the queued reminders for Lisbon practices"
     assert lines[3] == "local home-task-7 Invite the neighbours for soup"
     assert {line.rsplit(" ", 1)[0] for line in lines[4:]} == {"local ok", "federated:work.example ok"}
@@ -198,12 +198,12 @@ def test_a_session_asks_all_sources(terminal: Terminal):
     work = terminal.serving.pop(0)
     work.terminate()
     work.wait(20)
-    lines = terminal.type(f"{settings_python()} example.py").splitlines()
+    lines = terminal.run(f"{settings_python()} example.py").splitlines()
     assert lines.count("federation offline for work.example") == 1
     assert sum(line.startswith("local home-task-") for line in lines) == 4
 
 
-async def test_an_agent_is_configured_as_shown(terminal: Terminal):
+async def test_an_agent_is_configured_as_shown(terminal: Terminal) -> None:
     """The snippet, with the reader's own directories in it, gives an agent every tool of the table."""
     enroll(terminal)
     server = json.loads(blocks("For agents", "json")[0])["mcpServers"]["mosaic"]

@@ -8,7 +8,7 @@ import pytest
 
 from federation.errors import Reason
 from mosaic_cli.output.errors import CURES, advised
-from tests.support.documented_commands import Typist, pattern, steps
+from tests.support.documented_commands import DocumentRunner, pattern, steps
 from tests.support.gateway_processes import ROOT
 
 pytestmark = pytest.mark.documents
@@ -130,13 +130,13 @@ TAKING_BACK = (
 
 
 @pytest.fixture
-def onboarded(typist: Typist) -> Typist:
+def onboarded(document_runner: DocumentRunner) -> DocumentRunner:
     """Both gateways as the first document leaves them; `FIRST` is its grant."""
     for step in steps((DOCS / "ONBOARDING.md").read_text(encoding="utf-8")):
         if not step.command.startswith("python"):
-            typist.type(step.command)
-    typist.words["FIRST"] = typist.words["GRANT_ID"]
-    return typist
+            document_runner.run(step.command)
+    document_runner.replacements["FIRST"] = document_runner.replacements["GRANT_ID"]
+    return document_runner
 
 
 def in_source(message: str) -> bool:
@@ -162,10 +162,10 @@ LITERALS = _literals()
 
 
 @pytest.mark.timeout(400)
-def test_the_quoted_messages_are_met(onboarded: Typist) -> None:
+def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
     """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""
     for command in (*ENROLLING, *READING, *AWAY, *STARTING, *TAKING_BACK):
-        onboarded.type(command)
+        onboarded.run(command)
 
     met = {message for message in QUOTED if re.search(pattern(message), onboarded.printed)}
     assert sorted(set(QUOTED) - met - HARD_TO_HAVE) == []

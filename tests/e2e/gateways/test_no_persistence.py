@@ -19,21 +19,21 @@ from mcp import Client, StdioServerParameters
 
 from federation.config import GatewayConfig
 from federation.federation import Federation
-from tests.support.disk_search import found_in, open_files, remains
+from tests.support.disk_search import encodings_of, files_with, open_files
 from tests.support.gateway_processes import MOSAIC, environment
-from tests.support.marked_rows import MARK, WORK, Day, Spool, logging_to, marked_rows, tracing_to
-from tests.support.otlp_collector import collecting
-from tests.support.outage_world import free_ports
+from tests.support.marked_rows import MARK, WORK, FileCollector, MarkedGateways, logging_to, marked_rows, tracing_to
+from tests.support.otlp_collector import running_collector
+from tests.support.process_pair import free_ports
 
 pytestmark = pytest.mark.e2e
 
 
-def set_up(day: Day) -> None:
+def set_up(day: MarkedGateways) -> None:
     """Found both gateways, work with marked rows; home tells everything that it can tell."""
     for name in ("tmpdir", "home", "xdg_cache_home", "otlp"):
-        (day.beside / name).mkdir(parents=True)
-    day.found("home")
-    day.found("work", **free_ports())
+        (day.side_directory / name).mkdir(parents=True)
+    day.init("home")
+    day.init("work", **free_ports())
     (day.directory / "marked.jsonl").write_bytes(marked_rows())
     day.run("gateway import marked.jsonl --gateway work")
     for name, changes in (
@@ -51,7 +51,7 @@ def set_up(day: Day) -> None:
     day.enroll("ada", resources=["tasks", "notes"], filters={}, max_rows_per_query=12)
 
 
-def by_command(day: Day) -> None:
+def by_command(day: MarkedGateways) -> None:
     """Ask as a person at a terminal does: pages, hits, searches, refusals."""
     page = day.query("list tasks --page-size 7 --session s")
     while page["next_page_token"]:
@@ -68,11 +68,11 @@ def by_command(day: Day) -> None:
     day.query("list tasks --page-token forged", code=1)
 
 
-async def by_agent(day: Day) -> None:
+async def by_agent(day: MarkedGateways) -> None:
     """Ask as an agent does."""
     shell = ["-c", 'exec "$@" 2>>beside/mcp.log', "sh", *MOSAIC, "mcp", "--user", "ada", "--gateway", "home"]
     server = StdioServerParameters(
-        command="/bin/sh", args=shell, cwd=day.directory, env=environment(**day.surroundings())
+        command="/bin/sh", args=shell, cwd=day.directory, env=environment(**day.variables_of_home())
     )
     async with Client(server) as client:
         token: str | None = ""
@@ -92,10 +92,10 @@ async def by_agent(day: Day) -> None:
             day.seen.append(repr(await client.call_tool(f"mosaic_{tool}", arguments)))
 
 
-async def by_program(day: Day) -> None:
+async def by_program(day: MarkedGateways) -> None:
     """Ask as a program does that embeds the package: warm, in streams, together, in mid-air when the peer crashes."""
     config = GatewayConfig.load(day.directory / "home")
-    with logging_to(day.beside / "program.log"), tracing_to(day.beside / "spans.json") as telemetry:
+    with logging_to(day.side_directory / "program.log"), tracing_to(day.side_directory / "spans.json") as telemetry:
         async with Federation(config, telemetry=telemetry) as fed, fed.session("ada") as session:
             await fed.armed()
             await session.warm(["tasks", "notes"])
@@ -111,27 +111,27 @@ async def by_program(day: Day) -> None:
             assert (await session.list("notes", page_size=3)).partial
 
 
-def damage(day: Day) -> None:
+def damage(day: MarkedGateways) -> None:
     """Make a row of work one that cannot be served, with the mark in it."""
     with closing(sqlite3.connect(day.directory / "work" / "gateway.db", timeout=10)) as database, database:
         database.execute("UPDATE rows SET data = ? WHERE id = ?", (MARK.encode() + b"\xff", f"{MARK}-6"))
 
 
 @pytest.fixture(scope="module")
-def day() -> Iterator[Day]:
+def day() -> Iterator[MarkedGateways]:
     """A busy day, with home still running at its end."""
     directory = Path(tempfile.mkdtemp(prefix="m"))
-    Spool.directory = directory / "beside" / "otlp"
-    with collecting(Spool()) as collector:
+    FileCollector.directory = directory / "beside" / "otlp"
+    with running_collector(FileCollector()) as collector:
         delays = {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        day = Day(directory, variables={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **delays})
+        day = MarkedGateways(directory, variables={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **delays})
         try:
             set_up(day)
             by_command(day)
             asyncio.run(by_agent(day))
             asyncio.run(by_program(day))
             day.query("list tasks --session away")
-            day.come_back()
+            day.restart_work()
             damage(day)
             day.query(f"get tasks {MARK}-6", source=WORK, code=1)
             day.query("list notes")
@@ -146,38 +146,38 @@ def day() -> Iterator[Day]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_rows_of_a_peer_are_nowhere_on_disk(day: Day) -> None:
+def test_rows_of_a_peer_are_nowhere_on_disk(day: MarkedGateways) -> None:
     """Database, write-ahead log, temporary files, every log line, span and figure: the mark is in none of them."""
     assert sum(MARK in each for each in day.seen) > 20
     running = day.processes["home"].pid
     held = dict(open_files(running))
     assert any(name.endswith("gateway.db-wal") for name in held)
-    assert not {name: forms for name, data in held.items() if (forms := found_in(data, MARK))}
-    assert not day.everywhere()
+    assert not {name: forms for name, data in held.items() if (forms := encodings_of(data, MARK))}
+    assert not day.files_with_mark()
     assert day.stop("home") == 0
-    assert not day.everywhere()
+    assert not day.files_with_mark()
 
 
-def test_the_day_left_what_it_should(day: Day) -> None:
+def test_the_day_left_what_it_should(day: MarkedGateways) -> None:
     """The search looked at logs at every level, of all programs, and at spans and figures: none was empty."""
-    log = (day.beside / "home.log").read_text()
+    log = (day.side_directory / "home.log").read_text()
     levels = {json.loads(line)["level"] for line in log.splitlines() if line.startswith("{")}
     assert {"DEBUG", "INFO", "WARNING"} <= levels
     assert "federation offline for work.example" in log
-    program = (day.beside / "program.log").read_text()
+    program = (day.side_directory / "program.log").read_text()
     assert {"DEBUG", "WARNING"} <= {json.loads(line)["level"] for line in program.splitlines()}
-    spans = (day.beside / "spans.json").read_text()
+    spans = (day.side_directory / "spans.json").read_text()
     assert '"name": "federation.offline"' in spans
     assert '"name": "federation.request"' in spans
-    kinds = {path.name.partition("-")[0] for path in (day.beside / "otlp").iterdir()}
+    kinds = {path.name.partition("-")[0] for path in (day.side_directory / "otlp").iterdir()}
     assert kinds == {f"Export{kind}ServiceRequest" for kind in ("Trace", "Metrics", "Logs")}
 
 
-def test_the_search_finds_what_is_there(day: Day) -> None:
+def test_the_search_finds_what_is_there(day: MarkedGateways) -> None:
     """The same search finds the mark in the work gateway's own database, and in each form in which it was planted."""
-    forms = remains(day.directory / "work", MARK)["gateway.db"]
+    forms = files_with(day.directory / "work", MARK)["gateway.db"]
     assert {"plain", "plain in a table"} <= forms
-    planted = day.beside / "planted"
+    planted = day.side_directory / "planted"
     planted.mkdir()
     raw = MARK.encode()
     token = base64.urlsafe_b64encode(bytes(16) + zlib.compress(json.dumps([["x", f"row {MARK}"]]).encode()))
@@ -196,7 +196,7 @@ def test_the_search_finds_what_is_there(day: Day) -> None:
         database.execute("CREATE TABLE t (value TEXT)")
         database.execute("INSERT INTO t VALUES (?)", ("x" * 4_000 + MARK,))
     try:
-        assert set(remains(planted, MARK)) == {*wraps, "table.db"}
-        assert set(day.everywhere()) == {f"planted/{name}" for name in (*wraps, "table.db")}
+        assert set(files_with(planted, MARK)) == {*wraps, "table.db"}
+        assert set(day.files_with_mark()) == {f"planted/{name}" for name in (*wraps, "table.db")}
     finally:
         shutil.rmtree(planted)

@@ -22,9 +22,9 @@ from federation.v1 import admin_pb2 as pb
 from federation.v1 import federation_pb2 as federation
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import Served
+from tests.support.gateway_processes import GatewayProcesses
 from tests.support.metric_table import METRICS, prometheus_name
-from tests.support.otlp_collector import Collector, Points, ReceivedLine, collecting
+from tests.support.otlp_collector import Collector, Points, ReceivedLog, running_collector
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +56,7 @@ class Seen:
         return found
 
 
-def admin_of(served: Served, name: str) -> Any:
+def admin_of(served: GatewayProcesses, name: str) -> Any:
     """The operator's stub of a gateway."""
     return AdminServiceStub(grpc.insecure_channel(target(served.directory / name / "run" / "admin.sock")))
 
@@ -77,13 +77,13 @@ def enroll(home: Any, work: Any) -> None:
     home.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
 
 
-def damage(served: Served) -> None:
+def damage(served: GatewayProcesses) -> None:
     """Make `note-1` of `work` a row that cannot be served."""
     with closing(sqlite3.connect(served.directory / "work" / "gateway.db", timeout=10)) as database, database:
         database.execute("UPDATE rows SET data = ? WHERE id = 'note-1'", (b"\xff",))
 
 
-def exchange(served: Served, seen: Seen) -> None:
+def exchange(served: GatewayProcesses, seen: Seen) -> None:
     """Let every figure move: answers of each kind, a rotation, an outage."""
     home, work = admin_of(served, "home"), admin_of(served, "work")
     enroll(home, work)
@@ -112,14 +112,14 @@ def page_of(seen: Seen, name: str) -> str:
 @pytest.fixture(scope="module")
 def seen() -> Iterator[Seen]:
     """One exchange between two processes that send to one collector and show their metrics."""
-    with collecting() as collector:
+    with running_collector() as collector:
         directory = Path(tempfile.mkdtemp(prefix="m"))
         delays = {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        served, seen = Served(directory), Seen(collector)
+        served, seen = GatewayProcesses(directory), Seen(collector)
         served.variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **delays}
         try:
             for name in ("home", "work"):
-                served.found(name)
+                served.init(name)
                 toml = directory / name / "gateway.toml"
                 settings = 'prometheus = "127.0.0.1:0"\nlog_format = "json"'
                 toml.write_text(toml.read_text().replace('# prometheus = ""', settings))
@@ -191,7 +191,7 @@ def test_log_lines_arrive_with_their_trace_and_without_rows(seen: Seen) -> None:
     assert line_of(seen, "work.example", "work.example serves on 127.0.0.1:").severity == "INFO"
 
 
-def line_of(seen: Seen, instance: str, begins: str) -> ReceivedLine:
+def line_of(seen: Seen, instance: str, begins: str) -> ReceivedLog:
     """The only log record of a gateway that begins so."""
     [line] = [x for x in seen.collector.lines if x.instance == instance and x.body.startswith(begins)]
     return line

@@ -20,7 +20,7 @@ from federation.config import GatewayConfig
 from federation.v1 import admin_pb2 as pb
 from federation.v1.admin_pb2_grpc import AdminServiceStub
 from tests.support.gateway_pair import SCOPE, rows_jsonl
-from tests.support.otlp_collector import Collector, Received
+from tests.support.otlp_collector import Collector, ReceivedSpan
 
 pytestmark = pytest.mark.e2e
 
@@ -83,7 +83,7 @@ async def work_gateway(directory: Path, variables: dict[str, str]) -> AsyncItera
             await process.wait()
 
 
-def one(spans: list[Received], outcome: str, verb: str, **attributes: Any) -> Received:
+def one(spans: list[ReceivedSpan], outcome: str, verb: str, **attributes: Any) -> ReceivedSpan:
     """The only span of that end and verb."""
     wanted = {"outcome": outcome, "verb": verb, **attributes}
     found = [span for span in spans if wanted.items() <= span.attributes.items()]
@@ -117,7 +117,7 @@ async def test_two_processes_share_one_trace(directory: Path, collector: Collect
     assert {"federation.client.requests", "federation.client.duration", "federation.cache.hits"} <= collector.metrics
 
 
-def _check_hit(calls: list[Received], theirs: list[Received]) -> None:
+def _check_hit(calls: list[ReceivedSpan], theirs: list[ReceivedSpan]) -> None:
     fill = one(calls, "ok", "list", cached=False)
     hit = one(calls, "ok", "list", cached=True)
     [served] = [span for span in theirs if span.parent_id == fill.span_id]
@@ -128,7 +128,7 @@ def _check_hit(calls: list[Received], theirs: list[Received]) -> None:
     assert not [span for span in theirs if span.parent_id == hit.span_id]
 
 
-def _check_words(calls: list[Received], theirs: list[Received]) -> None:
+def _check_words(calls: list[ReceivedSpan], theirs: list[ReceivedSpan]) -> None:
     for word, verb, resource in (
         ("not_found", "get", "tasks"),
         ("denied", "list", "credentials"),

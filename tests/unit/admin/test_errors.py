@@ -156,7 +156,7 @@ def test_junk_in_place_of_a_status_is_survived(junk: bytes) -> None:
     assert str(back) == "UNKNOWN: odd"
 
 
-def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFixture):
+def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFixture) -> None:
     """The message has the incident id; only the log has the text of the exception."""
     code, message, trailing = status_of_exception(ValueError("secret words"), "/federation.v1.AdminService/Status")
 
@@ -167,7 +167,7 @@ def test_an_unforeseen_exception_becomes_an_incident(caplog: pytest.LogCaptureFi
     assert "secret words" in caplog.text
 
 
-def test_an_error_of_the_package_is_no_incident(caplog: pytest.LogCaptureFixture):
+def test_an_error_of_the_package_is_no_incident(caplog: pytest.LogCaptureFixture) -> None:
     """A `FederationError` has its own status and is not logged."""
     error = NotFoundError("peer", "wrok.example", ("work.example",))
 

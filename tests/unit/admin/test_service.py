@@ -14,7 +14,7 @@ METHODS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["Adm
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_rpc_of_the_contract_has_a_handler_of_its_messages(name: str):
+def test_each_rpc_of_the_contract_has_a_handler_of_its_messages(name: str) -> None:
     """The handler takes the request and returns the response of the contract, as streams where the contract says so."""
     handler: Any = inspect.unwrap(getattr(AdminService(MagicMock()), name))
     bound = handler.func if isinstance(handler, partial) else handler

@@ -23,7 +23,7 @@ def fields(row: NewRow) -> dict[str, object]:
     return data
 
 
-def test_the_work_sample_is_a_small_company():
+def test_the_work_sample_is_a_small_company() -> None:
     """Three people in two teams, and about two hundred rows."""
     work = batch(WORK)
 
@@ -38,7 +38,7 @@ def test_the_work_sample_is_a_small_company():
     assert 190 <= len(work.rows) <= 230
 
 
-def test_every_resource_has_rows_of_both_teams_and_personal_ones():
+def test_every_resource_has_rows_of_both_teams_and_personal_ones() -> None:
     """Whatever the demo narrows, something stays and something goes; and a denied resource exists."""
     places = Counter((row.resource, row.team) for row in batch(WORK).rows)
     personal = Counter(row.owner for row in batch(WORK).rows if not row.team)
@@ -48,7 +48,7 @@ def test_every_resource_has_rows_of_both_teams_and_personal_ones():
     assert 1 <= sum(count for (resource, _), count in places.items() if resource == "credentials") <= 5
 
 
-def test_people_write_into_their_own_teams():
+def test_people_write_into_their_own_teams() -> None:
     """The owner of a team's row is a member of the team, and every name exists in the file itself."""
     work = batch(WORK)
 
@@ -57,7 +57,7 @@ def test_people_write_into_their_own_teams():
 
 
 @pytest.mark.parametrize("file", [WORK, HOME], ids=["work", "home"])
-def test_nothing_is_said_twice(file: Traversable):
+def test_nothing_is_said_twice(file: Traversable) -> None:
     """Titles and longer texts are all different, and none is numbered."""
     said = [
         text
@@ -71,7 +71,7 @@ def test_nothing_is_said_twice(file: Traversable):
 
 
 @pytest.mark.parametrize("file", [WORK, HOME], ids=["work", "home"])
-def test_dates_are_fixed_and_in_the_autumn_of_2026(file: Traversable):
+def test_dates_are_fixed_and_in_the_autumn_of_2026(file: Traversable) -> None:
     """Every row has its own instants, no update lies before its creation, and due dates are dates of that season."""
     for row in batch(file).rows:
         assert row.created_at_us is not None
@@ -82,7 +82,7 @@ def test_dates_are_fixed_and_in_the_autumn_of_2026(file: Traversable):
         assert fields(row).get("done", False) == (fields(row).get("status") == "done")
 
 
-def test_tasks_differ_in_status_and_priority():
+def test_tasks_differ_in_status_and_priority() -> None:
     """A filter on either has something to choose from in each team."""
     tasks = [(row.team, fields(row)) for row in batch(WORK).rows if row.resource == "tasks"]
 
@@ -91,7 +91,7 @@ def test_tasks_differ_in_status_and_priority():
         assert {data["priority"] for place, data in tasks if place == team} == {"low", "normal", "high"}
 
 
-def test_the_home_sample_is_adas_alone():
+def test_the_home_sample_is_adas_alone() -> None:
     """One user, personal rows, no team; and no id that the work sample has."""
     home, work = batch(HOME), batch(WORK)
 

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation.clock import SYSTEM_CLOCK
-from federation.enrollment.verification import check_answer
+from federation.enrollment.verification import CheckedAnswer, check_answer
 from federation.pki.authority import Authority
 from federation.pki.csr import make_request
 from federation.pki.enrollment_token import EnrollmentToken
@@ -39,12 +39,12 @@ def answer(**changes: str) -> EnrollResponse:
     return EnrollResponse(**(values | changes))
 
 
-def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: int | None = None):
+def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: int | None = None) -> CheckedAnswer:
     """Check an answer as the enrolling side does."""
     return check_answer(given, TOKEN, key.public_key(), now_us or SYSTEM_CLOCK.now_us())
 
 
-def test_a_valid_answer_is_accepted():
+def test_a_valid_answer_is_accepted() -> None:
     """What the real authority issues passes, and comes out as it went in."""
     csr = make_request(KEY, PEER)
     real = AUTHORITY.issue_client(csr, grant_id=GRANT_ID, subject="ada", peer=PEER, lifetime_s=300)
@@ -54,7 +54,7 @@ def test_a_valid_answer_is_accepted():
     assert checked.trust_bundle == AUTHORITY.trust_bundle
 
 
-def test_a_bundle_with_two_roots_is_accepted():
+def test_a_bundle_with_two_roots_is_accepted() -> None:
     """A second root, as during the replacement of an authority, is stored beside the pinned one; either may sign."""
     bundle = STRANGER.trust_bundle + AUTHORITY.trust_bundle
     by_second = STRANGER.client(key=KEY).certificate_pem
@@ -63,7 +63,7 @@ def test_a_bundle_with_two_roots_is_accepted():
     assert check(answer(trust_bundle=bundle, certificate=by_second)).certificate_pem == by_second
 
 
-def test_text_around_the_pem_is_not_stored():
+def test_text_around_the_pem_is_not_stored() -> None:
     """Only certificates are stored, not what a peer wrote beside them."""
     checked = check(answer(trust_bundle="\x1b[2J hello\n" + AUTHORITY.trust_bundle, certificate=issued()))
 
@@ -113,7 +113,7 @@ BAD: dict[str, tuple[Callable[[], dict[str, str]], str]] = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_answer_is_refused(fault: str):
+def test_a_bad_answer_is_refused(fault: str) -> None:
     """Each thing that an answer may get wrong, or forge, is named."""
     changes, complaint = BAD[fault]
 
@@ -121,7 +121,7 @@ def test_a_bad_answer_is_refused(fault: str):
         check(answer(**changes()))
 
 
-def test_a_doubled_identity_in_an_answer_is_refused():
+def test_a_doubled_identity_in_an_answer_is_refused() -> None:
     """A certificate with two subject extensions is refused."""
     doubled = ROOT.client(
         key=KEY,
@@ -132,7 +132,7 @@ def test_a_doubled_identity_in_an_answer_is_refused():
         check(answer(certificate=doubled.certificate_pem))
 
 
-def test_an_authority_as_client_certificate_is_refused():
+def test_an_authority_as_client_certificate_is_refused() -> None:
     """A certificate that could sign others is no client certificate, even for our own key and identity."""
     authority = issued(extensions=(*identity(), ("2.5.29.19", b"\x30\x03\x01\x01\xff")))
 
@@ -140,7 +140,7 @@ def test_an_authority_as_client_certificate_is_refused():
         check(answer(certificate=authority))
 
 
-def test_an_expired_root_is_refused():
+def test_an_expired_root_is_refused() -> None:
     """A trust bundle whose root has ended is no trust."""
     later = SYSTEM_CLOCK.now_us() + 20 * 365 * 86_400_000_000
     certificate = issued(now=datetime.now(UTC) + timedelta(days=20 * 365))
@@ -149,7 +149,7 @@ def test_an_expired_root_is_refused():
         check(answer(certificate=certificate), now_us=later)
 
 
-def test_an_issuer_a_little_ahead_is_believed():
+def test_an_issuer_a_little_ahead_is_believed() -> None:
     """Clocks may differ by five minutes."""
     slow = SYSTEM_CLOCK.now_us() - 590_000_000
 

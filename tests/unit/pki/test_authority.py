@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.errors import InputError
-from federation.pki.authority import Authority
+from federation.pki.authority import Authority, IssuedCertificate
 from federation.pki.certificates import certificates_of, fingerprint_of, key_hash, serial_of
 from federation.pki.csr import make_request
 from federation.pki.identity_extensions import identity_extensions, read_identity
@@ -25,13 +26,13 @@ def loaded(pem: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem.encode())
 
 
-def issue(csr: bytes, authority: Authority = AUTHORITY, **changes):
+def issue(csr: bytes, authority: Authority = AUTHORITY, **changes: Any) -> IssuedCertificate:
     """Issue with good values but for the changes."""
     values = {"grant_id": GRANT_ID, "subject": "ada", "peer": PEER, "lifetime_s": 86_400} | changes
     return authority.issue_client(csr, **values)
 
 
-def test_the_root_is_a_root_and_nothing_else():
+def test_the_root_is_a_root_and_nothing_else() -> None:
     """P-256, self-issued, may sign certificates, no intermediate below it, about ten years."""
     ca = loaded(AUTHORITY.ca_certificate_pem)
     constraints = ca.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -45,7 +46,7 @@ def test_the_root_is_a_root_and_nothing_else():
     assert timedelta(days=3_600) < ca.not_valid_after_utc - ca.not_valid_before_utc < timedelta(days=3_700)
 
 
-def test_the_server_certificate_carries_every_name_as_san():
+def test_the_server_certificate_carries_every_name_as_san() -> None:
     """Gateway name and hosts are alternative names, IP addresses as such; there is no common name to fall back on."""
     server = loaded(AUTHORITY.server_certificate_pem)
     server.verify_directly_issued_by(loaded(AUTHORITY.ca_certificate_pem))
@@ -61,14 +62,14 @@ def test_the_server_certificate_carries_every_name_as_san():
     assert server.not_valid_after_utc - server.not_valid_before_utc < timedelta(days=367)
 
 
-def test_the_server_key_belongs_to_the_server_certificate():
+def test_the_server_key_belongs_to_the_server_certificate() -> None:
     """What is handed to gRPC is a pair."""
     key = load_pem_private_key(AUTHORITY.server_key_pem.encode(), None)
 
     assert key_hash(key.public_key()) == key_hash(loaded(AUTHORITY.server_certificate_pem).public_key())
 
 
-def test_a_client_certificate_contains_its_grant_id_and_subject():
+def test_a_client_certificate_contains_its_grant_id_and_subject() -> None:
     """Key and gateway name of the request, both identity extensions non-critical, clients only, 24 hours, backdated."""
     clock = ManualClock(1_800_000_000)
     authority = Authority.create("work.example", clock=clock.clock)
@@ -89,7 +90,7 @@ def test_a_client_certificate_contains_its_grant_id_and_subject():
     assert len(issued.serial) <= 40
 
 
-def test_a_certificate_never_outlives_its_grant():
+def test_a_certificate_never_outlives_its_grant() -> None:
     """The sooner of lifetime and grant's end counts."""
     clock = ManualClock(1_800_000_000)
     authority = Authority.create("work.example", clock=clock.clock)
@@ -99,7 +100,7 @@ def test_a_certificate_never_outlives_its_grant():
     assert issue(csr, authority, not_after_us=1_900_000_000_000_000).not_after_us == 1_800_086_400_000_000
 
 
-def test_only_the_key_is_taken_from_a_request():
+def test_only_the_key_is_taken_from_a_request() -> None:
     """Extensions, other names and alternative names that a request asks for are not in the certificate."""
     name = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, PEER), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "root")]
@@ -169,7 +170,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("fault", BAD_REQUESTS)
-def test_a_bad_request_gets_no_certificate(fault: str):
+def test_a_bad_request_gets_no_certificate(fault: str) -> None:
     """Each fault of a certificate request is refused by name, and the message does not name the expected gateway."""
     csr, complaint = BAD_REQUESTS[fault]
     with pytest.raises(InputError, match=complaint) as caught:
@@ -180,14 +181,14 @@ def test_a_bad_request_gets_no_certificate(fault: str):
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
-def test_listed_curves_are_accepted(curve: ec.EllipticCurve):
+def test_listed_curves_are_accepted(curve: ec.EllipticCurve) -> None:
     """P-256 and the stronger NIST curves get a certificate."""
     key = ec.generate_private_key(curve)
 
     assert key_hash(loaded(issue(make_request(key, PEER)).pem).public_key()) == key_hash(key.public_key())
 
 
-def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest.MonkeyPatch):
+def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The issuer reads the signed certificate back and refuses one with another identity."""
     monkeypatch.setattr(
         "federation.pki.authority.identity_extensions",
@@ -199,25 +200,25 @@ def test_a_certificate_that_came_out_wrong_is_not_handed_out(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("identity", [{"grant_id": "x"}, {"subject": ""}, {"subject": "ä"}, {"subject": "a" * 128}])
-def test_an_identity_that_no_reader_takes_is_never_issued(identity: dict[str, str]):
+def test_an_identity_that_no_reader_takes_is_never_issued(identity: dict[str, str]) -> None:
     """The issuer checks the certificate before it returns it."""
     with pytest.raises(ValueError, match="is not"):
         issue(GOOD, **identity)
 
 
-def test_keys_are_not_shown_by_repr():
+def test_keys_are_not_shown_by_repr() -> None:
     """An authority that ends in a log line does not give its keys away."""
     assert "PRIVATE" not in repr(AUTHORITY)
 
 
-def test_a_long_gateway_name_has_an_authority():
+def test_a_long_gateway_name_has_an_authority() -> None:
     """63 characters, the most that a name may have, still make certificates."""
     name = "a" * 40 + ".example-of-a-long.tld"
 
     assert Authority.create(name).server_certificate_pem
 
 
-def test_a_bundle_has_bounds():
+def test_a_bundle_has_bounds() -> None:
     """Neither too many certificates nor none pass as a trust bundle."""
     with pytest.raises(ValueError, match="more than 8"):
         certificates_of(AUTHORITY.trust_bundle * 9)

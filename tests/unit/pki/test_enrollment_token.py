@@ -21,14 +21,14 @@ TOKEN = EnrollmentToken(
 TEXT = TOKEN.encode()
 
 
-def test_a_token_survives_its_text():
+def test_a_token_survives_its_text() -> None:
     """Decoding returns all five fields."""
     assert EnrollmentToken.decode(TEXT) == TOKEN
     assert TEXT.isascii()
     assert not any(character.isspace() for character in TEXT)
 
 
-def test_a_token_pasted_in_lines_is_read():
+def test_a_token_pasted_in_lines_is_read() -> None:
     """Line breaks and spaces of a terminal or a mail do no harm."""
     wrapped = "\r\n ".join(TEXT[i : i + 64] for i in range(0, len(TEXT), 64))
 
@@ -36,7 +36,7 @@ def test_a_token_pasted_in_lines_is_read():
 
 
 @given(st.integers(0, len(TEXT) - 1), st.sampled_from("ABCxyz019-_=+/ä\0"))
-def test_one_wrong_character_is_noticed(position: int, character: str):
+def test_one_wrong_character_is_noticed(position: int, character: str) -> None:
     """A single changed character anywhere makes the token garbled."""
     if TEXT[position] == character:
         return
@@ -48,7 +48,7 @@ def test_one_wrong_character_is_noticed(position: int, character: str):
     assert caught.value.field == "token"
 
 
-def test_every_other_last_character_is_noticed():
+def test_every_other_last_character_is_noticed() -> None:
     """The spare bits of the last character are no way to write one token twice."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     for character in alphabet.replace(TEXT[-1], ""):
@@ -57,20 +57,20 @@ def test_every_other_last_character_is_noticed():
 
 
 @given(st.integers(0, len(TEXT) - 1))
-def test_a_token_cut_off_is_noticed(length: int):
+def test_a_token_cut_off_is_noticed(length: int) -> None:
     """No beginning of a token is a token."""
     with pytest.raises(InputError, match=r"^token: "):
         EnrollmentToken.decode(TEXT[:length])
 
 
 @given(st.text(max_size=200) | st.text(alphabet="abcXYZ-_09=", max_size=200).map(PREFIX.__add__))
-def test_any_other_text_is_refused_clearly(text: str):
+def test_any_other_text_is_refused_clearly(text: str) -> None:
     """Whatever is pasted instead of a token ends as an error that names the field."""
     with pytest.raises(InputError, match=r"^token: "):
         EnrollmentToken.decode(text)
 
 
-def test_a_huge_text_is_refused():
+def test_a_huge_text_is_refused() -> None:
     """A token has a bound."""
     with pytest.raises(InputError, match="garbled"):
         EnrollmentToken.decode(PREFIX + "A" * 1_000_000)
@@ -99,13 +99,13 @@ def forged(head: bytes, der: bytes | None = None) -> str:
         b'["a:1","' + b"s" * 43 + b'","w","g","x"]',
     ],
 )
-def test_a_right_checksum_over_nonsense_is_refused(head: bytes):
+def test_a_right_checksum_over_nonsense_is_refused(head: bytes) -> None:
     """A checksum proves nothing about its maker: contents are checked as well."""
     with pytest.raises(InputError, match="garbled"):
         EnrollmentToken.decode(forged(head))
 
 
-def test_a_certificate_that_is_none_is_refused():
+def test_a_certificate_that_is_none_is_refused() -> None:
     """The authority in a token must parse."""
     with pytest.raises(InputError, match="garbled"):
         EnrollmentToken.decode(forged(b'["a:1","b","c","d"]', b"not DER"))
@@ -124,12 +124,12 @@ def test_a_certificate_that_is_none_is_refused():
         ("grant_id", "1", "secret or grant id is malformed"),
     ],
 )
-def test_a_forged_token_with_a_right_checksum_is_refused(field: str, value: str, complaint: str):
+def test_a_forged_token_with_a_right_checksum_is_refused(field: str, value: str, complaint: str) -> None:
     """Endpoint, gateway name, secret and grant id are held to their forms."""
     with pytest.raises(InputError, match=complaint):
         EnrollmentToken.decode(replace(TOKEN, **{field: value}).encode())
 
 
-def test_the_secret_is_not_shown_by_repr():
+def test_the_secret_is_not_shown_by_repr() -> None:
     """A token that ends in a log line does not give its secret away."""
     assert "sss" not in repr(TOKEN)

@@ -43,7 +43,7 @@ def pki() -> Pki:
 
 
 @pytest.mark.parametrize("fault", IDENTITY_FAULTS)
-def test_each_fault_of_an_identity_is_named(pki: Pki, fault: str):
+def test_each_fault_of_an_identity_is_named(pki: Pki, fault: str) -> None:
     """A certificate with one wrong identity extension is refused with a message for its fault."""
     with pytest.raises(ValueError, match=r"^the ") as caught:
         read_identity(pki.bad_client(fault).certificate)
@@ -52,12 +52,12 @@ def test_each_fault_of_an_identity_is_named(pki: Pki, fault: str):
 
 
 @pytest.mark.parametrize("subject", ["a", "ada lovelace", "~" * 127, 'x" OR 1=1 --'])
-def test_a_good_identity_is_read(pki: Pki, subject: str):
+def test_a_good_identity_is_read(pki: Pki, subject: str) -> None:
     """One to 127 printable ASCII characters come out as they went in."""
     assert read_identity(pki.client(subject=subject).certificate) == (GRANT_ID, subject)
 
 
-def test_what_the_issuer_writes_is_what_the_wire_format_says():
+def test_what_the_issuer_writes_is_what_the_wire_format_says() -> None:
     """The extensions have the contract's object identifiers and DER UTF8String contents."""
     grant, subject = identity_extensions(GRANT_ID, "ada")
 
@@ -65,13 +65,13 @@ def test_what_the_issuer_writes_is_what_the_wire_format_says():
     assert [(e.oid.dotted_string, e.value) for e in (grant, subject)] == list(identity())
 
 
-def test_critical_identity_extensions_are_refused(pki: Pki):
+def test_critical_identity_extensions_are_refused(pki: Pki) -> None:
     """A critical identity extension, which no handshake would pass, is refused by the reader too."""
     with pytest.raises(ValueError, match="the grant id extension is critical"):
         read_identity(pki.client(critical=True).certificate)
 
 
-def test_an_unreadable_foreign_extension_is_a_refusal(pki: Pki):
+def test_an_unreadable_foreign_extension_is_a_refusal(pki: Pki) -> None:
     """A certificate whose other extensions are garbage is refused, not a trace of the parser."""
     leaf = pki.client(extensions=(*identity(), ("2.5.29.17", b"\x30\x03\xff\xff")))
 
@@ -79,7 +79,7 @@ def test_an_unreadable_foreign_extension_is_a_refusal(pki: Pki):
         read_identity(leaf.certificate)
 
 
-def test_a_standard_extension_under_an_identity_oid_cannot_be_passed_off(pki: Pki):
+def test_a_standard_extension_under_an_identity_oid_cannot_be_passed_off(pki: Pki) -> None:
     """Other extensions beside the two are ignored."""
     leaf = pki.client(extensions=(*identity(), ("1.3.6.1.4.1.99999.7", b"\x05\x00")))
 
@@ -87,13 +87,13 @@ def test_a_standard_extension_under_an_identity_oid_cannot_be_passed_off(pki: Pk
 
 
 @pytest.mark.parametrize("text", ["", "a" * 128, "ä" * 64])
-def test_a_text_that_one_length_byte_cannot_say_is_not_encoded(text: str):
+def test_a_text_that_one_length_byte_cannot_say_is_not_encoded(text: str) -> None:
     """The encoder refuses empty texts and those of more than 127 bytes."""
     with pytest.raises(ValueError, match="must have 1 to 127 bytes"):
         encode_text(text)
 
 
-def test_the_encoder_agrees_with_the_test_authority():
+def test_the_encoder_agrees_with_the_test_authority() -> None:
     """A text becomes tag, length and UTF-8 content."""
     assert encode_text("adä") == utf8("adä")
 
@@ -101,7 +101,7 @@ def test_the_encoder_agrees_with_the_test_authority():
 @pytest.mark.parametrize(
     ("grant_id", "subject"), [("x", "ada"), (GRANT_ID, ""), (GRANT_ID, "a\n"), (GRANT_ID.upper(), "")]
 )
-def test_no_issuer_can_write_what_no_reader_takes(grant_id: str, subject: str):
+def test_no_issuer_can_write_what_no_reader_takes(grant_id: str, subject: str) -> None:
     """No extensions are made for an invalid identity."""
     with pytest.raises(ValueError, match="is not"):
         identity_extensions(grant_id, subject)
@@ -110,18 +110,18 @@ def test_no_issuer_can_write_what_no_reader_takes(grant_id: str, subject: str):
 @pytest.mark.parametrize(
     "text", ["", GRANT_ID.replace("-", ""), "{" + GRANT_ID + "}", "urn:uuid:" + GRANT_ID, GRANT_ID + "\n"]
 )
-def test_only_the_canonical_form_is_a_grant_id(text: str):
+def test_only_the_canonical_form_is_a_grant_id(text: str) -> None:
     """Every other way to write a UUID is none: two texts never name one grant."""
     assert not is_grant_id(text)
 
 
 @pytest.mark.parametrize("text", ["", "a" * 128, "a\n", "\x7f", "é"])
-def test_what_is_no_subject(text: str):
+def test_what_is_no_subject(text: str) -> None:
     """A subject has 1 to 127 printable ASCII characters."""
     assert not is_subject(text)
 
 
-def test_a_doubled_extension_is_what_the_test_authority_makes(pki: Pki):
+def test_a_doubled_extension_is_what_the_test_authority_makes(pki: Pki) -> None:
     """The doubled certificate is one that the library itself reports as doubled, and its signature holds."""
     certificate = pki.bad_client("grant doubled").certificate
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(pki.trust_bundle.encode()))

@@ -14,7 +14,7 @@ from tests.support.pki import GRANT_ID, Pki, new_key
 NOW_US = 1_800_000_000_123_456
 
 
-def test_what_is_signed_is_what_the_contract_says():
+def test_what_is_signed_is_what_the_contract_says() -> None:
     """Written out by hand from the proto's comment, so that another implementation can make proofs."""
     key, request = new_key(), csr()
     proof = make_proof(key, grant_id=GRANT_ID, serial="abc123", csr_der=request, now_us=NOW_US)
@@ -27,7 +27,7 @@ def test_what_is_signed_is_what_the_contract_says():
 
 
 @pytest.mark.parametrize("field", ["grant_id", "serial", "signed_at", "csr"])
-def test_a_changed_claim_is_not_signed(field: str):
+def test_a_changed_claim_is_not_signed(field: str) -> None:
     """Each part of a proof is covered by its signature."""
     leaf, request = Pki().client(), csr()
     key = _key(leaf.key_pem)
@@ -44,7 +44,7 @@ def test_a_changed_claim_is_not_signed(field: str):
     assert not read_proof(changed).is_signed_by(leaf.certificate_pem, csr() if field == "csr" else request)
 
 
-def test_a_certificate_that_cannot_be_read_signed_nothing():
+def test_a_certificate_that_cannot_be_read_signed_nothing() -> None:
     """A damaged store ends as a refusal."""
     proof = make_proof(new_key(), grant_id=GRANT_ID, serial="abc123", csr_der=b"x", now_us=NOW_US)
     assert not read_proof(proof).is_signed_by("nonsense", b"x")

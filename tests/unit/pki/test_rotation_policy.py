@@ -25,7 +25,7 @@ def failure(at_us: int, reason: str = "PEER_UNREACHABLE") -> CallFailure:
     return CallFailure(at_us, "UNAVAILABLE", reason, "words")
 
 
-def test_a_renewal_is_due_about_two_thirds_into_a_life():
+def test_a_renewal_is_due_about_two_thirds_into_a_life() -> None:
     """Whatever its name and however long its life, a certificate is renewed within a twentieth of that point."""
     for life in (300 * MICROSECONDS, DAY, 365 * DAY):
         for name in map(str, range(200)):
@@ -34,7 +34,7 @@ def test_a_renewal_is_due_about_two_thirds_into_a_life():
     assert renewal_point_us(0, 9) == 6
 
 
-def test_certificates_that_end_together_are_renewed_apart():
+def test_certificates_that_end_together_are_renewed_apart() -> None:
     """Twenty of one day are spread over more than an hour, in every process alike."""
     dues = sorted(due_at_us(replace(CERTIFICATE, name=f"{n:x}" * 8)) for n in range(20))
 
@@ -56,21 +56,21 @@ def test_certificates_that_end_together_are_renewed_apart():
         (9, -1, 900),
     ],
 )
-def test_retries_wait_longer_and_longer(failures: int, left_s: float, delay_s: float):
+def test_retries_wait_longer_and_longer(failures: int, left_s: float, delay_s: float) -> None:
     """From 5 s to 15 min, sooner where little validity is left; chance moves it by a fifth at most."""
     assert retry_delay_s(failures, left_s, 0.5) == pytest.approx(delay_s)
     assert retry_delay_s(failures, left_s, 0.0) == pytest.approx(delay_s * 0.8)
     assert retry_delay_s(failures, left_s, 1.0) == pytest.approx(delay_s * 1.2)
 
 
-def test_the_last_tenth_of_a_life_is_urgent():
+def test_the_last_tenth_of_a_life_is_urgent() -> None:
     """Then, and after the end, nothing puts a renewal off."""
     assert not is_urgent(CERTIFICATE, START + DAY * 9 // 10)
     assert is_urgent(CERTIFICATE, START + DAY * 9 // 10 + 1)
     assert is_urgent(CERTIFICATE, START + 2 * DAY)
 
 
-def test_a_plan_waits_for_its_instant():
+def test_a_plan_waits_for_its_instant() -> None:
     """Nothing is due before, and everything from then on."""
     plan, due = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
@@ -79,7 +79,7 @@ def test_a_plan_waits_for_its_instant():
     assert plan.next_at_us(START) == due
 
 
-def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on():
+def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on() -> None:
     """Each failure is counted and followed by a delay; a success resets the count."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
     seen = []
@@ -97,7 +97,7 @@ def test_a_failing_plan_tries_again_and_is_degraded_from_the_third_failure_on():
     assert plan.next_at_us(now) == due_at_us(Validity(now, now + DAY, "b"))
 
 
-def test_a_final_refusal_ends_the_attempts():
+def test_a_final_refusal_ends_the_attempts() -> None:
     """No renewal is attempted under a revoked grant."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
@@ -107,7 +107,7 @@ def test_a_final_refusal_ends_the_attempts():
     assert plan.degraded
 
 
-def test_the_peer_may_ask_for_patience_within_reason():
+def test_the_peer_may_ask_for_patience_within_reason() -> None:
     """Its wish counts where it is longer than the own pause, and an hour is the most."""
     for asked, waited in ((1.0, 5), (100.0, 100), (1e9, 3_600)):
         plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
@@ -115,7 +115,7 @@ def test_the_peer_may_ask_for_patience_within_reason():
         assert plan.next_at_us(now) == now + waited * MICROSECONDS
 
 
-def test_hope_ends_seven_days_after_expiry():
+def test_hope_ends_seven_days_after_expiry() -> None:
     """Until then an expired certificate is still tried."""
     plan, end = RenewalPlan(CERTIFICATE), CERTIFICATE.not_after_us
 
@@ -123,7 +123,7 @@ def test_hope_ends_seven_days_after_expiry():
     assert plan.next_at_us(end + AFTER_EXPIRY_US + 1) is None
 
 
-def test_a_certificate_that_brings_no_time_is_the_last():
+def test_a_certificate_that_brings_no_time_is_the_last() -> None:
     """Where the grant itself ends, renewing over and over would win nothing."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
@@ -133,7 +133,7 @@ def test_a_certificate_that_brings_no_time_is_the_last():
     assert not plan.degraded
 
 
-def test_a_rotation_by_hand_soon_after_another_leaves_the_plan_alive():
+def test_a_rotation_by_hand_soon_after_another_leaves_the_plan_alive() -> None:
     """Two certificates of the same second end together; only a renewal that was due tells that the grant ends."""
     plan, now = RenewalPlan(CERTIFICATE), START + MICROSECONDS
 
@@ -142,7 +142,7 @@ def test_a_rotation_by_hand_soon_after_another_leaves_the_plan_alive():
     assert plan.next_at_us(now) == due_at_us(replace(CERTIFICATE, name="b"))
 
 
-def test_automatic_renewals_keep_a_minute_apart():
+def test_automatic_renewals_keep_a_minute_apart() -> None:
     """A certificate whose life is nearly over as it comes is not renewed in a loop."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
     short = Validity(now - DAY, CERTIFICATE.not_after_us + MICROSECONDS, "b")
@@ -152,7 +152,7 @@ def test_automatic_renewals_keep_a_minute_apart():
     assert plan.next_at_us(now) == now + 60 * MICROSECONDS
 
 
-def test_what_is_put_off_comes_later_and_never_sooner():
+def test_what_is_put_off_comes_later_and_never_sooner() -> None:
     """A resting circuit delays a renewal."""
     plan, due = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 

@@ -21,7 +21,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.booleans())
-def test_data_is_stored_as_given(data: dict[str, object], escaped: bool):
+def test_data_is_stored_as_given(data: dict[str, object], escaped: bool) -> None:
     """Text that is parsed stays byte for byte; a decoded value is written compactly and means the same."""
     text = json.dumps(data, ensure_ascii=escaped, indent=1)
     if "\\u0000" in text.replace("\\\\", ""):
@@ -35,12 +35,12 @@ def test_data_is_stored_as_given(data: dict[str, object], escaped: bool):
 
 
 @pytest.mark.parametrize("number", ["1.10", "1e400", "-0", "123456789012345678901234567890", "0.1000000000000000055"])
-def test_numbers_are_written_as_they_were(number: str):
+def test_numbers_are_written_as_they_were(number: str) -> None:
     """No number is rounded, shortened or made infinite."""
     assert Document.of(decode(f'{{ "n" : [ {number} ] }}', "data")).text == f'{{"n":[{number}]}}'
 
 
-def test_every_string_value_is_searchable():
+def test_every_string_value_is_searchable() -> None:
     """Nested values count, keys and other scalars do not."""
     text = '{"key": "one", "list": ["two", {"deep": "three"}], "n": 4, "b": true, "z": null}'
 
@@ -70,7 +70,7 @@ def test_every_string_value_is_searchable():
         ('{"a":' * 1_000_000, f"data: nests deeper than {MAX_DEPTH}"),
     ],
 )
-def test_data_that_a_database_or_reader_cannot_hold_is_refused(text: str, problem: str):
+def test_data_that_a_database_or_reader_cannot_hold_is_refused(text: str, problem: str) -> None:
     """Each fault is reported with its field."""
     with pytest.raises(InputError) as caught:
         Document.parse(text)
@@ -78,7 +78,7 @@ def test_data_that_a_database_or_reader_cannot_hold_is_refused(text: str, proble
     assert str(caught.value).startswith(problem)
 
 
-def test_nesting_up_to_the_bound_is_fine():
+def test_nesting_up_to_the_bound_is_fine() -> None:
     """The deepest allowed document passes, and every later reader can take it."""
     text = '{"a":' * MAX_DEPTH + '"deep"' + "}" * MAX_DEPTH
 
@@ -105,7 +105,7 @@ def test_nesting_up_to_the_bound_is_fine():
         ({"updated_at_us": -(10**18)}, "updated_at"),
     ],
 )
-def test_a_row_names_its_wrong_field(change: dict[str, object], field: str):
+def test_a_row_names_its_wrong_field(change: dict[str, object], field: str) -> None:
     """A row is checked as it is made, so that no writer can store what a reader cannot name."""
     good: dict[str, object] = {"resource": "tasks", "id": "1", "owner": "ada", "data": Document.parse("{}")}
     NewRow(**good)  # type: ignore[arg-type]
@@ -116,13 +116,13 @@ def test_a_row_names_its_wrong_field(change: dict[str, object], field: str):
     assert caught.value.field == field
 
 
-def test_a_near_resource_is_suggested():
+def test_a_near_resource_is_suggested() -> None:
     """The error for a misspelled resource suggests the similar one."""
     with pytest.raises(InputError, match="did you mean tasks"):
         NewRow("taskz", "1", "ada", Document.parse("{}"))
 
 
-def test_a_batch_checks_names_and_doubles():
+def test_a_batch_checks_names_and_doubles() -> None:
     """A team name must not be empty, which means personal, and a row must not appear twice."""
     row = NewRow("tasks", "1", "ada", Document.parse("{}"))
     for wrong in (

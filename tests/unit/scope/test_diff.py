@@ -32,7 +32,7 @@ NARROWER = [
 
 
 @pytest.mark.parametrize(("wide", "narrow", "words"), NARROWER)
-def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, words: str):
+def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, words: str) -> None:
     """A loss is described and narrows; the reverse change is the same gain and does not narrow."""
     lost, gained = compare_scopes(wide, narrow), compare_scopes(narrow, wide)
     assert (len(lost.losses), lost.gains, lost.narrows) == (1, (), True)
@@ -40,7 +40,7 @@ def test_what_is_lost_one_way_is_gained_the_other(wide: Scope, narrow: Scope, wo
     assert (gained.gains, gained.losses, gained.narrows) == (lost.losses, (), False)
 
 
-def test_a_lower_cap_narrows():
+def test_a_lower_cap_narrows() -> None:
     """A changed row limit is a loss or a gain, described with both numbers."""
     small, large = scope(max_rows_per_query=50), scope(max_rows_per_query=100)
     assert compare_scopes(large, small).losses == ("50 rows a query, before 100",)
@@ -49,7 +49,7 @@ def test_a_lower_cap_narrows():
     assert not compare_scopes(small, large).narrows
 
 
-def test_a_lower_rate_is_a_loss_that_does_not_narrow():
+def test_a_lower_rate_is_a_loss_that_does_not_narrow() -> None:
     """A lower rate limit does not affect answers given before."""
     slow, fast = scope(rate_limit_per_minute=60), scope(rate_limit_per_minute=600)
     assert compare_scopes(fast, slow).losses == ("60 calls a minute, before 600",)
@@ -57,7 +57,7 @@ def test_a_lower_rate_is_a_loss_that_does_not_narrow():
     assert compare_scopes(slow, fast).gains == ("600 calls a minute, before 60",)
 
 
-def test_gains_and_losses_may_come_together():
+def test_gains_and_losses_may_come_together() -> None:
     """One resource for another is both, and narrows."""
     change = compare_scopes(scope("tasks"), scope("notes", max_rows_per_query=200))
     assert len(change.gains) == 2
@@ -74,7 +74,7 @@ def test_gains_and_losses_may_come_together():
         (scope("tasks", "notes"), scope("notes", "tasks")),
     ],
 )
-def test_what_opens_the_same_neither_gains_nor_loses(before: Scope, after: Scope):
+def test_what_opens_the_same_neither_gains_nor_loses(before: Scope, after: Scope) -> None:
     """Only what a peer can read counts, not how the document says it."""
     change = compare_scopes(before, after)
     assert (change.gains, change.losses, change.narrows) == ((), (), False)

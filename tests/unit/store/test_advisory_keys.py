@@ -13,23 +13,23 @@ LITERAL = re.compile(r"advisory\w*lock\w*\([^{)]*\d|\b20_?746_?\d{3}\b")
 USE = re.compile(r"\bAdvisoryKey\.(\w+)")
 
 
-def test_the_keys_of_all_advisory_locks_differ():
+def test_the_keys_of_all_advisory_locks_differ() -> None:
     """No two locks share a number; an alias of an enumeration would hide that they do."""
     numbers = [int(key) for key in AdvisoryKey.__members__.values()]
     assert len(set(numbers)) == len(numbers) >= 4
 
 
-def test_the_keys_that_versions_share_keep_their_numbers():
+def test_the_keys_that_versions_share_keep_their_numbers() -> None:
     """Processes of an older and of this version exclude each other for migration, writes of rows and serving."""
     assert (AdvisoryKey.MIGRATION, AdvisoryKey.WRITE_ROWS, AdvisoryKey.SERVING) == (20_746_023, 20_746_024, 20_746_100)
 
 
-def test_the_key_of_audit_appends_keeps_its_number():
+def test_the_key_of_audit_appends_keeps_its_number() -> None:
     """Processes of this and of a later version exclude each other when they append audit events."""
     assert AdvisoryKey.APPEND_AUDIT == 20_746_025
 
 
-def test_each_advisory_key_is_used_by_one_module():
+def test_each_advisory_key_is_used_by_one_module() -> None:
     """Each lock is taken under its own key, and never under that of another lock."""
     used = {
         (path.relative_to(root).as_posix(), name)
@@ -46,7 +46,7 @@ def test_each_advisory_key_is_used_by_one_module():
     }
 
 
-def test_no_other_file_holds_an_advisory_key():
+def test_no_other_file_holds_an_advisory_key() -> None:
     """The source names every advisory lock by its member of `AdvisoryKey`, never by a number."""
     files = [path for folder in SOURCE for path in folder.rglob("*.py") if path != Path(advisory_keys.__file__)]
     assert len(files) > 100

@@ -25,13 +25,13 @@ def differences(connection: Connection) -> list[str]:
     return [str(name) for name in names if name not in {*SEARCH_OBJECTS, "words"}]
 
 
-async def test_migrations_build_the_tables_that_the_code_uses(database: Database):
+async def test_migrations_build_the_tables_that_the_code_uses(database: Database) -> None:
     """The migrated schema equals the declared tables, full-text objects aside."""
     async with database.read() as connection:
         assert await connection.run_sync(differences) == []
 
 
-async def test_opening_again_keeps_what_was_written(database_url: str):
+async def test_opening_again_keeps_what_was_written(database_url: str) -> None:
     """A second start finds the data of the first."""
     first = await Database.open(database_url)
     async with first.write() as connection:
@@ -44,7 +44,7 @@ async def test_opening_again_keeps_what_was_written(database_url: str):
     await second.close()
 
 
-async def test_a_failed_transaction_leaves_nothing(database: Database):
+async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
     """An exception inside `write` rolls everything back."""
     with pytest.raises(ZeroDivisionError):
         async with database.write() as connection:
@@ -56,7 +56,7 @@ async def test_a_failed_transaction_leaves_nothing(database: Database):
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/db", "sqlite:///x.db"])
-async def test_a_url_that_cannot_work_names_the_setting(url: str):
+async def test_a_url_that_cannot_work_names_the_setting(url: str) -> None:
     """A wrong database URL is a configuration error, not a driver's trace."""
     with pytest.raises(ConfigError, match=r"^store\.url"):
         await Database.open(url)
@@ -64,7 +64,7 @@ async def test_a_url_that_cannot_work_names_the_setting(url: str):
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-async def test_a_database_with_another_encoding_is_refused(postgres_directory: str, encoding: str):
+async def test_a_database_with_another_encoding_is_refused(postgres_directory: str, encoding: str) -> None:
     """A PostgreSQL database in another encoding than UTF-8 is refused at the start, with the fix."""
     url = await new_postgres_url(postgres_directory, f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
 
@@ -74,7 +74,7 @@ async def test_a_database_with_another_encoding_is_refused(postgres_directory: s
         await Database.open(url)
 
 
-async def test_an_unreachable_database_hides_the_password():
+async def test_an_unreachable_database_hides_the_password() -> None:
     """The error of a database that does not answer shows the URL without its password."""
     with pytest.raises(StoreError) as caught:
         await Database.open("postgresql+asyncpg://u:hunter2@127.0.0.1:1/x")
@@ -83,7 +83,7 @@ async def test_an_unreachable_database_hides_the_password():
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
+def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path) -> None:
     """The error of a second acquire names the holder's process; after release the lock is free."""
     first, second = FileLock(tmp_path / "l", "served"), FileLock(tmp_path / "l", "served")
     first.acquire()
@@ -96,7 +96,7 @@ def test_a_file_lock_names_its_holder_and_can_be_taken_again(tmp_path):
     second.release()
 
 
-def test_a_lock_file_that_cannot_be_written_is_reported(tmp_path):
+def test_a_lock_file_that_cannot_be_written_is_reported(tmp_path) -> None:
     """A directory in place of the lock file, or a read-only disk, gives a one-line error without a traceback."""
     (tmp_path / "l").mkdir()
 
@@ -104,7 +104,7 @@ def test_a_lock_file_that_cannot_be_written_is_reported(tmp_path):
         FileLock(tmp_path / "l", "served").acquire()
 
 
-async def test_an_sqlite_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch, sqlite_url: str):
+async def test_an_sqlite_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> None:
     """With an old SQLite, opening fails with the required version and the alternatives."""
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 37, 2))
 
@@ -112,7 +112,7 @@ async def test_an_sqlite_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyP
         await Database.open(sqlite_url)
 
 
-async def test_an_error_of_the_database_does_not_hold_what_was_written(database: Database):
+async def test_an_error_of_the_database_does_not_hold_what_was_written(database: Database) -> None:
     """The text of a database error may reach a log, so it contains no values."""
     with pytest.raises(IntegrityError) as caught:
         async with database.write() as connection:

@@ -13,7 +13,7 @@ INSTANTS = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
 
 
 @given(TEXT, TEXT, TEXT, TEXT, INSTANTS, INSTANTS)
-def test_a_row_arrives_as_it_left(row_id: str, owner: str, team: str, data: str, created: int, updated: int):
+def test_a_row_arrives_as_it_left(row_id: str, owner: str, team: str, data: str, created: int, updated: int) -> None:
     """Every field and both instants survive, before 1970 as well, and the size bound holds."""
     row = Row("tasks", row_id, owner, team, created, updated, data)
 
@@ -32,7 +32,7 @@ def test_a_row_arrives_as_it_left(row_id: str, owner: str, team: str, data: str,
     assert message.ByteSize() <= size_bound(row)
 
 
-def test_an_instant_is_the_one_that_protobuf_reads():
+def test_an_instant_is_the_one_that_protobuf_reads() -> None:
     """Microseconds become the same instant that protobuf's own conversion gives."""
     row = Row("tasks", "t", "ada", "", 1_750_000_000_123_456, -1, "{}")
 
@@ -43,7 +43,7 @@ def test_an_instant_is_the_one_that_protobuf_reads():
     assert message.updated_at.ToDatetime(from_micros(0).tzinfo) == from_micros(-1)
 
 
-def test_a_hit_carries_score_and_snippet():
+def test_a_hit_carries_score_and_snippet() -> None:
     """Row, score and snippet arrive, and the size bound holds."""
     hit = SearchHit(Row("tasks", "t", "ada", "", 0, 0, "{}"), 0.5, "the [report]")
 
@@ -64,7 +64,7 @@ def test_a_hit_carries_score_and_snippet():
         Timestamp(nanos=1),
     ],
 )
-def test_an_instant_that_no_row_can_have_is_a_fault(instant: Timestamp):
+def test_an_instant_that_no_row_can_have_is_a_fault(instant: Timestamp) -> None:
     """Out of range, denormalised, and finer than a microsecond are errors of the caller."""
     with pytest.raises(ValueError, match="is"):
         position_of(instant, "t")

@@ -39,7 +39,7 @@ async def refusal_of(call: Any) -> Refusal:
     return caught.value
 
 
-async def test_a_list_shows_what_the_subject_may_see_within_the_scope():
+async def test_a_list_shows_what_the_subject_may_see_within_the_scope() -> None:
     """The subject's own rights come first; teams and personal of the scope narrow them."""
     assert await ids(verbs(), resource="tasks") == ["t1", "t2", "t3"]
     assert await ids(verbs(), resource="notes") == ["n1"]
@@ -47,13 +47,13 @@ async def test_a_list_shows_what_the_subject_may_see_within_the_scope():
     assert await ids(verbs(), narrow, resource="tasks") == []
 
 
-async def test_where_is_handed_on_as_equality():
+async def test_where_is_handed_on_as_equality() -> None:
     """The provider gets the filter of the list request unchanged."""
     assert await ids(verbs(), resource="tasks", where={"title": "task 2"}) == ["t2"]
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(0, 50), (7, 7), (80, 60), (2**31 - 1, 60)])
-async def test_the_scope_caps_any_page_size(asked: int, limit: int):
+async def test_the_scope_caps_any_page_size(asked: int, limit: int) -> None:
     """0 means the default, and the grant caps every size."""
     provider = ListedProvider()
 
@@ -63,7 +63,7 @@ async def test_the_scope_caps_any_page_size(asked: int, limit: int):
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [2, 1, 5], [0]])
-async def test_pages_give_every_row_once_also_when_their_size_changes(sizes: list[int]):
+async def test_pages_give_every_row_once_also_when_their_size_changes(sizes: list[int]) -> None:
     """Tokens lead through the whole list, whatever size each page has, and end with an empty one."""
     provider, seen, token = ListedProvider([row(f"r{i}", age=i // 3) for i in range(4)]), [], ""
 
@@ -76,7 +76,7 @@ async def test_pages_give_every_row_once_also_when_their_size_changes(sizes: lis
     assert token == ""
 
 
-async def test_after_starts_behind_a_known_row():
+async def test_after_starts_behind_a_known_row() -> None:
     """A caller that knows a row gets the page after it, without a token."""
     first = (await verbs().list(GRANT, pb.ListRequest(resource="tasks", page_size=1))).message.rows[0]
     place = pb.ListPosition(created_at=first.created_at, id=first.id)
@@ -84,7 +84,7 @@ async def test_after_starts_behind_a_known_row():
     assert await ids(verbs(), resource="tasks", after=place) == ["t2", "t3"]
 
 
-async def test_a_page_is_cut_at_a_mebibyte_and_the_rest_pages():
+async def test_a_page_is_cut_at_a_mebibyte_and_the_rest_pages() -> None:
     """Rows that fill a page end it early; nothing is lost or doubled."""
     provider = ListedProvider([row(f"r{i}", age=i, text="x" * 300_000) for i in range(7)])
     seen: list[str] = []
@@ -99,7 +99,7 @@ async def test_a_page_is_cut_at_a_mebibyte_and_the_rest_pages():
     assert pages == 3
 
 
-async def test_a_row_larger_than_a_page_comes_alone():
+async def test_a_row_larger_than_a_page_comes_alone() -> None:
     """A page holds at least one row, so a large row never stops the paging."""
     provider = ListedProvider([row("big", age=0, text="x" * (PAGE_BYTES + 1)), row("small", age=1)])
 
@@ -109,14 +109,14 @@ async def test_a_row_larger_than_a_page_comes_alone():
     assert await ids(verbs(provider), resource="tasks", page_token=first.next_page_token) == ["small"]
 
 
-async def test_a_page_of_wide_characters_that_fits_is_not_cut():
+async def test_a_page_of_wide_characters_that_fits_is_not_cut() -> None:
     """If the quick upper bound exceeds the page size, the encoded size decides."""
     provider = ListedProvider([row(f"r{i}", age=i, text="x" * 30_000) for i in range(20)])
 
     assert len(await ids(verbs(provider), resource="tasks")) == 20
 
 
-async def test_a_provider_that_gives_too_much_is_held_to_the_limit():
+async def test_a_provider_that_gives_too_much_is_held_to_the_limit() -> None:
     """More rows than asked for are cut, and the cut rows are on the next page."""
 
     class Generous(ListedProvider):
@@ -130,7 +130,7 @@ async def test_a_provider_that_gives_too_much_is_held_to_the_limit():
     assert await ids(verbs(provider), resource="tasks", page_token=first.next_page_token) == ["r2"]
 
 
-async def test_hidden_filtered_and_absent_rows_are_alike():
+async def test_hidden_filtered_and_absent_rows_are_alike() -> None:
     """Another user's row, a row outside the scope and no row at all give the same refusal after the same query."""
     provider = sample_rows()
     refusals = [
@@ -145,7 +145,7 @@ async def test_hidden_filtered_and_absent_rows_are_alike():
 
 
 @pytest.mark.parametrize("resource", ["credentials", "memory", "nonsense"])
-async def test_a_resource_that_the_grant_does_not_open_is_a_violation(resource: str):
+async def test_a_resource_that_the_grant_does_not_open_is_a_violation(resource: str) -> None:
     """Sensitive, known but unnamed, and unknown resources are refused by each verb, and the provider is not asked."""
     provider = sample_rows()
     served = verbs(provider)
@@ -159,7 +159,7 @@ async def test_a_resource_that_the_grant_does_not_open_is_a_violation(resource: 
     assert provider.calls == []
 
 
-async def test_an_excluded_resource_is_a_violation():
+async def test_an_excluded_resource_is_a_violation() -> None:
     """Exclusion wins over naming."""
     refusal = await refusal_of(verbs().list(scoped(excluded_resources=("tasks",)), pb.ListRequest(resource="tasks")))
 
@@ -195,7 +195,7 @@ async def test_an_excluded_resource_is_a_violation():
         ("page_token", pb.SearchRequest(query="q", page_token="forged")),
     ],
 )
-async def test_a_malformed_request_names_its_field(field: str, request_: Any):
+async def test_a_malformed_request_names_its_field(field: str, request_: Any) -> None:
     """Each fault is INVALID_REQUEST, begins with the field, and never reaches the provider."""
     provider = sample_rows()
     handler = {pb.ListRequest: "list", pb.GetRequest: "get", pb.SearchRequest: "search"}[type(request_)]
@@ -207,12 +207,12 @@ async def test_a_malformed_request_names_its_field(field: str, request_: Any):
     assert provider.calls == []
 
 
-async def test_where_at_its_bounds_passes():
+async def test_where_at_its_bounds_passes() -> None:
     """16 fields with values of 1 kB are a request like any other."""
     assert await ids(verbs(), resource="tasks", where={f"k{i}": "v" * 1_024 for i in range(16)}) == []
 
 
-async def test_a_search_covers_what_it_names_or_all_that_is_open():
+async def test_a_search_covers_what_it_names_or_all_that_is_open() -> None:
     """No resources means every open one, each with its own filter; names narrow, and one named twice counts once."""
     provider = sample_rows()
     everywhere = (await verbs(provider).search(GRANT, pb.SearchRequest(query="t"))).message
@@ -224,7 +224,7 @@ async def test_a_search_covers_what_it_names_or_all_that_is_open():
     assert (everywhere.hits[0].score, everywhere.hits[0].snippet) == (1.0, "[t]")
 
 
-async def test_a_search_pages_by_its_token():
+async def test_a_search_pages_by_its_token() -> None:
     """Hits come once each, and the token belongs to this query alone."""
     first = (await verbs().search(GRANT, pb.SearchRequest(query="task", page_size=2))).message
     second = (await verbs().search(GRANT, pb.SearchRequest(query="task", page_token=first.next_page_token))).message
@@ -236,7 +236,7 @@ async def test_a_search_pages_by_its_token():
         assert (await refusal_of(verbs().search(GRANT, other))).message.startswith("page_token")
 
 
-async def test_a_search_under_a_grant_that_opens_nothing_finds_nothing():
+async def test_a_search_under_a_grant_that_opens_nothing_finds_nothing() -> None:
     """With every resource excluded the provider is not asked."""
     provider = sample_rows()
     shut = replace(GRANT, scope=Scope(("tasks",), ("tasks",)))
@@ -247,7 +247,7 @@ async def test_a_search_under_a_grant_that_opens_nothing_finds_nothing():
     assert provider.calls == []
 
 
-async def test_capabilities_tell_what_the_grant_opens():
+async def test_capabilities_tell_what_the_grant_opens() -> None:
     """Open and excluded resources, the cap, the verbs, and who answers."""
     grant = scoped(excluded_resources=("credentials", "notes"), max_rows_per_query=9)
 
@@ -260,7 +260,7 @@ async def test_capabilities_tell_what_the_grant_opens():
     assert (told.gateway, told.gateway_version) == ("work.example", "1.2.3")
 
 
-async def test_the_place_of_a_token_reaches_the_provider():
+async def test_the_place_of_a_token_reaches_the_provider() -> None:
     """A list's token names the last row of its page."""
     provider = sample_rows()
     first = (await verbs(provider).list(GRANT, pb.ListRequest(resource="tasks", page_size=1))).message

@@ -15,7 +15,7 @@ PLACE = Position(1_750_000_000_000_123, "t1")
 
 
 @given(st.integers(-(2**62), 2**62), st.text(st.characters(exclude_categories=["Cs"]), max_size=500))
-def test_a_place_survives_its_token(created_at_us: int, row_id: str):
+def test_a_place_survives_its_token(created_at_us: int, row_id: str) -> None:
     """Any instant and id come back, and the token is plain ASCII without padding."""
     token = TOKENS.of_position(CONTEXT, Position(created_at_us, row_id))
 
@@ -24,7 +24,7 @@ def test_a_place_survives_its_token(created_at_us: int, row_id: str):
     assert "=" not in token
 
 
-def test_an_offset_survives_its_token():
+def test_an_offset_survives_its_token() -> None:
     """The offset of a search comes back."""
     context = search_context("g", "report", ("tasks",))
 
@@ -42,7 +42,7 @@ def test_an_offset_survives_its_token():
         search_context("g", "tasks", ("owner", "ada")),
     ],
 )
-def test_a_token_of_another_query_is_refused(context: bytes):
+def test_a_token_of_another_query_is_refused(context: bytes) -> None:
     """Grant, resource and filter bind a token; so does the verb."""
     with pytest.raises(Refusal) as caught:
         TOKENS.position(context, TOKENS.of_position(CONTEXT, PLACE))
@@ -60,7 +60,7 @@ def test_a_token_of_another_query_is_refused(context: bytes):
         list_context("g", "report", {}),
     ],
 )
-def test_a_token_of_another_search_is_refused(context: bytes):
+def test_a_token_of_another_search_is_refused(context: bytes) -> None:
     """Grant, query and resources bind the token of a search."""
     with pytest.raises(Refusal) as caught:
         TOKENS.offset(context, TOKENS.of_offset(search_context("g", "report", ("tasks",)), 50))
@@ -68,13 +68,13 @@ def test_a_token_of_another_search_is_refused(context: bytes):
     assert caught.value.reason is Reason.INVALID_REQUEST
 
 
-def test_the_order_of_filters_and_resources_does_not_matter():
+def test_the_order_of_filters_and_resources_does_not_matter() -> None:
     """The token is valid for the same query with its parts in another order."""
     assert list_context("g", "t", {"a": "1", "b": "2"}) == list_context("g", "t", {"b": "2", "a": "1"})
     assert search_context("g", "q", ("a", "b")) == search_context("g", "q", ("b", "a"))
 
 
-def test_a_token_of_another_key_is_refused():
+def test_a_token_of_another_key_is_refused() -> None:
     """A gateway refuses a token that it did not create."""
     with pytest.raises(Refusal):
         PageTokens(b"x" * 32).position(CONTEXT, TOKENS.of_position(CONTEXT, PLACE))
@@ -83,7 +83,7 @@ def test_a_token_of_another_key_is_refused():
 @pytest.mark.parametrize(
     "token", ["x", "====", "ü", "A" * 5_000, "AAAA", base64.urlsafe_b64encode(b"\0" * 24).decode()]
 )
-def test_what_is_no_token_is_refused(token: str):
+def test_what_is_no_token_is_refused(token: str) -> None:
     """Garbage, too short, too long, and a well-formed forgery end as one refusal."""
     with pytest.raises(Refusal) as caught:
         TOKENS.position(CONTEXT, token)
@@ -92,7 +92,7 @@ def test_what_is_no_token_is_refused(token: str):
 
 
 @given(st.data())
-def test_no_single_changed_character_passes(data: st.DataObject):
+def test_no_single_changed_character_passes(data: st.DataObject) -> None:
     """Every character of a token is under the MAC, and a truncated token is none."""
     token = TOKENS.of_position(CONTEXT, PLACE)
     at = data.draw(st.integers(0, len(token) - 1))
@@ -105,7 +105,7 @@ def test_no_single_changed_character_passes(data: st.DataObject):
 
 
 @pytest.mark.parametrize("row_id", ["?", "??", "???"])
-def test_another_spelling_of_a_token_is_refused(row_id: str):
+def test_another_spelling_of_a_token_is_refused(row_id: str) -> None:
     """Padding, the other alphabet of Base64 and the unused bits at a token's end make no second token."""
     token = TOKENS.of_position(CONTEXT, Position(PLACE.created_at_us, row_id))
     padding = "=" * (-len(token) % 4)

@@ -16,7 +16,7 @@ from federation.wire.status import STATUS_KEY, ErrorDetail, error_detail, refusa
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_survives_the_wire(reason: Reason):
+def test_every_reason_survives_the_wire(reason: Reason) -> None:
     """Each reason has a status code, and is read back with its origin and its delay."""
     code, details, trailing = refusal_status(Refusal(reason, "no", retry_after_s=1.25), local=True)
 
@@ -25,7 +25,7 @@ def test_every_reason_survives_the_wire(reason: Reason):
     assert error_detail(trailing) == ErrorDetail(reason.value, local=True, retry_after_s=1.25)
 
 
-def test_a_rich_error_stays_small():
+def test_a_rich_error_stays_small() -> None:
     """Whatever the message and its script, what travels stays far below gRPC's metadata limit."""
     _, details, trailing = refusal_status(Refusal(Reason.INVALID_REQUEST, "\u00e9" * 100_000))
 
@@ -34,12 +34,12 @@ def test_a_rich_error_stays_small():
 
 
 @given(st.binary(max_size=200))
-def test_whatever_a_peer_puts_into_the_status_is_read_or_ignored(value: bytes):
+def test_whatever_a_peer_puts_into_the_status_is_read_or_ignored(value: bytes) -> None:
     """Bytes that are not a status never raise."""
     assert isinstance(error_detail(((STATUS_KEY, value),)), ErrorDetail)
 
 
-def test_a_reason_of_another_domain_is_not_ours():
+def test_a_reason_of_another_domain_is_not_ours() -> None:
     """`ErrorInfo` counts only in this domain."""
     status = Status(code=7)
     status.details.add().Pack(ErrorInfo(reason="GRANT_REVOKED", domain="elsewhere"))
@@ -47,7 +47,7 @@ def test_a_reason_of_another_domain_is_not_ours():
     assert error_detail(((STATUS_KEY, status.SerializeToString()),)) == ErrorDetail()
 
 
-def test_an_unset_page_size_is_the_default_one():
+def test_an_unset_page_size_is_the_default_one() -> None:
     """Asking for 0 rows and for the default is one query, and the caller's message stays as it is."""
     asked = pb.ListRequest(resource="tasks")
 
@@ -56,7 +56,7 @@ def test_an_unset_page_size_is_the_default_one():
 
 
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=6), st.randoms())
-def test_the_order_of_a_map_does_not_change_the_hash(where: dict[str, str], random):
+def test_the_order_of_a_map_does_not_change_the_hash(where: dict[str, str], random) -> None:
     """Equal queries have equal hashes, however their maps were filled."""
     shuffled = list(where.items())
     random.shuffle(shuffled)
@@ -65,7 +65,7 @@ def test_the_order_of_a_map_does_not_change_the_hash(where: dict[str, str], rand
     assert query_hash(serialize(one)) == query_hash(serialize(other))
 
 
-def test_every_field_of_a_query_changes_the_hash():
+def test_every_field_of_a_query_changes_the_hash() -> None:
     """Resource, filter, size, token, position and id each make another query."""
     after = pb.ListPosition(id="x")
     requests = [
@@ -80,7 +80,7 @@ def test_every_field_of_a_query_changes_the_hash():
     assert len({query_hash(serialize(request)) for request in requests}) == len(requests)
 
 
-def test_the_resource_of_a_request_is_told_for_every_verb():
+def test_the_resource_of_a_request_is_told_for_every_verb() -> None:
     """One resource, several sorted ones, or none."""
     assert resource_of(pb.ListRequest(resource="tasks")) == "tasks"
     assert resource_of(pb.GetRequest(resource="notes", id="1")) == "notes"
@@ -88,7 +88,7 @@ def test_the_resource_of_a_request_is_told_for_every_verb():
     assert resource_of(pb.CapabilitiesRequest()) == ""
 
 
-def test_options_are_integers_under_grpcs_own_names():
+def test_options_are_integers_under_grpcs_own_names() -> None:
     """The option whose string differs from its constant is spelled as gRPC reads it, and wrong types are refused."""
     assert ("grpc.http2.min_ping_interval_without_data_ms", 10_000) in SERVER.to_grpc()
     assert ("grpc.so_reuseport", 0) in SERVER.to_grpc()
@@ -97,7 +97,7 @@ def test_options_are_integers_under_grpcs_own_names():
         ChannelOptions(keepalive_time_ms="20000").to_grpc("work.example")  # type: ignore[arg-type]
 
 
-def test_metadata_values_are_checked_before_they_are_sent():
+def test_metadata_values_are_checked_before_they_are_sent() -> None:
     """Only printable ASCII may be sent; the first text value of a key counts."""
     assert [is_sendable(value) for value in ("work.example", "", "a b", "a\nb", "é", "\x7f")] == [True] * 3 + [
         False

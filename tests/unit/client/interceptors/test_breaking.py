@@ -17,7 +17,7 @@ from federation.errors import Reason, Refusal
 from federation.telemetry.metrics import FederationMetrics
 from federation.wire.status import error_detail, refusal_status
 from tests.support.clock import ManualClock
-from tests.support.memory_exporters import MetricLog, answer, parked
+from tests.support.memory_exporters import MetricLog, answer, suspended_flow
 
 OK = Outcome(grpc.StatusCode.OK, b"rows")
 DOWN = from_wire(grpc.StatusCode.UNAVAILABLE, details="connection refused")
@@ -90,7 +90,7 @@ def test_only_the_probe_is_marked() -> None:
     circuit.trip()
     circuit.clock.advance(30)
 
-    flow, sent = parked([circuit.breaking], circuit.call())
+    flow, sent = suspended_flow([circuit.breaking], circuit.call())
 
     assert sent.probe
     assert error_detail(answer([circuit.breaking], circuit.call())[0].trailing).retry_after_s == 1.0
@@ -106,7 +106,7 @@ def test_a_probe_that_raises_returns_its_permit(fault: BaseException) -> None:
     circuit.trip()
     circuit.clock.advance(30)
     for _ in range(3):
-        flow, sent = parked([circuit.breaking], circuit.call())
+        flow, sent = suspended_flow([circuit.breaking], circuit.call())
         assert sent.probe
         with pytest.raises(type(fault)):
             flow.throw(fault)
@@ -121,11 +121,11 @@ def test_a_probe_that_is_collected_returns_its_permit() -> None:
     circuit = Circuit()
     circuit.trip()
     circuit.clock.advance(30)
-    flow, _ = parked([circuit.breaking], circuit.call())
+    flow, _ = suspended_flow([circuit.breaking], circuit.call())
     del flow
     gc.collect()
 
-    assert parked([circuit.breaking], circuit.call())[1].probe
+    assert suspended_flow([circuit.breaking], circuit.call())[1].probe
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_an_ignored_end_of_a_probe_frees_the_slot(outcome: Outcome, budget_s: fl
         circuit.send(outcome, budget_s)
 
     assert circuit.state is CircuitState.HALF_OPEN
-    assert parked([circuit.breaking], circuit.call())[1].probe
+    assert suspended_flow([circuit.breaking], circuit.call())[1].probe
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_the_watch_goes_only_while_closed_and_counts_for_nothing() -> None:
 
     assert sent == []
     assert error_detail(outcome.trailing).reason == "CIRCUIT_OPEN"
-    assert parked([circuit.breaking], circuit.call())[1].probe
+    assert suspended_flow([circuit.breaking], circuit.call())[1].probe
 
 
 def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, caplog: pytest.LogCaptureFixture) -> None:
@@ -252,7 +252,7 @@ def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, capl
 def test_the_opening_is_reported_again_after_a_call_admitted_before(verb: str) -> None:
     """A call admitted while closed may dial after the opening, so the opening is reported again while it lasts."""
     circuit = Circuit()
-    early, late, last = (parked([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
+    early, late, last = (suspended_flow([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
     circuit.trip()
     [opened] = circuit.turns
     with pytest.raises(StopIteration):
@@ -303,7 +303,7 @@ def test_a_slow_peer_counts_where_a_threshold_is_set() -> None:
         CircuitBreaker(CircuitConfig(slow_call_s=0.5), lambda: 0.5), circuit.health, circuit.clock.clock
     )
     for _ in range(5):
-        flow, _ = parked([circuit.breaking], circuit.call())
+        flow, _ = suspended_flow([circuit.breaking], circuit.call())
         circuit.clock.advance(0.6)
         with pytest.raises(StopIteration):
             flow.send(OK)
@@ -315,7 +315,7 @@ def test_health_records_every_wire_call_and_no_other() -> None:
     """Success, failure with its reason, and the time of answers are recorded; an open circuit adds nothing."""
     circuit = Circuit()
     for outcome, took_s in ((OK, 0.010), (served(Reason.SCOPE_VIOLATION), 0.030), (timed_out(), 2.0)):
-        flow, _ = parked([circuit.breaking], circuit.call())
+        flow, _ = suspended_flow([circuit.breaking], circuit.call())
         circuit.clock.advance(took_s)
         with pytest.raises(StopIteration):
             flow.send(outcome)
@@ -339,7 +339,7 @@ def test_a_timeout_is_classified_by_the_budget_at_the_start_of_the_call(budget_s
     """A call that used up its budget counts as a failure; a call that began without a budget does not."""
     circuit = Circuit()
     for _ in range(5):
-        flow, _ = parked([circuit.breaking], circuit.call(budget_s))
+        flow, _ = suspended_flow([circuit.breaking], circuit.call(budget_s))
         circuit.clock.advance(budget_s)
         with pytest.raises(StopIteration):
             flow.send(from_wire(grpc.StatusCode.DEADLINE_EXCEEDED))

@@ -24,7 +24,7 @@ from federation.telemetry.spans import OutcomeName, SpanSource, outcome_of_code,
 from federation.telemetry.traceparent import parse_traceparent
 from federation.wire.metadata import TRACEPARENT, first
 from tests.support.clock import ManualClock
-from tests.support.memory_exporters import MetricLog, SpanLog, answer, parked
+from tests.support.memory_exporters import MetricLog, SpanLog, answer, suspended_flow
 
 CALL = Call("/m", "list", "tasks", "grant-1", "work.example", "ada", b"", (), 1_002.0)
 OK = Outcome(grpc.StatusCode.OK, b"rows")
@@ -105,7 +105,7 @@ def test_status_is_error_for_outages_and_faults_alone() -> None:
 def test_a_live_call_is_one_span_that_the_wire_names(span_log: SpanLog) -> None:
     """Kind CLIENT, the seven attributes, the time it took, and its own id in `traceparent`."""
     clock = ManualClock()
-    flow, sent = parked([tracing(span_log, clock), PROPAGATION], CALL)
+    flow, sent = suspended_flow([tracing(span_log, clock), PROPAGATION], CALL)
     clock.advance(0.25)
     with pytest.raises(StopIteration):
         flow.send(OK)
@@ -129,7 +129,7 @@ def test_a_live_call_is_one_span_that_the_wire_names(span_log: SpanLog) -> None:
 def test_the_callers_span_is_the_parent_and_ours_is_never_current(span_log: SpanLog) -> None:
     """The span hangs under the caller's; while the flow runs and after it the caller's stays current."""
     with span_log.provider.get_tracer("caller").start_as_current_span("caller") as caller:
-        flow, sent = parked([tracing(span_log), PROPAGATION], CALL)
+        flow, sent = suspended_flow([tracing(span_log), PROPAGATION], CALL)
         assert trace.get_current_span() is caller
         assert wire_parent(sent)[0] == caller.get_span_context().trace_id
     with pytest.raises(StopIteration):
@@ -204,7 +204,7 @@ def test_the_servers_span_is_linked(span_log: SpanLog) -> None:
 
 def test_a_span_does_not_link_to_itself(span_log: SpanLog) -> None:
     """A peer that sends our own `traceparent` back adds nothing."""
-    flow, sent = parked([tracing(span_log), PROPAGATION], CALL)
+    flow, sent = suspended_flow([tracing(span_log), PROPAGATION], CALL)
     echoed = first(sent.metadata, TRACEPARENT)
     assert echoed is not None
     with pytest.raises(StopIteration):
@@ -221,7 +221,7 @@ def test_a_span_does_not_link_to_itself(span_log: SpanLog) -> None:
 def test_a_call_that_raises_ends_its_span(span_log: SpanLog, fault: BaseException, word: str, opened: bool) -> None:
     """Cancelled, broken or interrupted, before or after the span was started: it ends once, with its outcome."""
     members = [tracing(span_log), PROPAGATION] if opened else [tracing(span_log)]
-    flow, _ = parked(members, CALL)
+    flow, _ = suspended_flow(members, CALL)
     assert span_log.started == int(opened)
     with pytest.raises(type(fault)):
         flow.throw(fault)
@@ -233,9 +233,9 @@ def test_a_call_that_raises_ends_its_span(span_log: SpanLog, fault: BaseExceptio
 
 def test_a_closed_or_collected_flow_ends_its_span(span_log: SpanLog) -> None:
     """A generator that is closed or garbage-collected is a cancelled call."""
-    flow, _ = parked([tracing(span_log), PROPAGATION], CALL)
+    flow, _ = suspended_flow([tracing(span_log), PROPAGATION], CALL)
     flow.close()
-    flow, _ = parked([tracing(span_log), PROPAGATION], CALL)
+    flow, _ = suspended_flow([tracing(span_log), PROPAGATION], CALL)
     del flow
     gc.collect()
 
@@ -244,7 +244,7 @@ def test_a_closed_or_collected_flow_ends_its_span(span_log: SpanLog) -> None:
 
 def test_a_shared_call_may_ask_for_the_traceparent_after_its_leader_left(span_log: SpanLog) -> None:
     """The ended span's id is returned, and no second span is started."""
-    flow, sent = parked([tracing(span_log)], CALL)
+    flow, sent = suspended_flow([tracing(span_log)], CALL)
     with pytest.raises(Cancelled):
         flow.throw(Cancelled())
     assert sent.trace is not None
@@ -259,7 +259,7 @@ def test_a_shared_call_may_ask_for_the_traceparent_after_its_leader_left(span_lo
 def test_threads_that_ask_at_once_open_one_span(span_log: SpanLog) -> None:
     """The traceparent asked for by many threads while the call ends is one, and so is the span."""
     for _ in range(50):
-        flow, sent = parked([tracing(span_log)], CALL)
+        flow, sent = suspended_flow([tracing(span_log)], CALL)
         assert sent.trace is not None
         barrier, parents = threading.Barrier(5), []
 
@@ -283,7 +283,7 @@ def test_threads_that_ask_at_once_open_one_span(span_log: SpanLog) -> None:
 def test_events_wait_for_the_span_and_keep_their_instant(span_log: SpanLog) -> None:
     """Events from before the start of the span are on it, with their own time."""
     clock = ManualClock()
-    flow, sent = parked([tracing(span_log, clock)], CALL)
+    flow, sent = suspended_flow([tracing(span_log, clock)], CALL)
     assert sent.trace is not None
     sent.trace.add_event("federation.circuit", {"before": "closed", "after": "open"})
     clock.advance(1)
@@ -369,14 +369,14 @@ def test_metrics_are_recorded_with_and_without_spans(span_log: SpanLog, metric_l
     """Each call counts once by peer, verb, outcome and cached, and its seconds are in the histogram."""
     metrics = FederationMetrics(metric_log.provider)
     clock = ManualClock()
-    flow, _ = parked([tracing(span_log, clock, metrics=metrics)], CALL)
+    flow, _ = suspended_flow([tracing(span_log, clock, metrics=metrics)], CALL)
     clock.advance(0.5)
     with pytest.raises(StopIteration):
         flow.send(OK)
     silent = TracingInterceptor(SpanSource(NoOpTracerProvider()), clock.clock, metrics)
     answer([silent, Serve(HIT)], CALL)
     answer([silent], CALL, Outcome(grpc.StatusCode.NOT_FOUND))
-    flow, _ = parked([silent], CALL)
+    flow, _ = suspended_flow([silent], CALL)
     with pytest.raises(Cancelled):
         flow.throw(Cancelled())
 

@@ -42,7 +42,7 @@ async def trail(writer: ScriptedWriter) -> AsyncIterator[AuditTrail]:
     await trail.stop()
 
 
-async def test_events_are_written_in_batches_soon(trail: AuditTrail, writer: ScriptedWriter):
+async def test_events_are_written_in_batches_soon(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Reads that come together are written together, in their order, well within a second."""
     for number in range(3):
         await trail.record_read(read(number))
@@ -55,7 +55,7 @@ async def test_events_are_written_in_batches_soon(trail: AuditTrail, writer: Scr
     assert trail.waiting == 0
 
 
-async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, writer: ScriptedWriter):
+async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """With no place free for 100 ms the read is refused as RESOURCE_EXHAUSTED, and never recorded as served."""
     writer.gate.clear()
     for number in range(4):
@@ -73,7 +73,7 @@ async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, 
     assert [event.at_us for event in await writer.seen(4)] == [0, 1, 2, 3]
 
 
-async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTrail, writer: ScriptedWriter):
+async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """A delayed reply leaves when the current batch is written."""
     writer.gate.clear()
     for number in range(4):
@@ -86,7 +86,7 @@ async def test_a_place_that_comes_free_in_time_lets_the_read_pass(trail: AuditTr
     assert len(await writer.seen(5)) == 5
 
 
-async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: ScriptedWriter):
+async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Ten times the capacity passes when the table keeps up."""
     for number in range(40):
         await trail.record_read(read(number))
@@ -96,7 +96,7 @@ async def test_places_come_back_after_every_batch(trail: AuditTrail, writer: Scr
     assert [event.at_us for event in writer.events] == list(range(40))
 
 
-async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, writer: ScriptedWriter):
+async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Refusals that are alike become one event with a count; differing values become `*`."""
     for resource in ("tasks", "tasks", "notes"):
         trail.record_refusal(denial(resource=resource, query_hash=resource))
@@ -115,7 +115,7 @@ async def test_refusals_of_one_source_and_reason_are_one_row(trail: AuditTrail, 
     assert (events[0].verb, events[0].resource, events[0].query_hash) == ("list", "*", "")
 
 
-async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditTrail, writer: ScriptedWriter):
+async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Refusals of different verbs are different events, so a filter by verb finds each."""
     for verb in ("list", "search", "list"):
         trail.record_refusal(denial(verb=verb))
@@ -123,7 +123,7 @@ async def test_refusals_of_different_verbs_are_found_by_their_verb(trail: AuditT
     assert [(event.verb, event.count) for event in await writer.seen(2)] == [("list", 2), ("search", 1)]
 
 
-async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail, writer: ScriptedWriter):
+async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Two peers that could not be added at one moment are both on record, each for its user."""
     for peer, user in (("alpha", "ada"), ("beta", "bob")):
         trail.record_act("peer.add", "error", peer=peer, subject=user, source="admin", reason="EnrollmentError")
@@ -133,7 +133,7 @@ async def test_an_act_of_this_side_that_failed_has_its_own_row(trail: AuditTrail
     assert [(event.peer, event.subject, event.count) for event in events] == [("alpha", "ada", 1), ("beta", "bob", 1)]
 
 
-async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTrail, writer: ScriptedWriter):
+async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """An event for several peers or subjects does not name the first one."""
     for peer in ("alpha", "beta"):
         trail.record_refusal(denial(grant_id=None, peer=peer))
@@ -143,7 +143,7 @@ async def test_refusals_that_differ_in_the_peer_are_no_ones_alone(trail: AuditTr
     assert (event.peer, event.count) == ("*", 2)
 
 
-async def test_refusals_of_different_subjects_show_mixed_subjects(trail: AuditTrail, writer: ScriptedWriter):
+async def test_refusals_of_different_subjects_show_mixed_subjects(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """A row that counts refusals of several subjects names none of them."""
     for subject in ("ada", "bob"):
         trail.record_refusal(denial(subject=subject))
@@ -155,7 +155,7 @@ async def test_refusals_of_different_subjects_show_mixed_subjects(trail: AuditTr
 
 async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """Beyond the bound refusals are dropped with a count and one log line; like ones are still counted in."""
     writer.gate.clear()
     for number in range(MAX_REFUSALS + 7):
@@ -169,7 +169,7 @@ async def test_a_flood_of_different_refusals_is_bounded_and_counted(
     assert sum(e.count for e in await writer.seen(MAX_REFUSALS + 1)) == MAX_REFUSALS + 1
 
 
-async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, writer: ScriptedWriter):
+async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """A row that counts three refusals and finds no room adds three to the number of dropped refusals."""
     writer.gate.clear()
     for number in range(MAX_REFUSALS):
@@ -179,7 +179,7 @@ async def test_dropped_refusals_are_counted_by_their_number(trail: AuditTrail, w
     assert trail.dropped == 3
 
 
-async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer: ScriptedWriter):
+async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """Refusals have their own room: reads pass while thousands of refusals come in."""
     for number in range(5_000):
         trail.record_refusal(denial(source=f"s{number}"))
@@ -192,7 +192,7 @@ async def test_a_flood_of_refusals_never_costs_a_read(trail: AuditTrail, writer:
 
 async def test_a_failing_table_is_logged_once_and_loses_nothing(
     trail: AuditTrail, writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """While writes fail, events stay queued; one line reports the failure, one its end, and every event is written."""
     caplog.set_level(logging.INFO)
     writer.fault = OSError("disk full\nand more")
@@ -218,7 +218,7 @@ async def test_a_failing_table_is_logged_once_and_loses_nothing(
 
 async def test_refusals_during_a_write_that_fails_are_counted_with_those_that_were_in_it(
     trail: AuditTrail, writer: ScriptedWriter
-):
+) -> None:
     """What comes in while a batch is under way joins the refusals that come back from it."""
     writer.gate.clear()
     trail.record_refusal(denial())
@@ -235,7 +235,7 @@ async def test_refusals_during_a_write_that_fails_are_counted_with_those_that_we
     assert [(e.source, e.count) for e in await writer.seen(3)] == [("10.0.0.1", 2), ("10.0.0.2", 1)]
 
 
-async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter):
+async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter) -> None:
     """Everything queued before `stop` is written by it; a read afterwards is refused."""
     trail = AuditTrail(writer)
     trail.start()
@@ -251,7 +251,7 @@ async def test_stop_writes_what_waits_and_shuts_the_door(writer: ScriptedWriter)
 
 async def test_refusals_survive_the_cancellation_of_the_writer(
     writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """Refusals of a batch whose write is cancelled by `stop` are still counted as unwritten."""
     writer.gate.clear()
     trail = AuditTrail(writer)
@@ -265,7 +265,7 @@ async def test_refusals_survive_the_cancellation_of_the_writer(
     assert "the audit trail stopped with 1 events unwritten" in caplog.text
 
 
-async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(writer: ScriptedWriter):
+async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(writer: ScriptedWriter) -> None:
     """Refused reads take no place in the queue, however many come after `stop`."""
     trail = AuditTrail(writer, capacity=2)
     trail.start()
@@ -280,7 +280,7 @@ async def test_a_read_that_is_refused_while_stopping_gives_its_permit_back(write
 
 async def test_stop_ends_in_time_when_the_table_hangs_or_fails(
     writer: ScriptedWriter, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     """A table that never answers, or always fails, holds `stop` up only for the time given; the loss is logged."""
     for hangs in (True, False):
         writer.fault = None if hangs else OSError("gone")
@@ -297,7 +297,7 @@ async def test_stop_ends_in_time_when_the_table_hangs_or_fails(
     assert sum("stopped with 1 events unwritten" in line for line in caplog.messages) == 2
 
 
-async def test_acts_are_recorded_and_refused_ones_counted(trail: AuditTrail, writer: ScriptedWriter):
+async def test_acts_are_recorded_and_refused_ones_counted(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """An act that was done has its own row even when the queue of reads is full; refused ones are aggregated."""
     writer.gate.clear()
     for number in range(4):
@@ -315,7 +315,7 @@ async def test_acts_are_recorded_and_refused_ones_counted(trail: AuditTrail, wri
     assert acts["revoke"].at_us > 1_700_000_000_000_000
 
 
-async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter):
+async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """The hook of the enrollment service maps its event, with an address instead of gRPC's name of it."""
     await trail.record_enrollment(EnrollmentEvent("enroll", "ok", "", "ipv4:10.0.0.9:4711", "g", "home.example", "ada"))
     await trail.record_enrollment(EnrollmentEvent("enroll", "denied", "unknown token", "ipv6:%5B::1%5D:4711"))
@@ -326,7 +326,7 @@ async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter
     assert (refused.grant_id, refused.reason, refused.source) == (None, "unknown token", "::1")
 
 
-async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, writer: ScriptedWriter):
+async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, writer: ScriptedWriter) -> None:
     """The row names grant, peer and local user, and a failed renewal the reason of the peer."""
     renewed = PeerRecord(
         id="p",
@@ -364,6 +364,6 @@ async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, 
         ("", ""),
     ],
 )
-async def test_a_source_is_an_address_without_its_port(peer: str, source: str):
+async def test_a_source_is_an_address_without_its_port(peer: str, source: str) -> None:
     """Each form in which gRPC names a peer becomes what an operator looks up."""
     assert source_of(peer) == source

@@ -29,7 +29,7 @@ def refusal_of(grant: Grant | None, leaf: Leaf = LEAF) -> Refusal:
     return caught.value
 
 
-def test_an_active_grant_with_its_own_certificate_passes():
+def test_an_active_grant_with_its_own_certificate_passes() -> None:
     """The grant is returned unchanged, with or without a later expiry."""
     assert authorize(GRANT, caller(), NOW_US) is GRANT
     assert authorize(replace(GRANT, expires_at_us=NOW_US + 1), caller(), NOW_US).id == GRANT_ID
@@ -47,7 +47,7 @@ def test_an_active_grant_with_its_own_certificate_passes():
         (replace(GRANT, certificates=RETIRED), "retired serial"),
     ],
 )
-def test_every_other_fault_has_one_answer(grant: Grant | None, detail: str):
+def test_every_other_fault_has_one_answer(grant: Grant | None, detail: str) -> None:
     """Every fault has the same message for the caller, and its own detail for the audit."""
     refusal = refusal_of(grant)
 
@@ -56,7 +56,7 @@ def test_every_other_fault_has_one_answer(grant: Grant | None, detail: str):
     assert refusal.detail == detail
 
 
-def test_only_the_holder_of_a_revoked_grant_learns_that_it_was_revoked():
+def test_only_the_holder_of_a_revoked_grant_learns_that_it_was_revoked() -> None:
     """Only a certificate of the revoked grant gets GRANT_REVOKED; another serial or subject gets GRANT_INVALID."""
     revoked = replace(GRANT, status=GrantStatus.REVOKED)
 
@@ -66,7 +66,7 @@ def test_only_the_holder_of_a_revoked_grant_learns_that_it_was_revoked():
     assert refusal_of(replace(revoked, certificates=OTHER)).reason is Reason.GRANT_INVALID
 
 
-def test_a_revoked_grant_that_has_expired_is_still_reported_as_revoked():
+def test_a_revoked_grant_that_has_expired_is_still_reported_as_revoked() -> None:
     """Revoked is final: neither the grant's end nor a retired certificate hides it from the holder."""
     revoked = replace(GRANT, status=GrantStatus.REVOKED, expires_at_us=NOW_US - 1, certificates=RETIRED)
 

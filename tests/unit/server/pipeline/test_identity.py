@@ -26,7 +26,7 @@ def refusal_of(context: dict[str, list[bytes]], now_us: int = NOW_US) -> Refusal
     return caught.value
 
 
-def test_a_valid_certificate_gives_the_whole_identity():
+def test_a_valid_certificate_gives_the_whole_identity() -> None:
     """Grant, subject, serial, fingerprint and both instants come out as they went in."""
     leaf = PKI.client(subject="ada")
     before, after = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
@@ -39,7 +39,7 @@ def test_a_valid_certificate_gives_the_whole_identity():
     assert len(caller.fingerprint) == 64
 
 
-def test_a_certificate_is_parsed_once():
+def test_a_certificate_is_parsed_once() -> None:
     """The second call with the same PEM returns the same object."""
     leaf = PKI.client()
 
@@ -47,7 +47,7 @@ def test_a_certificate_is_parsed_once():
 
 
 @pytest.mark.parametrize("fault", IDENTITY_FAULTS)
-def test_a_malformed_identity_is_refused_without_saying_more(fault: str):
+def test_a_malformed_identity_is_refused_without_saying_more(fault: str) -> None:
     """Every fault has one answer for the caller and a detail for the gateway's records, also when it is remembered."""
     context = shown(PKI.bad_client(fault))
 
@@ -71,7 +71,7 @@ def test_a_malformed_identity_is_refused_without_saying_more(fault: str):
         ({"x509_pem_cert": [b"x" * 20_000]}, "the certificate is too large"),
     ],
 )
-def test_anything_but_one_certificate_is_refused(context: dict[str, list[bytes]], detail: str):
+def test_anything_but_one_certificate_is_refused(context: dict[str, list[bytes]], detail: str) -> None:
     """No certificate, two, or bytes that are none end as a refusal, never as a trace."""
     refusal = refusal_of(context)
 
@@ -79,7 +79,7 @@ def test_anything_but_one_certificate_is_refused(context: dict[str, list[bytes]]
     assert detail in refusal.detail
 
 
-def test_expiry_counts_at_every_call():
+def test_expiry_counts_at_every_call() -> None:
     """The very instant that the certificate names is too late, also for an identity that is remembered."""
     leaf = PKI.client(ends_in=timedelta(hours=1))
     end_us = to_micros(leaf.certificate.not_valid_after_utc)

@@ -23,7 +23,7 @@ def passes(limiter: GrantLimiter, grant_id: str = "g", per_minute: int = 3) -> b
     return True
 
 
-def test_the_call_beyond_the_limit_is_refused_with_a_time():
+def test_the_call_beyond_the_limit_is_refused_with_a_time() -> None:
     """The refusal is RATE_LIMITED, names the limit, and says how long to wait."""
     limits = limiter(ManualClock())
     for _ in range(3):
@@ -37,7 +37,7 @@ def test_the_call_beyond_the_limit_is_refused_with_a_time():
     assert 0 < (caught.value.retry_after_s or 0) <= 60.1
 
 
-def test_grants_do_not_share_a_limit():
+def test_grants_do_not_share_a_limit() -> None:
     """The calls of one grant do not count for another grant."""
     limits = limiter(ManualClock())
 
@@ -45,7 +45,7 @@ def test_grants_do_not_share_a_limit():
     assert passes(limits, "other")
 
 
-def test_a_refused_call_is_not_counted():
+def test_a_refused_call_is_not_counted() -> None:
     """Refused calls do not prolong the wait."""
     clock = ManualClock()
     limits = limiter(clock)
@@ -62,7 +62,7 @@ def test_a_refused_call_is_not_counted():
 @given(st.integers(1, 50), st.floats(0, 59.9), st.integers(0, 60))
 def test_after_the_stated_wait_a_call_passes_and_shortly_before_it_does_not(
     per_minute: int, start: float, later: float
-):
+) -> None:
     """RetryInfo is exact: the call passes then, and not 10 ms sooner."""
     clock = ManualClock()
     clock.advance(start)
@@ -86,7 +86,7 @@ def test_after_the_stated_wait_a_call_passes_and_shortly_before_it_does_not(
 
 
 @given(st.integers(1, 20), st.lists(st.floats(0, 30), min_size=1, max_size=80))
-def test_no_minute_sees_more_than_twice_the_limit(per_minute: int, pauses: list[float]):
+def test_no_minute_sees_more_than_twice_the_limit(per_minute: int, pauses: list[float]) -> None:
     """However calls are spread, the approximation never lets two full limits through within one minute."""
     clock = ManualClock()
     limits, allowed = limiter(clock), []
@@ -99,7 +99,7 @@ def test_no_minute_sees_more_than_twice_the_limit(per_minute: int, pauses: list[
         assert sum(at <= other < at + 60 for other in allowed) < 2 * per_minute + 1
 
 
-def test_a_burst_at_the_end_of_a_minute_counts_in_the_next():
+def test_a_burst_at_the_end_of_a_minute_counts_in_the_next() -> None:
     """Ten calls in the last second of a window leave one for the first second of the next, not ten."""
     clock = ManualClock()
     clock.advance(59 - clock.monotonic_s % 60)
@@ -111,7 +111,7 @@ def test_a_burst_at_the_end_of_a_minute_counts_in_the_next():
     assert sum(passes(limits, per_minute=10) for _ in range(20)) == 1
 
 
-def test_a_lowered_limit_applies_to_the_calls_already_counted():
+def test_a_lowered_limit_applies_to_the_calls_already_counted() -> None:
     """After ten calls a limit of five refuses the next one until five are left of them, and the wait is exact."""
     clock = ManualClock()
     limits = limiter(clock)
@@ -127,7 +127,7 @@ def test_a_lowered_limit_applies_to_the_calls_already_counted():
     assert passes(limits, per_minute=5)
 
 
-def test_counting_starts_no_thread():
+def test_counting_starts_no_thread() -> None:
     """A thousand calls leave the number of threads as it was."""
     limits, before = GrantLimiter(), threading.active_count()
 

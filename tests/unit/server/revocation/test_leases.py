@@ -28,7 +28,7 @@ def how(revocation: PendingRevocation) -> dict[str, ReleaseReason]:
     return {release.instance: release.how for release in revocation.instances}
 
 
-def test_a_note_lasts_a_tenth_longer_than_its_lease():
+def test_a_note_lasts_a_tenth_longer_than_its_lease() -> None:
     """A lease of 30 s is awaited for 33 s, and not a moment less."""
     clock = ManualClock()
     leases = table(clock)
@@ -43,7 +43,7 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease():
     assert how(revocation) == {A: ReleaseReason.LEASE_ENDED}
 
 
-def test_a_later_shorter_note_never_shortens_the_one_before():
+def test_a_later_shorter_note_never_shortens_the_one_before() -> None:
     """The first lease is still held, so the entry ends with the longer one."""
     clock = ManualClock()
     leases = table(clock)
@@ -53,7 +53,7 @@ def test_a_later_shorter_note_never_shortens_the_one_before():
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(32.0)
 
 
-def test_no_lease_is_granted_after_a_revocation_began():
+def test_no_lease_is_granted_after_a_revocation_began() -> None:
     """From `begin` on every lease of that grant is 0, and other grants go on."""
     clock = ManualClock()
     leases = table(clock)
@@ -63,7 +63,7 @@ def test_no_lease_is_granted_after_a_revocation_began():
     assert leases.grant_lease(OTHER, A, 30_000) == 30_000
 
 
-def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones():
+def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones() -> None:
     """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
     clock = ManualClock()
     leases = table(clock)
@@ -78,14 +78,14 @@ def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones():
 
 
 @pytest.mark.parametrize("lease_ms", [0, -1])
-def test_no_lease_is_no_note(lease_ms: int):
+def test_no_lease_is_no_note(lease_ms: int) -> None:
     """No lease is recorded for an answer that may not be cached."""
     leases = table(ManualClock())
     assert leases.grant_lease(GRANT, A, lease_ms) == 0
     assert leases.count(GRANT) == 0
 
 
-def test_a_lease_never_passes_the_longest():
+def test_a_lease_never_passes_the_longest() -> None:
     """The restart rule relies on the bound, so the table itself holds it."""
     clock = ManualClock()
     leases = table(clock, max_lease_ms=1_000)
@@ -93,7 +93,7 @@ def test_a_lease_never_passes_the_longest():
     assert leases.begin(GRANT, (), final=True).wait_s() == pytest.approx(1.1)
 
 
-def test_only_so_many_instances_of_a_grant_hold_leases():
+def test_only_so_many_instances_of_a_grant_hold_leases() -> None:
     """The next instance gets 0; those that hold one may renew it, and other grants are not touched."""
     clock = ManualClock()
     leases = table(clock)
@@ -109,7 +109,7 @@ def test_only_so_many_instances_of_a_grant_hold_leases():
     assert leases.count(GRANT) == 1
 
 
-def test_ended_notes_are_forgotten():
+def test_ended_notes_are_forgotten() -> None:
     """Ended leases are removed, so memory is bounded by recent leases."""
     clock = ManualClock()
     leases = table(clock)
@@ -120,7 +120,7 @@ def test_ended_notes_are_forgotten():
     assert leases.total == 32
 
 
-def test_an_ack_releases_its_instance_alone():
+def test_an_ack_releases_its_instance_alone() -> None:
     """Other instances stay awaited, and the release states the instant and the number of failed calls."""
     clock = ManualClock()
     leases = table(clock)
@@ -137,7 +137,7 @@ def test_an_ack_releases_its_instance_alone():
     assert revocation.instances[0].failed_in_flight == 3, "the first word counts"
 
 
-def test_an_ack_under_one_grant_releases_nothing_of_another():
+def test_an_ack_under_one_grant_releases_nothing_of_another() -> None:
     """The same instance id under two grants has two leases."""
     clock = ManualClock()
     leases = table(clock)
@@ -149,7 +149,7 @@ def test_an_ack_under_one_grant_releases_nothing_of_another():
     assert how(others) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
+def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing() -> None:
     """Between such an event and the revocation the cache may have been filled again."""
     clock = ManualClock()
     leases = table(clock)
@@ -160,7 +160,7 @@ def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing():
     assert how(revocation) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt():
+def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt() -> None:
     """A revocation whose write failed is begun again; it must await what the first one awaited."""
     clock = ManualClock()
     leases = table(clock)
@@ -171,7 +171,7 @@ def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt():
     assert how(leases.begin(GRANT, (), final=True)) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_the_revocation_drops_the_note():
+def test_an_ack_of_the_revocation_drops_the_note() -> None:
     """What was dropped for good is counted no longer, and a second attempt does not await it."""
     clock = ManualClock()
     leases = table(clock)
@@ -183,7 +183,7 @@ def test_an_ack_of_the_revocation_drops_the_note():
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
-def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
+def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way() -> None:
     """A peer that dropped everything has dropped what the narrowing took back."""
     clock = ManualClock()
     leases = table(clock)
@@ -194,7 +194,7 @@ def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way():
     assert how(narrowing) == how(revocation) == {A: ReleaseReason.ACKED}
 
 
-def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects():
+def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects() -> None:
     """It may have calls in flight; after a disconnect, it has none that its cache could store."""
     clock = ManualClock()
     leases = table(clock)
@@ -212,7 +212,7 @@ def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects():
     }
 
 
-def test_after_a_restart_every_inherited_grant_is_leased():
+def test_after_a_restart_every_inherited_grant_is_leased() -> None:
     """The leases of the previous process are unknown, so its longest lease is waited for; no ack shortens the wait."""
     clock = ManualClock()
     leases = table(clock, max_lease_ms=1_000, inherited=(GRANT,), inherited_ms=30_000)
@@ -229,7 +229,7 @@ def test_after_a_restart_every_inherited_grant_is_leased():
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
-def test_the_wall_clock_decides_nothing():
+def test_the_wall_clock_decides_nothing() -> None:
     """A jump of the wall clock changes no lease and yields no effective time before the beginning."""
     clock = ManualClock()
     leases = table(clock)
@@ -243,7 +243,7 @@ def test_the_wall_clock_decides_nothing():
     assert revocation.effective_at_us == revocation.begun_at_us
 
 
-def test_a_machine_that_slept_counts_its_sleep():
+def test_a_machine_that_slept_counts_its_sleep() -> None:
     """The elapsed clock runs during a suspend, so leases end meanwhile."""
     clock = ManualClock()
     leases = table(clock)
@@ -253,7 +253,7 @@ def test_a_machine_that_slept_counts_its_sleep():
     assert revocation.wait_s() is None
 
 
-def test_a_revocation_without_leases_and_watches_is_effective_at_once():
+def test_a_revocation_without_leases_and_watches_is_effective_at_once() -> None:
     """Without a lease and a watch, no cache object is awaited."""
     revocation = table(ManualClock()).begin(GRANT, (), final=True)
     assert revocation.wait_s() is None
@@ -261,7 +261,7 @@ def test_a_revocation_without_leases_and_watches_is_effective_at_once():
     assert revocation.effective_at_us == revocation.begun_at_us
 
 
-def test_a_forgotten_withdrawal_gets_no_more_acks():
+def test_a_forgotten_withdrawal_gets_no_more_acks() -> None:
     """`remove` takes a revocation out of the table, is idempotent, and leaves others in."""
     clock = ManualClock()
     leases = table(clock)
@@ -274,14 +274,14 @@ def test_a_forgotten_withdrawal_gets_no_more_acks():
     assert how(kept) == {A: ReleaseReason.ACKED}
 
 
-def test_a_lease_is_held_as_long_as_the_protocol_requires():
+def test_a_lease_is_held_as_long_as_the_protocol_requires() -> None:
     """33 s for 30 s; the margin covers a clock rate that is wrong by 5 % at either end."""
     assert lease_hold_s(30_000) == 33.0
     assert lease_hold_s(30_000) > 30 / 0.95
     assert lease_hold_s(30_000) / 1.05 > 30
 
 
-def test_releases_are_values():
+def test_releases_are_values() -> None:
     """A snapshot of a revocation does not change under its reader."""
     clock = ManualClock()
     leases = table(clock)

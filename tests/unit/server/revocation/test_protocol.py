@@ -39,7 +39,7 @@ class Recorded:
         self.on_ack = heard
 
 
-def test_each_step_comes_in_its_turn():
+def test_each_step_comes_in_its_turn() -> None:
     """The act refuses before leases are collected, stores before it notifies, and stores the receipt last."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
@@ -66,7 +66,7 @@ def test_each_step_comes_in_its_turn():
     assert next(steps, None) is None
 
 
-def test_an_act_that_cannot_be_refused_leaves_no_trace():
+def test_an_act_that_cannot_be_refused_leaves_no_trace() -> None:
     """A wrong reason, say: nothing was refused, and leases go on."""
     leases = LeaseTable(ManualClock().clock)
     act = Recorded(leases, fault=ValueError("odd"))
@@ -75,7 +75,7 @@ def test_an_act_that_cannot_be_refused_leaves_no_trace():
     assert leases.grant_lease(GRANT, A, 10_000) == 10_000
 
 
-def test_a_protocol_that_is_closed_keeps_the_refusal_and_ignores_acks():
+def test_a_protocol_that_is_closed_keeps_the_refusal_and_ignores_acks() -> None:
     """After a failed write the grant gets no further lease, and late acks have no effect."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
@@ -89,7 +89,7 @@ def test_a_protocol_that_is_closed_keeps_the_refusal_and_ignores_acks():
     assert leases.grant_lease(GRANT, A, 10_000) == 0
 
 
-def test_an_ack_counts_from_the_moment_of_telling():
+def test_an_ack_counts_from_the_moment_of_telling() -> None:
     """An ack covers every revocation of the grant that began before its event, and none that began later."""
     clock = ManualClock()
     leases = LeaseTable(clock.clock)

@@ -1,4 +1,4 @@
-"""The server process, and its callers: bare stubs, an instrumented one, and the chain with spans and without."""
+"""The server process and its clients: bare stubs, an instrumented stub, and the chain with and without spans."""
 
 import asyncio
 import json
@@ -28,25 +28,26 @@ from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
 from federation.v1.federation_pb2_grpc import FederationServiceStub
 from federation.wire.channel_args import CHANNEL
+from tests.support.peer_records import peer_record
 from tests.support.pki import GRANT_ID, Pki, channel_credentials
 
 DEADLINE_S: Final = 2.0
-"""Bare calls get the deadline that the chain gives its own."""
+"""The deadline of bare calls, as in the chain."""
 ROOT: Final = Path(__file__).parents[2]
 GATEWAY: Final = "work.example"
 OTHER_GRANT_ID: Final = GRANT_ID[:-1] + ("1" if GRANT_ID[-1] != "1" else "2")
-FOR_EVER_S: Final = 86_400.0
+DAY_S: Final = 86_400.0
 
 
-class Dropping(SpanExporter):
-    """Takes spans and forgets them: what is measured is the making."""
+class DiscardingExporter(SpanExporter):
+    """Discards spans, so that only their creation is measured."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         return SpanExportResult.SUCCESS
 
 
 class Client:
-    """The chain in one process: a healthy peer, and one whose circuit is open."""
+    """Stubs of the chain for a healthy peer and for one whose circuit is open."""
 
     def __init__(self, home: ClientRuntime) -> None:
         self._home = home
@@ -57,13 +58,13 @@ class Client:
         self.open_aio = FederationServiceStub(self._aio(self._broken))
         self.open_sync = FederationServiceStub(self._sync(self._broken))
 
-    def look_ups(self) -> tuple[int, int]:
-        """Return the hits and misses so far: proof that a variant measures what it says."""
+    def lookups(self) -> tuple[int, int]:
+        """Return the number of hits and misses so far, to verify what a variant measures."""
         stats = self._healthy.cache.stats()
         return stats.hits, stats.misses
 
     def open_circuit(self) -> None:
-        """Let the second peer fail until its circuit opens, for longer than any run."""
+        """Open the circuit of the second peer, for longer than any run."""
         circuit, now = self._broken.circuit, time.monotonic()
         assert circuit is not None
         while not isinstance(permit := circuit.allow(now), Denied):
@@ -76,13 +77,13 @@ class Client:
         return SyncChannel(peer, clock=self._home.clock, deadline_s=DEADLINE_S)
 
 
-class World:
-    """One loop, one server in a process of its own, and the clients of every variant, all in this process."""
+class Clients:
+    """The clients of every variant, on one loop of this process."""
 
     def __init__(self, port: int, pki: Pki, directory: Path, runner: asyncio.Runner, stack: ExitStack) -> None:
         self.runner = runner
         self.tracers = TracerProvider(shutdown_on_exit=False)
-        self.tracers.add_span_processor(BatchSpanProcessor(Dropping()))
+        self.tracers.add_span_processor(BatchSpanProcessor(DiscardingExporter()))
         stack.callback(self.tracers.shutdown)
         self._pki, self._endpoint = pki, f"127.0.0.1:{port}"
         leaf = pki.client()
@@ -101,17 +102,17 @@ class World:
 
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator["World"]:
-        """Start the server and every client; leaving ends them."""
+    def open(cls) -> Iterator["Clients"]:
+        """Start the server and all clients; stop them at the end of the context."""
         pki = Pki()
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="m")))
-            port = stack.enter_context(serving(pki))
+            port = stack.enter_context(peer_process(pki))
             runner = stack.enter_context(asyncio.Runner())
             yield cls(port, pki, directory, runner, stack)
 
     def flush(self) -> None:
-        """Export what the spans of a block left behind, so that its cost is the block's."""
+        """Export the spans of a block, so that the block includes the cost."""
         self.tracers.force_flush()
 
     def _bare(self, stack: ExitStack, interceptors: Any = None) -> grpc.aio.Channel:
@@ -128,7 +129,7 @@ class World:
             directory=directory,
             name="home.example",
             admin_socket="/nowhere/admin.sock",
-            circuit=CircuitConfig(cooldown_s=FOR_EVER_S, max_cooldown_s=FOR_EVER_S),
+            circuit=CircuitConfig(cooldown_s=DAY_S, max_cooldown_s=DAY_S),
         )
         home = ClientRuntime.share(config, SYSTEM_CLOCK, telemetry)
         home.peers.load([self._record("ada", GRANT_ID), self._record("eve", OTHER_GRANT_ID)])
@@ -141,20 +142,8 @@ class World:
                 self.runner.run(_closed(home))
 
     def _record(self, user: str, grant_id: str) -> PeerRecord:
-        leaf = self._pki.client(grant_id, user)
-        return PeerRecord(
-            id=f"peer-{user}",
-            name=GATEWAY,
-            user=user,
-            gateway=GATEWAY,
-            endpoint=self._endpoint,
-            grant_id=grant_id,
-            subject=user,
-            certificate_pem=leaf.certificate_pem,
-            key_pem=leaf.key_pem,
-            trust_bundle=self._pki.trust_bundle,
-            created_at_us=0,
-        )
+        leaf, bundle = self._pki.client(grant_id, user), self._pki.trust_bundle
+        return peer_record(leaf, bundle, self._endpoint, name=GATEWAY, user=user, grant_id=grant_id)
 
 
 async def _closed(home: ClientRuntime) -> None:
@@ -163,8 +152,8 @@ async def _closed(home: ClientRuntime) -> None:
 
 
 @contextmanager
-def serving(pki: Pki, delay_s: float = 0.0) -> Iterator[int]:
-    """Run the server in a process of its own, and give its port. Each of its lists takes `delay_s`."""
+def peer_process(pki: Pki, delay_s: float = 0.0) -> Iterator[int]:
+    """Run the server as a process and yield its port. Each list takes `delay_s`."""
     leaf = pki.server(GATEWAY, "127.0.0.1")
     identity = {
         "certificate_pem": leaf.certificate_pem,

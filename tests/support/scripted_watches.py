@@ -1,4 +1,4 @@
-"""The scripted peer's side of `Watch`, which a test plays by hand; and federations that watch in a hurry."""
+"""The scripted peer's side of `Watch`, and federations with short watch intervals."""
 
 import queue
 import threading
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from federation.client.peers.watch_handle import WatchState
 from federation.client.runtime import ClientRuntime
@@ -35,30 +36,30 @@ QUICK = WatchSettings(
 )
 
 
-class Stream:
-    """One watch stream as the peer has it."""
+class WatchStream:
+    """The peer's side of one watch stream."""
 
-    def __init__(self, heard: Callable[[pb.WatchRequest], None]) -> None:
+    def __init__(self, on_request: Callable[[pb.WatchRequest], None]) -> None:
         self.received: list[pb.WatchRequest] = []
-        self.over = threading.Event()
-        self._heard = heard
+        self.ended = threading.Event()
+        self._heard = on_request
         self._outbox: queue.SimpleQueue[pb.WatchResponse | Refusal | None] = queue.SimpleQueue()
         self._last_id = 0
         self._changed = threading.Condition()
 
     @property
     def instance_id(self) -> str:
-        """The cache object that subscribed."""
+        """The instance id of the subscribed cache."""
         return self.received[0].subscribe.instance_id
 
     @property
     def acks(self) -> list[pb.WatchAck]:
-        """The acknowledgements so far."""
+        """The received acknowledgements."""
         return [request.ack for request in self.received if request.HasField("ack")]
 
     @property
-    def beats(self) -> int:
-        """The heartbeats so far."""
+    def heartbeats(self) -> int:
+        """The number of received heartbeats."""
         return sum(request.HasField("heartbeat") for request in self.received)
 
     def send(self, event_id: int | None = None, **kind: Any) -> int:
@@ -73,32 +74,32 @@ class Stream:
         return self.send(armed=pb.WatchArmed())
 
     def revoke(self, reason: str = "project over") -> int:
-        """Tell that the grant was revoked."""
+        """Send a revocation."""
         return self.send(grant_revoked=pb.WatchGrantRevoked(reason=reason))
 
     def change(self) -> int:
-        """Tell that the grant changed."""
+        """Send a change of the grant."""
         return self.send(grant_changed=pb.WatchGrantChanged())
 
     def change_rows(self, resource: str) -> int:
-        """Tell that rows changed."""
+        """Send a change of rows."""
         return self.send(resource_changed=pb.WatchResourceChanged(resource=resource))
 
     def beat(self) -> int:
-        """Say that the peer is there."""
+        """Send a heartbeat."""
         return self.send(heartbeat=pb.WatchHeartbeat())
 
     def end(self, refusal: Refusal | None = None) -> None:
-        """End the stream: OK, or refused."""
+        """End the stream with OK or a refusal."""
         self._outbox.put(refusal)
 
-    def wait(self, condition: Callable[["Stream"], bool], timeout: float = 5.0) -> None:
-        """Block until the condition holds; fail the test where it does not come true."""
+    def wait(self, condition: Callable[["WatchStream"], bool], timeout: float = 5.0) -> None:
+        """Block until the condition holds; fail the test at the timeout."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), f"timed out; {self.received}"
 
-    def listen(self, requests: Iterator[pb.WatchRequest]) -> None:
-        """Take in what arrives, until the client has no more to say."""
+    def receive(self, requests: Iterator[pb.WatchRequest]) -> None:
+        """Record requests until the client closes its side or the call is cancelled."""
         try:
             for request in requests:
                 self._heard(request)
@@ -106,11 +107,11 @@ class Stream:
                     self.received.append(request)
                     self._changed.notify_all()
         except Exception:  # noqa: BLE001 - gRPC raises a bare one when the call is cancelled
-            self.over.set()
+            self.ended.set()
         self._outbox.put(None)
 
-    def speak(self, context: Any) -> Iterator[pb.WatchResponse]:
-        """Send what the test put there."""
+    def responses(self, context: Any) -> Iterator[pb.WatchResponse]:
+        """Yield the events that the test queued."""
         while (message := self._outbox.get()) is not None:
             if isinstance(message, Refusal):
                 code, details, trailing = refusal_status(message)
@@ -119,45 +120,45 @@ class Stream:
                 context.set_details(details)
                 break
             yield message
-        self.over.set()
+        self.ended.set()
 
 
 @dataclass
-class WatchDesk:
-    """Every watch stream of a scripted peer. It confirms subscriptions by itself unless told otherwise."""
+class ScriptedWatches:
+    """All watch streams of a scripted peer. Subscriptions are confirmed automatically unless `arms` is false."""
 
     arms: bool = True
     refusal: Refusal | None = None
-    streams: list[Stream] = field(default_factory=list)
-    heard: Callable[[pb.WatchRequest], None] = lambda _: None
+    streams: list[WatchStream] = field(default_factory=list)
+    on_request: Callable[[pb.WatchRequest], None] = lambda _: None
 
     def serve(self, requests: Iterator[pb.WatchRequest], context: Any) -> Iterator[pb.WatchResponse]:
-        """Play one stream."""
-        stream = Stream(self._note)
+        """Serve one stream."""
+        stream = WatchStream(self._note)
         context.send_initial_metadata(())
         context.add_callback(stream.end)
-        threading.Thread(target=stream.listen, args=(requests,), daemon=True).start()
+        threading.Thread(target=stream.receive, args=(requests,), daemon=True).start()
         self.streams.append(stream)
         if self.refusal is not None:
             stream.end(self.refusal)
         elif self.arms:
             stream.arm()
-        yield from stream.speak(context)
+        yield from stream.responses(context)
 
     def _note(self, request: pb.WatchRequest) -> None:
-        self.heard(request)
+        self.on_request(request)
 
     @property
-    def last(self) -> Stream:
+    def last(self) -> WatchStream:
         """The newest stream."""
         return self.streams[-1]
 
 
 @pytest.fixture
-def desk(scripted: ScriptedPeer) -> WatchDesk:
-    """The watches of the scripted peer."""
-    scripted.service.watches = WatchDesk().serve
-    made: WatchDesk = scripted.service.watches.__self__  # type: ignore[attr-defined]
+def watches(scripted: ScriptedPeer) -> ScriptedWatches:
+    """The watch streams of the scripted peer."""
+    scripted.service.watches = ScriptedWatches().serve
+    made: ScriptedWatches = scripted.service.watches.__self__  # type: ignore[attr-defined]
     return made
 
 
@@ -189,3 +190,12 @@ async def watching(
 async def until_watch(fed: Federation, state: WatchState = WatchState.ARMED, name: str = "work.example") -> None:
     """Wait until the watch of a peer is in a state."""
     await eventually(lambda: fed.peer_state(name).watch is state)
+
+
+@pytest_asyncio.fixture
+async def watched_fed(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> AsyncIterator[Federation]:
+    """A federation whose watch of the scripted peer is armed."""
+    del watches  # must serve before the federation dials
+    async with watching(tmp_path, scripted.record()) as fed:
+        await until_watch(fed)
+        yield fed

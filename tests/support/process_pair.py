@@ -1,4 +1,4 @@
-"""A home gateway that reads a work gateway for ada, where the work gateway goes away and comes back."""
+"""A home gateway that reads a work gateway for ada, where tests stop, suspend and restart the work gateway."""
 
 import json
 import socket
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.gateway_pair import SCOPE
-from tests.support.gateway_processes import Served
+from tests.support.gateway_processes import GatewayProcesses
 
 
 @dataclass
-class Pair(Served):
-    """`home` and `work`, and what the work gateway listens on, so that it comes back where it was."""
+class ProcessPair(GatewayProcesses):
+    """The gateway processes `home` and `work`; `work` has fixed ports, so that a restart keeps its addresses."""
 
     def enroll(self, user: str, **scope: object) -> None:
-        """Let `user` at home read work as the user of the same name there."""
+        """Enroll home at work for `user`, with the subject of the same name."""
         document = json.dumps({**SCOPE, **scope})
         made = self.run(
             "federation grant create -g work --peer home.example --json --subject", user, "--scope", document
@@ -29,30 +29,30 @@ class Pair(Served):
         """Run a command that must succeed; return what it printed."""
         return self.command(*line.split(), *more)
 
-    def leave(self) -> None:
+    def stop_work(self) -> None:
         """Stop the work gateway."""
         assert self.stop("work") == 0
 
-    def come_back(self) -> None:
-        """Start the work gateway where it was; after a reset the very next call finds it."""
+    def restart_work(self) -> None:
+        """Start the work gateway, reset its circuit, and make one successful call."""
         self.start("work")
         self.run("federation peer reset work.example -g home --user ada")
         self.run("federation query search nothing -g home --user ada --source federated:work.example")
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[Pair]:
-    """Two gateways, started once in each worker; ada reads work from home. Who stops `work` starts it again."""
-    with Pair.temporary() as pair:
+def pair() -> Iterator[ProcessPair]:
+    """Two gateways, started once per worker, with ada enrolled. A test that stops `work` starts it again."""
+    with ProcessPair.temporary() as pair:
         for name, ports in (("home", {}), ("work", free_ports())):
-            pair.found(name, **ports)
+            pair.init(name, **ports)
         pair.start_all("home", "work")
         pair.enroll("ada")
         yield pair
 
 
 def free_ports() -> dict[str, str]:
-    """What a gateway listens on that comes back where it was."""
+    """Fixed free ports of a gateway that is restarted."""
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))

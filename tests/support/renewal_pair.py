@@ -1,4 +1,4 @@
-"""A peer whose certificate is renewed, on time that a test moves, and the raw requests that it could make."""
+"""An enrolled peer whose certificate is renewed on a manual clock, and its raw renewal requests."""
 
 import time
 from collections.abc import AsyncIterator
@@ -27,8 +27,8 @@ DAY_S = 86_400
 
 
 @dataclass
-class Renewing:
-    """Both ends after one enrollment. `record` is what the enrolling gateway holds."""
+class RenewalPair:
+    """Both gateways after one enrollment. `record` is the enrolling gateway's record of the peer."""
 
     work: IssuingGateway
     peers: PeerStore
@@ -37,25 +37,25 @@ class Renewing:
 
     @property
     def grant(self) -> Grant:
-        """The grant as the issuing gateway sees it now."""
+        """The issuing gateway's current grant."""
         grant = self.work.grants.get(self.record.grant_id)
         assert grant is not None
         return grant
 
     @property
     def leaf(self) -> Leaf:
-        """The certificate and key that were enrolled."""
+        """The current certificate and key of `record`."""
         return Leaf(self.record.certificate_pem, self.record.key_pem)
 
     @property
     def key(self) -> ec.EllipticCurvePrivateKey:
-        """The key that was enrolled."""
+        """The current private key of `record`."""
         key = load_pem_private_key(self.record.key_pem.encode(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return key
 
     async def renew(self, *, federation: str = "127.0.0.1:1", enrollment: str = "127.0.0.1:1") -> PeerRecord:
-        """Renew as the enrolled gateway does, at these addresses, and keep the new record."""
+        """Renew with the client code at these addresses, and update `record`."""
         stored = await self.peers.get(self.record.id)
         assert stored is not None
         record = replace(stored, endpoint=federation, enrollment_endpoint=enrollment)
@@ -63,13 +63,13 @@ class Renewing:
         return self.record
 
     async def ask(self, address: str, request: pb.RenewRequest, leaf: Leaf | None = None) -> pb.RenewResponse:
-        """Send one request, over mutual TLS where a leaf is given."""
+        """Send one request, over mutual TLS if a leaf is given."""
         async with dial(address, WORK, self.record.trust_bundle, leaf) as channel:
             answer: pb.RenewResponse = await EnrollmentServiceStub(channel).Renew(request, timeout=10)
             return answer
 
     def proved(self, request: bytes = b"", *, key: Any = None, at_s: float = 0.0, **changes: Any) -> pb.RenewRequest:
-        """A request with a proof; `at_s` seconds off the clock, `changes` to what is signed."""
+        """A request with a proof, dated `at_s` seconds from now; `changes` replace signed values."""
         request = request or csr()
         values = {"grant_id": self.record.grant_id, "serial": self.leaf.serial, "csr_der": request} | changes
         now_us = self.work.clock.now_us() + round(at_s * MICROSECONDS)
@@ -77,13 +77,13 @@ class Renewing:
 
 
 @pytest_asyncio.fixture
-async def renewing(database: Database) -> AsyncIterator[Renewing]:
-    """An enrolled peer. TLS goes by the machine's clock, so the moved one begins with it."""
+async def renewing(database: Database) -> AsyncIterator[RenewalPair]:
+    """An enrolled peer. The manual clock starts at the machine's time, which TLS uses."""
     hands = ManualClock(time.time())
     work = await IssuingGateway.open(database, Authority.create(WORK, ["127.0.0.1"], hands.clock), hands.clock)
     home = EnrollingGateway(PeerStore(database, SEALER, hands.clock), hands.clock)
     async with work.serving() as address:
         enrolled = await home.enroll(await work.token(), address)
     work.events.clear()
-    yield Renewing(work, home.peers, enrolled.record, hands)
+    yield RenewalPair(work, home.peers, enrolled.record, hands)
     await work.grants.close()
