@@ -16,8 +16,8 @@ EXPECTED = {
     "no extensions": "the grant id extension is missing",
     "grant missing": "the grant id extension is missing",
     "subject missing": "the subject extension is missing",
-    "grant doubled": "the grant id extension occurs twice",
-    "subject doubled": "the subject extension occurs twice",
+    "grant twice": "the grant id extension occurs twice",
+    "subject twice": "the subject extension occurs twice",
     "wrong tag": "the grant id extension is not a UTF8String",
     "raw text": "the grant id extension is not a UTF8String",
     "length too long": "the grant id extension has a wrong length",
@@ -123,7 +123,7 @@ def test_what_is_no_subject(text: str) -> None:
 
 def test_a_doubled_extension_is_what_the_test_authority_makes(pki: Pki) -> None:
     """The doubled certificate is one that the library itself reports as doubled, and its signature holds."""
-    certificate = pki.bad_client("grant doubled").certificate
+    certificate = pki.bad_client("grant twice").certificate
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(pki.trust_bundle.encode()))
 
     with pytest.raises(x509.DuplicateExtension):

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.trace import INVALID_SPAN
 
 from federation.breaker import CallResult, CircuitBreaker
+from federation.client.chain.call_stats import PeerHealth
 from federation.client.chain.outcomes import from_wire
 from federation.config import CircuitConfig
 from federation.session.availability.availability import PeerAvailability
@@ -23,10 +24,11 @@ COOLDOWN_S = 30.0
 class Peer:
     """A peer whose circuit `trip` opens. Its health has seen no call."""
 
-    name, user, health = "work.example", "ada", None
+    name, user = "work.example", "ada"
     record = SimpleNamespace(id="e1")
 
     def __init__(self, time: ManualClock) -> None:
+        self.health = PeerHealth(time.clock)
         self.circuit = CircuitBreaker(CircuitConfig(cooldown_s=COOLDOWN_S, jitter=0.0))
         self._time = time
 

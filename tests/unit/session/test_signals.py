@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from opentelemetry.trace import INVALID_SPAN
@@ -54,12 +54,10 @@ class Subject:
         return self.availability.outage(peer, INVALID_SPAN)
 
 
-def a_peer(name: str = "work", enrollment: str = "e1", **health: Any) -> Peer:
+def a_peer(name: str = "work", enrollment: str = "e1", last_success_us: int | None = None) -> Peer:
     """A peer as far as the availability reads one."""
-    made = SimpleNamespace(
-        name=name, record=SimpleNamespace(id=enrollment), health=SimpleNamespace(**health) if health else None
-    )
-    return cast("Peer", made)
+    health = SimpleNamespace(last_success_us=last_success_us)
+    return cast("Peer", SimpleNamespace(name=name, record=SimpleNamespace(id=enrollment), health=health))
 
 
 def test_the_first_failure_alone_gives_the_signal() -> None:
