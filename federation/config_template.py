@@ -10,9 +10,11 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any, Final, get_args, get_type_hints
 
+from federation import config as config_module
 from federation.config import GatewayConfig
 from federation.errors import ConfigError
 
@@ -47,11 +49,12 @@ class Section:
     settings: tuple[Setting, ...]
 
 
+@cache
 def sections() -> tuple[Section, ...]:
     """Return all sections in the order of `gateway.toml`, the top-level settings first."""
-    hints = get_type_hints(GatewayConfig)
-    tables = [_section(kind, name) for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)]
-    return (_section(GatewayConfig, ""), *tables)
+    hints, meanings = get_type_hints(GatewayConfig), _meanings()
+    tables = [(kind, name) for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)]
+    return tuple(_section(kind, name, meanings[kind.__name__]) for kind, name in [(GatewayConfig, ""), *tables])
 
 
 def render_config(config: GatewayConfig) -> str:
@@ -72,8 +75,8 @@ def toml_value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _section(kind: type[Any], name: str) -> Section:
-    meanings, hints = _docstrings(kind), get_type_hints(kind)
+def _section(kind: type[Any], name: str, meanings: dict[str, str]) -> Section:
+    hints = get_type_hints(kind)
     settings = tuple(
         Setting(field.name, field.default, meanings[field.name], _kind(hints[field.name]))
         for field in fields(kind)
@@ -83,10 +86,10 @@ def _section(kind: type[Any], name: str) -> Section:
     return Section(name, f"{meaning[:1].upper()}{meaning[1:]}", settings)
 
 
-def _docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the docstring below each field of a class, from its source: Python does not store them."""
-    definition = ast.parse(inspect.getsource(kind)).body[0]
-    return dict(_documented(definition.body)) if isinstance(definition, ast.ClassDef) else {}
+def _meanings() -> dict[str, dict[str, str]]:
+    """Return the docstring below each field of each class of `config`, from the source: Python does not store them."""
+    classes = [node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)]
+    return {node.name: dict(_documented(node.body)) for node in classes}
 
 
 def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
