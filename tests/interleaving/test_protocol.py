@@ -26,6 +26,9 @@ from tests.interleaving.mutants import (
 )
 from tests.interleaving.protocol_world import Protocol, ProtocolWorld
 
+# Coverage would double the time of the explorations, and the packages' own tests cover the same code.
+pytestmark = pytest.mark.no_cover
+
 LIST, LIST_B, SEARCH = (0, "list"), (1, "list"), (0, "search")
 TWO_CACHES = (("a", "g1"), ("b", "g1"))
 TWO_GRANTS = (("a", "g1"), ("a", "g2"))
