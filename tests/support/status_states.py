@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from federation.admin.client import connect
+from federation.config import CircuitConfig
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.status import shapes as status_shapes
 from tests.support.gateway_pair import SCOPE
 from tests.support.gateway_processes import GatewayProcesses, environment, mosaic_here
 from tests.support.network_faults import Relay
-from tests.support.shifted_clock_program import AHEAD
+from tests.support.shifted_clock_program import MONOTONIC, WALL
 from tests.support.terminal import Terminal
 
 SOURCE = "federated:work.example"
 HOUR_S = 3_600
-CIRCUIT = "[circuit]\nfailure_threshold = 3\ncooldown_s = 6.0\njitter = 0.0"
+CIRCUIT = "[circuit]\nfailure_threshold = 3\njitter = 0.0"
+COOLDOWN_S = CircuitConfig().cooldown_s
 _NORMAL = (
     (r"\n {13,}", " "),  # wrapped lines
     (r"\b\d+ (s|min|h|d)\b", "N"),
@@ -104,9 +106,9 @@ class StatusStates(GatewayProcesses):
         """Wait until the watch is armed."""
         self.until(lambda peer: peer["watch"]["state"] == "armed")
 
-    def set_clock_ahead(self, seconds: float) -> None:
-        """Set home's clock ahead by so many seconds."""
-        path = self.directory / "home" / AHEAD
+    def set_clock_ahead(self, seconds: float, clock: str = WALL) -> None:
+        """Set a clock of home ahead of the machine's by so many seconds."""
+        path = self.directory / "home" / clock
         path.with_suffix(".new").write_text(str(seconds))
         path.with_suffix(".new").rename(path)
 
@@ -175,6 +177,7 @@ def _record_outage(states: StatusStates) -> None:
     states.record("peer stopped")
     states.until(lambda peer: peer["circuit"]["state"] == "open", lambda: states.ask("--page-size", "3"))
     states.record("circuit open")
+    states.set_clock_ahead(COOLDOWN_S, MONOTONIC)
     states.until(lambda peer: peer["circuit"]["state"] == "half_open")
     states.record("half-open")
 
