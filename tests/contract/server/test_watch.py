@@ -132,6 +132,8 @@ async def test_a_certificate_of_no_grant_arms_nothing(granting: DatabaseServer) 
     assert await ended(watch) == (grpc.StatusCode.PERMISSION_DENIED, "GRANT_INVALID")
     event = (await granting.audit.seen(1))[-1]
     assert (event.verb, event.outcome, event.reason) == ("watch", "denied", "GRANT_INVALID: unknown serial")
+    assert (event.grant_id, event.peer, event.subject) == (grant.id, grant.peer, "ada")
+    assert event.source == "127.0.0.1"
 
 
 async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granting: DatabaseServer) -> None:

@@ -153,6 +153,17 @@ async def test_following_gives_each_row_once_in_the_order_of_writing(database: D
     assert (one.last_id, two.last_id, three.last_id) == (6, 7, 7)
 
 
+async def test_an_event_written_while_following_begins_comes_once(database: Database) -> None:
+    """The first rows end at the last row that was seen, so an event written meanwhile is among the later rows only."""
+    store = AuditStore(database)
+    await store.insert_many([event(1), event(2)])
+    last_id = await store.last_id()
+    await store.insert_many([event(3)])
+
+    assert [found.at_us for found in await store.newest(AuditFilter(), 5, last_id=last_id)] == [2, 1]
+    assert [found.at_us for found in (await store.later(AuditFilter(), last_id, 5)).events] == [3]
+
+
 async def test_following_an_empty_trail_begins_with_its_first_row(database: Database) -> None:
     """An empty trail also gives a position to continue from."""
     store = AuditStore(database)
