@@ -330,6 +330,19 @@ async def test_no_instance_is_awaited_without_leases_and_watches(granting: Datab
         assert (await soon(await granting.revocations.revoke(grant.id))).instances == ()
 
 
+@pytest.mark.parametrize(("reason", "recorded"), [("left the company", "revoked: left the company"), ("", "revoked")])
+async def test_a_revocation_is_on_record_once_it_is_effective(
+    granting: DatabaseServer, reason: str, recorded: str
+) -> None:
+    """The event names the grant, its peer and user, and the operator's reason."""
+    grant = await granting.grant()
+    await soon(await granting.revocations.revoke(grant.id, reason))
+
+    event = (await granting.audit.seen(1))[-1]
+    assert (event.verb, event.outcome, event.reason, event.source) == ("grant.effective", "ok", recorded, "gateway")
+    assert (event.grant_id, event.peer, event.subject) == (grant.id, grant.peer, grant.subject)
+
+
 async def test_revoking_again_joins_or_shows_the_same_receipt(granting: DatabaseServer) -> None:
     """Concurrent callers share one revocation; later ones get its stored receipt with the first reason."""
     grant = await granting.grant()
