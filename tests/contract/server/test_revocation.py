@@ -10,12 +10,13 @@ import grpc
 import pytest
 
 from federation.admin.messages.common import receipt_message
+from federation.clock import SYSTEM_CLOCK
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
 from federation.server.revocation.leases import ReleaseReason
 from federation.server.revocation.manager import RevocationHandle
 from federation.store.grants.model import Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
-from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
+from federation.store.receipts import InstanceRecord, LeaseBound, Receipt, ReceiptKind, ReceiptStore
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
 from tests.support.scripted import eventually
@@ -448,6 +449,22 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     assert await is_pending(handle)
     hand.advance(0.2)
     await soon(handle)
+
+
+async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
+    start_granting: StartDatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls when the process before can answer no more and its last lease is over, and not earlier."""
+    monkeypatch.setattr("federation.server.revocation.coordinator.HANDOVER_S", 0.5)
+    await start_granting(SYSTEM_CLOCK, max_lease_ms=200)
+    begun = time.monotonic()
+    granting = await start_granting(SYSTEM_CLOCK, max_lease_ms=100)
+    receipts = ReceiptStore(granting.database)
+    await asyncio.wait_for(
+        asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "lease bound")), 5
+    )
+    assert await receipts.lease_bound() == LeaseBound(100, "")
+    assert time.monotonic() - begun >= 0.5 + 0.22
 
 
 async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(
