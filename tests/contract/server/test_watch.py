@@ -280,6 +280,27 @@ async def test_only_so_many_watches_a_grant(granting: DatabaseServer) -> None:
     await granting.watch(grant, A, stub)
 
 
+async def test_only_so_many_watches_of_all_grants(granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than the gateway's limit is RATE_LIMITED, although its grant has no other."""
+    monkeypatch.setattr("federation.server.watch.service.MAX_STREAMS", 2)
+    grant, other = await granting.grant(), await granting.grant()
+    await granting.watch(grant, A)
+    await granting.watch(grant, B)
+    assert await ended(opened(granting, other)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+
+
+async def test_a_stream_that_subscribes_while_the_gateway_stops_is_not_armed(granting: DatabaseServer) -> None:
+    """It ends with OK, like the watches that were armed."""
+    watch = opened(granting, await granting.grant())
+    await watch.call.initial_metadata()
+    await granting.coordinator.watch.close()
+
+    await watch.call.write(pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=A)))
+
+    assert await watch.end() is None
+    assert granting.coordinator.subscriptions.grants == ()
+
+
 async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting: DatabaseServer) -> None:
     """A queue that overflows ends its own stream with a hint when to come again."""
     grant = await granting.grant()

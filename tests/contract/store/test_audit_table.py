@@ -54,6 +54,16 @@ async def test_pages_give_every_event_once(database: Database) -> None:
     assert seen == [6, 5, 4, 3, 2, 1, 0]
 
 
+async def test_a_page_that_holds_the_last_event_is_the_last(database: Database) -> None:
+    """A page that is exactly full has no token if no event is older."""
+    store = AuditStore(database)
+    await store.insert_many([event(number) for number in range(3)])
+
+    page = await store.page(AuditFilter(), 3)
+
+    assert (len(page.events), page.next_page_token) == (3, "")
+
+
 async def test_filters_narrow_together(database: Database) -> None:
     """Each filter is equality, `since` counts from its instant on, and the count follows the same filters."""
     store = AuditStore(database)
