@@ -293,6 +293,26 @@ async def test_what_is_asked_of_the_store_ends_before_its_cancelled_caller(
     assert (await stored.get(record.id)).revoked_at_us == 7
 
 
+async def test_a_store_is_removed_once_what_was_asked_of_it_has_ended(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A gateway may close its database after the removal, also if it was busy with a revocation."""
+    record = scripted.record()
+    config = GatewayConfig.load(await gateway(tmp_path, record))
+    database, stored = Database.attach(config.database_url), PeerRepository(config)
+    store, loop = PeerStore(database, Sealer.load(tmp_path)), asyncio.get_running_loop()
+    stored.add_store(loop, store)
+    async with database.write():
+        revoking = asyncio.create_task(stored.revoke(record.id, 7, "over"))
+        await asyncio.sleep(0.05)
+        removing = asyncio.create_task(stored.remove_store(loop, store))
+        await asyncio.sleep(0.05)
+        assert not removing.done()
+    await removing
+    await database.close()
+
+    assert revoking.done()
+    assert (await stored.get(record.id)).revoked_at_us == 7
+
+
 @asynccontextmanager
 async def serving(directory: Path, clock: ManualClock, *records: PeerRecord) -> AsyncIterator[Federation]:
     """A federation on the open database of a gateway, as the gateway has it."""

@@ -1,6 +1,13 @@
 """Names for a shell's completion, asked of real gateways."""
 
+import asyncio
+
+import click
+import pytest
+import typer
+
 from federation.v1 import admin_pb2 as pb
+from mosaic_cli import completion
 from tests.support.gateway_pair import Running, enroll, fill
 
 
@@ -37,3 +44,20 @@ async def test_names_begin_as_typed_and_are_few(home_gateway: Running) -> None:
     assert len(await names(home_gateway, pb.NAME_KIND_USER, "u")) == 100
     assert await names(home_gateway, pb.NAME_KIND_USER, "nobody") == {}
     assert await names(home_gateway, pb.NAME_KIND_USER, "da") == {}
+
+
+async def test_a_command_completes_the_sources_of_its_user(
+    home_gateway: Running, work_gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `--user`, the shell offers what that user can read; without it, the sources of all users."""
+    monkeypatch.setattr(completion, "ANSWER_S", 10.0)
+    await enroll(home_gateway, work_gateway)
+    context = typer.Context(click.Command("list"))
+
+    async def offered(**given: str) -> list[str]:
+        context.params = {"gateway": home_gateway.gateway.config.directory, **given}
+        return [name for name, _ in await asyncio.to_thread(completion.sources, context, "")]
+
+    assert await offered() == ["all", "federated:work.example", "local"]
+    assert await offered(user="ada") == ["all", "federated:work.example", "local"]
+    assert await offered(user="bob") == ["all", "local"]

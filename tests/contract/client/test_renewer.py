@@ -332,6 +332,20 @@ async def test_changes_of_other_processes_are_loaded(renewing: RenewalPair, tmp_
             assert {peer.user for peer in renewer._peers.all()} == {"bea"}
 
 
+async def test_a_new_enrollment_under_an_old_name_is_another_peer(renewing: RenewalPair, tmp_path: Path) -> None:
+    """Nothing of the old peer is kept, and a late renewal of its certificate does not reach the new one."""
+    with process(renewing, tmp_path) as (renewer, old):
+        registry = renewer._peers
+        again = replace(renewing.record, id="again", grant_id="99999999-2222-4333-8444-555555555555")
+        registry.load([again])
+        [new] = registry.all()
+        assert new is not old
+
+        registry.renew(replace(renewing.record, certificate_pem="late"))
+        assert registry.all() == (new,)
+        assert new.record == again
+
+
 async def test_changes_of_this_process_during_a_read_are_newer(renewing: RenewalPair, tmp_path: Path) -> None:
     """A peer that was added during the read is not dropped for its absence from the records read."""
     with process(renewing, tmp_path) as (renewer, _):

@@ -43,6 +43,18 @@ def test_sync_watch_is_refused(form: str, tmp_path: Path, scripted: ScriptedPeer
         assert_refused(refused.value, scripted)
 
 
+async def test_an_aio_stream_of_another_service_passes_untouched(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """The answer is that of the peer's server, which does not know the service, and is not tagged."""
+    async with (
+        federation_of(tmp_path, scripted.record()) as fed,
+        scripted.aio_channel(interceptors=fed.interceptors("work.example", "ada")) as channel,
+    ):
+        with pytest.raises(grpc.RpcError) as unknown:
+            await channel.stream_stream("/other.Service/Stream")().read()
+    assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert SOURCE not in dict(unknown.value.trailing_metadata() or ())
+
+
 def test_every_arity_of_the_service_has_its_interceptor() -> None:
     """Each method of the service is unary or bidirectional, and each has its class, aio and sync."""
     arities = {

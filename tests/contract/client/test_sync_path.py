@@ -150,6 +150,7 @@ def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -
     with pytest.raises(grpc.RpcError) as unknown_stream:
         next(stream(iter(())))
     assert unknown_stream.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert SOURCE not in dict(unknown_stream.value.trailing_metadata() or ())
 
 
 def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, grpc_channel: Any) -> None:

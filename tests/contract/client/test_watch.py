@@ -568,5 +568,30 @@ async def test_a_revocation_in_the_store_is_loaded(
         assert source.revoked == []
 
 
+async def test_a_revocation_in_the_store_fails_calls_under_way_and_ends_a_watch_that_brings_no_event(
+    tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
+) -> None:
+    """A search that the peer still works on fails at once; the watch ends soon, though the peer keeps it alive."""
+    scripted.service.script("search", Reply(gate=threading.Event()))
+    source = ListedPeers(scripted.record())
+
+    async def keep_alive() -> None:
+        while True:
+            watches.last.beat()
+            await asyncio.sleep(0.05)
+
+    async with watching(tmp_path, source=source) as fed:
+        await until_watch(fed)
+        beating = asyncio.create_task(keep_alive())
+        waiting = fed.stub("work.example").Search(SEARCH, timeout=30)
+        await eventually(lambda: scripted.service.active == 1)
+        source.records = (replace(source.records[0], revoked_at_us=1, revoked_reason="elsewhere"),)
+        await fed.refresh()
+        async with asyncio.timeout(2):
+            assert await refused(waiting) == Reason.GRANT_REVOKED
+        await until_watch(fed, WatchState.OFF)
+        beating.cancel()
+
+
 def _quick(**changes: float) -> Any:
     return replace(QUICK, **changes)

@@ -180,9 +180,10 @@ async def test_one_bad_line_keeps_everything_out(provider: SqlProvider) -> None:
 
 
 async def test_unknown_references_are_named_by_line(provider: SqlProvider) -> None:
-    """Unknown owners, users and teams are reported with similar names; nothing is imported."""
+    """Unknown owners, users and teams are reported once, with similar names; nothing is imported."""
     await load(provider, '{"kind":"user","id":"grace"}', '{"kind":"team","id":"growth"}')
-    lines = (USER, row(id="2", owner="grase", team="T1"), row(owner="ada", team="grwth"), MEMBER.replace("ada", "x"))
+    stranger = MEMBER.replace("ada", "x")
+    lines = (USER, row(id="2", owner="grase", team="T1"), row(owner="ada", team="grwth"), stranger, stranger)
 
     with pytest.raises(ImportFailedError) as caught:
         await load(provider, *lines)

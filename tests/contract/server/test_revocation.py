@@ -10,12 +10,13 @@ import grpc
 import pytest
 
 from federation.admin.messages.common import receipt_message
+from federation.clock import SYSTEM_CLOCK
 from federation.errors import ConflictError, InputError, NotFoundError, StoreError
 from federation.server.revocation.leases import ReleaseReason
 from federation.server.revocation.manager import RevocationHandle
 from federation.store.grants.model import Grant, GrantStatus
 from federation.store.grants.registry import GrantRegistry
-from federation.store.receipts import InstanceRecord, Receipt, ReceiptKind, ReceiptStore
+from federation.store.receipts import InstanceRecord, LeaseBound, Receipt, ReceiptKind, ReceiptStore
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
 from tests.support.scripted import eventually
@@ -330,6 +331,19 @@ async def test_no_instance_is_awaited_without_leases_and_watches(granting: Datab
         assert (await soon(await granting.revocations.revoke(grant.id))).instances == ()
 
 
+@pytest.mark.parametrize(("reason", "recorded"), [("left the company", "revoked: left the company"), ("", "revoked")])
+async def test_a_revocation_is_on_record_once_it_is_effective(
+    granting: DatabaseServer, reason: str, recorded: str
+) -> None:
+    """The event names the grant, its peer and user, and the operator's reason."""
+    grant = await granting.grant()
+    await soon(await granting.revocations.revoke(grant.id, reason))
+
+    event = (await granting.audit.seen(1))[-1]
+    assert (event.verb, event.outcome, event.reason, event.source) == ("grant.effective", "ok", recorded, "gateway")
+    assert (event.grant_id, event.peer, event.subject) == (grant.id, grant.peer, grant.subject)
+
+
 async def test_revoking_again_joins_or_shows_the_same_receipt(granting: DatabaseServer) -> None:
     """Concurrent callers share one revocation; later ones get its stored receipt with the first reason."""
     grant = await granting.grant()
@@ -435,6 +449,22 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     assert await is_pending(handle)
     hand.advance(0.2)
     await soon(handle)
+
+
+async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
+    start_granting: StartDatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It falls when the process before can answer no more and its last lease is over, and not earlier."""
+    monkeypatch.setattr("federation.server.revocation.coordinator.HANDOVER_S", 0.5)
+    await start_granting(SYSTEM_CLOCK, max_lease_ms=200)
+    begun = time.monotonic()
+    granting = await start_granting(SYSTEM_CLOCK, max_lease_ms=100)
+    receipts = ReceiptStore(granting.database)
+    await asyncio.wait_for(
+        asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "lease bound")), 5
+    )
+    assert await receipts.lease_bound() == LeaseBound(100, "")
+    assert time.monotonic() - begun >= 0.5 + 0.22
 
 
 async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(

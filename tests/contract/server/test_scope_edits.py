@@ -90,6 +90,16 @@ async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granti
     assert await soon(later.handle) == receipt
 
 
+async def test_the_receipt_of_a_grant_is_that_of_its_last_narrowing(granting: DatabaseServer) -> None:
+    """After two narrowings, the same scope again shows the receipt of the second one."""
+    grant = await granting.grant()
+    await soon((await granting.revocations.edit_scope(grant.id, NOTES_ONLY)).handle)
+    second = await soon((await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)).handle)
+    again = await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)
+    assert await soon(again.handle) == second
+    assert await granting.revocations.receipts(grant.id) == (second,)
+
+
 async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: DatabaseServer) -> None:
     """Refused stays refused; editing again stores it and goes through all the steps."""
     grant = await granting.grant()

@@ -132,6 +132,8 @@ async def test_a_certificate_of_no_grant_arms_nothing(granting: DatabaseServer) 
     assert await ended(watch) == (grpc.StatusCode.PERMISSION_DENIED, "GRANT_INVALID")
     event = (await granting.audit.seen(1))[-1]
     assert (event.verb, event.outcome, event.reason) == ("watch", "denied", "GRANT_INVALID: unknown serial")
+    assert (event.grant_id, event.peer, event.subject) == (grant.id, grant.peer, "ada")
+    assert event.source == "127.0.0.1"
 
 
 async def test_a_revoked_grants_own_certificate_learns_that_it_is_revoked(granting: DatabaseServer) -> None:
@@ -276,6 +278,27 @@ async def test_only_so_many_watches_a_grant(granting: DatabaseServer) -> None:
     watches[0].call.cancel()
     await eventually(lambda: granting.coordinator.subscriptions.count(grant.id) < MAX_PER_GRANT)
     await granting.watch(grant, A, stub)
+
+
+async def test_only_so_many_watches_of_all_grants(granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than the gateway's limit is RATE_LIMITED, although its grant has no other."""
+    monkeypatch.setattr("federation.server.watch.service.MAX_STREAMS", 2)
+    grant, other = await granting.grant(), await granting.grant()
+    await granting.watch(grant, A)
+    await granting.watch(grant, B)
+    assert await ended(opened(granting, other)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+
+
+async def test_a_stream_that_subscribes_while_the_gateway_stops_is_not_armed(granting: DatabaseServer) -> None:
+    """It ends with OK, like the watches that were armed."""
+    watch = opened(granting, await granting.grant())
+    await watch.call.initial_metadata()
+    await granting.coordinator.watch.close()
+
+    await watch.call.write(pb.WatchRequest(subscribe=pb.WatchSubscribe(instance_id=A)))
+
+    assert await watch.end() is None
+    assert granting.coordinator.subscriptions.grants == ()
 
 
 async def test_a_peer_that_does_not_read_is_dropped_and_others_are_not(granting: DatabaseServer) -> None:

@@ -54,6 +54,16 @@ async def test_pages_give_every_event_once(database: Database) -> None:
     assert seen == [6, 5, 4, 3, 2, 1, 0]
 
 
+async def test_a_page_that_holds_the_last_event_is_the_last(database: Database) -> None:
+    """A page that is exactly full has no token if no event is older."""
+    store = AuditStore(database)
+    await store.insert_many([event(number) for number in range(3)])
+
+    page = await store.page(AuditFilter(), 3)
+
+    assert (len(page.events), page.next_page_token) == (3, "")
+
+
 async def test_filters_narrow_together(database: Database) -> None:
     """Each filter is equality, `since` counts from its instant on, and the count follows the same filters."""
     store = AuditStore(database)
@@ -151,6 +161,17 @@ async def test_following_gives_each_row_once_in_the_order_of_writing(database: D
 
     assert [[found.at_us for found in part.events] for part in (one, two, three)] == [[5], [7], []]
     assert (one.last_id, two.last_id, three.last_id) == (6, 7, 7)
+
+
+async def test_an_event_written_while_following_begins_comes_once(database: Database) -> None:
+    """The first rows end at the last row that was seen, so an event written meanwhile is among the later rows only."""
+    store = AuditStore(database)
+    await store.insert_many([event(1), event(2)])
+    last_id = await store.last_id()
+    await store.insert_many([event(3)])
+
+    assert [found.at_us for found in await store.newest(AuditFilter(), 5, last_id=last_id)] == [2, 1]
+    assert [found.at_us for found in (await store.later(AuditFilter(), last_id, 5)).events] == [3]
 
 
 async def test_following_an_empty_trail_begins_with_its_first_row(database: Database) -> None:

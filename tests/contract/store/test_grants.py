@@ -205,6 +205,34 @@ async def test_a_cancelled_revocation_is_stored_nevertheless(database: Database)
     assert (await GrantRegistry.load(database)).get(grant.id).status is GrantStatus.REVOKED
 
 
+async def test_a_cancelled_write_completes(database: Database) -> None:
+    """A grant whose caller gives up while the database is busy is stored, and memory has it too."""
+    book = await GrantRegistry.load(database)
+    async with book._lock:
+        making = asyncio.create_task(new_grant(book))
+        await asyncio.sleep(0.01)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    await book.close()
+
+    (made,) = book.all()
+    assert (await GrantRegistry.load(database)).all() == (made,)
+
+
+async def test_a_certificate_is_found_under_its_own_grant_only(database: Database) -> None:
+    """The serial of another grant's certificate finds nothing."""
+    book = await GrantRegistry.load(database)
+    owner, other = await new_grant(book), await new_grant(book)
+    issued = PKI.client().issued
+    await book.add_certificate(owner.id, issued, activate=True)
+
+    found = await book.find_certificate(owner.id, issued.serial)
+    assert found is not None
+    assert found.serial == issued.serial
+    assert await book.find_certificate(other.id, issued.serial) is None
+
+
 @pytest.mark.smoke
 async def test_a_revocation_wins_over_a_certificate_under_way(database: Database) -> None:
     """A grant revoked while a certificate is being stored stays revoked in memory and in the database."""

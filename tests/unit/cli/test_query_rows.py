@@ -88,6 +88,17 @@ def test_a_missing_source_is_one_line(report: pb.SourceReport, line: str, capsys
     assert capsys.readouterr().err == f"0 rows from 1 of 2 sources in 3 ms\n{line}\n"
 
 
+def test_a_missing_source_that_was_reported_before_is_only_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal that showed each source when it answered does not show a missing one again at the end."""
+    answers = Answers(
+        sources=[pb.SourceReport(source="local", state="ok"), pb.SourceReport(source=WORK, state="offline")]
+    )
+
+    rows.close(answers, reported=True)
+
+    assert capsys.readouterr().err == "0 rows from 1 of 2 sources in 0 ms\n"
+
+
 def test_a_single_source_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """The last line has the name and latency of a single source."""
     rows.close(Answers(rows=[row("w1")], sources=[pb.SourceReport(source=WORK, state="cached", latency_ms=0.2)]))

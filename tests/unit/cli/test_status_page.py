@@ -14,6 +14,7 @@ from mosaic_cli.status.command import healthy
 from mosaic_cli.status.health import assess_health, expires_soon, meaning
 from mosaic_cli.status.live import FOOT, frame
 from mosaic_cli.status.page import page, screen
+from mosaic_cli.status.peers import facts
 from mosaic_cli.status.stream import StatusSnapshot
 
 NOW = 1_800_000_000
@@ -273,6 +274,15 @@ def test_a_narrow_terminal_drops_columns() -> None:
         ["STATE", "PEER", "USER", "SEEN", "RENEWS", "WATCH", "HITS", "P50", "CIRCUIT"],
         ["STATE", "PEER", "USER", "SEEN", "RENEWS", "WATCH", "HITS", "P50", "CIRCUIT", "ENDPOINT"],
     ]
+
+
+def test_the_facts_of_a_peer_name_what_is_switched_off() -> None:
+    """Without circuit, watch and cache, the facts say so instead of leaving them out."""
+    found = facts(peer(circuit=None, watch=None, cache=None), NOW)
+
+    assert (found["circuit"], found["cache"]) == ("switched off", "switched off")
+    assert found["watch"] == "off; revocations arrive late"
+    assert "last failure" not in found
 
 
 def test_text_of_a_peer_cannot_control_the_terminal() -> None:

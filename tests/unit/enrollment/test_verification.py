@@ -26,6 +26,13 @@ def issued(**changes) -> str:
     return ROOT.client(**({"key": KEY} | changes)).certificate_pem
 
 
+def forged() -> str:
+    """A certificate for our key with the right issuer's name, signed by another key."""
+    forger = Pki.of(AUTHORITY)
+    forger._key = new_key()
+    return forger.client(key=KEY).certificate_pem
+
+
 def answer(**changes: str) -> EnrollResponse:
     """A good answer, with changes."""
     values = {
@@ -98,6 +105,7 @@ BAD: dict[str, tuple[Callable[[], dict[str, str]], str]] = {
     "two certificates": (lambda: {"certificate": issued() + issued()}, "more than one certificate"),
     "other key": (lambda: {"certificate": issued(key=new_key())}, "another key"),
     "RSA key": (lambda: {"certificate": rsa_leaf()}, "another key"),
+    "other authority of the same name": (lambda: {"certificate": forged()}, "not signed by"),
     "other authority": (lambda: {"certificate": STRANGER.client(key=KEY).certificate_pem}, "not signed by"),
     "for servers": (lambda: {"certificate": issued(usages=SERVER_AUTH)}, "not one for TLS clients"),
     "for both": (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, column, insert, select, table
 from sqlalchemy.exc import IntegrityError
 
 from federation.errors import ConfigError, LockedError, StoreError
@@ -53,6 +53,22 @@ async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 
     async with database.read() as connection:
         assert (await connection.scalars(select(users.c.id))).all() == []
+
+
+async def test_statements_that_are_executed_together_are_one_transaction(database: Database) -> None:
+    """If the second statement fails, the first one is undone, and the error says in plain words what failed."""
+    again = insert(users).values([{"id": "ben"}, {"id": "ben"}])
+    with pytest.raises(StoreError, match=r"^the users cannot be stored: the database says: "):
+        await database.execute(insert(users).values(id="ada"), again, failing="the users cannot be stored")
+
+    assert await database.fetch(select(users.c.id), "the users cannot be read") == []
+
+
+async def test_a_failed_query_says_what_cannot_be_read(database: Database) -> None:
+    """The error of a query is no error of the driver."""
+    nowhere = select(column("id")).select_from(table("nowhere"))
+    with pytest.raises(StoreError, match=r"^the users cannot be read: the database says: .*nowhere"):
+        await database.fetch(nowhere, "the users cannot be read")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://host/db", "sqlite:///x.db"])

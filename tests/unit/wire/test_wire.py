@@ -89,9 +89,14 @@ def test_the_resource_of_a_request_is_told_for_every_verb() -> None:
 
 
 def test_options_are_integers_under_grpcs_own_names() -> None:
-    """The option whose string differs from its constant is spelled as gRPC reads it, and wrong types are refused."""
+    """Options with another prefix are spelled as gRPC reads them, and wrong types are refused."""
     assert ("grpc.http2.min_ping_interval_without_data_ms", 10_000) in SERVER.to_grpc()
     assert ("grpc.so_reuseport", 0) in SERVER.to_grpc()
+    for options in (SERVER.to_grpc(), CHANNEL.to_grpc("work.example")):
+        assert ("grpc.http2.ping_timeout_ms", 5_000) in options
+        assert ("grpc.keepalive_time_ms", 20_000) in options
+    assert ("grpc.http2.max_pings_without_data", 0) in CHANNEL.to_grpc("work.example")
+    assert ("grpc.http.overload_protection", 0) in SERVER.to_grpc()
     assert ("grpc.ssl_target_name_override", "work.example") in CHANNEL.to_grpc("work.example")
     with pytest.raises(TypeError, match="keepalive_time_ms"):
         ChannelOptions(keepalive_time_ms="20000").to_grpc("work.example")  # type: ignore[arg-type]

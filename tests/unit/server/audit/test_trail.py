@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from federation.enrollment.servicer import EnrollmentEvent
-from federation.errors import Reason, Refusal
+from federation.errors import ConflictError, Reason, Refusal
 from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
 from federation.store.audit.model import AuditEvent
 from federation.store.peers import PeerRecord
@@ -327,7 +327,7 @@ async def test_an_enrollment_is_an_act(trail: AuditTrail, writer: ScriptedWriter
 
 
 async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, writer: ScriptedWriter) -> None:
-    """The row names grant, peer and local user, and a failed renewal the reason of the peer."""
+    """The row names grant, peer and local user, and a failed renewal the reason of the peer or the kind of error."""
     renewed = PeerRecord(
         id="p",
         name="work.example",
@@ -343,12 +343,14 @@ async def test_an_automatic_renewal_is_an_act_of_the_gateway(trail: AuditTrail, 
     )
     trail.record_peer_act("peer.renew", renewed, source="gateway")
     trail.record_peer_act("peer.renew", renewed, Refusal(Reason.GRANT_INVALID, "no"), source="gateway")
+    trail.record_peer_act("peer.renew", renewed, ConflictError("renewed concurrently"), source="gateway")
 
-    done, failed = await writer.seen(2)
+    done, failed, lost = await writer.seen(3)
 
     assert (done.verb, done.outcome, done.reason) == ("peer.renew", "ok", "")
     assert (failed.verb, failed.outcome, failed.reason) == ("peer.renew", "error", "GRANT_INVALID")
-    for event in (done, failed):
+    assert (lost.outcome, lost.reason) == ("error", "ConflictError")
+    for event in (done, failed, lost):
         assert (event.grant_id, event.peer, event.subject, event.source) == ("g", "work.example", "ada", "gateway")
 
 
