@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass
 class RunningRevocation:
-    """A revocation or narrowing in progress: the act, its steps, and the current step."""
+    """A revocation or scope reduction in progress: the act, its steps, and the current step."""
 
     act: Act
     steps: Generator[Step, None, None]
@@ -274,8 +274,8 @@ class GrantingGateway:
         notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._leases.items() if n]
         return (
             self.version - known,
-            tuple(map(_standing, self.grants._grants.values())),
-            tuple(map(_standing, self.stored.values())) if crashes else (),
+            tuple(map(_state, self.grants._grants.values())),
+            tuple(map(_state, self.stored.values())) if crashes else (),
             inherited,
             tuple(sorted(notes)) if takes else (),
             tuple(sorted(table._revoked)),
@@ -296,7 +296,7 @@ def armed_by(watcher: Watcher) -> pb.WatchResponse:
     return pb.WatchResponse.FromString(_armed(watcher))
 
 
-def _standing(grant: Grant) -> tuple[str, int]:
+def _state(grant: Grant) -> tuple[str, int]:
     return grant.status.value, grant.scope.max_rows_per_query
 
 

@@ -130,12 +130,12 @@ class ProtocolWorld(ComparableWorld):
         """
         if self.protocol.whole:
             return self._events()
-        if self._settled():
+        if self._is_final():
             return []
         urgent = self._urgent()
         return [urgent] if urgent else self._events()
 
-    def _settled(self) -> bool:
+    def _is_final(self) -> bool:
         callers_done = all(caller.run is not None and caller.run.done for caller in self.callers)
         flying = self.protocol.detach and any(wire.open for side in self.sides for wire in side.wires)
         return callers_done and not flying and not any(any(side.kept()) for side in self.sides)
@@ -223,14 +223,14 @@ class ProtocolWorld(ComparableWorld):
             side.note_sent()
         self._collect()
         for caller in self.callers:
-            if caller.run is not None and caller.run.done and not caller.judged:
-                caller.judged = True
+            if caller.run is not None and caller.run.done and not caller.checked:
+                caller.checked = True
                 if not again:
-                    self._judge_delivery(caller, caller.run.outcome, effective=effective)
+                    self._check_delivery(caller, caller.run.outcome, effective=effective)
         if not again:
             for side in self.sides:
                 for answer in side.kept():
-                    self._judge_kept(side, answer)
+                    self._check_stored(side, answer)
 
     def _collect(self) -> None:
         """Put the new messages of B to its watchers on the streams."""
@@ -360,7 +360,7 @@ class ProtocolWorld(ComparableWorld):
 
     # -- promises
 
-    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[RunningRevocation]) -> None:
+    def _check_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[RunningRevocation]) -> None:
         if outcome is None or not outcome.ok:
             return
         side, [text] = self.sides[caller.side], ids(outcome)
@@ -377,9 +377,9 @@ class ProtocolWorld(ComparableWorld):
             raise Violation("freshness: rows from before a change that was known when the call began")
         if answer.scope < side.scope:
             raise Violation("scope: rows of a scope that was known to be over")
-        self._judge_receipts(caller, side, answer, effective)
+        self._check_against_receipts(caller, side, answer, effective)
 
-    def _judge_receipts(
+    def _check_against_receipts(
         self, caller: Caller, side: AskingSide, answer: Answer, effective: list[RunningRevocation]
     ) -> None:
         if any(_holds(side, answer, taken) for taken in caller.receipts):
@@ -389,7 +389,7 @@ class ProtocolWorld(ComparableWorld):
         if any(_holds(side, answer, taken) and self._is_promised(side, caller, taken) for taken in effective):
             raise Violation("P1: rows were delivered after the receipt")
 
-    def _judge_kept(self, side: AskingSide, answer: Answer) -> None:
+    def _check_stored(self, side: AskingSide, answer: Answer) -> None:
         if answer.grant != side.grant:
             raise Violation("P2: an answer is kept under another grant")
         if side.sink.refusal is not None:

@@ -90,11 +90,11 @@ def main() -> int:
     bad = 0
     for rule, meaning in {"": "the protocol", **MUTANTS}.items():
         started = time.monotonic()
-        verdict, states = check(java, jar, mutated(config, rule) if rule else config)
-        good = verdict == "holds" if not rule else verdict in {"NoStaleHit", "NoLateAnswer"}
+        result, states = check(java, jar, mutated(config, rule) if rule else config)
+        good = result == "holds" if not rule else result in {"NoStaleHit", "NoLateAnswer"}
         bad += not good
         result = "ok " if good else "BAD"
-        shown = verdict if verdict == "holds" else f"violates {verdict}"
+        shown = result if result == "holds" else f"violates {result}"
         print(f"{result} {meaning}: {shown} ({states} states, {time.monotonic() - started:.0f} s)", flush=True)
     return 1 if bad else 0
 

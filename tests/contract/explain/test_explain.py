@@ -439,7 +439,7 @@ def test_an_own_certificate_that_cannot_be_shown_is_named(
     assert message in checked.named[1]
 
 
-def test_the_first_broken_link_is_named_and_the_own_certificate_judged_all_the_same(scripted: ScriptedPeer) -> None:
+def test_the_first_broken_link_is_named_and_the_own_certificate_checked_nevertheless(scripted: ScriptedPeer) -> None:
     """A closed port comes first; that the certificate has ended as well is shown."""
     record = scripted.record(identity=scripted.pki.client(**ENDED))
     checked = Checked(replace(record, endpoint=f"127.0.0.1:{closed_port()}"))

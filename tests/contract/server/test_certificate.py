@@ -179,7 +179,7 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
     directory = short_path / "work"
     config = GatewayConfig(directory=directory, name=NAME, listen="127.0.0.1:0", enroll="127.0.0.1:0")
     asleep = Clock(wall=lambda: time.time() - 400 * DAY_S)
-    founded = await init_gateway(config, clock=asleep)
+    created = await init_gateway(config, clock=asleep)
 
     async with Gateway.open(directory, clock=SYSTEM_CLOCK) as gateway:
         await gateway.start()
@@ -190,6 +190,6 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
         after = await asyncio.to_thread(_shown, gateway.enrollment_address)
         newest = gateway._certificate.authority
 
-    assert renewed.server_certificate_pem != founded.server_certificate_pem
+    assert renewed.server_certificate_pem != created.server_certificate_pem
     assert before == serial_of(x509.load_pem_x509_certificate(renewed.server_certificate_pem.encode()))
     assert after == serial_of(x509.load_pem_x509_certificate(newest.server_certificate_pem.encode())) != before

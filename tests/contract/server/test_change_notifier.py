@@ -177,9 +177,9 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
 
 async def test_a_provider_without_changes_is_left_alone() -> None:
     """A provider that ends its changes reports none, and is not followed again."""
-    freshness = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
+    notifier = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
     async with asyncio.timeout(1):
-        await freshness.run()
+        await notifier.run()
 
 
 async def test_a_provider_that_knows_no_teams_tells_owners_alone() -> None:

@@ -285,7 +285,7 @@ async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: R
     assert reset.peer.circuit.state == pb.CIRCUIT_STATE_CLOSED
 
 
-async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running, work: Running) -> None:
+async def test_a_reset_dials_again_though_the_circuit_never_opened(home: Running, work: Running) -> None:
     """The connection that gRPC would let rest after a failure is given up, so that the next call finds the peer."""
     await enroll(home, work)
     await work.stop()

@@ -205,7 +205,7 @@ async def test_a_gateway_tells_its_metrics(
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
 
-    turned = metric_log.points("federation.circuit.transitions")
-    assert turned == {(("peer", "work.example"), ("state", "closed")): 1}
+    transitions = metric_log.points("federation.circuit.transitions")
+    assert transitions == {(("peer", "work.example"), ("state", "closed")): 1}
     assert [record.message for record in caplog.records if "open to closed" in record.message]
     assert metric_log.points("federation.circuit.state") == {(("peer", "work.example"),): 0}

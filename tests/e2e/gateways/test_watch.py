@@ -46,8 +46,8 @@ async def revoke(work: Running, grant_id: str, reason: str = "") -> pb.Revocatio
 async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
     """The receipt says that A acknowledged, and from then on A refuses by itself what was a hit a moment before."""
     grant = await enroll(home_gateway, work_gateway)
-    standing = home_gateway.gateway.federation.peer_state("work.example", "ada")
-    assert standing.watch is WatchState.ARMED
+    state = home_gateway.gateway.federation.peer_state("work.example", "ada")
+    assert state.watch is WatchState.ARMED
     await ask(home_gateway)
     assert (await ask(home_gateway))[1] is True
 
@@ -56,10 +56,10 @@ async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, w
 
     [instance] = receipt.instances
     assert (instance.how, instance.instance_id) == ("acked", home_gateway.gateway.federation.instance_id)
-    standing = home_gateway.gateway.federation.peer_state("work.example", "ada")
-    assert standing.state is PeerState.REVOKED
-    assert standing.revocation is not None
-    assert standing.revocation.reason == "project over"
+    state = home_gateway.gateway.federation.peer_state("work.example", "ada")
+    assert state.state is PeerState.REVOKED
+    assert state.revocation is not None
+    assert state.revocation.reason == "project over"
     await eventually(lambda: home_gateway.gateway.federation.peer_state("work.example", "ada").watch is WatchState.OFF)
 
 
@@ -74,8 +74,8 @@ async def test_a_restart_of_the_asking_gateway_remembers(
     await home_gateway.stop()
     again = await start("home.example")
 
-    standing = again.gateway.federation.peer_state("work.example", "ada")
-    assert (standing.state, standing.revocation) == (PeerState.REVOKED, before)
+    state = again.gateway.federation.peer_state("work.example", "ada")
+    assert (state.state, state.revocation) == (PeerState.REVOKED, before)
     assert await refusal(again) == Reason.GRANT_REVOKED
     status = await again.admin.Status(pb.StatusRequest())
     assert status.peers[0].state == pb.PEER_STATE_REVOKED
