@@ -110,7 +110,7 @@ class RunningRevocation:
         return not self.over and (not self.notified or self.effective)
 
     def how(self, instance: str) -> str:
-        """How an instance was released; empty if it was not awaited, or still is."""
+        """The release reason of an instance; empty if it was not awaited, or still is."""
         release = self.revocation._released.get(instance)
         return release.how.value if release else ""
 

@@ -39,7 +39,7 @@ class Protocol:
     calls: Sequence[tuple[int, str]] = ((0, "list"), (0, "list"))
     sides: Sequence[tuple[str, str]] = (("a", "g1"),)
     takes: Sequence[str] = ("revoke",)
-    """What B does to the first side's grant, in this order: `narrow`, `revoke`."""
+    """The acts of B on the first side's grant, in this order: `narrow`, `revoke`."""
     armed: bool = True
     cuts: int = 0
     arms: int = 0
@@ -404,7 +404,7 @@ class ProtocolWorld(ComparableWorld):
         return caller.verb == "list" or side in self.connected or taken.how(side.instance) == ReleaseReason.ACKED
 
     def finish(self) -> None:
-        """Nobody sleeps for ever, and nothing is left lying about."""
+        """No caller waits without end, and no flight or wire call is left."""
         for n, caller in enumerate(self.callers):
             if caller.run is None or not caller.run.done:
                 raise Violation(f"caller {n} was never answered")

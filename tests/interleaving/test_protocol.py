@@ -96,7 +96,7 @@ def holds(protocol: Protocol, record_property: Callable[[str, Any], None]) -> No
 
 
 def ends(protocol: Protocol) -> set[tuple[Any, ...]]:
-    """What callers got, in every order walked by itself."""
+    """The answers of the callers, in every order explored."""
     found = set()
 
     class Ending(ProtocolWorld):

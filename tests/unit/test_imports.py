@@ -1,4 +1,4 @@
-"""Which heavy packages a fresh interpreter may hold after the imports and commands that users wait for."""
+"""The heavy packages that are not imported by the imports and commands that users wait for."""
 
 import json
 import os

@@ -230,7 +230,7 @@ def test_a_line_without_end_is_not_held_in_memory() -> None:
 
 
 def test_a_file_beyond_all_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would not fit into memory is refused while it is read."""
+    """An input that would not fit into memory is refused while it is read."""
     monkeypatch.setattr(importing, "MAX_BYTES", 1_000)
     importer = Importer()
 

@@ -225,7 +225,7 @@ async def test_a_crash_loses_nothing_and_doubles_nothing(
 async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes into an old day between reading and deleting goes into the file as well."""
+    """An event that is added to an old day between reading and deleting goes into the file as well."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(5)))
     real, late = trail.store.remove, [event(day, 9, reason="late"), event(day, 0, reason="late")]

@@ -28,7 +28,7 @@ NAME = "work.example"
 
 
 class CertificateSink:
-    """What was saved, and what was shown, in order."""
+    """The certificates saved and shown, in order."""
 
     def __init__(self) -> None:
         self.acts: list[tuple[str, str]] = []
@@ -101,7 +101,7 @@ async def test_names_that_changed_bring_a_new_certificate() -> None:
 async def test_a_failure_keeps_the_old_one_and_is_logged_once(
     fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
+    """A certificate that cannot be stored is not served, and a failed change is tried again."""
     caplog.set_level(logging.WARNING)
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)

@@ -138,7 +138,7 @@ async def test_a_loss_against_the_scope_in_force_is_a_scope_reduction(
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: DatabaseServer) -> None:
-    """What is gained is opened once it is durable."""
+    """Rights that a scope edit adds apply once they are stored."""
     grant = await granting.grant(scope=NOTES_ONLY)
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError, match="old one stays in force"):
         await granting.revocations.edit_scope(grant.id, WIDER)

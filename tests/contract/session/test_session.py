@@ -307,7 +307,7 @@ async def test_a_session_uses_a_new_enrollment(tmp_path: Path, scripted: Scripte
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "ok"
         fed.peers.remove("work.example", "ada")
-        fed.peers.add(replace(scripted.record(), id="anew"))
+        fed.peers.add(replace(scripted.record(), id="again"))
         assert states(await session.list("tasks"))[WORK] == "ok"
         assert scripted.service.calls() == 2
 

@@ -172,7 +172,7 @@ def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
 
 
 def test_the_others_are_words_of_the_source() -> None:
-    """What is not run into stands in the program, letter by letter, and in the document."""
+    """A message that no test provokes stands literally in the program and in the document."""
     assert sorted(HARD_TO_HAVE - set(QUOTED)) == []
     assert [message for message in HARD_TO_HAVE if not in_source(message)] == []
 

@@ -231,7 +231,7 @@ async def test_a_gateway_of_another_authority_reaches_no_handler(home: Running, 
 
 
 async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: Running, start: Start) -> None:
-    """A token that somebody copied brings nothing once it was used."""
+    """A copied token is refused once the token was used."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
@@ -300,7 +300,7 @@ async def test_a_reset_dials_again_though_the_circuit_never_opened(home: Running
 
 
 async def test_what_crossed_is_on_record_at_the_peer(home: Running, work: Running) -> None:
-    """Who read what is in the peer's audit, reads and refusals and the operator's acts, without any row."""
+    """The peer's audit holds reads, refusals and the operator's acts, with the caller of each, without any row."""
     grant = await enroll(home, work)
     await ask(home, list=tasks())
     with pytest.raises(Refusal):

@@ -90,7 +90,7 @@ async def test_a_signal_stops_the_gateway_gracefully(home: Running) -> None:
 
 
 async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) -> None:
-    """Where the database gave the lock to nobody, serving on could mean two gateways: it ends with an error."""
+    """A process whose database lost the lock exits with an error, because a second gateway could serve."""
     serving = asyncio.create_task(home.gateway.serve_forever())
     await asyncio.sleep(0)
 

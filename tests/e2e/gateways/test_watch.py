@@ -85,7 +85,7 @@ async def test_a_restart_of_the_asking_gateway_remembers(
 
 @pytest.mark.parametrize("by", ["call", "renewal"])
 async def test_a_refusal_that_comes_first_says_why(home_gateway: Running, work_gateway: Running, by: str) -> None:
-    """Who hears of the revocation by a refused call or renewal, before its watch or without one, is told the reason."""
+    """A refused call or renewal states the reason of the revocation, before the watch or without one."""
     grant = await enroll(home_gateway, work_gateway)
     work_gateway.gateway.grants.refuse(grant, "project over")  # as while the write is under way
     if by == "call":
@@ -174,7 +174,7 @@ async def test_the_other_gateway_restarts(home_gateway: Running, work_gateway: R
 
 
 async def test_calls_in_flight_are_counted_in_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
-    """What A was still waiting for when the event came is failed at once, and the receipt says how much that was."""
+    """Calls in flight at A fail at once when the event arrives, and the receipt states their number."""
     grant = await enroll(home_gateway, work_gateway)
     peer = home_gateway.gateway.federation.peer("work.example", "ada")
     gate = asyncio.Event()

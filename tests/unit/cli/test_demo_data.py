@@ -12,7 +12,7 @@ from mosaic_cli.demo.data import HOME, WORK
 
 
 def batch(file: Traversable) -> Batch:
-    """What a sample file says."""
+    """The entries of a sample file."""
     return parse([file.read_bytes()])
 
 

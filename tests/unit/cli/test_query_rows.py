@@ -1,4 +1,4 @@
-"""What a person and a program are shown of the answers of several sources."""
+"""The output of a query over several sources, as tables and as JSON."""
 
 from typing import Any
 

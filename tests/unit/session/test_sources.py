@@ -1,4 +1,4 @@
-"""Which sources an argument means, what may be asked, and what the end of a call means to a session."""
+"""The sources that an argument names, the validation of requests, and the classification of failed calls."""
 
 from dataclasses import dataclass
 from typing import Any

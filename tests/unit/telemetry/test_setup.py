@@ -1,4 +1,4 @@
-"""Whether anything is exported, by whom, and under which name. Each case is a process: providers are global."""
+"""The exporters that the environment selects, and their resource. Each case is a process: providers are global."""
 
 import json
 import os

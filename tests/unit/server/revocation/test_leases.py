@@ -172,7 +172,7 @@ def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt() -> N
 
 
 def test_an_ack_of_the_revocation_removes_the_lease() -> None:
-    """What was dropped for good is counted no longer, and a second attempt does not await it."""
+    """A removed lease is counted no longer, and a second attempt does not await it."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)

@@ -103,13 +103,13 @@ class LeaseModel(RuleBasedStateMachine):
 
     @rule(hours=st.integers(-48, 48))
     def set_the_wall_clock(self, hours: int) -> None:
-        """Somebody sets the wall clock."""
+        """The operator sets the wall clock."""
         self.clock.wall_s += hours * 3_600
 
     @precondition(lambda self: self.leased)
     @rule()
     def restart(self) -> None:
-        """The gateway dies and comes back; whoever was revoked stays so, and unfinished withdrawals begin again."""
+        """The gateway dies and restarts; revoked grants stay revoked, and unfinished revocations begin again."""
         unfinished = [one for one in self.taken if one.revocation.wait_s() is not None]
         self.leases = LeaseTable(self.clock.clock, inherited=self.leased)
         self.taken = []
