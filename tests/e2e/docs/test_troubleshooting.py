@@ -114,7 +114,7 @@ STARTING = (
     "mosaic federation query search budget --user ada --source federated:work.example --gateway home",
     READ.replace("federated:work.example", "all") + " 13 --session s",
 )
-TAKING_BACK = (
+REVOKING = (
     READ + " 14",
     "kill -STOP $(cat home/gateway.lock)",
     "timeout -s INT 5 mosaic federation grant revoke FIRST --reason over --gateway work",
@@ -164,7 +164,7 @@ LITERALS = _literals()
 @pytest.mark.timeout(400)
 def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
     """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""
-    for command in (*ENROLLING, *READING, *AWAY, *STARTING, *TAKING_BACK):
+    for command in (*ENROLLING, *READING, *AWAY, *STARTING, *REVOKING):
         onboarded.run(command)
 
     met = {message for message in QUOTED if re.search(pattern(message), onboarded.printed)}

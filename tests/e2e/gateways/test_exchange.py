@@ -175,8 +175,8 @@ async def test_revoking_twice_gives_the_first_receipt_again(home: Running, work:
 async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work: Running, start: Start) -> None:
     """Both sides come back with what they had."""
     kept = await enroll(home, work)
-    taken = await enroll(home, work, user="bob", subject="bob")
-    await revoke(work, taken)
+    revoked = await enroll(home, work, user="bob", subject="bob")
+    await revoke(work, revoked)
     port = work.gateway.federation_address.rpartition(":")[2]
     await home.stop()
     await work.stop()
@@ -192,7 +192,7 @@ async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work:
     grants = await again_work.admin.ListGrants(pb.ListGrantsRequest())
     assert {grant.id: grant.status for grant in grants.grants} == {
         kept: pb.GRANT_STATUS_ACTIVE,
-        taken: pb.GRANT_STATUS_REVOKED,
+        revoked: pb.GRANT_STATUS_REVOKED,
     }
 
 
