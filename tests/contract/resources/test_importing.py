@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from federation.clock import from_micros
 from federation.errors import ImportFailedError, LineFault
 from federation.resources.importing import importer as importing
-from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Importer, ImportSummary, parse
+from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Importer, ImportSummary
 from federation.resources.sql.provider import SqlProvider
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, list_ids
+from tests.support.rows import EVERYTHING, list_ids, parse
 
 USER = '{"kind":"user","id":"ada"}'
 TEAM = '{"kind":"team","id":"T1"}'
