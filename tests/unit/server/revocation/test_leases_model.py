@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -30,7 +30,6 @@ class ModelRevocation:
     grant: str
     final: bool
     born: int
-    holders: set[str] = field(default_factory=set)
 
 
 class LeaseModel(RuleBasedStateMachine):
