@@ -54,7 +54,7 @@ def check(java: str, jar: Path, config: str) -> tuple[str, str]:
     """Run TLC; return `holds`, the violated invariant or TLC's output, and the number of states."""
     with tempfile.TemporaryDirectory(prefix="tlc") as directory:
         shutil.copy(MODEL / "Revocation.tla", directory)
-        (Path(directory) / "FlowRunner.cfg").write_text(config, encoding="utf-8")
+        (Path(directory) / "Run.cfg").write_text(config, encoding="utf-8")
         command = [
             java,
             "-Xmx4g",
@@ -67,7 +67,7 @@ def check(java: str, jar: Path, config: str) -> tuple[str, str]:
             str(os.cpu_count() or 1),
         ]
         output = subprocess.run(
-            [*command, "-config", "FlowRunner.cfg", "Revocation.tla"],
+            [*command, "-config", "Run.cfg", "Revocation.tla"],
             cwd=directory, capture_output=True, text=True, timeout=LIMIT_S, check=False,
         ).stdout  # fmt: skip
     size = re.findall(r"([\d,]+) distinct states found", output)
