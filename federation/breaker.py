@@ -26,7 +26,7 @@ PROBE_WAIT_S: Final = 1.0
 
 
 class CircuitState(StrEnum):
-    """Whether calls are sent."""
+    """The state of a circuit, which decides whether calls are sent."""
 
     CLOSED = "closed"
     """All calls are sent."""

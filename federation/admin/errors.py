@@ -56,7 +56,7 @@ _BUILD: Final[Mapping[type[FederationError], Callable[[Mapping[str, str]], Feder
     NotFoundError: lambda info: NotFoundError(info.get("what", ""), info.get("name", "")),
     ImportFailedError: lambda info: ImportFailedError((), int(info.get("total", "0"))),
 }
-"""How an error that is made of more than a message is rebuilt; the message is set afterwards."""
+"""Functions that rebuild the errors that have attributes beside the message; the message is set afterwards."""
 _ATTRIBUTES: Final = ("field", "what", "name", "total")
 """Attributes of an error that its status carries beside the message."""
 

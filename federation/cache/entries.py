@@ -50,7 +50,7 @@ class DeliveryDecision(Enum):
 
 
 class InvalidationReason(Enum):
-    """Why entries were flushed."""
+    """The reason for which entries were flushed."""
 
     GRANT_REVOKED = "grant_revoked"
     """The peer revoked the grant. Final."""

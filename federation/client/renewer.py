@@ -38,7 +38,7 @@ TICK_S: Final = 1.0
 MAX_CONCURRENT: Final = 4
 """Number of concurrent renewals."""
 LOCK_TIMEOUT_S: Final = 60.0
-"""How long a renewal by hand waits for other processes on this directory."""
+"""Seconds for which a renewal by hand waits for other processes on this directory."""
 OnRenewal = Callable[[Peer, FederationError | None], None]
 """Called for each certificate that was renewed because it was due, and for each new kind of failure."""
 

@@ -84,7 +84,7 @@ class Caller:
     version_known: int = 0
     receipts: list[RunningRevocation] = field(default_factory=list)
     """The revocations that were effective when the call began."""
-    judged: bool = False
+    checked: bool = False
 
 
 class AskingSide:

@@ -44,10 +44,10 @@ class ComparableWorld:
         return at[0] * 1_000 + at[1]
 
     def _effective(self) -> list[RunningRevocation]:
-        return [taken for taken in self.grantor.taken if taken.effective]
+        return [running for running in self.grantor.revocations if running.effective]
 
     def _may_begin(self) -> bool:
-        return len(self.grantor.taken) < len(self.protocol.takes)
+        return len(self.grantor.revocations) < len(self.protocol.acts)
 
     def _may_crash(self) -> bool:
         return bool(self.protocol.crash) and not self.crashed
@@ -59,7 +59,7 @@ class ComparableWorld:
         return (
             self.ticks if len(self.protocol.ticks) > 1 else 0,
             tuple(side in self.connected for side in self.sides),
-            self.grantor.digest(known, crashes=self._may_crash(), takes=self._may_begin()),
+            self.grantor.digest(known, crashes=self._may_crash(), may_begin=self._may_begin()),
             tuple(self._wire_digests(n, side, names[n], known) for n, side in enumerate(self.sides)),
             self._caller_digests(names, known),
             tuple(side.digest(names[n], known) for n, side in enumerate(self.sides)),

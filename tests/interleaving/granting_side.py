@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass
 class RunningRevocation:
-    """A revocation or narrowing in progress: the act, its steps, and the current step."""
+    """A revocation or scope reduction in progress: the act, its steps, and the current step."""
 
     act: Act
     steps: Generator[Step, None, None]
@@ -110,7 +110,7 @@ class RunningRevocation:
         return not self.over and (not self.notified or self.effective)
 
     def how(self, instance: str) -> str:
-        """How an instance was released; empty if it was not awaited, or still is."""
+        """The release reason of an instance; empty if it was not awaited, or still is."""
         release = self.revocation._released.get(instance)
         return release.how.value if release else ""
 
@@ -150,7 +150,7 @@ class GrantingGateway:
         self.version = 0
         self.stored = {name: _grant(name) for name in grants}
         self.unfinished: list[Act] = []
-        self.taken: list[RunningRevocation] = []
+        self.revocations: list[RunningRevocation] = []
         self._boot(())
 
     def _boot(self, inherited: Iterable[str]) -> None:
@@ -224,18 +224,18 @@ class GrantingGateway:
         steps = self._steps(act, self.leases)
         step = next(steps)
         assert isinstance(step, Store)
-        self.taken.append(RunningRevocation(act, steps, step, step.revocation))
+        self.revocations.append(RunningRevocation(act, steps, step, step.revocation))
 
     def go_on(self, number: int) -> None:
         """Do the next step, after storing, a release, or time."""
-        taken = self.taken[number]
-        if isinstance(taken.step, Store):
-            self.stored[taken.act.grant_id] = self.grants.require(taken.act.grant_id)
-            self.unfinished.append(taken.act)
-        taken.step = next(taken.steps)
-        if isinstance(taken.step, StoreReceipt):
-            self.unfinished.remove(taken.act)
-            next(taken.steps, None)
+        running = self.revocations[number]
+        if isinstance(running.step, Store):
+            self.stored[running.act.grant_id] = self.grants.require(running.act.grant_id)
+            self.unfinished.append(running.act)
+        running.step = next(running.steps)
+        if isinstance(running.step, StoreReceipt):
+            self.unfinished.remove(running.act)
+            next(running.steps, None)
 
     def change_rows(self, grants: Iterable[str]) -> None:
         """Commit a write and notify the watchers."""
@@ -253,33 +253,33 @@ class GrantingGateway:
         return self.subscriptions.add(grant_id, instance)
 
     def _is_revoking(self, grant_id: str) -> bool:
-        return any(taken.final and not taken.over for taken in self.taken if taken.act.grant_id == grant_id)
+        return any(one.final and not one.over for one in self.revocations if one.act.grant_id == grant_id)
 
     def crash(self) -> None:
         """Lose the process and start again from the stored state, as `InvalidationCoordinator` does."""
-        over, unfinished = [taken for taken in self.taken if taken.over], self.unfinished
+        over, unfinished = [running for running in self.revocations if running.over], self.unfinished
         self._boot(self.stored)
-        self.taken, self.unfinished = over, []
+        self.revocations, self.unfinished = over, []
         for act in unfinished:
             self._run(Act(self.subscriptions, act.receipt))
-            self.unfinished.append(self.taken[-1].act)
+            self.unfinished.append(self.revocations[-1].act)
 
-    def digest(self, known: int, *, crashes: bool, takes: bool) -> Hashable:
+    def digest(self, known: int, *, crashes: bool, may_begin: bool) -> Hashable:
         """The state that decides on later events, if a crash or another revocation may come.
 
         Times are relative to now, versions to the known version.
         """
         table, passed_s = self.leases, self._time.elapsed_s - self._start_s
-        inherited = table._inherited_end - passed_s if table._inherited and takes else 0
+        inherited = table._inherited_end - passed_s if table._inherited and may_begin else 0
         notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._leases.items() if n]
         return (
             self.version - known,
-            tuple(map(_standing, self.grants._grants.values())),
-            tuple(map(_standing, self.stored.values())) if crashes else (),
+            tuple(map(_state, self.grants._grants.values())),
+            tuple(map(_state, self.stored.values())) if crashes else (),
             inherited,
-            tuple(sorted(notes)) if takes else (),
+            tuple(sorted(notes)) if may_begin else (),
             tuple(sorted(table._revoked)),
-            tuple(taken.digest(passed_s) for taken in self.taken),
+            tuple(running.digest(passed_s) for running in self.revocations),
         )
 
 
@@ -296,7 +296,7 @@ def armed_by(watcher: Watcher) -> pb.WatchResponse:
     return pb.WatchResponse.FromString(_armed(watcher))
 
 
-def _standing(grant: Grant) -> tuple[str, int]:
+def _state(grant: Grant) -> tuple[str, int]:
     return grant.status.value, grant.scope.max_rows_per_query
 
 

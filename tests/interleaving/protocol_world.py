@@ -38,8 +38,8 @@ class Protocol:
 
     calls: Sequence[tuple[int, str]] = ((0, "list"), (0, "list"))
     sides: Sequence[tuple[str, str]] = (("a", "g1"),)
-    takes: Sequence[str] = ("revoke",)
-    """What B does to the first side's grant, in this order: `narrow`, `revoke`."""
+    acts: Sequence[str] = ("revoke",)
+    """The acts of B on the first side's grant, in this order: `narrow`, `revoke`."""
     armed: bool = True
     cuts: int = 0
     arms: int = 0
@@ -130,12 +130,12 @@ class ProtocolWorld(ComparableWorld):
         """
         if self.protocol.whole:
             return self._events()
-        if self._settled():
+        if self._is_final():
             return []
         urgent = self._urgent()
         return [urgent] if urgent else self._events()
 
-    def _settled(self) -> bool:
+    def _is_final(self) -> bool:
         callers_done = all(caller.run is not None and caller.run.done for caller in self.callers)
         flying = self.protocol.detach and any(wire.open for side in self.sides for wire in side.wires)
         return callers_done and not flying and not any(any(side.kept()) for side in self.sides)
@@ -159,7 +159,7 @@ class ProtocolWorld(ComparableWorld):
         waiting = [n for n, caller in enumerate(self.callers) if caller.run is None]
         events += [f"call {waiting[0]}"] if waiting else []
         grantor, protocol = self.grantor, self.protocol
-        events += [f"go {n}" for n, taken in enumerate(grantor.taken) if taken.may_go_on and self._matters(taken)]
+        events += [f"go {n}" for n, one in enumerate(grantor.revocations) if one.may_go_on and self._matters(one)]
         if protocol.cancel:
             events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
         once = {
@@ -174,13 +174,13 @@ class ProtocolWorld(ComparableWorld):
         # Spontaneous events come last: then a state with more of them left is seen first, and covers the others.
         return sorted(events, key=lambda event: event.startswith(("arm", "cut", "rotate", "tick", "crash")))
 
-    def _matters(self, taken: RunningRevocation) -> bool:
+    def _matters(self, running: RunningRevocation) -> bool:
         """Tell whether a next step has an effect: a stored receipt matters only to restarts and late watches."""
-        return self.protocol.whole or not taken.notified or self.protocol.crash or self.arms < self.protocol.arms
+        return self.protocol.whole or not running.notified or self.protocol.crash or self.arms < self.protocol.arms
 
     def _awaits(self) -> bool:
         """Tell whether B waits for a cache, or may later."""
-        return self.protocol.whole or self._may_begin() or not all(taken.effective for taken in self.grantor.taken)
+        return self.protocol.whole or self._may_begin() or not all(one.effective for one in self.grantor.revocations)
 
     def _of_wires(self, n: int, side: AskingSide) -> list[str]:
         events = []
@@ -223,14 +223,14 @@ class ProtocolWorld(ComparableWorld):
             side.note_sent()
         self._collect()
         for caller in self.callers:
-            if caller.run is not None and caller.run.done and not caller.judged:
-                caller.judged = True
+            if caller.run is not None and caller.run.done and not caller.checked:
+                caller.checked = True
                 if not again:
-                    self._judge_delivery(caller, caller.run.outcome, effective=effective)
+                    self._check_delivery(caller, caller.run.outcome, effective=effective)
         if not again:
             for side in self.sides:
                 for answer in side.kept():
-                    self._judge_kept(side, answer)
+                    self._check_stored(side, answer)
 
     def _collect(self) -> None:
         """Put the new messages of B to its watchers on the streams."""
@@ -266,7 +266,7 @@ class ProtocolWorld(ComparableWorld):
 
     def _begin(self) -> None:
         self.connected = frozenset(side for side in self.sides if side.stream is not None)
-        self.grantor.begin(self.protocol.takes[len(self.grantor.taken)], self.sides[0].grant)
+        self.grantor.begin(self.protocol.acts[len(self.grantor.revocations)], self.sides[0].grant)
 
     def _go(self, number: int) -> None:
         self.grantor.go_on(number)
@@ -360,7 +360,7 @@ class ProtocolWorld(ComparableWorld):
 
     # -- promises
 
-    def _judge_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[RunningRevocation]) -> None:
+    def _check_delivery(self, caller: Caller, outcome: Outcome | None, *, effective: list[RunningRevocation]) -> None:
         if outcome is None or not outcome.ok:
             return
         side, [text] = self.sides[caller.side], ids(outcome)
@@ -377,34 +377,34 @@ class ProtocolWorld(ComparableWorld):
             raise Violation("freshness: rows from before a change that was known when the call began")
         if answer.scope < side.scope:
             raise Violation("scope: rows of a scope that was known to be over")
-        self._judge_receipts(caller, side, answer, effective)
+        self._check_against_receipts(caller, side, answer, effective)
 
-    def _judge_receipts(
+    def _check_against_receipts(
         self, caller: Caller, side: AskingSide, answer: Answer, effective: list[RunningRevocation]
     ) -> None:
-        if any(_holds(side, answer, taken) for taken in caller.receipts):
+        if any(_holds(side, answer, running) for running in caller.receipts):
             raise Violation("P1: a call that began after the receipt brought rows")
         if self.protocol.late:
             return
-        if any(_holds(side, answer, taken) and self._is_promised(side, caller, taken) for taken in effective):
+        if any(_holds(side, answer, running) and self._is_promised(side, caller, running) for running in effective):
             raise Violation("P1: rows were delivered after the receipt")
 
-    def _judge_kept(self, side: AskingSide, answer: Answer) -> None:
+    def _check_stored(self, side: AskingSide, answer: Answer) -> None:
         if answer.grant != side.grant:
             raise Violation("P2: an answer is kept under another grant")
         if side.sink.refusal is not None:
             raise Violation("P1: an entry is left at a gateway that knew of the revocation")
         if answer.version < side.version or answer.scope < side.kept_scope:
             raise Violation("an entry is kept from before a change that A knows of")
-        if any(_holds(side, answer, taken) for taken in self._effective()):
+        if any(_holds(side, answer, running) for running in self._effective()):
             raise Violation("P1: an entry outlives the receipt")
 
-    def _is_promised(self, side: AskingSide, caller: Caller, taken: RunningRevocation) -> bool:
+    def _is_promised(self, side: AskingSide, caller: Caller, running: RunningRevocation) -> bool:
         """Tell whether an answer under way is promised to be stopped: with a lease, or at a connected gateway."""
-        return caller.verb == "list" or side in self.connected or taken.how(side.instance) == ReleaseReason.ACKED
+        return caller.verb == "list" or side in self.connected or running.how(side.instance) == ReleaseReason.ACKED
 
     def finish(self) -> None:
-        """Nobody sleeps for ever, and nothing is left lying about."""
+        """No caller waits without end, and no flight or wire call is left."""
         for n, caller in enumerate(self.callers):
             if caller.run is None or not caller.run.done:
                 raise Violation(f"caller {n} was never answered")
@@ -420,17 +420,17 @@ class ProtocolWorld(ComparableWorld):
 
     def _check_receipts(self) -> None:
         """Let B finish: at the latest, each receipt comes when the last lease and its margin have ended."""
-        self._continue_takes()
+        self._continue_revocations()
         self._pass(1.1 * LEASE_S + 0.001)
-        self._continue_takes()
-        if len(self._effective()) < len(self.protocol.takes):
+        self._continue_revocations()
+        if len(self._effective()) < len(self.protocol.acts):
             raise Violation("P3: the receipt did not come when the last lease had ended")
 
-    def _continue_takes(self) -> None:
+    def _continue_revocations(self) -> None:
         while events := [event for event in self._events() if event.startswith(("begin", "go", "note"))]:
             self.do(events[0])
 
 
-def _holds(side: AskingSide, answer: Answer, taken: RunningRevocation) -> bool:
-    """Tell whether an answer holds what was taken back."""
-    return taken.act.grant_id == side.grant and (taken.final or not answer.scope)
+def _holds(side: AskingSide, answer: Answer, running: RunningRevocation) -> bool:
+    """Tell whether an answer holds rows that the revocation takes away."""
+    return running.act.grant_id == side.grant and (running.final or not answer.scope)

@@ -36,14 +36,14 @@ ALL = Protocol(cuts=1, arms=1, changes=1, cancel=True, rotate=True, ticks=(34,))
 SCENARIOS = {
     "two callers, all events but time": Protocol(cuts=1, changes=1, cancel=True, rotate=True),
     "three callers, revoked, rows change, acknowledgement lost": Protocol(calls=(LIST,) * 3, cuts=1, changes=1),
-    "three callers, narrowed, rows change": Protocol(calls=(LIST,) * 3, takes=("narrow",), changes=1),
+    "three callers, narrowed, rows change": Protocol(calls=(LIST,) * 3, acts=("narrow",), changes=1),
     "calls that block, narrowed, rows change, certificate rotated": Protocol(
-        takes=("narrow",), blocking=True, changes=1, rotate=True
+        acts=("narrow",), blocking=True, changes=1, rotate=True
     ),
-    "two callers, narrowed, then revoked, acknowledgement lost": Protocol(takes=("narrow", "revoke"), cuts=1),
-    "narrowed, the watch cut": Protocol(takes=("narrow",), cuts=1),
+    "two callers, narrowed, then revoked, acknowledgement lost": Protocol(acts=("narrow", "revoke"), cuts=1),
+    "narrowed, the watch cut": Protocol(acts=("narrow",), cuts=1),
     "revoked while a call blocks": Protocol(blocking=True, cuts=1, changes=1),
-    "rows change while the watch is cut": Protocol(takes=(), cuts=1, arms=1, changes=1),
+    "rows change while the watch is cut": Protocol(acts=(), cuts=1, arms=1, changes=1),
     "never watched": Protocol(armed=False, ticks=(29, 5)),
     "a slow clock": Protocol(cuts=1, ticks=(31, 1, 1.5), rate=0.95),
     "a fast clock": Protocol(cuts=1, ticks=(28, 1, 5), rate=1.05),
@@ -52,7 +52,7 @@ SCENARIOS = {
     "two caches of one grant": Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), ticks=(34,)),
     "two grants in one cache": Protocol(sides=TWO_GRANTS, calls=(LIST, LIST_B, LIST), cuts=1),
     "a search beside a list": Protocol(calls=(LIST, SEARCH), cuts=1, arms=1),
-    "a search beside lists, calls that block": Protocol(calls=(LIST, SEARCH, LIST), takes=("narrow",), blocking=True),
+    "a search beside lists, calls that block": Protocol(calls=(LIST, SEARCH, LIST), acts=("narrow",), blocking=True),
     "four callers, never watched": Protocol(calls=(LIST,) * 4, armed=False, ticks=(20, 14)),
     "an impatient leader": Protocol(calls=(LIST,) * 3, deadlines=(10, 1e6, 30), cancel=True, ticks=(20, 12)),
     "flights that continue without callers": Protocol(deadlines=(15, 15), detach=True, cancel=True, ticks=(14, 14, 6)),
@@ -67,14 +67,14 @@ LONG = {
         calls=(LIST,) * 3, cuts=1, arms=1, changes=1
     ),
     "two callers, narrowed, rows change, cancelled, certificate rotated": Protocol(
-        takes=("narrow",), changes=1, cancel=True, rotate=True
+        acts=("narrow",), changes=1, cancel=True, rotate=True
     ),
     "calls that block, narrowed, then revoked, rows change": Protocol(
-        takes=("narrow", "revoke"), blocking=True, changes=1
+        acts=("narrow", "revoke"), blocking=True, changes=1
     ),
-    "two callers, all events, narrowed": replace(ALL, takes=("narrow",)),
+    "two callers, all events, narrowed": replace(ALL, acts=("narrow",)),
     "two callers, narrowed, then revoked, armed again, until the end of the note": Protocol(
-        takes=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
+        acts=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
     ),
     "three callers, all that cuts": Protocol(calls=(LIST,) * 3, cuts=1, arms=1, cancel=True),
     "two cuts": Protocol(cuts=2, arms=2),
@@ -96,7 +96,7 @@ def holds(protocol: Protocol, record_property: Callable[[str, Any], None]) -> No
 
 
 def ends(protocol: Protocol) -> set[tuple[Any, ...]]:
-    """What callers got, in every order walked by itself."""
+    """The answers of the callers, in every order explored."""
     found = set()
 
     class Ending(ProtocolWorld):
@@ -144,7 +144,7 @@ async def test_merging_equal_states_skips_no_order() -> None:
     [
         Protocol(calls=(LIST,), cuts=1),
         Protocol(calls=(LIST,), changes=1, cancel=True),
-        Protocol(calls=(LIST,), takes=("narrow",), cuts=1),
+        Protocol(calls=(LIST,), acts=("narrow",), cuts=1),
         Protocol(calls=(LIST, LIST), armed=False, ticks=(34,)),
     ],
 )
@@ -159,7 +159,7 @@ async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -
     [
         Protocol(cuts=1, arms=1, rotate=True),
         Protocol(changes=1, cancel=True, ticks=(34,)),
-        Protocol(takes=("narrow",), rotate=True, ticks=(34,)),
+        Protocol(acts=("narrow",), rotate=True, ticks=(34,)),
         Protocol(calls=(LIST,), crash=True, cuts=1, arms=1, ticks=(34,)),
     ],
 )
@@ -175,7 +175,7 @@ async def test_what_is_covered_by_other_orders_reaches_nothing_new(protocol: Pro
 MUTANTS = {
     "no fence on insert": (Protocol(blocking=True, partition=NoFence), "an entry is left at a gateway that knew"),
     "no look at delivery": (
-        Protocol(takes=("narrow",), blocking=True, partition=NoCheckAtDelivery),
+        Protocol(acts=("narrow",), blocking=True, partition=NoCheckAtDelivery),
         "scope: rows of a scope",
     ),
     "a life from the receipt": (
@@ -188,23 +188,23 @@ MUTANTS = {
     ),
     "a lease noted after its answer left": (Protocol(table=LateLeases, armed=False), "P1: an entry outlives"),
     "notified before refused": (
-        Protocol(takes=("narrow",), steps=notify_before_refusing),
+        Protocol(acts=("narrow",), steps=notify_before_refusing),
         "scope: rows of a scope",
     ),
     "no new epoch when armed again": (
-        Protocol(takes=(), cuts=1, arms=1, changes=1, handler=NoFlushWhenRearmed),
+        Protocol(acts=(), cuts=1, arms=1, changes=1, handler=NoFlushWhenRearmed),
         "an entry is kept from before a change",
     ),
-    "flights of any epoch": (Protocol(takes=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
+    "flights of any epoch": (Protocol(acts=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
     "no question after a change of scope": (
-        Protocol(takes=("narrow",), partition=NoRetryAfterAChange),
+        Protocol(acts=("narrow",), partition=NoRetryAfterAChange),
         "scope: rows of a scope",
     ),
     "a flush forgets no entry": (
-        Protocol(takes=(), changes=1, partition=FlushKeepsEntries),
+        Protocol(acts=(), changes=1, partition=FlushKeepsEntries),
         "an entry is kept from before a change",
     ),
-    "flights stay registered": (Protocol(takes=(), partition=FlightsStay), "flights are left"),
+    "flights stay registered": (Protocol(acts=(), partition=FlightsStay), "flights are left"),
     "one id for two caches": (
         Protocol(sides=TWO_CACHES, calls=(LIST, LIST_B), cuts=1, one_id=True),
         "P1: an entry outlives the receipt",

@@ -54,7 +54,7 @@ def check(java: str, jar: Path, config: str) -> tuple[str, str]:
     """Run TLC; return `holds`, the violated invariant or TLC's output, and the number of states."""
     with tempfile.TemporaryDirectory(prefix="tlc") as directory:
         shutil.copy(MODEL / "Revocation.tla", directory)
-        (Path(directory) / "FlowRunner.cfg").write_text(config, encoding="utf-8")
+        (Path(directory) / "Run.cfg").write_text(config, encoding="utf-8")
         command = [
             java,
             "-Xmx4g",
@@ -67,7 +67,7 @@ def check(java: str, jar: Path, config: str) -> tuple[str, str]:
             str(os.cpu_count() or 1),
         ]
         output = subprocess.run(
-            [*command, "-config", "FlowRunner.cfg", "Revocation.tla"],
+            [*command, "-config", "Run.cfg", "Revocation.tla"],
             cwd=directory, capture_output=True, text=True, timeout=LIMIT_S, check=False,
         ).stdout  # fmt: skip
     size = re.findall(r"([\d,]+) distinct states found", output)
@@ -90,11 +90,11 @@ def main() -> int:
     bad = 0
     for rule, meaning in {"": "the protocol", **MUTANTS}.items():
         started = time.monotonic()
-        verdict, states = check(java, jar, mutated(config, rule) if rule else config)
-        good = verdict == "holds" if not rule else verdict in {"NoStaleHit", "NoLateAnswer"}
+        result, states = check(java, jar, mutated(config, rule) if rule else config)
+        good = result == "holds" if not rule else result in {"NoStaleHit", "NoLateAnswer"}
         bad += not good
         result = "ok " if good else "BAD"
-        shown = verdict if verdict == "holds" else f"violates {verdict}"
+        shown = result if result == "holds" else f"violates {result}"
         print(f"{result} {meaning}: {shown} ({states} states, {time.monotonic() - started:.0f} s)", flush=True)
     return 1 if bad else 0
 

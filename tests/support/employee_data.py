@@ -199,10 +199,10 @@ def in_scope(scope: dict[str, Any], row: Record) -> bool:
     """Tell whether a scope document allows a row."""
     if row.resource not in scope["resources"] or row.resource in scope.get("excluded_resources", ()):
         return False
-    narrowing = scope.get("filters", {}).get(row.resource, {})
-    teams = narrowing.get("include_teams")
+    row_filter = scope.get("filters", {}).get(row.resource, {})
+    teams = row_filter.get("include_teams")
     if not row.team:
-        return bool(narrowing.get("include_personal", teams is None))
+        return bool(row_filter.get("include_personal", teams is None))
     return teams is None or row.team in teams
 
 

@@ -128,7 +128,7 @@ class ManualDriver:
 
 
 class ScriptedSink:
-    """What became of the grant, as a `Peer` keeps it."""
+    """The state of the grant, as a `Peer` keeps it."""
 
     def __init__(self) -> None:
         self.refusal: Outcome | None = None

@@ -74,7 +74,7 @@ class RandomQuery:
 
     @property
     def question(self) -> tuple[Any, ...]:
-        """What a page token is bound to: user, verb, sources and question."""
+        """The context that a page token is bound to: user, verb, sources and question."""
         if self.verb == "list":
             asked: tuple[Any, ...] = (self.resource, sorted(self.where.items()))
         else:

@@ -1,7 +1,7 @@
 """Rows with users and teams, and reads through the SQL provider."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ from sqlalchemy import event
 
 from federation.resources.batch import Batch, Member, NewRow
 from federation.resources.documents import Document
+from federation.resources.importing.importer import Importer
 from federation.resources.provider import ListQuery, Position, Row, SearchQuery
 from federation.resources.sql.provider import SqlProvider
 from federation.scope.model import RowFilter
@@ -30,6 +31,14 @@ def batch_with(*rows: NewRow) -> Batch:
     """A batch with these rows; ada is in team T1, grace in T1 and T2, linus in none."""
     members = (Member("ada", "T1"), Member("grace", "T1"), Member("grace", "T2"))
     return Batch(("ada", "grace", "linus"), ("T1", "T2"), members, rows)
+
+
+def parse(lines: Iterable[bytes]) -> Batch:
+    """The batch of a file's lines, or `ImportFailedError`."""
+    importer = Importer()
+    for line in lines:
+        importer.feed(line)
+    return importer.finish()
 
 
 async def list_ids(provider: SqlProvider, subject: str, row_filter: RowFilter = EVERYTHING, **where: str) -> list[str]:

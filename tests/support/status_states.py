@@ -221,7 +221,7 @@ def _record_rest(states: StatusStates) -> None:
     states.run(f"federation grant revoke {states.grant} -g work --no-wait --reason", "project over")
     states.until(lambda peer: peer["state"] == "revoked")
     states.record("revoked")
-    states.record("taken back", "work")
+    states.record("revoked here", "work")
 
 
 @pytest.fixture(scope="module")

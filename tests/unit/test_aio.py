@@ -16,7 +16,6 @@ async def finish(gate: asyncio.Event, ended: list[str]) -> str:
     return "result"
 
 
-@pytest.mark.asyncio
 async def test_a_cancelled_caller_waits_for_the_end() -> None:
     """The caller is cancelled only after the work has ended."""
     gate, ended = asyncio.Event(), list[str]()
@@ -32,7 +31,6 @@ async def test_a_cancelled_caller_waits_for_the_end() -> None:
     assert ended == ["ended"]
 
 
-@pytest.mark.asyncio
 async def test_a_result_and_an_error_reach_the_caller() -> None:
     """Without a cancellation the caller has what the work returns or raises."""
     gate = asyncio.Event()
@@ -47,7 +45,6 @@ async def test_a_result_and_an_error_reach_the_caller() -> None:
         await run_to_completion(fail())
 
 
-@pytest.mark.asyncio
 async def test_shielded_tasks_end_before_join_returns() -> None:
     """A cancelled caller leaves at once; `join` waits for the work it left."""
     tasks, gate, ended = ShieldedTasks(), asyncio.Event(), list[str]()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from federation import bootstrap as founding
+from federation import bootstrap
 from federation.bootstrap import init_gateway
 from federation.config import ClientConfig, GatewayConfig, SessionConfig, StoreConfig
 from federation.errors import ConfigError, ConflictError, InputError, StoreError
@@ -77,13 +77,13 @@ async def test_a_directory_that_fills_meanwhile_keeps_what_it_got(
 ) -> None:
     """Of two gateways made in one empty directory at once, one is refused and leaves the other's files alone."""
     config.directory.mkdir()
-    save = founding.save_identity
+    save = bootstrap.save_identity
 
     async def taken(*args: Any) -> None:
         (config.directory / "run").mkdir()
         await save(*args)
 
-    monkeypatch.setattr(founding, "save_identity", taken)
+    monkeypatch.setattr(bootstrap, "save_identity", taken)
 
     with pytest.raises(InputError, match="cannot make"):
         await init_gateway(config)
@@ -161,7 +161,7 @@ async def test_a_failure_leaves_nothing(config: GatewayConfig, monkeypatch: pyte
     async def breaks(*_: object) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(founding, "save_identity", breaks)
+    monkeypatch.setattr(bootstrap, "save_identity", breaks)
 
     with pytest.raises(StoreError):
         await init_gateway(config)
@@ -201,7 +201,7 @@ async def test_a_failed_move_leaves_an_external_database_unused(
 
     asked = replace(config, store=StoreConfig(url=sqlite_url))
     with monkeypatch.context() as patch:
-        patch.setattr(founding, "_place", lost)
+        patch.setattr(bootstrap, "_place", lost)
         with pytest.raises(InputError, match="taken meanwhile"):
             await init_gateway(asked)
 

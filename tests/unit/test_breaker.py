@@ -44,12 +44,12 @@ class History:
         assert isinstance(denied, Denied)
         return denied.retry_after_s
 
-    def end(self, permit: Permit, evidence: CallResult, took_s: float = 0.0) -> Transition | None:
-        return self.breaker.record(permit, evidence, self.now, took_s=took_s)
+    def end(self, permit: Permit, result: CallResult, took_s: float = 0.0) -> Transition | None:
+        return self.breaker.record(permit, result, self.now, took_s=took_s)
 
-    def call(self, *evidence: CallResult) -> Transition | None:
+    def call(self, *result: CallResult) -> Transition | None:
         transition = None
-        for one in evidence:
+        for one in result:
             transition = self.end(self.permit(), one)
         return transition
 
@@ -63,7 +63,7 @@ class History:
         return self
 
 
-def expected_evidence(code: str, reason: str, local: bool, budget_s: float) -> CallResult:
+def expected_result(code: str, reason: str, local: bool, budget_s: float) -> CallResult:
     """The rule of DESIGN, written a second time and in another order."""
     if local and reason not in {"PEER_UNREACHABLE", "PEER_TIMEOUT"}:
         return IGNORED
@@ -84,13 +84,13 @@ def test_every_code_with_every_reason_has_its_result(code: str) -> None:
     for reason in ("", "SOMETHING_ELSE", *Reason):
         for local in (False, True):
             for budget_s in (-1.0, 0.0, 0.999, 1.0, 2.0):
-                expected = expected_evidence(code, reason, local, budget_s)
+                expected = expected_result(code, reason, local, budget_s)
 
                 assert classify(code, reason, local=local, wire_budget_s=budget_s) is expected
 
 
 @pytest.mark.parametrize(
-    ("reason", "local", "evidence"),
+    ("reason", "local", "result"),
     [
         (Reason.PEER_UNREACHABLE, True, FAILURE),
         (Reason.PEER_TIMEOUT, True, FAILURE),
@@ -107,9 +107,9 @@ def test_every_code_with_every_reason_has_its_result(code: str) -> None:
         (Reason.INVALID_REQUEST, False, SUCCESS),
     ],
 )
-def test_each_reason_as_it_really_comes(reason: Reason, local: bool, evidence: CallResult) -> None:
+def test_each_reason_as_it_really_comes(reason: Reason, local: bool, result: CallResult) -> None:
     """A refusal proves the peer alive; an error of this gateway itself counts only if the peer was unreachable."""
-    assert classify(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is evidence
+    assert classify(CODE_OF[reason], reason, local=local, wire_budget_s=2.0) is result
 
 
 def test_the_defaults_of_classify() -> None:

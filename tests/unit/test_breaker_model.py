@@ -24,12 +24,12 @@ class Model:
     failed_probes: int = 0
     until: float = 0.0
 
-    def turn(self, state: str) -> None:
+    def transition_to(self, state: str) -> None:
         self.state, self.era, self.results, self.probe = state, self.era + 1, [], None
 
     def open(self, now: float) -> None:
         self.until = now + min(30.0 * 2**self.failed_probes, 300.0)
-        self.turn("open")
+        self.transition_to("open")
 
     def trips(self) -> bool:
         counted = [result for result in self.results if result is not CallResult.IGNORED]
@@ -65,7 +65,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert isinstance(answer, Permit)
             assert answer.transition is not None
             self.transition(answer.transition.before, answer.transition.after, answer.transition.generation)
-            model.turn("half_open")
+            model.transition_to("half_open")
         else:
             assert isinstance(answer, Denied) or answer.transition is None
         if model.state == "closed" or (model.state == "half_open" and model.probe is None):
@@ -80,24 +80,24 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             assert answer.retry_after_s == model.until - self.now
         return None, -1, self.calls
 
-    @rule(call=permits, evidence=st.sampled_from(CallResult))
-    def end(self, call: tuple[Permit | None, int, int], evidence: CallResult) -> None:
+    @rule(call=permits, result=st.sampled_from(CallResult))
+    def end(self, call: tuple[Permit | None, int, int], result: CallResult) -> None:
         """Hand a permit back, perhaps late, perhaps again."""
         permit, era, number = call
         if permit is None:
             return
         model, before = self.model, self.model.state
-        transition = self.breaker.record(permit, evidence, self.now)
+        transition = self.breaker.record(permit, result, self.now)
         if era == model.era and model.state == "closed":
-            model.results.append(evidence)
+            model.results.append(result)
             if model.trips():
                 model.open(self.now)
         elif era == model.era and model.probe == number:
             model.probe = None
-            if evidence is CallResult.SUCCESS:
+            if result is CallResult.SUCCESS:
                 model.failed_probes = 0
-                model.turn("closed")
-            elif evidence is CallResult.FAILURE:
+                model.transition_to("closed")
+            elif result is CallResult.FAILURE:
                 model.failed_probes += 1
                 model.open(self.now)
         assert (transition is not None) == (before != model.state)
@@ -118,7 +118,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         if transition is not None:
             self.transition(transition.before, transition.after, transition.generation)
         self.model.failed_probes = 0
-        self.model.turn("closed")
+        self.model.transition_to("closed")
 
     @invariant()
     def agree(self) -> None:

@@ -1,4 +1,4 @@
-"""What an unknown name or id may have meant."""
+"""Suggestions for an unknown name or id."""
 
 import uuid
 from random import Random

@@ -42,7 +42,7 @@ class Keywords:
 
 
 class _Field(NamedTuple):
-    """How `fill` reads one key of a model."""
+    """One key of a model, as `fill` reads it."""
 
     key: str
     nested: type[Model] | None

@@ -46,13 +46,13 @@ class PeerHealth:
 
     @property
     def last_success_us(self) -> int | None:
-        """When a call last succeeded (Unix microseconds), or `None` since the process started."""
+        """The time at which a call last succeeded (Unix microseconds), or `None` since the process started."""
         last = self._last_success
         return None if last is None else int(last * MICROSECONDS)
 
     @property
     def seen_us(self) -> int | None:
-        """When the peer last showed that it is alive (Unix microseconds), or `None` since the process started."""
+        """The time of the peer's last sign of life (Unix microseconds), or `None` since the process started."""
         seen = self._seen
         return None if seen is None else int(seen * MICROSECONDS)
 

@@ -9,7 +9,7 @@ from federation.client.chain.outcomes import interrupted, timed_out
 
 Resume = Callable[[Any], Call | Join]
 _GRACE_S: Final = 0.25
-"""How long after its deadline a flight of another driver is awaited, in case the driver's thread or loop has ended."""
+"""Seconds after its deadline for which a flight of another driver is awaited: its thread or loop may have ended."""
 
 
 class Suspension:

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 class Revocation(NamedTuple):
-    """When this gateway learned that the peer revoked the grant (Unix microseconds), and why: printable and short."""
+    """The time at which this gateway learned that the peer revoked the grant (Unix microseconds), and the reason."""
 
     at_us: int
     reason: str
+    """Printable and short."""
 
 
 class PeerFactory(Protocol):

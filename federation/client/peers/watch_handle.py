@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 
 class WatchState(StrEnum):
-    """Whether this gateway receives events on its grant at once."""
+    """The state of a watch: whether this gateway receives events on its grant at once."""
 
     OFF = "off"
     """No stream, and none is attempted: switched off, revoked, or suspended while the circuit is open."""

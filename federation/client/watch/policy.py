@@ -23,7 +23,7 @@ class WatchSettings:
     missed_heartbeats: int = 3
     """Number of intervals without a message after which the stream is considered lost."""
     arm_timeout_s: float = 5.0
-    """How long the peer may take to confirm a new stream."""
+    """Time in which the peer must confirm a new stream."""
     max_stream_age_s: float = 480.0
     """Greatest age of a stream; it is below the age at which the peer closes a connection (10 min)."""
     first_pause_s: float = 0.5
@@ -34,7 +34,7 @@ class WatchSettings:
     circuit_poll_s: float = 5.0
     """Interval at which a watch checks an open circuit, beside being woken by its transitions."""
     close_timeout_s: float = 2.0
-    """How long the peer may take to end a stream that this side has closed."""
+    """Time in which the peer must end a stream that this side has closed."""
     max_events_per_s: int = 100
     """Messages of a peer in one second beyond which the cache is suspended until the peer is quiet."""
 

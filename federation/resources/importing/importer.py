@@ -1,6 +1,6 @@
 """Import of JSON lines: parses and checks the whole file, then writes it in one transaction."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -172,11 +172,3 @@ class Importer:
                 shown = known[kind] if self._faults.total < MAX_FAULTS else ()
                 meant = hint(name, shown, f"neither this file nor the gateway has such a {kind}")
                 self._faults.add(line, field, f"no {kind} {name!r}; {meant}")
-
-
-def parse(lines: Iterable[bytes]) -> Batch:
-    """Return the batch of a file's lines. Raises `ImportFailedError`. References are checked when it is written."""
-    importer = Importer()
-    for line in lines:
-        importer.feed(line)
-    return importer.finish()

@@ -42,7 +42,7 @@ from federation.wire.requests import query_hash, resource_of, serialize
 from federation.wire.verbs import SERVICE_NAME, VERB_BY_NAME
 
 ATTEMPTS: Final = 3
-"""How often the verb runs for one call if the grant's scope is edited meanwhile."""
+"""Maximum number of runs of the verb for one call, if the grant's scope is edited meanwhile."""
 MAX_AUDITED: Final = 256
 """The audit stores at most this many characters of a resource name or reason."""
 

@@ -63,7 +63,7 @@ async def test_the_serving_side_tells_what_it_answered(home_gateway: Running, wo
 
 
 async def test_a_watch_that_is_refused_is_a_denial_of_its_grant(start: Start, work_gateway: Running) -> None:
-    """Whoever redials under a revoked grant shows at the serving side."""
+    """A peer that redials under a revoked grant is shown at the serving side."""
     home = await start("home.example")
     await fill(home)
     grant_id = await enroll(home, work_gateway)

@@ -163,12 +163,12 @@ async def test_promoted_connection_replaces_another_and_never_newer_credentials(
     """A probe's connection replaces and closes the current one; one that was dialled before a swap is closed."""
     async with federation_of(tmp_path, scripted.record()) as fed:
         channel, loop = fed.peer("work.example").channel, asyncio.get_running_loop()
-        standing = channel.acquire(loop)
-        channel.release(loop, standing)
+        borrowed = channel.acquire(loop)
+        channel.release(loop, borrowed)
         probe = channel.acquire(loop, fresh=True)
         channel.release(loop, probe, fresh=True, proven=True)
         assert channel.current(loop) is probe
-        assert standing.closed
+        assert borrowed.closed
 
         outdated = channel.acquire(loop, fresh=True)
         channel.swap(EnrolledDialer(scripted.record(), fed.clock))

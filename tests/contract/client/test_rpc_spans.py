@@ -235,7 +235,7 @@ async def test_the_servers_rpc_span_is_above_ours(serve: StartMemoryServer, span
 async def test_a_server_that_is_instrumented_already_gets_no_span_twice(
     serve: StartMemoryServer, span_log: SpanLog, header: tuple[tuple[str, str], ...]
 ) -> None:
-    """Where the program patched `grpc.aio.server`, its RPC span is the only one."""
+    """If the program patched `grpc.aio.server`, its RPC span is the only one."""
     GrpcAioInstrumentorServer().instrument(tracer_provider=span_log.provider)
     try:
         serving = await serve(

@@ -137,7 +137,7 @@ def test_dropped_future_is_cancelled(form: str, home: ClientRuntime, scripted: S
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
 def test_error_is_rpc_error_call_and_future(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
-    """What a failed call raises is an RpcError that is also the call, with rich detail and our tags."""
+    """A failed call raises an RpcError that is also the call, with rich detail and our tags."""
     scripted.service.script("search", Reply(refusal=Refusal(Reason.SCOPE_VIOLATION, "not in the scope")))
     with sync_stub(form, home, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
         _called(stub, way)

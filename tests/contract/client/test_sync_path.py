@@ -60,13 +60,13 @@ class Servicer(FederationServiceServicer):
 
 @pytest.fixture(scope="module")
 def grpc_addr() -> str:
-    """Where the plugin serves; its own way to find a port leaves a socket open."""
+    """The address of the plugin's server; its own way to find a port leaves a socket open."""
     return f"127.0.0.1:{closed_port()}"
 
 
 @pytest.fixture(scope="module")
 def grpc_add_to_server() -> Any:
-    """What the plugin calls to register the servicer."""
+    """The function that the plugin calls to register the servicer."""
     return add_FederationServiceServicer_to_server
 
 

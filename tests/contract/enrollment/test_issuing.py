@@ -367,7 +367,7 @@ async def test_no_token_for_a_grant_that_is_no_more(database: Database, authorit
 
 
 async def test_the_token_text_leads_back_to_its_grant(database: Database, authority: Authority) -> None:
-    """What the operator pastes redeems."""
+    """The token as the operator pastes it can be redeemed."""
     gateway = await opened(database, authority)
     pasted = EnrollmentToken.decode((await gateway.token()).encode())
 

@@ -33,7 +33,7 @@ async def refused(call) -> tuple[str, str]:
 
 
 async def certificates(renewing: RenewalPair) -> int:
-    """How many certificates the database holds."""
+    """The number of certificates in the database."""
     async with renewing.work.database.read() as connection:
         return len((await connection.execute(select(schema.certificates.c.serial))).all())
 

@@ -83,7 +83,7 @@ async def test_an_enrollment_is_audited_before_its_answer_leaves(work: IssuingGa
 
 
 async def test_an_audit_that_refuses_holds_the_answer_back(work: IssuingGateway, home: EnrollingGateway) -> None:
-    """What cannot be audited is not answered; the same token then still works."""
+    """An enrollment that cannot be audited is not answered; the same token still works afterwards."""
     token = await work.token()
 
     async def refuse(_event) -> None:

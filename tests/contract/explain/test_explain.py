@@ -370,7 +370,7 @@ def test_another_gateway_at_the_address_is_named(scripted: ScriptedPeer) -> None
 def test_a_server_certificate_that_cannot_serve_is_named(
     scripted: ScriptedPeer, make: Callable[[Pki], Leaf], message: str
 ) -> None:
-    """What is wrong with the peer's certificate is told apart."""
+    """Each fault of the peer's certificate has a cause of its own."""
     credentials = server_credentials(make(scripted.pki), scripted.pki.trust_bundle)
     with grpc_server(credentials) as endpoint:
         link, cause, _ = Checked(replace(scripted.record(), endpoint=endpoint)).named
@@ -413,7 +413,7 @@ def test_an_own_certificate_that_expired_long_ago_needs_a_new_token(scripted: Sc
 
 
 def test_an_own_certificate_of_the_future_points_at_the_clock(scripted: ScriptedPeer) -> None:
-    """Where this clock is behind, the certificate is not valid yet."""
+    """If this clock is behind, the certificate is not valid yet."""
     link, cause, cure = Checked(scripted.record(identity=scripted.pki.client(**TO_COME))).named
 
     assert (link, "is valid from 20" in cause, "`date -u`" in cure) == ("certificate", True, True)
@@ -439,7 +439,7 @@ def test_an_own_certificate_that_cannot_be_shown_is_named(
     assert message in checked.named[1]
 
 
-def test_the_first_broken_link_is_named_and_the_own_certificate_judged_all_the_same(scripted: ScriptedPeer) -> None:
+def test_the_first_broken_link_is_named_and_the_own_certificate_checked_nevertheless(scripted: ScriptedPeer) -> None:
     """A closed port comes first; that the certificate has ended as well is shown."""
     record = scripted.record(identity=scripted.pki.client(**ENDED))
     checked = Checked(replace(record, endpoint=f"127.0.0.1:{closed_port()}"))

@@ -1,4 +1,4 @@
-"""Who sees what, in all three verbs, on both databases."""
+"""The rows that a subject sees, in all three verbs, on both databases."""
 
 import pytest
 import pytest_asyncio

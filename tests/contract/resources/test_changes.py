@@ -63,7 +63,7 @@ async def told(stream: ChangeStream) -> list[Change]:
     ],
 )
 async def test_data_come_back_byte_for_byte(provider: SqlProvider, text: str) -> None:
-    """What was given as JSON text is what every reader gets, in list and get."""
+    """List and get return the JSON text as it was written."""
     await provider.apply(Batch(rows=[NewRow("tasks", "x", "ada", Document.parse(text))]))
 
     assert (await read(provider, "x")).data == text

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from federation.clock import from_micros
 from federation.errors import ImportFailedError, LineFault
 from federation.resources.importing import importer as importing
-from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Importer, ImportSummary, parse
+from federation.resources.importing.importer import MAX_FAULTS, MAX_LINE, Importer, ImportSummary
 from federation.resources.sql.provider import SqlProvider
 from federation.store.database import Database
 from tests.support.clock import ManualClock
-from tests.support.rows import EVERYTHING, list_ids
+from tests.support.rows import EVERYTHING, list_ids, parse
 
 USER = '{"kind":"user","id":"ada"}'
 TEAM = '{"kind":"team","id":"T1"}'
@@ -231,7 +231,7 @@ def test_a_line_without_end_is_not_held_in_memory() -> None:
 
 
 def test_a_file_beyond_all_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would not fit into memory is refused while it is read."""
+    """An input that would not fit into memory is refused while it is read."""
     monkeypatch.setattr(importing, "MAX_BYTES", 1_000)
     importer = Importer()
 

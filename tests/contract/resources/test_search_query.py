@@ -25,7 +25,7 @@ async def provider(database: Database) -> SqlProvider:
 
 
 async def hits(provider: SqlProvider, text: str, limit: int = 100, offset: int = 0) -> tuple[SearchHit, ...]:
-    """What ada finds among her tasks."""
+    """The hits of ada among her tasks."""
     return (await provider.search("ada", SearchQuery(text, {"tasks": EVERYTHING}, limit, offset))).items
 
 
@@ -211,7 +211,7 @@ async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider) -> N
 
 
 async def test_ranks_of_one_word_do_not_tell_of_rows_that_are_not_visible(provider: SqlProvider) -> None:
-    """How often a word stands in other people's rows changes neither the order nor, noticeably, the scores."""
+    """The number of other people's rows with a word changes neither the order nor, noticeably, the scores."""
     await provider.apply(
         Batch(
             rows=[new_row("1", "ada", title="merger talks"), new_row("2", "ada", title="talks about the merger again")]

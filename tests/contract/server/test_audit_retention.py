@@ -19,7 +19,7 @@ from federation.store.database import Database
 from tests.support.audit_events import TODAY, archived_events, archived_ids, event
 from tests.support.clock import ManualClock
 
-KEPT = 10
+RETENTION_DAYS = 10
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ class Trail:
     def __init__(self, database: Database, directory: Path) -> None:
         self.store, self.files = AuditStore(database), AuditFiles(directory / "audit")
         self.hands = ManualClock(TODAY * DAY_US / 1_000_000 + 43_200)
-        self.retention = AuditRetention(self.store, self.files, self.hands.clock, retention_days=KEPT)
+        self.retention = AuditRetention(self.store, self.files, self.hands.clock, retention_days=RETENTION_DAYS)
         self.history = AuditHistory(self.store, self.files)
 
     async def write(self, *events: AuditEvent) -> None:
@@ -70,7 +70,7 @@ async def trail(database: Database, tmp_path: Path) -> AsyncIterator[Trail]:
 
 async def test_days_that_ended_long_enough_ago_move_and_the_others_stay(trail: Trail) -> None:
     """The last whole day that is kept stays to its first microsecond; the day before moves to its last one."""
-    last_kept = TODAY - KEPT
+    last_kept = TODAY - RETENTION_DAYS
     edge = AuditEvent(at_us=last_kept * DAY_US - 1, verb="get", outcome="ok")
     await trail.write(event(TODAY), AuditEvent(at_us=last_kept * DAY_US, verb="get", outcome="ok"), edge)
 
@@ -225,7 +225,7 @@ async def test_a_crash_loses_nothing_and_doubles_nothing(
 async def test_an_event_that_is_written_meanwhile_is_not_forgotten_unread(
     trail: Trail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What comes into an old day between reading and deleting goes into the file as well."""
+    """An event that is added to an old day between reading and deleting goes into the file as well."""
     day = TODAY - 50
     await trail.write(*(event(day, second) for second in range(5)))
     real, late = trail.store.remove, [event(day, 9, reason="late"), event(day, 0, reason="late")]
@@ -315,7 +315,7 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged
 
 async def test_days_move_as_time_passes(trail: Trail) -> None:
     """A day moves at the first midnight in UTC at which it is old enough, and not before."""
-    await trail.write(event(TODAY - KEPT, 80_000))
+    await trail.write(event(TODAY - RETENTION_DAYS, 80_000))
     assert await trail.retention.step() == 0
     trail.hands.advance(43_199)
     assert await trail.retention.step() == 0

@@ -184,7 +184,7 @@ async def test_an_answer_that_no_message_can_hold_is_an_incident_and_no_read(ser
 
 
 async def test_an_overlong_resource_name_is_cut_in_the_audit(serving: MemoryServer) -> None:
-    """What a caller sends as a name never fills the audit."""
+    """A long name in a request does not fill the audit."""
     await error_of(serving.stub().Search(pb.SearchRequest(query="q", resources=["r" * 200_000])))
 
     assert len((await serving.writer.seen(1))[0].resource) == 256
@@ -231,7 +231,7 @@ async def test_a_lease_ends_with_the_certificate(serving: MemoryServer) -> None:
 
 
 async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: MemoryServer) -> None:
-    """What leaves was read under the scope in force when it leaves, though the call came in under an older one."""
+    """An answer was read under the scope in force when it leaves, though the call came in under an older one."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS, metadata=CACHES)
     await serving.provider.begun.wait()

@@ -28,7 +28,7 @@ NAME = "work.example"
 
 
 class CertificateSink:
-    """What was saved, and what was shown, in order."""
+    """The certificates saved and shown, in order."""
 
     def __init__(self) -> None:
         self.acts: list[tuple[str, str]] = []
@@ -101,7 +101,7 @@ async def test_names_that_changed_bring_a_new_certificate() -> None:
 async def test_a_failure_keeps_the_old_one_and_is_logged_once(
     fault: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be stored is not shown, what cannot be shown is not believed; both are tried again."""
+    """A certificate that cannot be stored is not served, and a failed change is tried again."""
     caplog.set_level(logging.WARNING)
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)
@@ -179,7 +179,7 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
     directory = short_path / "work"
     config = GatewayConfig(directory=directory, name=NAME, listen="127.0.0.1:0", enroll="127.0.0.1:0")
     asleep = Clock(wall=lambda: time.time() - 400 * DAY_S)
-    founded = await init_gateway(config, clock=asleep)
+    created = await init_gateway(config, clock=asleep)
 
     async with Gateway.open(directory, clock=SYSTEM_CLOCK) as gateway:
         await gateway.start()
@@ -190,6 +190,6 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
         after = await asyncio.to_thread(_shown, gateway.enrollment_address)
         newest = gateway._certificate.authority
 
-    assert renewed.server_certificate_pem != founded.server_certificate_pem
+    assert renewed.server_certificate_pem != created.server_certificate_pem
     assert before == serial_of(x509.load_pem_x509_certificate(renewed.server_certificate_pem.encode()))
     assert after == serial_of(x509.load_pem_x509_certificate(newest.server_certificate_pem.encode())) != before

@@ -22,7 +22,7 @@ T1_ONLY = Scope(("tasks", "notes"), filters={"tasks": RowFilter(frozenset({"T1"}
 
 
 async def heard(watch: WatchClient) -> str:
-    """What the next event says."""
+    """The content of the next event."""
     event = await watch.next()
     return event.resource_changed.resource or str(event.WhichOneof("kind"))
 
@@ -46,7 +46,7 @@ INSIDE = {
 OUTSIDE = {
     "a personal row, which the filter keeps out": [new_row("t2", title="other")],
     "a row of another team": [new_row("t3", owner="bob", team="T2", title="other")],
-    "somebody else's personal row": [new_row("n2", "notes", owner="bob")],
+    "another user's personal row": [new_row("n2", "notes", owner="bob")],
     "a resource that the grant does not open": [new_row("m1", "memory")],
     "a row that is as it was": [new_row("t1", team="T1")],
 }
@@ -70,7 +70,7 @@ async def test_a_write_outside_the_grant_is_not_sent(granting: DatabaseServer, r
 
 
 async def test_an_event_comes_after_the_commit(granting: DatabaseServer) -> None:
-    """Who asks upon the event sees the new row."""
+    """A call made upon the event gets the new row."""
     grant = await granting.grant()
     stub = granting.stub(grant)
     watch = await granting.watch(grant, stub=stub)
@@ -164,7 +164,7 @@ class Following:
 
 @pytest.mark.parametrize("fault", [ChangesLostError("too slow"), ValueError("odd")])
 async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """Where changes were missed, every watcher gets `grant_changed`, and the changes are followed again."""
+    """If changes were missed, every watcher gets `grant_changed`, and the changes are followed again."""
     following = Following()
     await following.told(fault)
     assert (await following.next()).event_type is EventType.GRANT_CHANGED
@@ -177,9 +177,9 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
 
 async def test_a_provider_without_changes_is_left_alone() -> None:
     """A provider that ends its changes reports none, and is not followed again."""
-    freshness = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
+    notifier = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
     async with asyncio.timeout(1):
-        await freshness.run()
+        await notifier.run()
 
 
 async def test_a_provider_that_knows_no_teams_tells_owners_alone() -> None:

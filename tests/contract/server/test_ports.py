@@ -152,7 +152,7 @@ class Broken(grpc.aio.ServerInterceptor):
 
 
 async def test_the_guard_covers_interceptors(serve: StartMemoryServer, caplog: pytest.LogCaptureFixture) -> None:
-    """What an interceptor within the guard raises is an incident too."""
+    """An error of an interceptor within the guard is an incident too."""
     serving = await serve(server={"interceptors": (Broken(),)})
 
     error = await error_of(serving.stub().Get(pb.GetRequest(resource="tasks", id="t1")))
@@ -415,7 +415,7 @@ async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(se
         for call in calls:
             call.cancel()
     async with asyncio.timeout(5):
-        while await other.List(TASKS).code() is not grpc.StatusCode.OK:  # noqa: ASYNC110 - the peer is asked anew
+        while await other.List(TASKS).code() is not grpc.StatusCode.OK:  # noqa: ASYNC110 - the peer is asked again
             await asyncio.sleep(0.05)
 
 

@@ -34,7 +34,7 @@ def how(handle: RevocationHandle) -> dict[str, str]:
 
 
 def released(receipt: Receipt) -> dict[str, str]:
-    """How everyone was released, as the receipt says."""
+    """The release reason of each instance in the receipt."""
     assert receipt.effective_at_us is not None
     return {one.instance: one.how for one in receipt.instances}
 
@@ -243,7 +243,7 @@ async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later
 
 
 async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(granting: DatabaseServer) -> None:
-    """What was read before the refusal and would leave after it is refused, and holds nothing up."""
+    """An answer that was read before the refusal and would leave after it is refused, and delays nothing."""
     grant = await granting.grant()
     begun, go_on = asyncio.Event(), asyncio.Event()
     read = granting.provider.list
@@ -301,7 +301,7 @@ async def test_either_stream_of_one_instance_may_ack(granting: DatabaseServer) -
 
 
 async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_granting: StartDatabaseServer) -> None:
-    """Who holds a lease is awaited after its stream is gone; who only watched is not."""
+    """An instance with a lease is awaited after its stream has ended; an instance that only watched is not."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -436,7 +436,7 @@ async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_gra
 
 
 async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartDatabaseServer) -> None:
-    """What the process before gave out is still out, however short the new leases are, and after a second restart."""
+    """Leases of the previous process are awaited, however short the new ones are, also after a second restart."""
     hand = real_time()
     granting = await start_granting(hand.clock)
     grant = await granting.grant()

@@ -18,7 +18,7 @@ NOTHING_MUCH = Scope(("notes",), max_rows_per_query=1)
 WIDER = Scope(("tasks", "notes", "memory"), max_rows_per_query=10)
 
 
-async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(granting: DatabaseServer) -> None:
+async def test_a_scope_reduction_applies_to_the_next_call_and_ends_with_a_receipt(granting: DatabaseServer) -> None:
     """The peer gets `grant_changed`, and its ack makes the scope reduction effective."""
     grant = await granting.grant()
     stub = granting.stub(grant)
@@ -44,7 +44,7 @@ async def test_a_narrowing_applies_to_the_next_call_and_ends_with_a_receipt(gran
     assert granting.coordinator.subscriptions.count(grant.id) == 1, "the watch goes on"
 
 
-async def test_a_narrowing_awaits_what_was_given_out_before_it_alone(start_granting: StartDatabaseServer) -> None:
+async def test_a_scope_reduction_awaits_what_was_given_out_before_it_alone(start_granting: StartDatabaseServer) -> None:
     """A peer that is cut off holds it up until its lease ends; leases under the new scope do not."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
@@ -73,7 +73,7 @@ async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: DatabaseServ
 
 
 async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granting: DatabaseServer) -> None:
-    """Asking again joins the narrowing that goes on, and shows its receipt once it is over."""
+    """Asking again joins the scope reduction that goes on, and shows its receipt once it is over."""
     grant = await granting.grant()
     assert not (await granting.revocations.edit_scope(grant.id, WIDE)).applied
     await granting.lease(grant)
@@ -90,8 +90,8 @@ async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granti
     assert await soon(later.handle) == receipt
 
 
-async def test_the_receipt_of_a_grant_is_that_of_its_last_narrowing(granting: DatabaseServer) -> None:
-    """After two narrowings, the same scope again shows the receipt of the second one."""
+async def test_the_receipt_of_a_grant_is_that_of_its_last_scope_reduction(granting: DatabaseServer) -> None:
+    """After two scope reductions, the same scope again shows the receipt of the second one."""
     grant = await granting.grant()
     await soon((await granting.revocations.edit_scope(grant.id, NOTES_ONLY)).handle)
     second = await soon((await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)).handle)
@@ -100,7 +100,9 @@ async def test_the_receipt_of_a_grant_is_that_of_its_last_narrowing(granting: Da
     assert await granting.revocations.receipts(grant.id) == (second,)
 
 
-async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repeated(granting: DatabaseServer) -> None:
+async def test_a_scope_reduction_that_is_not_stored_stays_in_force_and_can_be_repeated(
+    granting: DatabaseServer,
+) -> None:
     """Refused stays refused; editing again stores it and goes through all the steps."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -117,8 +119,8 @@ async def test_a_narrowing_that_cannot_be_stored_stays_in_force_and_can_be_repea
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
-async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: DatabaseServer) -> None:
-    """After a narrowing that was not stored, a wider scope than that in force still takes something from the peer."""
+async def test_a_loss_against_the_stored_scope_is_a_scope_reduction(granting: DatabaseServer) -> None:
+    """After a scope reduction that was not stored, a scope wider than that in force still takes rows from the peer."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError):
         await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)
@@ -130,7 +132,7 @@ async def test_a_loss_against_the_stored_scope_is_a_narrowing(granting: Database
     assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
 
 
-async def test_a_loss_against_the_scope_in_force_is_a_narrowing(
+async def test_a_loss_against_the_scope_in_force_is_a_scope_reduction(
     granting: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scope that takes nothing from the stored scope, but from the scope in force, still gets a receipt."""
@@ -146,7 +148,7 @@ async def test_a_loss_against_the_scope_in_force_is_a_narrowing(
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: DatabaseServer) -> None:
-    """What is gained is opened once it is durable."""
+    """Rights that a scope edit adds apply once they are stored."""
     grant = await granting.grant(scope=NOTES_ONLY)
     with refusing(granting.database, "UPDATE grants"), pytest.raises(StoreError, match="old one stays in force"):
         await granting.revocations.edit_scope(grant.id, WIDER)
@@ -154,14 +156,14 @@ async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: Database
 
 
 async def test_edits_come_one_after_the_other(granting: DatabaseServer) -> None:
-    """A widening whose write hangs does not undo the narrowing that came after it."""
+    """A widening whose write hangs does not undo the scope reduction that came after it."""
     grant = await granting.grant()
     async with granting.grants._lock:
         widening = asyncio.create_task(granting.revocations.edit_scope(grant.id, WIDER))
         await asyncio.sleep(0)
-        narrowing = asyncio.create_task(granting.revocations.edit_scope(grant.id, NOTES_ONLY))
+        reducing = asyncio.create_task(granting.revocations.edit_scope(grant.id, NOTES_ONLY))
         await asyncio.sleep(0.05)
-    await asyncio.gather(widening, narrowing)
+    await asyncio.gather(widening, reducing)
     assert granting.grants.require(grant.id).scope == NOTES_ONLY
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
@@ -182,7 +184,7 @@ async def test_a_scope_edit_never_undoes_a_revocation(granting: DatabaseServer) 
         await granting.revocations.edit_scope("nonsense", WIDE)
 
 
-async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: DatabaseServer) -> None:
+async def test_one_ack_of_a_revocation_ends_the_scope_reduction_under_way(granting: DatabaseServer) -> None:
     """The peer that drops everything need not ack twice; both receipts are stored."""
     grant = await granting.grant()
     await granting.lease(grant)
@@ -196,7 +198,7 @@ async def test_one_ack_of_a_revocation_ends_the_narrowing_under_way(granting: Da
     assert released(await soon(handle)) == released(await soon(edit.handle)) == {A: "acked"}
 
 
-async def test_a_narrowing_survives_a_restart_in_its_middle(start_granting: StartDatabaseServer) -> None:
+async def test_a_scope_reduction_survives_a_restart_in_its_middle(start_granting: StartDatabaseServer) -> None:
     """The next process holds the new scope, notifies watches armed meanwhile, and waits for the longest lease."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)

@@ -42,7 +42,7 @@ START_US = 1_750_000_000_000_000
 
 @dataclass
 class Gateway:
-    """What the test reads, and the stub of the enrolled peer."""
+    """The database of the server, and the stub of the enrolled peer."""
 
     stub: Any
     grants: GrantRegistry

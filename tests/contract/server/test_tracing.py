@@ -165,7 +165,7 @@ async def test_neither_baggage_nor_trace_state_of_a_peer_gets_in(serve: StartMem
 
 
 async def test_a_local_rpc_span_of_this_call_is_the_parent(serve: StartMemoryServer, span_log: SpanLog) -> None:
-    """Where a program instruments gRPC itself, our span hangs beneath its span of the same trace."""
+    """If a program instruments gRPC itself, our span hangs beneath its span of the same trace."""
 
     class Instrumented(grpc.aio.ServerInterceptor):
         async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:

@@ -48,7 +48,7 @@ async def test_a_new_enrollment_does_not_inherit_an_outage(tmp_path: Path, scrip
     async with with_data(tmp_path, gone) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "offline"
         fed.peers.remove("work.example", "ada")
-        fed.peers.add(replace(scripted.record(), id="anew"))
+        fed.peers.add(replace(scripted.record(), id="again"))
         assert states(await session.list("tasks"))[WORK] == "ok"
 
 

@@ -13,7 +13,6 @@ from federation.bootstrap import init_gateway
 from federation.config import GatewayConfig, SessionConfig
 from federation.errors import ConfigError, FederationError, InputError, NotFoundError, Reason, Refusal
 from federation.federation import Federation
-from federation.resources.importing.importer import parse
 from federation.resources.sql.provider import SqlProvider
 from federation.session.results import SourceState
 from federation.session.signals import PeerSignal
@@ -22,6 +21,7 @@ from federation.v1 import federation_pb2 as pb
 from tests.support.federations import config_of
 from tests.support.gateway_pair import rows_jsonl
 from tests.support.provider import ListedProvider, row
+from tests.support.rows import parse
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 from tests.support.sessions import LAB, QUICK, WORK, flush_peer, ids, own_rows, peer_rows, report, states, with_data
 
@@ -307,7 +307,7 @@ async def test_a_session_uses_a_new_enrollment(tmp_path: Path, scripted: Scripte
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada") as session:
         assert states(await session.list("tasks"))[WORK] == "ok"
         fed.peers.remove("work.example", "ada")
-        fed.peers.add(replace(scripted.record(), id="anew"))
+        fed.peers.add(replace(scripted.record(), id="again"))
         assert states(await session.list("tasks"))[WORK] == "ok"
         assert scripted.service.calls() == 2
 

@@ -93,7 +93,7 @@ def test_an_interrupted_demo_cleans_up(temporary: Path, number: int) -> None:
 
 
 @pytest.fixture
-def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
+def demo_environment(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
     """A demo environment in a temporary directory of the test."""
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     return DemoEnvironment()
@@ -104,11 +104,11 @@ def stage(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> DemoEnvironment:
     [(1, ["mosaic"], "ended with exit code 0, not 1"), (0, ["no such words"], "did not print no such words")],
 )
 def test_a_step_with_an_unexpected_result_fails(
-    stage: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
+    demo_environment: DemoEnvironment, capsys: pytest.CaptureFixture[str], code: int, expect: list[str], problem: str
 ) -> None:
     """A wrong exit code or missing output ends the demo."""
-    with stage, pytest.raises(StepError, match=problem):
-        stage.run("mosaic --version", code=code, expect=expect)
+    with demo_environment, pytest.raises(StepError, match=problem):
+        demo_environment.run("mosaic --version", code=code, expect=expect)
 
 
 def test_a_failed_step_ends_the_demo_with_1(
@@ -144,10 +144,10 @@ def test_the_directory_can_be_kept(
     assert (kept / "file").exists()
 
 
-def test_redirections_work_as_in_a_shell(stage: DemoEnvironment) -> None:
+def test_redirections_work_as_in_a_shell(demo_environment: DemoEnvironment) -> None:
     """`> FILE` writes standard output to the file, and none of it is shown."""
-    with stage:
-        ran = stage.run("mosaic --version > version")
-        assert (stage.directory / "version").read_text() == ran.stdout
+    with demo_environment:
+        ran = demo_environment.run("mosaic --version > version")
+        assert (demo_environment.directory / "version").read_text() == ran.stdout
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert not os.path.lexists(stage.directory)
+    assert not os.path.lexists(demo_environment.directory)

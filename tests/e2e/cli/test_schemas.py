@@ -23,7 +23,7 @@ SHARED = "definitions"
 OPTIONS = {"federation status": ("watch", "explain"), "federation audit": ("follow",)}
 """Options by which a command prints something else."""
 FREE = frozenset({"data", "scope"})
-"""What a person wrote, and no schema knows."""
+"""Content that people wrote, which no schema describes."""
 SAME = {"status-watch": "statu", "audit-follow": "event"}
 """Outputs of the same shape as another one, by its name without an s."""
 NEVER_FILLED = {

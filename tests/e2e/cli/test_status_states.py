@@ -36,7 +36,7 @@ CODES = {
     "not seen": 0,
     "revoked": 3,
     "serving": 0,
-    "taken back": 0,
+    "revoked here": 0,
 }
 ACTIVE = "● active  work.example for ada, seen N ago"
 EXPLAIN = "find the broken link: mosaic federation status --explain work.example --user ada"
@@ -281,7 +281,7 @@ def test_the_serving_side_shows_its_readers(states: StatusStates) -> None:
 
 def test_a_revoked_grant_is_shown_as_revoked(states: StatusStates) -> None:
     """On the serving side a revoked grant is not an unhealthy peer."""
-    outputs = states.outputs["taken back"]
+    outputs = states.outputs["revoked here"]
 
     assert "1 grant: 1 revoked" in outputs.text
     assert "✕ revoked  home.example  ada" in outputs.text

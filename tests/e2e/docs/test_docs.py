@@ -1,4 +1,4 @@
-"""The operators' documents are run: whoever types their commands must see what they show."""
+"""The commands of the operators' documents are run, and their output is compared with the documented output."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_few_blocks_are_not_run() -> None:
-    """What no test types is marked with its reason, and rare."""
+    """A command that no test types is marked with its reason, and such commands are rare."""
     operators = [text_of(name) for name in ("ONBOARDING.md", "RUNBOOK.md", "TROUBLESHOOTING.md")]
     left_out = sum(len(re.findall(r"<!-- not run: \w", text)) for text in operators)
     commands = sum(text.count("\n$ ") + len(re.findall(r"\n +\$ ", text)) for text in operators)

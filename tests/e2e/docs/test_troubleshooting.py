@@ -114,7 +114,7 @@ STARTING = (
     "mosaic federation query search budget --user ada --source federated:work.example --gateway home",
     READ.replace("federated:work.example", "all") + " 13 --session s",
 )
-TAKING_BACK = (
+REVOKING = (
     READ + " 14",
     "kill -STOP $(cat home/gateway.lock)",
     "timeout -s INT 5 mosaic federation grant revoke FIRST --reason over --gateway work",
@@ -164,7 +164,7 @@ LITERALS = _literals()
 @pytest.mark.timeout(400)
 def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
     """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""
-    for command in (*ENROLLING, *READING, *AWAY, *STARTING, *TAKING_BACK):
+    for command in (*ENROLLING, *READING, *AWAY, *STARTING, *REVOKING):
         onboarded.run(command)
 
     met = {message for message in QUOTED if re.search(pattern(message), onboarded.printed)}
@@ -172,7 +172,7 @@ def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
 
 
 def test_the_others_are_words_of_the_source() -> None:
-    """What is not run into stands in the program, letter by letter, and in the document."""
+    """A message that no test provokes stands literally in the program and in the document."""
     assert sorted(HARD_TO_HAVE - set(QUOTED)) == []
     assert [message for message in HARD_TO_HAVE if not in_source(message)] == []
 

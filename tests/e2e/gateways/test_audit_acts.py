@@ -1,4 +1,4 @@
-"""What the audit is promised to hold: every act and every refusal, at the gateway where it happened, at once."""
+"""The audit holds every act and every refusal, at the gateway where it happened, at once."""
 
 import ast
 import asyncio
@@ -70,7 +70,7 @@ async def test_each_act_on_a_grant_is_on_record_where_it_was_done(home: Running,
 
 
 async def test_acts_on_peers_users_and_rows_are_on_record(home: Running, work: Running) -> None:
-    """What the asking gateway's operator does, and what takes a user away."""
+    """The acts of the asking gateway's operator, and the removal of a user."""
     await enroll(home, work)
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name=work.name, user="ada"))
     await home.admin.RemovePeer(pb.RemovePeerRequest(name=work.name, user="ada"))

@@ -175,8 +175,8 @@ async def test_revoking_twice_gives_the_first_receipt_again(home: Running, work:
 async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work: Running, start: Start) -> None:
     """Both sides come back with what they had."""
     kept = await enroll(home, work)
-    taken = await enroll(home, work, user="bob", subject="bob")
-    await revoke(work, taken)
+    revoked = await enroll(home, work, user="bob", subject="bob")
+    await revoke(work, revoked)
     port = work.gateway.federation_address.rpartition(":")[2]
     await home.stop()
     await work.stop()
@@ -192,7 +192,7 @@ async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work:
     grants = await again_work.admin.ListGrants(pb.ListGrantsRequest())
     assert {grant.id: grant.status for grant in grants.grants} == {
         kept: pb.GRANT_STATUS_ACTIVE,
-        taken: pb.GRANT_STATUS_REVOKED,
+        revoked: pb.GRANT_STATUS_REVOKED,
     }
 
 
@@ -231,7 +231,7 @@ async def test_a_gateway_of_another_authority_reaches_no_handler(home: Running, 
 
 
 async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: Running, start: Start) -> None:
-    """A token that somebody copied brings nothing once it was used."""
+    """A copied token is refused once the token was used."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
@@ -285,7 +285,7 @@ async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: R
     assert reset.peer.circuit.state == pb.CIRCUIT_STATE_CLOSED
 
 
-async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running, work: Running) -> None:
+async def test_a_reset_dials_again_though_the_circuit_never_opened(home: Running, work: Running) -> None:
     """The connection that gRPC would let rest after a failure is given up, so that the next call finds the peer."""
     await enroll(home, work)
     await work.stop()
@@ -300,7 +300,7 @@ async def test_a_reset_dials_anew_though_the_circuit_never_opened(home: Running,
 
 
 async def test_what_crossed_is_on_record_at_the_peer(home: Running, work: Running) -> None:
-    """Who read what is in the peer's audit, reads and refusals and the operator's acts, without any row."""
+    """The peer's audit holds reads, refusals and the operator's acts, with the caller of each, without any row."""
     grant = await enroll(home, work)
     await ask(home, list=tasks())
     with pytest.raises(Refusal):

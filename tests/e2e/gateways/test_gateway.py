@@ -90,7 +90,7 @@ async def test_a_signal_stops_the_gateway_gracefully(home: Running) -> None:
 
 
 async def test_a_gateway_that_lost_its_right_stops_and_says_so(home: Running) -> None:
-    """Where the database gave the lock to nobody, serving on could mean two gateways: it ends with an error."""
+    """A process whose database lost the lock exits with an error, because a second gateway could serve."""
     serving = asyncio.create_task(home.gateway.serve_forever())
     await asyncio.sleep(0)
 
@@ -205,7 +205,7 @@ async def test_a_gateway_tells_its_metrics(
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
     await home.admin.ResetCircuit(pb.ResetCircuitRequest(name="work.example"))
 
-    turned = metric_log.points("federation.circuit.transitions")
-    assert turned == {(("peer", "work.example"), ("state", "closed")): 1}
+    transitions = metric_log.points("federation.circuit.transitions")
+    assert transitions == {(("peer", "work.example"), ("state", "closed")): 1}
     assert [record.message for record in caplog.records if "open to closed" in record.message]
     assert metric_log.points("federation.circuit.state") == {(("peer", "work.example"),): 0}

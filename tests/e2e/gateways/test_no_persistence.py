@@ -1,4 +1,4 @@
-"""What a gateway reads from another stays in its memory: a busy day, and then a search of all that it wrote."""
+"""Rows of a peer stay in the asking gateway's memory: a busy day, and then a search of all files that it wrote."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What an operator sees of two real gateway processes: by OTLP, on `/metrics`, in the logs, on the dashboard."""
+"""The telemetry of two real gateway processes: by OTLP, on `/metrics`, in the logs, on the dashboard."""
 
 import json
 import re
@@ -38,11 +38,11 @@ LIST = federation.ListRequest(resource="tasks")
 
 @dataclass
 class Seen:
-    """All that two gateways told of one exchange."""
+    """The telemetry of two gateways about one exchange."""
 
     collector: Collector
     started: dict[str, list[str]] = field(default_factory=dict)
-    """What each printed when it served."""
+    """The line that each gateway printed when it served."""
     pages: dict[str, str] = field(default_factory=dict)
     """`/metrics` of each, at its fullest."""
     logs: dict[str, str] = field(default_factory=dict)

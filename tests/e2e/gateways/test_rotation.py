@@ -45,7 +45,7 @@ class MovedClock:
 
 @dataclass
 class Load:
-    """What became of the calls of a load, and with which certificates they came."""
+    """The results of the calls of a load, and the certificates with which they came."""
 
     answered: int = 0
     failures: list[str] = field(default_factory=list)

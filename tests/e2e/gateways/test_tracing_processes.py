@@ -50,7 +50,7 @@ class Work:
     process: asyncio.subprocess.Process
     admin: Any
 
-    async def invite(self) -> tuple[str, str]:
+    async def create_token(self) -> tuple[str, str]:
         """Fill it with rows and grant `home.example` a part of them; return the grant's id and a token."""
         chunk = pb.ImportRowsRequest(lines=rows_jsonl())
         async for _ in self.admin.ImportRows(iter([chunk])):
@@ -95,7 +95,7 @@ async def test_two_processes_share_one_trace(directory: Path, collector: Collect
     """Parents, links, attributes and words of every kind of end; nothing is open at the end."""
     variables = environment(collector)
     async with work_gateway(directory / "work", variables) as work:
-        grant_id, token = await work.invite()
+        grant_id, token = await work.create_token()
         command = (sys.executable, "-m", "tests.support.traced_client_program", directory / "home", token)
         asking = await asyncio.create_subprocess_exec(*command, str(work.process.pid), env=variables, cwd=ROOT)
         assert await asyncio.wait_for(asking.wait(), 60) == 0

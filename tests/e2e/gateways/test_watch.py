@@ -46,8 +46,8 @@ async def revoke(work: Running, grant_id: str, reason: str = "") -> pb.Revocatio
 async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
     """The receipt says that A acknowledged, and from then on A refuses by itself what was a hit a moment before."""
     grant = await enroll(home_gateway, work_gateway)
-    standing = home_gateway.gateway.federation.peer_state("work.example", "ada")
-    assert standing.watch is WatchState.ARMED
+    state = home_gateway.gateway.federation.peer_state("work.example", "ada")
+    assert state.watch is WatchState.ARMED
     await ask(home_gateway)
     assert (await ask(home_gateway))[1] is True
 
@@ -56,10 +56,10 @@ async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, w
 
     [instance] = receipt.instances
     assert (instance.how, instance.instance_id) == ("acked", home_gateway.gateway.federation.instance_id)
-    standing = home_gateway.gateway.federation.peer_state("work.example", "ada")
-    assert standing.state is PeerState.REVOKED
-    assert standing.revocation is not None
-    assert standing.revocation.reason == "project over"
+    state = home_gateway.gateway.federation.peer_state("work.example", "ada")
+    assert state.state is PeerState.REVOKED
+    assert state.revocation is not None
+    assert state.revocation.reason == "project over"
     await eventually(lambda: home_gateway.gateway.federation.peer_state("work.example", "ada").watch is WatchState.OFF)
 
 
@@ -74,8 +74,8 @@ async def test_a_restart_of_the_asking_gateway_remembers(
     await home_gateway.stop()
     again = await start("home.example")
 
-    standing = again.gateway.federation.peer_state("work.example", "ada")
-    assert (standing.state, standing.revocation) == (PeerState.REVOKED, before)
+    state = again.gateway.federation.peer_state("work.example", "ada")
+    assert (state.state, state.revocation) == (PeerState.REVOKED, before)
     assert await refusal(again) == Reason.GRANT_REVOKED
     status = await again.admin.Status(pb.StatusRequest())
     assert status.peers[0].state == pb.PEER_STATE_REVOKED
@@ -85,7 +85,7 @@ async def test_a_restart_of_the_asking_gateway_remembers(
 
 @pytest.mark.parametrize("by", ["call", "renewal"])
 async def test_a_refusal_that_comes_first_says_why(home_gateway: Running, work_gateway: Running, by: str) -> None:
-    """Who hears of the revocation by a refused call or renewal, before its watch or without one, is told the reason."""
+    """A refused call or renewal states the reason of the revocation, before the watch or without one."""
     grant = await enroll(home_gateway, work_gateway)
     work_gateway.gateway.grants.refuse(grant, "project over")  # as while the write is under way
     if by == "call":
@@ -174,7 +174,7 @@ async def test_the_other_gateway_restarts(home_gateway: Running, work_gateway: R
 
 
 async def test_calls_in_flight_are_counted_in_the_receipt(home_gateway: Running, work_gateway: Running) -> None:
-    """What A was still waiting for when the event came is failed at once, and the receipt says how much that was."""
+    """Calls in flight at A fail at once when the event arrives, and the receipt states their number."""
     grant = await enroll(home_gateway, work_gateway)
     peer = home_gateway.gateway.federation.peer("work.example", "ada")
     gate = asyncio.Event()

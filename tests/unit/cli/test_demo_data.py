@@ -6,13 +6,13 @@ import pytest
 
 from federation.clock import from_micros
 from federation.resources.batch import Batch, Member, NewRow
-from federation.resources.importing.importer import parse
 from federation.scope.model import KNOWN_RESOURCES
 from mosaic_cli.demo.data import HOME, WORK
+from tests.support.rows import parse
 
 
 def batch(file: Traversable) -> Batch:
-    """What a sample file says."""
+    """The entries of a sample file."""
     return parse([file.read_bytes()])
 
 

@@ -34,7 +34,7 @@ def test_only_excluded_resources_are_reported_as_closed(
     opens: tuple[pb.ResourcePreview, ...],
     words: str,
 ) -> None:
-    """What was not counted is said to be that; a grant opens nothing by its status, or because all is excluded."""
+    """Uncounted rows are shown as such; a grant opens nothing by its status, or because all is excluded."""
     show_opens(pb.GrantInfo(scope=scope, status=status), opens)
 
     shown = capsys.readouterr()

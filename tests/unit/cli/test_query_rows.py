@@ -1,4 +1,4 @@
-"""What a person and a program are shown of the answers of several sources."""
+"""The output of a query over several sources, as tables and as JSON."""
 
 from typing import Any
 
@@ -36,10 +36,10 @@ def part(source: str, *names: str, report: str = "", **more: Any) -> pb.QueryRes
 
 def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Rows of interleaved sources are printed under one heading each, once the source is complete."""
-    sheet = rows.LiveTable(search=False)
+    table = rows.LiveTable(search=False)
 
     for message in (part(WORK, "w1"), part("local", "l1"), part("local", "l2", report="ok"), part(WORK, report="ok")):
-        sheet.show(message)
+        table.show(message)
 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] if line else "" for line in lines] == ["local", "ID", "l1", "l2", "", WORK, "ID", "w1"]
@@ -48,10 +48,10 @@ def test_a_source_in_several_messages_is_one_table(capsys: pytest.CaptureFixture
 
 def test_cached_rows_show_their_age(capsys: pytest.CaptureFixture[str]) -> None:
     """The heading of a cached answer shows its age instead of its latency; a source without rows has no table."""
-    sheet = rows.LiveTable(search=False)
+    table = rows.LiveTable(search=False)
 
-    sheet.show(part(WORK, "w1", report="cached", cached=True, age_s=12.2))
-    sheet.show(part("local", report="ok"))
+    table.show(part(WORK, "w1", report="cached", cached=True, age_s=12.2))
+    table.show(part("local", report="ok"))
 
     out = capsys.readouterr().out
     assert out.startswith(f"{WORK}  1 row from the cache, 12 s old\n")

@@ -360,7 +360,7 @@ def test_warnings_are_part_of_a_screen() -> None:
 
 
 def lines_of(snapshot: StatusSnapshot, *, height: int = 24, now: float = 0.0) -> list[str]:
-    """What the live view shows."""
+    """The text of the live view."""
     today = datetime.fromtimestamp(NOW, UTC)
     return [plain(line) for line in frame(snapshot, now, today, 80, height)]
 

@@ -52,7 +52,7 @@ def check(given: EnrollResponse, key: ec.EllipticCurvePrivateKey = KEY, now_us: 
 
 
 def test_a_valid_answer_is_accepted() -> None:
-    """What the real authority issues passes, and comes out as it went in."""
+    """A certificate of the real authority passes, with every field unchanged."""
     csr = make_request(KEY, PEER)
     real = AUTHORITY.issue_client(csr, grant_id=GRANT_ID, subject="ada", peer=PEER, lifetime_s=300)
     checked = check(answer(certificate=real.pem))
@@ -115,7 +115,7 @@ BAD: dict[str, tuple[Callable[[], dict[str, str]], str]] = {
     "no usage": (lambda: {"certificate": issued(usages=())}, "not one for TLS clients"),
     "expired": (lambda: {"certificate": issued(begins_in=-2 * HOUR, ends_in=-HOUR)}, "not valid now"),
     "in the future": (lambda: {"certificate": issued(begins_in=HOUR)}, "not valid now"),
-    "for ever": (lambda: {"certificate": issued(ends_in=timedelta(days=500))}, "longer than 400 days"),
+    "without end": (lambda: {"certificate": issued(ends_in=timedelta(days=500))}, "longer than 400 days"),
     "no extensions": (lambda: {"certificate": issued(extensions=())}, "grant id extension is missing"),
 }
 

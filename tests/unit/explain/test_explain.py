@@ -1,4 +1,4 @@
-"""What the walk says of instants, failed look-ups and several addresses, without a network of its own."""
+"""The checks of `status --explain` on instants, failed look-ups and several addresses, without a network."""
 
 import errno
 import shlex

@@ -63,7 +63,7 @@ def test_the_server_certificate_carries_every_name_as_san() -> None:
 
 
 def test_the_server_key_belongs_to_the_server_certificate() -> None:
-    """What is handed to gRPC is a pair."""
+    """The key and the certificate that gRPC gets belong together."""
     key = load_pem_private_key(AUTHORITY.server_key_pem.encode(), None)
 
     assert key_hash(key.public_key()) == key_hash(loaded(AUTHORITY.server_certificate_pem).public_key())

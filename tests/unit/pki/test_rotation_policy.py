@@ -124,7 +124,7 @@ def test_hope_ends_seven_days_after_expiry() -> None:
 
 
 def test_a_certificate_that_brings_no_time_is_the_last() -> None:
-    """Where the grant itself ends, renewing over and over would win nothing."""
+    """At the end of the grant itself, repeated renewals would gain nothing."""
     plan, now = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 
     plan.record_renewal(Validity(now, CERTIFICATE.not_after_us, "b"), now)

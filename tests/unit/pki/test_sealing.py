@@ -70,7 +70,7 @@ def test_a_missing_or_broken_key_file_says_what_to_do(tmp_path, content: bytes |
 
 
 def test_a_directory_in_place_of_the_key_file_is_refused(tmp_path) -> None:
-    """What is not a regular file is not read."""
+    """A key file that is not a regular file is not read."""
     (tmp_path / SEAL_KEY_FILE).mkdir(mode=0o700)
 
     with pytest.raises(SealError, match=SEAL_KEY_FILE):
@@ -123,7 +123,7 @@ def test_cut_off_bytes_are_noticed(length: int) -> None:
 
 
 def test_a_purpose_is_bound_in() -> None:
-    """What was sealed for one purpose does not open for another, and the error names the purpose and the cure."""
+    """A secret sealed for one purpose does not open for another, and the error names the purpose and the cure."""
     sealed = Sealer(KEY).seal(b"secret", "key of peer 1")
 
     with pytest.raises(SealError, match=r"key of peer 2 cannot be opened.*restore"):

@@ -155,7 +155,7 @@ def spelled(team: str) -> str:
 
 
 def claimed(words: tuple[str, ...]) -> dict[str, tuple[bool, frozenset[str], bool]]:
-    """What a reader takes the words for: of each resource whether every team, which teams, and personal rows."""
+    """The scope that the text states: for each resource whether every team, which teams, and personal rows."""
     claims = {}
     for sentence in words:
         said = READS.fullmatch(sentence)

@@ -1,4 +1,4 @@
-"""What a gateway counts of the calls it answered."""
+"""The counters of the calls that a gateway answered."""
 
 import threading
 
@@ -51,7 +51,7 @@ def test_the_last_denial_of_a_grant_stays_with_its_reason() -> None:
 
 
 def test_totals_do_not_move_once_they_were_read() -> None:
-    """What was handed out is of one moment."""
+    """A snapshot of the counters is of one moment."""
     counters = CallCounters(ManualClock().clock)
     counters.record("list", OutcomeName.OK)
     before = counters.totals()

@@ -110,8 +110,8 @@ def test_a_search_token_is_bound_to_user_source_and_query(other: SearchPlan) -> 
 
     with pytest.raises(InputError):
         TOKENS.open(other.context, token)
-    turned = pb.SearchRequest(query="report", resources=["notes", "tasks"])
-    assert TOKENS.open(SearchPlan(turned, "ada", "all").context, token) == CURSORS
+    reordered = pb.SearchRequest(query="report", resources=["notes", "tasks"])
+    assert TOKENS.open(SearchPlan(reordered, "ada", "all").context, token) == CURSORS
 
 
 def test_parts_of_a_context_do_not_run_into_each_other() -> None:

@@ -1,4 +1,4 @@
-"""Paging over several sources: every row once and in order, whatever the caps and whoever is away for a while."""
+"""Paging over several sources: every row once and in order, with any caps, also while a source is away."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

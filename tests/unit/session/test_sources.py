@@ -1,4 +1,4 @@
-"""Which sources an argument means, what may be asked, and what the end of a call means to a session."""
+"""The sources that an argument names, the validation of requests, and the classification of failed calls."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +109,7 @@ def test_invalid_input_names_its_field(request_: Any, field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_resource_that_only_a_peer_may_have_is_the_peers_to_judge() -> None:
+def test_a_resource_that_only_a_peer_may_have_is_left_to_the_peer() -> None:
     """Without local data among the sources, an unknown resource goes to the peer; with them, near matches help."""
     validate(pb.ListRequest(resource="calendars"), local=False)
     with pytest.raises(InputError, match=r"known are .*; did you mean tasks\?"):
@@ -194,8 +194,8 @@ def test_a_peer_cannot_choose_why_it_is_unreachable(code: str, word: str) -> Non
 
 def test_an_absent_row_is_an_answer() -> None:
     """`get` of a row that a source does not have is `ok`, and says so by the reason."""
-    verdict = classify("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", conclusive=True)
-    assert verdict == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
+    result = classify("NOT_FOUND", "ROW_NOT_FOUND", local=False, verb="get", conclusive=True)
+    assert result == Classification(SourceState.OK, Reason.ROW_NOT_FOUND)
 
 
 def test_every_unreachable_reason_has_a_next_step() -> None:

@@ -16,7 +16,7 @@ SECRET = "the-row-nobody-may-see"
 
 
 class Lines:
-    """What the handler handed over."""
+    """The records that the handler exported."""
 
     def __init__(self) -> None:
         self.exporter = InMemoryLogRecordExporter()

@@ -38,7 +38,7 @@ def page() -> Iterator[MetricsPage]:
 
 
 def read(url: str) -> str:
-    """What the page says."""
+    """The text of the page."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         return str(answer.read().decode())

@@ -1,4 +1,4 @@
-"""Whether anything is exported, by whom, and under which name. Each case is a process: providers are global."""
+"""The exporters that the environment selects, and their resource. Each case is a process: providers are global."""
 
 import json
 import os
@@ -35,7 +35,6 @@ AFTER
 LEAVE = "import os; sys.stdout.flush(); os._exit(0)"
 """Without the exporters' last attempt to reach a collector that is not there."""
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_BSP_EXPORT_TIMEOUT": "1"}
-TRACES, METRICS = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 
 
 def report(

@@ -49,8 +49,10 @@ class Circuit:
         self.clock = ManualClock()
         self.breaker = CircuitBreaker(CircuitConfig(jitter=0.0))
         self.health = PeerHealth(self.clock.clock)
-        self.turns: list[Transition] = []
-        self.breaking = BreakingInterceptor(self.breaker, self.health, self.clock.clock, self.turns.append, metrics)
+        self.transitions: list[Transition] = []
+        self.breaking = BreakingInterceptor(
+            self.breaker, self.health, self.clock.clock, self.transitions.append, metrics
+        )
 
     def call(self, budget_s: float = 2.0, verb: str = "list", trace: Trace | None = None) -> Call:
         now = self.clock.monotonic_s
@@ -237,7 +239,7 @@ def test_transitions_are_reported_once_each_in_order(metric_log: MetricLog, capl
         answer([circuit.breaking], circuit.call(trace=trace), OK)
 
     changes = [("closed", "open"), ("open", "half_open"), ("half_open", "closed")]
-    assert [(turn.before, turn.after) for turn in circuit.turns] == changes
+    assert [(transition.before, transition.after) for transition in circuit.transitions] == changes
     assert trace.events == [(CIRCUIT_EVENT, {"before": before, "after": after}) for before, after in changes]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
     assert caplog.messages[0] == (
@@ -254,18 +256,18 @@ def test_the_opening_is_reported_again_after_a_call_admitted_before(verb: str) -
     circuit = Circuit()
     early, late, last = (suspended_flow([circuit.breaking], circuit.call(verb=verb))[0] for _ in range(3))
     circuit.trip()
-    [opened] = circuit.turns
+    [opened] = circuit.transitions
     with pytest.raises(StopIteration):
         early.send(DOWN)
     with pytest.raises(Cancelled):
         late.throw(Cancelled())
-    assert circuit.turns == [opened] * 3
+    assert circuit.transitions == [opened] * 3
     circuit.clock.advance(30)
     circuit.send(OK)
-    heard = len(circuit.turns)
+    heard = len(circuit.transitions)
     with pytest.raises(StopIteration):
         last.send(DOWN)
-    assert len(circuit.turns) == heard
+    assert len(circuit.transitions) == heard
 
 
 def test_the_listener_may_use_the_circuit() -> None:

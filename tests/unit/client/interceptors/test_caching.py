@@ -29,7 +29,7 @@ def from_peer(reason: Reason) -> Outcome:
 
 
 def reason_of(run: FlowRunner) -> str:
-    """Why a call was refused."""
+    """The reason for which a call was refused."""
     assert run.outcome is not None
     assert not run.outcome.ok
     return error_detail(run.outcome.trailing).reason

@@ -51,7 +51,7 @@ class Watched:
             assert self.partition.insert(token, b"rows", 30.0)
 
     def kept(self) -> int:
-        """How many answers are kept."""
+        """The number of cached answers."""
         return self.partition.stats().entries
 
     def hits(self, resource: str) -> bool:

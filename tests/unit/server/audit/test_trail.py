@@ -219,7 +219,7 @@ async def test_a_failing_table_is_logged_once_and_loses_nothing(
 async def test_refusals_during_a_write_that_fails_are_counted_with_those_that_were_in_it(
     trail: AuditTrail, writer: ScriptedWriter
 ) -> None:
-    """What comes in while a batch is under way joins the refusals that come back from it."""
+    """Refusals that arrive during a batch join those that the batch returns."""
     writer.gate.clear()
     trail.record_refusal(denial())
     await writer.begun.wait()

@@ -28,7 +28,7 @@ def how(revocation: PendingRevocation) -> dict[str, ReleaseReason]:
     return {release.instance: release.how for release in revocation.instances}
 
 
-def test_a_note_lasts_a_tenth_longer_than_its_lease() -> None:
+def test_a_lease_is_held_a_tenth_longer_than_it_lasts() -> None:
     """A lease of 30 s is awaited for 33 s, and not a moment less."""
     clock = ManualClock()
     leases = table(clock)
@@ -43,7 +43,7 @@ def test_a_note_lasts_a_tenth_longer_than_its_lease() -> None:
     assert how(revocation) == {A: ReleaseReason.LEASE_ENDED}
 
 
-def test_a_later_shorter_note_never_shortens_the_one_before() -> None:
+def test_a_later_shorter_lease_never_shortens_the_one_before() -> None:
     """The first lease is still held, so the entry ends with the longer one."""
     clock = ManualClock()
     leases = table(clock)
@@ -64,7 +64,7 @@ def test_no_lease_is_granted_after_a_revocation_began() -> None:
 
 
 def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones() -> None:
-    """Leases under the new scope neither enter the narrowing that is under way nor lengthen it."""
+    """Leases under the new scope neither enter the scope reduction that is under way nor lengthen it."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 10_000)
@@ -78,7 +78,7 @@ def test_a_scope_reduction_awaits_only_earlier_leases_and_grants_new_ones() -> N
 
 
 @pytest.mark.parametrize("lease_ms", [0, -1])
-def test_no_lease_is_no_note(lease_ms: int) -> None:
+def test_an_answer_without_a_lease_is_not_recorded(lease_ms: int) -> None:
     """No lease is recorded for an answer that may not be cached."""
     leases = table(ManualClock())
     assert leases.grant_lease(GRANT, A, lease_ms) == 0
@@ -105,11 +105,11 @@ def test_only_so_many_instances_of_a_grant_hold_leases() -> None:
     assert leases.count(GRANT) == MAX_INSTANCES
 
     clock.advance(33.001)
-    assert leases.grant_lease(GRANT, A, 30_000) == 30_000, "ended notes make room"
+    assert leases.grant_lease(GRANT, A, 30_000) == 30_000, "ended leases make room"
     assert leases.count(GRANT) == 1
 
 
-def test_ended_notes_are_forgotten() -> None:
+def test_ended_leases_are_removed() -> None:
     """Ended leases are removed, so memory is bounded by recent leases."""
     clock = ManualClock()
     leases = table(clock)
@@ -149,7 +149,7 @@ def test_an_ack_under_one_grant_releases_nothing_of_another() -> None:
     assert how(others) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_an_event_made_before_the_withdrawal_releases_nothing() -> None:
+def test_an_ack_of_an_event_made_before_the_revocation_releases_nothing() -> None:
     """Between such an event and the revocation the cache may have been filled again."""
     clock = ManualClock()
     leases = table(clock)
@@ -171,8 +171,8 @@ def test_an_ack_of_an_earlier_event_leaves_the_lease_for_a_second_attempt() -> N
     assert how(leases.begin(GRANT, (), final=True)) == {A: ReleaseReason.AWAITED}
 
 
-def test_an_ack_of_the_revocation_drops_the_note() -> None:
-    """What was dropped for good is counted no longer, and a second attempt does not await it."""
+def test_an_ack_of_the_revocation_removes_the_lease() -> None:
+    """A removed lease is counted no longer, and a second attempt does not await it."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
@@ -183,15 +183,15 @@ def test_an_ack_of_the_revocation_drops_the_note() -> None:
     assert leases.begin(GRANT, (), final=True).wait_s() is None
 
 
-def test_the_ack_of_a_revocation_also_ends_a_narrowing_under_way() -> None:
-    """A peer that dropped everything has dropped what the narrowing took back."""
+def test_the_ack_of_a_revocation_also_ends_a_scope_reduction_under_way() -> None:
+    """A peer that dropped everything has dropped what the scope reduction took back."""
     clock = ManualClock()
     leases = table(clock)
     leases.grant_lease(GRANT, A, 30_000)
-    narrowing = leases.begin(GRANT, (), final=False)
+    reduction = leases.begin(GRANT, (), final=False)
     revocation = leases.begin(GRANT, (), final=True)
     leases.ack(GRANT, A, leases.sequence)
-    assert how(narrowing) == how(revocation) == {A: ReleaseReason.ACKED}
+    assert how(reduction) == how(revocation) == {A: ReleaseReason.ACKED}
 
 
 def test_a_watcher_without_a_lease_is_awaited_until_it_disconnects() -> None:
@@ -261,7 +261,7 @@ def test_a_revocation_without_leases_and_watches_is_effective_at_once() -> None:
     assert revocation.effective_at_us == revocation.begun_at_us
 
 
-def test_a_forgotten_withdrawal_gets_no_more_acks() -> None:
+def test_a_removed_revocation_gets_no_more_acks() -> None:
     """`remove` takes a revocation out of the table, is idempotent, and leaves others in."""
     clock = ManualClock()
     leases = table(clock)

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -23,14 +23,13 @@ class Copy:
 
 
 @dataclass
-class Taken:
+class ModelRevocation:
     """A revocation and what the model knows of it."""
 
     revocation: PendingRevocation
     grant: str
     final: bool
     born: int
-    holders: set[str] = field(default_factory=set)
 
 
 class LeaseModel(RuleBasedStateMachine):
@@ -44,7 +43,7 @@ class LeaseModel(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.leases = LeaseTable(self.clock.clock)
         self.copies: list[Copy] = []
-        self.taken: list[Taken] = []
+        self.revocations: list[ModelRevocation] = []
         self.revoked: set[str] = set()
         self.leased: set[str] = set()
         self.step = 0
@@ -69,21 +68,22 @@ class LeaseModel(RuleBasedStateMachine):
             self.copies.append(Copy(grant, instance, self.step, asked + lease / 1_000 / rate))
 
     @rule(grant=GRANTS, final=st.booleans(), watching=st.frozensets(INSTANCES))
-    def take_back(self, grant: str, final: bool, watching: frozenset[str]) -> None:
-        """Something of a grant is taken back."""
+    def begin(self, grant: str, final: bool, watching: frozenset[str]) -> None:
+        """A revocation or scope reduction of a grant begins."""
         self.step += 1
-        self.taken.append(Taken(self.leases.begin(grant, watching, final=final), grant, final, self.step))
+        revocation = self.leases.begin(grant, watching, final=final)
+        self.revocations.append(ModelRevocation(revocation, grant, final, self.step))
         if final:
             self.revoked.add(grant)
 
     @rule(grant=GRANTS, instance=INSTANCES, age=st.integers(0, 2), failed=st.integers(0, 3))
     def ack(self, grant: str, instance: str, age: int, failed: int) -> None:
-        """A peer drops everything of a grant, and its word of some event arrives, perhaps of an old one.
+        """A peer drops everything of a grant, and its ack of some event arrives, perhaps of an old one.
 
         It dropped what it had when that event was made, which is the least that an ack can promise.
         """
         mark = max(0, self.leases.sequence - age)
-        promised = max((one.born for one in self.taken if one.revocation.sequence <= mark), default=0)
+        promised = max((one.born for one in self.revocations if one.revocation.sequence <= mark), default=0)
         self.copies = [
             copy
             for copy in self.copies
@@ -103,28 +103,28 @@ class LeaseModel(RuleBasedStateMachine):
 
     @rule(hours=st.integers(-48, 48))
     def set_the_wall_clock(self, hours: int) -> None:
-        """Somebody sets the wall clock."""
+        """The operator sets the wall clock."""
         self.clock.wall_s += hours * 3_600
 
     @precondition(lambda self: self.leased)
     @rule()
     def restart(self) -> None:
-        """The gateway dies and comes back; whoever was revoked stays so, and unfinished withdrawals begin again."""
-        unfinished = [one for one in self.taken if one.revocation.wait_s() is not None]
+        """The gateway dies and restarts; revoked grants stay revoked, and unfinished revocations begin again."""
+        unfinished = [one for one in self.revocations if one.revocation.wait_s() is not None]
         self.leases = LeaseTable(self.clock.clock, inherited=self.leased)
-        self.taken = []
+        self.revocations = []
         self.step += 1
         for grant in sorted(self.revoked):
             self.leases.begin(grant, (), final=True)
         for one in unfinished:
             again = self.leases.begin(one.grant, (), final=one.final)
-            self.taken.append(Taken(again, one.grant, one.final, one.born))
+            self.revocations.append(ModelRevocation(again, one.grant, one.final, one.born))
 
     @invariant()
     def nothing_is_effective_while_a_copy_lives(self) -> None:
         """Once nobody is awaited, every copy from before the revocation is gone."""
         now = self.clock.elapsed_s
-        for one in self.taken:
+        for one in self.revocations:
             if one.revocation.wait_s() is None:
                 living = [c for c in self.copies if c.grant == one.grant and c.born < one.born and c.dies > now]
                 assert not living, (one, living)
@@ -132,8 +132,8 @@ class LeaseModel(RuleBasedStateMachine):
 
     @invariant()
     def everything_ends(self) -> None:
-        """Nobody is awaited for longer than the longest note."""
-        for one in self.taken:
+        """Nobody is awaited for longer than the longest lease and its margin."""
+        for one in self.revocations:
             wait = one.revocation.wait_s()
             assert wait is None or 0 < wait <= 1.1 * LONGEST_MS / 1_000 + 1e-6
 

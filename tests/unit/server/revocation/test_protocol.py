@@ -94,13 +94,13 @@ def test_an_ack_counts_from_the_moment_of_telling() -> None:
     clock = ManualClock()
     leases = LeaseTable(clock.clock)
     leases.grant_lease(GRANT, A, 10_000)
-    narrowing = Recorded(leases, kind=ReceiptKind.NARROWED)
-    first = revocation_steps(narrowing, leases)
+    reduction = Recorded(leases, kind=ReceiptKind.NARROWED)
+    first = revocation_steps(reduction, leases)
     earlier = next(first)
     next(first)
     later = next(revocation_steps(Recorded(leases), leases))
-    assert narrowing.on_ack is not None
-    narrowing.on_ack(A, 0)
+    assert reduction.on_ack is not None
+    reduction.on_ack(A, 0)
     assert isinstance(earlier, Store)
     assert isinstance(later, Store)
     how = [{one.instance: one.how for one in step.revocation.instances}[A] for step in (earlier, later)]
