@@ -64,7 +64,7 @@ RETIRED: Final = {
     "EventWord": "EventType",
     "Freshness": "ChangeNotifier",
     "WatchHub": "SubscriptionRegistry",
-    "_LastWord": "heard_at",
+    "_LastWord": "last_message_at",
     "_attend": "_run",
     "_bell": "_wakeup",
     "_freshness": "_change_notifier",
@@ -160,7 +160,7 @@ RETIRED: Final = {
     "going_on": "interruptible",
     "learnt": "print_signals",
     "plainly": "simplify_grpc_error",
-    "the_peer": "resolve_peer",
+    "the_peer": "peer_at",
     "whole_id": "resolve_grant_id",
 }
 """Retired identifiers, each with the standard term. Ordinary words that are right elsewhere are not in the list."""
