@@ -254,7 +254,7 @@ class Gateway:
                     self.grants.flush_uses,
                     expected=FederationError,
                     logger=LOGGER,
-                    failing="the last uses of grants cannot be stored",
+                    failing="the registry of grants cannot be flushed",
                 )
             ),
             asyncio.create_task(self._certificate.run(self._server.tls.publish)),

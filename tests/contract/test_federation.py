@@ -313,6 +313,41 @@ async def test_a_store_is_removed_once_what_was_asked_of_it_has_ended(tmp_path: 
     assert (await stored.get(record.id)).revoked_at_us == 7
 
 
+async def test_a_store_whose_loop_does_not_run_is_not_used(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A program may stop its loop between calls; a renewal in the background does not wait for that loop."""
+    config = GatewayConfig.load(await gateway(tmp_path, scripted.record()))
+    stored, stopped = PeerRepository(config), asyncio.new_event_loop()
+    stored.add_store(stopped, PeerStore(Database.attach(config.database_url), Sealer.load(tmp_path)))
+    try:
+        assert await asyncio.wait_for(stored.versions(), 5) == await PeerRepository(config).versions()
+    finally:
+        stopped.close()
+
+
+async def test_a_call_outlives_the_loop_of_the_store_that_it_uses(tmp_path: Path, scripted: ScriptedPeer) -> None:
+    """A loop that ends without closing its federation cancels the call there, but not its caller, such as a renewer."""
+
+    class Waiting(PeerStore):
+        async def versions(self) -> Any:
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def end_once_used() -> None:
+        database = Database.attach(config.database_url)
+        stored.add_store(asyncio.get_running_loop(), Waiting(database, Sealer.load(tmp_path)))
+        added.set()
+        await asyncio.to_thread(begun.wait, 5)
+
+    config = GatewayConfig.load(await gateway(tmp_path, scripted.record()))
+    stored, added, begun = PeerRepository(config), threading.Event(), threading.Event()
+    ending = asyncio.create_task(asyncio.to_thread(asyncio.run, end_once_used()))
+    await asyncio.to_thread(added.wait, 5)
+
+    assert await asyncio.wait_for(stored.versions(), 5) == await PeerRepository(config).versions()
+    assert begun.is_set()
+    await ending
+
+
 @asynccontextmanager
 async def serving(directory: Path, clock: ManualClock, *records: PeerRecord) -> AsyncIterator[Federation]:
     """A federation on the open database of a gateway, as the gateway has it."""

@@ -67,7 +67,7 @@ RETIRED: Final = {
     "EventWord": "EventType",
     "Freshness": "ChangeNotifier",
     "WatchHub": "SubscriptionRegistry",
-    "_LastWord": "heard_at",
+    "_LastWord": "last_message_at",
     "_attend": "_run",
     "_bell": "_wakeup",
     "_freshness": "_change_notifier",

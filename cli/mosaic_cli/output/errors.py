@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
 
-_THEIRS: Final = "federation grant token"
+_NEW_TOKEN: Final = "federation grant token"
 _REMOVE: Final = "federation peer remove {peer} --user {user}"
 _ADD: Final = "federation peer add --user {user} TOKEN"
 ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
@@ -26,7 +26,7 @@ ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
     Action.LIST_PEERS: ("federation peer list",),
     Action.REMOVE_PEER: (_REMOVE,),
     Action.REPLACE_PEER: (_REMOVE, _ADD),
-    Action.ENROLL_AGAIN: (_THEIRS, _REMOVE, _ADD),
+    Action.ENROLL_AGAIN: (_NEW_TOKEN, _REMOVE, _ADD),
     Action.ROTATE_PEER: ("federation peer rotate {peer} --user {user}",),
     Action.RESET_CIRCUIT: ("federation peer reset {peer} --user {user}",),
     Action.EXPLAIN_PEER: ("federation status --explain {peer} --user {user}",),
@@ -39,7 +39,7 @@ ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
 """The commands of each action, in the order to run them: the arguments of `mosaic`, or only options.
 
 A word in braces is replaced by that parameter of the remedy. An empty parameter is omitted together with the option
-before it. `_THEIRS` is a command of the peer's operator, whichever actor the remedy has.
+before it. `_NEW_TOKEN` is a command of the peer's operator, whichever actor the remedy has.
 """
 _STATUS: Final = Remedy(action=Action.SHOW_STATUS)
 _LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
@@ -86,7 +86,7 @@ def command(remedy: Remedy) -> str:
     Several commands, and those of the peer's operator, are quoted in backticks.
     """
     commands, parameters = ADVICE[remedy.action], _parameters(remedy)
-    theirs = [one for one in commands if one == _THEIRS or remedy.actor is Actor.PEER_OPERATOR]
+    theirs = [one for one in commands if one == _NEW_TOKEN or remedy.actor is Actor.PEER_OPERATOR]
     ours = [_command_line(one, parameters) for one in commands if one not in theirs]
     if len(ours) == 1 and not theirs:
         return ours[0]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from federation.aio import run_to_completion
@@ -35,8 +35,9 @@ class PeerSource(Protocol):
 class PeerRepository:
     """The methods of a `PeerStore`, on any loop. Every method raises `StoreError` or `SealError`.
 
-    A call uses a store that is open already (`add_store`), on that store's loop; without one, it opens the database for
-    itself. A cancelled call first runs to its end: a loop that ends next must not leave the database's thread behind.
+    A call uses a store that is open already (`add_store`), on that store's loop while the loop runs; without one, it
+    opens the database for itself. A cancelled call first runs to its end: a loop that ends next must not leave the
+    database's thread behind.
     """
 
     def __init__(self, config: GatewayConfig, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -52,7 +53,8 @@ class PeerRepository:
 
     async def remove_store(self, loop: asyncio.AbstractEventLoop, store: PeerSource) -> None:
         """Use a store of `add_store` no longer, and wait for the calls that use it."""
-        self._open_stores = [entry for entry in self._open_stores if entry != (loop, store)]
+        with suppress(ValueError):  # it was never added
+            self._open_stores.remove((loop, store))
         running = [asyncio.wrap_future(call) for call in self._running.copy()]
         if running:
             await asyncio.wait(running, timeout=REMOVAL_TIMEOUT_S)
@@ -87,13 +89,18 @@ class PeerRepository:
     async def _within(self, work: Callable[[Any], Coroutine[Any, Any, T]], kind: type) -> T:
         call = self._on_open_store(work, kind)
         if call is not None:
-            return await asyncio.wrap_future(call)
+            try:
+                return await asyncio.wrap_future(call)
+            except asyncio.CancelledError:  # this task was cancelled, or the store's loop ended and cancelled the call
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
         async with self._opened() as store:
             return await work(store)
 
     def _on_open_store(self, work: Callable[[Any], Coroutine[Any, Any, T]], kind: type) -> "Future[T] | None":
-        for loop, store in self._open_stores:
-            if isinstance(store, kind):
+        for loop, store in self._open_stores.copy():
+            if isinstance(store, kind) and loop.is_running():
                 coroutine = work(store)
                 try:
                     call = asyncio.run_coroutine_threadsafe(coroutine, loop)

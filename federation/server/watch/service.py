@@ -87,7 +87,7 @@ class WatchService:
     async def _run_stream(
         self, watcher: Watcher, caller: CallerIdentity, requests: AsyncIterator[bytes], context: Context
     ) -> None:
-        watcher.heard_at = self._clock.monotonic()
+        watcher.last_message_at = self._clock.monotonic()
         reader = asyncio.create_task(self._read_messages(watcher, requests))
         writer = asyncio.create_task(_send_events(watcher, context, self._heartbeat_interval_s))
         try:
@@ -127,7 +127,7 @@ class WatchService:
     def _check(self, watcher: Watcher, caller: CallerIdentity, context: Context) -> None:
         """Raise `Refusal` if the stream must end; close it if heartbeats are missing."""
         caller_of(context.auth_context(), self._clock.now_us())
-        silent_s = self._clock.monotonic() - watcher.heard_at
+        silent_s = self._clock.monotonic() - watcher.last_message_at
         if silent_s > MAX_MISSED_HEARTBEATS * self._heartbeat_interval_s:
             watcher.close(invalid("heartbeat", f"none for {silent_s:.0f} s; open a new watch"))
             return
@@ -193,7 +193,7 @@ class WatchService:
     async def _read_messages(self, watcher: Watcher, requests: AsyncIterator[bytes]) -> None:
         async for raw in requests:
             request = _decode(raw)
-            watcher.heard_at = self._clock.monotonic()
+            watcher.last_message_at = self._clock.monotonic()
             match request.WhichOneof("kind"):
                 case "ack":
                     watcher.ack(request.ack.event_id, request.ack.failed_in_flight)

@@ -40,8 +40,8 @@ class Watcher:
         self.grant_id, self.instance = grant_id, instance
         self.ended: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
         """Done when the stream is to end: with the refusal to answer, or with `None` if the peer made no fault."""
-        self.heard_at = 0.0
-        """When the peer sent its last message, by the monotonic clock of the watch service."""
+        self.last_message_at = 0.0
+        """When the last message of the peer arrived, in seconds of the monotonic clock; set by the watch service."""
         self._queue: deque[Event] = deque()
         self._wakeup = asyncio.Event()
         self._closed = False

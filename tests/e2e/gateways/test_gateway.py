@@ -18,10 +18,11 @@ from federation.breaker import CallResult, Permit
 from federation.config import GatewayConfig
 from federation.enrollment import enroll as enrolling
 from federation.enrollment.enroll import EnrolledPeer
-from federation.errors import ConfigError, ConflictError, LockedError, SealError
+from federation.errors import ConfigError, ConflictError, LockedError, SealError, StoreError
 from federation.gateway import Gateway
 from federation.resources.provider import Change, ListQuery, Page, Row, SearchHit, SearchQuery
 from federation.scope.model import RowFilter
+from federation.store.grants.registry import GrantRegistry
 from federation.telemetry.metrics import FederationMetrics
 from federation.telemetry.spans import SpanSource
 from federation.telemetry.telemetry import Telemetry
@@ -29,6 +30,7 @@ from federation.v1 import admin_pb2 as pb
 from tests.e2e.gateways.test_exchange import ask, ids, tasks
 from tests.support.gateway_pair import Running, Start, enroll, fill
 from tests.support.memory_exporters import MetricLog
+from tests.support.scripted import eventually
 
 
 class Almanac:
@@ -177,6 +179,28 @@ def test_a_directory_without_a_gateway_is_told(tmp_path: Path) -> None:
         asyncio.run(opened())
     with pytest.raises(ConfigError):
         GatewayConfig.load(tmp_path)
+
+
+async def test_uses_that_cannot_be_written_are_logged_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning names the cause without a repetition, and is not repeated while the cause stays the same."""
+    attempts = 0
+
+    async def fail(_: GrantRegistry) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise StoreError("the last uses of grants cannot be stored: the database says: disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("federation.gateway.FLUSH_S", 0.01)
+        broken.setattr(GrantRegistry, "flush_uses", fail)
+        await start("home.example")
+        await eventually(lambda: attempts > 1)
+
+    [warning] = [record.message for record in caplog.records if record.name == "federation.gateway"]
+    assert warning.endswith("; retrying")
+    assert warning.count("the last uses of grants cannot be stored") == 1
 
 
 async def test_a_gateway_tells_its_metrics(
