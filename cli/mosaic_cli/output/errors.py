@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
 
-_NEW_TOKEN: Final = "federation grant token"
+_NEW_TOKEN: Final = "federation grant token"  # noqa: S105 - a command
 _REMOVE: Final = "federation peer remove {peer} --user {user}"
 _ADD: Final = "federation peer add --user {user} TOKEN"
 ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
