@@ -145,9 +145,8 @@ class DocumentRunner:
         return code, printed.getvalue()
 
     def _replace(self, text: str) -> str:
-        for word, real in self.replacements.items():
-            text = text.replace(word, real)
-        return text
+        # In one pass, because a real port may contain the digits of a port that a document shows.
+        return re.sub("|".join(map(re.escape, self.replacements)), lambda match: self.replacements[match[0]], text)
 
     def _remember_ids(self, command: str, printed: str) -> None:
         self.printed += printed
