@@ -1,5 +1,6 @@
 """The gateway's database: connections, transactions, migration and error translation."""
 
+import asyncio
 import errno
 import logging
 import os
@@ -59,11 +60,10 @@ class Database:
                     await _check_encoding(connection)
                     await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({AdvisoryKey.MIGRATION:d})")
                 await connection.run_sync(_migrate)
-        except (SQLAlchemyError, OSError) as e:
-            await engine.dispose()
-            raise StoreError(f"cannot open the database {_masked(url)}: {_cause(e)}") from e
-        except ConfigError:
-            await engine.dispose()
+        except BaseException as e:
+            await _dispose(engine)
+            if isinstance(e, SQLAlchemyError | OSError):
+                raise StoreError(f"cannot open the database {_masked(url)}: {_cause(e)}") from e
             raise
         return cls(engine)
 
@@ -110,8 +110,16 @@ class Database:
         return changed
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.engine.dispose()
+        """Close every connection, also if the caller is cancelled meanwhile."""
+        await _dispose(self.engine)
+
+
+async def _dispose(engine: "AsyncEngine") -> None:
+    try:
+        await engine.dispose()
+    except asyncio.CancelledError:
+        await engine.dispose()  # closes the connections that the cancelled call had not reached
+        raise
 
 
 def _engine(url: str, *, new: bool) -> "AsyncEngine":

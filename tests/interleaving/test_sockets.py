@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from tests.support.gateway_processes import ROOT, GatewayProcesses, environment
 from tests.support.network_faults import Relay, closed_port
 from tests.support.peer_records import peer_record
 from tests.support.scripted import eventually
-from tests.support.scripted_watches import QUICK, watching
+from tests.support.scripted_watches import watching
 from tests.support.server_on_database import DatabaseServer, StartDatabaseServer
 
 SEEDS = int(os.environ.get("MOSAIC_RACE_SEEDS", "200"))
@@ -47,8 +47,6 @@ BATCH = 25
 """Grants of one federation at a time."""
 AT_ONCE = 5
 """Grants that are listed under and revoked at the same time."""
-PATIENT = replace(QUICK, heartbeat_interval_s=5.0)
-"""A busy machine is no reason to give a stream up."""
 AFTER_S = 0.01
 """How long callers go on after the receipt."""
 
@@ -122,7 +120,7 @@ async def batch(
     """A federation with one grant a seed, all of them watched."""
     grants = {seed: await granting.grant() for seed in seeds}
     records = [record_of(granting, grant, endpoint, f"u{seed}") for seed, grant in grants.items()]
-    async with watching(directory, *records, settings=PATIENT) as fed:
+    async with watching(directory, *records) as fed:
         for seed in seeds:
             await eventually(lambda seed=seed: fed.peer_state("work.example", f"u{seed}").watch is WatchState.ARMED)
         yield fed, {seed: grant.id for seed, grant in grants.items()}

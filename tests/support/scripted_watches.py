@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tests.support.federations import ListedPeers, config_of
 from tests.support.scripted import ScriptedPeer, eventually
 
 QUICK = WatchSettings(
-    heartbeat_interval_s=0.2,
+    heartbeat_interval_s=20.0,
     arm_timeout_s=2.0,
     max_stream_age_s=3_600.0,
     first_pause_s=0.02,
@@ -34,6 +34,9 @@ QUICK = WatchSettings(
     circuit_poll_s=0.05,
     close_timeout_s=1.0,
 )
+"""Everything in a moment, but no stream of a peer that sends no heartbeat ends."""
+IMPATIENT = replace(QUICK, heartbeat_interval_s=0.2)
+"""A stream ends after 0.6 s without a heartbeat."""
 
 
 class WatchStream:

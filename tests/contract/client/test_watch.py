@@ -14,6 +14,7 @@ import pytest
 from federation.breaker import CallResult
 from federation.client.peer_status import PeerState
 from federation.client.peers.watch_handle import WatchState
+from federation.client.watch.policy import WatchSettings
 from federation.errors import Reason, Refusal
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
@@ -23,7 +24,7 @@ from federation.wire.status import error_detail_of
 from tests.support.federations import ListedPeers, aio_stub
 from tests.support.pki import Pki
 from tests.support.scripted import Reply, ScriptedPeer, eventually
-from tests.support.scripted_watches import QUICK, ScriptedWatches, until_watch, watching
+from tests.support.scripted_watches import IMPATIENT, QUICK, ScriptedWatches, until_watch, watching
 
 TASKS = pb.ListRequest(resource="tasks")
 NOTES = pb.ListRequest(resource="notes")
@@ -121,7 +122,7 @@ async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """A call may learn of the revocation before the watch does; the stream stays, for the peer awaits its ack."""
-    settings = replace(QUICK, close_timeout_s=0.1, heartbeat_interval_s=1.0)
+    settings = replace(QUICK, close_timeout_s=0.1)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
@@ -156,30 +157,32 @@ async def test_a_watch_that_is_lost_before_the_event_is_armed_once_more_to_ackno
     assert watched_fed.peer_state("work.example").state is PeerState.REVOKED
 
 
-@pytest.mark.parametrize("answer", [Reason.GRANT_REVOKED, Reason.INTERNAL])
+@pytest.mark.parametrize(("answer", "settings"), [(Reason.GRANT_REVOKED, QUICK), (Reason.INTERNAL, IMPATIENT)])
 async def test_a_peer_that_awaits_nothing_is_not_dialled_for_long(
-    answer: Reason, watched_fed: Federation, scripted: ScriptedPeer, watches: ScriptedWatches
+    answer: Reason, settings: WatchSettings, tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """Arming again to acknowledge ends with the peer's GRANT_REVOKED, and at the latest with the silence timeout."""
-    scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
-    assert await refused(watched_fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
-    watches.refusal = Refusal(answer, "over")
-    watches.last.end(Refusal(Reason.INTERNAL, "cut"))
+    async with watching(tmp_path, scripted.record(), settings=settings) as fed:
+        await until_watch(fed)
+        scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
+        assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
+        watches.refusal = Refusal(answer, "over")
+        watches.last.end(Refusal(Reason.INTERNAL, "cut"))
 
-    await until_watch(watched_fed, WatchState.OFF)
-    await eventually(lambda: not watched_fed.peer("work.example").watch.running)
+        await until_watch(fed, WatchState.OFF)
+        await eventually(lambda: not fed.peer("work.example").watch.running)
 
-    dialled = len(watches.streams)
-    assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
-    await asyncio.sleep(0.3)
-    assert len(watches.streams) == dialled
+        dialled = len(watches.streams)
+        assert dialled == 2 if answer is Reason.GRANT_REVOKED else dialled > 2
+        await asyncio.sleep(0.3)
+        assert len(watches.streams) == dialled
 
 
 async def test_a_stream_that_delivered_the_revocation_is_ended_without_waiting_for_the_peer(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """After `grant_revoked` the stream has no purpose, so it ends long before the silence timeout."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
+    async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         watches.last.revoke()
 
@@ -192,7 +195,7 @@ async def test_a_revoked_peer_is_not_dialled_for_its_acknowledgement_while_the_c
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """A watch with a pending acknowledgement ends at once if the circuit is open."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(heartbeat_interval_s=20.0)) as fed:
+    async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         scripted.service.script("list", Reply(refusal=Refusal(Reason.GRANT_REVOKED, "over")))
         assert await refused(fed.stub("work.example").List(TASKS)) == Reason.GRANT_REVOKED
@@ -368,17 +371,19 @@ async def test_an_expired_own_certificate_dials_no_watch(
         assert watches.streams == []
 
 
-async def test_silence_ends_a_stream(watched_fed: Federation, watches: ScriptedWatches) -> None:
+async def test_silence_ends_a_stream(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """A peer that is silent for three intervals is redialled; one that sends heartbeats is not."""
-    first = watches.last
-    for _ in range(8):
-        first.beat()
-        await asyncio.sleep(0.1)
-    assert len(watches.streams) == 1
-    assert first.heartbeats >= 2
+    async with watching(tmp_path, scripted.record(), settings=IMPATIENT) as fed:
+        await until_watch(fed)
+        first = watches.last
+        for _ in range(8):
+            first.beat()
+            await asyncio.sleep(0.1)
+        assert len(watches.streams) == 1
+        assert first.heartbeats >= 2
 
-    await eventually(lambda: len(watches.streams) == 2)
-    await eventually(first.ended.is_set)
+        await eventually(lambda: len(watches.streams) == 2)
+        await eventually(first.ended.is_set)
 
 
 async def test_a_subscription_that_is_never_confirmed_is_cancelled(
@@ -386,7 +391,7 @@ async def test_a_subscription_that_is_never_confirmed_is_cancelled(
 ) -> None:
     """A peer that accepts the stream and does not arm it is redialled."""
     watches.arms = False
-    settings = _quick(arm_timeout_s=0.2)
+    settings = replace(QUICK, arm_timeout_s=0.2)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await eventually(lambda: len(watches.streams) >= 3)
         assert fed.peer_state("work.example").watch is WatchState.CONNECTING
@@ -420,7 +425,7 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
     """An unconfirmed stream is cancelled when the circuit opens, before its own timeout."""
     watches.arms = False
     scripted.service.script("search", Reply(code=grpc.StatusCode.UNAVAILABLE))
-    async with watching(tmp_path, scripted.record(), settings=_quick(arm_timeout_s=60.0)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, arm_timeout_s=60.0)) as fed:
         await eventually(lambda: len(watches.streams) == 1)
         for _ in range(5):
             await refused(fed.stub("work.example").Search(SEARCH))
@@ -430,7 +435,7 @@ async def test_a_circuit_that_opens_ends_a_dial_under_way(
 
 async def test_a_stream_moves_before_it_ages(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """The new stream is armed before the old one ends, on a connection of its own, and nothing is flushed."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.5)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, max_stream_age_s=0.5)) as fed:
         await until_watch(fed)
         await ask(fed)
         since = fed.peer_state("work.example").watch_since_us
@@ -455,9 +460,7 @@ async def test_only_moving_in_time_survives_connection_ageing(
     peer.service.watches = watches.serve
     peer.start()
     try:
-        async with watching(
-            tmp_path, peer.record(), settings=_quick(max_stream_age_s=max_stream_age_s, heartbeat_interval_s=5.0)
-        ) as fed:
+        async with watching(tmp_path, peer.record(), settings=replace(QUICK, max_stream_age_s=max_stream_age_s)) as fed:
             await until_watch(fed)
             await asyncio.sleep(3.0)
             assert len(watches.streams) >= 2
@@ -485,7 +488,7 @@ async def test_a_move_that_fails_leaves_the_old_stream(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """While no new stream can be armed, the old one still delivers events."""
-    async with watching(tmp_path, scripted.record(), settings=_quick(max_stream_age_s=0.2)) as fed:
+    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, max_stream_age_s=0.2)) as fed:
         await until_watch(fed)
         watches.refusal = Refusal(Reason.RATE_LIMITED, "too many", retry_after_s=0.0)
         await eventually(lambda: len(watches.streams) >= 3)
@@ -558,7 +561,7 @@ async def test_a_revocation_in_the_store_is_loaded(
 ) -> None:
     """A revocation that another process stored ends hits, calls and the watch here too."""
     source = ListedPeers(scripted.record())
-    async with watching(tmp_path, source=source) as fed:
+    async with watching(tmp_path, source=source, settings=IMPATIENT) as fed:
         await until_watch(fed)
         await ask(fed)
         source.records = (replace(source.records[0], revoked_at_us=1, revoked_reason="elsewhere"),)
@@ -580,7 +583,7 @@ async def test_a_revocation_in_the_store_fails_calls_under_way_and_ends_a_watch_
             watches.last.beat()
             await asyncio.sleep(0.05)
 
-    async with watching(tmp_path, source=source) as fed:
+    async with watching(tmp_path, source=source, settings=IMPATIENT) as fed:
         await until_watch(fed)
         beating = asyncio.create_task(keep_alive())
         waiting = fed.stub("work.example").Search(SEARCH, timeout=30)
@@ -591,7 +594,3 @@ async def test_a_revocation_in_the_store_fails_calls_under_way_and_ends_a_watch_
             assert await refused(waiting) == Reason.GRANT_REVOKED
         await until_watch(fed, WatchState.OFF)
         beating.cancel()
-
-
-def _quick(**changes: float) -> Any:
-    return replace(QUICK, **changes)

@@ -21,7 +21,7 @@ async def test_a_flood_makes_the_peer_uncached_until_it_is_quiet(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """Beyond the bound nothing of the peer is cached, other peers' callers are served, and quiet ends it."""
-    settings = replace(QUICK, max_events_per_s=20, heartbeat_interval_s=5.0)
+    settings = replace(QUICK, max_events_per_s=20)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)
         for _ in range(60):
@@ -44,7 +44,7 @@ async def test_a_revocation_within_a_flood_is_handled(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
     """A flood delays later events by no more than its own reading takes."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
+    async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         for _ in range(150):
             watches.last.change_rows("tasks")
@@ -71,7 +71,7 @@ async def test_a_flood_that_ends_with_its_stream_is_over(
 
 async def test_odd_events_are_harmless(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """Unknown kinds, repeated or descending ids, a second arming, odd resources: the stream continues."""
-    async with watching(tmp_path, scripted.record(), settings=replace(QUICK, heartbeat_interval_s=5.0)) as fed:
+    async with watching(tmp_path, scripted.record()) as fed:
         await until_watch(fed)
         stream = watches.last
         stream.send(event_id=2**64 - 1)
