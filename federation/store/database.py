@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Row, Select, UpdateBase, event, make_url
+from sqlalchemy import URL, Row, Select, UpdateBase, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -212,14 +212,21 @@ def _sqlite_invalidate(connection: Any, _record: object, _error: object) -> None
 def _migrate(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util.exc import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as e:
+        raise StoreError(
+            f"cannot open the database {_masked(connection.engine.url)}: its schema is of another version of this "
+            f"software ({_cause(e)}): install that version, or restore a backup from before its installation"
+        ) from e
 
 
-def _masked(url: str) -> str:
+def _masked(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 

@@ -1,12 +1,14 @@
 import asyncio
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, column, insert, select, table
+from sqlalchemy import Connection, column, insert, select, table, update
 from sqlalchemy.exc import IntegrityError
 
 from federation.errors import ConfigError, LockedError, StoreError
@@ -14,6 +16,7 @@ from federation.store.database import Database
 from federation.store.locks import FileLock
 from federation.store.schema import METADATA, users
 from tests.support.databases import new_postgres_url
+from tests.support.scripted import eventually
 
 SEARCH_OBJECTS = {"rows_fts", "rows_fts_data", "rows_fts_docsize", "rows_fts_config", "rows_fts_idx", "ix_rows_words"}
 
@@ -42,6 +45,48 @@ async def test_opening_again_keeps_what_was_written(database_url: str) -> None:
     async with second.read() as connection:
         assert (await connection.scalars(select(users.c.id))).all() == ["ada"]
     await second.close()
+
+
+async def test_a_database_of_a_newer_version_is_refused(database_url: str) -> None:
+    """An unknown revision of the schema is reported with what to do about it."""
+    database = await Database.open(database_url)
+    await database.execute(
+        update(table("alembic_version", column("version_num"))).values(version_num="9999"), failing=""
+    )
+    await database.close()
+
+    with pytest.raises(StoreError, match=r"^cannot open the database .*9999.*: install that version, or restore"):
+        await Database.open(database_url)
+
+
+@pytest.mark.parametrize("iterations", range(1, 5))
+async def test_a_close_that_is_cancelled_closes_every_connection(sqlite_url: str, iterations: int) -> None:
+    """A connection that stays open keeps its thread and its locks."""
+    database = await Database.open(sqlite_url)
+    await asyncio.gather(*(database.fetch(select(users), "cannot read") for _ in range(4)))
+    before = threading.active_count()
+
+    closing = asyncio.create_task(database.close())
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+
+    await eventually(lambda: threading.active_count() == before - 4)
+
+
+async def test_an_open_that_fails_unexpectedly_closes_its_connection(
+    monkeypatch: pytest.MonkeyPatch, sqlite_url: str
+) -> None:
+    """Whatever ends the migration, neither a connection nor its thread is left."""
+    before = threading.active_count()
+    monkeypatch.setattr("federation.store.database._migrate", lambda connection: 1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        await Database.open(sqlite_url)
+
+    await eventually(lambda: threading.active_count() == before)
 
 
 async def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
