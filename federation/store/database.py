@@ -221,8 +221,8 @@ def _migrate(connection: Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as e:
         raise StoreError(
-            f"cannot open the database {_masked(connection.engine.url)}: its schema is of another version of this "
-            f"software ({_cause(e)}): install that version, or restore a backup from before its installation"
+            f"cannot open the database {_masked(connection.engine.url)}: a newer version of this software has "
+            f"migrated it ({_cause(e)}); install that version, or restore the backup from before the upgrade"
         ) from e
 
 

@@ -55,7 +55,7 @@ async def test_a_database_of_a_newer_version_is_refused(database_url: str) -> No
     )
     await database.close()
 
-    with pytest.raises(StoreError, match=r"^cannot open the database .*9999.*: install that version, or restore"):
+    with pytest.raises(StoreError, match=r"^cannot open the database .*9999.*; install that version, or restore"):
         await Database.open(database_url)
 
 
