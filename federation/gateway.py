@@ -1,7 +1,6 @@
 """A serving gateway in one process: opens its components, starts its servers and stops them in order."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
@@ -12,7 +11,7 @@ from typing import Final
 
 from federation.admin.context import AdminContext
 from federation.admin.server import AdminServer
-from federation.aio import run_periodically
+from federation.aio import cancel_and_wait, run_periodically
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
 from federation.enrollment.issuer import Issuer
@@ -292,10 +291,7 @@ class Gateway:
         await self._parts.coordinator.stop()
         await self._admin.stop(grace_s)
         tasks, self._tasks = self._tasks, ()
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await cancel_and_wait(*tasks)
         await self._parts.audit.stop()
 
     def _retention(self) -> AuditRetention:

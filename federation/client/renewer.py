@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from federation.aio import run_periodically
+from federation.aio import cancel_and_wait, run_periodically
 from federation.client.chain.call_stats import CallFailure
 from federation.client.peers.peer import Peer
 from federation.client.peers.registry import PeerRegistry
@@ -74,8 +74,7 @@ class Renewer:
         """Stop `run`, and wait for its end. Call this on the same loop."""
         running, self._running = self._running, None
         if running is not None:
-            running.cancel()
-            await asyncio.wait([running])
+            await cancel_and_wait(running)
 
     async def run(self) -> None:
         """Follow the store and renew what is due, without end. Errors are logged once and retried."""

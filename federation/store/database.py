@@ -31,7 +31,7 @@ def translate_db_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError) as e:
-        raise StoreError(f"{what}: the database says: {_cause(e)}") from e
+        raise StoreError(f"{what}: the database says: {cause_of(e)}") from e
 
 
 OLDEST_SQLITE: Final = (3, 38, 0)
@@ -63,7 +63,7 @@ class Database:
         except BaseException as e:
             await _dispose(engine)
             if isinstance(e, SQLAlchemyError | OSError):
-                raise StoreError(f"cannot open the database {_masked(url)}: {_cause(e)}") from e
+                raise StoreError(f"cannot open the database {_masked(url)}: {cause_of(e)}") from e
             raise
         return cls(engine)
 
@@ -115,11 +115,16 @@ class Database:
 
 
 async def _dispose(engine: "AsyncEngine") -> None:
-    try:
-        await engine.dispose()
-    except asyncio.CancelledError:
-        await engine.dispose()  # closes the connections that the cancelled call had not reached
-        raise
+    """Close every connection in the pool, even if the caller is cancelled repeatedly."""
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            await engine.dispose()
+            break
+        except asyncio.CancelledError as e:  # the pool still has the connections that were not reached
+            cancelled = e
+    if cancelled is not None:
+        raise cancelled
 
 
 def _engine(url: str, *, new: bool) -> "AsyncEngine":
@@ -222,7 +227,7 @@ def _migrate(connection: Connection) -> None:
     except CommandError as e:
         raise StoreError(
             f"cannot open the database {_masked(connection.engine.url)}: a newer version of this software has "
-            f"migrated it ({_cause(e)}); install that version, or restore the backup from before the upgrade"
+            f"migrated it ({cause_of(e)}); install that version, or restore the backup from before the upgrade"
         ) from e
 
 
@@ -230,6 +235,7 @@ def _masked(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """Return the first line of the driver's error, or its type if it has no text."""
     lines = str(getattr(error, "orig", None) or error).splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,7 +1,6 @@
 """Locks that admit one serving process per gateway: a file lock, and on PostgreSQL also an advisory lock."""
 
 import asyncio
-import contextlib
 import fcntl
 import os
 from collections.abc import Awaitable, Callable
@@ -12,9 +11,10 @@ from weakref import WeakSet
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from federation.aio import cancel_and_wait
 from federation.errors import LockedError, StoreError
 from federation.store.advisory_keys import AdvisoryKey
-from federation.store.database import Database
+from federation.store.database import Database, cause_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -97,9 +97,7 @@ class ServingLock:
     async def release(self) -> None:
         """Release both locks. Idempotent."""
         if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+            await cancel_and_wait(self._watch)
             self._watch = None
         if self._connection is not None:
             connection, self._connection = self._connection, None
@@ -127,7 +125,7 @@ class ServingLock:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             locked = await connection.scalar(text(f"SELECT pg_try_advisory_lock({AdvisoryKey.SERVING:d})"))
         except _FAULTS as e:
-            raise StoreError(f"cannot lock the database: {str(e).splitlines()[0]}") from e
+            raise StoreError(f"cannot lock the database: {cause_of(e)}") from e
         if not locked:
             await connection.close()
             raise LockedError(

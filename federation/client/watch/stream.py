@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc.aio import EOF, AioRpcError, Metadata
 
+from federation.aio import cancel_and_wait
 from federation.client.aio.call import end_of, result_if_done
 from federation.client.aio.driver import AioDriver
 from federation.client.calls import final_outcome
@@ -140,8 +141,7 @@ class WatchStream:
 
     async def cancel(self) -> None:
         """Cancel the stream and wait for its end."""
-        self.ended.cancel()
-        await asyncio.wait({self.ended})
+        await cancel_and_wait(self.ended)
 
     async def _serve(self) -> StreamEnd:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from federation.aio import cancel_and_wait
 from federation.client.peers.peer import Peer
 from federation.client.peers.watch_handle import WatchState, WatchStatus
 from federation.client.watch.events import EVENT_KINDS, EventHandler
@@ -83,8 +84,7 @@ class PeerWatch:
     async def stop(self) -> None:
         """Cancel the stream and wait until it has ended. Call this on the loop."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await cancel_and_wait(self._task)
 
     def cancel(self) -> None:
         """Cancel the stream, from any thread."""

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final
 from urllib.parse import unquote
 
+from federation.aio import cancel_and_wait
 from federation.backoff import Backoff
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.enrollment.servicer import EnrollmentEvent
@@ -21,6 +22,7 @@ from federation.errors import FederationError, Reason, Refusal
 from federation.server.audit.vocabulary import MIXED, OWN
 from federation.store.audit.model import AuditEvent
 from federation.store.audit.table import AuditStore
+from federation.store.database import cause_of
 from federation.store.grants.model import Grant
 from federation.store.peers import PeerRecord
 
@@ -76,8 +78,7 @@ class AuditTrail:
             return
         _, late = await asyncio.wait({self._task}, timeout=timeout_s)
         if late:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await cancel_and_wait(self._task)
         if self.waiting:
             LOGGER.error("the audit trail stopped with %d events unwritten", self.waiting)
 
@@ -221,12 +222,11 @@ class AuditTrail:
     def _report(self, fault: Exception | None) -> None:
         """Log once that writing fails, and once that it works again."""
         if fault is not None and not self.failing:
-            cause = str(getattr(fault, "orig", None) or fault).split("\n", 1)[0]
             LOGGER.error(
                 "audit rows cannot be written (%s: %s); they stay queued and are retried, and reads are refused "
                 "once the queue is full",
                 type(fault).__name__,
-                cause,
+                cause_of(fault),
             )
         elif fault is None and self.failing:
             LOGGER.warning("audit rows are written again")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from federation.aio import cancel_and_wait
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import StoreError
 from federation.resources.provider import ResourceProvider
@@ -115,9 +116,7 @@ class InvalidationCoordinator:
     async def stop(self) -> None:
         """Stop; the next process continues unfinished revocations. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         await self.revocations.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

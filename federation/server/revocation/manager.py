@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final, TypeVar
 
+from federation.aio import cancel_and_wait
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.errors import ConflictError, FederationError
 from federation.scope.diff import ScopeChange, compare_scopes
@@ -177,9 +178,7 @@ class Revocations:
 
     async def close(self) -> None:
         """Stop the running revocations; the next process continues them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     async def _edit(self, grant_id: str, scope: Scope) -> ScopeEdit:
         async with self._edit_lock:

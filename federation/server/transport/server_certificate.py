@@ -1,10 +1,11 @@
 """The renewal of the gateway's own server certificate, before it expires and when its host names change."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
+from federation.aio import run_periodically
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock, from_micros
 from federation.errors import FederationError
 from federation.pki.authority import Authority
@@ -15,6 +16,7 @@ from federation.telemetry.metrics import Remaining
 LOGGER: Final = logging.getLogger(__name__)
 CHECK_S: Final = 30.0
 """Seconds between the checks of `run`."""
+FAILING: Final = "this gateway's server certificate cannot be renewed"
 AUTHORITY_ENDS_SOON_US: Final = 365 * 86_400 * MICROSECONDS
 
 
@@ -69,31 +71,22 @@ class ServerCertificate:
     async def refresh(self, publish: Callable[[Authority], None] = lambda _: None) -> bool:
         """Renew the certificate if it is due, and `publish` it; return whether it was due.
 
-        Raises `StoreError`, or the error of `publish`; then the certificate in use stays.
+        Raises `StoreError`, or the error of `publish`; then the certificate in use stays, and `warnings` has the error.
         """
         if not self.is_due():
             return False
         renewed = self.authority.with_server(self._hosts, self._lifetime_s)
-        await self._save(renewed)
-        publish(renewed)
-        self.authority = renewed
+        try:
+            await self._save(renewed)
+            publish(renewed)
+        except Exception as e:
+            self._fault = f"{FAILING}: {e}"
+            raise
+        self.authority, self._fault = renewed, ""
         LOGGER.info("the server certificate was renewed; it ends at %s", from_micros(self.validity.not_after_us))
         return True
 
     async def run(self, publish: Callable[[Authority], None]) -> None:
-        """Renew until cancelled, and `publish` each new certificate. A failure is logged once, and retried."""
-        while True:
-            await asyncio.sleep(CHECK_S)
-            await self.run_renewal(publish)
-
-    async def run_renewal(self, publish: Callable[[Authority], None]) -> None:
-        """Renew and publish if due; a failure becomes a warning, and the certificate in use stays."""
-        try:
-            await self.refresh(publish)
-        except FederationError as e:
-            fault = f"this gateway's server certificate cannot be renewed: {e}"
-            if fault != self._fault:
-                LOGGER.warning("%s; retrying every %g s", fault, CHECK_S)
-            self._fault = fault
-        else:
-            self._fault = ""
+        """Renew until cancelled, and `publish` each new certificate. Errors are logged once and retried."""
+        work = partial(self.refresh, publish)
+        await run_periodically(CHECK_S, work, expected=FederationError, logger=LOGGER, failing=FAILING)

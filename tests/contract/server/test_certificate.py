@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from federation.aio import cancel_and_wait
 from federation.bootstrap import init_gateway
 from federation.clock import SYSTEM_CLOCK, Clock
 from federation.config import GatewayConfig
@@ -22,6 +23,7 @@ from federation.store.database import Database
 from federation.store.identity import load_identity, save_identity, save_server_certificate
 from tests.support.clock import ManualClock
 from tests.support.enrollments import SEALER
+from tests.support.scripted import eventually
 
 DAY_S = 86_400
 NAME = "work.example"
@@ -32,17 +34,18 @@ class CertificateSink:
 
     def __init__(self) -> None:
         self.acts: list[tuple[str, str]] = []
-        self.fault: Exception | None = None
-        self.unfit: Exception | None = None
+        self.faults: dict[str, Exception] = {}
+        self.attempts = 0
 
     async def save(self, authority: Authority) -> None:
-        if self.fault:
-            raise self.fault
+        self.attempts += 1
+        if "save" in self.faults:
+            raise self.faults["save"]
         self.acts.append(("saved", authority.server_certificate_pem))
 
     def publish(self, authority: Authority) -> None:
-        if self.unfit:
-            raise self.unfit
+        if "publish" in self.faults:
+            raise self.faults["publish"]
         self.acts.append(("shown", authority.server_certificate_pem))
 
 
@@ -60,12 +63,12 @@ async def test_it_is_renewed_at_two_thirds_of_its_life() -> None:
     certificate = kept(hands, sink)
     old = certificate.authority
     hands.advance(DAY_S * 0.6)
-    await certificate.run_renewal(sink.publish)
+    await certificate.refresh(sink.publish)
     assert sink.acts == []
 
     hands.advance(DAY_S * 0.15)
-    await certificate.run_renewal(sink.publish)
-    await certificate.run_renewal(sink.publish)
+    await certificate.refresh(sink.publish)
+    await certificate.refresh(sink.publish)
 
     new = certificate.authority
     assert sink.acts == [("saved", new.server_certificate_pem), ("shown", new.server_certificate_pem)]
@@ -80,7 +83,7 @@ async def test_the_life_can_be_five_minutes() -> None:
     certificate = kept(hands, sink, life_s=300)
     for _ in range(20):
         hands.advance(30)
-        await certificate.run_renewal(sink.publish)
+        await certificate.refresh(sink.publish)
         assert certificate.validity.not_after_us > hands.clock.now_us() + 30_000_000
 
 
@@ -97,29 +100,33 @@ async def test_names_that_changed_bring_a_new_certificate() -> None:
     assert found.get_values_for_type(x509.DNSName) == [NAME, "gateway.example.org"]
 
 
-@pytest.mark.parametrize("fault", [StoreError("the disk is full"), ConfigError("server certificate", "does not fit")])
-async def test_a_failure_keeps_the_old_one_and_is_logged_once(
-    fault: Exception, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("action", ["save", "publish"])
+@pytest.mark.parametrize("fault", [StoreError("the disk is full"), RuntimeError("the library has a fault")])
+async def test_a_failed_renewal_keeps_the_certificate_is_logged_and_is_retried(
+    fault: Exception, action: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A certificate that cannot be stored is not served, and a failed change is tried again."""
+    """The certificate in use stays, `warnings` has the error, and the task goes on until it succeeds."""
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr("federation.server.transport.server_certificate.CHECK_S", 0.01)
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)
     old = certificate.authority
     hands.advance(DAY_S * 0.75)
-    sink.fault, sink.unfit = (fault, None) if isinstance(fault, StoreError) else (None, fault)
-    for _ in range(3):
-        await certificate.run_renewal(sink.publish)
+    sink.faults[action] = fault
+    running = asyncio.create_task(certificate.run(sink.publish))
+
+    await eventually(lambda: sink.attempts >= 3)
 
     assert certificate.authority is old
-    assert str(fault) in certificate.warnings[0]
-    assert caplog.text.count(str(fault)) == 1
+    assert certificate.warnings == (f"this gateway's server certificate cannot be renewed: {fault}",)
+    assert str(fault) in caplog.text
+    assert isinstance(fault, RuntimeError) or caplog.text.count(str(fault)) == 1
     assert [act for act, _ in sink.acts if act == "shown"] == []
 
-    sink.fault = sink.unfit = None
-    await certificate.run_renewal(sink.publish)
-    assert certificate.warnings == ()
+    sink.faults.clear()
+    await eventually(lambda: certificate.warnings == ())
     assert certificate.authority is not old
+    await cancel_and_wait(running)
 
 
 async def test_no_certificate_outlives_the_authority() -> None:
@@ -186,7 +193,7 @@ async def test_a_gateway_that_slept_starts_with_a_fresh_certificate_and_changes_
         before = await asyncio.to_thread(_shown, gateway.enrollment_address)
         renewed = gateway._certificate.authority
         gateway._certificate._hosts = ("127.0.0.1", "another.example")
-        await gateway._certificate.run_renewal(gateway._server.tls.publish)
+        await gateway._certificate.refresh(gateway._server.tls.publish)
         after = await asyncio.to_thread(_shown, gateway.enrollment_address)
         newest = gateway._certificate.authority
 

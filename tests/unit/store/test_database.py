@@ -59,17 +59,17 @@ async def test_a_database_of_a_newer_version_is_refused(database_url: str) -> No
         await Database.open(database_url)
 
 
-@pytest.mark.parametrize("iterations", range(1, 5))
-async def test_a_close_that_is_cancelled_closes_every_connection(sqlite_url: str, iterations: int) -> None:
-    """A connection that stays open keeps its thread and its locks."""
+@pytest.mark.parametrize("cancellations", range(1, 5))
+async def test_a_close_that_is_cancelled_closes_every_connection(sqlite_url: str, cancellations: int) -> None:
+    """A connection that stays open would keep its thread and its locks."""
     database = await Database.open(sqlite_url)
     await asyncio.gather(*(database.fetch(select(users), "cannot read") for _ in range(4)))
     before = threading.active_count()
 
     closing = asyncio.create_task(database.close())
-    for _ in range(iterations):
+    for _ in range(cancellations):
         await asyncio.sleep(0)
-    closing.cancel()
+        closing.cancel()
     with suppress(asyncio.CancelledError):
         await closing
 

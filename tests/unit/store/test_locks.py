@@ -4,13 +4,15 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from federation.errors import LockedError
+from federation.errors import LockedError, StoreError
 from federation.store import locks as serving
 from federation.store.database import Database
 from federation.store.locks import ServingLock
@@ -49,6 +51,17 @@ async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, data
     await take(again, database)
     await again.release()
     await again.release()
+
+
+async def test_a_database_that_does_not_answer_in_time_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A time-out of the driver, which has no text, becomes a `StoreError` that names it."""
+    database = Database.attach("postgresql+asyncpg://127.0.0.1:1/none")
+    monkeypatch.setattr(AsyncEngine, "connect", AsyncMock(side_effect=TimeoutError()))
+
+    with pytest.raises(StoreError, match="cannot lock the database: TimeoutError"):
+        await ServingLock(tmp_path, "work.example").acquire_database(database)
 
 
 async def test_a_standby_waits_and_takes_over(lock: ServingLock, database: Database, tmp_path: Path) -> None:
