@@ -54,6 +54,10 @@ class Actor(StrEnum):
     """The operator of the peer's gateway."""
 
 
+ENROLL_AGAIN: Final = "enroll again with a new token"
+"""The last clause of a message whose remedy is `Action.ENROLL_AGAIN`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
     """An action that resolves an error, with its parameters. Parameters that the action does not use are empty."""

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation.clock import SYSTEM_CLOCK, Clock, from_micros
 from federation.enrollment.verification import check_renewal
-from federation.errors import EnrollmentError, Reason, Refusal
+from federation.errors import ENROLL_AGAIN, Action, EnrollmentError, Reason, Refusal
 from federation.pki.authority import private_key_pem
 from federation.pki.certificates import parsed, serial_of, validity_us
 from federation.pki.csr import make_request
@@ -71,7 +71,7 @@ async def renew(
     _, end = validity_us(old)
     expired = clock.now_us() >= end
     if expired and (clock.now_us() > end + AFTER_EXPIRY_US or not record.enrollment_endpoint):
-        raise Refusal(Reason.CERTIFICATE_INVALID, _too_late(record, end))
+        raise _too_late(record, end)
     pending = await peers.pending_renewal(record.id, lambda: _new_renewal(gateway_name))
     request = pb.RenewRequest(csr=pending.csr_der)
     if expired:
@@ -108,9 +108,8 @@ def _certificate(record: PeerRecord) -> x509.Certificate:
     try:
         return parsed(record.certificate_pem)
     except ValueError:
-        raise EnrollmentError(
-            f"the certificate stored for {record.name} cannot be read; enroll again with a new token"
-        ) from None
+        problem = f"the certificate stored for {record.name} cannot be read; {ENROLL_AGAIN}"
+        raise EnrollmentError(problem, remedy=record.remedy(Action.ENROLL_AGAIN)) from None
 
 
 def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
@@ -119,7 +118,8 @@ def _key(pem: str, record: PeerRecord) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise EnrollmentError(f"the key stored for {record.name} cannot be used; enroll again with a new token")
+        problem = f"the key stored for {record.name} cannot be used; {ENROLL_AGAIN}"
+        raise EnrollmentError(problem, remedy=record.remedy(Action.ENROLL_AGAIN))
     return key
 
 
@@ -154,6 +154,7 @@ def _refusal(error: grpc.RpcError, record: PeerRecord) -> Refusal | EnrollmentEr
     return EnrollmentError(f"{what}: {code.name}: {details}")
 
 
-def _too_late(record: PeerRecord, end_us: int) -> str:
+def _too_late(record: PeerRecord, end_us: int) -> Refusal:
     at = f"{from_micros(end_us):%Y-%m-%dT%H:%M:%SZ}"
-    return f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; enroll again"
+    text = f"the certificate for {record.name} expired at {at}, which is too long ago to renew it; {ENROLL_AGAIN}"
+    return Refusal(Reason.CERTIFICATE_INVALID, text, remedy=record.remedy(Action.ENROLL_AGAIN))

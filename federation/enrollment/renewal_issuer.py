@@ -7,7 +7,7 @@ from cryptography import x509
 
 from federation.clock import MICROSECONDS, SYSTEM_CLOCK, Clock
 from federation.enrollment.issuer import EnrollmentRefusal, Issued, issue_under
-from federation.errors import ConflictError, InputError, Reason
+from federation.errors import ENROLL_AGAIN, ConflictError, InputError, Reason
 from federation.pki.authority import Authority
 from federation.pki.certificates import key_hash
 from federation.pki.csr import CertificateRequest, read_request
@@ -20,7 +20,6 @@ from federation.v1 import enrollment_pb2 as pb
 MAX_ACCEPTED: Final = 32
 """Certificates of a grant that are accepted at once; requests for more are refused until one has expired."""
 CLOSED: Final = "the grant does not allow this call; ask the operator of the serving gateway"
-ENROLL_AGAIN: Final = "enroll again with a new token"
 
 
 class RenewalIssuer:

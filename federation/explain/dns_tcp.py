@@ -11,7 +11,7 @@ from typing import Any, Final
 from federation.config import parse_address
 from federation.errors import Action, Actor, ConfigError, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import REPLACE_HINT, remedy_for
+from federation.explain.own_certificate import REPLACE_HINT
 from federation.store.peers import PeerRecord
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
@@ -29,7 +29,7 @@ def resolve(record: PeerRecord, timeout_s: float) -> tuple[list[Address], str]:
         host, port = parse_address(record.endpoint, "endpoint")
     except ConfigError as e:
         cause = f"the stored endpoint is not an address: {e}"
-        raise BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record)) from None
+        raise BrokenLink(cause, _endpoint_hint(record), record.remedy(Action.REPLACE_PEER)) from None
     addresses = _addresses(record, host, port, timeout_s)
     if _is_ip(host):
         return addresses, f"{host} is an IP address; there is no name to look up"
@@ -99,10 +99,10 @@ def resolve_failure(record: PeerRecord, host: str, error: OSError) -> BrokenLink
         return BrokenLink(
             f"the name {host} cannot be looked up at present: {error.strerror}",
             f"check the name servers of this machine (/etc/resolv.conf) and its network; {_endpoint_hint(record)}",
-            remedy_for(Action.REPLACE_PEER, record),
+            record.remedy(Action.REPLACE_PEER),
         )
     cause = f"no machine has the name {host}: {error.strerror or error}"
-    return BrokenLink(cause, _endpoint_hint(record), remedy_for(Action.REPLACE_PEER, record))
+    return BrokenLink(cause, _endpoint_hint(record), record.remedy(Action.REPLACE_PEER))
 
 
 def _endpoint_hint(record: PeerRecord) -> str:

@@ -31,7 +31,7 @@ def check_own_certificate(record: PeerRecord, clock: Clock, *, serving: bool) ->
             f"and this machine's clock says {instant(now_us)}",
             f"this machine's clock is slow, or that of {record.gateway} was fast: compare `date -u` on both machines, "
             "set the clock that is wrong, then rotate the certificate",
-            remedy_for(Action.ROTATE_PEER, record),
+            record.remedy(Action.ROTATE_PEER),
         )
     if now_us >= validity.not_after_us:
         raise BrokenLink(
@@ -62,11 +62,6 @@ def re_enroll_hint(record: PeerRecord) -> str:
     return f"ask the operator of {record.gateway} for a new token, then {REPLACE_HINT}"
 
 
-def remedy_for(action: Action, record: PeerRecord) -> Remedy:
-    """Return a remedy of this gateway's operator for an enrollment."""
-    return Remedy(action=action, peer=record.name, user=record.user)
-
-
 def instant(micros: int) -> str:
     """Format an instant (Unix microseconds) for display."""
     return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
@@ -78,19 +73,19 @@ def _read(record: PeerRecord) -> x509.Certificate:
         key = load_pem_private_key(record.key_pem.encode(), None)
     except (ValueError, TypeError):
         cause = "this gateway's own certificate or its key cannot be read"
-        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), record.remedy(Action.ENROLL_AGAIN)) from None
     if certificate.public_key() != key.public_key():
         cause = "this gateway's own certificate does not match the stored key"
-        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record))
+        raise BrokenLink(cause, re_enroll_hint(record), record.remedy(Action.ENROLL_AGAIN))
     return certificate
 
 
 def _renewal(record: PeerRecord, validity: Validity, now_us: int, *, serving: bool) -> tuple[str, Remedy]:
     if now_us > validity.not_after_us + AFTER_EXPIRY_US:
         ended = "it ended more than 7 days ago and cannot be renewed any more"
-        return f"{ended}; {re_enroll_hint(record)}", remedy_for(Action.ENROLL_AGAIN, record)
+        return f"{ended}; {re_enroll_hint(record)}", record.remedy(Action.ENROLL_AGAIN)
     until = instant(validity.not_after_us + AFTER_EXPIRY_US)
     if serving:
-        return f"it can be renewed until {until}; rotate it to try at once", remedy_for(Action.ROTATE_PEER, record)
+        return f"it can be renewed until {until}; rotate it to try at once", record.remedy(Action.ROTATE_PEER)
     start = Remedy(action=Action.START_GATEWAY)
     return f"it can be renewed until {until}; the gateway renews it by itself once you start it", start

@@ -10,7 +10,7 @@ import grpc
 from federation.client.chain.outcomes import from_wire
 from federation.errors import Action, Actor, Reason, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, REPLACE_HINT, instant, re_enroll_hint, remedy_for
+from federation.explain.own_certificate import COMPARE_CLOCKS, REPLACE_HINT, instant, re_enroll_hint
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail
@@ -66,7 +66,7 @@ def stored_revocation(record: PeerRecord) -> BrokenLink | None:
     return BrokenLink(
         f"{record.gateway} revoked the grant {record.grant_id} (received at {instant(record.revoked_at_us)}){why}",
         _new_grant_hint(record),
-        remedy_for(Action.REPLACE_PEER, record),
+        record.remedy(Action.REPLACE_PEER),
     )
 
 
@@ -88,7 +88,7 @@ def _new_grant_hint(record: PeerRecord) -> str:
 def _revoked(refused: _Refusal) -> BrokenLink:
     record = refused.record
     cause = f"{record.gateway} has revoked the grant {record.grant_id}: {refused.message}"
-    return BrokenLink(cause, _new_grant_hint(record), remedy_for(Action.REPLACE_PEER, record))
+    return BrokenLink(cause, _new_grant_hint(record), record.remedy(Action.REPLACE_PEER))
 
 
 def _invalid(refused: _Refusal) -> BrokenLink:
@@ -106,7 +106,7 @@ def _certificate(refused: _Refusal) -> BrokenLink:
     return BrokenLink(
         f"{record.gateway} does not accept this gateway's own certificate: {refused.message}",
         f"by this machine's clock it is valid: {COMPARE_CLOCKS}; if both are right, {re_enroll_hint(record)}",
-        remedy_for(Action.ENROLL_AGAIN, record),
+        record.remedy(Action.ENROLL_AGAIN),
     )
 
 

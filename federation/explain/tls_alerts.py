@@ -5,7 +5,7 @@ from typing import Final
 
 from federation.errors import Action, Actor, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, is_issued_by_peer, re_enroll_hint, remedy_for
+from federation.explain.own_certificate import COMPARE_CLOCKS, is_issued_by_peer, re_enroll_hint
 from federation.store.peers import PeerRecord
 
 UNKNOWN_AUTHORITY: Final = frozenset({2, 7, 18, 19, 20, 21, 24})
@@ -40,14 +40,14 @@ def verification_failure(record: PeerRecord, error: ssl.SSLCertVerificationError
             f"{record.gateway} (unknown CA){shown}",
             f"ask {operator} whether the gateway was set up again or moved to another address; "
             f"if it was set up again, {re_enroll_hint(record)}",
-            remedy_for(Action.ENROLL_AGAIN, record),
+            record.remedy(Action.ENROLL_AGAIN),
         )
     if code in {OTHER_NAME, OTHER_ADDRESS}:
         return BrokenLink(
             f"the certificate at {record.endpoint} is not for the name {record.gateway} (name mismatch){shown}",
             f"another gateway answers there: ask {operator} for its address; "
             f"if the gateway has a new name, {re_enroll_hint(record)}",
-            remedy_for(Action.ENROLL_AGAIN, record),
+            record.remedy(Action.ENROLL_AGAIN),
         )
     if code == EXPIRED:
         return BrokenLink(
@@ -119,11 +119,11 @@ def _own_certificate_refused(record: PeerRecord, why: str) -> OwnCertificateRefu
         return OwnCertificateRefused(
             f"{cause}; it is not issued by a known authority of {record.gateway} (unknown CA)",
             re_enroll_hint(record),
-            remedy_for(Action.ENROLL_AGAIN, record),
+            record.remedy(Action.ENROLL_AGAIN),
         )
     return OwnCertificateRefused(
         cause,
         f"{COMPARE_CLOCKS}, because the peer uses its own; if both are right, the peer's authority was replaced: "
         f"{re_enroll_hint(record)}",
-        remedy_for(Action.ENROLL_AGAIN, record),
+        record.remedy(Action.ENROLL_AGAIN),
     )

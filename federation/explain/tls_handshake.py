@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from federation.errors import Action
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import re_enroll_hint, remedy_for
+from federation.explain.own_certificate import re_enroll_hint
 from federation.explain.tls_alerts import handshake_failure, verification_failure
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
@@ -56,7 +56,7 @@ def do_handshake(
         context.load_verify_locations(cadata=record.trust_bundle)
     except (ssl.SSLError, ValueError):
         cause = f"the stored authority of {record.gateway} cannot be read"
-        raise BrokenLink(cause, re_enroll_hint(record), remedy_for(Action.ENROLL_AGAIN, record)) from None
+        raise BrokenLink(cause, re_enroll_hint(record), record.remedy(Action.ENROLL_AGAIN)) from None
     connection.settimeout(timeout_s)
     address = connection.getpeername()
     try:

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from federation.errors import Action, Reason, Remedy
+from federation.errors import ENROLL_AGAIN, Action, Reason, Remedy
 from federation.session.results import SourceReport, SourceState
 from federation.session.sources import name_of
 
@@ -78,7 +78,8 @@ def next_step(reason: str, state: SourceState, peer: str, user: str) -> NextStep
     """Return the next step after a failure; the text is empty if there is none."""
     if reason == Reason.CERTIFICATE_INVALID:
         if state is SourceState.DENIED:
-            return NextStep(f"enroll at {peer} again")
+            again = Remedy(action=Action.ENROLL_AGAIN, peer=peer, user=user)
+            return NextStep(ENROLL_AGAIN, again)
         return NextStep(
             "replace this gateway's own certificate", Remedy(action=Action.ROTATE_PEER, peer=peer, user=user)
         )

@@ -50,6 +50,10 @@ class PeerRecord:
     revoked_at_us: int | None = None
     revoked_reason: str = ""
 
+    def remedy(self, action: Action) -> Remedy:
+        """Return a remedy of this gateway's operator for this enrollment."""
+        return Remedy(action=action, peer=self.name, user=self.user, grant_id=self.grant_id)
+
 
 @dataclass(frozen=True, slots=True)
 class PendingRenewal:
@@ -97,7 +101,8 @@ class PeerStore:
             problem = f"grant {grant_id} is already enrolled here; list the peers to find it"
             raise ConflictError(problem, remedy=LIST_PEERS)
         if found:
-            raise ConflictError(f"{user} already has a peer named {name}; give another name, or remove that peer first")
+            problem = f"{user} already has a peer named {name}; give another name, or remove that peer first"
+            raise ConflictError(problem, remedy=Remedy(action=Action.REMOVE_PEER, peer=name, user=user))
 
     async def add(self, record: PeerRecord, *, completes: str | None = None) -> None:
         """Store a peer and, in the same transaction, remove the pending enrollment `completes` (a secret hash).

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
-from federation.errors import Action, Actor, FederationError, Reason, Refusal, Remedy
+from federation.errors import ENROLL_AGAIN, Action, Actor, FederationError, Reason, Refusal, Remedy
 from mosaic_cli.output.times import duration
 
 if TYPE_CHECKING:
     from federation.v1 import admin_pb2 as pb
 
 
-_NEW_TOKEN: Final = "federation grant token"  # noqa: S105 - a command
+_NEW_TOKEN: Final = "federation grant token {grant_id}"  # noqa: S105 - a command
 _REMOVE: Final = "federation peer remove {peer} --user {user}"
 _ADD: Final = "federation peer add --user {user} TOKEN"
 ADVICE: Final[Mapping[Action, tuple[str, ...]]] = {
@@ -44,7 +44,7 @@ before it. `_NEW_TOKEN` is a command of the peer's operator, whichever actor the
 _STATUS: Final = Remedy(action=Action.SHOW_STATUS)
 _LOOK_AT_GRANT: Final = Remedy(action=Action.LIST_GRANTS, actor=Actor.PEER_OPERATOR)
 CURES: Final[Mapping[Reason, tuple[str, Remedy | None]]] = {
-    Reason.CERTIFICATE_INVALID: ("enroll again with a new token", Remedy(action=Action.ADD_PEER)),
+    Reason.CERTIFICATE_INVALID: (ENROLL_AGAIN, Remedy(action=Action.ENROLL_AGAIN)),
     Reason.GRANT_REVOKED: ("the peer's operator revoked the grant; ask them for a new one", None),
     Reason.GRANT_INVALID: ("ask the peer's operator to look at the grant", _LOOK_AT_GRANT),
     Reason.SCOPE_VIOLATION: ("see what the grant opens", Remedy(action=Action.SHOW_CAPABILITIES)),

@@ -5,7 +5,7 @@ Pure functions: times are relative to the `now` of the gateway's answer.
 
 from typing import Final, NamedTuple
 
-from federation.errors import Action, Actor, Remedy
+from federation.errors import ENROLL_AGAIN, Action, Actor, Remedy
 from federation.v1 import admin_pb2 as pb
 from mosaic_cli.output.errors import clean, command
 from mosaic_cli.output.layout import plural
@@ -153,7 +153,7 @@ def _expired(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
         return why, f"the peer refuses to renew it: {ask}; {_explain_step(peer)}"
     if peer.renewal.HasField("next_at"):
         return why, f"it renews automatically once the peer is reachable; {_explain_step(peer)}"
-    return why, f"ask the peer's operator for a token, and enroll again: {command(Remedy(action=Action.ADD_PEER))}"
+    return why, f"{ENROLL_AGAIN}: {_command(Action.ENROLL_AGAIN, peer)}"
 
 
 def _degraded(peer: pb.PeerStatus, now: float) -> tuple[str, str]:
@@ -171,7 +171,7 @@ def _query_step(peer: pb.PeerStatus) -> str:
 
 
 def _command(action: Action, peer: pb.PeerStatus) -> str:
-    return command(Remedy(action=action, peer=peer.name, user=peer.user))
+    return command(Remedy(action=action, peer=peer.name, user=peer.user, grant_id=peer.grant_id))
 
 
 _REASONS: Final = {"offline": _offline, "revoked": _revoked, "expired": _expired, "degraded": _degraded}

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from federation.client.chain.flow import Outcome, refused
 from federation.client.transport.raw_channels import aio_secure_channel, secure_channel
 from federation.clock import Clock, from_micros, to_micros
-from federation.errors import Action, Reason, Refusal, Remedy
+from federation.errors import ENROLL_AGAIN, Action, Reason, Refusal
 from federation.pki.certificates import parsed
 from federation.pki.rotation_policy import AFTER_EXPIRY_US
 from federation.store.peers import PeerRecord
@@ -37,9 +37,9 @@ class EnrolledDialer:
         if not self._fault and self._clock.now_us() <= self._not_after_us + AFTER_EXPIRY_US:
             cure, action = "it is being renewed; rotate it to try at once", Action.ROTATE_PEER
         else:
-            cure, action = f"remove the peer and enroll at it again with a new token of {name}", Action.REPLACE_PEER
+            cure, action = ENROLL_AGAIN, Action.ENROLL_AGAIN
         text = f"this gateway's own certificate for {name} (user {user}) {fault}; {cure}"
-        return refused(Refusal(Reason.CERTIFICATE_INVALID, text, remedy=Remedy(action=action, peer=name, user=user)))
+        return refused(Refusal(Reason.CERTIFICATE_INVALID, text, remedy=self._record.remedy(action)))
 
     def aio(self) -> grpc.aio.Channel:
         """Open a channel on the running loop."""

@@ -41,21 +41,32 @@ async def test_peers_are_read_back_in_order(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "complaint"),
+    ("changes", "complaint", "remedy"),
     [
-        ({"name": "other"}, "grant 11111111-2222-4333-8444-555555555555 is already enrolled here"),
-        ({"user": "bea"}, "is already enrolled here"),
-        ({"grant_id": "g2"}, "ada already has a peer named work"),
+        (
+            {"name": "other"},
+            "grant 11111111-2222-4333-8444-555555555555 is already enrolled here",
+            Remedy(action=Action.LIST_PEERS),
+        ),
+        ({"user": "bea"}, "is already enrolled here", Remedy(action=Action.LIST_PEERS)),
+        (
+            {"grant_id": "g2"},
+            "ada already has a peer named work",
+            Remedy(action=Action.REMOVE_PEER, peer=RECORD.name, user="ada"),
+        ),
     ],
 )
-async def test_a_known_grant_or_name_is_a_conflict(database: Database, changes: dict[str, str], complaint: str) -> None:
+async def test_a_known_grant_or_name_is_a_conflict(
+    database: Database, changes: dict[str, str], complaint: str, remedy: Remedy
+) -> None:
     """The second enrollment of a grant, or of a name for one user, is refused before and at the insert."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
     second = replace(RECORD, id="2", **changes)
 
-    with pytest.raises(ConflictError, match=complaint):
+    with pytest.raises(ConflictError, match=complaint) as refused:
         await store.check_new(name=second.name, user=second.user, grant_id=second.grant_id)
+    assert refused.value.remedy == remedy
     with pytest.raises(ConflictError, match=complaint):
         await store.add(second)
     assert await store.all() == (RECORD,)

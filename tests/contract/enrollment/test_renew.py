@@ -9,7 +9,16 @@ from sqlalchemy import select
 
 from federation.clock import MICROSECONDS
 from federation.enrollment.renew import renew
-from federation.errors import ConflictError, EnrollmentError, Reason, Refusal
+from federation.errors import (
+    ENROLL_AGAIN,
+    Action,
+    ConflictError,
+    EnrollmentError,
+    FederationError,
+    Reason,
+    Refusal,
+    Remedy,
+)
 from federation.pki.authority import Authority
 from federation.store import schema
 from federation.store.grants.model import GrantStatus
@@ -278,6 +287,29 @@ async def test_a_new_root_is_accepted_beside_a_known_one(renewing: RenewalPair) 
         new = await renewing.renew(federation=address)
 
     assert new.trust_bundle == both
+
+
+@pytest.mark.parametrize(
+    ("changes", "elapsed_s", "problem"),
+    [
+        ({"certificate_pem": "garbled"}, 0, "cannot be read"),
+        ({"key_pem": "garbled"}, 0, "cannot be used"),
+        ({}, 30 * LIFE_S, "too long ago to renew it"),
+    ],
+)
+async def test_a_certificate_that_cannot_be_renewed_names_the_act_that_replaces_it(
+    renewing: RenewalPair, changes: dict[str, str], elapsed_s: float, problem: str
+) -> None:
+    """The error ends with "enroll again", and its remedy has the peer, the user and the grant."""
+    record = replace(renewing.record, **changes)
+    renewing.hands.advance(elapsed_s)
+
+    with pytest.raises(FederationError, match=rf"{problem}; {ENROLL_AGAIN}$") as caught:
+        await renew(record, gateway_name=PEER, peers=renewing.peers, clock=renewing.work.clock)
+
+    assert caught.value.remedy == Remedy(
+        action=Action.ENROLL_AGAIN, peer=record.name, user=record.user, grant_id=record.grant_id
+    )
 
 
 async def test_an_answer_with_another_key_is_refused(renewing: RenewalPair) -> None:

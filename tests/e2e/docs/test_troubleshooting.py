@@ -35,11 +35,11 @@ HARD_TO_HAVE = frozenset(
         ),
         "this enrollment token expired at …; ask for a new one",
         "the certificate of the server is not issued by the authority in the token; check the address, …",
-        "CERTIFICATE_INVALID: …; enroll again with a new token: mosaic federation peer add",
+        "CERTIFICATE_INVALID: …; enroll again with a new token: …",
         "the serving gateway cannot record reads fast enough and refuses them for now; try again",
         "internal error; incident …",
         "renewing its certificate failed … in a row; it expires …",
-        "which is too long ago to renew it; enroll again",
+        "which is too long ago to renew it; …",
     }
 )
 """Messages that take another user, another version, a full disk, or days. Their words are looked up in the source."""

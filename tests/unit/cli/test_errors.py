@@ -90,9 +90,9 @@ def test_every_action_has_its_commands() -> None:
             "`mosaic federation grant show g-1` and `mosaic federation audit --grant g-1` there",
         ),
         (
-            Remedy(action=Action.ENROLL_AGAIN, peer="work", user="ada"),
+            Remedy(action=Action.ENROLL_AGAIN, peer="work", user="ada", grant_id="g-1"),
             (
-                "`mosaic federation grant token` there, then `mosaic federation peer remove work --user ada` and "
+                "`mosaic federation grant token g-1` there, then `mosaic federation peer remove work --user ada` and "
                 "`mosaic federation peer add --user ada TOKEN`"
             ),
         ),

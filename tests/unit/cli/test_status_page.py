@@ -164,6 +164,11 @@ def test_an_ended_certificate_that_is_not_renewed_for_a_reason_of_the_peer_does_
     assert step("GRANT_INVALID").startswith(ask)
     assert "grant show g-1" in step("GRANT_INVALID")
     assert step("PEER_UNREACHABLE").startswith("it renews automatically once the peer is reachable")
+    final = assess_health(peer(state=pb.PEER_STATE_EXPIRED), gateway()).next_step
+    assert final == (
+        "enroll again with a new token: `mosaic federation grant token g-1` there, then "
+        "`mosaic federation peer remove work.example --user ada` and `mosaic federation peer add --user ada TOKEN`"
+    )
 
 
 @pytest.mark.parametrize("changes", [{"seen_at": None}, {"state": pb.PEER_STATE_DEGRADED}], ids=["ask", "look"])

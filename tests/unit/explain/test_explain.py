@@ -12,7 +12,7 @@ from federation.clock import to_micros
 from federation.errors import Action, Actor, InputError, NotFoundError, Remedy
 from federation.explain.checks import BrokenLink
 from federation.explain.dns_tcp import connect, connect_failure, resolve_failure
-from federation.explain.own_certificate import check_own_certificate, remedy_for
+from federation.explain.own_certificate import check_own_certificate
 from federation.explain.peer_lookup import choose
 from federation.explain.refusals import stored_revocation, widen_remedy
 from federation.pki.certificates import fingerprint_of
@@ -147,7 +147,7 @@ def test_the_remedy_of_a_stored_revocation_replaces_the_peer(record: PeerRecord)
     revoked = stored_revocation(replace(record, revoked_at_us=1))
 
     assert revoked is not None
-    assert revoked.remedy == Remedy(action=Action.REPLACE_PEER, peer="work", user="ada")
+    assert revoked.remedy == Remedy(action=Action.REPLACE_PEER, peer="work", user="ada", grant_id="g1")
 
 
 def test_the_peers_operator_widens_a_grant(record: PeerRecord) -> None:
@@ -163,7 +163,7 @@ def test_commands_quote_the_users_name(record: PeerRecord) -> None:
     remedies = [
         resolve_failure(odd, "x.example", OSError()).remedy,
         revoked.remedy,
-        remedy_for(Action.ENROLL_AGAIN, odd),
+        odd.remedy(Action.ENROLL_AGAIN),
     ]
 
     for remedy in remedies:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from federation.config import SessionConfig
-from federation.errors import ConfigError, InputError, NotFoundError, Reason, Refusal
+from federation.errors import ENROLL_AGAIN, Action, ConfigError, InputError, NotFoundError, Reason, Refusal, Remedy
 from federation.session.classification import Classification, NextStep, classify, next_step
 from federation.session.results import Result, SourceReport, SourceState
 from federation.session.sources import Chosen, choose
@@ -209,7 +209,8 @@ def test_every_unreachable_reason_has_a_next_step() -> None:
         assert step.remedy is not None
         assert (step.remedy.peer, step.remedy.user) == ("work.example", "ada")
     denied = next_step("CERTIFICATE_INVALID", SourceState.DENIED, "work.example", "ada")
-    assert denied == NextStep("enroll at work.example again")
+    again = Remedy(action=Action.ENROLL_AGAIN, peer="work.example", user="ada")
+    assert denied == NextStep(ENROLL_AGAIN, again)
     assert next_step("", SourceState.FAILED, "work.example", "ada") == NextStep()
     assert next_step("WHATEVER", SourceState.FAILED, "work.example", "ada") == NextStep()
     asked = next_step("GRANT_INVALID", SourceState.DENIED, "work.example", "ada")
