@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -32,6 +33,7 @@ from federation.wire.metadata import CACHED
 from federation.wire.status import error_detail_of
 from tests.support.clock import ManualClock
 from tests.support.federations import ListedPeers, config_of, federation_of
+from tests.support.renewal_pair import DAY_S
 from tests.support.scripted import Reply, ScriptedPeer, eventually
 
 LIST = pb.ListRequest(resource="tasks")
@@ -373,6 +375,25 @@ async def test_the_renewer_of_a_gateway_uses_its_database(
         monkeypatch.setattr(PeerRepository, "_opened", lambda _: pytest.fail("the database was opened again"))
         clock.advance(POLL_S)
         await eventually(lambda: fed.peer("work.example").revocation is not None)
+
+
+async def test_a_closed_federation_is_not_told_of_renewals(
+    tmp_path: Path, scripted: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal calls the `on_renewal` of the open federations of a directory, and not that of a closed one."""
+    monkeypatch.setattr("federation.client.renewer.TICK_S", 0.001)
+    config = GatewayConfig.load(await gateway(tmp_path, scripted.record()))
+    clock, told = ManualClock(time.time()), []
+
+    def listening(name: str) -> Federation:
+        return Federation(config, clock=clock.clock, on_renewal=lambda _, __: told.append(name))
+
+    closed = await listening("closed").start()
+    async with listening("open"):
+        await closed.close()
+        clock.advance(DAY_S)
+        await eventually(lambda: "open" in told)
+    assert told == ["open"]
 
 
 async def test_the_renewer_of_a_gateway_ends_with_it(

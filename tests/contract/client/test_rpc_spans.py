@@ -125,7 +125,7 @@ async def test_a_failed_call_has_its_code_and_no_exception_event(
 async def test_a_cancelled_call_leaks_no_span_and_reaches_the_server(
     opened: Opened, scripted: ScriptedPeer, span_log: SpanLog, how: str
 ) -> None:
-    """Fault of the package: its span never ends on cancellation, and the server never sees the cancellation."""
+    """However a call is cancelled, both spans end with that outcome, and the server sees the cancellation."""
     scripted.service.script("search", Reply(delay_s=30))
     call = aio_stub(opened()).Search(SEARCH, timeout=20)
     await eventually(lambda: scripted.service.calls("search") == 1)
@@ -150,7 +150,7 @@ async def _wait(call: Any) -> None:
 
 
 async def test_bad_metadata_does_not_hang(opened: Opened, span_log: SpanLog) -> None:
-    """Fault of the package: a value that cannot be sent hangs the call past its own deadline."""
+    """A metadata value that cannot be sent fails the call at once with INVALID_ARGUMENT, and no span stays open."""
     async with asyncio.timeout(2):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await aio_stub(opened()).Search(SEARCH, metadata=(("x", "line\nbreak"),))
@@ -172,7 +172,7 @@ async def test_a_timeout_ends_both_spans(opened: Opened, scripted: ScriptedPeer,
 
 @pytest.mark.parametrize("way", ["call", "with_call", "future"])
 def test_sync_calls_have_it_too(opened: Opened, span_log: SpanLog, way: str) -> None:
-    """Fault of the package: its sync interceptor is not accepted by gRPC's own `intercept_channel`."""
+    """Each way of making a sync call has one RPC span, below its `federation.request` span."""
     home = opened()
     search: Any = FederationServiceStub(sync_channel_of(home)).Search
     {"call": search, "with_call": search.with_call, "future": lambda r: search.future(r).result(5)}[way](SEARCH)
@@ -271,7 +271,7 @@ async def test_the_servers_rpc_span_begins_a_trace_where_the_caller_has_none(
 async def test_the_servers_rpc_span_knows_how_the_call_ended(
     serve: StartMemoryServer, span_log: SpanLog, what: str, code: int
 ) -> None:
-    """Faults of the package: status 0 for a bug and a cancellation, two exception events for an abort."""
+    """The span has the status code of the call, no events and no text of an exception; only a bug makes it an error."""
     serving = await serve(
         tracing=ServerTracing(span_log.source, ManualClock().clock),
         server={"interceptors": [RpcSpanServerInterceptor(span_log.provider)]},

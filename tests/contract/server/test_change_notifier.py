@@ -126,11 +126,11 @@ async def test_leaving_a_team_flushes_and_ends_its_events(granting: DatabaseServ
 
 
 class Reporting(ListedProvider):
-    """A provider whose changes a test scripts: each item is a change to yield, or an error to raise."""
+    """A provider whose changes a test scripts: a change to yield, an error to raise, or `None` for the end."""
 
     def __init__(self) -> None:
         super().__init__(teams={"ada": {"T1"}})
-        self.script: asyncio.Queue[Change | Exception] = asyncio.Queue()
+        self.script: asyncio.Queue[Change | Exception | None] = asyncio.Queue()
         self.opened = 0
 
     async def changes(self) -> AsyncIterator[Change]:
@@ -139,6 +139,8 @@ class Reporting(ListedProvider):
             item = await self.script.get()
             if isinstance(item, Exception):
                 raise item
+            if item is None:
+                return
             yield item
 
 
@@ -156,7 +158,7 @@ class Following:
         async with asyncio.timeout(5):
             return await self.watcher.next()
 
-    async def told(self, *items: Change | Exception) -> None:
+    async def told(self, *items: Change | Exception | None) -> None:
         for item in items:
             self.provider.script.put_nowait(item)
         await eventually(self.provider.script.empty)
@@ -176,10 +178,12 @@ async def test_lost_changes_flush_everything(fault: Exception, caplog: pytest.Lo
 
 
 async def test_a_provider_without_changes_is_left_alone() -> None:
-    """A provider that ends its changes reports none, and is not followed again."""
-    notifier = ChangeNotifier(ListedProvider(), ListedGrants(), SubscriptionRegistry(lambda _, __: None))
-    async with asyncio.timeout(1):
-        await notifier.run()
+    """A provider that ends its changes reports none: it is not followed again, and no cache is invalidated."""
+    following = Following()
+    await following.told(None)
+    await asyncio.wait_for(following.task, 1)
+    assert following.provider.opened == 1
+    assert not following.watcher._queue
 
 
 async def test_a_provider_that_knows_no_teams_tells_owners_alone() -> None:

@@ -11,11 +11,14 @@ from opentelemetry.trace import INVALID_SPAN
 
 from federation.breaker import CallResult, CircuitBreaker
 from federation.client.chain.call_stats import PeerHealth
+from federation.client.chain.flow import Outcome
 from federation.client.chain.outcomes import from_wire
 from federation.config import CircuitConfig
+from federation.errors import Reason, Refusal
 from federation.session.availability.availability import PeerAvailability
 from federation.session.availability.probes import Probes
 from federation.session.signals import PeerSignal, SignalKind
+from federation.wire.status import refusal_status
 from tests.support.clock import ManualClock
 
 COOLDOWN_S = 30.0
@@ -39,10 +42,11 @@ class Peer:
             self.circuit.record(permit, CallResult.FAILURE, self._time.monotonic_s)
 
 
-class FailedCall:
-    """A probe that ends at once without having reached the peer."""
+class EndedCall:
+    """A probe that ends at once."""
 
-    outcome = from_wire(grpc.StatusCode.UNAVAILABLE)
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         callback(self)
@@ -56,9 +60,10 @@ class Waiter:
 
     def __init__(self) -> None:
         self.retry_at_us: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.well: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def reached(self, peer: Any, *, well: bool) -> None:
-        raise NotImplementedError
+        self.well.set_result(well)
 
     def postponed(self, peer: Any, retry_at_us: int) -> None:
         self.retry_at_us.set_result(retry_at_us)
@@ -88,7 +93,7 @@ async def test_the_next_probe_waits_for_the_end_of_the_circuits_cooldown(time: M
 
     def probe(_: Any) -> Any:
         peer.trip()
-        return FailedCall()
+        return EndedCall(from_wire(grpc.StatusCode.UNAVAILABLE))
 
     probes, waiter = Probes(probe, time.clock, 0.0), Waiter()
     probes.wait(peer, waiter)
@@ -98,6 +103,20 @@ async def test_the_next_probe_waits_for_the_end_of_the_circuits_cooldown(time: M
     probes.close()
 
     assert retry_at_us == int((time.wall_s + COOLDOWN_S) * 1e6)
+
+
+@pytest.mark.parametrize(("reason", "well"), [(Reason.RATE_LIMITED, True), (Reason.GRANT_INVALID, False)])
+async def test_a_peer_that_limits_the_rate_of_calls_is_restored(time: ManualClock, reason: Reason, well: bool) -> None:
+    """A probe that was one call too many shows that the peer serves its user again; another refusal does not."""
+    code, details, trailing = refusal_status(Refusal(reason, "no"))
+    call: Any = EndedCall(from_wire(code, details=details, trailing=trailing))
+    probes, waiter = Probes(lambda _: call, time.clock, 0.0), Waiter()
+    peer: Any = Peer(time)
+    probes.wait(peer, waiter)
+
+    async with asyncio.timeout(5):
+        assert await waiter.well is well
+    probes.close()
 
 
 async def test_a_failure_after_closing_changes_nothing(time: ManualClock) -> None:

@@ -43,14 +43,18 @@ async def test_a_second_process_is_told_who_serves(lock: ServingLock, database: 
         await take(ServingLock(tmp_path, "work.example"), database)
 
 
-async def test_the_lock_can_be_taken_again_once_released(lock: ServingLock, database: Database, tmp_path: Path) -> None:
-    """Stop and start, in one process or two."""
+async def test_a_released_lock_belongs_to_the_next_holder(
+    lock: ServingLock, database: Database, tmp_path: Path
+) -> None:
+    """The next holder keeps others out, also after the previous one has released the lock a second time."""
+    await lock.release()
+    following = ServingLock(tmp_path, "work.example")
+    await take(following, database)
     await lock.release()
 
-    again = ServingLock(tmp_path, "work.example")
-    await take(again, database)
-    await again.release()
-    await again.release()
+    with pytest.raises(LockedError, match=r"work\.example is already served"):
+        await take(ServingLock(tmp_path, "work.example"), database)
+    await following.release()
 
 
 async def test_a_database_that_does_not_answer_in_time_is_reported(
@@ -145,6 +149,7 @@ async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path:
 
 
 @pytest.mark.postgres
+@pytest.mark.smoke
 async def test_a_connection_lost_without_notice_is_detected(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

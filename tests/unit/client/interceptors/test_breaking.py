@@ -336,6 +336,15 @@ def test_health_records_every_wire_call_and_no_other() -> None:
     assert circuit.health.last_failure is before
 
 
+def test_a_cancelled_call_says_nothing_of_the_peer() -> None:
+    """A call that its caller cancelled is neither a latency nor a sign of life nor a failure."""
+    circuit = Circuit()
+    circuit.send(Outcome(grpc.StatusCode.CANCELLED))
+
+    health = circuit.health
+    assert (health.latency(), health.seen_us, health.last_failure) == (None, None, None)
+
+
 @pytest.mark.parametrize(("budget_s", "state"), [(2.0, CircuitState.OPEN), (0.0, CircuitState.CLOSED)])
 def test_a_timeout_is_classified_by_the_budget_at_the_start_of_the_call(budget_s: float, state: CircuitState) -> None:
     """A call that used up its budget counts as a failure; a call that began without a budget does not."""
