@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from federation.aio import ShieldedTasks, run_periodically, run_to_completion
+from federation.aio import ShieldedTasks, cancel_and_wait, run_periodically, run_to_completion
 
 
 async def finish(gate: asyncio.Event, ended: list[str]) -> str:
@@ -44,6 +44,30 @@ async def test_a_result_and_an_error_reach_the_caller() -> None:
     assert await ShieldedTasks().run(finish(gate, [])) == "result"
     with pytest.raises(ValueError, match="broken"):
         await run_to_completion(fail())
+
+
+async def test_cancelled_tasks_have_ended_whatever_their_results() -> None:
+    """A task that failed, or fails while it is cancelled, does not keep the caller from waiting for the others."""
+    ended = list[str]()
+
+    async def fail_at_the_end(gate: asyncio.Event) -> None:
+        try:
+            await gate.wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("ended")
+            raise ValueError("broken")
+
+    opened = asyncio.Event()
+    opened.set()
+    tasks = [asyncio.create_task(fail_at_the_end(gate)) for gate in (opened, asyncio.Event(), asyncio.Event())]
+    await asyncio.wait(tasks[:1])
+
+    await cancel_and_wait(*tasks)
+    await cancel_and_wait()
+
+    assert ended == ["ended"] * 3
+    assert [type(task.exception()) for task in tasks] == [ValueError] * 3
 
 
 async def test_shielded_tasks_end_before_join_returns() -> None:
