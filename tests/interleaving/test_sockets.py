@@ -98,7 +98,9 @@ def holds(history: CallLog, receipt: Receipt, seed: int) -> None:
     assert history.hits_before(instant), f"seed {seed}: nothing was cached before"
 
 
-async def race(granting: DatabaseServer, fed: Federation, grant_id: str, seed: int, cut: Callable[[], None]) -> Receipt:
+async def race(
+    granting: DatabaseServer, fed: Federation, grant_id: str, seed: int, disconnect: Callable[[], None]
+) -> Receipt:
     """Revoke one grant while its callers list, at an instant of the seed's; hold what they saw against the receipt."""
     chance = random.Random(seed)
     async with callers(fed, f"u{seed}", chance) as history:
@@ -106,7 +108,7 @@ async def race(granting: DatabaseServer, fed: Federation, grant_id: str, seed: i
         await asyncio.sleep(chance.random() * 0.01)
         handle = asyncio.create_task(revoked(granting, grant_id))
         await asyncio.sleep(chance.random() * 0.002)
-        cut()
+        disconnect()
         receipt = await handle
         await asyncio.sleep(AFTER_S)
     holds(history, receipt, seed)

@@ -208,10 +208,10 @@ async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
     made = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer="home.example", subject="ada", scope='{"resources": ["tasks"]}')
     )
-    invited = await work.admin.CreateEnrollmentToken(
+    issued = await work.admin.CreateEnrollmentToken(
         pb.CreateEnrollmentTokenRequest(grant_id=made.grant.id, confirm=True)
     )
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
 
     await ask(home, "tasks")
     shut = await home.admin.Status(pb.StatusRequest())

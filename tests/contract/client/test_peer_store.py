@@ -210,7 +210,7 @@ async def test_an_identity_does_not_open_with_another_seal_key(database: Databas
         await load_identity(database, SEALER)
 
 
-async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database) -> None:
+async def test_a_revocation_by_the_peer_is_kept_and_its_first_reason_stays(database: Database) -> None:
     """When and why a peer revoked its grant is there after a restart; hearing it again changes nothing."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)

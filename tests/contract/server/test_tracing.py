@@ -29,7 +29,7 @@ LIST = pb.ListRequest(resource="tasks")
 
 
 def tracing(log: SpanLog) -> ServerTracing:
-    """The seam under test."""
+    """The `ServerTracing` under test."""
     return ServerTracing(log.source, ManualClock().clock)
 
 

@@ -47,8 +47,8 @@ async def test_each_act_on_a_grant_is_on_record_where_it_was_done(home: Running,
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     await work.admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=added.peer.certificate.fingerprint))
     await home.admin.RotatePeer(pb.RotatePeerRequest(name=work.name, user="ada"))
     await home.gateway.federation.stub(work.name, "ada").List(federation_pb2.ListRequest(resource="tasks"))
@@ -89,11 +89,11 @@ async def test_what_was_refused_before_a_grant_was_known_is_on_record(home: Runn
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant))
-    forged = replace(EnrollmentToken.decode(invited.token), secret="A" * 43).encode()
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant))
+    forged = replace(EnrollmentToken.decode(issued.token), secret="A" * 43).encode()
     with pytest.raises(grpc.aio.AioRpcError):
         await home.admin.AddPeer(pb.AddPeerRequest(token=forged, user="bob"))
-    await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     work.gateway.grants._grants.pop(grant)
     with pytest.raises(grpc.aio.AioRpcError):
         await home.gateway.federation.stub(work.name, "ada").List(federation_pb2.ListRequest(resource="notes"))

@@ -252,8 +252,8 @@ async def test_a_grant_that_awaits_confirmation_opens_nothing_before_it(home: Ru
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     with pytest.raises(Refusal) as caught:
         await ask(home, list=tasks())
 

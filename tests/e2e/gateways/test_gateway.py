@@ -155,8 +155,8 @@ async def test_an_enrollment_goes_on_when_its_caller_leaves(
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
-    call = home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
+    call = home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     await asyncio.wait_for(dialled.wait(), 10)
 
     call.cancel()

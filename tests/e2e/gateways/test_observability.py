@@ -73,8 +73,8 @@ def ask(admin: Any, **verb: Any) -> str:
 def enroll(home: Any, work: Any) -> None:
     """Let `home` read `work` for ada, by grant, token and peer."""
     created = work.CreateGrant(pb.CreateGrantRequest(peer="home.example", subject="ada", scope=json.dumps(SCOPE)))
-    invited = work.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
-    home.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = work.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
+    home.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
 
 
 def damage(served: GatewayProcesses) -> None:
@@ -281,11 +281,11 @@ def test_the_dashboard_asks_for_what_is_there(seen: Seen) -> None:
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:
     """A data source to choose, panels with ids of their own that do not overlap, and one for each question."""
-    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    source, *others = board["templating"]["list"]
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    source, *others = dashboard["templating"]["list"]
     places = [
         (x, y)
-        for panel in board["panels"]
+        for panel in dashboard["panels"]
         for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
@@ -293,10 +293,10 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
     assert [variable["name"] for variable in others] == ["instance", "peer"]
     assert {target["datasource"]["uid"] for panel in panels() for target in panel["targets"]} == {"${datasource}"}
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert len(set(places)) == len(places)
     assert {x for x, _ in places} == set(range(24))
-    assert board["uid"]
+    assert dashboard["uid"]
     titles = {panel["title"] for panel in panels()}
     assert {
         "Requests by outcome",

@@ -60,11 +60,11 @@ MOST_CALLS = 100
 async def under_load(home: Running, work: Running, per_second: int = 200) -> AsyncIterator[Load]:
     """Ask without pause for rows that no cache has, and see at the other end which certificate each call shows."""
     load = Load()
-    noted = work.gateway.grants.record_use
+    original = work.gateway.grants.record_use
 
     def record_use(grant_id: str, serial: str = "") -> None:
         load.serials[serial] += 1
-        noted(grant_id, serial)
+        original(grant_id, serial)
 
     work.gateway.grants.record_use = record_use  # type: ignore[method-assign]
     stub, calls = home.gateway.federation.stub("work.example"), set[asyncio.Task[None]]()
@@ -94,7 +94,7 @@ async def under_load(home: Running, work: Running, per_second: int = 200) -> Asy
         with contextlib.suppress(asyncio.CancelledError):
             await driving
         await asyncio.gather(*calls)
-        work.gateway.grants.record_use = noted  # type: ignore[method-assign]
+        work.gateway.grants.record_use = original  # type: ignore[method-assign]
 
 
 async def rotate(home: Running) -> str:
