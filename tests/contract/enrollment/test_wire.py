@@ -106,7 +106,7 @@ async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGatewa
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     lost = work.grants.get(token.grant_id).newest
-    assert "then give the same command again: the token is still valid" in told
+    assert "then repeat the enrollment with this token, which is still valid" in told
 
     restarted = await IssuingGateway.open(work.database, work.issuer.authority)
     async with restarted.serving() as address:

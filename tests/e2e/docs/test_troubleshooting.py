@@ -25,8 +25,8 @@ SECRETS = """'{"resources": ["api_keys"]}'"""
 LONG = "x" * 120
 HARD_TO_HAVE = frozenset(
     {
-        "this user may not open the admin socket …; run the command as the gateway's user",
-        "the gateway does not offer this operation; is it of another version than this command?",
+        "this user may not open the admin socket …; connect as the gateway's user",
+        "the gateway does not offer this operation; is it of another version than this client?",
         "the database of … is already served by another process; stop that process first",
         "the database closed the connection that held the serving lock; start the gateway again",
         (
