@@ -149,7 +149,7 @@ async def test_merging_equal_states_skips_no_order() -> None:
     ],
 )
 async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -> None:
-    """Orders that make no difference are left out: what callers get in the others is all that they can get."""
+    """The explored orders give callers every result that the omitted orders give."""
     assert ends(protocol) == ends(replace(protocol, whole=True))
 
 
@@ -164,7 +164,7 @@ async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -
     ],
 )
 async def test_what_is_covered_by_other_orders_reaches_nothing_new(protocol: Protocol) -> None:
-    """Walking on from every state finds the same states, but for what is left to happen."""
+    """Exploring also the covered states finds the same states, apart from their budgets."""
     covered, full = explore(protocol), explore(protocol, cover=False)
     assert covered.digests == full.digests
     assert covered.covered > 0

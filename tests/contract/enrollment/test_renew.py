@@ -162,7 +162,7 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
 
 
 async def test_a_revoked_grant_is_reported_as_revoked(renewing: RenewalPair) -> None:
-    """Its own certificate learns that the grant was revoked; nothing is issued."""
+    """The holder's renewal is refused with GRANT_REVOKED, and nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(Refusal) as caught:
@@ -209,7 +209,7 @@ async def test_faults_of_a_request_are_named(renewing: RenewalPair) -> None:
 
 
 async def test_only_certificates_of_the_grant_renew(renewing: RenewalPair) -> None:
-    """A good signature of the authority is not enough, as at any other call."""
+    """A certificate of the authority that the grant does not know is refused."""
     pki = Pki.of(renewing.work.issuer.authority)
     async with renewing.work.serving_renewals() as address:
         for leaf, expected in (

@@ -120,7 +120,7 @@ async def test_the_federation_port_serves_no_enrollment(serving: MemoryServer) -
 
 
 async def test_the_error_boundary_covers_enrollment(serving: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of another service is an incident as well, and its text stays here."""
+    """An exception of another service is an incident as well; its text is only in the log."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(enrollment_channel(serving))
 
     broken = await error_of(stub.Enroll(enrollment_pb2.EnrollRequest(secret="x")))
@@ -290,7 +290,7 @@ async def test_a_stream_that_breaks_off_ends_its_generator_first() -> None:
 
 
 async def test_a_cancelled_stream_ends_its_generator_at_once(bounded: tuple[grpc.aio.Channel, Streams]) -> None:
-    """The handler's `finally` runs when the call is cancelled, not when the collector comes by."""
+    """The handler's `finally` runs when the call is cancelled, without garbage collection."""
     channel, streams = bounded
     gc.disable()
     try:
@@ -372,7 +372,7 @@ async def test_a_graceful_stop_lets_running_calls_finish(serving: MemoryServer) 
 
 
 async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: MemoryServer) -> None:
-    """A call that outlives the grace is cancelled, and the audit knows."""
+    """A call that outlives the grace is cancelled, and the audit records `cancelled`."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS)
     await serving.provider.begun.wait()

@@ -46,7 +46,7 @@ async def prompt_receipt(handle: RevocationHandle) -> Receipt:
 
 
 async def is_pending(handle: RevocationHandle) -> bool:
-    """Tell whether the receipt is not there, though everything that is due has had its chance."""
+    """Tell whether the receipt is still awaited after 0.6 s."""
     waiting = asyncio.create_task(handle.receipt())
     _, pending = await asyncio.wait({waiting}, timeout=0.6)
     waiting.cancel()
@@ -154,7 +154,7 @@ async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_gran
 
 
 async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartDatabaseServer) -> None:
-    """With leases of a second, a peer that is cut off costs a tenth more than that and hardly more."""
+    """With leases of a second, a peer that is cut off costs a tenth more than that, and less than 2 s."""
     granting = await start_granting(max_lease_ms=1_000)
     grant = await granting.grant()
     assert await granting.lease(grant) == 1_000
@@ -188,7 +188,7 @@ async def test_the_order_is_refused_then_stored_then_sent(granting: DatabaseServ
 
 
 async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartDatabaseServer) -> None:
-    """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
+    """The watch of a refused grant stays open across heartbeats until its event is acknowledged."""
     granting = await start_granting(heartbeat_interval_s=0.1)
     grant = await granting.grant()
     await granting.lease(grant)
@@ -359,7 +359,7 @@ async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Database
 
 
 async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: DatabaseServer) -> None:
-    """The operator's command may end: the receipt is stored all the same."""
+    """Cancelling the caller does not end the revocation; the receipt is stored."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -454,7 +454,7 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
 async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
     start_granting: StartDatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It falls when the process before can answer no more and its last lease is over, and not earlier."""
+    """The bound falls when the previous process cannot answer any more and its last lease has ended, not earlier."""
     monkeypatch.setattr("federation.server.revocation.coordinator.HANDOVER_S", 0.5)
     await start_granting(SYSTEM_CLOCK, max_lease_ms=200)
     begun = time.monotonic()
@@ -470,7 +470,7 @@ async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
 async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(
     start_granting: StartDatabaseServer,
 ) -> None:
-    """Another host's process may answer for a while after it lost the right to serve; its leases count as well."""
+    """After a takeover from another host, a receipt also waits for the time in which that process may still answer."""
     hand = real_time()
     granting = await start_granting(hand.clock, served_from="one:/srv/work")
     grant = await granting.grant()

@@ -45,7 +45,7 @@ async def test_a_scope_reduction_applies_to_the_next_call_and_ends_with_a_receip
 
 
 async def test_a_scope_reduction_awaits_what_was_given_out_before_it_alone(start_granting: StartDatabaseServer) -> None:
-    """A peer that is cut off holds it up until its lease ends; leases under the new scope do not."""
+    """Without a watch the receipt waits for the earlier lease to end; a lease under the new scope is not awaited."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
     grant = await granting.grant()

@@ -23,7 +23,7 @@ WIDE = Scope(("tasks", "notes"), ("notes",), 7, {"tasks": RowFilter(frozenset({"
 
 @pytest.fixture
 def hand() -> ManualClock:
-    """Time that stands still until it is moved."""
+    """A clock that a test moves."""
     return ManualClock()
 
 
@@ -126,7 +126,7 @@ async def test_revocation_is_final_and_idempotent(database: Database, hand: Manu
 
 
 async def test_a_revocation_refuses_before_it_is_durable(database: Database) -> None:
-    """Memory says revoked before the database was asked."""
+    """The grant is revoked in memory before the database is written."""
     registry = await GrantRegistry.load(database)
     grant = await new_grant(registry)
     revoking = asyncio.create_task(registry.revoke(grant.id))
@@ -305,7 +305,7 @@ async def test_a_wrong_fingerprint_activates_nothing(database: Database, wrong: 
 
 
 async def test_a_grant_without_certificate_cannot_be_confirmed(database: Database) -> None:
-    """There is nothing to compare yet."""
+    """A grant without a certificate cannot be confirmed."""
     registry = await GrantRegistry.load(database)
     grant = await new_grant(registry)
 
@@ -347,7 +347,7 @@ async def test_memory_keeps_accepted_certificates_and_the_newest(database: Datab
 
 
 def test_a_certificate_is_accepted_until_its_end() -> None:
-    """The end itself is outside."""
+    """A certificate is not valid at the instant of its end."""
     record = replace(CertificateRecord.of(PKI.client().issued), accepted_until_us=100)
 
     assert record.is_accepted(99)

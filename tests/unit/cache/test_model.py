@@ -1,4 +1,4 @@
-"""The cache against a model that is too simple to be wrong: a dictionary, two clocks, and a list of flushes."""
+"""The cache against a simple model: a dictionary, two clocks, and a list of flushes."""
 
 from dataclasses import dataclass, field
 from typing import Any
