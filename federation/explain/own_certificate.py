@@ -5,7 +5,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from federation.clock import Clock, from_micros
+from federation.clock import Clock, instant
 from federation.errors import Action, Remedy
 from federation.explain.checks import BrokenLink
 from federation.pki.certificates import certificates_of, fingerprint_of, is_issued_by, parsed, serial_of, validity_us
@@ -65,11 +65,6 @@ def re_enroll_hint(record: PeerRecord) -> str:
 def remedy_for(action: Action, record: PeerRecord) -> Remedy:
     """Return a remedy of this gateway's operator for an enrollment."""
     return Remedy(action=action, peer=record.name, user=record.user)
-
-
-def instant(micros: int) -> str:
-    """Format an instant (Unix microseconds) for display."""
-    return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _read(record: PeerRecord) -> x509.Certificate:
