@@ -30,8 +30,8 @@ HARD_TO_HAVE = frozenset(
         "the database of … is already served by another process; stop that process first",
         "the database closed the connection that held the serving lock; start the gateway again",
         (
-            "cannot open the database …: a newer version of this software has migrated it (…); install that version, or"
-            " restore the backup from before the upgrade"
+            "cannot open the database …: a newer version of this software has migrated it (…); "
+            "install that version, or restore the backup from before the upgrade"
         ),
         "this enrollment token expired at …; ask for a new one",
         "the certificate of the server is not issued by the authority in the token; check the address, …",
