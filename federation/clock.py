@@ -43,9 +43,9 @@ SYSTEM_CLOCK: Final = Clock()
 """The system clocks."""
 
 
-def to_micros(instant: datetime) -> int:
+def to_micros(when: datetime) -> int:
     """Return an aware datetime as microseconds since the Unix epoch; exact, without a float in between."""
-    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = when - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * MICROSECONDS + delta.microseconds
 
 
@@ -53,3 +53,8 @@ def from_micros(micros: int) -> datetime:
     """Return the aware UTC datetime of a number of microseconds since the Unix epoch."""
     seconds, rest = divmod(micros, MICROSECONDS)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+
+
+def instant(micros: int) -> str:
+    """Return an instant in UTC as text for people."""
+    return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"

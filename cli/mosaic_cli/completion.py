@@ -81,10 +81,10 @@ def run(complete: Callable[[], Any]) -> int | None:
     instruction = os.environ.get(VARIABLE, "")
     if not instruction.startswith("complete_"):
         return None
-    cut = ""
+    joined_prefix = ""
     if instruction == "complete_bash":
         with suppress(ValueError, KeyError):
-            cut = _join_words()
+            joined_prefix = _join_words()
     output = StringIO()
     code = 0
     try:
@@ -94,7 +94,9 @@ def run(complete: Callable[[], Any]) -> int | None:
         code = e.code if isinstance(e.code, int) else 1
     except Exception:  # noqa: BLE001 - a traceback would clutter the prompt
         return 1
-    sys.stdout.write("".join(f"{line.removeprefix(cut)}\n" for line in output.getvalue().splitlines() if line))
+    sys.stdout.write(
+        "".join(f"{line.removeprefix(joined_prefix)}\n" for line in output.getvalue().splitlines() if line)
+    )
     return code
 
 

@@ -1,10 +1,10 @@
 ----------------------------- MODULE Revocation -----------------------------
 (* How a grantor B knows from which instant on nobody serves what it answered under a revoked grant.
 
-   B answers with leases and notes them; every instance (one cache of a gateway A) keeps an answer until its send
+   B answers with leases and records them; every instance (one cache of a gateway A) keeps an answer until its send
    time plus the lease. Revoking refuses first, then makes the revocation durable, then tells the armed watches;
-   it is effective when each noted instance acknowledged or its note ended. Messages get lost, late and out of
-   order; B crashes once; A's clock may run slow by Drift over a lease, which B's longer note (Margin) covers.
+   it is effective when each instance with a lease acknowledged or its lease ended. Messages get lost, late and out of
+   order; B crashes once; A's clock may run slow by Drift over a lease, which B's longer lease (Margin) covers.
 
    Each constant that is TRUE in Revocation.cfg is a rule of the protocol. A mutant sets one to FALSE, and TLC must
    then find a violation. *)
@@ -17,7 +17,7 @@ CONSTANTS
   CheckAtDelivery,  \* a caller looks at the epoch again before it gets its answer
   FlightKeyEpoch,   \* a caller joins only a flight of the current epoch
   FromSend,         \* a lifetime counts from the send time, not from the receive time
-  NoteBeforeReply,  \* B notes the lease before the reply leaves
+  LeaseBeforeReply, \* B records the lease before the reply leaves
   CheckAtReply,     \* B looks again for a revocation before the reply leaves
   RefuseFirst,      \* B refuses before it tells the watches
   RestartRule,      \* a restarted B takes every instance as leased
@@ -26,14 +26,14 @@ CONSTANTS
 VARIABLES
   now,
   refusing, durable, pushed, effective, crashed,   \* B: the revocation
-  notes, acked, working,                           \* B: leases and calls being served
+  leases, acked, working,                          \* B: leases and calls being served
   armed, messages, cuts,                           \* the streams and the wire
   cache, epoch, flights, waiting, calls,           \* A: per instance
   served                                           \* an answer went out that must not
 
-vars == <<now, refusing, durable, pushed, effective, crashed, notes, acked, working, armed, messages, cuts,
+vars == <<now, refusing, durable, pushed, effective, crashed, leases, acked, working, armed, messages, cuts,
           cache, epoch, flights, waiting, calls, served>>
-B    == <<refusing, durable, pushed, effective, crashed, notes, acked, working>>
+B    == <<refusing, durable, pushed, effective, crashed, leases, acked, working>>
 A    == <<cache, epoch, flights, waiting, calls, served>>
 
 Max(x, y) == IF x > y THEN x ELSE y
@@ -42,7 +42,7 @@ Symmetry == {f \in [Instances -> Instances] : \A i, j \in Instances : f[i] = f[j
 
 Init ==
   /\ now = 0 /\ refusing = FALSE /\ durable = FALSE /\ pushed = FALSE /\ effective = FALSE /\ crashed = FALSE
-  /\ notes = [i \in Instances |-> 0] /\ acked = [i \in Instances |-> FALSE] /\ working = {}
+  /\ leases = [i \in Instances |-> 0] /\ acked = [i \in Instances |-> FALSE] /\ working = {}
   /\ armed = [i \in Instances |-> TRUE] /\ messages = {} /\ cuts = 0
   /\ cache = [i \in Instances |-> 0] /\ epoch = [i \in Instances |-> 0]
   /\ flights = [i \in Instances |-> {}] /\ waiting = [i \in Instances |-> {}] /\ calls = 0 /\ served = FALSE
@@ -86,40 +86,40 @@ Deliver(i) ==
 Admit(m) ==
   /\ m.kind = "request" /\ ~refusing
   /\ working' = working \cup {m} /\ messages' = messages \ {m}
-  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, effective, crashed, notes, acked, armed>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, effective, crashed, leases, acked, armed>> /\ UNCHANGED A
 
 Answer(m) ==
   /\ m \in working /\ (CheckAtReply => ~refusing)
   /\ working' = working \ {m}
   /\ messages' = messages \cup {[m EXCEPT !.kind = "reply"]}
-  /\ notes' = IF NoteBeforeReply THEN [notes EXCEPT ![m.at] = Max(@, now + Lease + Margin)] ELSE notes
+  /\ leases' = IF LeaseBeforeReply THEN [leases EXCEPT ![m.at] = Max(@, now + Lease + Margin)] ELSE leases
   /\ UNCHANGED <<now, cuts, refusing, durable, pushed, effective, crashed, acked, armed>> /\ UNCHANGED A
 
 (* ---- B: revoking ---- *)
 Refuse ==
   /\ ~refusing /\ refusing' = TRUE
-  /\ UNCHANGED <<now, cuts, durable, pushed, effective, crashed, notes, acked, working, armed, messages>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, durable, pushed, effective, crashed, leases, acked, working, armed, messages>> /\ UNCHANGED A
 
 Store ==
   /\ refusing /\ ~durable /\ durable' = TRUE
-  /\ UNCHANGED <<now, cuts, refusing, pushed, effective, crashed, notes, acked, working, armed, messages>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, refusing, pushed, effective, crashed, leases, acked, working, armed, messages>> /\ UNCHANGED A
 
 Push ==
   /\ ~pushed /\ (RefuseFirst => durable) /\ pushed' = TRUE
   /\ messages' = messages \cup {[kind |-> "revoked", at |-> i] : i \in {j \in Instances : armed[j]}}
-  /\ UNCHANGED <<now, cuts, refusing, durable, effective, crashed, notes, acked, working, armed>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, refusing, durable, effective, crashed, leases, acked, working, armed>> /\ UNCHANGED A
 
 Effective ==
   /\ durable /\ ~effective
-  /\ \A i \in Instances : acked[i] \/ notes[i] <= now
+  /\ \A i \in Instances : acked[i] \/ leases[i] <= now
   /\ effective' = TRUE
-  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, crashed, notes, acked, working, armed, messages>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, crashed, leases, acked, working, armed, messages>> /\ UNCHANGED A
 
 Crash ==                                \* memory is gone; what was durable is read again
   /\ ~crashed /\ crashed' = TRUE
   /\ refusing' = durable /\ pushed' = FALSE /\ working' = {}
   /\ acked' = IF effective THEN acked ELSE [i \in Instances |-> FALSE]
-  /\ notes' = [i \in Instances |-> IF RestartRule THEN now + Lease + Margin ELSE 0]
+  /\ leases' = [i \in Instances |-> IF RestartRule THEN now + Lease + Margin ELSE 0]
   /\ armed' = [i \in Instances |-> FALSE]
   /\ messages' = {m \in messages : m.kind \in {"request", "reply"}}
   /\ UNCHANGED <<now, cuts, durable, effective>> /\ UNCHANGED A
@@ -134,7 +134,7 @@ Flush(m) ==                             \* A hears: epoch first, then the acknow
 Ack(m) ==
   /\ m.kind = "ack" /\ messages' = messages \ {m}
   /\ acked' = [i \in Instances |-> acked[i] \/ i = m.at \/ ~OwnInstanceId]
-  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, effective, crashed, notes, working, armed>> /\ UNCHANGED A
+  /\ UNCHANGED <<now, cuts, refusing, durable, pushed, effective, crashed, leases, working, armed>> /\ UNCHANGED A
 
 Disconnect(i) ==
   /\ armed[i] /\ cuts < MaxCuts /\ cuts' = cuts + 1 /\ armed' = [armed EXCEPT ![i] = FALSE]

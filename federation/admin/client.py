@@ -21,7 +21,7 @@ def is_serving(config: GatewayConfig) -> bool:
         return is_listening(config.socket_path)
     except PermissionError:
         raise GatewayUnavailableError(
-            f"this user may not open the admin socket {config.socket_path}; run the command as the gateway's user"
+            f"this user may not open the admin socket {config.socket_path}; connect as the gateway's user"
         ) from None
 
 

@@ -101,7 +101,7 @@ def error_of(error: grpc.RpcError) -> FederationError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return GatewayUnavailableError("the gateway is running but does not answer in time: it hangs or is overloaded")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return FederationError("the gateway does not offer this operation; is it of another version than this command?")
+        return FederationError("the gateway does not offer this operation; is it of another version than this client?")
     return FederationError(f"{code.name if code else 'UNKNOWN'}: {message}")
 
 

@@ -12,7 +12,7 @@ from federation.admin.errors import status_of_exception
 from federation.admin.service import AdminService
 from federation.admin.socket import claim_socket, private_umask
 from federation.errors import ConfigError
-from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.server.pipeline.error_boundary import ErrorBoundary
 from federation.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 
 OPTIONS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
@@ -33,7 +33,7 @@ class AdminServer:
 
     async def start(self) -> None:
         """Bind the socket and serve it. Raises `ConfigError` if the socket cannot be bound."""
-        server = grpc.aio.server(interceptors=(IncidentGuard(status_of_exception),), options=OPTIONS)
+        server = grpc.aio.server(interceptors=(ErrorBoundary(status_of_exception),), options=OPTIONS)
         add_AdminServiceServicer_to_server(cast("AdminServiceServicer", self._service), server)
         with private_umask():
             try:

@@ -16,7 +16,7 @@ from federation.admin.handlers.status import StatusHandlers
 
 
 class AdminService:
-    """The methods that gRPC registers. `IncidentGuard` awaits or iterates their results."""
+    """The methods that gRPC registers. `ErrorBoundary` awaits or iterates their results."""
 
     def __init__(self, context: AdminContext) -> None:
         grants, audit = GrantHandlers(context), AuditHandlers(context)

@@ -99,7 +99,7 @@ async def _call(token: EnrollmentToken, request: pb.EnrollRequest, timeout_s: fl
 def _error_text(error: grpc.RpcError, gateway_name: str) -> str:
     code: grpc.StatusCode = error.code()
     details = printable(error.details() or "")
-    again = "then give the same command again: the token is still valid"
+    again = "then repeat the enrollment with this token, which is still valid"
     if "CERTIFICATE_VERIFY_FAILED" in details:
         return (
             "the certificate of the server is not issued by the authority in the token; check the address, and " + again

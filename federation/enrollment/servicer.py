@@ -1,6 +1,6 @@
 """The servicer of `EnrollmentService` on the enrollment port, where clients are not authenticated.
 
-The server's incident guard turns the exceptions of this module into statuses.
+The server's error boundary turns the exceptions of this module into statuses.
 """
 
 import logging

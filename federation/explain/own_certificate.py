@@ -5,7 +5,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from federation.clock import Clock, from_micros
+from federation.clock import Clock, instant
 from federation.errors import Action, Remedy
 from federation.explain.checks import BrokenLink
 from federation.pki.certificates import certificates_of, fingerprint_of, is_issued_by, parsed, serial_of, validity_us
@@ -60,11 +60,6 @@ def is_issued_by_peer(record: PeerRecord) -> bool:
 def re_enroll_hint(record: PeerRecord) -> str:
     """Return the instruction to enroll at a peer again; its act is `ENROLL_AGAIN`."""
     return f"ask the operator of {record.gateway} for a new token, then {REPLACE_HINT}"
-
-
-def instant(micros: int) -> str:
-    """Format an instant (Unix microseconds) for display."""
-    return f"{from_micros(micros):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _read(record: PeerRecord) -> x509.Certificate:

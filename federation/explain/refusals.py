@@ -8,9 +8,10 @@ from typing import Any, Final
 import grpc
 
 from federation.client.chain.outcomes import from_wire
+from federation.clock import instant
 from federation.errors import Action, Actor, Reason, Remedy
 from federation.explain.checks import BrokenLink
-from federation.explain.own_certificate import COMPARE_CLOCKS, REPLACE_HINT, instant, re_enroll_hint
+from federation.explain.own_certificate import COMPARE_CLOCKS, REPLACE_HINT, re_enroll_hint
 from federation.sanitize import printable
 from federation.store.peers import PeerRecord
 from federation.wire.status import error_detail

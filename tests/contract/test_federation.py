@@ -423,7 +423,7 @@ def test_fields_of_something_else(data: str) -> None:
 
 
 def test_public_names() -> None:
-    """The package offers what it says, and nothing else by accident."""
+    """The package exports the documented names, and no others."""
     assert federation.__all__ == ["Federation", "fields", "sync_channel"]
     assert set(federation.__all__) <= set(dir(federation))
     assert federation.Federation is Federation

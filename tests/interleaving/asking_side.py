@@ -136,7 +136,7 @@ class AskingSide:
         caller.run = self.chain.start(call)
         self.runs.append(caller.run)
 
-    def note_sent(self) -> None:
+    def record_sent(self) -> None:
         """Record the present instant for each call that left since the last event."""
         self.sent += [self.time.monotonic_s] * (len(self.wires) - len(self.sent))
 

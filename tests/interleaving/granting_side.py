@@ -126,7 +126,7 @@ class RunningRevocation:
 class PendingCall:
     """An admitted call that has read its rows and is not answered yet."""
 
-    arrival: _CallContext
+    context: _CallContext
     answer: Answer
 
 
@@ -178,7 +178,7 @@ class GrantingGateway:
         if grant.status is GrantStatus.REVOKED:
             return self._refused(grant)
         answer = Answer(grant_id, sent, self.version, SCOPES.index(grant.scope))
-        arrival = _CallContext(
+        context = _CallContext(
             verb=verb,  # type: ignore[arg-type]
             metadata=((INSTANCE, instance),),
             auth_context={},
@@ -190,15 +190,15 @@ class GrantingGateway:
             resource="tasks",
             grant=grant,
         )
-        self.working[number] = PendingCall(arrival, answer)
+        self.working[number] = PendingCall(context, answer)
         return None
 
     def finish(self, number: int) -> Outcome:
         """Send the answer after the service's final check; return the answer or the refusal."""
         work = self.working.pop(number)
-        resource = "tasks" if work.arrival.verb == "list" else ""
+        resource = "tasks" if work.context.verb == "list" else ""
         try:
-            lease_ms = self._service._finish(work.arrival, Reply(pb.GetResponse(), resource))
+            lease_ms = self._service._finish(work.context, Reply(pb.GetResponse(), resource))
         except Refusal as refusal:
             return _outcome(refusal)
         return rows(work.answer.text, lease_ms=lease_ms)
@@ -271,13 +271,15 @@ class GrantingGateway:
         """
         table, passed_s = self.leases, self._time.elapsed_s - self._start_s
         inherited = table._inherited_end - passed_s if table._inherited and may_begin else 0
-        notes = [(g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._leases.items() if n]
+        leases = [
+            (g, tuple(sorted((i, end - passed_s) for i, end in n.items()))) for g, n in table._leases.items() if n
+        ]
         return (
             self.version - known,
             tuple(map(_state, self.grants._grants.values())),
             tuple(map(_state, self.stored.values())) if crashes else (),
             inherited,
-            tuple(sorted(notes)) if may_begin else (),
+            tuple(sorted(leases)) if may_begin else (),
             tuple(sorted(table._revoked)),
             tuple(running.digest(passed_s) for running in self.revocations),
         )

@@ -163,7 +163,7 @@ class ProtocolWorld(ComparableWorld):
         if protocol.cancel:
             events += [f"cancel {n}" for n, c in enumerate(self.callers) if c.run is not None and not c.run.done]
         once = {
-            "note": bool(getattr(grantor.leases, "late", ())),
+            "lease": bool(getattr(grantor.leases, "late", ())),
             "begin": self._may_begin(),
             "change": grantor.version < protocol.changes,
             "rotate": protocol.rotate and not self.rotated,
@@ -220,7 +220,7 @@ class ProtocolWorld(ComparableWorld):
         for side in self.sides:
             if isinstance(side.driver, BlockingDriver):
                 side.driver.wake()
-            side.note_sent()
+            side.record_sent()
         self._collect()
         for caller in self.callers:
             if caller.run is not None and caller.run.done and not caller.checked:
@@ -261,7 +261,7 @@ class ProtocolWorld(ComparableWorld):
     def _receive(self, n: int, number: int) -> None:
         self.sides[n].wires[number].answer(self.replies[n, number])
 
-    def _note(self) -> None:
+    def _lease(self) -> None:
         self.grantor.leases.record_late()  # type: ignore[attr-defined]
 
     def _begin(self) -> None:
@@ -374,7 +374,7 @@ class ProtocolWorld(ComparableWorld):
         if side.sink.refusal is not None:
             raise Violation("P1: rows were delivered by a gateway that knew of the revocation")
         if answer.version < caller.version_known:
-            raise Violation("freshness: rows from before a change that was known when the call began")
+            raise Violation("changes: rows from before a change that was known when the call began")
         if answer.scope < side.scope:
             raise Violation("scope: rows of a scope that was known to be over")
         self._check_against_receipts(caller, side, answer, effective)
@@ -427,7 +427,7 @@ class ProtocolWorld(ComparableWorld):
             raise Violation("P3: the receipt did not come when the last lease had ended")
 
     def _continue_revocations(self) -> None:
-        while events := [event for event in self._events() if event.startswith(("begin", "go", "note"))]:
+        while events := [event for event in self._events() if event.startswith(("begin", "go", "lease"))]:
             self.do(events[0])
 
 

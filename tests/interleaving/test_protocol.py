@@ -73,7 +73,7 @@ LONG = {
         acts=("narrow", "revoke"), blocking=True, changes=1
     ),
     "two callers, all events, narrowed": replace(ALL, acts=("narrow",)),
-    "two callers, narrowed, then revoked, armed again, until the end of the note": Protocol(
+    "two callers, narrowed, then revoked, armed again, until the lease ends": Protocol(
         acts=("narrow", "revoke"), cuts=1, arms=1, ticks=(34,)
     ),
     "three callers, all that cuts": Protocol(calls=(LIST,) * 3, cuts=1, arms=1, cancel=True),
@@ -114,7 +114,7 @@ def ends(protocol: Protocol) -> set[tuple[Any, ...]]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("protocol", SCENARIOS.values(), ids=SCENARIOS)
 async def test_every_order_keeps_the_promises(protocol: Protocol, record_property: Callable[[str, Any], None]) -> None:
-    """P1, P2, P3, scopes and freshness hold in every order of the events of both sides; nobody sleeps."""
+    """P1, P2, P3, scopes and changes hold in every order of the events of both sides, without real waiting."""
     holds(protocol, record_property)
 
 
@@ -149,7 +149,7 @@ async def test_merging_equal_states_skips_no_order() -> None:
     ],
 )
 async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -> None:
-    """Orders that make no difference are left out: what callers get in the others is all that they can get."""
+    """The explored orders give callers every result that the omitted orders give."""
     assert ends(protocol) == ends(replace(protocol, whole=True))
 
 
@@ -164,7 +164,7 @@ async def test_what_is_left_out_shows_callers_nothing_else(protocol: Protocol) -
     ],
 )
 async def test_what_is_covered_by_other_orders_reaches_nothing_new(protocol: Protocol) -> None:
-    """Walking on from every state finds the same states, but for what is left to happen."""
+    """Exploring also the covered states finds the same states, apart from their budgets."""
     covered, full = explore(protocol), explore(protocol, cover=False)
     assert covered.digests == full.digests
     assert covered.covered > 0
@@ -186,7 +186,7 @@ MUTANTS = {
         Protocol(calls=(LIST,) * 3, armed=False, ticks=(20, 14), partition=HitsExtend),
         "P1: an entry outlives the receipt",
     ),
-    "a lease noted after its answer left": (Protocol(table=LateLeases, armed=False), "P1: an entry outlives"),
+    "a lease recorded after its answer left": (Protocol(table=LateLeases, armed=False), "P1: an entry outlives"),
     "notified before refused": (
         Protocol(acts=("narrow",), steps=notify_before_refusing),
         "scope: rows of a scope",
@@ -195,7 +195,7 @@ MUTANTS = {
         Protocol(acts=(), cuts=1, arms=1, changes=1, handler=NoFlushWhenRearmed),
         "an entry is kept from before a change",
     ),
-    "flights of any epoch": (Protocol(acts=(), changes=1, partition=FlightsOutliveEpochs), "freshness"),
+    "flights of any epoch": (Protocol(acts=(), changes=1, partition=FlightsOutliveEpochs), "changes"),
     "no question after a change of scope": (
         Protocol(acts=("narrow",), partition=NoRetryAfterAChange),
         "scope: rows of a scope",
@@ -210,7 +210,7 @@ MUTANTS = {
         "P1: an entry outlives the receipt",
     ),
     "acknowledged without a flush": (Protocol(handler=AcksAtOnce), "P1"),
-    "a note without a margin": (
+    "a lease without a margin": (
         Protocol(armed=False, ticks=(31,), rate=0.95, table=LeasesWithoutMargin),
         "P1: an entry outlives the receipt",
     ),

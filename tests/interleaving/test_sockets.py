@@ -58,7 +58,7 @@ def record_of(granting: DatabaseServer, grant: Grant, endpoint: str, user: str) 
 
 
 def queries(chance: random.Random) -> Callable[[], pb.ListRequest]:
-    """Mostly the same query, now and then one that nobody asked before."""
+    """Mostly the same query, sometimes a new one."""
     return lambda: pb.ListRequest(resource="tasks", page_size=chance.choice((50, 50, 50, chance.randint(1, 9))))
 
 
@@ -98,15 +98,17 @@ def holds(history: CallLog, receipt: Receipt, seed: int) -> None:
     assert history.hits_before(instant), f"seed {seed}: nothing was cached before"
 
 
-async def race(granting: DatabaseServer, fed: Federation, grant_id: str, seed: int, cut: Callable[[], None]) -> Receipt:
-    """Revoke one grant while its callers list, at an instant of the seed's; hold what they saw against the receipt."""
+async def race(
+    granting: DatabaseServer, fed: Federation, grant_id: str, seed: int, disconnect: Callable[[], None]
+) -> Receipt:
+    """Revoke a grant at a random instant while its callers list; check their results against the receipt."""
     chance = random.Random(seed)
     async with callers(fed, f"u{seed}", chance) as history:
         await eventually(lambda: history.hits_before(float("inf")) > 0)
         await asyncio.sleep(chance.random() * 0.01)
         handle = asyncio.create_task(revoked(granting, grant_id))
         await asyncio.sleep(chance.random() * 0.002)
-        cut()
+        disconnect()
         receipt = await handle
         await asyncio.sleep(AFTER_S)
     holds(history, receipt, seed)
@@ -199,7 +201,7 @@ async def test_a_cut_off_gateway_is_awaited_until_its_last_lease_has_ended(
 
 @pytest.mark.long
 async def test_a_gateway_that_was_cut_off_comes_back_and_acknowledges(tmp_path: Path, granting: DatabaseServer) -> None:
-    """Silent while B revokes, then cut: it arms again, hears of it, and the receipt waits for no lease of 30 s."""
+    """The connection is silent while B revokes, then reset: A arms again and acknowledges before its lease ends."""
     relay = Relay(int(granting.server.federation_address.rpartition(":")[2]))
     try:
         async with (
@@ -300,7 +302,7 @@ async def test_a_frozen_process_serves_nothing_after_the_receipt(
 async def test_nothing_is_served_after_a_receipt_of_a_gateway_that_was_killed(
     tmp_path: Path, short_path: Path, start: Start, store: NewStore
 ) -> None:
-    """B killed while it waits for leases takes its revocation up again; hits end before the receipt."""
+    """After a kill while it awaits leases, B continues its revocation; hits end before the receipt."""
     listen, free = f"127.0.0.1:{closed_port()}", "127.0.0.1:0"
     directory = short_path / "work.example"
     url = StoreConfig(url=await store())

@@ -22,7 +22,7 @@ MUTANTS = {
     "CheckAtDelivery": "a caller gets its answer without a check at delivery",
     "FlightKeyEpoch": "a caller joins a flight of an older epoch",
     "FromSend": "a lifetime counts from the receive time",
-    "NoteBeforeReply": "a lease is not recorded before the reply leaves",
+    "LeaseBeforeReply": "a lease is not recorded before the reply leaves",
     "CheckAtReply": "a reply leaves although the grant was revoked meanwhile",
     "RefuseFirst": "watches are notified before B refuses",
     "RestartRule": "leases are forgotten at a restart",

@@ -19,7 +19,7 @@ from federation.pki.csr import make_request
 from federation.pki.enrollment_token import EnrollmentToken
 from federation.pki.sealing import Sealer
 from federation.scope.model import Scope
-from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.server.pipeline.error_boundary import ErrorBoundary
 from federation.server.pipeline.renewal_service import RenewalService
 from federation.store.database import Database
 from federation.store.enrollment_tokens import TokenStore
@@ -88,7 +88,7 @@ class IssuingGateway:
         """Serve enrollment on loopback with this gateway's server certificate (or `leaf`); yield host:port."""
         authority = self.issuer.authority
         leaf = leaf or Leaf(authority.server_certificate_pem, authority.server_key_pem)
-        server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
+        server = grpc.aio.server(interceptors=(ErrorBoundary(),), options=SERVER.to_grpc())
         add_EnrollmentServiceServicer_to_server(servicer or self.servicer, server)
         port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf))
         await server.start()
@@ -103,7 +103,7 @@ class IssuingGateway:
         authority = self.issuer.authority
         leaf = Leaf(authority.server_certificate_pem, authority.server_key_pem)
         service = RenewalService(self.renewal_issuer, self.grants, audit=self.record, clock=self.clock)
-        server = grpc.aio.server(interceptors=(IncidentGuard(),), options=SERVER.to_grpc())
+        server = grpc.aio.server(interceptors=(ErrorBoundary(),), options=SERVER.to_grpc())
         server.add_generic_rpc_handlers((service.rpc_handler(),))
         port = server.add_secure_port("127.0.0.1:0", server_credentials(leaf, authority.trust_bundle))
         await server.start()

@@ -48,20 +48,20 @@ def shared_runtime(
     directory: Path, *records: PeerRecord, clock: Clock = SYSTEM_CLOCK, **settings: Any
 ) -> Iterator[ClientRuntime]:
     """The client runtime that federations share, for tests with threads only."""
-    home = ClientRuntime.share(config_of(directory, **settings), clock, None)
-    home.peers.load(records)
-    home.loaded = True
+    runtime = ClientRuntime.share(config_of(directory, **settings), clock, None)
+    runtime.peers.load(records)
+    runtime.loaded = True
     try:
-        yield home
+        yield runtime
     finally:
-        if home.release():
-            home.close()
+        if runtime.release():
+            runtime.close()
 
 
-def sync_channel_of(home: ClientRuntime, name: str = "work.example", user: str = "ada") -> SyncChannel:
+def sync_channel_of(runtime: ClientRuntime, name: str = "work.example", user: str = "ada") -> SyncChannel:
     """A sync channel through the chain."""
-    peer = home.peers.get(name, user)
-    return SyncChannel(peer, clock=home.clock, deadline_s=home.config.client.deadline_s)
+    peer = runtime.peers.get(name, user)
+    return SyncChannel(peer, clock=runtime.clock, deadline_s=runtime.config.client.deadline_s)
 
 
 @asynccontextmanager
@@ -76,14 +76,14 @@ async def aio_stub(form: str, fed: Federation, scripted: ScriptedPeer) -> AsyncI
 
 
 @contextmanager
-def sync_stub(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> Iterator[Any]:
+def sync_stub(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> Iterator[Any]:
     """The generated sync stub, over the project's channel or over a bare channel with the project's interceptors."""
     if form == "channel":
-        with sync_channel_of(home) as channel:
+        with sync_channel_of(runtime) as channel:
             yield FederationServiceStub(channel)
         return
-    fed = Federation(home.config, ListedPeers())
-    fed._runtime = home
+    fed = Federation(runtime.config, ListedPeers())
+    fed._runtime = runtime
     with scripted.sync_channel() as bare:
         yield FederationServiceStub(grpc.intercept_channel(bare, *fed.sync_interceptors("work.example", "ada")))
 

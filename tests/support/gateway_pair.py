@@ -143,8 +143,8 @@ async def enroll(home: Running, work: Running, *, user: str = "ada", subject: st
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject=subject, scope=json.dumps(SCOPE if scope is None else scope))
     )
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
-    await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user=user))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
+    await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user=user))
     return created.grant.id
 
 

@@ -42,8 +42,8 @@ class Relay:
     def reset(self) -> None:
         """Reset every connection."""
         with self._lock:
-            cut, self._sockets = self._sockets, []
-        _reset(cut)
+            closing, self._sockets = self._sockets, []
+        _reset(closing)
 
     def refuse(self) -> None:
         """Refuse new connections; existing ones continue."""

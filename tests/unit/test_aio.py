@@ -1,4 +1,4 @@
-"""Work that goes on to its end when its caller is cancelled, and work that is repeated until then."""
+"""Work that ends although its caller is cancelled, and work that is repeated until it is cancelled."""
 
 import asyncio
 import logging

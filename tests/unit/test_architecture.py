@@ -56,5 +56,5 @@ def test_the_tree_names_every_package() -> None:
 
 
 def test_the_document_stays_one_page() -> None:
-    """A reader takes the document in as a whole."""
+    """The document is short enough to be read as a whole."""
     assert TEXT.count("\n") <= MOST_LINES

@@ -40,7 +40,7 @@ def _federation_status(fault: Exception, method: str) -> tuple[grpc.StatusCode, 
     return refusal_status(fault if isinstance(fault, Refusal) else incident(fault, method))
 
 
-class IncidentGuard(grpc.aio.ServerInterceptor):
+class ErrorBoundary(grpc.aio.ServerInterceptor):
     """The outermost interceptor of a server, which also covers inner interceptors and decoding.
 
     It decodes messages itself, because gRPC would answer a malformed message with the decoder's error text. `translate`
@@ -62,21 +62,21 @@ class IncidentGuard(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
         except Exception as e:  # noqa: BLE001 - an incident, or a refusal
             return grpc.unary_unary_rpc_method_handler(partial(_fail, abort, e))
-        return None if handler is None else _guarded(handler, method, abort)
+        return None if handler is None else _inside_boundary(handler, method, abort)
 
     async def _abort(self, method: str, context: Context, fault: Exception) -> None:
         code, message, trailing = self._translate(fault, method)
         await context.abort(code, message, (*(context.trailing_metadata() or ()), *trailing))
 
 
-def _guarded(handler: Any, method: str, abort: Abort) -> Any:
+def _inside_boundary(handler: Any, method: str, abort: Abort) -> Any:
     decode = _decoder(handler.request_deserializer, method)
     arguments = partial(_decoded, decode) if handler.request_streaming else decode
     sides = (handler.request_streaming, handler.response_streaming)
     arity = "_".join("stream" if streams else "unary" for streams in sides)
     boundary = _stream if handler.response_streaming else _unary
-    guarded = boundary(getattr(handler, arity), arguments, abort)
-    return getattr(grpc, f"{arity}_rpc_method_handler")(guarded, None, handler.response_serializer)
+    method_in_boundary = boundary(getattr(handler, arity), arguments, abort)
+    return getattr(grpc, f"{arity}_rpc_method_handler")(method_in_boundary, None, handler.response_serializer)
 
 
 async def _fail(abort: Abort, fault: Exception, _raw: bytes, context: Context) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from cryptography import x509
 
-from federation.clock import from_micros
+from federation.clock import instant
 from federation.errors import Reason, Refusal
 from federation.pki.certificates import fingerprint_of, serial_of, validity_us
 from federation.pki.identity_extensions import read_identity
@@ -45,8 +45,7 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]], now_us: int) -> Calle
     if found.not_after_us <= now_us:
         raise Refusal(
             Reason.CERTIFICATE_INVALID,
-            f"the client certificate expired at {from_micros(found.not_after_us):%Y-%m-%d %H:%M:%S} UTC; "
-            "the asking gateway must renew it",
+            f"the client certificate expired at {instant(found.not_after_us)}; the asking gateway must renew it",
             detail="certificate expired",
         )
     return found

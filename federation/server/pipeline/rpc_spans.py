@@ -28,7 +28,7 @@ MAX_USER_AGENT = 256
 
 
 class RpcSpanServerInterceptor(grpc.aio.ServerInterceptor):
-    """Makes an RPC span for each unary call. Place it directly inside the incident guard.
+    """Makes an RPC span for each unary call. Place it directly inside the error boundary.
 
     If a program instruments gRPC itself, its span exists already and this interceptor adds none.
     """
@@ -102,7 +102,7 @@ class _ServedCall:
             return self._context.aborted
         if isinstance(self._error, asyncio.CancelledError):
             return grpc.StatusCode.CANCELLED
-        if self._error is not None:  # as the incident guard translates it
+        if self._error is not None:  # as the error boundary translates it
             return grpc.StatusCode[self._error.code] if isinstance(self._error, Refusal) else grpc.StatusCode.INTERNAL
         code = self._context.code()
         return code if isinstance(code, grpc.StatusCode) else grpc.StatusCode.OK

@@ -1,10 +1,10 @@
 """The pipeline of a served call.
 
-    incident guard → tracing → audit → identity → rate limit → authorize → verb → authorize again → lease
+    error boundary → tracing → audit → identity → rate limit → authorize → verb → authorize again → lease
 
-The guard is the server's interceptor; this module holds the rest. Messages are decoded and encoded within the audit, so
-a malformed request has an audit event, and the audited size is that of the bytes sent. An answer that was recorded may
-still be refused at its last step, if its grant was revoked meanwhile; then both events are recorded.
+The error boundary is the server's interceptor; this module holds the rest. Messages are decoded and encoded within the
+audit, so a malformed request has an audit event, and the audited size is that of the bytes sent. An answer that was
+recorded may still be refused at its last step, if its grant was revoked meanwhile; then both events are recorded.
 """
 
 import asyncio
@@ -147,7 +147,7 @@ class FederationService:
                 body, lease_ms = await self._audited(call, trace)
             except Refusal:
                 raise
-            except Exception as fault:  # as the guard does, but while the span is current for the log
+            except Exception as fault:  # as the error boundary does, but while the span is current for the log
                 raise incident(fault, verb.name) from fault
         if lease_ms is not None:
             add_trailing(context, ((LEASE_MS, str(lease_ms)),))

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from federation.config import join_address, parse_address
 from federation.errors import ConfigError
 from federation.pki.authority import Authority
-from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.server.pipeline.error_boundary import ErrorBoundary
 from federation.server.pipeline.service import FederationService
 from federation.server.transport.health import Health
 from federation.server.transport.tls import TlsMaterial
@@ -37,7 +37,7 @@ class GatewayServer:
 
     `listen` and `enroll` are host:port; for port 0 the system chooses a port, which the address properties return.
     `before_stop` hooks run before calls are refused, and close open streams. `interceptors` of the federation port run
-    inside the incident guard. `services` are further services of that port, which check their callers themselves.
+    inside the error boundary. `services` are further services of that port, which check their callers themselves.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GatewayServer:
 
 def _server(options: ServerOptions, most: int, interceptors: tuple[grpc.aio.ServerInterceptor, ...]) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=(IncidentGuard(), *interceptors), options=options.to_grpc(), maximum_concurrent_rpcs=most
+        interceptors=(ErrorBoundary(), *interceptors), options=options.to_grpc(), maximum_concurrent_rpcs=most
     )
 
 

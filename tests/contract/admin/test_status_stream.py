@@ -28,14 +28,14 @@ async def following(stream: Any, timeout_s: float = 10.0) -> pb.StatusResponse:
 
 
 async def until(stream: Any, ready: Any) -> pb.StatusResponse:
-    """The first message that is as it should be."""
+    """Return the first message that meets the condition."""
     while not ready(status := await following(stream)):
         pass
     return status
 
 
 async def ask(home: Running, resource: str) -> None:
-    """Have ada read at work, whatever comes of it."""
+    """List a resource at work as ada; ignore the result."""
     stub = home.gateway.federation.stub("work.example", "ada")
     try:
         await stub.List(federation_pb2.ListRequest(resource=resource))
@@ -44,7 +44,7 @@ async def ask(home: Running, resource: str) -> None:
 
 
 async def test_the_serving_side_tells_what_it_answered(home_gateway: Running, work_gateway: Running) -> None:
-    """Totals and the grant's own counts, the last denial as the audit has it, watchers and leases of the moment."""
+    """The status has totals, the grant's own counts, its last denial, and the present watchers and leases."""
     grant_id = await enroll(home_gateway, work_gateway)
     await ask(home_gateway, "tasks")
     await ask(home_gateway, "credentials")
@@ -63,7 +63,7 @@ async def test_the_serving_side_tells_what_it_answered(home_gateway: Running, wo
 
 
 async def test_a_watch_that_is_refused_is_a_denial_of_its_grant(start: Start, work_gateway: Running) -> None:
-    """A peer that redials under a revoked grant is shown at the serving side."""
+    """A watch that is refused after the revocation counts as a denial of its grant."""
     home = await start("home.example")
     await fill(home)
     grant_id = await enroll(home, work_gateway)
@@ -80,7 +80,7 @@ async def test_a_watch_that_is_refused_is_a_denial_of_its_grant(start: Start, wo
 
 
 async def test_an_answer_and_a_watch_message_are_signs_of_life(start: Start, work_gateway: Running) -> None:
-    """Seen by its watch alone, later by an answer, a refusal as much as rows; never before either."""
+    """A watch message sets `seen_at`, and so does a refusal; before both it is unset."""
     home = await start("home.example")
     await fill(home)
     await enroll(home, work_gateway)
@@ -101,7 +101,7 @@ async def test_an_answer_and_a_watch_message_are_signs_of_life(start: Start, wor
 
 
 async def test_the_filters_narrow_both_sides(home_gateway: Running, work_gateway: Running) -> None:
-    """By user and by gateway, peers and grants alike; the totals are left out where one gateway was asked for."""
+    """A status can be filtered by user and by gateway; filtered by gateway it has no totals."""
     await enroll(home_gateway, work_gateway)
     await enroll(home_gateway, work_gateway, user="bob", subject="bob")
 
@@ -123,7 +123,7 @@ async def test_the_filters_narrow_both_sides(home_gateway: Running, work_gateway
 
 
 async def test_the_stream_speaks_at_once_and_again_after_each_interval(home_gateway: Running) -> None:
-    """Also where nothing changed, so that its reader knows that the gateway is there; ten times a second at most."""
+    """A message is sent at once and after each interval, also without a change; at most ten a second."""
     stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=1))
     begun = time.monotonic()
     first = await following(stream)
@@ -138,7 +138,7 @@ async def test_the_stream_speaks_at_once_and_again_after_each_interval(home_gate
 
 
 async def test_a_change_is_told_long_before_the_interval_is_over(home_gateway: Running, work_gateway: Running) -> None:
-    """A peer that comes, is revoked and goes is each told soon, by a stream that would else be silent for a minute."""
+    """Adding, revoking and removing a peer each sends a message long before the 60 s interval ends."""
     stream = home_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=LONG_MS))
     served = work_gateway.admin.WatchStatus(pb.WatchStatusRequest(interval_ms=LONG_MS))
     assert not (await following(stream)).peers
@@ -185,7 +185,7 @@ async def test_a_stopping_gateway_does_not_wait_for_its_streams(home_gateway: Ru
 
 
 async def test_a_listener_that_leaves_leaves_nothing_behind(home_gateway: Running) -> None:
-    """No task of the gateway goes on for a stream that was cancelled."""
+    """No task remains for a cancelled stream."""
     await following(stream := home_gateway.admin.WatchStatus(pb.WatchStatusRequest()))
     stream.cancel()
     await asyncio.wait([asyncio.create_task(stream.code())])
@@ -203,15 +203,15 @@ async def test_a_listener_that_leaves_leaves_nothing_behind(home_gateway: Runnin
 async def test_a_peer_that_refuses_is_not_healthy_until_it_lets_a_call_in(
     home_gateway: Running, work_gateway: Running
 ) -> None:
-    """It answers, and its circuit stays closed; nothing can be read there before its operator confirms the grant."""
+    """A peer that refuses calls is unhealthy until its operator confirms the grant."""
     home, work = home_gateway, work_gateway
     made = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer="home.example", subject="ada", scope='{"resources": ["tasks"]}')
     )
-    invited = await work.admin.CreateEnrollmentToken(
+    issued = await work.admin.CreateEnrollmentToken(
         pb.CreateEnrollmentTokenRequest(grant_id=made.grant.id, confirm=True)
     )
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
 
     await ask(home, "tasks")
     shut = await home.admin.Status(pb.StatusRequest())

@@ -350,9 +350,9 @@ async def test_close_with_and_without_grace(tmp_path: Path, scripted: ScriptedPe
         await eventually(lambda: scripted.service.active == 2)
 
         await hard.close()
-        with pytest.raises(grpc.RpcError) as cut:
+        with pytest.raises(grpc.RpcError) as failed:
             await lost
-        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         await eventually(lambda: scripted.service.cancelled == 1)
         closing = asyncio.ensure_future(graceful.close(5))
         await asyncio.sleep(0)
@@ -373,9 +373,9 @@ async def test_connection_closed_under_a_call(tmp_path: Path, scripted: Scripted
         call = stub.Search(SEARCH, timeout=30)
         await eventually(lambda: scripted.service.active == 1)
         fed.peer("work.example").channel.close()
-        with pytest.raises(grpc.RpcError) as cut:
+        with pytest.raises(grpc.RpcError) as failed:
             await call
-        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         assert (await stub.Get(pb.GetRequest(resource="tasks", id="t1"))).row.id == "t1"
 
 

@@ -43,16 +43,16 @@ LONG_SILENCE_S = 12.0
 class Caller:
     """One gateway with peers behind relays, on a clock of the test."""
 
-    home: ClientRuntime
+    runtime: ClientRuntime
     clock: ManualClock
     scripted: ScriptedPeer
     relays: list[Relay] = field(default_factory=list)
 
     def peer(self, name: str, endpoint: str) -> "Called":
         """A peer under that name at an address."""
-        grant_id = f"7f6c1f52-6e0e-4a27-9f8d-{len(self.home.peers.all()):012d}"
+        grant_id = f"7f6c1f52-6e0e-4a27-9f8d-{len(self.runtime.peers.all()):012d}"
         record = replace(self.scripted.record(name=name, grant_id=grant_id), endpoint=endpoint)
-        return Called(self.home.peers.add(record), self.clock)  # type: ignore[arg-type]
+        return Called(self.runtime.peers.add(record), self.clock)  # type: ignore[arg-type]
 
     def relayed(self, name: str, *, silent: bool = False) -> tuple["Called", Relay]:
         """A peer behind a relay of its own; a silent one accepts and never answers."""
@@ -91,10 +91,10 @@ def caller(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[Caller]:
     """A gateway whose circuits have no jitter."""
     clock = ManualClock(time.time())
     config = GatewayConfig(directory=tmp_path, name="home.example", circuit=CircuitConfig(jitter=0.0))
-    home = ClientRuntime(config, clock.clock, None)
-    made = Caller(home, clock, scripted)
+    runtime = ClientRuntime(config, clock.clock, None)
+    made = Caller(runtime, clock, scripted)
     yield made
-    home.close()
+    runtime.close()
     for relay in made.relays:
         relay.close()
 
@@ -120,13 +120,15 @@ async def test_each_kind_of_outage_opens_the_circuit_and_then_nothing_is_sent(ca
     frozen_relay.freeze()
     caller.scripted.service.script("search", Reply(delay_s=30))
 
-    async def cut() -> None:
+    async def reset_connections() -> None:
         while reset.state is CircuitState.CLOSED:
             await asyncio.sleep(0.05)
             reset_relay.reset()
 
     failures = await asyncio.gather(
-        *(called.searches(5, 1.5) for called in (refused, silent, frozen, reset)), cut(), return_exceptions=False
+        *(called.searches(5, 1.5) for called in (refused, silent, frozen, reset)),
+        reset_connections(),
+        return_exceptions=False,
     )
 
     assert {reason for reasons in failures[:4] for reason in reasons or ()} <= {"PEER_UNREACHABLE", "PEER_TIMEOUT"}

@@ -92,7 +92,7 @@ async def test_search_and_capabilities_are_never_hits(
 @pytest.mark.parametrize("verb", READS)
 def test_sync_reads_are_hits_as_well(form: str, verb: str, way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """Each way to call a sync stub is a hit the second time, tagged if it returns metadata."""
-    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as runtime, sync_stub(form, runtime, scripted) as stub:
         ends = [called(getattr(stub, verb), READS[verb], way) for _ in range(2)]
         (first, live), (second, hit) = ends
 
@@ -318,15 +318,15 @@ async def test_a_revocation_reaches_calls_under_way(form: str, tmp_path: Path, s
 
 
 @pytest.fixture
-def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
+def runtime(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The state of a gateway that knows the scripted peer."""
-    with shared_runtime(tmp_path, scripted.record()) as home:
-        yield home
+    with shared_runtime(tmp_path, scripted.record()) as runtime:
+        yield runtime
 
 
 @pytest.mark.parametrize("verb", ["List", "Search"])
 def test_a_blocked_call_is_refused_on_delivery(
-    form: str, verb: str, home: ClientRuntime, scripted: ScriptedPeer
+    form: str, verb: str, runtime: ClientRuntime, scripted: ScriptedPeer
 ) -> None:
     """An answer that reaches a blocking caller after the revocation is neither delivered nor cached."""
     gate = threading.Event()
@@ -334,7 +334,7 @@ def test_a_blocked_call_is_refused_on_delivery(
     ends: list[Any] = []
 
     def block() -> None:
-        with sync_stub(form, home, scripted) as stub:
+        with sync_stub(form, runtime, scripted) as stub:
             try:
                 ends.append(getattr(stub, verb)({**READS, **NEVER}[verb]))
             except grpc.RpcError as e:
@@ -343,7 +343,7 @@ def test_a_blocked_call_is_refused_on_delivery(
     thread = threading.Thread(target=block)
     thread.start()
     scripted.service.wait(lambda service: service.active == 1)
-    peer = home.peers.get("work.example", "ada")
+    peer = runtime.peers.get("work.example", "ada")
     peer.cache.flush(InvalidationReason.GRANT_REVOKED, peer.grant_id)
     gate.set()
     thread.join(5)

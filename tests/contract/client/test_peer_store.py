@@ -107,7 +107,7 @@ async def test_names_that_metadata_cannot_carry_are_refused(sqlite_url: str, fie
 
 
 async def test_a_removed_peer_is_gone_with_its_key(database: Database) -> None:
-    """Removing forgets the row; removing again says that there is none."""
+    """Removing deletes the row; removing again is an error."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)
     await store.remove(RECORD.id)
@@ -159,7 +159,7 @@ async def test_one_token_pasted_twice_at_once_has_one_key(database: Database) ->
 
 
 async def test_keys_of_enrollments_that_never_ended_are_forgotten(database: Database) -> None:
-    """After 30 days the next enrollment sweeps them out."""
+    """The next enrollment deletes pending keys older than 30 days."""
     hand = ManualClock()
     store = PeerStore(database, SEALER, hand.clock)
     await store.pending_key("old", lambda: "old")
@@ -196,7 +196,7 @@ async def test_a_conflict_of_ids_is_a_store_error(database: Database) -> None:
 
 
 async def test_a_gateway_finds_its_own_identity_again(database: Database) -> None:
-    """The authority comes back whole, and cannot be replaced by another by mistake."""
+    """The stored authority loads unchanged, and cannot be overwritten by another."""
     authority = Authority.create("work.example", ["127.0.0.1"])
     assert await load_identity(database, SEALER) is None
     await save_identity(database, SEALER, authority)
@@ -221,7 +221,7 @@ async def test_an_identity_does_not_open_with_another_seal_key(database: Databas
         await load_identity(database, SEALER)
 
 
-async def test_a_revocation_by_the_peer_is_kept_and_its_first_word_stands(database: Database) -> None:
+async def test_a_revocation_by_the_peer_is_kept_and_its_first_reason_stays(database: Database) -> None:
     """When and why a peer revoked its grant is there after a restart; hearing it again changes nothing."""
     store = PeerStore(database, SEALER)
     await store.add(RECORD)

@@ -26,10 +26,10 @@ from tests.support.renewal_pair import DAY_S, LIFE_S, RenewalPair
 @contextmanager
 def process(renewing: RenewalPair, directory: Path, *records: PeerRecord) -> Iterator[tuple[Renewer, Peer]]:
     """One process on a directory: a runtime of its own, and its renewer."""
-    home = ClientRuntime(config_of(directory), renewing.work.clock, None)
-    home.peers.load(records or (renewing.record,))
+    runtime = ClientRuntime(config_of(directory), renewing.work.clock, None)
+    runtime.peers.load(records or (renewing.record,))
     renewer = Renewer(
-        home.peers,
+        runtime.peers,
         renewing.peers,
         directory=directory,
         gateway_name="home.example",
@@ -37,9 +37,9 @@ def process(renewing: RenewalPair, directory: Path, *records: PeerRecord) -> Ite
         chance=lambda: 0.5,
     )
     try:
-        yield renewer, home.peers.all()[0]
+        yield renewer, runtime.peers.all()[0]
     finally:
-        home.close()
+        runtime.close()
 
 
 def due_in_s(renewing: RenewalPair, peer: Peer) -> float:

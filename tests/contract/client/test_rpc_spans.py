@@ -53,24 +53,24 @@ def pair(log: SpanLog, name: str = RPC) -> tuple[ReadableSpan, ReadableSpan]:
 @pytest.fixture
 def opened(tmp_path: Path, scripted: ScriptedPeer, span_log: SpanLog) -> Iterator[Opened]:
     """Open a gateway whose only peer is the scripted one."""
-    homes: list[ClientRuntime] = []
+    runtimes: list[ClientRuntime] = []
 
     def open_(*, rpc_spans: bool = True) -> ClientRuntime:
         settings = TelemetryConfig(rpc_spans=rpc_spans)
         config = GatewayConfig(directory=tmp_path, name="home.example", telemetry=settings)
         telemetry = Telemetry(span_log.source, None, span_log.provider)
-        homes.append(ClientRuntime(config, ManualClock(time.time()).clock, telemetry))
-        homes[-1].peers.add(scripted.record())  # type: ignore[arg-type]
-        return homes[-1]
+        runtimes.append(ClientRuntime(config, ManualClock(time.time()).clock, telemetry))
+        runtimes[-1].peers.add(scripted.record())  # type: ignore[arg-type]
+        return runtimes[-1]
 
     yield open_
-    for home in homes:
-        home.close()
+    for runtime in runtimes:
+        runtime.close()
 
 
-def aio_stub(home: ClientRuntime) -> Any:
+def aio_stub(runtime: ClientRuntime) -> Any:
     """The aio stub of the only peer."""
-    return FederationServiceStub(AioChannel(home.peers.all()[0], clock=home.clock, deadline_s=2.0))
+    return FederationServiceStub(AioChannel(runtime.peers.all()[0], clock=runtime.clock, deadline_s=2.0))
 
 
 async def test_the_rpc_span_is_below_the_request_span_and_on_the_wire(
@@ -173,8 +173,8 @@ async def test_a_timeout_ends_both_spans(opened: Opened, scripted: ScriptedPeer,
 @pytest.mark.parametrize("way", ["call", "with_call", "future"])
 def test_sync_calls_have_it_too(opened: Opened, span_log: SpanLog, way: str) -> None:
     """Each way of making a sync call has one RPC span, below its `federation.request` span."""
-    home = opened()
-    search: Any = FederationServiceStub(sync_channel_of(home)).Search
+    runtime = opened()
+    search: Any = FederationServiceStub(sync_channel_of(runtime)).Search
     {"call": search, "with_call": search.with_call, "future": lambda r: search.future(r).result(5)}[way](SEARCH)
 
     pair(span_log)
@@ -196,12 +196,12 @@ async def test_a_program_that_instruments_grpc_itself_gets_no_span_twice(
     GrpcAioInstrumentorClient().instrument(tracer_provider=span_log.provider)
     GrpcInstrumentorClient().instrument(tracer_provider=span_log.provider)
     try:
-        home = opened(rpc_spans=rpc_spans)
-        await aio_stub(home).Search(SEARCH)
-        sync: Any = FederationServiceStub(sync_channel_of(home))
+        runtime = opened(rpc_spans=rpc_spans)
+        await aio_stub(runtime).Search(SEARCH)
+        sync: Any = FederationServiceStub(sync_channel_of(runtime))
         await asyncio.to_thread(sync.Search, SEARCH)
         scripted.service.script("search", Reply(delay_s=30))
-        call = aio_stub(home).Search(SEARCH, timeout=20)
+        call = aio_stub(runtime).Search(SEARCH, timeout=20)
         await eventually(lambda: scripted.service.calls("search") == 3)
         call.cancel()
         await eventually(lambda: scripted.service.cancelled == 1)

@@ -37,7 +37,7 @@ async def test_aio_watch_is_refused(form: str, tmp_path: Path, scripted: Scripte
 
 def test_sync_watch_is_refused(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A sync channel refuses the call; behind sync interceptors the first response raises the refusal."""
-    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub(form, home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as runtime, sync_stub(form, runtime, scripted) as stub:
         with pytest.raises(grpc.RpcError) as refused:
             next(stub.Watch(iter([SUBSCRIBE])))
         assert_refused(refused.value, scripted)

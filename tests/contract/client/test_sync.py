@@ -35,8 +35,8 @@ CALLER = textwrap.dedent(
     from federation.v1.federation_pb2_grpc import FederationServiceStub
 
     record = PeerRecord(**eval(sys.stdin.read()))
-    with shared_runtime(Path(sys.argv[1]), record) as home:
-        stub = FederationServiceStub(sync_channel_of(home))
+    with shared_runtime(Path(sys.argv[1]), record) as runtime:
+        stub = FederationServiceStub(sync_channel_of(runtime))
         request = pb.ListRequest(resource="tasks")
         print("calling", flush=True)
         try:
@@ -45,22 +45,22 @@ CALLER = textwrap.dedent(
             else:
                 stub.List(request, timeout=30)
         except KeyboardInterrupt:
-            peer = home.peers.get("work.example")
+            peer = runtime.peers.get("work.example")
             print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runners))
     """
 )
 
 
 @pytest.fixture
-def home(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
+def runtime(tmp_path: Path, scripted: ScriptedPeer) -> Iterator[ClientRuntime]:
     """The runtime of a gateway that knows the scripted peer."""
-    with shared_runtime(tmp_path, scripted.record()) as home:
-        yield home
+    with shared_runtime(tmp_path, scripted.record()) as runtime:
+        yield runtime
 
 
-def test_plain_call_with_call_and_future(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_plain_call_with_call_and_future(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """The three ways to call return the same message; the first is live and the later ones are tagged hits."""
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         plain = stub.List(LIST)
         message, call = stub.List.with_call(LIST)
         future = stub.List.future(LIST)
@@ -72,10 +72,10 @@ def test_plain_call_with_call_and_future(form: str, home: ClientRuntime, scripte
         assert scripted.service.calls() == 1
 
 
-def test_live_answer_is_tagged(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_live_answer_is_tagged(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A live answer has `_cached: false`, and the peer's forged tags are stripped."""
     scripted.service.script("search", Reply(trailing=((CACHED, "true"), ("kept", "yes")), initial=((SOURCE, "local"),)))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         _, call = stub.Search.with_call(SEARCH)
 
         trailing = [pair for pair in call.trailing_metadata() if pair[0] in {CACHED, SOURCE, "kept"}]
@@ -83,12 +83,12 @@ def test_live_answer_is_tagged(form: str, home: ClientRuntime, scripted: Scripte
         assert SOURCE not in dict(call.initial_metadata())
 
 
-def test_future_lives_and_ends(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_future_lives_and_ends(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A future runs, calls back once with itself, and returns its result."""
     gate = threading.Event()
     scripted.service.script("search", Reply(gate=gate))
     called: list[object] = []
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         future = stub.Search.future(SEARCH)
         future.add_done_callback(called.append)
         assert future.running()
@@ -108,10 +108,10 @@ def test_future_lives_and_ends(form: str, home: ClientRuntime, scripted: Scripte
         assert called == [future, future]
 
 
-def test_future_cancel(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_future_cancel(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A cancelled future reports it, and the peer sees the cancellation."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
 
@@ -124,10 +124,10 @@ def test_future_cancel(form: str, home: ClientRuntime, scripted: ScriptedPeer) -
         scripted.service.wait(lambda service: service.cancelled == 1)
 
 
-def test_dropped_future_is_cancelled(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_dropped_future_is_cancelled(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A future that is garbage-collected is cancelled at the peer."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
         del future
@@ -136,10 +136,12 @@ def test_dropped_future_is_cancelled(form: str, home: ClientRuntime, scripted: S
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_error_is_rpc_error_call_and_future(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_error_is_rpc_error_call_and_future(
+    way: str, form: str, runtime: ClientRuntime, scripted: ScriptedPeer
+) -> None:
     """A failed call raises an RpcError that is also the call, with rich detail and our tags."""
     scripted.service.script("search", Reply(refusal=Refusal(Reason.SCOPE_VIOLATION, "not in the scope")))
-    with sync_stub(form, home, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
+    with sync_stub(form, runtime, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
         _called(stub, way)
     error = failed.value
     assert isinstance(error, grpc.Call)
@@ -150,10 +152,10 @@ def test_error_is_rpc_error_call_and_future(way: str, form: str, home: ClientRun
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_deadline(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_deadline(way: str, form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A timeout ends the call in time, reaches the peer, and is PEER_TIMEOUT of this gateway."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         begun = time.monotonic()
         with pytest.raises(grpc.RpcError) as failed:
             _called(stub, way, timeout=0.3)
@@ -170,17 +172,17 @@ def test_deadline(way: str, form: str, home: ClientRuntime, scripted: ScriptedPe
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_metadata_that_cannot_be_sent(way: str, form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_metadata_that_cannot_be_sent(way: str, form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """Bad metadata is INVALID_REQUEST at once."""
-    with sync_stub(form, home, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
+    with sync_stub(form, runtime, scripted) as stub, pytest.raises(grpc.RpcError) as failed:
         _called(stub, way, metadata=(("a", "two\nlines"),))
     assert error_detail_of(failed.value).reason == Reason.INVALID_REQUEST
     assert scripted.service.calls() == 0
 
 
-def test_unreachable_peer(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_unreachable_peer(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A peer that is down is PEER_UNREACHABLE, made here, for plain calls and futures."""
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         scripted.stop()
         for way in ("plain", "future"):
             with pytest.raises(grpc.RpcError) as failed:
@@ -193,10 +195,10 @@ def test_unreachable_peer(form: str, home: ClientRuntime, scripted: ScriptedPeer
             )
 
 
-def test_eight_threads_make_one_call(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_eight_threads_make_one_call(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """The same call from eight threads at once reaches the peer once, and each gets a message of its own."""
     scripted.service.script("list", Reply(delay_s=0.2))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
         replies = in_threads(8, lambda _: stub.List(LIST))
 
         assert len({id(reply) for reply in replies}) == 8
@@ -204,10 +206,12 @@ def test_eight_threads_make_one_call(form: str, home: ClientRuntime, scripted: S
         assert scripted.service.calls() == 1
 
 
-def test_follower_and_leader_keep_their_own_deadlines(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_follower_and_leader_keep_their_own_deadlines(
+    form: str, runtime: ClientRuntime, scripted: ScriptedPeer
+) -> None:
     """A follower with less time fails at its deadline; one whose leader had less time calls again."""
     scripted.service.script("list", Reply(delay_s=0.4))
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
 
         def call(index: int) -> tuple[str, float]:
             begun = time.monotonic()
@@ -225,10 +229,10 @@ def test_follower_and_leader_keep_their_own_deadlines(form: str, home: ClientRun
         assert scripted.service.calls() == 1
 
 
-def test_follower_outlives_its_leader(form: str, home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_follower_outlives_its_leader(form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """When the leader's budget ends the shared call, a follower with time left calls again and is answered."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply())
-    with sync_stub(form, home, scripted) as stub:
+    with sync_stub(form, runtime, scripted) as stub:
 
         def call(index: int) -> Any:
             if index:
@@ -241,10 +245,10 @@ def test_follower_outlives_its_leader(form: str, home: ClientRuntime, scripted: 
         assert scripted.service.calls() == 2
 
 
-def test_close_ends_futures_and_refuses_calls(home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_close_ends_futures_and_refuses_calls(runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """Closing a channel ends its futures with UNAVAILABLE; later calls are refused the same way."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with sync_stub("channel", home, scripted) as stub:
+    with sync_stub("channel", runtime, scripted) as stub:
         future = stub.Search.future(SEARCH, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
     assert future.code() is grpc.StatusCode.UNAVAILABLE
@@ -257,7 +261,7 @@ def test_close_ends_futures_and_refuses_calls(home: ClientRuntime, scripted: Scr
 def test_closing_the_runtime_ends_blocked_calls(tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A thread that is blocked on the wire when everything is closed gets UNAVAILABLE, not a hang."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with shared_runtime(tmp_path, scripted.record()) as home, sync_stub("channel", home, scripted) as stub:
+    with shared_runtime(tmp_path, scripted.record()) as runtime, sync_stub("channel", runtime, scripted) as stub:
         results: list[Any] = []
         thread = threading.Thread(
             target=lambda: results.extend(in_threads(1, lambda _: stub.Search(SEARCH, timeout=30)))
@@ -269,9 +273,9 @@ def test_closing_the_runtime_ends_blocked_calls(tmp_path: Path, scripted: Script
     assert results[0].code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_options_and_other_methods_are_refused(home: ClientRuntime) -> None:
+def test_options_and_other_methods_are_refused(runtime: ClientRuntime) -> None:
     """An option that the chain does not support is a ValueError, by name and by position."""
-    with sync_channel_of(home) as channel:
+    with sync_channel_of(runtime) as channel:
         call: Any = channel.unary_unary("/federation.v1.FederationService/List")
         with pytest.raises(ValueError, match="wait_for_ready"):
             call(LIST, wait_for_ready=True)
@@ -286,32 +290,32 @@ def test_options_and_other_methods_are_refused(home: ClientRuntime) -> None:
                 make("/federation.v1.FederationService/List")
 
 
-def test_connectivity_is_reported(home: ClientRuntime) -> None:
+def test_connectivity_is_reported(runtime: ClientRuntime) -> None:
     """`grpc.channel_ready_future` works on our channel."""
-    with sync_channel_of(home) as channel:
+    with sync_channel_of(runtime) as channel:
         ready = grpc.channel_ready_future(channel)
         ready.result(timeout=5)
         ready.cancel()
 
 
-def test_thousand_calls_leave_nothing(home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_thousand_calls_leave_nothing(runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """A thousand calls in a row leave no runner and no thread."""
-    with sync_stub("channel", home, scripted) as stub:
+    with sync_stub("channel", runtime, scripted) as stub:
         stub.Search(SEARCH)
         stub.Search.future(SEARCH).result()
         threads = client_threads()
         for index in range(1_000):
             stub.Search(SEARCH) if index % 2 else stub.Search.future(SEARCH).result()
-        assert not home.peers.get("work.example").runners
+        assert not runtime.peers.get("work.example").runners
         assert client_threads() <= threads + 1  # gRPC's own spinning thread comes and goes
 
 
-def test_interrupted_follower_leaves_the_others(home: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_interrupted_follower_leaves_the_others(runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
     """An interrupt in a thread that waits for a shared call ends that wait alone, and leaks nothing."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
-    peer = home.peers.get("work.example")
-    with sync_stub("channel", home, scripted) as stub:
+    peer = runtime.peers.get("work.example")
+    with sync_stub("channel", runtime, scripted) as stub:
         leader = stub.List.future(LIST, timeout=30)
         scripted.service.wait(lambda service: service.active == 1)
         before = set(peer.runners)

@@ -83,21 +83,21 @@ def grpc_stub_cls() -> Any:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[ClientRuntime]:
+def runtime(tmp_path: Path) -> Iterator[ClientRuntime]:
     """A gateway with one peer, which is dialled by nobody."""
     words = dict.fromkeys(("gateway", "endpoint", "grant_id", "subject"), "work.example")
     pems = dict.fromkeys(("certificate_pem", "key_pem", "trust_bundle"), "")
     record = PeerRecord(id="p", name="work.example", user="ada", created_at_us=0, **words, **pems)
-    with shared_runtime(tmp_path, record) as home:
-        yield home
+    with shared_runtime(tmp_path, record) as runtime:
+        yield runtime
 
 
 @pytest.fixture
-def stub(home: ClientRuntime, grpc_channel: Any, grpc_servicer: Servicer) -> Any:
+def stub(runtime: ClientRuntime, grpc_channel: Any, grpc_servicer: Servicer) -> Any:
     """The generated stub over the plugin's channel with the chain on it."""
     grpc_servicer.asked.clear()
-    peer = home.peers.get("work.example")
-    interceptors = sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
+    peer = runtime.peers.get("work.example")
+    interceptors = sync_interceptors(peer, clock=runtime.clock, deadline_s=2.0, owner=runtime)
     return FederationServiceStub(grpc.intercept_channel(grpc_channel, *interceptors))
 
 
@@ -135,11 +135,11 @@ def test_bug_of_the_servicer_is_unknown(stub: Any) -> None:
         assert dict(broken.value.trailing_metadata())[SOURCE] == "federated:work.example"
 
 
-def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -> None:
+def test_other_services_pass_untouched(runtime: ClientRuntime, grpc_channel: Any) -> None:
     """A method of another service on the same channel passes unchanged, and is not tagged."""
-    peer = home.peers.get("work.example")
+    peer = runtime.peers.get("work.example")
     channel = grpc.intercept_channel(
-        grpc_channel, *sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
+        grpc_channel, *sync_interceptors(peer, clock=runtime.clock, deadline_s=2.0, owner=runtime)
     )
     other: Any = channel.unary_unary("/other.Service/Method")
     with pytest.raises(grpc.RpcError) as unknown:
@@ -153,15 +153,15 @@ def test_other_services_pass_untouched(home: ClientRuntime, grpc_channel: Any) -
     assert SOURCE not in dict(unknown_stream.value.trailing_metadata() or ())
 
 
-def test_fault_inside_the_given_channel_is_raised_as_it_is(home: ClientRuntime, grpc_channel: Any) -> None:
+def test_fault_inside_the_given_channel_is_raised_as_it_is(runtime: ClientRuntime, grpc_channel: Any) -> None:
     """An exception of another interceptor of the channel passes through, and every permit is returned."""
 
     class Broken(grpc.UnaryUnaryClientInterceptor):
         def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
             raise ValueError("broken")
 
-    peer = home.peers.get("work.example")
-    ours = sync_interceptors(peer, clock=home.clock, deadline_s=2.0, owner=home)
+    peer = runtime.peers.get("work.example")
+    ours = sync_interceptors(peer, clock=runtime.clock, deadline_s=2.0, owner=runtime)
     stub: Any = FederationServiceStub(grpc.intercept_channel(grpc_channel, *ours, Broken()))
     for call in (stub.List, stub.Search, lambda request: stub.Search.future(request).result()):
         with pytest.raises(ValueError, match="broken"):

@@ -121,7 +121,7 @@ async def test_the_acknowledgement_comes_after_the_flush(watched_fed: Federation
 async def test_a_refusal_that_comes_before_the_event_costs_no_acknowledgement(
     tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches
 ) -> None:
-    """A call may learn of the revocation before the watch does; the stream stays, for the peer awaits its ack."""
+    """If a call is refused as revoked before the event arrives, the stream stays open for the event and its ack."""
     settings = replace(QUICK, close_timeout_s=0.1)
     async with watching(tmp_path, scripted.record(), settings=settings) as fed:
         await until_watch(fed)

@@ -49,14 +49,14 @@ FORKED = textwrap.dedent(
     gc.disable()  # what the parent has for garbage is the child's as well
     record = PeerRecord(**eval(sys.stdin.readline()))
     config = config_of(Path(sys.argv[1]), client=ClientConfig(watch=True))
-    home = ClientRuntime.share(config, SYSTEM_CLOCK, None)
-    home.peers.load([record])
-    home.loaded = True
-    [peer] = home.peers.all()
-    home.watches.watch_peer(peer)
+    runtime = ClientRuntime.share(config, SYSTEM_CLOCK, None)
+    runtime.peers.load([record])
+    runtime.loaded = True
+    [peer] = runtime.peers.all()
+    runtime.watches.watch_peer(peer)
     while peer.watch.status.state != "armed":
         time.sleep(0.01)
-    stub = FederationServiceStub(sync_channel_of(home))
+    stub = FederationServiceStub(sync_channel_of(runtime))
     request = pb.ListRequest(resource="tasks")
     stub.List(request)
     child = os.fork()
@@ -67,7 +67,7 @@ FORKED = textwrap.dedent(
         except grpc.RpcError as e:
             end = e.details()
         again = ClientRuntime.share(config, SYSTEM_CLOCK, None)
-        print("child", peer.watch.status.state, again is not home, end, flush=True)
+        print("child", peer.watch.status.state, again is not runtime, end, flush=True)
         gc.collect()
         os._exit(0)
     os.waitpid(child, 0)
@@ -82,8 +82,8 @@ FORKED = textwrap.dedent(
         stub.List(request)
     except grpc.RpcError as e:
         print("parent", e.details(), flush=True)
-    home.release()
-    home.close()
+    runtime.release()
+    runtime.close()
     """
 )
 
@@ -91,20 +91,20 @@ FORKED = textwrap.dedent(
 @contextmanager
 def threads_alone(directory: Path, scripted: ScriptedPeer, store: Any = None) -> Iterator[ClientRuntime]:
     """A runtime used by threads only, which watches its peer in the background thread."""
-    home = ClientRuntime.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
-    home.watch_settings = QUICK
-    home.peers.load([scripted.record()])
-    home.loaded = True
-    [peer] = home.peers.all()
+    runtime = ClientRuntime.share(config_of(directory, client=ClientConfig(watch=True)), SYSTEM_CLOCK, None)
+    runtime.watch_settings = QUICK
+    runtime.peers.load([scripted.record()])
+    runtime.loaded = True
+    [peer] = runtime.peers.all()
     if store is not None:
-        home.store.add_store(home.background.submit(_running_loop()).result(), store)
-    home.watches.watch_peer(peer)
+        runtime.store.add_store(runtime.background.submit(_running_loop()).result(), store)
+    runtime.watches.watch_peer(peer)
     try:
         _wait(lambda: peer.watch is not None and peer.watch.status.state is WatchState.ARMED)
-        yield home
+        yield runtime
     finally:
-        home.release()
-        home.close()
+        runtime.release()
+        runtime.close()
 
 
 async def _running_loop() -> asyncio.AbstractEventLoop:
@@ -121,7 +121,7 @@ def _wait(condition: Any) -> None:
 def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """Without a loop the watch runs in the background; a hit turns into a refusal, and the revocation is stored."""
     store = ListedPeers()
-    with threads_alone(tmp_path, scripted, store) as home, sync_channel_of(home) as channel:
+    with threads_alone(tmp_path, scripted, store) as runtime, sync_channel_of(runtime) as channel:
         stub: Any = FederationServiceStub(channel)
         stub.List(TASKS)
         stub.List(TASKS)
@@ -133,15 +133,15 @@ def test_threads_have_a_watch_of_their_own(tmp_path: Path, scripted: ScriptedPee
             stub.List(TASKS)
         assert error_detail_of(error.value).reason == Reason.GRANT_REVOKED
         assert scripted.service.calls("list") == 1
-        [peer] = home.peers.all()
-        assert status_of(peer, home.clock).state is PeerState.REVOKED
+        [peer] = runtime.peers.all()
+        assert status_of(peer, runtime.clock).state is PeerState.REVOKED
     assert [(peer_id, reason) for peer_id, _, reason in store.revoked] == [("peer-work.example-ada", "over")]
 
 
 def test_futures_are_failed_at_once(tmp_path: Path, scripted: ScriptedPeer, watches: ScriptedWatches) -> None:
     """`.future()` calls end with the event, not with their deadline, and are counted in the ack."""
     scripted.service.script("list", Reply(gate=threading.Event()))
-    with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
+    with threads_alone(tmp_path, scripted) as runtime, sync_channel_of(runtime) as channel:
         stub: Any = FederationServiceStub(channel)
         futures = [stub.List.future(TASKS, timeout=30) for _ in range(2)]
         futures.append(stub.Search.future(SEARCH, timeout=30))
@@ -162,7 +162,7 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
     ends: list[str] = []
-    with threads_alone(tmp_path, scripted) as home, sync_channel_of(home) as channel:
+    with threads_alone(tmp_path, scripted) as runtime, sync_channel_of(runtime) as channel:
         stub: Any = FederationServiceStub(channel)
 
         def call() -> None:
@@ -183,7 +183,7 @@ def test_a_blocking_call_is_refused_when_its_answer_arrives(
         thread.join(5)
 
         assert ends == [Reason.GRANT_REVOKED]
-        [peer] = home.peers.all()
+        [peer] = runtime.peers.all()
         assert peer.cache.stats().entries == 0
 
 
@@ -281,10 +281,10 @@ def test_a_loop_that_ends_without_closing_its_federation_ends_no_watch(
             forgotten._runtime = None
 
     forgotten = asyncio.run(forget())
-    home = forgotten._opened()
+    runtime = forgotten._opened()
     asyncio.run(later())
-    assert home.release()
-    home.close()
+    assert runtime.release()
+    runtime.close()
 
 
 async def test_watches_run_in_the_background_thread_and_fail_calls_of_another_loop(

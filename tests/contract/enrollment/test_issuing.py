@@ -374,8 +374,8 @@ async def test_the_token_text_leads_back_to_its_grant(database: Database, author
     assert (await gateway.issuer.enroll(pasted.secret, csr(KEY))).grant.id == pasted.grant_id
 
 
-async def test_a_token_is_settled_only_for_the_key_that_claimed_it(database: Database, authority: Authority) -> None:
-    """A record with another key does not settle a claimed token; the record that the claim returned does."""
+async def test_a_token_is_redeemed_only_for_the_key_that_claimed_it(database: Database, authority: Authority) -> None:
+    """A record with another key does not redeem a claimed token; the record that the claim returned does."""
     gateway = await opened(database, authority)
     tokens = TokenStore(database, authority.clock)
     _, created = await tokens.create((await gateway.grant()).id, confirm=False, lifetime_s=60)

@@ -68,18 +68,18 @@ async def test_a_renewal_ends_with_a_new_key_and_both_certificates_accepted(rene
 
 async def test_the_old_serial_ends_ten_minutes_after_the_first_call_with_the_new(renewing: RenewalPair) -> None:
     """Later calls do not move that instant, calls with the old one do not bring it, and a restart keeps it."""
-    book, old = renewing.work.grants, renewing.leaf.serial
+    registry, old = renewing.work.grants, renewing.leaf.serial
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
     new, end = renewing.leaf.serial, renewing.grant.certificates[old].not_after_us
-    book.record_use(renewing.grant.id, old)
+    registry.record_use(renewing.grant.id, old)
     assert renewing.grant.certificates[old].accepted_until_us == end
 
     first = renewing.work.clock.now_us()
-    book.record_use(renewing.grant.id, new)
+    registry.record_use(renewing.grant.id, new)
     renewing.hands.advance(300)
-    book.record_use(renewing.grant.id, new)
-    await book.flush_uses()
+    registry.record_use(renewing.grant.id, new)
+    await registry.flush_uses()
 
     assert renewing.grant.certificates[old].accepted_until_us == first + TEN_MINUTES_US
     assert renewing.grant.certificates[new].accepted_until_us == renewing.grant.certificates[new].not_after_us
@@ -171,7 +171,7 @@ async def test_no_key_of_a_renewal_lies_open_and_the_old_one_is_gone(renewing: R
 
 
 async def test_a_revoked_grant_is_reported_as_revoked(renewing: RenewalPair) -> None:
-    """Its own certificate learns that the grant was revoked; nothing is issued."""
+    """The holder's renewal is refused with GRANT_REVOKED, and nothing is issued."""
     await renewing.work.grants.revoke(renewing.grant.id, "over")
     async with renewing.work.serving_renewals() as address:
         with pytest.raises(Refusal) as caught:
@@ -184,11 +184,11 @@ async def test_a_revoked_grant_is_reported_as_revoked(renewing: RenewalPair) -> 
 
 async def test_a_grant_revoked_while_a_certificate_is_made_brings_none(renewing: RenewalPair) -> None:
     """Neither the answer nor the store holds a certificate that came too late."""
-    authority, book, grant_id = renewing.work.renewal_issuer.authority, renewing.work.grants, renewing.grant.id
+    authority, registry, grant_id = renewing.work.renewal_issuer.authority, renewing.work.grants, renewing.grant.id
 
     class Revoking:
         def issue_client(self, *args, **options):
-            renewing.work.grants._grants[grant_id] = replace(book.get(grant_id), status=GrantStatus.REVOKED)
+            renewing.work.grants._grants[grant_id] = replace(registry.get(grant_id), status=GrantStatus.REVOKED)
             return authority.issue_client(*args, **options)
 
     renewing.work.renewal_issuer.authority = Revoking()
@@ -218,7 +218,7 @@ async def test_faults_of_a_request_are_named(renewing: RenewalPair) -> None:
 
 
 async def test_only_certificates_of_the_grant_renew(renewing: RenewalPair) -> None:
-    """A good signature of the authority is not enough, as at any other call."""
+    """A certificate of the authority that the grant does not know is refused."""
     pki = Pki.of(renewing.work.issuer.authority)
     async with renewing.work.serving_renewals() as address:
         for leaf, expected in (
@@ -259,8 +259,8 @@ async def test_a_peer_cannot_hoard_certificates(renewing: RenewalPair) -> None:
 async def test_a_certificate_never_outlives_its_grant(renewing: RenewalPair) -> None:
     """The grant's end bounds the renewed certificate as it bounds the first."""
     end = renewing.work.clock.now_us() + 3_600 * MICROSECONDS
-    book = renewing.work.grants
-    book._grants[renewing.grant.id] = replace(renewing.grant, expires_at_us=end)
+    registry = renewing.work.grants
+    registry._grants[renewing.grant.id] = replace(renewing.grant, expires_at_us=end)
 
     issued = await renewing.work.renewal_issuer.renew(renewing.grant, renewing.leaf.serial, csr())
 

@@ -117,7 +117,7 @@ async def test_a_proof_is_good_for_five_minutes(renewing: RenewalPair, at_s: flo
 
 
 async def test_only_the_newest_serial_renews_after_expiry(renewing: RenewalPair) -> None:
-    """An old key that lay about somewhere cannot come back once there is a later certificate."""
+    """After expiry only the newest serial renews; a proof of an earlier key is refused."""
     old = renewing.key, renewing.leaf.serial
     async with renewing.work.serving_renewals() as address:
         await renewing.renew(federation=address)
@@ -184,7 +184,7 @@ async def test_a_valid_certificate_renews_on_the_federation_port(renewing: Renew
 
 
 async def test_the_new_key_must_be_another_than_the_old(renewing: RenewalPair) -> None:
-    """A key whose certificate ended is not given another life."""
+    """A request for the same key is refused after expiry; the error asks for a new key."""
     renewing.hands.advance(LIFE_S + 60)
     reason, text = await refused(renewing, renewing.proved(csr(renewing.key)))
     assert (reason, "generate a new key" in text) == (Reason.INVALID_REQUEST, True)

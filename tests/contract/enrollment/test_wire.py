@@ -106,7 +106,7 @@ async def test_a_retry_after_a_lost_answer_uses_the_same_key(work: IssuingGatewa
     async with work.serving(servicer) as address:
         told = await failing(home, token, address)
     lost = work.grants.get(token.grant_id).newest
-    assert "then give the same command again: the token is still valid" in told
+    assert "then repeat the enrollment with this token, which is still valid" in told
 
     restarted = await IssuingGateway.open(work.database, work.issuer.authority)
     async with restarted.serving() as address:
@@ -224,10 +224,10 @@ async def test_confirmation_is_said_to_the_enrolling_side(work: IssuingGateway, 
 async def test_only_the_tokens_authority_is_dialled(work: IssuingGateway, home: EnrollingGateway) -> None:
     """A server of another authority, or of the right one under another name, never sees the secret."""
     token = await work.token()
-    strange = Pki().server(WORK, "127.0.0.1")
+    foreign = Pki().server(WORK, "127.0.0.1")
     misnamed = Pki.of(work.issuer.authority).server("mail.example", "127.0.0.1")
     told = []
-    for leaf in (strange, misnamed):
+    for leaf in (foreign, misnamed):
         async with work.serving(leaf=leaf) as address:
             told.append(await failing(home, token, address))
 

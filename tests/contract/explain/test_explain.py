@@ -1,4 +1,4 @@
-"""The walk to a peer over real sockets: which link is named, and that nothing is said of what was not reached."""
+"""The checks of a peer over real sockets: the broken link is named, and later links are not judged."""
 
 import socket
 import ssl
@@ -49,7 +49,7 @@ class Checked:
 
     @property
     def named(self) -> tuple[str, str, str]:
-        """Link, cause and cure of what is named, the cure as the command line prints it."""
+        """Link, cause and remedy of the broken link, the remedy as the command line prints it."""
         step = first_broken(self.steps)
         assert step is not None, self.steps
         assert step.fault is not None

@@ -247,7 +247,7 @@ async def test_two_providers_of_one_database_do_not_collide(database: Database) 
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """Nothing that is left behind is cleaned up by chance."""
+    """Disable garbage collection, so that it cannot release a leaked lock."""
     gc.disable()
     yield
     gc.enable()
@@ -255,7 +255,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_garbage_collection")
 async def test_a_cancelled_write_is_all_or_nothing_and_holds_no_lock(provider: SqlProvider) -> None:
-    """Cut off at any point, a batch is there whole or not at all, and the next writer need not wait for it."""
+    """A batch cancelled at any point is stored whole or not at all, and does not delay the next writer."""
     for step in range(40):
         rows = [new_row(f"{step}-{n}", "ada", step=step) for n in range(100)]
         writing = asyncio.create_task(provider.apply(Batch(rows=rows)))

@@ -188,7 +188,7 @@ async def test_scores_fall_from_one_and_ties_follow_the_list(provider: SqlProvid
 
 
 @pytest.mark.smoke
-async def test_pages_of_a_search_join_without_a_seam(provider: SqlProvider) -> None:
+async def test_pages_of_a_search_join_without_gaps_or_repeats(provider: SqlProvider) -> None:
     """Offsets give every hit once, with the same order and scores as one large page, and `more` until the last."""
     rows = [
         new_row(f"r{n}", "ada", title="match " * (1 + n % 5) + "x " * (n % 7), at_us=NOON_US + n * 7 % 4)

@@ -287,14 +287,14 @@ async def test_a_file_that_cannot_be_read_is_left_alone(trail: Trail) -> None:
 async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged_once(
     trail: Trail, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows stay; the log names the directory and the cause once, and the chore goes on trying."""
+    """The rows stay; the log names the directory and the cause once, and the task retries."""
     monkeypatch.setattr(audit_retention, "EVERY_S", 0.0)
     caplog.set_level(logging.WARNING)
     await trail.write(event(TODAY - 50))
     trail.files.directory.write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot prepare the audit directory .*/audit: File exists"):
         await trail.retention.step()
-    chore = asyncio.create_task(trail.retention.run())
+    task = asyncio.create_task(trail.retention.run())
 
     async with asyncio.timeout(5):
         while not caplog.messages:  # noqa: ASYNC110 - the log is no event
@@ -303,9 +303,9 @@ async def test_a_directory_that_cannot_be_written_keeps_everything_and_is_logged
         trail.files.directory.unlink()
         while await trail.stored():  # noqa: ASYNC110 - a row is no event
             await asyncio.sleep(0)
-    chore.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await chore
+        await task
 
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith(
@@ -325,7 +325,7 @@ async def test_days_move_as_time_passes(trail: Trail) -> None:
 
 
 async def test_zero_days_keep_everything(trail: Trail) -> None:
-    """With 0 the chore ends at once and moves nothing."""
+    """With 0 the task ends at once and moves nothing."""
     await trail.write(event(0))
 
     await AuditRetention(trail.store, trail.files, trail.hands.clock, retention_days=0).run()

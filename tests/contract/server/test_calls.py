@@ -61,7 +61,7 @@ async def test_the_four_verbs_answer(serving: MemoryServer) -> None:
 
 
 async def test_each_read_has_its_audit_row_within_a_second(serving: MemoryServer) -> None:
-    """The row says who, what, how much, and in which trace; and nothing of what was read."""
+    """The audit row has caller, verb, query hash, size and trace, and no text of the request."""
     request = pb.ListRequest(resource="tasks", where={"title": "task 2"})
     answer = await serving.stub().List(request, metadata=(("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),))
 
@@ -134,7 +134,7 @@ async def test_an_incident_says_nothing_but_its_id(serving: MemoryServer, caplog
 
 
 async def test_a_refusal_of_the_provider_reaches_the_caller(serving: MemoryServer) -> None:
-    """A provider may say that it cannot compare a field."""
+    """The text of a provider's refusal reaches the caller."""
     serving.provider.fault = Refusal(Reason.INVALID_REQUEST, "where.x: not a field that can be compared")
 
     error = await error_of(serving.stub().List(TASKS))
@@ -156,7 +156,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_request(serving: MemoryS
 
 @pytest.mark.parametrize("method", ["Watch", "Delete"])
 async def test_a_method_that_is_not_served_is_unimplemented(serving: MemoryServer, method: str) -> None:
-    """Neither an unknown method nor one that is still to come is an incident."""
+    """An unknown method is UNIMPLEMENTED, not an incident."""
     call = serving.channel().stream_stream(f"/federation.v1.FederationService/{method}")(iter([b""]))
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -166,7 +166,7 @@ async def test_a_method_that_is_not_served_is_unimplemented(serving: MemoryServe
 
 
 async def test_a_request_of_300_kb_is_refused(serving: MemoryServer) -> None:
-    """The message bound holds before anything is decoded."""
+    """A message above the size limit is refused before the provider is called."""
     error = await error_of(serving.stub().Search(pb.SearchRequest(query="x" * 300_000)))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -244,7 +244,7 @@ async def test_an_answer_under_a_scope_that_has_changed_is_read_again(serving: M
 
 
 async def test_a_resource_closed_while_it_is_read_stays_shut(serving: MemoryServer) -> None:
-    """A call under way when its resource leaves the scope is refused, with nothing in it."""
+    """A call whose resource is removed from the scope meanwhile is refused without rows."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS, metadata=CACHES)
     await serving.provider.begun.wait()
@@ -261,7 +261,7 @@ async def test_a_resource_closed_while_it_is_read_stays_shut(serving: MemoryServ
 async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(
     serve: StartMemoryServer, row_id: str
 ) -> None:
-    """The last look is behind the last wait: an answer that is on record does not leave after the revocation."""
+    """The grant is checked again after the audit write; if it was revoked meanwhile, the answer is refused."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
     stub = serving.stub()
@@ -281,7 +281,7 @@ async def test_a_grant_revoked_while_an_answer_waits_for_its_record_is_refused(
 async def test_an_answer_whose_scope_is_edited_while_it_waits_for_its_record_is_refused(
     serve: StartMemoryServer,
 ) -> None:
-    """It was read under another scope than the one in force when it would leave; the caller may ask again at once."""
+    """An answer that was read under an earlier scope is refused; the caller may repeat the call at once."""
     serving = await serve(capacity=1)
     serving.writer.gate.clear()
     stub = serving.stub()
@@ -323,7 +323,7 @@ async def test_leases_are_recorded_before_the_reply_leaves(serve: StartMemorySer
 
 
 async def test_calls_beyond_the_grants_rate_are_refused_until_the_stated_time(serving: MemoryServer) -> None:
-    """The refusal carries RetryInfo; then calls pass again, and other grants never notice."""
+    """The refusal carries RetryInfo; then calls pass again, and other grants are not limited."""
     serving.grants.change(GRANT_ID, scope=Scope(SCOPE.resources, rate_limit_per_minute=2))
     stub = serving.stub()
     await stub.List(TASKS)

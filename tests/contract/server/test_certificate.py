@@ -130,7 +130,7 @@ async def test_a_failed_renewal_keeps_the_certificate_is_logged_and_is_retried(
 
 
 async def test_no_certificate_outlives_the_authority() -> None:
-    """Near the authority's end the operator is warned; renewing over and over would win nothing."""
+    """Near the authority's end the operator is warned, and the certificate is not renewed repeatedly."""
     hands, sink = ManualClock(), CertificateSink()
     certificate = kept(hands, sink)
     hands.advance(CA_LIFETIME.total_seconds() - 3_600)

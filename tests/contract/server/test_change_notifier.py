@@ -145,7 +145,7 @@ class Reporting(ListedProvider):
 
 
 class Following:
-    """Freshness over a scripted provider and one watcher."""
+    """A `ChangeNotifier` with a scripted provider and one watcher."""
 
     def __init__(self, scope: Scope = T1_ONLY, provider: Reporting | None = None) -> None:
         self.provider, self.grants = provider or Reporting(), ListedGrants()

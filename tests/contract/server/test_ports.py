@@ -1,4 +1,4 @@
-"""The server as a whole: its ports, its guard on every method, its health, and how it stops."""
+"""The server as a whole: its ports, its error boundary around every method, its health, and how it stops."""
 
 import asyncio
 import gc
@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from federation.errors import ConfigError
 from federation.pki.authority import Authority
-from federation.server.pipeline.error_boundary import IncidentGuard
+from federation.server.pipeline.error_boundary import ErrorBoundary
 from federation.server.transport.health import MAX_WATCHES
 from federation.server.transport.server import GatewayServer
 from federation.server.transport.tls import TlsMaterial
@@ -119,8 +119,8 @@ async def test_the_federation_port_serves_no_enrollment(serving: MemoryServer) -
     assert (await error_of(stub.Enroll(enrollment_pb2.EnrollRequest()))).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_the_guard_covers_enrollment(serving: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of another service is an incident as well, and its text stays here."""
+async def test_the_error_boundary_covers_enrollment(serving: MemoryServer, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of another service is an incident as well; its text is only in the log."""
     stub = enrollment_pb2_grpc.EnrollmentServiceStub(enrollment_channel(serving))
 
     broken = await error_of(stub.Enroll(enrollment_pb2.EnrollRequest(secret="x")))
@@ -151,8 +151,10 @@ class Broken(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
-async def test_the_guard_covers_interceptors(serve: StartMemoryServer, caplog: pytest.LogCaptureFixture) -> None:
-    """An error of an interceptor within the guard is an incident too."""
+async def test_the_error_boundary_covers_interceptors(
+    serve: StartMemoryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of an interceptor inside the error boundary is an incident too."""
     serving = await serve(server={"interceptors": (Broken(),)})
 
     error = await error_of(serving.stub().Get(pb.GetRequest(resource="tasks", id="t1")))
@@ -206,10 +208,10 @@ class Streams(grpc.GenericRpcHandler):
 
 
 @pytest_asyncio.fixture
-async def guarded() -> AsyncIterator[tuple[grpc.aio.Channel, Streams]]:
-    """A channel to a server with nothing but the guard."""
+async def bounded() -> AsyncIterator[tuple[grpc.aio.Channel, Streams]]:
+    """A channel to a server with only the error boundary."""
     streams = Streams()
-    server = grpc.aio.server(interceptors=(IncidentGuard(),), handlers=(streams,))
+    server = grpc.aio.server(interceptors=(ErrorBoundary(),), handlers=(streams,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -238,11 +240,11 @@ async def read_all(call: Any) -> tuple[list[bytes], grpc.aio.AioRpcError | None]
         ("unary_stream", b"a", [b"a"] * 3, grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_the_guard_covers_streams(
-    guarded: tuple[grpc.aio.Channel, Streams], arity: str, sent: Any, seen: list[bytes], code: Any
+async def test_the_error_boundary_covers_streams(
+    bounded: tuple[grpc.aio.Channel, Streams], arity: str, sent: Any, seen: list[bytes], code: Any
 ) -> None:
-    """Streaming handlers work as without the guard, and break as incidents, also on bytes that cannot be decoded."""
-    channel, _ = guarded
+    """Streaming handlers work as without the error boundary; their errors, also of decoding, become statuses."""
+    channel, _ = bounded
     many = channel.stream_stream if isinstance(sent, list) else channel.unary_stream
 
     answers, error = await read_all(many(f"/x/{arity}")(iter(sent) if isinstance(sent, list) else sent))
@@ -252,9 +254,11 @@ async def test_the_guard_covers_streams(
     assert "secret" not in repr(error)
 
 
-async def test_the_guard_covers_client_streams_and_plain_functions(guarded: tuple[grpc.aio.Channel, Streams]) -> None:
-    """A stream to one answer, and a handler that is no coroutine, pass through the guard."""
-    channel, _ = guarded
+async def test_the_error_boundary_covers_client_streams_and_plain_functions(
+    bounded: tuple[grpc.aio.Channel, Streams],
+) -> None:
+    """A stream to one answer, and a handler that is no coroutine, pass through the error boundary."""
+    channel, _ = bounded
 
     assert await channel.stream_unary("/x/stream_unary")(iter([b"a", b"b"])) == b"ab"
     assert await channel.unary_unary("/x/plain")(b"a") == b"a"
@@ -276,7 +280,7 @@ async def test_a_stream_that_breaks_off_ends_its_generator_first() -> None:
         yield b"a"
 
     streams, details = Streams(), SimpleNamespace(method="/x/stream_stream")
-    handler = await IncidentGuard().intercept_service(found, details)
+    handler = await ErrorBoundary().intercept_service(found, details)
 
     with pytest.raises(asyncio.CancelledError) as held:
         await handler.stream_stream(requests(), Gone())
@@ -285,9 +289,9 @@ async def test_a_stream_that_breaks_off_ends_its_generator_first() -> None:
     assert held.tb is not None
 
 
-async def test_a_cancelled_stream_ends_its_generator_at_once(guarded: tuple[grpc.aio.Channel, Streams]) -> None:
-    """The handler's `finally` runs when the call is cancelled, not when the collector comes by."""
-    channel, streams = guarded
+async def test_a_cancelled_stream_ends_its_generator_at_once(bounded: tuple[grpc.aio.Channel, Streams]) -> None:
+    """The handler's `finally` runs when the call is cancelled, without garbage collection."""
+    channel, streams = bounded
     gc.disable()
     try:
         call = channel.stream_stream("/x/stream_stream")()
@@ -368,7 +372,7 @@ async def test_a_graceful_stop_lets_running_calls_finish(serving: MemoryServer) 
 
 
 async def test_a_call_beyond_the_grace_is_cut_and_recorded(serving: MemoryServer) -> None:
-    """A call that outlives the grace is cancelled, and the audit knows."""
+    """A call that outlives the grace is cancelled, and the audit records `cancelled`."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(TASKS)
     await serving.provider.begun.wait()

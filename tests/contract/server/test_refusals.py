@@ -191,7 +191,7 @@ async def test_only_the_holder_of_a_revoked_grant_gets_grant_revoked(serving: Me
 
 
 async def test_a_grant_revoked_while_the_provider_reads_gives_no_rows(serving: MemoryServer) -> None:
-    """The answer is looked at again before it leaves: what was read meanwhile is not sent."""
+    """The grant is checked again before an answer leaves; rows that were read meanwhile are not sent."""
     serving.provider.gate = asyncio.Event()
     call = serving.stub().List(pb.ListRequest(resource="tasks"))
     await serving.provider.begun.wait()

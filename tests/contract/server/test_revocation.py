@@ -1,4 +1,4 @@
-"""Taking back over real mutual TLS and a real database: who is awaited, for how long, and what is remembered."""
+"""Revocations over real mutual TLS and a real database: who is awaited, for how long, and which receipts are stored."""
 
 import asyncio
 import statistics
@@ -39,14 +39,14 @@ def released(receipt: Receipt) -> dict[str, str]:
     return {one.instance: one.how for one in receipt.instances}
 
 
-async def soon(handle: RevocationHandle) -> Receipt:
-    """The receipt, which must not take long."""
+async def prompt_receipt(handle: RevocationHandle) -> Receipt:
+    """Return the receipt, which must come within five seconds."""
     async with asyncio.timeout(5):
         return await handle.receipt()
 
 
 async def is_pending(handle: RevocationHandle) -> bool:
-    """Tell whether the receipt is not there, though everything that is due has had its chance."""
+    """Tell whether the receipt is still awaited after 0.6 s."""
     waiting = asyncio.create_task(handle.receipt())
     _, pending = await asyncio.wait({waiting}, timeout=0.6)
     waiting.cancel()
@@ -90,7 +90,7 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
     assert how(handle) == {A: "awaited"}
     await watch.ack(event, failed=3)
 
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     assert (receipt.kind, receipt.reason) == (ReceiptKind.REVOKED, "contract ended")
     assert [(one.instance, one.how, one.failed_in_flight) for one in receipt.instances] == [(A, "acked", 3)]
     assert receipt.begun_at_us <= receipt.instances[0].at_us <= (receipt.effective_at_us or 0)
@@ -125,7 +125,7 @@ async def test_a_flush_takes_one_round_trip(granting: DatabaseServer) -> None:
                 await handle.next_release(5)
             took.append(time.perf_counter() - begun)
             await answering
-            await soon(handle)
+            await prompt_receipt(handle)
         rounds.append(statistics.median(took))
     assert min(rounds) < 0.010, rounds
 
@@ -148,18 +148,18 @@ async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_gran
     assert await is_pending(handle)
     assert how(handle) == {A: "lease_ended", B: "awaited"}
     hand.advance(0.2)
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     assert released(receipt) == {A: "lease_ended", B: "lease_ended"}
     assert receipt.effective_at_us == hand.clock.now_us()
 
 
 async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartDatabaseServer) -> None:
-    """With leases of a second, a peer that is cut off costs a tenth more than that and hardly more."""
+    """With leases of a second, a peer that is cut off costs a tenth more than that, and less than 2 s."""
     granting = await start_granting(max_lease_ms=1_000)
     grant = await granting.grant()
     assert await granting.lease(grant) == 1_000
     begun = time.monotonic()
-    receipt = await soon(await granting.revocations.revoke(grant.id))
+    receipt = await prompt_receipt(await granting.revocations.revoke(grant.id))
     assert 0.9 < time.monotonic() - begun < 2.0
     assert released(receipt) == {A: "lease_ended"}
 
@@ -183,12 +183,12 @@ async def test_the_order_is_refused_then_stored_then_sent(granting: DatabaseServ
         assert not hearing_late.done()
     assert (await hearing_late).WhichOneof("kind") == "grant_revoked"
     await watch.ack(await hearing)
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     assert released(receipt) == {A: "acked"}
 
 
 async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_granting: StartDatabaseServer) -> None:
-    """A refused grant's stream is looked at every beat, and is not ended before it could carry event and ack."""
+    """The watch of a refused grant stays open across heartbeats until its event is acknowledged."""
     granting = await start_granting(heartbeat_interval_s=0.1)
     grant = await granting.grant()
     await granting.lease(grant)
@@ -199,7 +199,7 @@ async def test_a_watch_stays_for_the_event_however_long_the_write_takes(start_gr
             await watch.beat()
             await asyncio.sleep(0.08)
     await watch.ack(await watch.next())
-    assert released(await soon(handle)) == {A: "acked"}
+    assert released(await prompt_receipt(handle)) == {A: "acked"}
 
 
 async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(
@@ -220,7 +220,7 @@ async def test_a_watch_armed_during_a_revocation_gets_the_event_and_may_ack(
     await eventually(lambda: how(handle) == {A: "acked", B: "awaited"})
     late = await granting.watch(grant, B)
     await late.ack(await late.next())
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     assert released(receipt) == {A: "acked", B: "acked"}
     assert await reason_of(WatchClient(granting.stub(grant), C).arm()) == "GRANT_REVOKED"
 
@@ -237,7 +237,7 @@ async def test_a_watch_armed_during_a_scope_reduction_gets_the_event_and_a_later
     event = await back.next()
     assert event.WhichOneof("kind") == "grant_changed"
     await back.ack(event)
-    assert released(await soon(handle)) == {A: "acked"}
+    assert released(await prompt_receipt(handle)) == {A: "acked"}
     again = await granting.watch(grant, B)
     assert await again.silent(0.1)
 
@@ -257,7 +257,7 @@ async def test_a_call_under_way_at_the_revocation_gets_neither_answer_nor_lease(
     granting.provider.list = slow  # type: ignore[method-assign]
     call = asyncio.ensure_future(granting.lease(grant))
     await begun.wait()
-    receipt = await soon(await granting.revocations.revoke(grant.id))
+    receipt = await prompt_receipt(await granting.revocations.revoke(grant.id))
     go_on.set()
     assert await reason_of(call) == "GRANT_REVOKED"
     assert receipt.instances == ()
@@ -279,12 +279,12 @@ async def test_only_the_own_ack_of_the_own_instance_counts(granting: DatabaseSer
     elsewhere, mine = await foreign.next(), await first.next()
     await foreign.ack(elsewhere)
     await first.ack(1)
-    assert released(await soon(both[0])) == {A: "acked"}
+    assert released(await prompt_receipt(both[0])) == {A: "acked"}
     assert how(both[1]) == {A: "awaited", B: "awaited"}
     await second.ack(await second.next())
     await eventually(lambda: how(both[1]) == {B: "acked", A: "awaited"})
     await first.ack(mine)
-    assert released(await soon(both[1])) == {A: "acked", B: "acked"}
+    assert released(await prompt_receipt(both[1])) == {A: "acked", B: "acked"}
 
 
 async def test_either_stream_of_one_instance_may_ack(granting: DatabaseServer) -> None:
@@ -295,7 +295,7 @@ async def test_either_stream_of_one_instance_may_ack(granting: DatabaseServer) -
     handle = await granting.revocations.revoke(grant.id)
     await old.next()
     await new.ack(await new.next(), failed=1)
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     assert released(receipt) == {A: "acked"}
     assert receipt.instances[0].failed_in_flight == 1
 
@@ -320,7 +320,7 @@ async def test_a_stream_that_ends_without_an_ack_leaves_its_lease_awaited(start_
     again.call.cancel()
     await eventually(lambda: how(handle)[C] == "disconnected")
     hand.advance(33.1)
-    assert released(await soon(handle)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
+    assert released(await prompt_receipt(handle)) == {A: "lease_ended", B: "disconnected", C: "disconnected"}
 
 
 async def test_no_instance_is_awaited_without_leases_and_watches(granting: DatabaseServer) -> None:
@@ -328,7 +328,7 @@ async def test_no_instance_is_awaited_without_leases_and_watches(granting: Datab
     used_never = await granting.grant()
     never_enrolled = await granting.grants.create(peer="home.example", subject="ada", scope=used_never.scope)
     for grant in (used_never, never_enrolled):
-        assert (await soon(await granting.revocations.revoke(grant.id))).instances == ()
+        assert (await prompt_receipt(await granting.revocations.revoke(grant.id))).instances == ()
 
 
 @pytest.mark.parametrize(("reason", "recorded"), [("left the company", "revoked: left the company"), ("", "revoked")])
@@ -337,7 +337,7 @@ async def test_a_revocation_is_on_record_once_it_is_effective(
 ) -> None:
     """The event names the grant, its peer and user, and the operator's reason."""
     grant = await granting.grant()
-    await soon(await granting.revocations.revoke(grant.id, reason))
+    await prompt_receipt(await granting.revocations.revoke(grant.id, reason))
 
     event = (await granting.audit.seen(1))[-1]
     assert (event.verb, event.outcome, event.reason, event.source) == ("grant.effective", "ok", recorded, "gateway")
@@ -353,13 +353,13 @@ async def test_revoking_again_joins_or_shows_the_same_receipt(granting: Database
     joined = await granting.revocations.revoke(grant.id, "second")
     assert joined is first
     await watch.ack(await watch.next())
-    receipt = await soon(first)
-    assert await soon(await granting.revocations.revoke(grant.id, "third")) == receipt
+    receipt = await prompt_receipt(first)
+    assert await prompt_receipt(await granting.revocations.revoke(grant.id, "third")) == receipt
     assert receipt.reason == "first"
 
 
 async def test_a_revocation_continues_when_its_caller_is_cancelled(granting: DatabaseServer) -> None:
-    """The operator's command may end: the receipt is stored all the same."""
+    """Cancelling the caller does not end the revocation; the receipt is stored."""
     grant = await granting.grant()
     await granting.lease(grant)
     watch = await granting.watch(grant)
@@ -394,12 +394,12 @@ async def test_a_revocation_survives_a_restart_in_its_middle(start_granting: Sta
     hand.advance(32.9)
     assert await is_pending(resumed)
     hand.advance(0.2)
-    receipt = await soon(resumed)
+    receipt = await prompt_receipt(resumed)
     assert (receipt.begun_at_us, receipt.reason) == (handle.begun.begun_at_us, "leak")
     assert released(receipt) == {"": "lease_ended"}
 
     granting = await start_granting(hand.clock)
-    assert await soon(await granting.revocations.revoke(grant.id)) == receipt
+    assert await prompt_receipt(await granting.revocations.revoke(grant.id)) == receipt
 
 
 async def test_a_revocation_continues_by_itself_after_a_restart(start_granting: StartDatabaseServer) -> None:
@@ -430,9 +430,9 @@ async def test_after_a_restart_a_grant_counts_as_leased_without_a_call(start_gra
     handle = await granting.revocations.revoke(old.id)
     await watch.ack(await watch.next())
     await eventually(lambda: how(handle) == {A: "acked", "": "awaited"})
-    assert (await soon(await granting.revocations.revoke(new.id))).instances == ()
+    assert (await prompt_receipt(await granting.revocations.revoke(new.id))).instances == ()
     hand.advance(33.1)
-    assert released(await soon(handle)) == {A: "acked", "": "lease_ended"}
+    assert released(await prompt_receipt(handle)) == {A: "acked", "": "lease_ended"}
 
 
 async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_granting: StartDatabaseServer) -> None:
@@ -448,13 +448,13 @@ async def test_a_restart_with_shorter_leases_waits_for_the_longer_ones(start_gra
     hand.advance(32.9)
     assert await is_pending(handle)
     hand.advance(0.2)
-    await soon(handle)
+    await prompt_receipt(handle)
 
 
 async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
     start_granting: StartDatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It falls when the process before can answer no more and its last lease is over, and not earlier."""
+    """The bound falls when the previous process cannot answer any more and its last lease has ended, not earlier."""
     monkeypatch.setattr("federation.server.revocation.coordinator.HANDOVER_S", 0.5)
     await start_granting(SYSTEM_CLOCK, max_lease_ms=200)
     begun = time.monotonic()
@@ -470,7 +470,7 @@ async def test_the_stored_bound_falls_once_the_longer_leases_have_ended(
 async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(
     start_granting: StartDatabaseServer,
 ) -> None:
-    """Another host's process may answer for a while after it lost the right to serve; its leases count as well."""
+    """After a takeover from another host, a receipt also waits for the time in which that process may still answer."""
     hand = real_time()
     granting = await start_granting(hand.clock, served_from="one:/srv/work")
     grant = await granting.grant()
@@ -479,7 +479,7 @@ async def test_a_takeover_from_elsewhere_waits_for_the_process_there_to_notice(
     hand.advance(33.1 + 19)
     assert await is_pending(handle)
     hand.advance(1)
-    await soon(handle)
+    await prompt_receipt(handle)
 
 
 async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repeated(
@@ -506,7 +506,7 @@ async def test_a_revocation_that_cannot_be_stored_stays_in_force_and_can_be_repe
     again = await granting.revocations.revoke(grant.id, "again")
     assert how(again) == {A: "awaited"}, "the lease that was out then is out still"
     hand.advance(33.1)
-    receipt = await soon(again)
+    receipt = await prompt_receipt(again)
     assert (receipt.reason, released(receipt)) == ("leak", {A: "lease_ended"})
 
 
@@ -516,7 +516,7 @@ async def test_a_beginning_that_cannot_be_stored_takes_the_revocation_with_it(gr
     with refusing(granting.database, "INSERT INTO revocations"), pytest.raises(StoreError):
         await (await granting.revocations.revoke(grant.id)).durable()
     assert (await GrantRegistry.load(granting.database)).require(grant.id).status is GrantStatus.ACTIVE
-    await soon(await granting.revocations.revoke(grant.id))
+    await prompt_receipt(await granting.revocations.revoke(grant.id))
 
 
 async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: DatabaseServer) -> None:
@@ -528,10 +528,10 @@ async def test_a_receipt_that_cannot_be_stored_is_kept_until_it_can(granting: Da
         handle = await granting.revocations.revoke(grant.id)
         await watch.ack(await watch.next())
         with pytest.raises(StoreError, match="receipt of grant"):
-            await soon(handle)
+            await prompt_receipt(handle)
         with pytest.raises(StoreError, match="receipt of grant"):
             await granting.revocations.revoke(grant.id)
-    receipt = await soon(await granting.revocations.revoke(grant.id))
+    receipt = await prompt_receipt(await granting.revocations.revoke(grant.id))
     assert released(receipt) == {A: "acked"}
     assert receipt == await stored(granting, grant)
 
@@ -540,10 +540,10 @@ async def test_a_revocation_is_open_until_its_failed_receipt_is_stored(granting:
     """A receipt that could not be stored keeps the revocation open; storing the receipt closes the revocation."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
-        await soon(await granting.revocations.revoke(grant.id))
+        await prompt_receipt(await granting.revocations.revoke(grant.id))
     assert granting.revocations.is_open(grant.id)
 
-    await soon(await granting.revocations.revoke(grant.id))
+    await prompt_receipt(await granting.revocations.revoke(grant.id))
 
     assert not granting.revocations.is_open(grant.id)
 
@@ -561,9 +561,9 @@ async def test_asking_while_it_ends_shows_the_one_receipt(
     again = asyncio.create_task(granting.revocations.revoke(grant.id))
     await asyncio.wait({again}, timeout=0.2)
     await watch.ack(event)
-    receipt = await soon(handle)
+    receipt = await prompt_receipt(handle)
     go_on.set()
-    assert await soon(await again) == receipt
+    assert await prompt_receipt(await again) == receipt
     assert released(receipt) == {A: "acked"}
     assert await stored(granting, grant) == receipt
 
@@ -574,13 +574,13 @@ async def test_concurrent_callers_after_a_failure_get_one_receipt(
     """A receipt that could not be stored is stored once, and all who ask are shown it."""
     grant = await granting.grant()
     with refusing(granting.database, "UPDATE revocations"), pytest.raises(StoreError):
-        await soon(await granting.revocations.revoke(grant.id))
+        await prompt_receipt(await granting.revocations.revoke(grant.id))
     go_on = read_slowly(monkeypatch)
     asking = asyncio.gather(*(granting.revocations.revoke(grant.id) for _ in range(4)))
     await asyncio.wait({asking}, timeout=0.2)
     go_on.set()
     handles = await asking
-    receipts = {await soon(handle) for handle in handles}
+    receipts = {await prompt_receipt(handle) for handle in handles}
     assert receipts == {await stored(granting, grant)}
     assert sum(event.verb == "grant.effective" for event in await granting.audit.seen(1)) == 1
 
@@ -592,7 +592,7 @@ async def test_what_a_peer_says_cannot_break_the_receipt(granting: DatabaseServe
     handle = await granting.revocations.revoke(grant.id)
     for watch in watches:
         await watch.ack(await watch.next(), failed=2**32 - 1)
-    told = receipt_message(await soon(handle))
+    told = receipt_message(await prompt_receipt(handle))
     assert [one.failed_in_flight for one in told.instances] == [2**32 - 1] * 2
     assert told.failed_in_flight == 2**32 - 1
 
@@ -622,7 +622,7 @@ async def test_who_follows_sees_each_release(granting: DatabaseServer) -> None:
             await watch.ack(await watch.next())
     assert seen[0] == ["awaited", "awaited"]
     assert ["acked", "awaited"] in seen
-    assert all(one.how == ReleaseReason.ACKED for one in (await soon(handle)).instances)
+    assert all(one.how == ReleaseReason.ACKED for one in (await prompt_receipt(handle)).instances)
 
 
 async def test_a_receipt_is_read_as_it_was_written(granting: DatabaseServer) -> None:

@@ -9,7 +9,7 @@ from federation.errors import ConflictError, NotFoundError, StoreError
 from federation.scope.model import RowFilter, Scope
 from federation.store.grants.registry import GrantRegistry
 from federation.store.receipts import ReceiptKind
-from tests.contract.server.test_revocation import how, is_pending, reason_of, released, soon, stored
+from tests.contract.server.test_revocation import how, is_pending, prompt_receipt, reason_of, released, stored
 from tests.support.clock import ManualClock
 from tests.support.server_on_database import TASKS, WIDE, A, DatabaseServer, StartDatabaseServer, refusing
 
@@ -36,7 +36,7 @@ async def test_a_scope_reduction_applies_to_the_next_call_and_ends_with_a_receip
     event = await watch.next()
     assert event.WhichOneof("kind") == "grant_changed"
     await watch.ack(event, 2)
-    receipt = await soon(edit.handle)
+    receipt = await prompt_receipt(edit.handle)
     assert (receipt.kind, receipt.reason) == (ReceiptKind.NARROWED, edit.change.losses[0])
     assert released(receipt) == {A: "acked"}
     assert receipt == await stored(granting, grant, ReceiptKind.NARROWED)
@@ -45,7 +45,7 @@ async def test_a_scope_reduction_applies_to_the_next_call_and_ends_with_a_receip
 
 
 async def test_a_scope_reduction_awaits_what_was_given_out_before_it_alone(start_granting: StartDatabaseServer) -> None:
-    """A peer that is cut off holds it up until its lease ends; leases under the new scope do not."""
+    """Without a watch the receipt waits for the earlier lease to end; a lease under the new scope is not awaited."""
     hand = ManualClock(time.time())
     granting = await start_granting(hand.clock)
     grant = await granting.grant()
@@ -56,7 +56,7 @@ async def test_a_scope_reduction_awaits_what_was_given_out_before_it_alone(start
     assert await granting.lease(grant) == 30_000
     assert await is_pending(edit.handle)
     hand.advance(13.1)
-    assert released(await soon(edit.handle)) == {A: "lease_ended"}
+    assert released(await prompt_receipt(edit.handle)) == {A: "lease_ended"}
 
 
 async def test_a_wider_scope_is_sent_and_needs_no_receipt(granting: DatabaseServer) -> None:
@@ -84,19 +84,19 @@ async def test_the_same_scope_again_changes_nothing_and_shows_the_receipt(granti
     assert again.handle is first.handle
     await watch.ack(await watch.next())
     assert first.handle is not None
-    receipt = await soon(first.handle)
+    receipt = await prompt_receipt(first.handle)
     later = await granting.revocations.edit_scope(grant.id, NOTES_ONLY)
     assert later.handle is not None
-    assert await soon(later.handle) == receipt
+    assert await prompt_receipt(later.handle) == receipt
 
 
 async def test_the_receipt_of_a_grant_is_that_of_its_last_scope_reduction(granting: DatabaseServer) -> None:
     """After two scope reductions, the same scope again shows the receipt of the second one."""
     grant = await granting.grant()
-    await soon((await granting.revocations.edit_scope(grant.id, NOTES_ONLY)).handle)
-    second = await soon((await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)).handle)
+    await prompt_receipt((await granting.revocations.edit_scope(grant.id, NOTES_ONLY)).handle)
+    second = await prompt_receipt((await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)).handle)
     again = await granting.revocations.edit_scope(grant.id, NOTHING_MUCH)
-    assert await soon(again.handle) == second
+    assert await prompt_receipt(again.handle) == second
     assert await granting.revocations.receipts(grant.id) == (second,)
 
 
@@ -115,7 +115,7 @@ async def test_a_scope_reduction_that_is_not_stored_stays_in_force_and_can_be_re
     assert edit.change.losses
     await watch.ack(await watch.next())
     assert edit.handle is not None
-    assert released(await soon(edit.handle)) == {A: "acked"}
+    assert released(await prompt_receipt(edit.handle)) == {A: "acked"}
     assert (await GrantRegistry.load(granting.database)).require(grant.id).scope == NOTES_ONLY
 
 
@@ -129,7 +129,7 @@ async def test_a_loss_against_the_stored_scope_is_a_scope_reduction(granting: Da
 
     assert edit.change.losses
     assert edit.handle is not None
-    assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
+    assert (await prompt_receipt(edit.handle)).kind is ReceiptKind.NARROWED
 
 
 async def test_a_loss_against_the_scope_in_force_is_a_scope_reduction(
@@ -144,7 +144,7 @@ async def test_a_loss_against_the_scope_in_force_is_a_scope_reduction(
 
     assert not edit.change.losses
     assert edit.handle is not None
-    assert (await soon(edit.handle)).kind is ReceiptKind.NARROWED
+    assert (await prompt_receipt(edit.handle)).kind is ReceiptKind.NARROWED
 
 
 async def test_a_widening_that_cannot_be_stored_opens_nothing(granting: DatabaseServer) -> None:
@@ -176,7 +176,7 @@ async def test_a_scope_edit_never_undoes_a_revocation(granting: DatabaseServer) 
         await asyncio.sleep(0.05)
         handle = await granting.revocations.revoke(grant.id)
     await widening
-    await soon(handle)
+    await prompt_receipt(handle)
     assert await reason_of(granting.stub(grant).List(TASKS)) == "GRANT_REVOKED"
     with pytest.raises(ConflictError, match="final"):
         await granting.revocations.edit_scope(grant.id, WIDE)
@@ -195,7 +195,7 @@ async def test_one_ack_of_a_revocation_ends_the_scope_reduction_under_way(granti
     revoked = await watch.next()
     await watch.ack(revoked)
     assert edit.handle is not None
-    assert released(await soon(handle)) == released(await soon(edit.handle)) == {A: "acked"}
+    assert released(await prompt_receipt(handle)) == released(await prompt_receipt(edit.handle)) == {A: "acked"}
 
 
 async def test_a_scope_reduction_survives_a_restart_in_its_middle(start_granting: StartDatabaseServer) -> None:
@@ -211,7 +211,7 @@ async def test_a_scope_reduction_survives_a_restart_in_its_middle(start_granting
     assert again.handle is not None
     assert how(again.handle) == {"": "awaited"}
     hand.advance(33.1)
-    assert released(await soon(again.handle)) == {"": "lease_ended"}
+    assert released(await prompt_receipt(again.handle)) == {"": "lease_ended"}
 
 
 async def test_a_filter_narrows_within_a_resource(granting: DatabaseServer) -> None:

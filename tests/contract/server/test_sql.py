@@ -114,7 +114,7 @@ async def error_of(call: Any) -> grpc.aio.AioRpcError:
 
 
 async def test_pages_by_token_and_by_position_give_every_row_once(gateway: Gateway) -> None:
-    """The grant's cap cuts the pages; both ways through them meet rows that share an instant once each."""
+    """The grant's cap limits each page; by token and by position, rows of equal instants come once each."""
     by_token: list[str] = []
     token = ""
     while token or not by_token:
@@ -134,7 +134,7 @@ async def test_pages_by_token_and_by_position_give_every_row_once(gateway: Gatew
 
 
 async def test_scope_and_rights_narrow_every_verb(gateway: Gateway) -> None:
-    """Another team's row, a personal one and another user's are nowhere: not listed, not got, not found."""
+    """Rows outside scope or rights appear in no list, get or search."""
     hidden = ["other", "own", "eves", "absent"]
 
     refusals = [await error_of(gateway.stub.Get(pb.GetRequest(resource="tasks", id=row_id))) for row_id in hidden]

@@ -1,4 +1,4 @@
-"""The span of a served call: whose child it is, what it says, and what of the caller's trace is not believed."""
+"""The span of a served call: its parent, its attributes, and which parts of the caller's trace are ignored."""
 
 import asyncio
 import io
@@ -29,7 +29,7 @@ LIST = pb.ListRequest(resource="tasks")
 
 
 def tracing(log: SpanLog) -> ServerTracing:
-    """The seam under test."""
+    """The `ServerTracing` under test."""
     return ServerTracing(log.source, ManualClock().clock)
 
 

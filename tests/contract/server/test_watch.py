@@ -118,7 +118,7 @@ async def test_garbage_ends_a_stream(granting: DatabaseServer) -> None:
 
 @pytest.mark.parametrize("fault", ["tag alone", "grant not a uuid"])
 async def test_a_certificate_without_a_good_identity_arms_nothing(granting: DatabaseServer, fault: str) -> None:
-    """The identity is read as at any call."""
+    """A certificate without a valid identity is refused, as at any call."""
     grant = await granting.grant()
     assert fault in IDENTITY_FAULTS
     watch = opened(granting, grant, leaf=Pki.of(granting.authority).bad_client(fault))

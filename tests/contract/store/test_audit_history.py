@@ -244,7 +244,7 @@ async def test_a_gateway_without_files_has_an_empty_history(history: History) ->
 
 @pytest.mark.parametrize("size", [0, 1_001])
 async def test_a_page_size_out_of_range_is_named(history: History, size: int) -> None:
-    """As in the database."""
+    """A page size out of range is an input error that names the field."""
     with pytest.raises(InputError, match=r"^page_size: "):
         await history.history.page(AuditFilter(), size)
 

@@ -29,7 +29,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def test_onboarding_leads_to_the_first_federated_read(document_runner: DocumentRunner) -> None:
-    """Typed from the first command to the last, by all four people, it shows what it says."""
+    """Every command of the onboarding document, run in order, prints the documented output."""
     text = text_of("ONBOARDING.md")
     (program,) = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     (document_runner.directory / "read.py").write_text(
@@ -41,7 +41,7 @@ def test_onboarding_leads_to_the_first_federated_read(document_runner: DocumentR
 
 @pytest.mark.timeout(300)
 def test_the_runbook_is_typed_from_beginning_to_end(document_runner: DocumentRunner) -> None:
-    """Every task, one after the other on the same two gateways, shows what it says."""
+    """Every command of the runbook, run in order on two gateways, prints the documented output."""
     document_runner.max_lease_s = "1.0"  # a restarted gateway awaits what its predecessor leased
     program_free = [step for step in steps(text_of("ONBOARDING.md")) if not step.command.startswith("python")]
     for step in (*program_free, *steps(text_of("RUNBOOK.md"))):

@@ -1,4 +1,4 @@
-"""The README is run: a reader who copies its commands must see what it says."""
+"""The commands and programs of the README are run, and their output is compared with the README's."""
 
 import ast
 import json

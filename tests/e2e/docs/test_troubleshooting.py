@@ -1,4 +1,4 @@
-"""Every message that the document quotes is met by running into it, or is the source's own at the least."""
+"""Every message that the document quotes is provoked, or at least stands in the source."""
 
 import ast
 import json
@@ -25,8 +25,8 @@ SECRETS = """'{"resources": ["api_keys"]}'"""
 LONG = "x" * 120
 HARD_TO_HAVE = frozenset(
     {
-        "this user may not open the admin socket …; run the command as the gateway's user",
-        "the gateway does not offer this operation; is it of another version than this command?",
+        "this user may not open the admin socket …; connect as the gateway's user",
+        "the gateway does not offer this operation; is it of another version than this client?",
         "the database of … is already served by another process; stop that process first",
         "the database closed the connection that held the serving lock; start the gateway again",
         (
@@ -167,7 +167,7 @@ LITERALS = _literals()
 
 @pytest.mark.timeout(400)
 def test_the_quoted_messages_are_met(onboarded: DocumentRunner) -> None:
-    """Two real gateways, led into every fault that can be had in a minute, say what the document quotes."""
+    """Two real gateways print every quoted message that a test can provoke within a minute."""
     for command in (*ENROLLING, *READING, *AWAY, *STARTING, *REVOKING):
         onboarded.run(command)
 
@@ -182,7 +182,7 @@ def test_the_others_are_words_of_the_source() -> None:
 
 
 def test_every_reason_of_a_refusal_is_explained() -> None:
-    """Each word that a refused call may begin with stands somewhere in the document."""
+    """Each reason of refusal is named in the document."""
     told = json.dumps(TEXT)
 
     assert [reason for reason in Reason if reason not in told and reason not in {"INVALID_REQUEST", "INTERNAL"}] == []

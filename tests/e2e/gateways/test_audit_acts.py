@@ -42,13 +42,13 @@ async def consumed(stream: Any) -> None:
 
 
 async def test_each_act_on_a_grant_is_on_record_where_it_was_done(home: Running, work: Running) -> None:
-    """From the creation to the receipt, each with grant, peer and subject, at the serving gateway."""
+    """The serving gateway records each act from the grant's creation to the receipt, with grant, peer and subject."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     await work.admin.ConfirmGrant(pb.ConfirmGrantRequest(id=grant, fingerprint=added.peer.certificate.fingerprint))
     await home.admin.RotatePeer(pb.RotatePeerRequest(name=work.name, user="ada"))
     await home.gateway.federation.stub(work.name, "ada").List(federation_pb2.ListRequest(resource="tasks"))
@@ -84,16 +84,16 @@ async def test_acts_on_peers_users_and_rows_are_on_record(home: Running, work: R
 
 
 async def test_what_was_refused_before_a_grant_was_known_is_on_record(home: Running, work: Running) -> None:
-    """A forged token, and a call under a grant that is gone: source and reason tell what there is to tell."""
+    """A forged token and a call under a removed grant are recorded with source and reason."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope=json.dumps(SCOPE))
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant))
-    forged = replace(EnrollmentToken.decode(invited.token), secret="A" * 43).encode()
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant))
+    forged = replace(EnrollmentToken.decode(issued.token), secret="A" * 43).encode()
     with pytest.raises(grpc.aio.AioRpcError):
         await home.admin.AddPeer(pb.AddPeerRequest(token=forged, user="bob"))
-    await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     work.gateway.grants._grants.pop(grant)
     with pytest.raises(grpc.aio.AioRpcError):
         await home.gateway.federation.stub(work.name, "ada").List(federation_pb2.ListRequest(resource="notes"))
@@ -122,7 +122,7 @@ class Hands:
 
 
 async def test_a_renewal_by_itself_is_on_record_at_the_asking_gateway_too(work: Running, start: Start) -> None:
-    """One that is due, and once one that is refused; a rotation by hand is the operator's act and no such event."""
+    """A due renewal and a refused one are recorded; a rotation by hand is recorded as the operator's act only."""
     hands = Hands()
     home = await start("home.example", clock=hands.clock)
     await home.admin.ImportRows(iter([pb.ImportRowsRequest(lines=b'{"kind": "user", "id": "ada"}\n')])).read()
@@ -162,7 +162,7 @@ async def test_an_act_is_visible_within_a_second(work: Running) -> None:
 
 
 async def test_a_name_is_unknown_only_where_nothing_bears_it(work: Running) -> None:
-    """A grant without events in the window is no wrong word; one that nothing bears is, with the nearest that is."""
+    """A filter by a known grant without events is empty; one by an unknown value is an error with a suggestion."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer="home.example", subject="ada", scope=json.dumps(SCOPE))
     )

@@ -71,7 +71,7 @@ async def test_the_second_identical_list_comes_from_memory(home: Running, work: 
 
 
 async def test_the_scope_narrows_to_its_teams(home: Running, work: Running) -> None:
-    """Of the subject's rows only those of the named team cross, though the subject sees more at home."""
+    """The peer gets only the subject's rows of the named team, though the subject sees more locally."""
     await enroll(home, work)
     at_work = await ask(work, "local", list=tasks())
 
@@ -137,7 +137,7 @@ async def test_a_resource_outside_the_scope_is_denied(home: Running, work: Runni
 
 
 async def test_capabilities_tell_what_the_grant_opens(home: Running, work: Running) -> None:
-    """The peer says what it would answer."""
+    """Capabilities name what the grant opens."""
     await enroll(home, work)
 
     reply = await ask(home, capabilities=federation_pb2.CapabilitiesRequest())
@@ -147,7 +147,7 @@ async def test_capabilities_tell_what_the_grant_opens(home: Running, work: Runni
 
 
 async def test_a_revoked_grant_is_refused_at_the_next_call(home: Running, work: Running) -> None:
-    """From the receipt on nothing new is answered; the peer's state says that it was revoked."""
+    """After the receipt the next call is refused, and the peer's state is revoked."""
     grant = await enroll(home, work)
     await ask(home, list=tasks())
 
@@ -173,7 +173,7 @@ async def test_revoking_twice_gives_the_first_receipt_again(home: Running, work:
 
 
 async def test_a_restart_keeps_peers_grants_and_revocations(home: Running, work: Running, start: Start) -> None:
-    """Both sides come back with what they had."""
+    """After a restart both gateways have their peers and grants."""
     kept = await enroll(home, work)
     revoked = await enroll(home, work, user="bob", subject="bob")
     await revoke(work, revoked)
@@ -231,7 +231,7 @@ async def test_a_gateway_of_another_authority_reaches_no_handler(home: Running, 
 
 
 async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: Running, start: Start) -> None:
-    """A copied token is refused once the token was used."""
+    """A token is refused after its first use."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
@@ -247,13 +247,13 @@ async def test_a_used_token_of_another_gateway_is_refused(home: Running, work: R
 
 
 async def test_a_grant_that_awaits_confirmation_opens_nothing_before_it(home: Running, work: Running) -> None:
-    """With --confirm, the certificate's fingerprint has to come back by another way first."""
+    """With --confirm, calls are refused until the operator has confirmed the fingerprint."""
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
     grant = created.grant.id
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
-    added = await home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=grant, confirm=True))
+    added = await home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     with pytest.raises(Refusal) as caught:
         await ask(home, list=tasks())
 
@@ -286,7 +286,7 @@ async def test_a_peer_that_is_away_is_told_and_then_rests(home: Running, work: R
 
 
 async def test_a_reset_dials_again_though_the_circuit_never_opened(home: Running, work: Running) -> None:
-    """The connection that gRPC would let rest after a failure is given up, so that the next call finds the peer."""
+    """A reset drops the failed connection, so that the next call dials without gRPC's backoff."""
     await enroll(home, work)
     await work.stop()
     with pytest.raises(Refusal):
@@ -347,7 +347,7 @@ async def test_all_sources_come_in_one_order(home: Running, work: Running) -> No
 
 
 async def test_a_local_query_sees_what_its_user_sees(home: Running) -> None:
-    """No grant stands between a user and the own data; another user's rows stay hidden."""
+    """Local rows need no grant; another user's rows are hidden."""
     ada, bob = await ask(home, "local", list=tasks()), await ask(home, "local", user="bob", list=tasks())
 
     assert len(ada.rows) == 12

@@ -1,4 +1,4 @@
-"""One gateway in a process: what a program that embeds it relies on."""
+"""One gateway in a program's own process: providers, socket, locks, signals and metrics."""
 
 import asyncio
 import logging
@@ -63,7 +63,7 @@ async def test_a_program_plugs_in_its_own_data(home: Running, start: Start) -> N
 
 
 async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> None:
-    """Import is the embedded provider's; elsewhere it is refused in words."""
+    """A gateway with a provider of its own refuses imports, and the error says why."""
     almanac = await start("work.example", provider=Almanac())
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -74,7 +74,7 @@ async def test_nothing_is_imported_into_a_programs_own_data(start: Start) -> Non
 
 
 async def test_only_the_gateways_user_may_open_its_socket(home: Running) -> None:
-    """The socket is the operator, so nobody else may even write to it."""
+    """Only the gateway's user can open the admin socket."""
     assert stat.S_IMODE(home.gateway.config.socket_path.stat().st_mode) == 0o600
 
 
@@ -128,7 +128,7 @@ async def test_the_wrong_key_opens_nothing(home: Running) -> None:
 
 
 async def test_a_directory_and_its_database_belong_together(home: Running, start: Start) -> None:
-    """A name that was changed in the settings is refused: the certificates carry the old one."""
+    """A name that was changed in the settings is refused, because the certificates have the old name."""
     await home.stop()
     settings = home.gateway.config.directory / "gateway.toml"
     settings.write_text(settings.read_text().replace('name = "home.example"', 'name = "other.example"'))
@@ -155,8 +155,8 @@ async def test_an_enrollment_goes_on_when_its_caller_leaves(
     created = await work.admin.CreateGrant(
         pb.CreateGrantRequest(peer=home.name, subject="ada", scope='{"resources": ["tasks"]}')
     )
-    invited = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
-    call = home.admin.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = await work.admin.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
+    call = home.admin.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
     await asyncio.wait_for(dialled.wait(), 10)
 
     call.cancel()
@@ -206,7 +206,7 @@ async def test_uses_that_cannot_be_written_are_logged_once(
 async def test_a_gateway_tells_its_metrics(
     start: Start, monkeypatch: pytest.MonkeyPatch, metric_log: MetricLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Leases given out, denials that were only counted, and a circuit closed by hand, which the log tells as well."""
+    """Metrics count leases, dropped denials, and a circuit that an operator closed; the log shows the reset."""
     telemetry = Telemetry(SpanSource(NoOpTracerProvider()), FederationMetrics(metric_log.provider))
     monkeypatch.setattr("federation.gateway.setup_telemetry", lambda *_: telemetry)
     home, work = await start("home.example"), await start("work.example")

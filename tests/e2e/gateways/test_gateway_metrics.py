@@ -1,4 +1,4 @@
-"""The page for Prometheus as a part of a gateway: it comes and goes with it, and shows its peers as they stand."""
+"""The Prometheus page of a gateway: it starts and stops with the gateway, and shows its present peers."""
 
 import asyncio
 import socket
@@ -36,7 +36,7 @@ async def samples(url: str) -> dict[str, list[dict[str, str]]]:
 
 
 async def test_the_page_ends_with_the_gateway(short_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """There is no address before the start and none after the end; the log tells it in between."""
+    """The page has an address only while the gateway runs, and the log names it."""
     config = config_of(short_path / "home", "127.0.0.1:0")
     await init_gateway(config)
     caplog.set_level("INFO")
@@ -72,7 +72,7 @@ async def test_a_page_that_cannot_be_had_ends_the_start_before_anybody_is_served
 
 
 async def test_a_peer_that_revoked_has_no_certificate_to_renew(start: Start, short_path: Path) -> None:
-    """Its certificate runs out as it should, and must not alarm anybody; what was counted of it stays."""
+    """A peer that revoked the grant has no certificate metric, so no alert fires; its counters stay."""
     config = config_of(short_path / "home.example", "127.0.0.1:0")
     await init_gateway(config)
     toml = config.directory / "gateway.toml"
@@ -97,7 +97,7 @@ async def test_a_peer_that_revoked_has_no_certificate_to_renew(start: Start, sho
 async def test_a_removed_peer_keeps_only_what_was_counted_of_its_calls_and_watches(
     start: Start, short_path: Path
 ) -> None:
-    """Its states, certificate and cache are gone from the page at once; counters of calls never go back."""
+    """A removed peer's states, certificate and cache leave the page at once; its call counters stay."""
     config = config_of(short_path / "home.example", "127.0.0.1:0")
     await init_gateway(config)
     toml = config.directory / "gateway.toml"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 
 
 def set_up(day: MarkedGateways) -> None:
-    """Found both gateways, work with marked rows; home tells everything that it can tell."""
+    """Create both gateways, work with marked rows, home with every log and export enabled."""
     for name in ("tmpdir", "home", "xdg_cache_home", "otlp"):
         (day.side_directory / name).mkdir(parents=True)
     day.init("home")
@@ -93,7 +93,7 @@ async def by_agent(day: MarkedGateways) -> None:
 
 
 async def by_program(day: MarkedGateways) -> None:
-    """Ask as a program does that embeds the package: warm, in streams, together, in mid-air when the peer crashes."""
+    """Ask as an embedding program does: warm-up, streams, concurrent calls, calls in flight when the peer crashes."""
     config = GatewayConfig.load(day.directory / "home")
     with logging_to(day.side_directory / "program.log"), tracing_to(day.side_directory / "spans.json") as telemetry:
         async with Federation(config, telemetry=telemetry) as fed, fed.session("ada") as session:
@@ -147,7 +147,7 @@ def day() -> Iterator[MarkedGateways]:
 
 
 def test_rows_of_a_peer_are_nowhere_on_disk(day: MarkedGateways) -> None:
-    """Database, write-ahead log, temporary files, every log line, span and figure: the mark is in none of them."""
+    """The mark is in no database, write-ahead log, temporary file, log line, span or metric of home."""
     assert sum(MARK in each for each in day.seen) > 20
     running = day.processes["home"].pid
     held = dict(open_files(running))
@@ -159,7 +159,7 @@ def test_rows_of_a_peer_are_nowhere_on_disk(day: MarkedGateways) -> None:
 
 
 def test_the_day_left_what_it_should(day: MarkedGateways) -> None:
-    """The search looked at logs at every level, of all programs, and at spans and figures: none was empty."""
+    """The search covered logs of all programs, spans and metrics, and none was empty."""
     log = (day.side_directory / "home.log").read_text()
     levels = {json.loads(line)["level"] for line in log.splitlines() if line.startswith("{")}
     assert {"DEBUG", "INFO", "WARNING"} <= levels

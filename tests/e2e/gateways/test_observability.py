@@ -73,8 +73,8 @@ def ask(admin: Any, **verb: Any) -> str:
 def enroll(home: Any, work: Any) -> None:
     """Let `home` read `work` for ada, by grant, token and peer."""
     created = work.CreateGrant(pb.CreateGrantRequest(peer="home.example", subject="ada", scope=json.dumps(SCOPE)))
-    invited = work.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
-    home.AddPeer(pb.AddPeerRequest(token=invited.token, user="ada"))
+    issued = work.CreateEnrollmentToken(pb.CreateEnrollmentTokenRequest(grant_id=created.grant.id))
+    home.AddPeer(pb.AddPeerRequest(token=issued.token, user="ada"))
 
 
 def damage(served: GatewayProcesses) -> None:
@@ -84,7 +84,7 @@ def damage(served: GatewayProcesses) -> None:
 
 
 def exchange(served: GatewayProcesses, seen: Seen) -> None:
-    """Let every figure move: answers of each kind, a rotation, an outage."""
+    """Cause every metric to change: answers of each kind, a rotation, an outage."""
     home, work = admin_of(served, "home"), admin_of(served, "work")
     enroll(home, work)
     damage(served)
@@ -148,7 +148,7 @@ def test_a_collector_gets_every_signal_of_both_gateways(seen: Seen) -> None:
 
 
 def test_the_figures_are_those_of_the_exchange(seen: Seen) -> None:
-    """Requests of both sides by every attribute; what the asking side took from its cache the other never saw."""
+    """Requests are counted by every attribute on both sides; cache hits only on the asking side."""
     asked = seen.collector.points["home.example", "federation.client.requests"]
     served = seen.collector.points["work.example", "federation.server.requests"]
 
@@ -176,7 +176,7 @@ def by(points: Points, *names: str) -> dict[tuple[Any, ...], float]:
 
 
 def test_log_lines_arrive_with_their_trace_and_without_rows(seen: Seen) -> None:
-    """An incident leads to its span; the outage is told; what the fault was about stays in the gateway's own log."""
+    """An incident's log record has the id of its span; an outage is logged; the fault's text is not exported."""
     incident = line_of(seen, "work.example", "incident ")
     [span] = [s for s in seen.collector.spans if s.instance == "work.example" and s.outcome == "error"]
     opened = line_of(seen, "home.example", "circuit of work.example (user ada): closed to open")
@@ -198,7 +198,7 @@ def line_of(seen: Seen, instance: str, begins: str) -> ReceivedLog:
 
 
 def test_every_log_line_is_json_and_the_same_as_what_was_sent(seen: Seen) -> None:
-    """One object a line; a line within a span names it as the record does."""
+    """Each log line is one JSON object, with message and span ids of the exported record."""
     for name in ("home", "work"):
         *log, last = seen.logs[name].splitlines()
         assert last == f"{name}.example stopped"  # the command's own word
@@ -210,7 +210,7 @@ def test_every_log_line_is_json_and_the_same_as_what_was_sent(seen: Seen) -> Non
 
 
 def test_no_row_leaves_by_telemetry(seen: Seen) -> None:
-    """Neither in spans, figures or lines, nor on the pages, nor in the logs; and no user's name on the pages."""
+    """No row content is in spans, metrics, pages or logs, and no user's name is on the pages."""
     words = ("task number", "personal note", "a secret", "task-0")
 
     for told in (vars(seen.collector), seen.pages, seen.logs):
@@ -266,7 +266,7 @@ def shown(seen: Seen) -> set[str]:
 
 
 def test_the_dashboard_asks_for_what_is_there(seen: Seen) -> None:
-    """Each metric and label of each query is one that the pages show; and no metric of the catalogue is left out."""
+    """Each query uses metrics and labels that the pages show, and every metric of the catalogue is used."""
     queries = [target["expr"] for panel in panels() for target in panel["targets"]]
     names = {name for query in queries for name in NAME.findall(query)}
     labels = {
@@ -280,12 +280,12 @@ def test_the_dashboard_asks_for_what_is_there(seen: Seen) -> None:
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:
-    """A data source to choose, panels with ids of their own that do not overlap, and one for each question."""
-    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    source, *others = board["templating"]["list"]
+    """The dashboard has a data source to choose, and panels with unique ids that do not overlap."""
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    source, *others = dashboard["templating"]["list"]
     places = [
         (x, y)
-        for panel in board["panels"]
+        for panel in dashboard["panels"]
         for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
@@ -293,10 +293,10 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
     assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
     assert [variable["name"] for variable in others] == ["instance", "peer"]
     assert {target["datasource"]["uid"] for panel in panels() for target in panel["targets"]} == {"${datasource}"}
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     assert len(set(places)) == len(places)
     assert {x for x, _ in places} == set(range(24))
-    assert board["uid"]
+    assert dashboard["uid"]
     titles = {panel["title"] for panel in panels()}
     assert {
         "Requests by outcome",
@@ -311,7 +311,7 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
 
 
 def panels() -> list[Any]:
-    """The panels of the dashboard that ask for something."""
+    """The panels of the dashboard that have queries."""
     return [panel for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"] if panel["type"] != "row"]
 
 

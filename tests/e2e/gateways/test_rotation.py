@@ -58,13 +58,13 @@ MOST_CALLS = 100
 
 @asynccontextmanager
 async def under_load(home: Running, work: Running, per_second: int = 200) -> AsyncIterator[Load]:
-    """Ask without pause for rows that no cache has, and see at the other end which certificate each call shows."""
+    """Send uncached calls continuously, and record at the serving gateway the certificate of each."""
     load = Load()
-    noted = work.gateway.grants.record_use
+    original = work.gateway.grants.record_use
 
     def record_use(grant_id: str, serial: str = "") -> None:
         load.serials[serial] += 1
-        noted(grant_id, serial)
+        original(grant_id, serial)
 
     work.gateway.grants.record_use = record_use  # type: ignore[method-assign]
     stub, calls = home.gateway.federation.stub("work.example"), set[asyncio.Task[None]]()
@@ -94,7 +94,7 @@ async def under_load(home: Running, work: Running, per_second: int = 200) -> Asy
         with contextlib.suppress(asyncio.CancelledError):
             await driving
         await asyncio.gather(*calls)
-        work.gateway.grants.record_use = noted  # type: ignore[method-assign]
+        work.gateway.grants.record_use = original  # type: ignore[method-assign]
 
 
 async def rotate(home: Running) -> str:
@@ -223,7 +223,7 @@ async def _refusing(*_: Any) -> Any:
 
 
 async def test_a_gateway_that_was_away_too_long_comes_back_and_the_other_is_warned(start: Start) -> None:
-    """Expired while it was down: it renews on the word of its old key, and the other side's status warns of that."""
+    """An expired certificate is renewed by a proof of its old key; the serving gateway's status warns of it."""
     moved = MovedClock()
     slow = await start("slow.example", clock=moved.clock)
     await fill(slow)
@@ -244,7 +244,7 @@ async def test_a_gateway_that_was_away_too_long_comes_back_and_the_other_is_warn
 
 
 async def test_twenty_peers_that_end_together_renew_apart(work: Running, start: Start) -> None:
-    """Their instants are spread over more than an hour of a day's life, as the status shows them."""
+    """The renewals of twenty one-day certificates are spread over more than an hour."""
     home = await start("home.example")
     users = [f"user{number}" for number in range(20)]
     await fill(home, b"".join(b'{"kind":"user","id":"%s"}\n' % user.encode() for user in users))

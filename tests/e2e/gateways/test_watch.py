@@ -1,4 +1,4 @@
-"""Two real gateways: what one takes back or changes, the other knows at once."""
+"""Revocations and changes reach the connected asking gateway at once."""
 
 import asyncio
 import statistics
@@ -66,7 +66,7 @@ async def test_a_hit_is_refused_right_after_the_receipt(home_gateway: Running, w
 async def test_a_restart_of_the_asking_gateway_remembers(
     home_gateway: Running, work_gateway: Running, start: Start
 ) -> None:
-    """Revoked stays revoked, with when and why, also while the other gateway is down."""
+    """A revoked peer keeps instant and reason of its revocation, also while the other gateway is down."""
     grant = await enroll(home_gateway, work_gateway)
     await revoke(work_gateway, grant, "project over")
     before = home_gateway.gateway.federation.peer_state("work.example", "ada").revocation
@@ -152,7 +152,7 @@ async def test_a_write_shows_within_a_moment(home_gateway: Running, work_gateway
 
 
 async def test_the_other_gateway_restarts(home_gateway: Running, work_gateway: Running, start: Start) -> None:
-    """While B is away hits go on; when it is back the watch arms again and drops what was kept, once."""
+    """While B is down hits continue; when it is back the watch arms again and flushes the cache once."""
     await enroll(home_gateway, work_gateway)
     await ask(home_gateway)
     settings = work_gateway.gateway.config.directory / "gateway.toml"

@@ -1,4 +1,4 @@
-"""Ids and names by their beginning: one meaning or none, and never the wrong thing."""
+"""Ids and names by prefix: exactly one match, or an error that lists the candidates."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The cache against a model that is too simple to be wrong: a dictionary, two clocks, and a list of flushes."""
+"""The cache against a simple model: a dictionary, two clocks, and a list of flushes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,7 +159,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert found == Hit(kept.body, self.time.elapsed_s - kept.sent.elapsed, "")
 
     @invariant()
-    def the_books_are_straight(self) -> None:
+    def the_counts_are_right(self) -> None:
         """No flight is left, the entries are those of the model, and the total is the sum of the peers."""
         for peer, model in self.models.items():
             stats = self.cache.partition(peer).stats()

@@ -489,9 +489,9 @@ def test_only_flights_that_must_not_be_delivered_are_failed(
     send(partition, key("a"))
     send(partition, key("b"))
 
-    cut = set(partition.flush(*flush).to_fail)
+    failed = set(partition.flush(*flush).to_fail)
 
-    assert cut == ({"flight of a", "flight of b"} if DECISIONS[flush[0]] is DeliveryDecision.REFUSE else set())
+    assert failed == ({"flight of a", "flight of b"} if DECISIONS[flush[0]] is DeliveryDecision.REFUSE else set())
     assert partition.stats().flights == 0
 
 
@@ -826,7 +826,7 @@ def in_threads(*works: Callable[[], None]) -> None:
     """Run all at the same time with a switch after almost every instruction; fail with any exception of theirs."""
     errors: list[BaseException] = []
 
-    def guarded(work: Callable[[], None]) -> None:
+    def recorded(work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException as e:  # noqa: BLE001 - reported by the test's own thread
@@ -835,7 +835,7 @@ def in_threads(*works: Callable[[], None]) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+        threads = [threading.Thread(target=recorded, args=(work,)) for work in works]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -846,7 +846,7 @@ def in_threads(*works: Callable[[], None]) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_threads_keep_the_books_straight(time: ManualClock) -> None:
+def test_threads_keep_the_counts_right(time: ManualClock) -> None:
     """Fills, hits, flushes and evictions from many threads end with exact figures within the bound."""
     cache, each = small(time, 20)
     names = ("a", "b", "c")

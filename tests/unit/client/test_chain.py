@@ -72,11 +72,11 @@ def test_real_chain_of_a_peer(rpc_spans: bool, tmp_path: Path) -> None:
     """A peer's chain has the real members in that order, RPC spans only when switched on."""
     telemetry = Telemetry(SpanSource(), FederationMetrics())
     config = config_of(tmp_path, telemetry=TelemetryConfig(rpc_spans=rpc_spans))
-    home = ClientRuntime(config, SYSTEM_CLOCK, telemetry)
+    runtime = ClientRuntime(config, SYSTEM_CLOCK, telemetry)
     kinds = [TracingInterceptor, TaggingInterceptor, CachingInterceptor, BreakingInterceptor, PropagationInterceptor]
     peer: Any = type("Peer", (), {"record": record(), "tagging": TaggingInterceptor("work.example")})()
-    assert [type(member) for member in home.build_peer(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
-    home.close()
+    assert [type(member) for member in runtime.build_peer(peer)] == kinds + [RpcSpansInterceptor] * rpc_spans
+    runtime.close()
 
 
 def record() -> PeerRecord:

@@ -207,7 +207,7 @@ def test_an_identity_that_no_reader_takes_is_never_issued(identity: dict[str, st
 
 
 def test_keys_are_not_shown_by_repr() -> None:
-    """An authority that ends in a log line does not give its keys away."""
+    """The repr of an authority contains no key."""
     assert "PRIVATE" not in repr(AUTHORITY)
 
 

@@ -49,7 +49,7 @@ def test_one_wrong_character_is_noticed(position: int, character: str) -> None:
 
 
 def test_every_other_last_character_is_noticed() -> None:
-    """The spare bits of the last character are no way to write one token twice."""
+    """A token with other spare bits in its last character is refused."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     for character in alphabet.replace(TEXT[-1], ""):
         with pytest.raises(InputError, match="garbled"):
@@ -58,7 +58,7 @@ def test_every_other_last_character_is_noticed() -> None:
 
 @given(st.integers(0, len(TEXT) - 1))
 def test_a_token_cut_off_is_noticed(length: int) -> None:
-    """No beginning of a token is a token."""
+    """Every proper prefix of a token is refused."""
     with pytest.raises(InputError, match=r"^token: "):
         EnrollmentToken.decode(TEXT[:length])
 
@@ -131,5 +131,5 @@ def test_a_forged_token_with_a_right_checksum_is_refused(field: str, value: str,
 
 
 def test_the_secret_is_not_shown_by_repr() -> None:
-    """A token that ends in a log line does not give its secret away."""
+    """The repr of a token contains no secret."""
     assert "sss" not in repr(TOKEN)

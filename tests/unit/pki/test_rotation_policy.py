@@ -152,7 +152,7 @@ def test_automatic_renewals_keep_a_minute_apart() -> None:
     assert plan.next_at_us(now) == now + 60 * MICROSECONDS
 
 
-def test_what_is_put_off_comes_later_and_never_sooner() -> None:
+def test_a_postponed_renewal_comes_later_and_never_sooner() -> None:
     """A resting circuit delays a renewal."""
     plan, due = RenewalPlan(CERTIFICATE), due_at_us(CERTIFICATE)
 

@@ -1,4 +1,4 @@
-"""A call that takes a kept answer or nothing: no flight, no circuit, no span for what was never asked."""
+"""Cache-only calls: a hit or nothing, without flight, circuit or span of a miss."""
 
 import asyncio
 from pathlib import Path

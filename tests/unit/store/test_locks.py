@@ -123,7 +123,7 @@ async def test_a_refused_process_leaves_no_lock_behind(postgres_url: str, tmp_pa
     await second.close()
 
 
-async def cut(postgres_url: str) -> None:
+async def end_lock_connection(postgres_url: str) -> None:
     """End the connection that holds the advisory lock, at the server; other tests use other databases of the server."""
     url = make_url(postgres_url)
     killer = await asyncpg.connect(host=str(url.query["host"]), user=url.username, database=url.database)
@@ -141,7 +141,7 @@ async def test_a_lost_connection_is_noticed_at_once(postgres_url: str, tmp_path:
     lock = ServingLock(tmp_path, "w.example")
     await take(lock, database)
 
-    await cut(postgres_url)
+    await end_lock_connection(postgres_url)
 
     await asyncio.wait_for(lock.lost.wait(), serving.PING_S / 2)
     await lock.release()
@@ -162,7 +162,7 @@ async def test_a_connection_lost_without_notice_is_detected(
     await asyncio.sleep(0.3)
     assert not lock.lost.is_set()
 
-    await cut(postgres_url)
+    await end_lock_connection(postgres_url)
 
     await asyncio.wait_for(lock.lost.wait(), 5)
     await lock.release()

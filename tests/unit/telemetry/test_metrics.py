@@ -1,4 +1,4 @@
-"""Figures: names, bounded attributes, readers that come and go."""
+"""Metrics: names, bounded attributes, and readers that are registered and unregistered."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Log lines as OTLP records: whose, with what, and above all without what."""
+"""Log records over OTLP: their resource, their fields, and the fields that must not be sent."""
 
 import logging
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Lines:
 
     @property
     def bodies(self) -> list[object]:
-        """The words of each line."""
+        """The message of each record."""
         return [line.log_record.body for line in self.exporter.get_finished_logs()]
 
 

@@ -620,7 +620,7 @@ def test_a_search_is_never_looked_up(chain: ManualChain, hit_only: bool) -> None
 def test_a_caller_that_joins_when_the_lease_of_the_answer_has_ended_asks_again(
     chain: ManualChain, late_s: float
 ) -> None:
-    """A caller gets the answer of a shared call only if, as a cache entry, it could have had it when it called."""
+    """A follower gets the shared answer only if the answer's lease had not ended when the follower joined."""
     first = chain.start(make_call(deadline=1e9))
     chain.driver.advance(late_s)
     second = chain.start(make_call(deadline=1e9))

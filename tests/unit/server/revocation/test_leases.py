@@ -94,7 +94,7 @@ def test_a_lease_never_passes_the_longest() -> None:
 
 
 def test_only_so_many_instances_of_a_grant_hold_leases() -> None:
-    """The next instance gets 0; those that hold one may renew it, and other grants are not touched."""
+    """Beyond the limit of instances, a new one gets 0; known ones may renew, and other grants are not affected."""
     clock = ManualClock()
     leases = table(clock)
     for number in range(MAX_INSTANCES):

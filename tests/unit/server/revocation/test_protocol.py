@@ -67,7 +67,7 @@ def test_each_step_comes_in_its_turn() -> None:
 
 
 def test_an_act_that_cannot_be_refused_leaves_no_trace() -> None:
-    """A wrong reason, say: nothing was refused, and leases go on."""
+    """If the act is invalid, nothing was refused and leases continue."""
     leases = LeaseTable(ManualClock().clock)
     act = Recorded(leases, fault=ValueError("odd"))
     with pytest.raises(ValueError, match="odd"):
