@@ -377,13 +377,13 @@ async def test_uses_are_written_in_batches(database: Database, hand: ManualClock
 
 async def test_the_stored_last_use_only_moves_forward(database: Database, hand: ManualClock) -> None:
     """A later use replaces the stored one, and a use after the clock was set back does not."""
-    book = await GrantRegistry.load(database, hand.clock)
-    grant = await new_grant(book)
+    registry = await GrantRegistry.load(database, hand.clock)
+    grant = await new_grant(registry)
     first = hand.clock.now_us()
     for step_s, last in ((0, first), (60, first + 60 * SECOND), (-30, first + 60 * SECOND)):
         hand.advance(step_s)
-        book.record_use(grant.id)
-        await book.flush_uses()
+        registry.record_use(grant.id)
+        await registry.flush_uses()
         assert (await GrantRegistry.load(database)).get(grant.id).last_used_at_us == last
 
 
@@ -391,17 +391,17 @@ async def test_the_end_of_a_superseded_certificate_outlives_a_failed_write(
     database: Database, hand: ManualClock
 ) -> None:
     """An end that the database refused is stored by the next flush, so a restart does not bring back the later end."""
-    book = await GrantRegistry.load(database, hand.clock)
-    grant, old, new = await new_grant(book), certificate(hand), certificate(hand)
+    registry = await GrantRegistry.load(database, hand.clock)
+    grant, old, new = await new_grant(registry), certificate(hand), certificate(hand)
     for issued in (old, new):
-        await book.add_certificate(grant.id, issued, activate=True)
-    book.record_use(grant.id, new.serial)
+        await registry.add_certificate(grant.id, issued, activate=True)
+    registry.record_use(grant.id, new.serial)
     refusing = Refusing(database, "UPDATE certificates")
     with pytest.raises(StoreError, match="last uses"):
-        await book.flush_uses()
+        await registry.flush_uses()
 
     refusing.stop()
-    await book.flush_uses()
+    await registry.flush_uses()
     stored = (await GrantRegistry.load(database, hand.clock)).get(grant.id).certificates[old.serial]
     assert stored.accepted_until_us == hand.clock.now_us() + SUPERSEDED_US < old.not_after_us
 
