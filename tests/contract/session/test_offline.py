@@ -123,7 +123,8 @@ async def test_a_call_beyond_its_budget_fills_the_cache(tmp_path: Path, scripted
     """A peer's answer after the budget is cached: the next request has its rows, although the peer is offline."""
     gate = threading.Event()
     scripted.service.script("list", Reply(gate=gate))
-    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=QUICK) as session:
+    config = SessionConfig(peer_budget_s=0.6)  # the call goes on for as long again
+    async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
         assert states(await session.list("tasks"))[WORK] == "offline"
         peer = fed.peer("work.example")
         assert peer.cache is not None
