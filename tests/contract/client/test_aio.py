@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation.config import ClientConfig
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
@@ -99,10 +100,20 @@ async def test_cancelled_task_cancels_the_call(form: str, tmp_path: Path, script
             await task
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(_awaited(stub.Search(SEARCH, timeout=30)), 0.05)
+        await eventually(lambda: scripted.service.active == 0)
+        limit = asyncio.timeout(None)
+
+        async def expire() -> None:
+            await eventually(lambda: scripted.service.active == 1)
+            limit.reschedule(0)
+
+        expiring = asyncio.ensure_future(expire())
         with pytest.raises(asyncio.TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with limit:
                 await stub.Search(SEARCH, timeout=30)
-        await eventually(lambda: scripted.service.cancelled == 3)
+        await expiring
+        # On a slow machine the call under `wait_for` may end before the peer sees it.
+        await eventually(lambda: scripted.service.cancelled == scripted.service.calls() >= 2)
 
 
 async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -134,19 +145,22 @@ async def test_dropped_call_is_cancelled_at_the_peer(tmp_path: Path, scripted: S
 async def test_deadline(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A caller's timeout reaches the peer, ends the call in time, and is this gateway's own error."""
     scripted.service.script("search", held())
-    async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
+    client = ClientConfig(deadline_s=60.0, watch=False)
+    fed = federation_of(tmp_path, scripted.record(), client=client)
+    async with fed, aio_stub(form, fed, scripted) as stub:
+        await stub.List(LIST)  # so that the search needs no handshake, and arrives within its deadline
         begun = time.monotonic()
         with pytest.raises(grpc.RpcError) as failed:
-            await stub.Search(SEARCH, timeout=0.3)
+            await stub.Search(SEARCH, timeout=0.5)
         took = time.monotonic() - begun
 
         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert error_detail_of(failed.value).reason == Reason.PEER_TIMEOUT
         assert error_detail_of(failed.value).local
-        assert 0.25 < took < 0.8
-        [seen] = scripted.service.seen
+        assert 0.45 < took < 20
+        _, seen = scripted.service.seen
         assert seen.remaining_s is not None
-        assert 0.1 < seen.remaining_s <= 0.3
+        assert seen.remaining_s < 0.6  # gRPC rounds it up for the wire
 
 
 async def test_default_deadline_is_the_configured_one(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -243,10 +257,9 @@ async def test_metadata_that_cannot_be_sent(
     """Metadata that gRPC could not send is refused at once as INVALID_REQUEST, by await and by `code()`, tagged."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.Search(SEARCH, metadata=(pair,))
-        async with asyncio.timeout(1):
-            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-            with pytest.raises(grpc.RpcError) as failed:
-                await call
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError) as failed:
+            await call
         assert error_detail_of(failed.value).reason == Reason.INVALID_REQUEST
         assert failed.value.trailing_metadata()[SOURCE] == "federated:work.example"
         assert scripted.service.calls() == 0

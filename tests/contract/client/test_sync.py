@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from federation.client.runtime import ClientRuntime
+from federation.config import ClientConfig
 from federation.errors import Reason, Refusal
 from federation.v1 import federation_pb2 as pb
 from federation.wire.metadata import CACHED, SOURCE
@@ -41,9 +42,9 @@ CALLER = textwrap.dedent(
         print("calling", flush=True)
         try:
             if sys.argv[2] == "future":
-                stub.List.future(request, timeout=30).result()
+                stub.List.future(request, timeout=60).result()
             else:
-                stub.List(request, timeout=30)
+                stub.List(request, timeout=60)
         except KeyboardInterrupt:
             peer = runtime.peers.get("work.example")
             print("interrupted flights", peer.cache.stats().flights, "runs", len(peer.runners))
@@ -152,23 +153,28 @@ def test_error_is_rpc_error_call_and_future(
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
-def test_deadline(way: str, form: str, runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
+def test_deadline(way: str, form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     """A timeout ends the call in time, reaches the peer, and is PEER_TIMEOUT of this gateway."""
     scripted.service.script("search", Reply(gate=threading.Event()))
-    with sync_stub(form, runtime, scripted) as stub:
+    client = ClientConfig(deadline_s=60.0, watch=False)
+    with (
+        shared_runtime(tmp_path, scripted.record(), client=client) as runtime,
+        sync_stub(form, runtime, scripted) as stub,
+    ):
+        stub.List(LIST)  # so that the search needs no handshake, and arrives within its deadline
         begun = time.monotonic()
         with pytest.raises(grpc.RpcError) as failed:
-            _called(stub, way, timeout=0.3)
+            _called(stub, way, timeout=0.5)
 
-        assert 0.25 < time.monotonic() - begun < 0.8
+        assert 0.45 < time.monotonic() - begun < 20
         detail = error_detail_of(failed.value)
         assert (detail.reason, detail.local) == (Reason.PEER_TIMEOUT, True)
-        [seen] = scripted.service.seen
+        _, seen = scripted.service.seen
         assert seen.remaining_s is not None
-        assert seen.remaining_s <= 0.3
+        assert seen.remaining_s < 0.6  # gRPC rounds it up for the wire
         with pytest.raises(grpc.RpcError):
             _called(stub, way, timeout=0)
-        assert scripted.service.calls() == 1
+        assert scripted.service.calls() == 2
 
 
 @pytest.mark.parametrize("way", ["plain", "with_call", "future"])
@@ -209,23 +215,23 @@ def test_eight_threads_make_one_call(form: str, runtime: ClientRuntime, scripted
 def test_follower_and_leader_keep_their_own_deadlines(
     form: str, runtime: ClientRuntime, scripted: ScriptedPeer
 ) -> None:
-    """A follower with less time fails at its deadline; one whose leader had less time calls again."""
-    scripted.service.script("list", Reply(delay_s=0.4))
+    """A follower with less time than its leader fails at its own deadline, and the leader gets the answer."""
+    gate = threading.Event()
+    scripted.service.script("list", Reply(gate=gate))
     with sync_stub(form, runtime, scripted) as stub:
 
-        def call(index: int) -> tuple[str, float]:
-            begun = time.monotonic()
-            if index:
-                scripted.service.wait(lambda service: service.active >= 1)
-            try:
-                stub.List(LIST, timeout=(2, 0.15)[index])
-            except grpc.RpcError as e:
-                return error_detail_of(e).reason, time.monotonic() - begun
-            return "OK", time.monotonic() - begun
+        def call(index: int) -> Any:
+            if not index:
+                return stub.List(LIST, timeout=60)
+            scripted.service.wait(lambda service: service.active == 1)
+            with pytest.raises(grpc.RpcError) as late:
+                stub.List(LIST, timeout=0.15)
+            gate.set()  # the leader has waited until now
+            return late.value
 
-        (leader, _), (follower, took) = in_threads(2, call)
-        assert (leader, follower) == ("OK", Reason.PEER_TIMEOUT)
-        assert took < 0.4
+        leader, follower = in_threads(2, call)
+        assert leader.rows
+        assert error_detail_of(follower).reason == Reason.PEER_TIMEOUT
         assert scripted.service.calls() == 1
 
 
@@ -233,16 +239,17 @@ def test_follower_outlives_its_leader(form: str, runtime: ClientRuntime, scripte
     """When the leader's budget ends the shared call, a follower with time left calls again and is answered."""
     scripted.service.script("list", Reply(gate=threading.Event()), Reply())
     with sync_stub(form, runtime, scripted) as stub:
+        stub.Search(SEARCH)  # so that the leader's call needs no handshake, and arrives within its deadline
 
         def call(index: int) -> Any:
             if index:
                 scripted.service.wait(lambda service: service.active >= 1)
-            return stub.List(LIST, timeout=(0.2, 2)[index])
+            return stub.List(LIST, timeout=(0.5, 60)[index])
 
         leader, follower = in_threads(2, call)
         assert error_detail_of(leader).reason == Reason.PEER_TIMEOUT
         assert follower.rows
-        assert scripted.service.calls() == 2
+        assert scripted.service.calls("list") == 2
 
 
 def test_close_ends_futures_and_refuses_calls(runtime: ClientRuntime, scripted: ScriptedPeer) -> None:
@@ -321,8 +328,8 @@ def test_interrupted_follower_leaves_the_others(runtime: ClientRuntime, scripted
         before = set(peer.runners)
         main = threading.main_thread().ident
         assert main is not None
-        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
+            threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
             stub.List(LIST, timeout=30)
         assert peer.runners == before
         gate.set()
@@ -346,10 +353,8 @@ def test_ctrl_c(way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     process.stdin = None
     try:
         scripted.service.wait(lambda service: service.active == 1, timeout=20)
-        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=10)[0]
-        assert time.monotonic() - begun < 5
+        output = process.communicate(timeout=20)[0]  # the call's own deadline is 60 s
     finally:
         process.kill()
         process.wait()

@@ -181,7 +181,7 @@ async def test_a_provider_without_changes_is_left_alone() -> None:
     """A provider that ends its changes reports none: it is not followed again, and no cache is invalidated."""
     following = Following()
     await following.told(None)
-    await asyncio.wait_for(following.task, 1)
+    await asyncio.wait_for(following.task, 20)
     assert following.provider.opened == 1
     assert not following.watcher._queue
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from federation.cache.entries import InvalidationReason
+from federation.config import SessionConfig
 from federation.session.session import Session
 from federation.session.stream import AnswerStream
 from federation.store.peers import PeerRecord
@@ -79,9 +80,10 @@ async def test_half_of_200_peers_may_be_unreachable(tmp_path: Path, scripted: Sc
     half, quarter = PEERS // 2, PEERS // 4
     records = enrollments(scripted, [scripted.endpoint] * half + [REFUSED] * quarter + [black_hole] * quarter)
     with silent:
-        async with with_data(tmp_path, *records) as fed, fed.session("ada") as session:
+        config = SessionConfig(peer_budget_s=60.0)
+        async with with_data(tmp_path, *records) as fed, fed.session("ada", config=config) as session:
             before = len(asyncio.all_tasks())
-            asking = asyncio.create_task(answered(session.stream(REQUEST, budget_s=60.0), silent))
+            asking = asyncio.create_task(answered(session.stream(REQUEST), silent))
             assert await most_tasks(asking) <= before + 2 * PEERS
             assert await asking == {"ok": half + 1, "offline": half}
             await eventually(lambda: len(asyncio.all_tasks()) <= before)
