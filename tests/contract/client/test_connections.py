@@ -16,7 +16,7 @@ import pytest_asyncio
 from federation.breaker import CircuitState
 from federation.client.transport.credentials import EnrolledDialer
 from federation.clock import Clock
-from federation.errors import Action, Reason, Remedy
+from federation.errors import ENROLL_AGAIN, Action, Reason
 from federation.federation import Federation
 from federation.v1 import federation_pb2 as pb
 from federation.v1.federation_pb2_grpc import FederationServiceStub
@@ -46,12 +46,19 @@ async def reason_of(call: Any) -> str:
     return "OK"
 
 
+@pytest.mark.parametrize(
+    ("expired_for", "cure", "action"),
+    [
+        (timedelta(hours=1), "rotate it to try at once", Action.ROTATE_PEER),
+        (timedelta(days=8), ENROLL_AGAIN, Action.ENROLL_AGAIN),
+    ],
+)
 async def test_expired_own_certificate_is_refused_before_dialling(
-    tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki
+    expired_for: timedelta, cure: str, action: Action, tmp_path: Path, scripted: ScriptedPeer, peer_pki: Pki
 ) -> None:
     """An expired certificate is a local CERTIFICATE_INVALID that names the remedy, and no connection is made."""
     relay = Relay(scripted.port)
-    identity = peer_pki.client(ends_in=timedelta(hours=-1), begins_in=timedelta(hours=-25))
+    identity = peer_pki.client(ends_in=-expired_for, begins_in=-expired_for - timedelta(days=1))
     record = replace(scripted.record(identity=identity), endpoint=relay.endpoint)
     async with federation_of(tmp_path, record) as fed:
         stub = fed.stub("work.example")
@@ -62,9 +69,8 @@ async def test_expired_own_certificate_is_refused_before_dialling(
             assert (detail.reason, detail.local) == (Reason.CERTIFICATE_INVALID, True)
             assert failed.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert "expired at" in (failed.value.details() or "")
-        assert "rotate it to try at once" in (failed.value.details() or "")
-        remedy = Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
-        assert error_detail_of(failed.value).remedy == remedy
+        assert (failed.value.details() or "").endswith(f"; {cure}")
+        assert error_detail_of(failed.value).remedy == record.remedy(action)
         circuit = fed.peer("work.example").circuit
         assert circuit is not None
         assert circuit.snapshot(fed.clock.monotonic()).state is CircuitState.CLOSED

@@ -318,7 +318,7 @@ async def test_an_expired_own_certificate_has_its_own_signal(
         [signal] = result.signals
         assert (signal.peer, signal.reason) == ("work.example", Reason.CERTIFICATE_INVALID)
         assert "own certificate" in signal.message
-        assert signal.remedy == Remedy(action=Action.ROTATE_PEER, peer="work.example", user="ada")
+        assert signal.remedy == records[0].remedy(Action.ROTATE_PEER)
         assert states(result) == {"local": "ok", LAB: "ok", WORK: "offline"}
         assert states(await session.list("notes")) == {"local": "ok", LAB: "ok", WORK: "skipped"}
         assert scripted.service.calls() == 0
