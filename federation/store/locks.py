@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOCK_FILE: Final = "gateway.lock"
 RETRY_S: Final = 0.5
 PING_S: Final = 5.0
-_FAULTS: Final = (SQLAlchemyError, OSError, TimeoutError)
+_FAULTS: Final = (SQLAlchemyError, OSError)
 
 
 class FileLock:

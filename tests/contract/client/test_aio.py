@@ -99,21 +99,11 @@ async def test_cancelled_task_cancels_the_call(form: str, tmp_path: Path, script
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(_awaited(stub.Search(SEARCH, timeout=30)), 0.05)
-        await eventually(lambda: scripted.service.active == 0)
-        limit = asyncio.timeout(None)
-
-        async def expire() -> None:
-            await eventually(lambda: scripted.service.active == 1)
-            limit.reschedule(0)
-
-        expiring = asyncio.ensure_future(expire())
+            await asyncio.wait_for(_awaited(stub.Search(SEARCH, timeout=30)), 0.5)
         with pytest.raises(asyncio.TimeoutError):
-            async with limit:
+            async with asyncio.timeout(0.5):  # time in which the call reaches the peer, over an open connection
                 await stub.Search(SEARCH, timeout=30)
-        await expiring
-        # On a slow machine the call under `wait_for` may end before the peer sees it.
-        await eventually(lambda: scripted.service.cancelled == scripted.service.calls() >= 2)
+        await eventually(lambda: scripted.service.cancelled == 3)
 
 
 async def test_cancelled_wait_for_the_code_leaves_the_call(tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -157,10 +147,10 @@ async def test_deadline(form: str, tmp_path: Path, scripted: ScriptedPeer) -> No
         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert error_detail_of(failed.value).reason == Reason.PEER_TIMEOUT
         assert error_detail_of(failed.value).local
-        assert 0.45 < took < 20
+        assert 0.45 < took < 1.0
         _, seen = scripted.service.seen
         assert seen.remaining_s is not None
-        assert seen.remaining_s < 0.6  # gRPC rounds it up for the wire
+        assert 0.1 < seen.remaining_s < 0.6  # gRPC rounds it up for the wire
 
 
 async def test_default_deadline_is_the_configured_one(form: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -257,9 +247,10 @@ async def test_metadata_that_cannot_be_sent(
     """Metadata that gRPC could not send is refused at once as INVALID_REQUEST, by await and by `code()`, tagged."""
     async with federation_of(tmp_path, scripted.record()) as fed, aio_stub(form, fed, scripted) as stub:
         call = stub.Search(SEARCH, metadata=(pair,))
-        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-        with pytest.raises(grpc.RpcError) as failed:
-            await call
+        async with asyncio.timeout(1):
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            with pytest.raises(grpc.RpcError) as failed:
+                await call
         assert error_detail_of(failed.value).reason == Reason.INVALID_REQUEST
         assert failed.value.trailing_metadata()[SOURCE] == "federated:work.example"
         assert scripted.service.calls() == 0

@@ -166,7 +166,7 @@ def test_deadline(way: str, form: str, tmp_path: Path, scripted: ScriptedPeer) -
         with pytest.raises(grpc.RpcError) as failed:
             _called(stub, way, timeout=0.5)
 
-        assert 0.45 < time.monotonic() - begun < 20
+        assert 0.45 < time.monotonic() - begun < 1.0
         detail = error_detail_of(failed.value)
         assert (detail.reason, detail.local) == (Reason.PEER_TIMEOUT, True)
         _, seen = scripted.service.seen
@@ -353,8 +353,10 @@ def test_ctrl_c(way: str, tmp_path: Path, scripted: ScriptedPeer) -> None:
     process.stdin = None
     try:
         scripted.service.wait(lambda service: service.active == 1, timeout=20)
+        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=20)[0]  # the call's own deadline is 60 s
+        output = process.communicate(timeout=10)[0]
+        assert time.monotonic() - begun < 5
     finally:
         process.kill()
         process.wait()

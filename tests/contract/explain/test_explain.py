@@ -225,10 +225,10 @@ def test_one_address_of_many_is_enough(scripted: ScriptedPeer) -> None:
     with full_port() as silent, socket.create_server(("127.0.0.1", 0)) as listener:
         addresses = [("127.0.0.2", closed_port()), ("127.0.0.1", silent), listener.getsockname()]
         began = time.monotonic()
-        connection, detail = connect(record, [(socket.AF_INET, address) for address in addresses], 60.0)
+        connection, detail = connect(record, [(socket.AF_INET, address) for address in addresses], 5.0)
         connection.close()
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 2
     assert connection.fileno() == -1
     assert detail.startswith("127.0.0.1 port ")
     assert "127.0.0.2: refused" in detail
@@ -499,7 +499,7 @@ def test_a_call_that_hangs_is_given_up(scripted: ScriptedPeer) -> None:
     began = time.monotonic()
     link, cause, _ = Checked(scripted.record(), timeout_s=0.5).named
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 3
     assert (link, "did not answer the call within 0.5 s" in cause) == ("grant", True)
 
 

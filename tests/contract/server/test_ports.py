@@ -298,7 +298,7 @@ async def test_a_cancelled_stream_ends_its_generator_at_once(bounded: tuple[grpc
         await call.write(b"a")
         await call.read()
         call.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(2):
             await streams.ended.wait()
     finally:
         gc.enable()
@@ -326,9 +326,9 @@ async def test_a_stop_tells_health_watches_and_does_not_wait_for_them(serving: M
     loop = asyncio.get_running_loop()
     began = loop.time()
 
-    await serving.server.stop(60)
+    await serving.server.stop(5)
 
-    assert loop.time() - began < 20
+    assert loop.time() - began < 2
     assert (await watch.read()).status == NOT_SERVING
     assert await watch.read() is grpc.aio.EOF
 
@@ -425,7 +425,7 @@ async def test_a_peer_that_begins_calls_and_resets_them_costs_others_a_moment(se
         await asyncio.sleep(0.005)
         for call in calls:
             call.cancel()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         while await other.List(TASKS).code() is not grpc.StatusCode.OK:  # noqa: ASYNC110 - the peer is asked again
             await asyncio.sleep(0.05)
 

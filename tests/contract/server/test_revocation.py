@@ -1,6 +1,7 @@
 """Revocations over real mutual TLS and a real database: who is awaited, for how long, and which receipts are stored."""
 
 import asyncio
+import statistics
 import time
 from dataclasses import replace
 from typing import Any
@@ -39,8 +40,8 @@ def released(receipt: Receipt) -> dict[str, str]:
 
 
 async def prompt_receipt(handle: RevocationHandle) -> Receipt:
-    """Return the receipt, which must come in time."""
-    async with asyncio.timeout(20):
+    """Return the receipt, which must come within five seconds."""
+    async with asyncio.timeout(5):
         return await handle.receipt()
 
 
@@ -103,27 +104,30 @@ async def test_a_connected_peer_makes_a_revocation_effective_by_its_ack(granting
 
 
 async def test_a_flush_takes_one_round_trip(granting: DatabaseServer) -> None:
-    """From the durable revocation to the ack nothing is waited for: at best it takes below 10 ms over loopback."""
-    took = []
-    for _ in range(9):
-        grant = await granting.grant()
-        stub = granting.stub(grant)
-        await granting.lease(grant, stub=stub)
-        watch = await granting.watch(grant, stub=stub)
+    """From the durable revocation to the ack nothing is waited for: below 10 ms in the median, over loopback."""
+    rounds = []
+    for _ in range(3):
+        took = []
+        for _ in range(9):
+            grant = await granting.grant()
+            stub = granting.stub(grant)
+            await granting.lease(grant, stub=stub)
+            watch = await granting.watch(grant, stub=stub)
 
-        async def answer(watch: WatchClient = watch) -> None:
-            await watch.ack(await watch.next())
+            async def answer(watch: WatchClient = watch) -> None:
+                await watch.ack(await watch.next())
 
-        answering = asyncio.create_task(answer())
-        handle = await granting.revocations.revoke(grant.id)
-        await handle.durable()
-        begun = time.perf_counter()
-        while how(handle) != {A: "acked"}:
-            await handle.next_release(5)
-        took.append(time.perf_counter() - begun)
-        await answering
-        await prompt_receipt(handle)
-    assert min(took) < 0.010, took
+            answering = asyncio.create_task(answer())
+            handle = await granting.revocations.revoke(grant.id)
+            await handle.durable()
+            begun = time.perf_counter()
+            while how(handle) != {A: "acked"}:
+                await handle.next_release(5)
+            took.append(time.perf_counter() - begun)
+            await answering
+            await prompt_receipt(handle)
+        rounds.append(statistics.median(took))
+    assert min(rounds) < 0.010, rounds
 
 
 async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_granting: StartDatabaseServer) -> None:
@@ -150,13 +154,13 @@ async def test_a_peer_that_is_cut_off_is_awaited_until_its_lease_ends(start_gran
 
 
 async def test_a_short_lease_is_outlived_in_real_time(start_granting: StartDatabaseServer) -> None:
-    """With leases of a second, a peer that is cut off costs that and not the 30 s of the longest leases."""
+    """With leases of a second, a peer that is cut off costs a tenth more than that, and less than 2 s."""
     granting = await start_granting(max_lease_ms=1_000)
     grant = await granting.grant()
     assert await granting.lease(grant) == 1_000
     begun = time.monotonic()
     receipt = await prompt_receipt(await granting.revocations.revoke(grant.id))
-    assert 0.9 < time.monotonic() - begun < 20
+    assert 0.9 < time.monotonic() - begun < 2.0
     assert released(receipt) == {A: "lease_ended"}
 
 

@@ -1,6 +1,7 @@
 """The serving side with nothing scripted: grants, audit and rows in a real database, SQLite and PostgreSQL."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -155,20 +156,23 @@ async def test_an_import_in_progress_delays_no_read(postgres_url: str) -> None:
     database, other = await Database.open(postgres_url), await Database.open(postgres_url)
     async with serving_gateway(database) as gateway, other.write() as importing:
         await write_batch(importing, Batch(("ada",), rows=[task(f"new{i}", "ada") for i in range(100)]), START_US)
-        listed = (await gateway.stub.List(pb.ListRequest(resource="tasks"), timeout=20)).rows
-        got = (await gateway.stub.Get(pb.GetRequest(resource="tasks", id="t0"), timeout=20)).row
-        async with asyncio.timeout(20):
+        before = time.monotonic()
+        listed = (await gateway.stub.List(pb.ListRequest(resource="tasks"), timeout=5)).rows
+        got = (await gateway.stub.Get(pb.GetRequest(resource="tasks", id="t0"), timeout=5)).row
+        elapsed_s = time.monotonic() - before
+        async with asyncio.timeout(5):
             while len(await gateway.audit.newest(AuditFilter(grant_id=gateway.grant_id), 2)) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     assert (len(listed), got.id) == (4, "t0")
+    assert elapsed_s < 2
     await other.close()
     await database.close()
 
 
 @pytest.mark.smoke
 async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Gateway) -> None:
-    """Rows of the audit are visible soon; after `revoke` the next call is refused, and that is recorded."""
+    """Rows of the audit are visible within a second; after `revoke` the next call is refused, and that is recorded."""
     call = gateway.stub.List(pb.ListRequest(resource="tasks"), metadata=(("mosaic-instance", INSTANCE),))
     await call
     assert dict(await call.trailing_metadata())["mosaic-lease-ms"] == "30000"
@@ -177,7 +181,7 @@ async def test_reads_and_refusals_are_on_record_and_revocation_holds(gateway: Ga
     error = await error_of(gateway.stub.List(pb.ListRequest(resource="tasks")))
 
     assert error_detail_of(error).reason == "GRANT_REVOKED"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(1):
         while len(await gateway.audit.newest(AuditFilter(grant_id=gateway.grant_id), 2)) < 2:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.02)
     events = (await gateway.audit.page(AuditFilter(grant_id=gateway.grant_id))).events

@@ -77,7 +77,7 @@ async def test_a_stopped_peer_costs_no_budget_and_one_signal(
             (session.search("own") for _ in range(50)),
         )
         results = await asyncio.gather(*(request for each in asked for request in each))
-        assert time.monotonic() - began < AT_ONCE_S
+        assert time.monotonic() - began < 2.0
         assert {report(result, WORK).state for result in results} <= {SourceState.OFFLINE, SourceState.SKIPPED}
         assert all(result.rows and result.partial for result in results)
 
@@ -95,8 +95,8 @@ async def test_a_stopped_peer_costs_no_budget_and_one_signal(
 
         skipped = report(await session.list("tasks"), WORK)
         assert (skipped.state, skipped.reason) == (SourceState.SKIPPED, Reason.PEER_UNREACHABLE)
-        assert 15 < (skipped.retry_after_s or 0) <= 31
-        assert await timed(session, "all") < await timed(session, "local") + 10
+        assert 28 < (skipped.retry_after_s or 0) <= 31
+        assert await timed(session, "all") < await timed(session, "local") + 1.0
 
         async with fed.session("ada") as second:
             [its_own] = (await second.list("tasks")).signals
@@ -105,17 +105,24 @@ async def test_a_stopped_peer_costs_no_budget_and_one_signal(
 
 
 async def test_a_silent_peer_ends_at_its_budget(tmp_path: Path, scripted: ScriptedPeer, silent_port: Relay) -> None:
-    """A request to a peer that never answers takes its budget; later requests dial and wait for nothing."""
+    """A request to a peer that never answers takes one budget; later requests dial and wait for nothing."""
     record = replace(scripted.record(), endpoint=silent_port.endpoint)
     patient = ClientConfig(deadline_s=60.0, watch=False)
-    async with with_data(tmp_path, record, client=patient) as fed, fed.session("ada", config=QUICK) as session:
-        began = time.monotonic()
+    async with with_data(tmp_path, record, client=patient) as fed:
+        took = []
+        for _ in range(3):
+            async with fed.session("ada", config=QUICK) as each:
+                began = time.monotonic()
+                await each.list("tasks")
+                took.append(time.monotonic() - began)
+        assert 0.29 < min(took) < 0.3 + 0.05
+
+        session = fed.session("ada", config=QUICK)
         result = await session.list("tasks")
-        assert 0.29 < time.monotonic() - began < AT_ONCE_S
         assert (report(result, WORK).reason, report(result, WORK).state) == (Reason.PEER_TIMEOUT, SourceState.OFFLINE)
         assert [signal.reason for signal in result.signals] == [Reason.PEER_TIMEOUT]
         assert len(ids(result)) == 3
-        assert await timed(session, "all") < await timed(session, "local") + 10
+        assert await timed(session, "all") < await timed(session, "local") + 1.0
         assert silent_port.accepts == 1
 
 
@@ -329,12 +336,15 @@ async def test_a_request_budget_limits_a_silent_peer(tmp_path: Path, scripted: S
     scripted.service.script("search", Reply(gate=threading.Event()))
     config = replace(LONG, request_budget_s=0.2)
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=config) as session:
-        began = time.monotonic()
         result = await session.search("own")
         assert states(result)[WORK] == "offline"
         assert [signal.reason for signal in result.signals] == [Reason.PEER_TIMEOUT]
-        assert states(await session.search("own"))[WORK] == "skipped"
-        assert time.monotonic() - began < AT_ONCE_S
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert states(await session.search("own"))[WORK] == "skipped"
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.1
 
 
 async def test_a_request_budget_limits_local_data(tmp_path: Path, scripted: ScriptedPeer) -> None:
@@ -344,10 +354,11 @@ async def test_a_request_budget_limits_local_data(tmp_path: Path, scripted: Scri
     config = SessionConfig(request_budget_s=0.2)
     async with with_data(tmp_path, scripted.record(), provider=provider) as fed:
         async with fed.session("ada", config=config) as session:
-            await fed.stub("work.example", "ada").List(LIST)  # so that the peer's rows are there within the budget
-            async with asyncio.timeout(AT_ONCE_S):
-                result = await session.list("tasks")
-            assert states(result) == {"local": "failed", WORK: "cached"}
+            await answered(fed)  # so that the list needs no handshake, and is answered within the budget
+            began = time.monotonic()
+            result = await session.list("tasks")
+            assert time.monotonic() - began < 0.6
+            assert states(result) == {"local": "failed", WORK: "ok"}
             assert report(result, "local").reason == Reason.PEER_TIMEOUT
         async with fed.session("ada") as patient:
             asking = asyncio.ensure_future(patient.list("tasks"))
@@ -430,22 +441,23 @@ async def test_a_retry_delay_within_the_budget_is_waited_for(
     refusal = Refusal(Reason.RATE_LIMITED, "too many calls", retry_after_s=wait_s)
     scripted.service.script("search", Reply(refusal=refusal), Reply())
     async with with_data(tmp_path, scripted.record()) as fed, fed.session("ada", config=LONG) as session:
+        await answered(fed)  # so that the search needs no handshake
         began = time.monotonic()
         result = await session.search("own")
         took = time.monotonic() - began
         assert result.signals == ()
-        assert took < AT_ONCE_S
+        assert took < 0.5
         if wait_s < LONG.peer_budget_s:
             assert states(result)[WORK] == "ok"
             assert took >= wait_s
-            assert scripted.service.calls() == 2
+            assert scripted.service.calls("search") == 2
             return
         limited = report(result, WORK)
         assert (limited.state, limited.reason, limited.retry_after_s) == ("rate_limited", "RATE_LIMITED", 600.0)
         again = report(await session.search("own"), WORK)
         assert again.state == "rate_limited"
         assert 500 < (again.retry_after_s or 0) <= 600
-        assert scripted.service.calls() == 1
+        assert scripted.service.calls("search") == 1
 
 
 async def test_a_budget_used_up_by_a_retry_delay_is_no_outage(tmp_path: Path, scripted: ScriptedPeer) -> None:

@@ -41,13 +41,17 @@ async def test_local_rows_do_not_wait_for_a_silent_peer(
                     assert (first.source, len(first.rows)) == ("local", 3)
         assert min(firsts) < min(alone) + 0.02
 
-        began = time.monotonic()
-        async with fed.session("ada", config=QUICK) as session, session.stream(LIST) as answers:
-            await anext(answers)
-            last = await anext(answers)
-            assert (last.source, last.report.state) == (WORK, SourceState.OFFLINE)
-            assert [answer async for answer in answers] == []
-            assert 0.29 < time.monotonic() - began < 20
+        wholes = []
+        for _ in range(5):
+            async with fed.session("ada", config=QUICK) as session:
+                began = time.monotonic()
+                async with session.stream(LIST) as answers:
+                    await anext(answers)
+                    last = await anext(answers)
+                    assert (last.source, last.report.state) == (WORK, SourceState.OFFLINE)
+                    assert [answer async for answer in answers] == []
+                wholes.append(time.monotonic() - began)
+        assert 0.29 < min(wholes) < 0.3 + 0.05
 
 
 async def test_each_source_is_streamed_when_it_answers(

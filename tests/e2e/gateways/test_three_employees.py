@@ -135,7 +135,7 @@ LEAST: Final = {
 @pytest.mark.timeout(300)
 @pytest.mark.no_cover  # it takes half as long, and nothing is covered here alone
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_no_employee_gets_a_row_of_another_employee(query_run: QueryRun, count: int) -> None:
     """Random queries in concurrent sessions: each answer has exactly the rows that the employee may see."""
     query_run.counts.clear()

@@ -351,6 +351,6 @@ import time
 telemetry.spans.tracer().start_span("y").end()
 begun = time.monotonic()
 telemetry.shutdown(0.3)
-assert time.monotonic() - begun < 5
+assert time.monotonic() - begun < 2
 """
     assert "the collector did not accept all telemetry within 0.3 s" in report(ENDPOINT, after=after + LEAVE)["log"]

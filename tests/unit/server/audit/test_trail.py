@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from federation.enrollment.servicer import EnrollmentEvent
 from federation.errors import ConflictError, Reason, Refusal
-from federation.server.audit.trail import HOLD_S, LINGER_S, MAX_REFUSALS, AuditTrail, source_of
+from federation.server.audit.trail import MAX_REFUSALS, AuditTrail, source_of
 from federation.store.audit.model import AuditEvent
 from federation.store.peers import PeerRecord
 from tests.support.server_in_memory import ScriptedWriter
@@ -47,12 +47,12 @@ async def test_events_are_written_in_batches_soon(trail: AuditTrail, writer: Scr
     for number in range(3):
         await trail.record_read(read(number))
 
-    events = await writer.seen(3)
+    async with asyncio.timeout(1):
+        events = await writer.seen(3)
 
     assert [event.at_us for event in events] == [0, 1, 2]
     assert writer.batches == [3]
     assert trail.waiting == 0
-    assert LINGER_S < 0.5
 
 
 async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, writer: ScriptedWriter) -> None:
@@ -66,7 +66,7 @@ async def test_a_full_queue_holds_a_read_and_then_refuses_it(trail: AuditTrail, 
     with pytest.raises(Refusal) as caught:
         await trail.record_read(read(99))
 
-    assert loop.time() - began > 0.9 * HOLD_S
+    assert 0.09 <= loop.time() - began < 1
     assert caught.value.reason is Reason.RATE_LIMITED
     assert caught.value.retry_after_s
     writer.gate.set()
@@ -290,7 +290,7 @@ async def test_stop_ends_in_time_when_the_table_hangs_or_fails(
         trail.start()
         await trail.record_read(read(1))
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(2):
             await trail.stop(0.3)
 
         writer.gate.set()
